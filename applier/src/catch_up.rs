@@ -1,0 +1,122 @@
+//! Brings single tables from their own positions to the checkpoint: new ones, and ones that leave quarantine.
+//! The other tables stay where they are.
+
+use syncdata_shared::chain::{ChainTip, Verified};
+use syncdata_shared::digest::Digest;
+use syncdata_shared::floor::Floor;
+use syncdata_shared::layout::SegmentName;
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::manifest::Link;
+use syncdata_shared::name::TableName;
+use syncdata_shared::time::Day;
+
+use crate::cursor::{self, Applied, Checkpoint, State};
+use crate::error::{Error, Kind, Result};
+use crate::fetch::Listing;
+use crate::pass::{Pass, clean};
+use crate::plan::{self, Scope};
+use crate::quarantine;
+use crate::transaction;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CaughtUp {
+    pub segments: u64,
+    pub records: u64,
+}
+
+/// Applies to these tables what they lack, and makes those live that took it all.
+pub async fn run(pass: &mut Pass<'_>, checkpoint: &Checkpoint, tables: &[TableName]) -> Result<CaughtUp> {
+    let (client, meta) = (pass.local.session.client(), &pass.local.meta);
+    let states = cursor::table_states(client, meta).await?;
+    let positions = tables.iter().filter_map(|table| states.get(table)?.position);
+    let mut done = CaughtUp::default();
+    if let Some(own) = checkpoint.segment {
+        let from = positions.min().unwrap_or(Lsn::ZERO);
+        let segments = chain(pass, checkpoint, own, from).await?;
+        let mut scope = tables.to_vec();
+        let mut group = Vec::new();
+        let mut segments = segments.into_iter().peekable();
+        while let Some(segment) = segments.next() {
+            if group.is_empty() && pass.stop.is_asked() {
+                break;
+            }
+            group.push(pass.source.fetch_file(segment).await?);
+            let records = group.iter().map(|fetched| fetched.segment.manifest().records).sum();
+            let next_fits = segments
+                .peek()
+                .is_some_and(|next| plan::fits(records, next.manifest(), pass.rules.apply_batch_changes));
+            if next_fits && group.len() < GROUP_SEGMENTS_MAX {
+                continue;
+            }
+            let in_scope = Scope::CatchUp(scope.clone());
+            let applied =
+                transaction::apply(pass.local, &mut pass.writer, pass.rules, checkpoint, &in_scope, &group)
+                    .await?;
+            scope.retain(|table| !applied.set_aside.contains(table));
+            done.segments += group.len() as u64;
+            done.records += applied.records;
+            clean(&group)?;
+            group.clear();
+        }
+    }
+    for (table, state) in cursor::table_states(client, meta).await? {
+        let whole = state.position.unwrap_or(Lsn::ZERO) >= checkpoint.end_lsn();
+        let set_aside_again = !matches!(state.state, State::Loading);
+        if tables.contains(&table) && whole && !set_aside_again {
+            cursor::set_state(client, meta, &table, State::Live, None, None).await?;
+            quarantine::forget(client, meta, &table).await?;
+            tracing::info!(%table, lsn = %checkpoint.end_lsn(), "table is live");
+        }
+    }
+    Ok(done)
+}
+
+/// They share a transaction; each holds room in the cache until then.
+const GROUP_SEGMENTS_MAX: usize = 16;
+
+/// The manifests that end after `from`, up to the checkpoint: each checked against the one before, the last one
+/// against the checkpoint itself, which vouches for all.
+async fn chain(pass: &Pass<'_>, checkpoint: &Checkpoint, own: Applied, from: Lsn) -> Result<Vec<Verified>> {
+    let listing = pass.source.list(None).await?;
+    let names: Vec<(Day, SegmentName)> = listing
+        .range(..=own.link.seq)
+        .flat_map(|(_, places)| places.iter().copied())
+        .filter(|(_, name)| name.end_lsn > from)
+        .collect();
+    let Some(&(_, first)) = names.first() else { return Ok(Vec::new()) };
+    let mut tip = tip_before(pass, checkpoint, &listing, first).await?;
+    let mut segments = Vec::new();
+    for (day, name) in names {
+        let segment = pass.source.manifest(&tip, day, name).await?;
+        tip = segment.tip();
+        segments.push(segment);
+    }
+    if tip.previous() != Some(own.link) {
+        return Err(Error::new(
+            Kind::ArchiveRefused,
+            format!("the archive's segments up to {} are not those that were applied here", own.link.seq),
+        )
+        .hint("nothing was applied; bring the archive back from a sound copy"));
+    }
+    Ok(segments)
+}
+
+async fn tip_before(
+    pass: &Pass<'_>,
+    checkpoint: &Checkpoint,
+    listing: &Listing,
+    first: SegmentName,
+) -> Result<ChainTip> {
+    let archive_id = checkpoint.archive_id.expect("adopted before");
+    let before = listing.range(..first.seq).next_back().and_then(|(_, places)| places.first());
+    if let Some(&(day, name)) = before {
+        // Not verified by itself; the links from here to the checkpoint do that.
+        let bytes = pass.source.manifest_bytes(day, name).await?;
+        let link = Link { seq: name.seq, sha256: Digest::of(&bytes) };
+        return Ok(ChainTip::behind(archive_id, link, name.end_lsn, day));
+    }
+    match pass.source.floor().await? {
+        None => Ok(ChainTip::origin(archive_id)),
+        Some(floor) => Ok(Floor::tip(&floor)),
+    }
+}

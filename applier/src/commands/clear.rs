@@ -1,0 +1,78 @@
+//! `clear`: empties all synced tables. Their positions stay, so that nothing fills them by itself.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use serde_json::json;
+use syncdata_shared::config::Config;
+use syncdata_shared::error::{Context as _, Error as Shared, Kind as SharedKind};
+use syncdata_shared::name::TableName;
+
+use super::Answer;
+use crate::cursor::{self, State};
+use crate::error::{Error, Result};
+use crate::local::Local;
+use crate::{quarantine, schema};
+
+pub async fn run(config: &Config, is_sure: bool) -> Result<Answer> {
+    let local = Local::open(config).await?;
+    let names: Vec<TableName> =
+        cursor::table_states(local.session.client(), &local.meta).await?.into_keys().collect();
+    if names.is_empty() {
+        return Ok(Answer::done("No tables in whitelist\n".into(), json!({"cleared": []})));
+    }
+    if !is_sure && !ask(config, &names)? {
+        return Ok(Answer { exit_code: 1, ..Answer::done(String::new(), json!({"cleared": []})) }
+            .with_words("nothing was changed"));
+    }
+    local.lock_pass().await?;
+    let cleared = empty(&local, &names).await?;
+    let text: String = cleared.iter().map(|table| format!("cleared {table}\n")).collect();
+    let cleared: Vec<String> = cleared.iter().map(ToString::to_string).collect();
+    Ok(Answer::done(text, json!({ "cleared": cleared }))
+        .with_words("the tables are pending: resync loads them again"))
+}
+
+fn ask(config: &Config, names: &[TableName]) -> Result<bool> {
+    if !io::stdin().is_terminal() {
+        let error = Shared::new(SharedKind::BadInput, "clear asks first, and there is no terminal to ask on");
+        return Err(error.hint("say --yes").into());
+    }
+    let location = config.postgres()?.location();
+    let listed: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let asking = || "asking on the terminal".to_owned();
+    write!(io::stderr(), "Empty {} tables at {location}: {}? [y/N] ", names.len(), listed.join(", "))
+        .context(asking)?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).context(asking)?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+}
+
+/// All in one transaction: tables that refer to each other go together.
+async fn empty(local: &Local, names: &[TableName]) -> Result<Vec<TableName>> {
+    let (client, meta) = (local.session.client(), &local.meta);
+    client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
+    let tables = schema::load(client, names).await?;
+    let list: Vec<String> = tables.values().map(schema::Table::sql).collect();
+    if !list.is_empty() {
+        let truncate = format!("TRUNCATE {}", list.join(", "));
+        client
+            .batch_execute(&truncate)
+            .await
+            .context(|| "emptying the tables".to_owned())
+            .map_err(explain)?;
+    }
+    for table in names {
+        let reason = Some("emptied by clear: it needs its rows again (resync)");
+        cursor::set_state(client, meta, table, State::Pending, None, reason).await?;
+        quarantine::forget(client, meta, table).await?;
+    }
+    client.batch_execute("COMMIT").await.context(|| "committing".to_owned())?;
+    Ok(tables.into_keys().collect())
+}
+
+fn explain(error: Shared) -> Error {
+    let hint =
+        "nothing was changed. A table that is not synced may refer to one of these, or somebody reads them";
+    let hint = error.hint_text().map_or(hint.to_owned(), |own| format!("{own}; {hint}"));
+    error.hint(hint).into()
+}

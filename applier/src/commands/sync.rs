@@ -1,0 +1,89 @@
+//! `sync`: one pass now.
+
+use serde_json::{Value, json};
+use syncdata_shared::config::Config;
+use syncdata_shared::daemon::Stop;
+use syncdata_shared::layout::SegmentSeq;
+use syncdata_shared::name::TableName;
+
+use super::Answer;
+use crate::daemon;
+use crate::error::{Error, Result};
+use crate::pass::Report;
+use crate::runner::Runner;
+
+pub async fn run(config: Config) -> Result<Answer> {
+    match daemon::ask(&config, "/sync", None).await? {
+        Some(answer) => Ok(answer),
+        None => here(config).await,
+    }
+}
+
+/// In this process.
+pub async fn here(config: Config) -> Result<Answer> {
+    let stop = Stop::new();
+    stop.on_signals()?;
+    match Runner::new(config, stop).patient_pass().await {
+        Some(report) => Ok(of_report(&report?)),
+        // Everything up to here is committed; the next pass goes on.
+        None => Ok(Answer::done(String::new(), json!({})).with_words("stopped")),
+    }
+}
+
+pub fn answer(result: Result<Report>) -> Answer {
+    match result {
+        Ok(report) => of_report(&report),
+        Err(error) => Answer::failed(&error),
+    }
+}
+
+fn of_report(report: &Report) -> Answer {
+    let unhealthy: Vec<Value> = report
+        .unhealthy
+        .iter()
+        .map(|(table, (state, reason))| {
+            json!({"table": table.to_string(), "state": state.as_str(), "reason": reason})
+        })
+        .collect();
+    let document = json!({
+        "segments": report.segments,
+        "records": report.records,
+        "tables": report.tables,
+        "missing_segment": report.missing.map(|seq| seq.get()),
+        "stopped": report.stopped,
+        "unhealthy": unhealthy,
+    });
+    let exit_code = u8::from(!report.is_clean());
+    Answer { exit_code, ..Answer::done(describe(report), document) }
+}
+
+/// For people: what was done, and what is not as it should be.
+fn describe(report: &Report) -> String {
+    if report.tables == 0 {
+        return "No tables in whitelist\n".to_owned();
+    }
+    let mut text = format!(
+        "applied {} records in {} segments to {} tables\n",
+        report.records, report.segments, report.tables
+    );
+    if report.stopped {
+        text.push_str("stopped; the next pass goes on from here\n");
+    }
+    if let Some(seq) = report.missing {
+        text.push_str(&format!("{}\n", missing(seq)));
+    }
+    for (table, (state, reason)) in &report.unhealthy {
+        let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        text.push_str(&format!("{table}: {state}{reason}\n"));
+    }
+    text
+}
+
+pub fn missing(seq: SegmentSeq) -> String {
+    format!("segment {seq} is missing on the backup host, though its head names it")
+}
+
+/// The tables as the command line names them.
+pub fn parse_names(names: &[String]) -> Result<Vec<TableName>> {
+    names.iter().map(|name| name.parse().map_err(Error::from)).collect()
+}

@@ -1,0 +1,381 @@
+//! `start`: passes, until somebody asks to stop.
+//!
+//! ```text
+//! signals ─▶ Stop, Reloads ┐
+//! control socket ─ orders ─┼─▶ loop { pass, or an order, or wait } ─▶ Life ┐
+//!                          └─▶ GET /status /health /metrics ◀─ database ◀──┘
+//! ```
+//!
+//! One session is kept beside those of the passes: it holds the lock that makes this the only daemon of its
+//! database, and answers how far the tables are.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use syncdata_shared::backoff::{Backoff, Dice};
+use syncdata_shared::config::{Config, Program};
+use syncdata_shared::control::{self, ControlSocket, Method, Request, Response};
+use syncdata_shared::daemon::{Heartbeat, Phase, Reloads, Stop, notify};
+use syncdata_shared::error::{Error as Shared, Kind as SharedKind};
+use syncdata_shared::time::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+use crate::commands::{Answer, retry, sync};
+use crate::error::{Error, Kind, Result};
+use crate::local::{APPLICATION_NAME, Local};
+use crate::pass::Report;
+use crate::runner::Runner;
+use crate::status::{self, Found, Status};
+
+/// Without any sign of life for so long, the watchdog may strike.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// A status is answered within this, with or without the database.
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a command asks the daemon to do between two passes.
+#[derive(Debug)]
+enum Order {
+    Sync,
+    Retry(RetryOrder),
+}
+
+/// As it travels to the daemon.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RetryOrder {
+    pub tables: Vec<String>,
+    pub accept_gap: bool,
+}
+
+type Orders = mpsc::Sender<(Order, oneshot::Sender<Response>)>;
+
+/// What the daemon has gone through; what the control socket's answers are made of.
+#[derive(Debug)]
+struct Life {
+    start_time: Timestamp,
+    facts: Mutex<Facts>,
+    session: Mutex<Option<Arc<Local>>>,
+}
+
+#[derive(Debug, Default)]
+struct Facts {
+    frequency: Duration,
+    stale_after: Duration,
+    archive: String,
+    last_sync: Option<Timestamp>,
+    records: u64,
+    errors: u64,
+    /// Why the last pass was not all well.
+    trouble: Option<String>,
+    /// For the time when the database cannot be asked.
+    found: Found,
+}
+
+/// The daemon. `reload` reads the settings again.
+pub async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -> Result<()> {
+    let stop = Stop::new();
+    stop.on_signals()?;
+    let mut reloads = Reloads::listen()?;
+    let life = Arc::new(Life::new(&config));
+    match life.only_one(&config).await {
+        Err(error) if error.shared().kind() == SharedKind::Unreachable => {
+            warn!(error = %error.one_line(), "the local server is not there yet");
+        }
+        result => result?,
+    }
+    let (orders, mut ordered) = mpsc::channel(8);
+    let serving = serve_control(&config, &life, &orders, &stop).await?;
+    let heartbeat = Heartbeat::new();
+    notify(Phase::Ready);
+    heartbeat.feed_watchdog(PATIENCE);
+    info!(version = env!("CARGO_PKG_VERSION"), "started");
+    let mut runner = Runner::new(config, stop.clone());
+    let mut backoff = Backoff::endless(FIRST_RETRY, runner.config.data_sync_freq);
+    let (mut is_due, mut pause) = (true, runner.config.data_sync_freq);
+    while !stop.is_asked() {
+        let frequency = runner.config.data_sync_freq;
+        let _waiting = heartbeat.wait();
+        if is_due {
+            pause = match life.pass(&runner.config, runner.pass()).await {
+                None => break,
+                Some(Ok(_)) => {
+                    backoff.reset();
+                    frequency
+                }
+                Some(Err(_)) => backoff.next(Dice::roll()).unwrap_or(frequency).min(frequency),
+            };
+        }
+        is_due = true;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.asked() => {}
+            () = reloads.next() => reloaded(&mut runner, &reload, &life),
+            Some((order, to)) = ordered.recv() => {
+                let response = life.obey(order, &runner).await;
+                // Who asked may have gone; it was done all the same.
+                let _ = to.send(response);
+                is_due = false;
+            }
+        }
+    }
+    notify(Phase::Stopping);
+    for task in serving {
+        task.abort();
+        // The socket's file goes with its task; the lock after it.
+        let _ = task.await;
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Settings that cannot be used change nothing.
+fn reloaded(runner: &mut Runner, reload: &impl Fn() -> Result<Config>, life: &Life) {
+    notify(Phase::Reloading);
+    match reload().and_then(|config| same_daemon(&runner.config, config)) {
+        Ok(config) => {
+            life.configured(&config);
+            runner.config = config;
+            info!("settings reloaded");
+        }
+        Err(error) => {
+            error!(error = %error.one_line(), hint = error.shared().hint_text(), "settings not reloaded, going on with the old ones");
+        }
+    }
+    notify(Phase::Ready);
+}
+
+/// Lock, socket and address are those of the start.
+fn same_daemon(old: &Config, new: Config) -> Result<Config> {
+    let is_same =
+        old.socket(Program::Applier) == new.socket(Program::Applier) && old.http_listen == new.http_listen;
+    if is_same {
+        return Ok(new);
+    }
+    let message = "the target database, meta_schema or http_listen changed: that takes a restart";
+    Err(Shared::new(SharedKind::BadInput, message).hint("syncdata-applier stop, then start again").into())
+}
+
+impl Life {
+    fn new(config: &Config) -> Life {
+        let life = Life {
+            start_time: status::second_of(Timestamp::now()),
+            facts: Mutex::default(),
+            session: Mutex::default(),
+        };
+        life.configured(config);
+        life
+    }
+
+    fn configured(&self, config: &Config) {
+        let mut facts = self.facts();
+        facts.frequency = config.data_sync_freq;
+        facts.stale_after = config.stale_after;
+        facts.archive = location(config);
+    }
+
+    /// A panic elsewhere leaves facts that are at worst old.
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn session(&self) -> Option<Arc<Local>> {
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        session.clone().filter(|local| !local.session.is_closed())
+    }
+
+    /// Makes sure that no other daemon has this database; again when the server has ended the session.
+    async fn only_one(&self, config: &Config) -> Result<()> {
+        if self.session().is_some() {
+            return Ok(());
+        }
+        let name = format!("{APPLICATION_NAME} start, process {}", std::process::id());
+        let local = Local::open_as(config, &name).await?;
+        local.lock_daemon().await?;
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(local));
+        Ok(())
+    }
+
+    /// `None`: abandoned, because the daemon stops.
+    async fn pass(
+        &self,
+        config: &Config,
+        work: impl Future<Output = Option<Result<Report>>>,
+    ) -> Option<Result<Report>> {
+        let result = match self.only_one(config).await {
+            Ok(()) => work.await?,
+            Err(error) => Err(error),
+        };
+        // First the tables, then the word: who reads that a pass is done may ask at once how far they are.
+        if let Err(error) = self.look().await {
+            warn!(%error, "the tables' states are not known");
+        }
+        self.passed(&result);
+        notify(Phase::Status(&self.summary()));
+        Some(result)
+    }
+
+    fn passed(&self, result: &Result<Report>) {
+        let mut facts = self.facts();
+        match result {
+            Ok(report) => {
+                facts.records += report.records;
+                facts.trouble = report.missing.map(sync::missing);
+                if !report.stopped {
+                    facts.last_sync = Some(status::second_of(Timestamp::now()));
+                    info!(segments = report.segments, records = report.records, "pass done");
+                }
+            }
+            Err(error) => {
+                error!(error = %error.one_line(), hint = error.shared().hint_text(), "pass failed");
+                let hint = error.shared().hint_text().map(|hint| format!(" (hint: {hint})"));
+                facts.errors += 1;
+                facts.trouble = Some(format!("{}{}", error.one_line(), hint.unwrap_or_default()));
+            }
+        }
+    }
+
+    fn summary(&self) -> String {
+        let facts = self.facts();
+        match (&facts.trouble, facts.last_sync) {
+            (Some(trouble), _) => trouble.clone(),
+            (None, Some(time)) => format!("last sync {time}, {} records since the start", facts.records),
+            (None, None) => "in the first pass".to_owned(),
+        }
+    }
+
+    async fn status(&self) -> Status {
+        let silence = self.look().await.err();
+        let facts = self.facts();
+        let mut status = Status {
+            status: "active".into(),
+            start_time: Some(self.start_time),
+            last_sync: facts.last_sync,
+            records_synced: facts.records,
+            errors: facts.errors,
+            problems: facts.trouble.iter().cloned().collect(),
+            ..status::frame(facts.frequency, facts.stale_after, facts.archive.clone())
+        };
+        // A pass that failed has said the same in its own words.
+        status.problems.extend(silence.filter(|_| facts.trouble.is_none()));
+        status.with(facts.found.clone())
+    }
+
+    /// Asks the database how far the tables are. `Err` says in words why it does not answer.
+    async fn look(&self) -> Result<(), String> {
+        let local = self.session().ok_or("the local server is out of reach")?;
+        let found = tokio::time::timeout(STATUS_PATIENCE, Found::read(&local)).await;
+        let found =
+            found.map_err(|_| format!("the local server did not answer within {STATUS_PATIENCE:?}"))?;
+        self.facts().found = found.map_err(|error| error.one_line())?;
+        Ok(())
+    }
+
+    async fn obey(&self, order: Order, runner: &Runner) -> Response {
+        let released = match order {
+            Order::Sync => Ok(()),
+            Order::Retry(order) => retry::release(&runner.config, &order.tables, order.accept_gap).await,
+        };
+        let answer = match released {
+            // Somebody waits for the end: what passes by itself is not a failure yet.
+            Ok(()) => self.pass(&runner.config, runner.patient_pass()).await.map(sync::answer),
+            Err(error) => Some(Answer::failed(&error)),
+        };
+        answer.map_or_else(stopping, |answer| Response::json(200, &json!(answer)))
+    }
+}
+
+fn location(config: &Config) -> String {
+    let words = |archive: &syncdata_shared::archive::ArchiveSettings| match &archive.host {
+        Some(host) => format!("sftp://{}@{host}:{}{}", archive.user, archive.port, archive.dir.display()),
+        None => archive.dir.display().to_string(),
+    };
+    config.archive().map(words).unwrap_or_else(|_| "-".to_owned())
+}
+
+async fn serve_control(
+    config: &Config,
+    life: &Arc<Life>,
+    orders: &Orders,
+    stop: &Stop,
+) -> Result<Vec<tokio::task::JoinHandle<()>>> {
+    let handler = {
+        let (life, orders, stop) = (Arc::clone(life), orders.clone(), stop.clone());
+        move |request| answer(request, Arc::clone(&life), orders.clone(), stop.clone())
+    };
+    let socket = ControlSocket::bind(&config.socket(Program::Applier))?;
+    let mut serving = vec![tokio::spawn(socket.serve(handler.clone()))];
+    if let Some(address) = config.http_listen {
+        let (address, answers) = control::serve_tcp(address, handler).await?;
+        info!(%address, "listening");
+        serving.push(tokio::spawn(answers));
+    }
+    Ok(serving)
+}
+
+async fn answer(request: Request, life: Arc<Life>, orders: Orders, stop: Stop) -> Response {
+    match (request.method, request.path.as_str()) {
+        (Method::Get, "/status") => Response::json(200, &json!(life.status().await)),
+        (Method::Get, "/health") => {
+            let status = life.status().await;
+            Response::health(status.healthy, &json!({"healthy": status.healthy, "problems": status.problems}))
+        }
+        (Method::Get, "/metrics") => Response::metrics(life.status().await.metrics()),
+        (Method::Post, "/stop") => {
+            info!("stop asked for by a command");
+            stop.ask();
+            Response::json(200, &json!(Answer::done("stopping".into(), json!({}))))
+        }
+        (Method::Post, "/sync") => enqueue(&orders, Order::Sync).await,
+        (Method::Post, "/retry") => match request.json::<RetryOrder>() {
+            Ok(order) => enqueue(&orders, Order::Retry(order)).await,
+            Err(error) => Response::error(400, &error.one_line()),
+        },
+        (_, path) => Response::not_found(path),
+    }
+}
+
+async fn enqueue(orders: &Orders, order: Order) -> Response {
+    let (to, answered) = oneshot::channel();
+    if orders.send((order, to)).await.is_err() {
+        return stopping();
+    }
+    answered.await.unwrap_or_else(|_| stopping())
+}
+
+fn stopping() -> Response {
+    Response::error(503, "the daemon is stopping")
+}
+
+/// Has the daemon do something; `None` when there is none.
+pub async fn ask(config: &Config, path: &str, body: Option<&Value>) -> Result<Option<Answer>> {
+    let sockets = config.sockets(Program::Applier);
+    match control::call_first(&sockets, Method::Post, path, body).await? {
+        None => Ok(None),
+        Some(response) if response.is_success() => Ok(Some(response.read_json()?)),
+        Some(response) => {
+            let words = String::from_utf8_lossy(&response.body).trim().to_owned();
+            Err(Error::new(Kind::Passing, format!("the daemon answered {}: {words}", response.status)))
+        }
+    }
+}
+
+/// The daemon's own status; `None` when there is none.
+pub async fn ask_status(config: &Config) -> Result<Option<Status>> {
+    let sockets = config.sockets(Program::Applier);
+    let response = control::call_first(&sockets, Method::Get, "/status", None).await?;
+    Ok(response.map(|response| response.read_json()).transpose()?)
+}
+
+/// What `status` starts from while no daemon runs.
+pub fn not_started(config: &Config) -> Status {
+    Status {
+        status: "not-started".into(),
+        problems: vec!["no daemon is running".into()],
+        ..status::frame(config.data_sync_freq, config.stale_after, location(config))
+    }
+}

@@ -1,0 +1,35 @@
+//! `syncdata-applier`: brings archived changes into the local PostgreSQL, exactly once.
+//!
+//! ```text
+//! archive ─ fetch ─▶ cache ─ reader ─▶ batch ─ net ─▶ steps ─ apply ─▶ local tables
+//!   (verified)        (a thread: unpacks, checks, nets, encodes)        └─ cursor, ledger: one transaction
+//! ```
+//!
+//! `pass` is the order of things, `plan` decides, `transaction` commits. The program is `cli`, `commands`
+//! and `daemon`, which runs passes through `runner`.
+
+pub mod apply;
+pub mod batch;
+pub mod catch_up;
+pub mod cli;
+pub mod commands;
+pub mod cursor;
+pub mod daemon;
+pub mod error;
+mod examine;
+pub mod fetch;
+pub mod ledger;
+pub mod local;
+pub mod meta;
+pub mod net;
+pub mod pass;
+pub mod plan;
+pub mod quarantine;
+pub mod reader;
+pub mod runner;
+pub mod schema;
+pub mod status;
+pub mod step;
+pub mod transaction;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,7 @@
+//! The program: settings, log, one command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    syncdata_applier::cli::run()
+}

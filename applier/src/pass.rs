@@ -1,0 +1,364 @@
+//! One pass: all that the archive has and the copy has not.
+//!
+//! ```text
+//! archive.json, head, listing ─▶ is it still our archive? ─▶ tables without a base ─▶ catch up
+//!                                                         └▶ segments after the checkpoint, group by group
+//! ```
+
+use std::collections::BTreeMap;
+
+use syncdata_shared::chain::ChainTip;
+use syncdata_shared::daemon::Stop;
+use syncdata_shared::digest::Digest;
+use syncdata_shared::error::Context;
+use syncdata_shared::faults;
+use syncdata_shared::floor::Floor;
+use syncdata_shared::head::Head;
+use syncdata_shared::layout::{SegmentName, SegmentSeq};
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::manifest::Link;
+use syncdata_shared::name::TableName;
+use syncdata_shared::time::Day;
+use tokio::sync::mpsc;
+
+use crate::apply::Writer;
+use crate::catch_up;
+use crate::cursor::{self, Checkpoint, Position, State, TableState};
+use crate::error::{Error, Kind, Result};
+use crate::fetch::{Fetched, Listing, Source};
+use crate::local::Local;
+use crate::plan::{self, Scope};
+use crate::transaction::{self, Rules};
+
+/// What a pass did and what is left to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub segments: u64,
+    pub records: u64,
+    /// The head names a segment that is not there.
+    pub missing: Option<SegmentSeq>,
+    /// Tables that are not live, with the reason.
+    pub unhealthy: BTreeMap<TableName, (State, String)>,
+    pub tables: usize,
+    /// Somebody asked to stop: there may be more.
+    pub stopped: bool,
+}
+
+impl Report {
+    /// Pending tables wait for an operator, but nothing is wrong with them.
+    pub fn is_clean(&self) -> bool {
+        let wrong = |state: &State| matches!(state, State::Quarantined | State::Stale);
+        self.missing.is_none() && !self.unhealthy.values().any(|(state, _)| wrong(state))
+    }
+}
+
+/// What a pass works with.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    pub local: &'a Local,
+    pub source: &'a Source,
+    pub rules: &'a Rules,
+    pub writer: Writer,
+    /// Asked, the pass ends behind the transaction that is under way.
+    pub stop: Stop,
+}
+
+/// What the archive shows of itself.
+#[derive(Debug)]
+pub(crate) struct View {
+    head: Option<Head>,
+    floor: Option<Floor>,
+    listing: Listing,
+    /// Behind the checkpoint, or where the archive begins.
+    tip: ChainTip,
+}
+
+impl<'a> Pass<'a> {
+    pub fn new(local: &'a Local, source: &'a Source, rules: &'a Rules) -> Pass<'a> {
+        Pass { local, source, rules, writer: Writer::new(local.replica), stop: Stop::new() }
+    }
+
+    /// Applies everything that is there. `Err` after sound segments leaves those applied.
+    pub async fn run(&mut self) -> Result<Report> {
+        let client = self.local.session.client();
+        let mut report = Report::default();
+        let states = cursor::table_states(client, &self.local.meta).await?;
+        if states.is_empty() {
+            tracing::warn!("No tables in whitelist");
+            return Ok(report);
+        }
+        let checkpoint = self.checkpoint(&states).await?;
+        let view = self.view(&checkpoint).await?;
+        self.settle(&states, &checkpoint, &view, &mut report).await?;
+        let states = cursor::table_states(client, &self.local.meta).await?;
+        if states.values().any(|state| state.state == State::Live) {
+            let names = behind(&checkpoint, &view);
+            let newest = view.head.as_ref().and_then(|head| head.newest);
+            let stream = self.source.stream(view.tip, names, newest);
+            let applied = self.apply_stream(checkpoint, stream, &mut report).await?;
+            if !self.stop.is_asked() {
+                self.note_freshness(&applied, &view, &mut report).await?;
+            }
+        }
+        report.stopped = self.stop.is_asked();
+        self.describe(&mut report).await?;
+        Ok(report)
+    }
+
+    /// The checkpoint, in the archive that it belongs to.
+    async fn checkpoint(&self, states: &BTreeMap<TableName, TableState>) -> Result<Checkpoint> {
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        let checkpoint = Checkpoint::read(client, meta).await?;
+        let reached = states.values().filter_map(|state| state.position).max().unwrap_or(Lsn::ZERO);
+        if checkpoint.archive_id.is_none() && checkpoint.segment.is_none() && reached > Lsn::ZERO {
+            return Err(Error::new(
+                Kind::StateDamaged,
+                format!("the checkpoint says that nothing was applied, but tables are at {reached}"),
+            )
+            .hint("restore data_sync_checkpoint from a backup of the same moment as the tables"));
+        }
+        let identity = self.source.identity().await?;
+        match checkpoint.archive_id {
+            Some(ours) if ours != identity.archive_id => Err(Error::new(
+                Kind::ArchiveRefused,
+                format!("{} holds archive {}, this copy belongs to {ours}", self.source.location(), identity.archive_id),
+            )
+            .hint("nothing was applied; check archive_dir. If production really has a new archive: resync --all --adopt")),
+            Some(_) => Ok(checkpoint),
+            None => {
+                cursor::adopt(client, meta, identity.archive_id).await?;
+                tracing::info!(archive = %identity.archive_id, location = self.source.location(), "archive adopted");
+                Ok(Checkpoint { archive_id: Some(identity.archive_id), ..checkpoint })
+            }
+        }
+    }
+
+    /// Looks at the archive and refuses it if it is not what it was.
+    async fn view(&self, checkpoint: &Checkpoint) -> Result<View> {
+        let archive_id = checkpoint.archive_id.expect("adopted before");
+        // The head first: what it names was there when it was written.
+        let head = self.source.head().await?.filter(|head| {
+            let ours = head.archive_id == archive_id;
+            if !ours {
+                tracing::warn!(archive = %head.archive_id, "head.json is of another archive and ignored");
+            }
+            ours
+        });
+        let floor = self.source.floor().await?;
+        if let Some(floor) = &floor
+            && floor.archive_id != archive_id
+        {
+            return Err(Error::new(Kind::ArchiveRefused, "floor.json is of another archive"));
+        }
+        let listing = self.source.list(checkpoint.segment.map(|segment| segment.day)).await?;
+        let tip = match checkpoint.segment {
+            None => floor.as_ref().map_or(ChainTip::origin(archive_id), Floor::tip),
+            Some(_) => checkpoint.tip(archive_id),
+        };
+        if checkpoint.segment.is_some() {
+            self.check_own(checkpoint, &listing, floor.as_ref()).await?;
+        }
+        if let Some(newest) = head.as_ref().and_then(|head| head.newest)
+            && newest.name.seq.get() < checkpoint.seq()
+        {
+            tracing::warn!(segment = newest.name.seq.get(), "head.json is behind the checkpoint and ignored");
+        }
+        Ok(View { head, floor, listing, tip })
+    }
+
+    /// The segment at the checkpoint is still there as it was, or was pruned.
+    async fn check_own(
+        &self,
+        checkpoint: &Checkpoint,
+        listing: &Listing,
+        floor: Option<&Floor>,
+    ) -> Result<()> {
+        let own = checkpoint.segment.expect("asked for one that has");
+        let seq = own.link.seq;
+        if let Some(places) = listing.get(&seq) {
+            for &(day, name) in places {
+                let bytes = self.source.manifest_bytes(day, name).await?;
+                if name.end_lsn == own.end_lsn && Digest::of(&bytes) == own.link.sha256 {
+                    return Ok(());
+                }
+            }
+            return Err(Error::new(
+                Kind::ArchiveRefused,
+                format!("segment {seq}, which is applied here, was rewritten in the archive"),
+            )
+            .hint("nothing was applied; bring the archive back from a sound copy"));
+        }
+        match floor {
+            Some(floor) if floor.previous == Some(own.link) => Ok(()),
+            Some(floor) if floor.seq > seq.next() => Err(Error::new(
+                Kind::ArchiveRefused,
+                format!("the archive was pruned up to segment {}; this copy ends at {seq}", floor.seq),
+            )
+            .hint("what lies between is gone from the archive: syncdata-applier resync --all")),
+            _ => Err(Error::new(
+                Kind::ArchiveRefused,
+                format!("the archive no longer has segment {seq}, which is applied here: it was rolled back"),
+            )
+            .hint("nothing was applied; bring the newer archive back, or check archive_dir")),
+        }
+    }
+
+    /// Gives tables without a base one, where the archive holds everything from its beginning.
+    async fn settle(
+        &mut self,
+        states: &BTreeMap<TableName, TableState>,
+        checkpoint: &Checkpoint,
+        view: &View,
+        report: &mut Report,
+    ) -> Result<()> {
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        let of_state = |wanted: State| {
+            let wanted = states.iter().filter(move |(_, state)| state.state == wanted);
+            wanted.map(|(table, _)| table.clone())
+        };
+        // One with a position was emptied by `clear` and waits for its rows.
+        let without_base =
+            |table: &TableName| states.get(table).is_some_and(|state| state.position.is_none());
+        let pending: Vec<TableName> = of_state(State::Pending).filter(without_base).collect();
+        let mut loading: Vec<TableName> = of_state(State::Loading).collect();
+        for table in pending {
+            if let Some(floor) = &view.floor {
+                let reason = format!(
+                    "needs a base copy: the archive begins at segment {}. Load it with pg_dump and add it with \
+                     --from now, or make a snapshot on the production side",
+                    floor.seq
+                );
+                cursor::set_state(client, meta, &table, State::Pending, None, Some(&reason)).await?;
+                continue;
+            }
+            let state = if checkpoint.segment.is_none() { State::Live } else { State::Loading };
+            let start = Some(Position { lsn: Lsn::ZERO, commit_time: None });
+            cursor::set_state(client, meta, &table, state, start, None).await?;
+            tracing::info!(%table, %state, "table starts from the archive's first segment");
+            if state == State::Loading {
+                loading.push(table);
+            }
+        }
+        if !loading.is_empty() {
+            let done = catch_up::run(self, checkpoint, &loading).await?;
+            report.segments += done.segments;
+            report.records += done.records;
+        }
+        Ok(())
+    }
+
+    /// Applies group by group; returns where the copy stands then.
+    async fn apply_stream(
+        &mut self,
+        mut checkpoint: Checkpoint,
+        mut stream: mpsc::Receiver<Result<Fetched>>,
+        report: &mut Report,
+    ) -> Result<Checkpoint> {
+        let mut held = None;
+        loop {
+            let first = match held.take() {
+                Some(first) => first,
+                None => tokio::select! {
+                    next = stream.recv() => match next {
+                        Some(first) => first,
+                        None => return Ok(checkpoint),
+                    },
+                    () = self.stop.asked() => return Ok(checkpoint),
+                },
+            };
+            if self.stop.is_asked() {
+                return Ok(checkpoint);
+            }
+            let mut group = vec![first?];
+            held = fill(&mut group, &mut stream, self.rules.apply_batch_changes);
+            let done = transaction::apply(
+                self.local,
+                &mut self.writer,
+                self.rules,
+                &checkpoint,
+                &Scope::Live,
+                &group,
+            )
+            .await?;
+            let last = group.last().expect("it has one");
+            checkpoint = Checkpoint::after(&last.segment);
+            report.segments += group.len() as u64;
+            report.records += done.records;
+            tracing::info!(
+                segment = checkpoint.seq(), lsn = %checkpoint.end_lsn(), segments = group.len(),
+                records = done.records, "segments applied"
+            );
+            clean(&group)?;
+        }
+    }
+
+    /// Everything that the archive has is applied: as fresh as its head says.
+    async fn note_freshness(&self, checkpoint: &Checkpoint, view: &View, report: &mut Report) -> Result<()> {
+        let Some(head) = &view.head else { return Ok(()) };
+        let newest = head.newest.map_or(0, |newest| newest.name.seq.get());
+        if newest > checkpoint.seq() {
+            report.missing = Some(SegmentSeq::new(checkpoint.seq() + 1)?);
+            tracing::error!(
+                segment = checkpoint.seq() + 1,
+                head = newest,
+                "the archive lacks segments that its head names; what is there is applied"
+            );
+        } else if newest == checkpoint.seq() && head.covered_lsn >= checkpoint.end_lsn() {
+            let same = head.newest.map(|newest| Link { seq: newest.name.seq, sha256: newest.sha256 })
+                == checkpoint.segment.map(|segment| segment.link);
+            if same {
+                cursor::note_covered(self.local.session.client(), &self.local.meta, head).await?;
+            } else {
+                tracing::warn!(
+                    "head.json names another manifest than the one applied; its freshness is not taken"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn describe(&self, report: &mut Report) -> Result<()> {
+        let states = cursor::table_states(self.local.session.client(), &self.local.meta).await?;
+        report.tables = states.len();
+        for (table, state) in states {
+            if state.state != State::Live {
+                report.unhealthy.insert(table, (state.state, state.reason.unwrap_or_default()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds segments that are ready and fit into the same transaction. What came out of the stream instead is
+/// returned; waiting for the network would keep the rows from readers.
+fn fill(
+    group: &mut Vec<Fetched>,
+    stream: &mut mpsc::Receiver<Result<Fetched>>,
+    apply_batch_changes: u64,
+) -> Option<Result<Fetched>> {
+    let mut records = group.iter().map(|fetched| fetched.segment.manifest().records).sum();
+    while let Ok(next) = stream.try_recv() {
+        match next {
+            Ok(fetched) if plan::fits(records, fetched.segment.manifest(), apply_batch_changes) => {
+                records += fetched.segment.manifest().records;
+                group.push(fetched);
+            }
+            other => return Some(other),
+        }
+    }
+    None
+}
+
+/// The manifests after the checkpoint, in order; where one number stands twice, both, so that the chain refuses.
+fn behind(checkpoint: &Checkpoint, view: &View) -> Vec<(Day, SegmentName)> {
+    let later = view.listing.iter().filter(|(seq, _)| seq.get() > checkpoint.seq());
+    later.flat_map(|(_, places)| places.iter().copied()).collect()
+}
+
+pub(crate) fn clean(group: &[Fetched]) -> Result<()> {
+    for fetched in group {
+        fetched.clean()?;
+    }
+    faults::hit("apply.cache_cleaned").context(|| "cleaning the cache".to_owned())?;
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! Which table takes what of a segment. Pure: states, schemas and manifests in, a plan out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::manifest::{self, Gap, Manifest, Relation, ReplicaIdentity};
+use syncdata_shared::name::TableName;
+
+use crate::batch::TxPlace;
+use crate::cursor::{State, TableState};
+use crate::schema::{self, Difference, Table, Target};
+
+/// What a table gets from a segment.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Share {
+    /// It has all of it already, or takes nothing in its state.
+    Nothing,
+    /// What committed after `from`, up to and including `until`.
+    Some { target: Arc<Target>, relation: Arc<Relation>, from: Lsn, until: Bound },
+    /// It cannot take any of it.
+    Unfit(Difference),
+}
+
+/// Where a table stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    End,
+    /// Before that transaction: an earlier try has shown that it cannot take it.
+    Before(TxPlace),
+    /// After the last commit up to there: what follows is lost.
+    Gap(Lsn),
+}
+
+/// Which tables this pass is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All that are live: they move together with the checkpoint.
+    Live,
+    /// Those alone, from their own positions up to the checkpoint.
+    CatchUp(Vec<TableName>),
+}
+
+impl Scope {
+    pub fn contains(&self, table: &TableName, state: &TableState) -> bool {
+        match self {
+            Scope::Live => state.state == State::Live,
+            Scope::CatchUp(tables) => tables.contains(table),
+        }
+    }
+}
+
+/// The first gap of the segment that the table runs into and that nobody has accepted for it.
+pub fn gap<'a>(manifest: &'a Manifest, table: &TableName, state: &TableState) -> Option<&'a Gap> {
+    let position = state.position.unwrap_or(Lsn::ZERO);
+    let concerns = |gap: &&Gap| {
+        gap.to > position
+            && gap.tables.as_ref().is_none_or(|tables| tables.contains(table))
+            && !state.accepted_gaps.contains(&gap_name(gap))
+    };
+    manifest.gaps.iter().filter(concerns).min_by_key(|gap| gap.from)
+}
+
+/// How an accepted gap is remembered.
+pub fn gap_name(gap: &Gap) -> String {
+    format!("{}..{}", gap.from, gap.to)
+}
+
+/// What one table takes of one segment. `stops` are transactions that earlier tries have found.
+pub fn share(
+    manifest: &Manifest,
+    name: &TableName,
+    state: &TableState,
+    local: Option<&Arc<Table>>,
+    stop: Option<TxPlace>,
+) -> Share {
+    let position = state.position.unwrap_or(Lsn::ZERO);
+    if position >= manifest.end_lsn || !manifest.tables.contains_key(name) {
+        return Share::Nothing;
+    }
+    let until = match (stop, gap(manifest, name, state)) {
+        (Some(stop), _) if stop.seq < manifest.seq.get() => return Share::Nothing,
+        (Some(stop), _) if stop.seq == manifest.seq.get() => Bound::Before(stop),
+        (_, Some(gap)) if gap.from <= manifest.start_lsn => return Share::Nothing,
+        (_, Some(gap)) => Bound::Gap(gap.from),
+        (_, None) => Bound::End,
+    };
+    // It stops before the segment's first transaction: nothing to compare.
+    if until == Bound::Before(TxPlace { seq: manifest.seq.get(), index: 0 }) {
+        return Share::Nothing;
+    }
+    let Some(local) = local else { return Share::Unfit(not_found(name)) };
+    let relation = match manifest.relations.get(name) {
+        Some(relation) => relation.clone(),
+        None => as_local(local),
+    };
+    match schema::fit(&relation, local) {
+        Ok(target) => {
+            Share::Some { target: Arc::new(target), relation: Arc::new(relation), from: position, until }
+        }
+        Err(difference) => Share::Unfit(difference),
+    }
+}
+
+/// The words of the earlier tool.
+pub fn not_found(name: &TableName) -> Difference {
+    Difference {
+        what: format!("Table not found locally: {name}"),
+        remedy: format!("CREATE TABLE {} (...) as at the source", name.sql()),
+    }
+}
+
+/// A table that was dropped at the source before it was described: nobody knows more than its rows say.
+fn as_local(table: &Table) -> Relation {
+    let columns = table.columns.iter().map(|column| manifest::Column {
+        name: column.name.clone(),
+        type_name: column.type_name.clone(),
+        not_null: column.not_null,
+        generated: None,
+        identity: None,
+    });
+    let key = table.unique.first().map(|index| index.columns.as_slice()).unwrap_or_default();
+    let key = key.iter().map(|&column| table.columns[column].name.clone()).collect();
+    Relation::new(columns.collect(), key, ReplicaIdentity::Default)
+}
+
+/// Whether another segment still fits into the local transaction.
+pub fn fits(records_so_far: u64, next: &Manifest, apply_batch_changes: u64) -> bool {
+    records_so_far.saturating_add(next.records) <= apply_batch_changes
+}
+
+/// Tables that a gap of the segment cuts off: they stay as they were before it.
+pub fn cut_off<'a>(
+    manifest: &'a Manifest,
+    states: &'a BTreeMap<TableName, TableState>,
+    scope: &'a Scope,
+) -> impl Iterator<Item = (&'a TableName, &'a Gap)> {
+    let in_scope = move |(table, state): &(&TableName, &TableState)| scope.contains(table, state);
+    states.iter().filter(in_scope).filter_map(|(table, state)| Some((table, gap(manifest, table, state)?)))
+}

@@ -1,0 +1,194 @@
+//! Reads segments on a thread of its own: while the server works on one batch, the next one is unpacked, checked,
+//! netted and encoded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use syncdata_shared::chain::Verified;
+use syncdata_shared::change::{Record, Row};
+use syncdata_shared::error::Context;
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::manifest::{OpCounts, Relation};
+use syncdata_shared::segment::SegmentReader;
+use tokio::sync::mpsc;
+
+use crate::batch::{Batch, Limits, Place, TxPlace};
+use crate::error::{Error, Result};
+use crate::schema::{Difference, Target};
+use crate::step::{COPY_ROWS_MIN, Prepared};
+
+/// One batch is read ahead of the one that waits.
+const BATCHES_AHEAD: usize = 1;
+
+/// A segment to read, and what of it is wanted.
+#[derive(Debug)]
+pub struct Task {
+    pub segment: Verified,
+    pub file: PathBuf,
+    /// By the table's name as the archive spells it.
+    pub admitted: HashMap<String, Admission>,
+}
+
+/// A table's share of a segment.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    pub target: Arc<Target>,
+    pub relation: Arc<Relation>,
+    /// Transactions before this one are in the table already.
+    pub from: u64,
+    /// This transaction and all after it stay out.
+    pub until: Option<u64>,
+}
+
+#[derive(Debug)]
+pub enum Item {
+    Batch(Box<Prepared>),
+    /// All of a segment was read, and every promise of its manifest holds.
+    Segment(SegmentEnd),
+    /// A row has a column that its local table lacks; reading ended there.
+    Lacking {
+        table: String,
+        place: Place,
+        difference: Difference,
+    },
+}
+
+/// What was handed out of a segment.
+#[derive(Debug)]
+pub struct SegmentEnd {
+    pub seq: u64,
+    pub counts: BTreeMap<String, OpCounts>,
+    /// Where the tables stand that were cut off: at the end of the transaction before.
+    pub stopped: BTreeMap<String, Lsn>,
+}
+
+/// The items of these segments, in order. Dropping the receiver ends the thread.
+pub fn spawn(tasks: Vec<Task>, limits: Limits) -> Result<mpsc::Receiver<Result<Item>>> {
+    let (items, receiver) = mpsc::channel(BATCHES_AHEAD);
+    let work = move || {
+        let mut reader = Reader { limits, batch: Batch::default(), items: &items };
+        // Nobody may be listening any more: then nobody needs the error.
+        if let Err(Stop::Failed(error)) = reader.run(tasks) {
+            let _ = items.blocking_send(Err(error));
+        }
+    };
+    let thread = std::thread::Builder::new().name("reader".into());
+    thread.spawn(work).context(|| "starting the reader's thread".to_owned())?;
+    Ok(receiver)
+}
+
+/// The end of every commit of a segment, to find a position between them.
+pub fn commits(segment: &Verified, file: &std::path::Path) -> Result<Vec<Lsn>> {
+    let mut commits = Vec::new();
+    let mut reader = open(segment, file)?;
+    while let Some(record) = reader.next()? {
+        if let Record::Commit(commit) = record {
+            commits.push(commit.end_lsn);
+        }
+    }
+    Ok(commits)
+}
+
+fn open(segment: &Verified, file: &std::path::Path) -> Result<SegmentReader<File>> {
+    let source = File::open(file).context(|| format!("opening {}", file.display()))?;
+    Ok(SegmentReader::new(source, segment.manifest())?)
+}
+
+/// Why reading ended early.
+enum Stop {
+    Failed(Error),
+    /// Nobody listens, or a row was found that ends it all.
+    Enough,
+}
+
+impl<E: Into<Error>> From<E> for Stop {
+    fn from(error: E) -> Stop {
+        Stop::Failed(error.into())
+    }
+}
+
+struct Reader<'a> {
+    limits: Limits,
+    batch: Batch,
+    items: &'a mpsc::Sender<Result<Item>>,
+}
+
+impl Reader<'_> {
+    fn run(&mut self, tasks: Vec<Task>) -> Result<(), Stop> {
+        for task in tasks {
+            self.segment(task)?;
+        }
+        self.flush()
+    }
+
+    fn segment(&mut self, task: Task) -> Result<(), Stop> {
+        let seq = task.segment.manifest().seq.get();
+        let mut end = SegmentEnd { seq, counts: BTreeMap::new(), stopped: BTreeMap::new() };
+        // What each table may take, and what it took.
+        let mut shares: HashMap<&str, (&Admission, OpCounts)> =
+            task.admitted.iter().map(|(name, share)| (name.as_str(), (share, OpCounts::default()))).collect();
+        let mut last_commit = task.segment.manifest().start_lsn;
+        let mut index = 0;
+        stop_at(&task, index, last_commit, &mut end);
+        let mut reader = open(&task.segment, &task.file)?;
+        loop {
+            let line = reader.line() + 1;
+            match reader.next()? {
+                Some(Record::Row(row)) => {
+                    let Some((admission, counts)) = shares.get_mut(row.table.as_ref()) else { continue };
+                    if index < admission.from || admission.until.is_some_and(|until| index >= until) {
+                        continue;
+                    }
+                    counts.add(row.op);
+                    self.take(&row, admission, Place { tx: TxPlace { seq, index }, line })?;
+                }
+                Some(Record::Commit(commit)) => {
+                    index += 1;
+                    last_commit = commit.end_lsn;
+                    stop_at(&task, index, last_commit, &mut end);
+                }
+                None => break,
+            }
+        }
+        let took = shares.into_iter().filter(|(_, (_, counts))| counts.total() > 0);
+        end.counts = took.map(|(table, (_, counts))| (table.to_owned(), counts)).collect();
+        self.send(Ok(Item::Segment(end)))
+    }
+
+    fn take(&mut self, row: &Row<'_>, admission: &Admission, place: Place) -> Result<(), Stop> {
+        let Admission { target, relation, .. } = admission;
+        if self.batch.is_full(self.limits, row.op) || self.batch.knows_other(&row.table, target) {
+            self.flush()?;
+        }
+        match self.batch.push(row, target, relation, place) {
+            Ok(()) => Ok(()),
+            Err(difference) => {
+                self.send(Ok(Item::Lacking { table: row.table.to_string(), place, difference }))?;
+                Err(Stop::Enough)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Stop> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.send(Ok(Item::Batch(Box::new(Prepared::new(batch, COPY_ROWS_MIN)))))
+    }
+
+    fn send(&self, item: Result<Item>) -> Result<(), Stop> {
+        self.items.blocking_send(item).map_err(|_| Stop::Enough)
+    }
+}
+
+/// Notes the tables that take nothing from this transaction on.
+fn stop_at(task: &Task, index: u64, last_commit: Lsn, end: &mut SegmentEnd) {
+    for (table, admission) in &task.admitted {
+        if admission.until == Some(index) {
+            end.stopped.insert(table.clone(), last_commit);
+        }
+    }
+}

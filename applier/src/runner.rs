@@ -1,0 +1,123 @@
+//! Runs passes: opens the session and the archive, and ends at a commit boundary when somebody asks.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use syncdata_shared::archive::{self, ArchiveHandle};
+use syncdata_shared::backoff::{Backoff, Dice};
+use syncdata_shared::config::Config;
+use syncdata_shared::daemon::Stop;
+use syncdata_shared::postgres::Canceller;
+
+use crate::error::{Error, Remedy, Result};
+use crate::fetch::Source;
+use crate::ledger;
+use crate::local::Local;
+use crate::pass::{Pass, Report};
+use crate::transaction::Rules;
+
+/// A pass is tried again so often, within about a minute, before its trouble is reported.
+const RETRIES: u32 = 8;
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// A transaction that was asked to stop may go on for so long; then it is abandoned, which loses nothing.
+const GRACE: Duration = Duration::from_secs(7);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Runner {
+    pub config: Config,
+    stop: Stop,
+    /// Of the pass that is under way.
+    canceller: Mutex<Option<Canceller>>,
+}
+
+impl Runner {
+    pub fn new(config: Config, stop: Stop) -> Runner {
+        Runner { config, stop, canceller: Mutex::default() }
+    }
+
+    /// One pass; `None` when it had to be abandoned.
+    pub async fn pass(&self) -> Option<Result<Report>> {
+        let result = self.unless_stopped(self.pass_once()).await?;
+        if let Err(error) = &result {
+            self.note_failure(error).await;
+        }
+        Some(result)
+    }
+
+    /// One pass; what passes by itself is tried again, from the checkpoint on.
+    pub async fn patient_pass(&self) -> Option<Result<Report>> {
+        let mut backoff = Backoff::bounded(PAUSE_FIRST, PAUSE_MAX, RETRIES);
+        loop {
+            let error = match self.unless_stopped(self.pass_once()).await? {
+                Ok(report) => return Some(Ok(report)),
+                Err(error) => error,
+            };
+            let pause = match error.kind().remedy() {
+                Remedy::Retry => backoff.next(Dice::roll()),
+                Remedy::Operator => None,
+            };
+            let Some(pause) = pause else {
+                self.note_failure(&error).await;
+                return Some(Err(error));
+            };
+            tracing::warn!(error = %error.one_line(), "the pass is tried again");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.asked() => return None,
+            }
+        }
+    }
+
+    /// In data_sync_logs, if the server can be reached: that it cannot may be the very failure.
+    async fn note_failure(&self, error: &Error) {
+        let noted = async {
+            let local = Local::open(&self.config).await?;
+            ledger::log_failure(local.session.client(), &local.meta, &error.one_line()).await
+        };
+        if let Some(Err(second)) = self.stop.grant(Duration::ZERO, noted).await {
+            tracing::warn!(error = %second.one_line(), "the failure could not be noted in data_sync_logs");
+        }
+    }
+
+    async fn pass_once(&self) -> Result<Report> {
+        let source = source(&self.config)?;
+        let local = Local::open_for_pass(&self.config).await?;
+        *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(local.session.canceller());
+        local.lock_pass().await?;
+        let rules = rules(&self.config);
+        let mut pass = Pass::new(&local, &source, &rules);
+        pass.stop = self.stop.clone();
+        pass.run().await
+    }
+
+    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Option<Result<T>> {
+        let done = self.stop.grant(GRACE, work).await;
+        let canceller = self.canceller.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if done.is_none() {
+            tracing::warn!("stopping in the middle of a transaction; the next pass applies it again");
+            if let Some(canceller) = canceller
+                && let Err(error) = canceller.cancel().await
+            {
+                tracing::warn!(error = %error.one_line(), "the server was not told; its process ends by itself");
+            }
+        }
+        done
+    }
+}
+
+fn rules(config: &Config) -> Rules {
+    Rules {
+        apply_batch_changes: u64::from(config.apply_batch_changes.get()),
+        on_error: config.on_error,
+        metric_freq: config.metric_freq,
+    }
+}
+
+/// The archive of these settings.
+pub fn source(config: &Config) -> Result<Source> {
+    let archive = ArchiveHandle::spawn(archive::open(config.archive()?)?)?;
+    Source::new(archive, config.cache_dir.clone(), config.cache_max.as_u64(), config.verify_key()?)
+}

@@ -1,0 +1,118 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::verify;
+
+/// Archives the changes of a production PostgreSQL on a backup host.
+#[derive(Debug, Parser)]
+#[command(name = "syncdata-archiver", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// May stand before or after the command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The settings file (instead of DATA_SYNC_CONFIG)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Log as JSON, one object a line
+    #[arg(long, global = true)]
+    pub log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check the source and create what is missing; print what a DBA has to run
+    Setup(Setup),
+    /// Archive: as a daemon, or one poll
+    Run(Run),
+    /// What the archiver does, how far it is, and what is wrong
+    Status,
+    /// Look for everything that could be wrong; each line with its remedy
+    Check,
+    /// Prove that the archive, or manifests named by hand, are sound; changes nothing
+    Verify(verify::Arguments),
+    /// Drop the replication slot
+    DropSlot {
+        /// Even while changes wait in it: they are lost
+        #[arg(long)]
+        force: bool,
+    },
+    /// Declare changes as missing and go on behind them
+    DeclareGap(DeclareGapArguments),
+    /// Make a key for signing manifests
+    Keygen {
+        /// The secret key's file; the public key goes beside it with the ending .pub
+        #[arg(default_value = "syncdata.key")]
+        file: PathBuf,
+    },
+    /// Settings that hold, and where they come from
+    Config,
+    /// Print a shell completion script
+    Completions { shell: Shell },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Setup {
+    /// Create the replication slot
+    #[arg(long)]
+    pub create_slot: bool,
+    /// Let the slot be synchronized to standbys (PostgreSQL 17 and newer)
+    #[arg(long, requires = "create_slot")]
+    pub failover: bool,
+    /// Create the role syncdata_user
+    #[arg(long)]
+    pub create_user: bool,
+    /// The role's password; else it is asked for, or made
+    #[arg(long, value_name = "FILE", requires = "create_user")]
+    pub password_file: Option<PathBuf>,
+    /// Tables and patterns, instead of the setting `tables`
+    #[arg(long, value_name = "A,B")]
+    pub tables: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeclareGapArguments {
+    /// Where the gap ends: the end of the commit that cannot be read, or later
+    #[arg(long, value_name = "LSN")]
+    pub upto: Lsn,
+    /// Why, for everybody who asks later
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Tables and patterns, instead of the setting `tables`
+    #[arg(long, value_name = "A,B")]
+    pub tables: Option<String>,
+    /// One poll, then exit: 0 all shipped, 1 safe in the spool only or a gap, 2 nothing could be read
+    #[arg(long)]
+    pub once: bool,
+}
+
+impl Command {
+    /// `--tables`, where the command has it.
+    pub(crate) fn tables(&self) -> Option<&str> {
+        match self {
+            Command::Setup(Setup { tables, .. }) | Command::Run(Run { tables, .. }) => tables.as_deref(),
+            _ => None,
+        }
+    }
+}

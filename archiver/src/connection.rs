@@ -1,0 +1,111 @@
+//! The one connection to the source, read only but for the slot functions.
+
+use std::time::Duration;
+
+use syncdata_shared::config::Config;
+use syncdata_shared::error::Context as _;
+use syncdata_shared::name::SlotName;
+use syncdata_shared::postgres::{PinnedSettings, Session};
+use syncdata_shared::{Error, Kind, Result};
+use tokio_postgres::Transaction;
+use tokio_postgres::types::Type;
+use tracing::warn;
+
+use crate::slot::{Peek, Plugin};
+use crate::source::Facts;
+
+pub(crate) const APPLICATION_NAME: &str = "syncdata-archiver";
+
+/// Advisory locks have two numbers: this one says whose they are, the other is the slot's.
+const LOCK_CLASS: i32 = 0x5359_4e43;
+
+/// The server process of a client that was killed holds lock and slot until it notices: a second or two.
+pub(crate) const ATTEMPTS_MAX: u32 = 12;
+pub(crate) const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub session: Session,
+    pub facts: Facts,
+    /// Asked once the slot is known to be there.
+    pub plugin: Option<Plugin>,
+}
+
+impl Connection {
+    /// Connects to a server that can be archived from.
+    pub(crate) async fn open(config: &Config) -> Result<Connection> {
+        let session = Session::open(config.postgres()?, APPLICATION_NAME, &pinned()).await?;
+        let facts = Facts::read(session.client()).await?;
+        if facts.in_recovery {
+            return Err(Error::new(
+                Kind::Refused,
+                "the source is a standby: changes are read from the primary",
+            )
+            .hint("set pg_host to the primary; after a failover, to the new one"));
+        }
+        if facts.encoding == "SQL_ASCII" {
+            return Err(Error::new(Kind::Refused, "the source's database has encoding SQL_ASCII").hint(
+                "its text has no known encoding and cannot be archived faithfully; convert the database",
+            ));
+        }
+        Ok(Connection { session, facts, plugin: None })
+    }
+
+    /// Keeps a second archiver of this slot away, on whatever host: the lock goes when the connection does.
+    pub(crate) async fn lock(&self, slot: &SlotName) -> Result<()> {
+        let sql = "SELECT pg_try_advisory_lock($1, hashtext($2)), \
+            (SELECT string_agg(coalesce(a.client_addr::text, 'this host') || ' process ' || a.pid, ', ') \
+             FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
+             WHERE l.locktype = 'advisory' AND l.classid = $1::int8::oid \
+               AND l.objid = (hashtext($2)::int8 & 4294967295)::oid AND l.pid <> pg_backend_pid())";
+        let mut holder = String::new();
+        for attempt in 0..ATTEMPTS_MAX {
+            if attempt > 0 {
+                warn!(%slot, holder, attempt, "another session holds the lock of the slot, trying again");
+                tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+            }
+            let rows = self
+                .session
+                .client()
+                .query_typed(sql, &[(&LOCK_CLASS, Type::INT4), (&slot.as_str(), Type::TEXT)])
+                .await
+                .context(|| format!("locking the slot {slot} for this archiver"))?;
+            let row = rows.first().ok_or_else(|| Error::new(Kind::Unreachable, "no answer"))?;
+            if row.get(0) {
+                return Ok(());
+            }
+            holder = row.get::<_, Option<String>>(1).unwrap_or_else(|| "unknown".to_owned());
+        }
+        Err(Error::new(
+            Kind::Locked,
+            format!("another archiver reads the slot {slot} (its connection: {holder})"),
+        )
+        .hint("one archiver per slot: stop the other one"))
+    }
+
+    /// A peek in a transaction of its own, so that its failure leaves the session usable.
+    pub(crate) async fn peek(&mut self, peek: &Peek<'_>, take: impl FnMut(&str) -> Result<()>) -> Result<()> {
+        let tx = self.transaction().await?;
+        peek.read(&tx, take).await
+    }
+
+    /// A transaction with the settings pinned inside: poolers forget what a session pinned.
+    pub(crate) async fn transaction(&mut self) -> Result<Transaction<'_>> {
+        let tx = self.session.client_mut().transaction().await;
+        let tx = tx.context(|| "starting a transaction on the source".to_owned())?;
+        pinned().apply_to_transaction(&tx).await?;
+        Ok(tx)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.session.is_closed()
+    }
+}
+
+/// What decides about the text of values, and that nothing of ours writes.
+pub(crate) fn pinned() -> PinnedSettings {
+    PinnedSettings::new()
+        .with("default_transaction_read_only", "on")
+        // If we are killed, a call of the slot must not go on for nobody and keep the slot from the next run.
+        .with("client_connection_check_interval", "1s")
+}

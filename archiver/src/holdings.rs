@@ -1,0 +1,68 @@
+//! What a spool holds, for people: asked by the one who works in it, or looked up beside him.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use syncdata_shared::Result;
+use syncdata_shared::error::Context as _;
+use syncdata_shared::layout::{ArchivePath, SegmentFile};
+
+use crate::spool::{Spool, State};
+
+#[derive(Debug)]
+pub(crate) struct Holdings {
+    pub state: State,
+    pub segments: usize,
+    pub bytes: u64,
+    pub unshipped_segments: usize,
+    pub unshipped_bytes: u64,
+}
+
+impl Holdings {
+    pub(crate) fn of(spool: &Spool) -> Holdings {
+        Holdings {
+            state: spool.state().clone(),
+            segments: spool.segments().count(),
+            bytes: spool.bytes(),
+            unshipped_segments: spool.unshipped().count(),
+            unshipped_bytes: spool.unshipped_bytes(),
+        }
+    }
+
+    /// Takes no lock and changes nothing: somebody may be at work there. `None` when nobody ever was.
+    pub(crate) fn look(root: &Path) -> Result<Option<Holdings>> {
+        let Some(state) = Spool::peek_state(root)? else { return Ok(None) };
+        let (segments, bytes, unshipped_segments, unshipped_bytes) = (0, 0, 0, 0);
+        let mut holdings = Holdings { state, segments, bytes, unshipped_segments, unshipped_bytes };
+        let folder = root.join(ArchivePath::segments().as_str());
+        for day in entries(&folder).context(|| format!("listing {}", folder.display()))? {
+            for entry in entries(&day.path()).context(|| format!("listing {}", day.path().display()))? {
+                // What was swept out while we looked is not there any more.
+                holdings.count(&entry.file_name(), entry.metadata().map_or(0, |facts| facts.len()));
+            }
+        }
+        Ok(Some(holdings))
+    }
+
+    fn count(&mut self, name: &OsStr, bytes: u64) {
+        let Some(file) = name.to_str().and_then(SegmentFile::parse) else { return };
+        let (SegmentFile::Manifest(name) | SegmentFile::Changes(name) | SegmentFile::Signature(name)) = file;
+        let segments = usize::from(matches!(file, SegmentFile::Manifest(_)));
+        self.segments += segments;
+        self.bytes += bytes;
+        if name.seq.get() > self.state.shipped {
+            self.unshipped_segments += segments;
+            self.unshipped_bytes += bytes;
+        }
+    }
+}
+
+fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,98 @@
+//! syncdata-archiver: reads a logical slot of production and archives its changes on the backup host.
+#![forbid(unsafe_code)]
+
+mod capture;
+mod cli;
+mod commands;
+mod connection;
+mod daemon;
+mod examine;
+mod gap;
+mod guard;
+mod holdings;
+mod home;
+mod pending;
+mod poison;
+mod poll;
+mod reading;
+mod segmenter;
+mod setup;
+mod shipper;
+mod slot;
+mod source;
+mod spool;
+mod status;
+mod told;
+mod wal2json;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use syncdata_shared::config::{Config, Overrides};
+use syncdata_shared::error::Context as _;
+use syncdata_shared::output::Output;
+use syncdata_shared::{Result, log, verify};
+use tracing::Level;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.global.json);
+    let quiet = if matches!(cli.command, Command::Run(_)) { Level::INFO } else { Level::WARN };
+    log::start(log::level(quiet, cli.global.verbose), log::Style::of_stderr(cli.global.log_json));
+    answer(&cli, output).unwrap_or_else(|error| {
+        output.words(&error.report());
+        ExitCode::from(2)
+    })
+}
+
+fn answer(cli: &Cli, output: Output) -> Result<ExitCode> {
+    match &cli.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "syncdata-archiver", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man => {
+            let page = clap_mangen::Man::new(Cli::command());
+            page.render(&mut std::io::stdout()).context(|| "printing the manual page".to_owned())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Keygen { file } => commands::keygen(file, output),
+        Command::Verify(arguments) => {
+            let config = Config::of_process(cli.global.config.as_deref(), &Overrides::default())?;
+            verify::run(&config, arguments, output)
+        }
+        command => {
+            // One thread: rows pass from the connection's task to the reader by the million, and waking another
+            // thread for each costs more than all that is done with them.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.context(|| "starting the runtime".to_owned())?;
+            runtime.block_on(with_settings(cli, command, output))
+        }
+    }
+}
+
+async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<ExitCode> {
+    let load = || {
+        let mut overrides = Overrides::default();
+        if let Some(tables) = command.tables() {
+            overrides.set("tables", tables);
+        }
+        Config::of_process(cli.global.config.as_deref(), &overrides)
+    };
+    let config = load()?;
+    match command {
+        Command::Setup(arguments) => commands::set_up(&config, arguments, output).await,
+        Command::Run(run) if run.once => daemon::once(config, run.tables.is_none(), output).await,
+        Command::Run(_) => daemon::serve(config, load).await,
+        Command::Status => commands::status(&config, output).await,
+        Command::Check => commands::check(&config, output).await,
+        Command::DropSlot { force } => commands::drop_slot(&config, *force, output).await,
+        Command::DeclareGap(arguments) => commands::declare_gap(config, arguments, output).await,
+        Command::Config => Ok(output.settings(&config)),
+        Command::Verify(_) | Command::Keygen { .. } | Command::Completions { .. } | Command::Man => {
+            unreachable!("they need no settings")
+        }
+    }
+}

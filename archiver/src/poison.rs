@@ -1,0 +1,143 @@
+//! Finds the one transaction that cannot be read, so that all before it can be saved and it can be named.
+
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::name::TableName;
+use syncdata_shared::{Error, Kind, Result};
+
+use crate::connection::Connection;
+use crate::slot::Peek;
+use crate::wal2json::Line;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Poison {
+    pub xid: u32,
+    pub end_lsn: Lsn,
+    /// The last commit that can still be read, if there is one before it.
+    pub readable_upto: Option<Lsn>,
+    /// Relations that cannot be read alone.
+    pub tables: Vec<TableName>,
+}
+
+impl Poison {
+    pub(crate) fn into_error(self, cause: Error) -> Error {
+        let tables = self.tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let tables = if tables.is_empty() { "a table that was not found" } else { &tables };
+        let Poison { xid, end_lsn, .. } = self;
+        // What may help without a loss comes first.
+        let first = cause.hint_text().map_or_else(String::new, |hint| format!("{hint}; or, "));
+        Error::new(
+            Kind::Corrupt,
+            format!("transaction {xid} (commit ends at {end_lsn}) of {tables} cannot be read; all before it is archived"),
+        )
+        .hint(format!(
+            "{first}to go on without it, run `syncdata-archiver declare-gap --upto {end_lsn} --reason \"transaction \
+             {xid} cannot be read\"`; the tables are then stale until their next snapshot"
+        ))
+        .caused_by(cause)
+    }
+}
+
+/// `whole` could not be read: why? `None` when all of it can be read after all, or nothing can be said. Every
+/// attempt may make the server print a gigabyte, so that none is made twice.
+pub(crate) async fn locate(
+    connection: &mut Connection,
+    whole: &Peek<'_>,
+    relations: Vec<(TableName, String)>,
+) -> Result<Option<Poison>> {
+    let commits = commits(connection, whole).await?;
+    // commits[..readable] can be read, commits[..unreadable] cannot.
+    let (mut readable, mut unreadable) = (0, commits.len());
+    if unreadable == 0 {
+        return Ok(None);
+    }
+    while unreadable - readable > 1 {
+        let middle = readable + (unreadable - readable) / 2;
+        let upto = commits[middle - 1].1;
+        if can_read(connection, &Peek { upto, lines_max: None, ..whole.clone() }).await {
+            readable = middle;
+        } else {
+            unreadable = middle;
+        }
+    }
+    // The last one has not been tried: it was taken for unreadable because the whole is.
+    if unreadable == commits.len() && can_read(connection, whole).await {
+        return Ok(None);
+    }
+    let (xid, end_lsn) = commits[unreadable - 1];
+    let readable_upto = readable.checked_sub(1).map(|last| commits[last].1);
+    let peek = Peek { upto: end_lsn, lines_max: None, ..whole.clone() };
+    let tables = tables(connection, &peek, relations).await;
+    Ok(Some(Poison { xid, end_lsn, readable_upto, tables }))
+}
+
+/// Every transaction in reach, none of whose rows is printed.
+async fn commits(connection: &mut Connection, whole: &Peek<'_>) -> Result<Vec<(u32, Lsn)>> {
+    let mut commits = Vec::new();
+    let bare = Peek { filter: "", lines_max: None, ..whole.clone() };
+    connection
+        .peek(&bare, |line| {
+            if let Line::Commit(commit) = Line::parse(line)? {
+                commits.push((commit.xid, commit.end_lsn));
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(commits)
+}
+
+async fn can_read(connection: &mut Connection, peek: &Peek<'_>) -> bool {
+    connection.peek(peek, |line| Line::check(line).map(|_| ())).await.is_ok()
+}
+
+/// Halves the relations until single ones are left that fail alone.
+async fn tables(
+    connection: &mut Connection,
+    peek: &Peek<'_>,
+    relations: Vec<(TableName, String)>,
+) -> Vec<TableName> {
+    let mut suspects = halves(relations);
+    let mut found = Vec::new();
+    while let Some(some) = suspects.pop() {
+        let filter = some.iter().map(|(_, filter)| filter.as_str()).collect::<Vec<_>>().join(",");
+        if can_read(connection, &Peek { filter: &filter, ..peek.clone() }).await {
+            continue;
+        }
+        match <[_; 1]>::try_from(some) {
+            Ok([(name, _)]) => found.push(name),
+            Err(several) => suspects.extend(halves(several)),
+        }
+    }
+    found.sort();
+    found
+}
+
+/// One alone stays one: it is to be tried.
+fn halves<T>(mut some: Vec<T>) -> Vec<Vec<T>> {
+    let second = some.split_off(some.len().div_ceil(2));
+    [some, second].into_iter().filter(|half| !half.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_have_everything_and_get_smaller() {
+        assert_eq!(halves(vec![1, 2, 3]), [vec![1, 2], vec![3]]);
+        assert_eq!(halves(vec![1]), [vec![1]]);
+        assert!(halves(Vec::<u8>::new()).is_empty());
+    }
+
+    #[test]
+    fn the_error_gives_the_command_to_run() {
+        let poison = Poison {
+            xid: 754,
+            end_lsn: Lsn::from_u64(0x20),
+            readable_upto: None,
+            tables: vec!["notes".parse().expect("a name")],
+        };
+        let report = poison.into_error(Error::new(Kind::BadInput, "too long")).report();
+        assert!(report.contains("declare-gap --upto 0/20 --reason"), "{report}");
+        assert!(report.contains("of notes cannot be read"), "{report}");
+    }
+}

@@ -1,0 +1,499 @@
+//! One poll: settle what an earlier run left, read the slot into the spool, ship, confirm.
+//!
+//! ```text
+//! peek ──▶ spool (synced) ──▶ backup host ──▶ head ──▶ confirm
+//!    └── again, while the answer was cut ◀──────────────────┘
+//! ```
+//! The order of these lines is the promise: the slot moves after the changes are safe where `confirm` says. After a
+//! crash the position is derived from spool and archive; nothing is taken from memory.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use syncdata_shared::archive::{self, ArchiveHandle};
+use syncdata_shared::config::{Config, Confirm};
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::manifest::Gap;
+use syncdata_shared::postgres::{Canceller, sqlstate};
+use syncdata_shared::signature::SigningKey;
+use syncdata_shared::{Error, Kind, Result};
+use tokio_postgres::error::SqlState;
+use tracing::{error, warn};
+
+use crate::capture::Capture;
+use crate::connection::{ATTEMPTS_MAX, BETWEEN_ATTEMPTS, Connection};
+use crate::gap;
+use crate::guard::{self, Load, Pressure};
+use crate::home::{self, Home};
+use crate::poison::{self, Poison};
+use crate::reading::{Batch, Reading, publish_gap};
+use crate::shipper::Shipper;
+use crate::slot::{self, Peek, Plugin, Trouble};
+use crate::source::{self, OldestTransaction, Position, Slot};
+use crate::spool::Spool;
+
+/// Everything a poll works with; it lives as long as the process.
+#[derive(Debug)]
+pub(crate) struct Archiver {
+    pub config: Config,
+    shipper: Shipper,
+    signing_key: Option<SigningKey>,
+    home: Home,
+    connection: Option<Connection>,
+    canceller: Arc<Mutex<Option<Canceller>>>,
+}
+
+/// What a poll came to.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub segments: u64,
+    pub records: u64,
+    pub shipped: u64,
+    /// Why the backup host does not have everything.
+    pub away: Option<Error>,
+    /// Why there is more in the slot than was read.
+    pub held_back: Option<Error>,
+    pub gaps: Vec<Gap>,
+    pub pressure: Pressure,
+    pub view: View,
+}
+
+/// What `status` shows of the source, as it was at the end of the poll.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    pub slot: Option<Slot>,
+    pub flush: Lsn,
+    pub oldest_transaction: Option<OldestTransaction>,
+    pub plugin: Option<Plugin>,
+    pub capture: Capture,
+    pub server_version: String,
+}
+
+/// One poll under way.
+struct Poll<'a> {
+    config: &'a Config,
+    shipper: &'a Shipper,
+    signing_key: Option<&'a SigningKey>,
+    spool: &'a mut Spool,
+    connection: &'a mut Connection,
+    slot: Slot,
+    plugin: Plugin,
+    position: Position,
+    /// What head.json says since this poll: all before is archived.
+    head: Option<Lsn>,
+    /// What stops the reading.
+    poison: Option<Poison>,
+    outcome: Outcome,
+}
+
+impl Archiver {
+    /// Takes the spool; touches neither the source nor the backup host.
+    pub(crate) fn new(config: Config) -> Result<Archiver> {
+        let shipper = Shipper::new(ArchiveHandle::spawn(archive::open(config.archive()?)?)?);
+        let signing_key = config.signing_key()?;
+        let home = Home::open(&config.spool_dir)?;
+        Ok(Archiver { config, shipper, signing_key, home, connection: None, canceller: Arc::default() })
+    }
+
+    pub(crate) fn spool(&self) -> Option<&Spool> {
+        self.home.spool()
+    }
+
+    pub(crate) fn location(&self) -> &str {
+        self.shipper.location()
+    }
+
+    /// Ends what the source is doing for us, for somebody who cannot wait for the poll.
+    pub(crate) fn canceller(&self) -> Arc<Mutex<Option<Canceller>>> {
+        self.canceller.clone()
+    }
+
+    pub(crate) async fn poll(&mut self) -> Result<Outcome> {
+        let mut connection = self.connect().await?;
+        let outcome = self.begin(&mut connection).await?.run().await?;
+        // After an error the session is in doubt, and is not kept.
+        self.connection = Some(connection);
+        Ok(outcome)
+    }
+
+    /// Declares that everything up to `upto` may be missing, and lets the slot go past it.
+    pub(crate) async fn declare_gap(&mut self, upto: Lsn, reason: &str) -> Result<Outcome> {
+        let mut connection = self.connect().await?;
+        self.begin(&mut connection).await?.declare(upto, reason).await
+    }
+
+    async fn connect(&mut self) -> Result<Connection> {
+        match self.connection.take() {
+            Some(connection) if !connection.is_closed() => Ok(connection),
+            _ => {
+                let connection = Connection::open(&self.config).await?;
+                connection.lock(&self.config.slot_name).await?;
+                let canceller = connection.session.canceller();
+                *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller);
+                Ok(connection)
+            }
+        }
+    }
+
+    /// Everything is looked at before anything is done.
+    async fn begin<'a>(&'a mut self, connection: &'a mut Connection) -> Result<Poll<'a>> {
+        let (spool, away) = self.home.settle(&self.config, connection, &self.shipper).await?;
+        gap::check_origin(&spool.state().source, &connection.facts)?;
+        let slot = slot::read(connection.session.client(), &self.config.slot_name).await;
+        let slot =
+            slot.map_err(|error| gap::explain_missing_slot(error, &spool.state().source, &connection.facts))?;
+        let position = Position::read(connection.session.client()).await?;
+        check_history(spool, connection, &position).await?;
+        let plugin = plugin(&self.config, connection).await?;
+        Ok(Poll {
+            config: &self.config,
+            shipper: &self.shipper,
+            signing_key: self.signing_key.as_ref(),
+            spool,
+            connection,
+            slot,
+            plugin,
+            position,
+            head: None,
+            poison: None,
+            outcome: Outcome { away, ..Outcome::default() },
+        })
+    }
+}
+
+async fn check_history(spool: &mut Spool, connection: &Connection, position: &Position) -> Result<()> {
+    let before = spool.state().source.timeline;
+    let switch = match position.timeline {
+        now if now == before => None,
+        now => source::switch_point(connection.session.client(), before, now).await?,
+    };
+    gap::check_history(spool.state(), spool.position(), position.timeline, position.flush, switch)?;
+    spool.update(|state| state.source.timeline = position.timeline)
+}
+
+async fn plugin(config: &Config, connection: &mut Connection) -> Result<Plugin> {
+    if let Some(plugin) = &connection.plugin {
+        return Ok(plugin.clone());
+    }
+    let plugin = while_in_use(async || Plugin::probe(connection, &config.slot_name).await).await;
+    let plugin = plugin.map_err(|error| explain(error, config))?;
+    if !plugin.numbers_as_text {
+        warn!(
+            plugin = %plugin.name,
+            "degraded: NaN and infinities of numeric and float columns arrive as NULL; wal2json 2.6 can say them"
+        );
+    }
+    connection.plugin = Some(plugin.clone());
+    Ok(plugin)
+}
+
+fn explain(error: Error, config: &Config) -> Error {
+    slot::explain(error, config.postgres().map_or("", |postgres| postgres.user.as_str()))
+}
+
+impl<'a> Poll<'a> {
+    async fn run(mut self) -> Result<Outcome> {
+        self.find_gap().await?;
+        self.look_back().await?;
+        self.ship().await?;
+        self.confirm().await?;
+        self.read_all().await?;
+        self.ship().await?;
+        self.confirm().await?;
+        self.relieve().await?;
+        self.look_around().await?;
+        Ok(self.outcome)
+    }
+
+    /// A gap that an operator declares: told first, then the slot moves past it. What can be read is read before,
+    /// so that no more is given up than has to be.
+    async fn declare(mut self, upto: Lsn, reason: &str) -> Result<Outcome> {
+        self.find_gap().await?;
+        if let Err(error) = self.read_all().await {
+            warn!(error = %error.one_line(), "this is what the declared gap steps over");
+            self.spool.reload()?;
+        }
+        let from = self.spool.position();
+        if upto <= from || upto > self.position.flush {
+            let message = format!("a gap up to {upto} cannot be declared: it must end past {from}");
+            let hint = format!(
+                "what is before {from} is archived; the source's WAL ends at {}",
+                self.position.flush
+            );
+            return Err(Error::new(Kind::BadInput, message).hint(hint));
+        }
+        if let Some(poison) = &self.poison
+            && upto < poison.end_lsn
+        {
+            let message =
+                format!("the transaction that cannot be read ends at {}, past {upto}", poison.end_lsn);
+            return Err(Error::new(Kind::BadInput, message).hint(format!("use --upto {}", poison.end_lsn)));
+        }
+        self.publish_gap(Gap { from, to: upto, reason: reason.to_owned(), tables: None }).await?;
+        self.advance(upto).await?;
+        self.ship().await?;
+        Ok(self.outcome)
+    }
+
+    /// A slot that is ahead of the archive has lost changes: that is published, once.
+    async fn find_gap(&mut self) -> Result<()> {
+        let (state, archived) = (self.spool.state(), self.spool.position());
+        if let Some(gap) = gap::of_slot(state, archived, &self.connection.facts, &self.slot) {
+            self.publish_gap(gap).await?;
+        }
+        let oid = self.connection.facts.database_oid;
+        self.spool.update(|state| state.source.database_oid = oid)
+    }
+
+    async fn publish_gap(&mut self, gap: Gap) -> Result<()> {
+        let reading = self.reading();
+        let (source, capture) = reading.describe(self.connection, self.spool.state()).await?;
+        let end = gap.to;
+        let manifest = publish_gap(self.spool, source, &capture, end, vec![gap], self.signing_key)?;
+        self.outcome.gaps.extend(manifest.gaps);
+        Ok(())
+    }
+
+    fn reading(&self) -> Reading<'a> {
+        Reading { config: self.config, plugin: self.plugin.clone(), signing_key: self.signing_key }
+    }
+
+    /// Sends again what the backup host has lost since.
+    async fn look_back(&mut self) -> Result<()> {
+        if self.outcome.away.is_some() {
+            return Ok(());
+        }
+        let looked = self.shipper.look_back(self.spool).await;
+        self.unless_away(looked)
+    }
+
+    /// Sends what waits, and then says in head.json how far that goes: without it nobody who has lost this spool
+    /// could tell an idle slot that moved on from one that lost changes.
+    async fn ship(&mut self) -> Result<()> {
+        if self.outcome.away.is_some() {
+            return Ok(());
+        }
+        let shipped = self.ship_and_tell().await;
+        self.unless_away(shipped)
+    }
+
+    async fn ship_and_tell(&mut self) -> Result<()> {
+        self.outcome.shipped += self.shipper.ship(self.spool).await?;
+        let covered = self.spool.position();
+        if self.head != Some(covered) {
+            self.shipper.publish_head(self.spool.state()).await?;
+            self.head = Some(covered);
+        }
+        Ok(())
+    }
+
+    /// That the backup host is away is no error of the poll; that it holds something else is.
+    fn unless_away(&mut self, done: Result<()>) -> Result<()> {
+        match done {
+            Err(error) if home::is_away(&error) => {
+                self.outcome.away = Some(error);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// Lets the slot move up to what is safe where `confirm` says.
+    async fn confirm(&mut self) -> Result<()> {
+        let upto = match self.config.confirm {
+            Confirm::Spooled => Some(self.spool.position()),
+            Confirm::Shipped => self.spool.shipped_position().max(self.head),
+        };
+        match upto {
+            Some(upto) => self.advance(upto).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn advance(&mut self, upto: Lsn) -> Result<()> {
+        if self.slot.confirmed_flush_lsn >= Some(upto) {
+            return Ok(());
+        }
+        // Before the slot moves: what it said so far it may not say again.
+        self.spool.update(|state| state.warned.clear())?;
+        self.slot = slot::confirm(self.connection.session.client(), &self.config.slot_name, upto).await?;
+        Ok(())
+    }
+
+    /// Reads until nothing is left that had committed when the poll began.
+    async fn read_all(&mut self) -> Result<()> {
+        let changes_max = self.config.poll_max_changes.get();
+        // The server counts BEGIN and COMMIT too. Every further call decodes all that the slot keeps again.
+        let mut lines_max = changes_max.saturating_add(changes_max / 4);
+        loop {
+            if self.spool.unshipped_bytes() >= self.config.spool_max.as_u64() {
+                self.outcome.held_back = Some(spool_full(self.config));
+                return Ok(());
+            }
+            let before = self.spool.position();
+            let batch = match self.read(self.position.flush, Some(lines_max)).await {
+                Ok(batch) => batch,
+                Err(error) if is_local_disk_full(&error) => {
+                    self.spool.reload()?;
+                    self.outcome.held_back = Some(error);
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.save_what_can_be_read(error).await?;
+                    continue;
+                }
+            };
+            let was_cut = batch.was_cut;
+            self.note(batch);
+            if !was_cut {
+                return Ok(());
+            }
+            if self.spool.position() == before {
+                // The whole answer was known already: the slot has not been confirmed that far.
+                lines_max = lines_max.saturating_mul(2).min(i32::MAX.unsigned_abs());
+            }
+            self.ship().await?;
+            self.confirm().await?;
+        }
+    }
+
+    async fn read(&mut self, upto: Lsn, lines_max: Option<u32>) -> Result<Batch> {
+        let reading = self.reading();
+        while_in_use(async || {
+            reading.take(self.connection, self.spool, &self.position, upto, lines_max).await
+        })
+        .await
+    }
+
+    fn note(&mut self, batch: Batch) {
+        self.outcome.segments += batch.segments;
+        self.outcome.records += batch.records;
+        self.outcome.gaps.extend(batch.gaps);
+        self.outcome.view.capture = batch.capture;
+    }
+
+    /// The answer could not be read as a whole. What lies before the transaction that stops it is saved first; then
+    /// it is tried again by itself, since an answer may also have been too large for the server as a whole.
+    async fn save_what_can_be_read(&mut self, error: Error) -> Result<()> {
+        self.spool.discard_scratch()?;
+        match Trouble::of(&error) {
+            Trouble::Passing => return Err(error),
+            Trouble::Slot => return Err(explain(error, self.config)),
+            Trouble::Content => {}
+        }
+        let Some(poison) = self.locate_poison().await? else { return Err(explain(error, self.config)) };
+        if poison.end_lsn <= self.spool.position() {
+            // It was declared as a gap, and the server forgot that the slot had moved past it.
+            self.advance(poison.end_lsn).await?;
+            return Err(error.hint("the slot was moved past a declared gap again; the next poll goes on"));
+        }
+        if let Some(upto) = poison.readable_upto.filter(|upto| *upto > self.spool.position()) {
+            let batch = self.read(upto, None).await?;
+            self.note(batch);
+            self.ship().await?;
+            return self.confirm().await;
+        }
+        self.poison = Some(poison.clone());
+        Err(poison.into_error(explain(error, self.config)))
+    }
+
+    async fn locate_poison(&mut self) -> Result<Option<Poison>> {
+        let (_, capture) = self.reading().describe(self.connection, self.spool.state()).await?;
+        let peek = Peek {
+            slot: &self.config.slot_name,
+            plugin: self.plugin.clone(),
+            filter: &capture.filter,
+            upto: self.position.flush,
+            lines_max: None,
+        };
+        let relations = capture.relations().map(|(name, filter)| (name.clone(), filter)).collect();
+        poison::locate(self.connection, &peek, relations).await
+    }
+
+    /// The fuse: production's disk is worth more than this copy.
+    async fn relieve(&mut self) -> Result<()> {
+        let restart = self.slot.restart_lsn.unwrap_or(self.position.flush);
+        let load = Load {
+            retained: self.position.flush.bytes_since(restart),
+            guard: self.config.wal_guard.as_u64(),
+            backup_host_away: self.outcome.away.is_some(),
+            spool_full: self.outcome.held_back.is_some(),
+        };
+        self.outcome.pressure = guard::decide(load);
+        match self.outcome.pressure {
+            Pressure::None => return Ok(()),
+            Pressure::ConfirmFromSpool => {}
+            Pressure::GiveUp => {
+                let reason = format!(
+                    "the WAL guard gave up: {} bytes of WAL were retained, the backup host was out of reach \
+                     and the spool was full",
+                    load.retained
+                );
+                let gap = Gap { from: self.spool.position(), to: self.position.flush, reason, tables: None };
+                if let Err(error) = self.publish_gap(gap.clone()).await {
+                    if !is_local_disk_full(&error) {
+                        return Err(error);
+                    }
+                    // Production's disk cannot wait until there is room to say so: the next poll that can write
+                    // finds the slot ahead of the archive, and publishes that.
+                    self.spool.reload()?;
+                    error!(from = %gap.from, to = %gap.to, reason = %gap.reason, error = %error.one_line(),
+                        "gap: changes are missing, and the spool's disk has no room to say so");
+                    self.outcome.gaps.push(gap);
+                    return self.release_wal(self.position.flush).await;
+                }
+            }
+        }
+        self.spool.update(|state| state.warned.clear())?;
+        self.release_wal(self.spool.position()).await
+    }
+
+    async fn release_wal(&mut self, upto: Lsn) -> Result<()> {
+        self.slot = slot::release_wal(self.connection.session.client(), &self.config.slot_name, upto).await?;
+        Ok(())
+    }
+
+    /// The end of a poll: old files go, and what `status` shows.
+    async fn look_around(&mut self) -> Result<()> {
+        self.spool.sweep(self.config.spool_max.as_u64())?;
+        // As late as can be: a slot that was made again has handed out fewer than this one by now.
+        self.slot = slot::read(self.connection.session.client(), &self.config.slot_name).await?;
+        let transactions = self.slot.transactions;
+        self.spool.update(|state| state.slot_transactions = transactions)?;
+        let client = self.connection.session.client();
+        let view = &mut self.outcome.view;
+        view.oldest_transaction = OldestTransaction::read(client).await?;
+        view.slot = Some(self.slot.clone());
+        view.flush = self.position.flush;
+        view.plugin = Some(self.plugin.clone());
+        view.server_version = self.connection.facts.server_version.clone();
+        Ok(())
+    }
+}
+
+/// The server process of a client that died may hold the slot for a while.
+async fn while_in_use<T>(mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    for number in 1..ATTEMPTS_MAX {
+        match attempt().await {
+            Err(error) if is_slot_in_use(&error) => {
+                warn!(error = %error.one_line(), attempt = number, "the slot is in use, trying again");
+                tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+            }
+            done => return done,
+        }
+    }
+    attempt().await
+}
+
+fn is_slot_in_use(error: &Error) -> bool {
+    sqlstate(error) == Some(&SqlState::OBJECT_IN_USE)
+}
+
+fn is_local_disk_full(error: &Error) -> bool {
+    error.kind() == Kind::NoSpace && sqlstate(error).is_none()
+}
+
+fn spool_full(config: &Config) -> Error {
+    let message =
+        format!("the spool {} has reached spool_max ({})", config.spool_dir.display(), config.spool_max);
+    Error::new(Kind::NoSpace, message).hint("bring the backup host back, or raise spool_max")
+}

@@ -1,0 +1,72 @@
+//! Writes that a power cut cannot take back, and the small file work around them.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use syncdata_shared::error::Context as _;
+use syncdata_shared::faults;
+use syncdata_shared::{Error, Result};
+
+/// Manifests and states are small; a file that is not was not written by us.
+pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+    const BYTES_MAX: u64 = 64 * 1024 * 1024;
+    let mut bytes = Vec::new();
+    let file = File::open(path).context(|| format!("opening {}", path.display()))?;
+    file.take(BYTES_MAX).read_to_end(&mut bytes).context(|| format!("reading {}", path.display()))?;
+    Ok(bytes)
+}
+
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    make_folder(parent(path))?;
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".part");
+    let partial = PathBuf::from(partial);
+    let written = private_file(&partial).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.context(|| format!("writing {}", partial.display()))?;
+    faults::hit("spool.before_rename")?;
+    fs::rename(&partial, path).context(|| format!("renaming {}", partial.display()))?;
+    // The name lives in the folder: left unsynced, a power cut can still take it back.
+    sync_folder(parent(path))
+}
+
+pub(super) fn private_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+pub(super) fn make_folder(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.context(|| format!("making the folder {}", path.display()))?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+pub(super) fn sync_folder(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .context(|| format!("syncing the folder {}", path.display()))
+}
+
+pub(super) fn parent(path: &Path) -> &Path {
+    path.parent().expect("spool files lie in the spool folder")
+}
+
+pub(super) fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn read_folder(path: &Path) -> Result<Vec<fs::DirEntry>> {
+    let entries = fs::read_dir(path).and_then(Iterator::collect);
+    entries.context(|| format!("listing {}", path.display()))
+}

@@ -1,0 +1,112 @@
+//! `state.json`: what no segment can say.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use syncdata_shared::chain::{ChainTip, Verified};
+use syncdata_shared::faults;
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::manifest::{Gap, Link};
+use syncdata_shared::time::{Day, Timestamp};
+use syncdata_shared::{Error, Kind, Result};
+
+use super::durable::{read_bounded, write_durably};
+use crate::capture::Remembered;
+
+/// What no segment can say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub archive_id: uuid::Uuid,
+    pub source: Origin,
+    /// The end of the chain, kept when the segment itself has left the spool.
+    pub tip: Tip,
+    /// The backup host has every segment up to this one; 0 when it has none.
+    pub shipped: u64,
+    pub shipped_at: Option<Timestamp>,
+    /// All that committed before is archived or in the spool.
+    pub covered_lsn: Lsn,
+    pub covered_at: Timestamp,
+    /// Gaps that no snapshot has mended yet.
+    #[serde(default)]
+    pub gaps: Vec<Gap>,
+    #[serde(default)]
+    pub remembered: Remembered,
+    /// Warnings about lost changes that the slot will repeat until it moves, by table.
+    #[serde(default)]
+    pub warned: BTreeMap<String, u64>,
+    /// How many transactions the slot has handed out: fewer than before means another slot of that name.
+    #[serde(default)]
+    pub slot_transactions: Option<u64>,
+}
+
+/// Where the changes come from; a spool belongs to one slot of one database of one cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    pub system_identifier: String,
+    pub timeline: u32,
+    pub database: String,
+    pub database_oid: u32,
+    pub slot: String,
+}
+
+/// The end of the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tip {
+    /// The last segment; `None` before the first.
+    pub last: Option<Last>,
+    /// Where the next segment starts: the last one's end, or where the slot began.
+    pub end_lsn: Lsn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Last {
+    pub segment: Link,
+    pub day: Day,
+}
+
+impl Tip {
+    pub(crate) fn behind(verified: &Verified) -> Tip {
+        let segment = Link { seq: verified.manifest().seq, sha256: verified.sha256() };
+        Tip { last: Some(Last { segment, day: verified.day() }), end_lsn: verified.manifest().end_lsn }
+    }
+
+    pub(crate) fn seq(&self) -> u64 {
+        self.last.map_or(0, |last| last.segment.seq.get())
+    }
+}
+
+impl State {
+    /// All that committed up to here is safe at least in this spool.
+    pub(crate) fn position(&self) -> Lsn {
+        self.covered_lsn.max(self.tip.end_lsn)
+    }
+
+    /// What the next manifest has to follow.
+    pub(crate) fn chain_tip(&self) -> ChainTip {
+        match self.tip.last {
+            None => ChainTip::origin(self.archive_id),
+            Some(last) => ChainTip::behind(self.archive_id, last.segment, self.tip.end_lsn, last.day),
+        }
+    }
+}
+
+pub(super) fn read_state(root: &Path) -> Result<Option<State>> {
+    let path = root.join("state.json");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = read_bounded(&path)?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        Error::new(Kind::Corrupt, format!("{} cannot be read", path.display()))
+            .caused_by(error)
+            .hint("move the spool aside and start again: the position is then taken from the archive")
+    })
+}
+
+pub(super) fn write_state(root: &Path, state: &State) -> Result<()> {
+    let mut bytes = serde_json::to_vec_pretty(state).expect("a state has string keys only");
+    bytes.push(b'\n');
+    write_durably(&root.join("state.json"), &bytes)?;
+    faults::hit("spool.state_written")
+}

@@ -1,0 +1,164 @@
+//! A spool through crashes, restarts and second archivers.
+
+use syncdata_shared::manifest::Gap;
+
+use super::*;
+use crate::capture::Remembered;
+
+fn state() -> State {
+    State {
+        archive_id: uuid::Uuid::nil(),
+        source: Origin {
+            system_identifier: "7".into(),
+            timeline: 1,
+            database: "app".into(),
+            database_oid: 5,
+            slot: "syncdata_slot".into(),
+        },
+        tip: Tip { last: None, end_lsn: Lsn::from_u64(0x10) },
+        shipped: 0,
+        shipped_at: None,
+        covered_lsn: Lsn::from_u64(0x10),
+        covered_at: Timestamp::from_micros(0).expect("a time"),
+        gaps: Vec::new(),
+        remembered: Remembered::default(),
+        warned: BTreeMap::new(),
+        slot_transactions: None,
+    }
+}
+
+fn gap_manifest(state: &State, to: u64) -> Manifest {
+    let from = state.tip.end_lsn;
+    let to = Lsn::from_u64(to);
+    Manifest {
+        format: syncdata_shared::manifest::FORMAT,
+        archive_id: state.archive_id,
+        seq: state.chain_tip().next_seq(),
+        previous: state.chain_tip().previous(),
+        file: None,
+        records: 0,
+        transactions: 0,
+        tables: BTreeMap::new(),
+        start_lsn: from,
+        end_lsn: to,
+        span: None,
+        source: syncdata_shared::manifest::Source {
+            system_identifier: "7".into(),
+            timeline: 1,
+            database: "app".into(),
+            server_version: "18.6".into(),
+            slot: "syncdata_slot".into(),
+            plugin: "wal2json 2.7".into(),
+            settings: BTreeMap::new(),
+            degraded: Vec::new(),
+        },
+        capture: Vec::new(),
+        relations: BTreeMap::new(),
+        gaps: vec![Gap { from, to, reason: "a test".into(), tables: None }],
+        created_at: Timestamp::from_micros(0).expect("a time"),
+        archiver: "0.1.0".into(),
+    }
+}
+
+fn day() -> Day {
+    "2026-02-05".parse().expect("a day")
+}
+
+fn claimed(root: &Path) -> Spool {
+    match Spool::open(root).expect("opens") {
+        Opened::New(folder) => folder.claim(state()).expect("claims"),
+        Opened::Ours(spool) => *spool,
+    }
+}
+
+#[test]
+fn what_was_published_is_there_after_a_restart() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut spool = claimed(root.path());
+    for to in [0x20, 0x30] {
+        let manifest = gap_manifest(spool.state(), to);
+        spool.publish(&manifest, day(), None).expect("publishes");
+    }
+    let before = spool.state().clone();
+    drop(spool);
+    let spool = claimed(root.path());
+    assert_eq!(spool.state(), &before);
+    assert_eq!((spool.unshipped().count(), spool.position()), (2, Lsn::from_u64(0x30)));
+}
+
+#[test]
+fn a_manifest_that_the_state_does_not_know_yet_counts() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut spool = claimed(root.path());
+    let old_state = fs::read(root.path().join("state.json")).expect("a state");
+    let manifest = gap_manifest(spool.state(), 0x20);
+    spool.publish(&manifest, day(), None).expect("publishes");
+    let after = spool.state().clone();
+    drop(spool);
+    // As if killed between the manifest and the state.
+    fs::write(root.path().join("state.json"), old_state).expect("writes");
+    assert_eq!(claimed(root.path()).state(), &after);
+}
+
+#[test]
+fn leftovers_of_a_crash_are_swept_out() {
+    let root = tempfile::tempdir().expect("a folder");
+    drop(claimed(root.path()));
+    let folder = root.path().join("segments/2026-02-05");
+    fs::create_dir_all(&folder).expect("a folder");
+    let name = gap_manifest(&state(), 0x20).name();
+    for path in [root.path().join("segment-0.part"), folder.join(name.file_name()), folder.join("x.part")] {
+        fs::write(path, "half").expect("writes");
+    }
+    let spool = claimed(root.path());
+    assert_eq!(spool.segments().count(), 0);
+    assert_eq!(fs::read_dir(&folder).expect("lists").count(), 0);
+    assert!(!root.path().join("segment-0.part").exists());
+}
+
+#[test]
+fn a_second_archiver_is_refused_and_the_first_named() {
+    let root = tempfile::tempdir().expect("a folder");
+    let spool = claimed(root.path());
+    let error = Spool::open(root.path()).expect_err("locked");
+    assert_eq!(error.kind(), Kind::Locked);
+    assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+    drop(spool);
+    assert!(Spool::open(root.path()).is_ok(), "the lock goes with its holder");
+}
+
+#[test]
+fn a_damaged_manifest_stops_the_start() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut spool = claimed(root.path());
+    let old_state = fs::read(root.path().join("state.json")).expect("a state");
+    let manifest = gap_manifest(spool.state(), 0x20);
+    spool.publish(&manifest, day(), None).expect("publishes");
+    let path = spool.path(&manifest.name().manifest(day()));
+    drop(spool);
+    fs::write(root.path().join("state.json"), old_state).expect("writes");
+    fs::write(&path, &manifest.encode()[1..]).expect("writes");
+    assert!(Spool::open(root.path()).is_err());
+}
+
+#[test]
+fn shipped_segments_leave_after_a_day_and_not_before() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut spool = claimed(root.path());
+    for to in [0x20, 0x30, 0x40] {
+        let manifest = gap_manifest(spool.state(), to);
+        spool.publish(&manifest, day(), None).expect("publishes");
+    }
+    let now = Timestamp::now();
+    for seq in [1, 2] {
+        spool.mark_shipped(SegmentSeq::new(seq).expect("a number"), now).expect("marks");
+    }
+    let first = spool.segments().next().expect("three").clone();
+    let manifest = File::options().append(true).open(spool.path(&first.name.manifest(day()))).expect("there");
+    manifest.set_modified(SystemTime::now() - KEPT_AFTER_SHIPPING).expect("a time");
+    spool.sweep(u64::MAX).expect("sweeps");
+    let left: Vec<u64> = spool.segments().map(|segment| segment.name.seq.get()).collect();
+    assert_eq!(left, [2, 3]);
+    drop(spool);
+    assert_eq!(claimed(root.path()).state().tip.seq(), 3);
+}

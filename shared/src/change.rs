@@ -1,0 +1,113 @@
+//! One line of a change file: a row's change, or the COMMIT that closes its transaction.
+//!
+//! Values are never interpreted here: a number is the digits that PostgreSQL printed, everything else is its
+//! text. Reading borrows from the line and is strict; writing joins pieces that are JSON already, in one buffer.
+
+mod line;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::lsn::Lsn;
+use crate::time::Timestamp;
+
+pub use line::LineBuilder;
+
+/// One line, read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record<'a> {
+    Row(Row<'a>),
+    Commit(Commit),
+}
+
+/// The change of one row, or the TRUNCATE of one table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row<'a> {
+    /// As the archive spells it: `TableName::from_archive` reads it.
+    pub table: Cow<'a, str>,
+    pub op: Op,
+    /// What the source sent: of INSERT and UPDATE. A column that is absent did not change; absent is not NULL.
+    pub data: Fields<'a>,
+    /// The replica identity before the change: of UPDATE and DELETE.
+    pub old_keys: Fields<'a>,
+    /// Not a position: it is not monotonic across transactions. Positions are the `end_lsn` of commits.
+    pub lsn: Lsn,
+    /// When the transaction committed.
+    pub ts: Timestamp,
+}
+
+/// Columns in the source's order, each name once.
+pub type Fields<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Op {
+    Insert,
+    Update,
+    Delete,
+    Truncate,
+}
+
+/// A column's value as PostgreSQL printed it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Value<'a> {
+    Null,
+    Bool(bool),
+    /// Digit for digit; never through a float.
+    Number(&'a str),
+    Text(Cow<'a, str>),
+}
+
+/// The line that closes a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The top-level transaction's, 32 bits as PostgreSQL prints it.
+    pub xid: u32,
+    /// How many row lines the transaction has.
+    pub changes: u64,
+    /// Where the commit record begins.
+    pub lsn: Lsn,
+    /// Where it ends: the position.
+    pub end_lsn: Lsn,
+    pub ts: Timestamp,
+}
+
+impl Op {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Op::Insert => "INSERT",
+            Op::Update => "UPDATE",
+            Op::Delete => "DELETE",
+            Op::Truncate => "TRUNCATE",
+        }
+    }
+
+    pub(crate) fn has_data(self) -> bool {
+        matches!(self, Op::Insert | Op::Update)
+    }
+
+    pub(crate) fn has_old_keys(self) -> bool {
+        matches!(self, Op::Update | Op::Delete)
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Value<'_> {
+    /// The text for the column's input function; `None` is NULL.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Value::Null => None,
+            Value::Bool(true) => Some("true"),
+            Value::Bool(false) => Some("false"),
+            Value::Number(digits) => Some(digits),
+            Value::Text(text) => Some(text),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The list of settings: one line each, from which the raw settings, their environment names, the
+//! suggestions for a misspelt key and the check of the manual page follow.
+
+use super::raw::{Field, Given};
+use super::secret::MASK;
+
+/// One setting, as the manual shows it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Key {
+    pub name: &'static str,
+    /// The name that the earlier tools gave it in the environment.
+    pub env: Option<&'static str>,
+    pub default: Default,
+    pub secret: bool,
+    pub meaning: &'static str,
+}
+
+/// What holds when nobody says anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Default {
+    /// This text, read like a text from the environment.
+    Text(&'static str),
+    /// Found out at start; the text says how.
+    Derived(&'static str),
+    /// Nothing: the feature is off.
+    Nothing,
+    /// Commands that need it say so.
+    Required,
+}
+
+impl Default {
+    pub fn describe(self) -> &'static str {
+        match self {
+            Default::Text("") => "none",
+            Default::Text(text) | Default::Derived(text) => text,
+            Default::Nothing => "–",
+            Default::Required => "required",
+        }
+    }
+}
+
+impl Key {
+    /// The name in the environment that every key has.
+    pub fn own_env(&self) -> String {
+        format!("SYNCDATA_{}", self.name.to_uppercase())
+    }
+
+    pub(super) fn show(&self, text: String) -> String {
+        if self.secret { MASK.to_owned() } else { text }
+    }
+}
+
+macro_rules! keys {
+    ($($group:ident {
+        $($name:ident: $env:expr, $default:expr, $secret:expr, $meaning:literal;)*
+    })*) => {
+        /// Every setting, in the order of the manual.
+        pub static KEYS: &[Key] = &[$($(Key {
+            name: stringify!($name),
+            env: $env,
+            default: $default,
+            secret: $secret,
+            meaning: $meaning,
+        },)*)*];
+
+        $(
+            /// Settings as they were given, not yet understood. They are taken apart field by field, so that
+            /// a key added here has to be dealt with there.
+            #[derive(Debug)]
+            pub(super) struct $group {
+                $(pub(super) $name: Field,)*
+            }
+
+            impl $group {
+                /// `find` answers what was given for a key.
+                pub(super) fn collect(find: &impl Fn(&Key) -> Option<Given>) -> $group {
+                    $(let $name = {
+                        let key = key(stringify!($name)).expect("every field is a key");
+                        Field { key, given: find(key) }
+                    };)*
+                    $group { $($name),* }
+                }
+            }
+        )*
+    };
+}
+
+pub(super) fn key(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+use self::Default::{Derived, Nothing, Required, Text};
+
+keys! {
+    RawArchive {
+        archive_host: None, Nothing, false, "backup host; without it `archive_dir` is a local or mounted directory";
+        archive_user: None, Nothing, false, "account on the backup host; needed with `archive_host`";
+        archive_port: None, Text("22"), false, "SSH port of the backup host";
+        archive_dir: None, Required, false, "where the archive lives";
+        archive_identity_file: None, Derived("agent, then ~/.ssh/id_ed25519"), false, "private key for the backup host";
+        archive_identity_passphrase: None, Nothing, true, "passphrase of that key";
+        archive_known_hosts: None, Derived("~/.ssh/known_hosts"), false, "host keys that are trusted";
+    }
+    RawPostgres {
+        pg_host: Some("PG_HOST"), Text("127.0.0.1"), false, "name or address of the server next to the program, or the directory of its socket";
+        pg_port: Some("PG_PORT"), Text("5432"), false, "its port";
+        pg_user: Some("PG_USER_NAME"), Text("admin"), false, "role to connect as";
+        pg_password: Some("PG_PASSWORD"), Nothing, true, "its password; else ~/.pgpass is asked";
+        pg_database: Some("PG_DB_NAME"), Required, false, "database to connect to";
+        pg_sslmode: None, Text("prefer"), false, "disable, prefer, require, verify-ca or verify-full, as libpq means them";
+        pg_sslrootcert: None, Derived("~/.postgresql/root.crt"), false, "certificates of the authorities that may sign the server's; `system` for those of the machine";
+        pg_sslcert: None, Derived("~/.postgresql/postgresql.crt"), false, "our own certificate";
+        pg_sslkey: None, Derived("~/.postgresql/postgresql.key"), false, "its private key";
+    }
+    RawPrograms {
+        data_sync_freq: Some("DATA_SYNC_FREQ"), Text("600"), false, "time between two polls or passes; seconds when it is a bare number, at least 60";
+        metric_freq: Some("METRIC_FREQ"), Text("24h"), false, "period of the metrics; hours when it is a bare number";
+        slot_name: None, Text("syncdata_slot"), false, "replication slot in production";
+        tables: None, Text(""), false, "tables to capture: names, `schema.*`, `*`";
+        confirm: None, Text("shipped"), false, "shipped or spooled: what has to be durable where before production may forget it";
+        wal_guard: None, Text("8GiB"), false, "WAL that the slot may retain before the archiver acts";
+        spool_dir: None, Derived("$PG_BACKUP_DIR/changes, else STATE/changes"), false, "where change files wait until they are shipped";
+        spool_max: None, Text("20GiB"), false, "size that the spool may reach";
+        poll_max_changes: None, Text("500000"), false, "changes that one peek asks for";
+        segment_max_changes: None, Text("250000"), false, "a segment is closed at the first commit past this many changes";
+        segment_max_bytes: None, Text("64MiB"), false, "… or past this many bytes of lines, before compression";
+        compression_level: None, Text("3"), false, "zstd level, 1 to 19";
+        cache_dir: None, Derived("STATE/cache"), false, "where downloaded segments wait until they are applied";
+        cache_max: None, Text("2GiB"), false, "size that the cache may reach";
+        apply_batch_changes: None, Text("100000"), false, "changes of small segments that share one local transaction";
+        on_error: None, Text("quarantine"), false, "quarantine sets the table aside that cannot take a change; stop stops everything";
+        stale_after: None, Derived("3 × data_sync_freq"), false, "age at which data counts as stale";
+        meta_schema: None, Text("public"), false, "schema of our own tables";
+        http_listen: None, Nothing, false, "address for /status, /health and /metrics, such as 127.0.0.1:9187";
+        keep_days: None, Nothing, false, "days that the archive reaches back; 0 keeps the newest snapshot and what follows it; unset keeps all";
+        verify_key: None, Nothing, false, "public key that manifests must be signed with: the line of a .pub file that begins with RW, or its path";
+        signing_key: None, Nothing, false, "file with the secret key that signs manifests";
+    }
+}

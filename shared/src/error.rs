@@ -1,0 +1,225 @@
+//! The one error of this crate: what happened, which thing it happened to, and a `Kind` that answers
+//! "what now?". `Display` prints its own line only; `report` prints the whole story for a person.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller can do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A setting, an argument or a file of the operator cannot be used as it is.
+    BadInput,
+    /// A peer did not answer or the connection broke.
+    Unreachable,
+    /// A peer answered and said no: host key, credentials, rights.
+    Refused,
+    /// Bytes are not what their format or their checksum promises.
+    Corrupt,
+    /// Sound by itself, but it does not belong where it stands: another archive, a broken chain.
+    Foreign,
+    /// Nothing of that name exists.
+    NotFound,
+    /// Something else of that name exists.
+    Conflict,
+    /// A disk, a quota or an inode table is full.
+    NoSpace,
+    /// Another process holds what we need.
+    Locked,
+    /// The operating system refused a read or a write.
+    Io,
+}
+
+/// Who has to act before a repetition can succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Nobody: try again, with backoff.
+    Retry,
+    /// A person.
+    Operator,
+}
+
+impl Kind {
+    pub fn remedy(self) -> Remedy {
+        match self {
+            Kind::Unreachable | Kind::Locked | Kind::NoSpace => Remedy::Retry,
+            Kind::BadInput
+            | Kind::Refused
+            | Kind::Corrupt
+            | Kind::Foreign
+            | Kind::NotFound
+            | Kind::Conflict
+            | Kind::Io => Remedy::Operator,
+        }
+    }
+}
+
+/// See the module. Boxed, so that a `Result` stays one word wide.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Error {
+        Error(Box::new(Inner { kind, message: message.into(), hint: None, source: None }))
+    }
+
+    /// Text from outside that is not a `what`.
+    pub fn bad_input(what: &str, text: &str) -> Error {
+        Error::new(Kind::BadInput, format!("{text:?} is not {what}"))
+    }
+
+    /// A failed system call; the kind follows from the operating system's answer.
+    pub fn io(doing: impl Into<String>, source: std::io::Error) -> Error {
+        let kind = match source.kind() {
+            std::io::ErrorKind::NotFound => Kind::NotFound,
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Kind::NoSpace,
+            std::io::ErrorKind::PermissionDenied => Kind::Refused,
+            _ => Kind::Io,
+        };
+        Error::new(kind, doing).caused_by(source)
+    }
+
+    /// What to do about it, in the imperative.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Error {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// The same trouble seen from one level up; the kind stays and the hint is inherited.
+    #[must_use]
+    pub fn context(self, doing: impl Into<String>) -> Error {
+        let (kind, hint) = (self.0.kind, self.0.hint.clone());
+        let outer = Error::new(kind, doing).caused_by(self);
+        match hint {
+            Some(hint) => outer.hint(hint),
+            None => outer,
+        }
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    pub fn hint_text(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
+    /// `message: cause: cause` in one line, control characters escaped: for logs and tables.
+    pub fn one_line(&self) -> String {
+        escape_control(&chain(self).join(": "))
+    }
+
+    /// The lines a person reads on stderr.
+    pub fn report(&self) -> String {
+        let mut lines = chain(self).into_iter();
+        let mut text = format!("error: {}", escape_control(&lines.next().unwrap_or_default()));
+        for cause in lines {
+            text.push_str("\n  ");
+            text.push_str(&escape_control(&cause));
+        }
+        if let Some(hint) = &self.0.hint {
+            text.push_str("\nhint: ");
+            text.push_str(&escape_control(hint));
+        }
+        text
+    }
+}
+
+/// Adds what was being done to an error that passes by.
+pub trait Context<T> {
+    fn context(self, doing: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Context<T> for Result<T> {
+    fn context(self, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| error.context(doing()))
+    }
+}
+
+impl<T> Context<T> for std::io::Result<T> {
+    fn context(self, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| Error::io(doing(), error))
+    }
+}
+
+fn chain(error: &Error) -> Vec<String> {
+    let mut lines = vec![error.to_string()];
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let line = cause.to_string();
+        // Some libraries print their source themselves.
+        if !lines.iter().any(|earlier| earlier.ends_with(&line)) {
+            lines.push(line);
+        }
+        next = cause.source();
+    }
+    lines
+}
+
+/// Names and messages come from outside: a line break or an escape sequence in them must not be able to
+/// forge a log line or paint a terminal.
+pub fn escape_control(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.0.kind, self.report())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_tells_what_why_and_what_to_do() {
+        let disk = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = Error::io("writing a.part", disk).hint("free some space").context("spooling segment 7");
+        assert_eq!(error.kind(), Kind::NoSpace);
+        assert_eq!(
+            error.report(),
+            "error: spooling segment 7\n  writing a.part\n  no storage space\nhint: free some space"
+        );
+    }
+
+    #[test]
+    fn control_characters_cannot_forge_a_line() {
+        let error = Error::new(Kind::BadInput, "table \"a\nERROR b\x1b[31m\"");
+        assert_eq!(error.one_line(), "table \"a\\nERROR b\\u{1b}[31m\"");
+    }
+}

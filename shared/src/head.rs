@@ -1,0 +1,213 @@
+//! head.json: the newest segment, and how fresh the archive is. Replaced at every poll.
+//!
+//! A hint, never a proof: nothing vouches for its bytes. A flipped bit in it may name another segment, whose
+//! manifest then does not have that SHA-256 or is not there, or claim another freshness; the chain is the truth.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::json;
+use crate::layout::{ArchivePath, SegmentName, parse_manifest_path};
+use crate::lsn::Lsn;
+use crate::manifest::FORMAT;
+use crate::time::{Day, Timestamp};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawHead", into = "RawHead")]
+pub struct Head {
+    pub archive_id: Uuid,
+    /// `None` before the first segment.
+    pub newest: Option<Newest>,
+    /// Everything that committed up to here is in the archive.
+    pub covered_lsn: Lsn,
+    /// By production's clock: everything that committed before is in the archive.
+    pub covered_at: Timestamp,
+    pub archiver: String,
+}
+
+/// The newest segment: where its manifest lies, and its SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newest {
+    pub day: Day,
+    pub name: SegmentName,
+    pub sha256: Digest,
+}
+
+impl Head {
+    pub const BYTES_MAX: usize = 64 * 1024;
+
+    pub fn encode(&self) -> Vec<u8> {
+        json::encode(self)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Head> {
+        json::decode("head.json", bytes, Head::BYTES_MAX)
+    }
+}
+
+impl Newest {
+    pub fn manifest_path(&self) -> ArchivePath {
+        self.name.manifest(self.day)
+    }
+}
+
+/// The fields as they are written, in their order.
+#[derive(Serialize, Deserialize)]
+struct RawHead {
+    format: u64,
+    #[serde(deserialize_with = "json::one_spelling")]
+    archive_id: Uuid,
+    seq: u64,
+    #[serde(deserialize_with = "json::null_must_be_said")]
+    manifest: Option<String>,
+    #[serde(deserialize_with = "json::null_must_be_said")]
+    sha256: Option<Digest>,
+    covered_lsn: Lsn,
+    covered_at: Timestamp,
+    archiver: String,
+}
+
+impl From<Head> for RawHead {
+    fn from(head: Head) -> RawHead {
+        RawHead {
+            format: FORMAT,
+            archive_id: head.archive_id,
+            seq: head.newest.map_or(0, |newest| newest.name.seq.get()),
+            manifest: head.newest.map(|newest| newest.manifest_path().as_str().to_owned()),
+            sha256: head.newest.map(|newest| newest.sha256),
+            covered_lsn: head.covered_lsn,
+            covered_at: head.covered_at,
+            archiver: head.archiver,
+        }
+    }
+}
+
+impl TryFrom<RawHead> for Head {
+    type Error = String;
+
+    fn try_from(raw: RawHead) -> Result<Head, String> {
+        let newest = match (raw.seq, raw.manifest, raw.sha256) {
+            (0, None, None) => None,
+            (seq, Some(path), Some(sha256)) => {
+                let (day, name) = parse_manifest_path(&path).map_err(|error| error.to_string())?;
+                if name.seq.get() != seq {
+                    return Err(format!("seq is {seq}, but manifest is {path:?}"));
+                }
+                Some(Newest { day, name, sha256 })
+            }
+            (seq, _, _) => return Err(format!("seq {seq} does not fit manifest and sha256")),
+        };
+        Ok(Head {
+            archive_id: raw.archive_id,
+            newest,
+            covered_lsn: raw.covered_lsn,
+            covered_at: raw.covered_at,
+            archiver: raw.archiver,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::sample::{archive_id, lsn, ts};
+
+    fn head(newest: Option<Newest>) -> Head {
+        Head {
+            archive_id: archive_id(),
+            newest,
+            covered_lsn: lsn("0/16B4000"),
+            covered_at: ts("2026-02-05T10:45:00.5Z"),
+            archiver: "0.1.0".into(),
+        }
+    }
+
+    fn newest() -> Newest {
+        let path = "segments/2026-02-05/0000000042-00000000016B3D40.manifest.json";
+        let (day, name) = parse_manifest_path(path).expect("a path");
+        Newest { day, name, sha256: Digest::of(b"the manifest") }
+    }
+
+    fn text(head: &Head) -> String {
+        String::from_utf8(head.encode()).expect("UTF-8")
+    }
+
+    #[test]
+    fn reads_what_it_writes() {
+        for head in [head(None), head(Some(newest()))] {
+            assert_eq!(Head::decode(&head.encode()).ok(), Some(head));
+        }
+        assert!(
+            text(&head(None))
+                .contains("\"seq\":0,\"manifest\":null,\"sha256\":null,\"covered_lsn\":\"0/16B4000\"")
+        );
+        let head = head(Some(newest()));
+        assert!(text(&head).contains(
+            "\"seq\":42,\"manifest\":\"segments/2026-02-05/0000000042-00000000016B3D40.manifest.json\",\"sha256\":\""
+        ));
+    }
+
+    #[test]
+    fn refuses_what_contradicts_itself() {
+        let (some, none) = (text(&head(Some(newest()))), text(&head(None)));
+        for (text, says) in [
+            (some.replace("\"seq\":42", "\"seq\":41"), "seq is 41, but manifest is"),
+            (some.replace("\"seq\":42", "\"seq\":0"), "seq is 0"),
+            (none.replace("\"seq\":0", "\"seq\":1"), "seq 1 does not fit"),
+            (none.replace("\"manifest\":null,", ""), "missing field `manifest`"),
+            (none.replace("\"seq\":0", "\"seq\":0,\"seq\":0"), "twice in one object"),
+            (none.replace("\"format\":1", "\"format\":2"), "head.json has format 2"),
+            (none.replace('\n', "\r\n"), "Windows line ends"),
+            (format!("\u{feff}{none}"), "byte order mark"),
+            (none.replace("0/16B4000", "16B4000"), "an LSN like"),
+            (none.replace("null", "\"x\""), "SHA-256"),
+            (some.replace("segments/", "../segments/"), "is not the path of a manifest"),
+            (some.replace("segments/", "/segments/"), "is not the path of a manifest"),
+            (
+                some.replace("segments/2026-02-05/", "segments/2026-02-05/../"),
+                "is not the path of a manifest",
+            ),
+            (some.replace("2026-02-05/", "2026-02-05//"), "is not the path of a manifest"),
+            (some.replace("2026-02-05/", "2026-02-30/"), "is not the path of a manifest"),
+            (some.replace("manifest.json\"", "manifest.json\\u0000\""), "is not the path of a manifest"),
+            (some.replace("00000000016B3D40", "00000000016b3d40"), "is not the path of a manifest"),
+        ] {
+            let error = Head::decode(text.as_bytes()).expect_err(says).report();
+            assert!(error.contains(says), "{says:?} is not in {error}");
+        }
+        let later = none.replace("\"seq\":0", "\"seq\":0,\"later\":{\"a\":1}");
+        assert_eq!(Head::decode(later.as_bytes()).ok(), Some(head(None)));
+    }
+
+    #[test]
+    fn refuses_every_truncation() {
+        let bytes = head(Some(newest())).encode();
+        for length in 0..bytes.len() {
+            assert!(Head::decode(&bytes[..length]).is_err(), "accepted {length} bytes");
+        }
+    }
+
+    /// Nothing vouches for a head, so another byte may leave another sound head. What is promised: never a panic,
+    /// never a path outside the pattern, and never the same head. One that names another segment or another SHA-256
+    /// is corrected by the manifests that are there; one that claims another freshness stands until the next poll.
+    #[test]
+    fn a_flipped_byte_is_refused_or_leaves_another_head() {
+        let head = head(Some(newest()));
+        let bytes = head.encode();
+        for at in 0..bytes.len() {
+            for flip in [1, 2, 4, 8, 16, 32, 64, 128, 255] {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= flip;
+                let Ok(read) = Head::decode(&flipped) else { continue };
+                assert_ne!(read, head, "byte {at} flipped by {flip:#x}");
+                let newest = read.newest.expect("one byte cannot make it null");
+                assert_eq!(
+                    parse_manifest_path(newest.manifest_path().as_str()).ok(),
+                    Some((newest.day, newest.name))
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Data to stdout, words to stderr.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::config::Config;
+use crate::finding::{Finding, Level, worst};
+
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub fn new(json: bool) -> Output {
+        Output { json }
+    }
+
+    pub fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// The answer: one JSON document, or its text.
+    pub fn document(self, json: &Value, text: &str) {
+        if self.json { self.line(&json.to_string()) } else { self.raw(text.as_bytes()) }
+    }
+
+    pub fn line(self, text: &str) {
+        self.raw(format!("{text}\n").as_bytes());
+    }
+
+    /// Whoever closed the pipe has read enough.
+    pub fn raw(self, bytes: &[u8]) {
+        let mut stdout = std::io::stdout().lock();
+        let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    }
+
+    pub fn words(self, words: &str) {
+        let _ = writeln!(std::io::stderr().lock(), "{words}");
+    }
+
+    /// What a `check` found. Warnings alone are success.
+    pub fn findings(self, findings: &[Finding]) -> ExitCode {
+        let mut text = String::new();
+        for finding in findings {
+            text.push_str(&format!("{finding}\n"));
+            for statement in &finding.statements {
+                text.push_str(&format!("      {statement}\n"));
+            }
+        }
+        let is_healthy = worst(findings) != Level::Fail;
+        self.document(&json!({"healthy": is_healthy, "findings": findings}), &text);
+        ExitCode::from(u8::from(!is_healthy))
+    }
+
+    /// What holds, and who said so; secrets are masked.
+    pub fn settings(self, config: &Config) -> ExitCode {
+        let mut text = String::new();
+        for setting in config.describe() {
+            let value = setting.value.as_deref().unwrap_or("-");
+            text.push_str(&format!("{} = {value}  # {}\n", setting.key, setting.origin));
+        }
+        self.document(&config.describe_json(), &text);
+        ExitCode::SUCCESS
+    }
+}

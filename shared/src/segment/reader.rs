@@ -1,0 +1,196 @@
+//! Reading a change file against its manifest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::io::Read;
+
+use super::frame::Frame;
+use super::lines::Lines;
+use super::tally::Tally;
+use crate::change::{Record, Row};
+use crate::error::{Error, Kind, Result};
+use crate::lsn::Lsn;
+use crate::manifest::{Manifest, OpCounts, Span};
+use crate::name::TableName;
+
+/// Yields a segment's records in their order.
+///
+/// The end (`Ok(None)`) is only ever returned when every promise of the manifest has been kept: size and SHA-256 of
+/// the file and of its content, the counts per table, the transactions, the positions and the span. Whoever
+/// commits after the end has committed verified rows; whoever stops earlier must undo.
+pub struct SegmentReader<R> {
+    lines: Lines<R>,
+    promised: Promised,
+    tally: Tally,
+    spellings: HashMap<String, usize>,
+    last_table: (String, usize),
+    line: u64,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Reading,
+    Ended,
+    Refused,
+}
+
+/// What the manifest says about the records.
+struct Promised {
+    records: u64,
+    transactions: u64,
+    tables: BTreeMap<TableName, OpCounts>,
+    end_lsn: Lsn,
+    span: Option<Span>,
+}
+
+impl<R: Read> SegmentReader<R> {
+    /// PostgreSQL cannot print a row of more than a gigabyte.
+    pub const LINE_BYTES_MAX: usize = 1 << 30;
+
+    /// `source` stands at the start of the change file that lies beside `manifest`.
+    pub fn new(source: R, manifest: &Manifest) -> Result<SegmentReader<R>> {
+        let Some(file) = manifest.file.clone() else {
+            let message = format!("segment {} declares a gap and has no change file", manifest.seq);
+            return Err(Error::new(Kind::NotFound, message));
+        };
+        Ok(SegmentReader {
+            lines: Lines::new(Frame::new(source, file)?, Self::LINE_BYTES_MAX),
+            promised: Promised {
+                records: manifest.records,
+                transactions: manifest.transactions,
+                tables: manifest.tables.clone(),
+                end_lsn: manifest.end_lsn,
+                span: manifest.span,
+            },
+            tally: Tally::new(manifest.start_lsn),
+            spellings: HashMap::new(),
+            last_table: (String::new(), 0),
+            line: 0,
+            state: State::Reading,
+        })
+    }
+
+    /// Refuses longer lines: a line is held in memory whole.
+    #[must_use]
+    pub fn with_line_bytes_max(mut self, line_bytes_max: usize) -> SegmentReader<R> {
+        self.lines.limit_lines(line_bytes_max);
+        self
+    }
+
+    /// The next record, `None` once all is read and all is right. After an error there is only that error's echo.
+    #[expect(clippy::should_implement_trait, reason = "an Iterator's items cannot borrow from it")]
+    pub fn next(&mut self) -> Result<Option<Record<'_>>> {
+        match self.state {
+            State::Reading => {}
+            State::Ended => return Ok(None),
+            State::Refused => return Err(self.lines.refused("it was refused before")),
+        }
+        self.state = State::Refused;
+        let Some(line) = self.lines.next()? else {
+            self.check_end().map_err(|problem| self.lines.refused(problem))?;
+            self.state = State::Ended;
+            return Ok(None);
+        };
+        self.line += 1;
+        let at = self.line;
+        let in_line = |error: Error| self.lines.refused(error.context(format!("line {at}")));
+        let record = Record::parse(self.lines.get(line)).map_err(in_line)?;
+        match &record {
+            Record::Row(row) => {
+                let table = number_of(row, &mut self.last_table, &mut self.spellings, &mut self.tally)
+                    .map_err(in_line)?;
+                self.tally.row(table, row.op);
+            }
+            Record::Commit(commit) => self
+                .tally
+                .commit(commit)
+                .and_then(|()| self.promised.check_position(&self.tally))
+                .map_err(|problem| in_line(Error::new(Kind::Corrupt, problem)))?,
+        }
+        if self.tally.records > self.promised.records {
+            return Err(self.lines.refused(format!("it has more than {} records", self.promised.records)));
+        }
+        self.state = State::Reading;
+        Ok(Some(record))
+    }
+
+    /// The number of the line that `next` read last, from 1: for messages.
+    pub fn line(&self) -> u64 {
+        self.line
+    }
+
+    #[cfg(test)]
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.lines.buffer_bytes()
+    }
+
+    fn check_end(&self) -> Result<(), String> {
+        let Promised { records, transactions, ref tables, end_lsn, span } = self.promised;
+        let tally = &self.tally;
+        if tally.open_rows > 0 {
+            return Err(format!("its last {} rows have no COMMIT", tally.open_rows));
+        }
+        if tally.transactions != transactions {
+            return Err(format!("it should have {transactions} transactions and has {}", tally.transactions));
+        }
+        if tally.records != records {
+            return Err(format!("it should have {records} records and has {}", tally.records));
+        }
+        if tally.end_lsn != end_lsn {
+            return Err(format!("it should end at {end_lsn} and ends at {}", tally.end_lsn));
+        }
+        if tally.span != span {
+            return Err(format!("its times and xids should be {span:?} and are {:?}", tally.span));
+        }
+        let counted = tally.tables();
+        if counted != *tables {
+            return Err(format!("its counts should be {tables:?} and are {counted:?}"));
+        }
+        Ok(())
+    }
+}
+
+impl Promised {
+    fn check_position(&self, tally: &Tally) -> Result<(), String> {
+        if tally.end_lsn > self.end_lsn {
+            return Err(format!(
+                "a transaction ends at {}, behind the segment's {}",
+                tally.end_lsn, self.end_lsn
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Each spelling is checked once.
+fn number_of(
+    row: &Row<'_>,
+    last: &mut (String, usize),
+    spellings: &mut HashMap<String, usize>,
+    tally: &mut Tally,
+) -> Result<usize> {
+    if last.0 != row.table {
+        let number = match spellings.get(row.table.as_ref()) {
+            Some(&number) => number,
+            None => {
+                let number = tally.number_of(&TableName::from_archive(&row.table)?);
+                spellings.insert(row.table.clone().into_owned(), number);
+                number
+            }
+        };
+        last.0.clear();
+        last.0.push_str(&row.table);
+        last.1 = number;
+    }
+    Ok(last.1)
+}
+
+impl<R> fmt::Debug for SegmentReader<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SegmentReader")
+            .field("line", &self.line)
+            .field("tally", &self.tally)
+            .finish_non_exhaustive()
+    }
+}

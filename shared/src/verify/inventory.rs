@@ -1,0 +1,111 @@
+//! What lies in an archive: one listing of every day's folder.
+
+use std::collections::BTreeMap;
+
+use super::range::Range;
+use super::report::{Report, Verdict};
+use crate::archive::{Archive, EntryKind};
+use crate::error::Result;
+use crate::floor::Floor;
+use crate::layout::{ArchivePath, SegmentFile, SegmentName, SegmentSeq};
+use crate::time::Day;
+
+/// Segments by their manifests.
+#[derive(Debug, Default)]
+pub(super) struct Inventory {
+    pub manifests: BTreeMap<SegmentSeq, Listed>,
+    pub floor: Option<Floor>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listed {
+    pub day: Day,
+    pub name: SegmentName,
+    /// The change file's size, if there is one.
+    pub changes: Option<u64>,
+    pub is_signed: bool,
+}
+
+impl Inventory {
+    /// `.part` files and files without a manifest are notes: a crash leaves them, and they do not exist.
+    pub(super) fn take(archive: &mut dyn Archive, range: &Range, report: &mut Report) -> Result<Inventory> {
+        let floor = super::small_file(archive, &ArchivePath::floor(), Floor::BYTES_MAX, report)?;
+        let mut inventory = Inventory::default();
+        match floor.map(|bytes| Floor::decode(&bytes)).transpose() {
+            Ok(floor) => inventory.floor = floor,
+            Err(error) => report.error(Verdict::Damaged, None, "floor.json", &error),
+        }
+        for folder in archive.list(&ArchivePath::segments())? {
+            match folder.name.parse::<Day>() {
+                Ok(day) if folder.kind == EntryKind::Directory => {
+                    if range.may_lie_in(day) {
+                        inventory.take_day(archive, day, range, report)?;
+                    }
+                }
+                _ => report.note(format!("segments/{} is not ours", folder.name)),
+            }
+        }
+        Ok(inventory)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.manifests.is_empty()
+    }
+
+    pub(super) fn newest(&self) -> Option<SegmentSeq> {
+        self.manifests.keys().next_back().copied()
+    }
+
+    fn take_day(
+        &mut self,
+        archive: &mut dyn Archive,
+        day: Day,
+        range: &Range,
+        report: &mut Report,
+    ) -> Result<()> {
+        let mut changes = BTreeMap::new();
+        let mut signatures = Vec::new();
+        for entry in archive.list(&ArchivePath::day(day))? {
+            let path = format!("segments/{day}/{}", entry.name);
+            match SegmentFile::parse(&entry.name).filter(|_| entry.kind == EntryKind::File) {
+                Some(SegmentFile::Manifest(name)) => self.add(day, name, range, report),
+                Some(SegmentFile::Changes(name)) => drop(changes.insert(name, entry.bytes)),
+                Some(SegmentFile::Signature(name)) => signatures.push(name),
+                None if entry.name.ends_with(".part") => {
+                    report.note(format!("{path} is the rest of an upload"))
+                }
+                None => report.note(format!("{path} is not ours")),
+            }
+        }
+        for (name, bytes) in changes {
+            match self.manifests.get_mut(&name.seq).filter(|listed| listed.name == name && listed.day == day)
+            {
+                Some(listed) => listed.changes = Some(bytes),
+                None if range.may_have(name.seq) => {
+                    report.note(format!("{} has no manifest: it does not exist", name.file(day)));
+                }
+                None => {}
+            }
+        }
+        for name in signatures {
+            if let Some(listed) = self.manifests.get_mut(&name.seq).filter(|listed| listed.name == name) {
+                listed.is_signed = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, day: Day, name: SegmentName, range: &Range, report: &mut Report) {
+        let is_pruned = self.floor.as_ref().is_some_and(|floor| name.seq < floor.seq);
+        if is_pruned {
+            report.note(format!("{} lies before the floor: a prune was interrupted", name.manifest(day)));
+        } else if range.may_have(name.seq) {
+            let listed = Listed { day, name, changes: None, is_signed: false };
+            if let Some(other) = self.manifests.insert(name.seq, listed) {
+                let what =
+                    format!("there is another segment of that number: {}", other.name.manifest(other.day));
+                report.problem(Verdict::Foreign, Some(name.seq.get()), name.manifest(day).as_str(), what);
+            }
+        }
+    }
+}

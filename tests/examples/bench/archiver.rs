@@ -1,0 +1,51 @@
+//! The archiver as people run it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use syncdata_tests::postgres::PostgresServer;
+
+use crate::measure::{release, timed};
+
+/// The release build, with an archive in a local folder: no network is measured.
+pub(crate) struct Archiver {
+    config: PathBuf,
+    pub archive: PathBuf,
+}
+
+impl Archiver {
+    pub(crate) fn new(source: &PostgresServer, folder: &Path, slot: &str) -> Archiver {
+        let archive = folder.join("archive");
+        std::fs::create_dir(&archive).expect("the folder is ours");
+        let config = folder.join("syncdata.toml");
+        let settings = format!(
+            "archive_dir = {:?}\nspool_dir = {:?}\nslot_name = {slot:?}\ntables = [\"*\"]\npg_host = {:?}\npg_port = {}\n\
+             pg_user = {:?}\npg_database = {:?}\n",
+            archive,
+            folder.join("spool"),
+            source.host(),
+            source.port(),
+            source.user(),
+            source.database()
+        );
+        std::fs::write(&config, settings).expect("the folder is ours");
+        Archiver { config, archive }
+    }
+
+    pub(crate) fn run(&self) -> Duration {
+        let mut command = Command::new(release("syncdata-archiver"));
+        command.args(["run", "--once", "--config"]).arg(&self.config).stderr(Stdio::null());
+        timed(command)
+    }
+
+    pub(crate) fn archived_bytes(&self) -> u64 {
+        let days = std::fs::read_dir(self.archive.join("segments")).expect("an archive was made");
+        let files = days.flat_map(|day| std::fs::read_dir(day.expect("a day").path()).expect("a folder"));
+        files
+            .map(|file| file.expect("a file"))
+            .filter(|file| file.file_name().to_string_lossy().ends_with(".zst"))
+            .map(|file| file.metadata().expect("it is there").len())
+            .sum()
+    }
+}

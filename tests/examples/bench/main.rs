@@ -1,0 +1,71 @@
+//! Measures: runs of ours and of a peer take turns, and what is printed is their ratio.
+//!
+//! `scripts/bench capture` reads one backlog from a slot, with the archiver and with one plain COPY of the peek.
+//! `scripts/bench apply` applies one captured archive, and lets native logical replication apply the same changes.
+
+mod apply;
+mod archiver;
+mod capture;
+mod measure;
+mod source;
+
+/// Its name on the command line, in words, and its statements with a procedure `load(changes)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Workload {
+    key: &'static str,
+    pub name: &'static str,
+    pub sql: &'static str,
+}
+
+const WORKLOADS: [Workload; 3] = [
+    Workload { key: "mixed", name: "mixed changes of ten tables", sql: include_str!("mixed.sql") },
+    Workload { key: "inserts", name: "narrow inserts", sql: include_str!("inserts.sql") },
+    Workload { key: "hot", name: "updates of hot rows", sql: include_str!("hot.sql") },
+];
+
+pub(crate) struct Arguments {
+    pub rows: u64,
+    pub rounds: usize,
+    workloads: Vec<Workload>,
+}
+
+impl Arguments {
+    /// `None`: not understood.
+    fn read(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
+        let mut arguments = Arguments { rows: 1_000_000, rounds: 3, workloads: WORKLOADS.to_vec() };
+        while let Some(option) = words.next() {
+            let value = words.next()?;
+            match option.as_str() {
+                "--rows" => arguments.rows = value.parse().ok()?,
+                "--rounds" => arguments.rounds = value.parse().ok().filter(|rounds| *rounds > 0)?,
+                "--workload" => arguments.workloads.retain(|workload| workload.key == value),
+                _ => return None,
+            }
+        }
+        Some(arguments).filter(|arguments| !arguments.workloads.is_empty())
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let mut words = std::env::args().skip(1);
+    let part = words.next().unwrap_or_default();
+    let Some(arguments) = Arguments::read(words) else { usage() };
+    for workload in &arguments.workloads {
+        match part.as_str() {
+            "capture" => capture::run(*workload, &arguments).await,
+            "apply" => apply::run(*workload, &arguments).await,
+            _ => usage(),
+        }
+    }
+}
+
+fn usage() -> ! {
+    say("usage: bench capture|apply [--workload mixed|inserts|hot] [--rows N] [--rounds N]");
+    std::process::exit(2)
+}
+
+#[allow(clippy::print_stdout, reason = "what a benchmark prints is its result")]
+pub(crate) fn say(words: &str) {
+    println!("{words}");
+}

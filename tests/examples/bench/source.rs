@@ -1,0 +1,37 @@
+//! Production with a backlog.
+
+use syncdata_tests::postgres::{PostgresOptions, PostgresServer};
+
+/// A server with a backlog behind the slot `base`.
+pub(crate) async fn loaded_source(sql: &str, rows: u64) -> PostgresServer {
+    let source = server("app").await;
+    source.execute(sql).await;
+    source.execute("CREATE PUBLICATION everything FOR ALL TABLES").await;
+    source.execute("SELECT pg_create_logical_replication_slot('base', 'wal2json')").await;
+    source.execute("SELECT pg_create_logical_replication_slot('base_native', 'pgoutput')").await;
+    source.execute(&format!("CALL load({rows})")).await;
+    source.execute("INSERT INTO done VALUES (1)").await;
+    source.execute("CHECKPOINT").await;
+    source
+}
+
+/// Both sides alike.
+pub(crate) async fn server(database: &str) -> PostgresServer {
+    let options = PostgresOptions::default()
+        .durable()
+        .database(database)
+        .setting("shared_buffers", "1GB")
+        .setting("max_wal_size", "32GB")
+        .setting("checkpoint_timeout", "1h")
+        .setting("autovacuum", "off")
+        .setting("max_replication_slots", "40")
+        // Else a subscription that starts soon after another waits for seconds.
+        .setting("wal_retrieve_retry_interval", "10ms")
+        .setting("synchronous_commit", "off")
+        .setting("jit", "off");
+    PostgresServer::start_with(options).await
+}
+
+pub(crate) async fn copy_slot(source: &PostgresServer, name: &str) {
+    source.execute(&format!("SELECT pg_copy_logical_replication_slot('base', '{name}')")).await;
+}

@@ -1,0 +1,230 @@
+//! Archives made by hand: what the applier would find if production had done just that.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use syncdata_shared::change::{Commit, Record};
+use syncdata_shared::digest::Digest;
+use syncdata_shared::head::{Head, Newest};
+use syncdata_shared::identity::{ArchiveIdentity, IdentitySource};
+use syncdata_shared::layout::{SegmentName, SegmentSeq};
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::manifest::{
+    Column, FORMAT, Gap, Generated, Identity, Link, Manifest, Relation, ReplicaIdentity, Source,
+};
+use syncdata_shared::name::TableName;
+use syncdata_shared::segment::SegmentWriter;
+use syncdata_shared::time::{Day, Timestamp};
+use uuid::Uuid;
+
+/// Bytes of WAL between two transactions.
+const STEP: u64 = 0x100;
+
+/// Writes segments one after the other, each following the one before.
+#[derive(Debug)]
+pub struct Forge {
+    dir: PathBuf,
+    archive_id: Uuid,
+    previous: Option<Link>,
+    end_lsn: Lsn,
+    xid: u32,
+    clock: Timestamp,
+    relations: BTreeMap<TableName, Relation>,
+    gaps: Vec<Gap>,
+}
+
+/// Where a forged segment lies.
+#[derive(Clone, Debug)]
+pub struct Forged {
+    pub manifest: PathBuf,
+    pub file: PathBuf,
+    /// The end of each of its transactions.
+    pub commits: Vec<Lsn>,
+}
+
+impl Forge {
+    /// A new archive in that folder, with its archive.json.
+    pub fn new(dir: &Path) -> Forge {
+        let forge = Forge {
+            dir: dir.to_owned(),
+            archive_id: Uuid::new_v4(),
+            previous: None,
+            end_lsn: Lsn::from_u64(0x16B_3D00),
+            xid: 700,
+            clock: "2026-02-05T10:30:00Z".parse().expect("a time"),
+            relations: BTreeMap::new(),
+            gaps: Vec::new(),
+        };
+        let identity = ArchiveIdentity {
+            format: FORMAT,
+            archive_id: forge.archive_id,
+            source: IdentitySource {
+                system_identifier: "7300000000000000001".into(),
+                database: "app".into(),
+                slot: "syncdata_slot".into(),
+            },
+            created_at: forge.clock,
+            archiver: "forged".into(),
+        };
+        write(&dir.join("archive.json"), &identity.encode());
+        forge
+    }
+
+    /// Describes a table in all segments from here on: `name type`, with ` not null`, then ` always`, ` generated` or
+    /// ` virtual` behind.
+    pub fn relation(&mut self, table: &str, columns: &[&str], key: &[&str]) {
+        self.relation_with(table, columns, key, ReplicaIdentity::Default);
+    }
+
+    pub fn relation_with(&mut self, table: &str, columns: &[&str], key: &[&str], identity: ReplicaIdentity) {
+        let columns = columns.iter().map(|text| column(text)).collect();
+        let key = key.iter().map(|&name| name.to_owned()).collect();
+        self.relations.insert(name(table), Relation::new(columns, key, identity));
+    }
+
+    /// The next segment declares that all changes of these tables since the last one are lost.
+    pub fn gap(&mut self, tables: &[&str]) {
+        let from = self.end_lsn;
+        self.end_lsn = Lsn::from_u64(from.as_u64() + STEP);
+        let tables = tables.iter().map(|table| name(table)).collect();
+        self.gaps.push(Gap { from, to: self.end_lsn, reason: "forged".into(), tables: Some(tables) });
+    }
+
+    /// A segment of these transactions. A row is its line without `lsn` and `ts`:
+    /// `{"table":"users","op":"DELETE","old_keys":{"id":1}}`.
+    pub fn segment<R: AsRef<str>>(&mut self, transactions: &[Vec<R>]) -> Forged {
+        let start_lsn = self.previous.map_or(Lsn::from_u64(0x16B_3D00), |_| self.last_end());
+        let mut writer = SegmentWriter::new(Vec::new(), 3, start_lsn).expect("memory can be written");
+        let mut commits = Vec::new();
+        for rows in transactions {
+            self.transaction(rows, &mut writer);
+            commits.push(self.end_lsn);
+        }
+        let (bytes, summary) = writer.finish().expect("all transactions are closed");
+        let name = SegmentName { seq: self.next_seq(), end_lsn: summary.end_lsn };
+        let named = |table: &&TableName| summary.tables.contains_key(table);
+        let relations = self.relations.iter().filter(|(table, _)| named(table));
+        let manifest = Manifest {
+            format: FORMAT,
+            archive_id: self.archive_id,
+            seq: name.seq,
+            previous: self.previous,
+            file: Some(summary.change_file(name)),
+            records: summary.records,
+            transactions: summary.transactions,
+            tables: summary.tables.clone(),
+            start_lsn,
+            end_lsn: summary.end_lsn,
+            span: Some(summary.span),
+            source: source(),
+            capture: self.relations.keys().cloned().collect(),
+            relations: relations.map(|(table, relation)| (table.clone(), relation.clone())).collect(),
+            gaps: std::mem::take(&mut self.gaps),
+            created_at: self.clock,
+            archiver: "forged".into(),
+        };
+        self.publish(&manifest, &bytes, commits)
+    }
+
+    /// head.json says that this is all there is.
+    pub fn head(&self) {
+        let newest = self.previous.map(|link| Newest {
+            day: self.day(),
+            name: SegmentName { seq: link.seq, end_lsn: self.end_lsn },
+            sha256: link.sha256,
+        });
+        let head = Head {
+            archive_id: self.archive_id,
+            newest,
+            covered_lsn: self.end_lsn,
+            covered_at: Timestamp::now(),
+            archiver: "forged".into(),
+        };
+        write(&self.dir.join("head.json"), &head.encode());
+    }
+
+    fn transaction<R: AsRef<str>>(&mut self, rows: &[R], writer: &mut SegmentWriter<Vec<u8>>) {
+        let (lsn, ts) = (self.end_lsn, self.clock);
+        for row in rows {
+            let open = row.as_ref().strip_suffix('}').expect("a row is a JSON object");
+            let line = format!("{open},\"lsn\":\"{lsn}\",\"ts\":\"{ts}\"}}\n");
+            let record = Record::parse(line.as_bytes()).unwrap_or_else(|error| panic!("{line}: {error:?}"));
+            let Record::Row(parsed) = record else { panic!("{line} is no row") };
+            writer.row(&name(&parsed.table), parsed.op, line.as_bytes()).expect("memory can be written");
+        }
+        let changes = rows.len() as u64;
+        self.end_lsn = Lsn::from_u64(self.end_lsn.as_u64() + STEP);
+        let commit = Commit { xid: self.xid, changes, lsn, end_lsn: self.end_lsn, ts };
+        writer.commit(&commit).expect("a transaction as counted");
+        self.xid += 1;
+        self.clock = Timestamp::from_micros(self.clock.as_micros() + 1_000_000).expect("a second later");
+    }
+
+    fn publish(&mut self, manifest: &Manifest, bytes: &[u8], commits: Vec<Lsn>) -> Forged {
+        let (name, encoded) = (manifest.name(), manifest.encode());
+        let forged = Forged {
+            file: self.dir.join(name.file(self.day()).as_str()),
+            manifest: self.dir.join(name.manifest(self.day()).as_str()),
+            commits,
+        };
+        write(&forged.file, bytes);
+        write(&forged.manifest, &encoded);
+        self.previous = Some(Link { seq: name.seq, sha256: Digest::of(&encoded) });
+        self.head();
+        forged
+    }
+
+    fn last_end(&self) -> Lsn {
+        self.gaps.iter().map(|gap| gap.from).min().unwrap_or(self.end_lsn)
+    }
+
+    fn next_seq(&self) -> SegmentSeq {
+        self.previous.map_or(SegmentSeq::FIRST, |link| link.seq.next())
+    }
+
+    /// One day for all: forged archives are short.
+    fn day(&self) -> Day {
+        "2026-02-05".parse().expect("a day")
+    }
+}
+
+fn name(table: &str) -> TableName {
+    TableName::from_archive(table).expect("a table name as the archive writes it")
+}
+
+fn column(text: &str) -> Column {
+    let (name, mut rest) = text.split_once(' ').expect("a name and a type");
+    let mut take = |ending: &str| {
+        let stripped = rest.strip_suffix(ending);
+        rest = stripped.unwrap_or(rest);
+        stripped.is_some()
+    };
+    let generated = match (take(" generated"), take(" virtual")) {
+        (true, _) => Some(Generated::Stored),
+        (_, true) => Some(Generated::Virtual),
+        _ => None,
+    };
+    let identity = take(" always").then_some(Identity::Always);
+    let not_null = take(" not null");
+    // A space in a name is written as a control character, which no name here has otherwise.
+    Column { name: name.replace('\u{1}', " "), type_name: rest.into(), not_null, generated, identity }
+}
+
+fn source() -> Source {
+    Source {
+        system_identifier: "7300000000000000001".into(),
+        timeline: 1,
+        database: "app".into(),
+        server_version: "15.18".into(),
+        slot: "syncdata_slot".into(),
+        plugin: "wal2json 2.5".into(),
+        settings: BTreeMap::new(),
+        degraded: Vec::new(),
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    fs::create_dir_all(path.parent().expect("a file of the archive")).expect("the folder is writable");
+    fs::write(path, bytes).expect("the folder is writable");
+}

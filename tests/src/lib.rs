@@ -1,0 +1,23 @@
+//! The test world: real PostgreSQL servers, a real sshd, and the real programs between them. A missing
+//! server is a failed test that says which script installs it, never a skipped one.
+
+pub mod forge;
+pub mod installation;
+pub mod local_copy;
+pub mod postgres;
+pub mod process;
+pub mod program;
+pub mod proxy;
+mod scratch;
+pub mod sshd;
+pub mod workload;
+pub mod world;
+
+pub use forge::Forge;
+pub use installation::Installation;
+pub use local_copy::LocalCopy;
+pub use postgres::{PostgresOptions, PostgresServer, StopMode};
+pub use program::{Daemon, Finished, Program};
+pub use sshd::Sshd;
+pub use workload::{Prng, Workload};
+pub use world::{World, WorldOptions};

@@ -1,0 +1,142 @@
+//! Commands without a daemon.
+
+use syncdata_tests::LocalCopy;
+
+use super::two_tables;
+
+#[tokio::test]
+async fn the_whitelist_takes_names_and_patterns_and_refuses_strangers() {
+    let copy = LocalCopy::start(
+        r#"CREATE TABLE users (id int); CREATE SCHEMA sales; CREATE TABLE sales.b (id int);
+           CREATE TABLE sales.a (id int); CREATE TABLE "*" (id int)"#,
+    )
+    .await;
+    let added = copy.applier(&["add-tables", "users", "sales.*"]).succeed().await;
+    assert_eq!(added.stdout, "added users\nadded sales.a\nadded sales.b\n");
+    let again = copy.applier(&["add-tables", "users", r#""*""#]).succeed().await;
+    assert_eq!(again.stdout, "added \"*\"\n");
+    assert_eq!(again.stderr, "on the whitelist already: users\n");
+    let stranger = copy.applier(&["add-tables", "nowhere.*"]).run().await.expect_code(2);
+    assert!(stranger.stderr.contains("Table not found locally: nowhere.*"), "{stranger}");
+    let later = copy.applier(&["add-tables", "users", "--from", "snapshot"]).run().await.expect_code(2);
+    assert!(later.stderr.contains("--from now"), "{later}");
+    assert_eq!(copy.applier(&["list-tables"]).succeed().await.stdout, "users\nsales.a\nsales.b\n\"*\"\n");
+    copy.applier(&["remove-tables", "sales.b"]).succeed().await;
+    let listed = copy.applier(&["list-tables", "--json"]).succeed().await.json();
+    assert_eq!(listed[1]["table"], "sales.a");
+    assert_eq!(listed[1]["state"], "pending");
+    let unknown = copy.applier(&["remove-tables", "sales.b"]).run().await.expect_code(2);
+    assert!(unknown.stderr.contains("sales.b is not in the whitelist"), "{unknown}");
+}
+
+#[tokio::test]
+async fn options_stand_before_or_after_the_command() {
+    let copy = two_tables().await;
+    for arguments in [["--json", "list-tables"], ["list-tables", "--json"]] {
+        assert!(copy.applier(&arguments).succeed().await.json().is_array());
+    }
+    let usage = copy.applier(&["list-tables", "--jsn"]).run().await.expect_code(2);
+    assert!(usage.stderr.contains("--json"), "{usage}");
+}
+
+#[tokio::test]
+async fn an_empty_whitelist_is_no_trouble() {
+    let copy = two_tables().await;
+    let sync = copy.applier(&["sync"]).succeed().await;
+    assert_eq!(sync.stdout, "No tables in whitelist\n");
+    assert_eq!(copy.applier(&["clear"]).succeed().await.stdout, "No tables in whitelist\n");
+}
+
+#[tokio::test]
+async fn status_without_a_daemon_comes_from_the_database() {
+    let copy = two_tables().await;
+    let fresh = copy.applier(&["status"]).run().await.expect_code(1);
+    assert!(fresh.stdout.starts_with("status: not-started\n"), "{fresh}");
+    copy.applier(&["add-tables", "users", "orders"]).succeed().await;
+    copy.applier(&["sync"]).succeed().await;
+    let status = copy.applier(&["status"]).run().await.expect_code(1);
+    let expected = "status: not-started\nsync frequency: 600 seconds\nstart time: -\nlast sync: 20";
+    assert!(status.stdout.starts_with(expected), "{status}");
+    let tables = "Z\nrecords synced: 0\nerrors: 0\n\nsynced tables (2):\n  - users\n  - orders\n\n";
+    assert!(status.stdout.contains(tables), "{status}");
+    assert!(status.stdout.contains("problem: no daemon is running\n"), "{status}");
+    let document = copy.applier(&["--json", "status"]).run().await.expect_code(1).json();
+    assert_eq!(document["tables"][0]["state"], "live");
+    assert_eq!(document["copy"]["segment"], 1);
+}
+
+#[tokio::test]
+async fn clear_asks_first_and_what_it_emptied_stays_empty() {
+    let mut copy = two_tables().await;
+    copy.applier(&["add-tables", "users", "orders"]).succeed().await;
+    copy.applier(&["sync"]).succeed().await;
+    // A test has no terminal.
+    let refused = copy.applier(&["clear"]).run().await.expect_code(2);
+    assert!(refused.stderr.contains("--yes"), "{refused}");
+    assert_eq!(copy.rows("SELECT count(*) FROM users").await, "2");
+    let cleared = copy.applier(&["clear", "--yes"]).succeed().await;
+    assert_eq!(cleared.stdout, "cleared orders\ncleared users\n");
+    let positions = "SELECT state, position_lsn IS NOT NULL FROM data_sync_table_state";
+    assert_eq!(copy.rows(positions).await, "pending,t pending,t");
+    copy.forge.segment(&[vec![r#"{"table":"users","op":"INSERT","data":{"id":3,"name":"Cid"}}"#]]);
+    copy.applier(&["sync"]).succeed().await;
+    assert_eq!(
+        copy.rows("SELECT count(*) FROM users").await,
+        "0",
+        "an empty table plus changes is a mixture"
+    );
+    // Off the whitelist and on it again: from the archive's first segment.
+    copy.applier(&["remove-tables", "users"]).succeed().await;
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy.applier(&["sync"]).succeed().await;
+    assert_eq!(copy.rows("SELECT id FROM users ORDER BY id").await, "1 2 3");
+}
+
+#[tokio::test]
+async fn clear_leaves_everything_when_an_unsynced_table_refers_to_one() {
+    let copy = two_tables().await;
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy.applier(&["sync"]).succeed().await;
+    let refused = copy.applier(&["clear", "--yes"]).run().await.expect_code(2);
+    assert!(refused.stderr.contains("nothing was changed"), "{refused}");
+    assert_eq!(copy.rows("SELECT count(*) FROM users").await, "2");
+}
+
+#[tokio::test]
+async fn the_program_answers_to_its_old_name() {
+    let copy = two_tables().await;
+    let link = copy.folder().join("syncdata");
+    std::os::unix::fs::symlink(syncdata_tests::program::program("syncdata-applier"), &link)
+        .expect("the folder is ours");
+    for (arguments, says) in [
+        (&["--help"][..], "Usage: syncdata [OPTIONS] <COMMAND>"),
+        (&["completions", "bash"], "_syncdata()"),
+        (&["man"], ".TH syncdata 1"),
+        (&["--version"], "syncdata 0"),
+    ] {
+        let output = std::process::Command::new(&link).args(arguments).env_clear().output();
+        let output = output.expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains(says), "{arguments:?}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_has_read_enough_may_hang_up() {
+    let copy = two_tables().await;
+    let (reader, writer) = std::io::pipe().expect("pipes are to be had");
+    drop(reader);
+    let program = syncdata_tests::program::program("syncdata-applier");
+    let status = std::process::Command::new(program).arg("config").env_clear().stdout(writer).output();
+    let output = status.expect("it runs");
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{output:?} {copy:?}");
+}
+
+#[tokio::test]
+async fn settings_are_shown_with_their_origin_and_without_secrets() {
+    let mut copy = two_tables().await;
+    copy.set("PG_PASSWORD", "hunter2");
+    let shown = copy.applier(&["config"]).succeed().await;
+    assert!(!shown.stdout.contains("hunter2") && shown.stdout.contains("pg_password = "), "{shown}");
+    assert_eq!(copy.applier(&["config", "--json"]).succeed().await.json()["on_error"]["value"], "quarantine");
+}

@@ -1,0 +1,33 @@
+//! The applier as a program: its commands, its daemon, and what they say.
+
+mod check;
+mod commands;
+mod daemon;
+mod numbers;
+mod walk_through;
+
+use syncdata_tests::LocalCopy;
+
+const USERS: &str = "CREATE TABLE users (id int PRIMARY KEY, name text);
+    CREATE TABLE orders (id int PRIMARY KEY, user_id int REFERENCES users)";
+
+/// Two tables here and in the archive, whose first segment holds three rows.
+async fn two_tables() -> LocalCopy {
+    let mut copy = LocalCopy::start(USERS).await;
+    copy.forge.relation("users", &["id integer not null", "name text"], &["id"]);
+    copy.forge.relation("orders", &["id integer not null", "user_id integer"], &["id"]);
+    copy.forge.segment(&[
+        vec![
+            r#"{"table":"users","op":"INSERT","data":{"id":1,"name":"Ann"}}"#,
+            r#"{"table":"users","op":"INSERT","data":{"id":2,"name":"Bob"}}"#,
+        ],
+        vec![r#"{"table":"orders","op":"INSERT","data":{"id":7,"user_id":1}}"#],
+    ]);
+    copy
+}
+
+fn rename(id: u32, name: &str) -> String {
+    format!(
+        r#"{{"table":"users","op":"UPDATE","data":{{"id":{id},"name":"{name}"}},"old_keys":{{"id":{id}}}}}"#
+    )
+}

@@ -1,0 +1,72 @@
+//! Another server takes over: the archive goes on only where its history is still true.
+
+use syncdata_tests::{Finished, World};
+
+use crate::operator::{self, SLOT};
+use crate::{reader, replay};
+
+async fn world() -> World {
+    let world = World::start().await;
+    world.source.execute("CREATE TABLE notes (id int PRIMARY KEY, text text)").await;
+    world.source.execute(SLOT).await;
+    world.source.execute("INSERT INTO notes VALUES (1, 'before')").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world
+}
+
+async fn run(world: &World, code: i32) -> Finished {
+    world.archiver(["run", "--once"]).run().await.expect_code(code)
+}
+
+#[tokio::test]
+async fn after_a_failover_that_lost_nothing_archived_it_goes_on() {
+    let mut world = world().await;
+    world.source.execute("INSERT INTO notes VALUES (2, 'replicated, not archived')").await;
+    let standby = world.source.copied(true).await;
+    world.set_archiver("pg_port", i64::from(standby.port()));
+    standby.execute("INSERT INTO notes VALUES (3, 'after')").await;
+    // Nobody told the new server that the archiver may read its history.
+    let asked = run(&world, 2).await;
+    let grant = "GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO ";
+    assert!(asked.stderr.contains(grant), "{asked}");
+    standby.execute(&format!("{grant} syncdata_user")).await;
+    run(&world, 0).await;
+    replay::assert_equals(world.archive_dir(), &standby, &["notes"]).await;
+    assert_eq!(reader::last_manifest(world.archive_dir()).expect("segments")["source"]["timeline"], 2);
+    assert_eq!(operator::gaps(&world).len(), 0);
+    run(&world, 0).await;
+}
+
+#[tokio::test]
+async fn a_failover_that_lost_archived_changes_has_diverged() {
+    let mut world = world().await;
+    let standby = world.source.copied(true).await;
+    standby.execute("GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO syncdata_user").await;
+    world.source.execute("INSERT INTO notes VALUES (2, 'never replicated')").await;
+    run(&world, 0).await;
+    standby.execute("INSERT INTO notes SELECT i, 'other' FROM generate_series(3, 900) i").await;
+    assert_diverged(&mut world, standby.port(), "timeline 2 left timeline 1 at").await;
+}
+
+#[tokio::test]
+async fn a_machine_restored_to_an_earlier_moment_has_diverged() {
+    let mut world = world().await;
+    let restored = world.source.copied(false).await;
+    world.source.execute("INSERT INTO notes SELECT i, 'lost' FROM generate_series(2, 2000) i").await;
+    run(&world, 0).await;
+    assert_diverged(&mut world, restored.port(), "its WAL ends at").await;
+}
+
+async fn assert_diverged(world: &mut World, port: u16, why: &str) {
+    let before = reader::manifests(world.archive_dir()).len();
+    let head = reader::json(&world.archive_dir().join("head.json"));
+    world.set_archiver("pg_port", i64::from(port));
+    for _ in 0..2 {
+        let stopped = run(world, 2).await;
+        assert!(stopped.stderr.contains("has diverged from the archive"), "{stopped}");
+        assert!(stopped.stderr.contains(why), "{stopped}");
+        assert!(stopped.stderr.contains("new archive_dir"), "{stopped}");
+    }
+    assert_eq!(reader::manifests(world.archive_dir()).len(), before, "nothing is published");
+    assert_eq!(reader::json(&world.archive_dir().join("head.json")), head);
+}

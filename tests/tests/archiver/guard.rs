@@ -1,0 +1,145 @@
+//! The fuse: production's disk does not fill because the backup host is away, and a full disk of our own loses
+//! nothing.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use syncdata_tests::workload::TABLES;
+use syncdata_tests::{Workload, World, WorldOptions};
+
+use crate::operator::{self, SLOT};
+use crate::replay;
+
+async fn world(options: WorldOptions) -> (World, Workload) {
+    let world = options.archiver_setting("wal_guard", "1MiB").start().await;
+    let workload = Workload::new(5);
+    workload.create_tables(&world.source).await;
+    world.source.execute(SLOT).await;
+    workload.fill(&world.source).await;
+    world.archiver(["run", "--once"]).succeed().await;
+    (world, workload)
+}
+
+/// More WAL than the guard allows.
+async fn write(world: &World, workload: &mut Workload) {
+    workload.run(&world.source, 8).await;
+    world.source.execute("CHECKPOINT; SELECT pg_switch_wal(); CHECKPOINT").await;
+}
+
+#[tokio::test]
+async fn with_the_backup_host_away_the_guard_confirms_from_the_spool() {
+    let (mut world, mut workload) = world(WorldOptions::default()).await;
+    let before = operator::confirmed(&world).await;
+    world.backup.stop();
+    write(&world, &mut workload).await;
+    let run = world.archiver(["run", "--once"]).run().await.expect_code(1);
+    assert!(run.stderr.contains("the WAL guard acts"), "{run}");
+    assert!(operator::confirmed(&world).await > before);
+    world.backup.restart();
+    workload.run(&world.source, 3).await;
+    world.archiver(["run", "--once"]).succeed().await;
+    replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+    assert_eq!(operator::gaps(&world).len(), 0);
+}
+
+#[tokio::test]
+async fn with_the_spool_full_as_well_changes_are_given_up_and_declared() {
+    let options = WorldOptions::default().archiver_setting("spool_max", "1KiB");
+    let (mut world, mut workload) = world(options).await;
+    world.backup.stop();
+    write(&world, &mut workload).await;
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    // The spool is full now: this is given up.
+    world.source.execute("INSERT INTO journal VALUES (-1, '{}', 0, 'given up')").await;
+    write(&world, &mut workload).await;
+    let flush = world.source.value("SELECT pg_current_wal_flush_lsn()").await;
+    let flush: syncdata_shared::lsn::Lsn = flush.parse().expect("an LSN");
+    let run = world.archiver(["run", "--once"]).run().await.expect_code(1);
+    assert!(run.stderr.contains("changes were given up to save production's disk"), "{run}");
+    assert!(operator::confirmed(&world).await >= flush);
+    world.backup.restart();
+    world.source.execute("INSERT INTO journal VALUES (-2, '{}', 0, 'kept')").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    let gaps = operator::gaps(&world);
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert!(gaps[0]["reason"].as_str().is_some_and(|reason| reason.contains("the WAL guard gave up")));
+    let lines: String =
+        crate::reader::segments(world.archive_dir()).into_iter().flat_map(|segment| segment.lines).collect();
+    assert_eq!((lines.contains("given up"), lines.contains("kept")), (false, true));
+    let status = world.archiver(["status"]).run().await.expect_code(1);
+    assert!(status.stdout.contains("the WAL guard gave up"), "{status}");
+}
+
+#[tokio::test]
+async fn an_open_transaction_that_keeps_wal_is_named() {
+    let (world, mut workload) = world(WorldOptions::default()).await;
+    let client = world.source.connect().await;
+    client.batch_execute("BEGIN; INSERT INTO journal VALUES (-1, '{}', 0, '')").await.expect("inserts");
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.expect("a row").get(0);
+    write(&world, &mut workload).await;
+    let daemon = world.archiver(["run"]).spawn();
+    operator::poll(&world).await;
+    let problems = operator::status(&world).await["problems"].to_string();
+    assert!(
+        problems.contains(&format!("the oldest transaction is that of process {pid} of postgres")),
+        "{problems}"
+    );
+    client.batch_execute("COMMIT").await.expect("commits");
+    assert_eq!(operator::poll(&world).await.exit_code, 0);
+    daemon.stop().await.expect_code(0);
+    replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_under_the_spool_stops_with_the_reason_and_recovers() {
+    let disk = Disk::mount("1m");
+    let spool = disk.0.join("spool");
+    let options =
+        WorldOptions::default().archiver_setting("spool_dir", spool.to_str().expect("a plain name"));
+    let (mut world, mut workload) = world(options).await;
+    let before = operator::confirmed(&world).await;
+    workload.run(&world.source, 5).await;
+    let text = "(SELECT string_agg(md5(i::text || j), '') FROM generate_series(1, 90000) j)";
+    let insert = format!("INSERT INTO journal SELECT -i, '{{}}', 0, {text} FROM generate_series(1, 2) i");
+    world.source.execute(&insert).await;
+    let run = world.archiver(["run", "--once"]).run().await.expect_code(1);
+    assert!(run.stderr.contains("not everything could be read"), "{run}");
+    assert!(run.stderr.contains("No space left on device"), "{run}");
+    assert_eq!(operator::confirmed(&world).await, before);
+    // With the backup host away as well production is relieved although there is no room to say so yet.
+    world.backup.stop();
+    write(&world, &mut workload).await;
+    std::fs::write(disk.0.join("ballast"), vec![0; 1 << 20]).expect_err("a full disk");
+    let run = world.archiver(["run", "--once"]).run().await;
+    assert!(operator::confirmed(&world).await > before, "{run}");
+    world.backup.restart();
+    std::fs::remove_file(disk.0.join("ballast")).expect("our file");
+    world.source.execute("INSERT INTO journal VALUES (1000000, '{}', 0, 'kept')").await;
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    assert_eq!(operator::gaps(&world).len(), 1);
+    world.archiver(["run", "--once"]).succeed().await;
+}
+
+/// A small disk of its own.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(size: &str) -> Disk {
+        let folder = std::env::temp_dir().join(format!("syncdata-disk-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("the temporary folder is writable");
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"], &folder);
+        Disk(folder)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        run("umount", &["-l"], &self.0);
+        std::fs::remove_dir(&self.0).ok();
+    }
+}
+
+fn run(program: &str, arguments: &[&str], folder: &Path) {
+    let status = Command::new(program).args(arguments).arg(folder).status().expect("util-linux is installed");
+    assert!(status.success(), "{program}: {status}; mounting takes root, in a container CAP_SYS_ADMIN");
+}

@@ -1,0 +1,125 @@
+//! One archiver per slot and spool, by locks that a killed one does not leave behind; and clocks that jump.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use syncdata_tests::workload::TABLES;
+use syncdata_tests::{Workload, World, WorldOptions};
+
+use crate::operator::{self, SLOT};
+use crate::{reader, replay};
+
+async fn world() -> (World, Workload) {
+    let world = WorldOptions::default().start().await;
+    let workload = Workload::new(13);
+    workload.create_tables(&world.source).await;
+    world.source.execute(SLOT).await;
+    workload.fill(&world.source).await;
+    (world, workload)
+}
+
+#[tokio::test]
+async fn a_second_archiver_is_refused_and_told_who_the_first_is() {
+    let (world, _) = world().await;
+    let daemon = world.archiver(["run"]).spawn();
+    assert_eq!(operator::poll(&world).await.exit_code, 0);
+    let other_host = world.folder().join("other-host");
+    std::fs::create_dir_all(&other_host).expect("our folder");
+    // Another runtime folder: it cannot ask the daemon, as a second service would not.
+    let second = || {
+        let run = world.archiver(["run", "--once"]);
+        run.env("RUNTIME_DIRECTORY", &other_host).env("STATE_DIRECTORY", &other_host)
+    };
+    let same_spool = second().run().await.expect_code(2);
+    let named = format!("another archiver (process {}) works in the spool", daemon.id());
+    assert!(same_spool.stderr.contains(&named), "{same_spool}");
+    let backend = world.source.value("SELECT pid FROM pg_locks WHERE locktype = 'advisory'").await;
+    let same_slot = second().env("SYNCDATA_SPOOL_DIR", other_host.join("spool")).run().await.expect_code(2);
+    assert!(same_slot.stderr.contains("another archiver reads the slot syncdata_slot"), "{same_slot}");
+    assert!(same_slot.stderr.contains(&format!("process {backend}")), "{same_slot}");
+    daemon.kill().await;
+    second().succeed().await;
+}
+
+/// A server process stands still in the middle of a call of the slot.
+async fn stop_in_a_peek(world: &World) -> Pid {
+    let sql = "SELECT active_pid FROM pg_replication_slots WHERE active_pid IS NOT NULL";
+    let client = world.source.connect().await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(row) = client.query_opt(sql, &[]).await.expect("an answer") {
+            let pid = Pid::from_raw(row.get(0)).expect("a pid is positive");
+            kill_process(pid, Signal::STOP).expect("ours");
+            if client.query_opt(sql, &[]).await.expect("an answer").is_some() {
+                return pid;
+            }
+            kill_process(pid, Signal::CONT).expect("ours");
+        }
+        assert!(Instant::now() < deadline, "nobody reads the slot");
+    }
+}
+
+/// Long enough to be met in a call.
+const BACKLOG: &str = "INSERT INTO journal SELECT i, '{}', 0, 'x' FROM generate_series(1000000, 1150000) i";
+
+#[tokio::test]
+async fn a_slot_that_another_session_reads_is_waited_for() {
+    let (world, _) = world().await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.source.execute(BACKLOG).await;
+    let other = world.source.connect().await;
+    let peek = tokio::spawn(async move {
+        other
+            .batch_execute("SELECT count(*) FROM pg_logical_slot_peek_changes('syncdata_slot', NULL, NULL)")
+            .await
+    });
+    let reader = stop_in_a_peek(&world).await;
+    let mut run = world.archiver(["run", "--once"]).spawn();
+    run.says("the slot is in use, trying again").await;
+    kill_process(reader, Signal::CONT).expect("ours");
+    peek.await.expect("no panic").expect("it was let go on");
+    run.ended().await.expect_code(0);
+    replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_archiver_left_running_on_the_server_is_waited_for() {
+    let (world, _) = world().await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.source.execute(BACKLOG).await;
+    let first = world.archiver(["run", "--once"]).spawn();
+    let orphan = stop_in_a_peek(&world).await;
+    first.kill().await;
+    let mut run = world.archiver(["run", "--once"]).spawn();
+    run.says("another session holds the lock of the slot, trying again").await;
+    kill_process(orphan, Signal::CONT).expect("ours");
+    run.ended().await.expect_code(0);
+    replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_never_takes_a_segment_to_an_earlier_day() {
+    let (world, mut workload) = world().await;
+    let library = faketime();
+    for (offset, stranger) in [("+0d", false), ("+3d", true), ("-2d", true), ("-2d", false), ("+0d", false)] {
+        workload.run(&world.source, 3).await;
+        if stranger {
+            // A gap has no commit: its day is that of the archiver's clock.
+            world.source.execute("SELECT pg_logical_slot_get_changes('syncdata_slot', NULL, NULL)").await;
+        }
+        let run = world.archiver(["run", "--once"]).env("LD_PRELOAD", &library).env("FAKETIME", offset);
+        run.env("DONT_FAKE_MONOTONIC", "1").run().await.expect_code(i32::from(stranger));
+    }
+    let manifests = reader::manifests(world.archive_dir());
+    let days: Vec<_> = manifests.iter().map(|path| path.parent().and_then(Path::file_name)).collect();
+    assert!(days.is_sorted(), "{days:?}");
+    assert!(days.first() < days.last(), "{days:?}: the clock did jump");
+    reader::segments(world.archive_dir());
+}
+
+fn faketime() -> std::path::PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").expect("a folder").flatten();
+    let libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    libraries.into_iter().find(|path| path.exists()).expect("faketime is installed (scripts/install-deps)")
+}

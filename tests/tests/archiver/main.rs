@@ -1,0 +1,18 @@
+//! The archiver against real servers: what it captures, what it survives.
+
+mod away;
+mod capture;
+mod commands;
+mod failover;
+mod faults;
+mod gaps;
+mod guard;
+mod locks;
+mod memory;
+mod operator;
+mod poison;
+mod reader;
+mod replay;
+mod scene;
+mod tables;
+mod values;

@@ -1,0 +1,137 @@
+//! What the server cannot hand out: a value too large to print, a limit that is hit, a plugin that is not loaded.
+
+use syncdata_tests::{Finished, World, WorldOptions};
+
+use crate::operator::{self, SLOT};
+use crate::reader;
+
+async fn world(options: WorldOptions) -> World {
+    let world = options.start().await;
+    world
+        .source
+        .execute("CREATE TABLE notes (id int PRIMARY KEY, text text); CREATE TABLE good (id int PRIMARY KEY)")
+        .await;
+    world.source.execute(SLOT).await;
+    world.source.execute("INSERT INTO good VALUES (1)").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world
+}
+
+fn archived(world: &World) -> u64 {
+    let segments = reader::segments(world.archive_dir());
+    segments.iter().filter_map(|segment| segment.manifest["records"].as_u64()).sum()
+}
+
+/// Little on disk, and more than a gigabyte printed: each character becomes six.
+const POISON: &str = "repeat(chr(1), 180000000)";
+
+/// The arguments of the command that the message says to run.
+fn advised(said: &str) -> Vec<String> {
+    let (_, command) = said.split_once("`syncdata-archiver declare-gap ").expect("a command");
+    let (command, _) = command.split_once('`').expect("its end");
+    let (options, reason) = command.split_once(" --reason \"").expect("a reason");
+    let options = ["declare-gap"].into_iter().chain(options.split(' ')).map(str::to_owned);
+    options.chain(["--reason".to_owned(), reason.trim_end_matches('"').to_owned()]).collect()
+}
+
+#[tokio::test]
+async fn a_transaction_that_cannot_be_printed_is_named_and_can_be_declared_a_gap() {
+    let world = world(WorldOptions::default()).await;
+    world.source.execute("INSERT INTO good VALUES (2)").await;
+    world.source.execute(&format!("INSERT INTO notes VALUES (1, {POISON})")).await;
+    let end = world.source.value("SELECT pg_current_wal_insert_lsn()").await;
+    world.source.execute("INSERT INTO good VALUES (3)").await;
+    let daemon = world.archiver(["run"]).spawn();
+    let answer = operator::poll(&world).await;
+    assert_eq!(answer.exit_code, 2, "{answer:?}\n{}", daemon.stderr());
+    assert_eq!(archived(&world), 2, "what lies before it is shipped");
+    let status = operator::status(&world).await;
+    assert_eq!(status["healthy"], false);
+    let said = status["problems"][0].as_str().expect("a problem");
+    assert!(said.contains("of notes cannot be read") && said.contains(&end), "{end}: {said}");
+    let command = advised(said);
+    assert!(command.contains(&end), "{command:?}");
+    world.archiver(command).patience(PATIENCE).succeed().await;
+    assert_eq!(operator::poll(&world).await.exit_code, 0, "{}", daemon.stderr());
+    assert_eq!(archived(&world), 3);
+    let gaps = operator::gaps(&world);
+    assert_eq!(gaps.len(), 1);
+    assert_eq!(gaps[0]["to"], end.as_str());
+    daemon.stop().await.expect_code(0);
+}
+
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(240);
+
+#[tokio::test]
+async fn a_limit_of_the_server_stops_with_its_name_and_consumes_nothing() {
+    let source = |options: syncdata_tests::PostgresOptions| {
+        options.setting("temp_file_limit", "1MB").setting("work_mem", "64kB")
+    };
+    let world = world(WorldOptions::default().source(source)).await;
+    world.source.execute("INSERT INTO good SELECT generate_series(10, 4000)").await;
+    world.source.execute("INSERT INTO good SELECT generate_series(4001, 8000)").await;
+    // Together they are too large an answer, each alone is not.
+    world.archiver(["run", "--once"]).succeed().await;
+    assert_eq!(archived(&world), 7992);
+    world.source.execute("INSERT INTO good SELECT generate_series(10001, 30000)").await;
+    let before = operator::confirmed(&world).await;
+    let stopped = world.archiver(["run", "--once"]).run().await.expect_code(2);
+    assert!(stopped.stderr.contains("temp_file_limit"), "{stopped}");
+    assert!(
+        stopped.stderr.contains("raise it for this role, or lower poll_max_changes; or, to go on"),
+        "{stopped}"
+    );
+    assert_eq!((operator::confirmed(&world).await, operator::gaps(&world).len()), (before, 0));
+    world.source.append_setting("temp_file_limit", "-1");
+    world.source.reload();
+    world.archiver(["run", "--once"]).succeed().await;
+    assert_eq!(archived(&world), 27_992);
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_load_the_plugin_is_given_the_statement() {
+    let world = world(WorldOptions::default()).await;
+    if !world.source.installation().knows_setting("output_plugin_libraries") {
+        // An older minor release refuses the setting itself: there is no gate that could close.
+        let refused = world.source.connect().await;
+        let refused =
+            refused.batch_execute("ALTER ROLE syncdata_user SET output_plugin_libraries = pgoutput").await;
+        assert!(refused.is_err());
+        return;
+    }
+    world.source.execute("ALTER ROLE syncdata_user SET output_plugin_libraries = pgoutput").await;
+    world.source.execute("INSERT INTO good VALUES (2)").await;
+    let before = operator::confirmed(&world).await;
+    let stopped = world.archiver(["run", "--once"]).run().await.expect_code(2);
+    assert_eq!(operator::confirmed(&world).await, before);
+    let (_, statement) = stopped.stderr.split_once("ALTER ROLE").expect("a statement");
+    let statement = format!("ALTER ROLE{}", statement.lines().next().expect("a line"));
+    world.source.execute(&statement).await;
+    world.archiver(["run", "--once"]).succeed().await;
+    assert_eq!(archived(&world), 2);
+}
+
+#[tokio::test]
+async fn without_wal2json_on_the_server_it_stops_and_says_what_to_install() {
+    let mut world = world(WorldOptions::default()).await;
+    world.source.execute("INSERT INTO good VALUES (2)").await;
+    let before = operator::confirmed(&world).await;
+    world.source.append_setting("dynamic_library_path", "/nowhere");
+    world.source.restart().await;
+    let stopped: Finished = world.archiver(["run", "--once"]).run().await.expect_code(2);
+    assert!(stopped.stderr.contains("wal2json") && stopped.stderr.contains("install wal2json"), "{stopped}");
+    assert_eq!(operator::confirmed(&world).await, before);
+    world.source.append_setting("dynamic_library_path", "$libdir");
+    world.source.restart().await;
+    world.archiver(["run", "--once"]).succeed().await;
+    assert_eq!(archived(&world), 2);
+}
+
+#[tokio::test]
+async fn a_slot_of_another_plugin_is_refused() {
+    let world = WorldOptions::default().start().await;
+    world.source.execute("CREATE TABLE good (id int PRIMARY KEY)").await;
+    world.source.execute("SELECT pg_create_logical_replication_slot('syncdata_slot', 'test_decoding')").await;
+    let stopped = world.archiver(["run", "--once"]).run().await.expect_code(2);
+    assert!(stopped.stderr.contains("uses the output plugin test_decoding, not wal2json"), "{stopped}");
+}

@@ -1,0 +1,471 @@
+//! Settings as an operator gives them: every key from every place, who wins, and what is refused how.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use syncdata_shared::Kind;
+use syncdata_shared::config::{Config, Confirm, KEYS, Key, MASK, OnError, Origin, Overrides, Setting};
+use syncdata_shared::postgres::SslMode;
+use tempfile::TempDir;
+
+const CANARY: &str = "canary-7d1f";
+
+/// Every key: a value in the file, another one in the environment.
+const VALUES: &[(&str, &str, &str)] = &[
+    ("archive_host", "\"backup\"", "backup.example.org"),
+    ("archive_user", "\"sync\"", "other"),
+    ("archive_port", "2222", "2223"),
+    ("archive_dir", "\"/srv/archive\"", "/srv/other"),
+    ("archive_identity_file", "\"/k/id\"", "/k/id2"),
+    ("archive_identity_passphrase", "\"canary-7d1f\"", "canary-7d1f-2"),
+    ("archive_known_hosts", "\"/k/hosts\"", "/k/hosts2"),
+    ("pg_host", "\"db\"", "/var/run/postgresql"),
+    ("pg_port", "5433", "5434"),
+    ("pg_user", "\"me\"", "you"),
+    ("pg_password", "\"canary-7d1f\"", "canary-7d1f-2"),
+    ("pg_database", "\"app\"", "other"),
+    ("pg_sslmode", "\"verify-full\"", "disable"),
+    ("pg_sslrootcert", "\"/k/root.crt\"", "/k/root2.crt"),
+    ("pg_sslcert", "\"/k/our.crt\"", "/k/our2.crt"),
+    ("pg_sslkey", "\"/k/our.key\"", "/k/our2.key"),
+    ("data_sync_freq", "900", "20min"),
+    ("metric_freq", "\"12h\"", "6"),
+    ("slot_name", "\"slot_a\"", "slot_b"),
+    ("tables", "[\"users\", \"sales.*\"]", "users,\"a,b\".x"),
+    ("confirm", "\"spooled\"", "shipped"),
+    ("wal_guard", "\"1GiB\"", "2GiB"),
+    ("spool_dir", "\"/spool\"", "/spool2"),
+    ("spool_max", "1000000", "5GiB"),
+    ("poll_max_changes", "1000", "2000"),
+    ("segment_max_changes", "1000", "2000"),
+    ("segment_max_bytes", "\"1MiB\"", "2MiB"),
+    ("compression_level", "7", "9"),
+    ("cache_dir", "\"/cache\"", "/cache2"),
+    ("cache_max", "\"1GiB\"", "3GiB"),
+    ("apply_batch_changes", "1000", "2000"),
+    ("on_error", "\"stop\"", "quarantine"),
+    ("stale_after", "\"1h\"", "7200"),
+    ("meta_schema", "\"sync\"", "Meta"),
+    ("http_listen", "\"127.0.0.1:9187\"", "[::1]:9188"),
+    ("keep_days", "30", "0"),
+    ("verify_key", "\"/k/key.pub\"", "/k/key2.pub"),
+    ("signing_key", "\"/k/key.sec\"", "/k/key2.sec"),
+];
+
+struct SettingsFile {
+    _folder: TempDir,
+    path: PathBuf,
+}
+
+fn file(text: &str) -> SettingsFile {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("syncdata.toml");
+    fs::write(&path, text).expect("writable");
+    chmod(&path, 0o640);
+    SettingsFile { _folder: folder, path }
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect("our own file");
+}
+
+fn env(vars: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> {
+    let vars: BTreeMap<String, String> =
+        vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    move |name| vars.get(name).cloned()
+}
+
+fn load(text: &str, vars: &[(&str, &str)]) -> Config {
+    let file = file(text);
+    Config::load(Some(&file.path), env(vars), &Overrides::default()).expect("these settings are right")
+}
+
+/// The report of the refusal.
+fn refusal(text: &str, vars: &[(&str, &str)]) -> String {
+    let file = file(text);
+    let error = Config::load(Some(&file.path), env(vars), &Overrides::default());
+    let error = error.expect_err(&format!("accepted {text} {vars:?}"));
+    assert_eq!(error.kind(), Kind::BadInput, "{error:?}");
+    error.report()
+}
+
+fn setting(config: &Config, key: &str) -> Setting {
+    config.describe().iter().find(|setting| setting.key == key).expect("every key is described").clone()
+}
+
+fn key(name: &str) -> &'static Key {
+    KEYS.iter().find(|key| key.name == name).expect("a key")
+}
+
+/// What `config` shows for a value of the tables above.
+fn shown(name: &str, value: &str) -> String {
+    if key(name).secret {
+        return MASK.to_owned();
+    }
+    match value.strip_prefix('[') {
+        Some(list) if name == "tables" => list.trim_end_matches(']').replace(['"', ' '], ""),
+        _ if name == "tables" => value.to_owned(),
+        _ => value.trim_matches('"').to_owned(),
+    }
+}
+
+/// Keys that make the others complete.
+fn with_user(name: &str) -> &'static str {
+    if name == "archive_host" { "archive_user = \"u\"\n" } else { "" }
+}
+
+#[test]
+fn the_table_of_this_test_has_every_key() {
+    let ours: Vec<&str> = VALUES.iter().map(|(name, ..)| *name).collect();
+    assert_eq!(ours, KEYS.iter().map(|key| key.name).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_key_is_read_from_every_place_and_says_where() {
+    for (name, in_file, in_env) in VALUES {
+        let text = format!("# a comment\n{}{name} = {in_file}\n", with_user(name));
+        let line = text.lines().count();
+        let file = file(&text);
+        let load = |vars: &[(&str, &str)], overrides: &Overrides| {
+            let config = Config::load(Some(&file.path), env(vars), overrides);
+            setting(&config.unwrap_or_else(|error| panic!("{name}: {}", error.report())), name)
+        };
+        let none = Overrides::default();
+
+        let from_file = load(&[], &none);
+        assert_eq!(from_file.value, Some(shown(name, in_file)), "{name}");
+        assert_eq!(from_file.origin, Origin::File { path: file.path.clone(), line }, "{name}");
+
+        let own = key(name).own_env();
+        let from_env = load(&[(&own, in_env)], &none);
+        assert_eq!(from_env.value, Some(shown(name, in_env)), "{name}");
+        assert_eq!(from_env.origin, Origin::Environment(own.clone()), "{name}");
+
+        let empty = load(&[(&own, "")], &none);
+        assert_eq!(empty, from_file, "{name}: an empty variable is none");
+
+        if let Some(earlier) = key(name).env {
+            assert_eq!(load(&[(earlier, in_env)], &none).origin, Origin::Environment(earlier.into()));
+            let both = load(&[(earlier, in_env), (&own, in_env)], &none);
+            assert_eq!(both.origin, Origin::Environment(own.clone()), "{name}: our own name wins");
+        }
+
+        let mut overrides = Overrides::default();
+        overrides.set(name, *in_env);
+        assert_eq!(load(&[(&own, in_env)], &overrides).origin, Origin::CommandLine, "{name}");
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_manual() {
+    let config = load("", &[("HOME", "/home/me"), ("STATE_DIRECTORY", "/state")]);
+    for key in KEYS {
+        assert_eq!(setting(&config, key.name).origin, Origin::Default, "{}", key.name);
+    }
+    assert_eq!(config.data_sync_freq, Duration::from_secs(600));
+    assert_eq!(config.metric_freq, Duration::from_secs(24 * 3600));
+    assert_eq!(config.stale_after, Duration::from_secs(1800));
+    assert_eq!(config.slot_name.as_str(), "syncdata_slot");
+    assert_eq!(config.tables, []);
+    assert_eq!((config.confirm, config.on_error), (Confirm::Shipped, OnError::Quarantine));
+    assert_eq!(config.wal_guard.as_u64(), 8 << 30);
+    assert_eq!(config.spool_max.as_u64(), 20 << 30);
+    assert_eq!(config.cache_max.as_u64(), 2 << 30);
+    assert_eq!(config.segment_max_bytes.as_u64(), 64 << 20);
+    assert_eq!(config.poll_max_changes.get(), 500_000);
+    assert_eq!(config.segment_max_changes.get(), 250_000);
+    assert_eq!(config.apply_batch_changes.get(), 100_000);
+    assert_eq!((config.compression_level, config.keep_days), (3, None));
+    assert_eq!(config.spool_dir, Path::new("/state/changes"));
+    assert_eq!(config.cache_dir, Path::new("/state/cache"));
+    assert_eq!((config.meta_schema.as_str(), config.http_listen), ("public", None));
+}
+
+#[test]
+fn connection_settings_come_out_whole() {
+    let config = load(
+        "archive_host = \"b\"\narchive_user = \"u\"\narchive_dir = \"~/x\"\narchive_known_hosts = \"~/hosts\"\n\
+         pg_database = \"app\"\npg_sslmode = \"verify-ca\"\npg_sslrootcert = \"~/root.crt\"",
+        &[("HOME", "/home/me"), ("PG_BACKUP_DIR", "/var/backups/pg")],
+    );
+    let archive = config.archive().expect("it is set");
+    assert_eq!((archive.host.as_deref(), archive.user.as_str(), archive.port), (Some("b"), "u", 22));
+    assert_eq!(archive.dir, Path::new("~/x"), "the backup host's own folder");
+    assert_eq!(archive.known_hosts.as_deref(), Some(Path::new("/home/me/hosts")));
+    let postgres = config.postgres().expect("it is set");
+    assert_eq!(postgres.location(), "admin@127.0.0.1:5432/app");
+    assert_eq!(postgres.ssl_mode, SslMode::VerifyCa);
+    assert_eq!(postgres.ssl_files.root_cert.as_deref(), Some(Path::new("/home/me/root.crt")));
+    assert_eq!(postgres.password_file, Path::new("/home/me/.pgpass"));
+    assert_eq!(config.spool_dir, Path::new("/var/backups/pg/changes"));
+    let local = load("archive_dir = \"~/x\"", &[("HOME", "/home/me")]);
+    assert_eq!(local.archive().expect("it is set").dir, Path::new("/home/me/x"));
+}
+
+#[test]
+fn what_a_command_needs_and_nobody_set_is_named_with_its_places() {
+    let config = load("", &[]);
+    let archive = config.archive().expect_err("no archive_dir").report();
+    assert!(archive.contains("archive_dir = ") && archive.contains("SYNCDATA_ARCHIVE_DIR"), "{archive}");
+    let postgres = config.postgres().expect_err("no pg_database").report();
+    assert!(postgres.contains("PG_DB_NAME") && postgres.contains("SYNCDATA_PG_DATABASE"), "{postgres}");
+    assert!(refusal("archive_host = \"b\"\narchive_dir = \"/x\"", &[]).contains("archive_user"));
+}
+
+#[test]
+fn a_misspelt_key_is_told_its_neighbour_and_its_line() {
+    for (written, meant) in [
+        ("data_sync_frequency", "data_sync_freq"),
+        ("pg_pasword", "pg_password"),
+        ("PG_HOST", "pg_host"),
+        ("archive_directory", "archive_dir"),
+        ("segment_max_byte", "segment_max_bytes"),
+        ("slotname", "slot_name"),
+        ("keepdays", "keep_days"),
+    ] {
+        let report = refusal(&format!("\n\n{written} = \"{CANARY}\"\n"), &[]);
+        assert!(report.contains(&format!("did you mean {meant}?")), "{report}");
+        assert!(report.contains("syncdata.toml:3"), "{report}");
+        assert!(!report.contains(CANARY), "{report}");
+    }
+    assert!(refusal("[postgres]\nhost = \"x\"", &[]).contains("\"postgres\" is not a setting"));
+    assert!(!refusal("zzz = 1", &[]).contains("did you mean"));
+}
+
+#[test]
+fn a_bad_value_is_told_key_place_and_what_is_taken() {
+    for (name, in_file, accepted) in [
+        ("data_sync_freq", "59", "at least 60 seconds"),
+        ("data_sync_freq", "0", "at least 60 seconds"),
+        ("data_sync_freq", "-600", "at least 60 seconds"),
+        ("data_sync_freq", "\"soon\"", "at least 60 seconds"),
+        ("data_sync_freq", "\"600\"", "at least 60 seconds"),
+        ("data_sync_freq", "\"1000years\"", "at least 60 seconds"),
+        ("metric_freq", "0", "at least a minute"),
+        ("stale_after", "0", "at least a second"),
+        ("archive_port", "0", "a port number"),
+        ("pg_port", "65536", "a port number"),
+        ("pg_port", "\"5432\"", "a port number"),
+        ("pg_host", "5", "a text"),
+        ("pg_database", "\"\"", "a text"),
+        ("pg_sslmode", "\"allow\"", "disable, prefer, require, verify-ca, verify-full"),
+        ("slot_name", "\"My-Slot\"", "a slot name"),
+        ("tables", "\"users\"", "a list of tables"),
+        ("tables", "[\"us*\"]", "\"us*\" is none of these"),
+        ("confirm", "\"yes\"", "shipped, spooled"),
+        ("on_error", "\"skip\"", "quarantine, stop"),
+        ("wal_guard", "\"8 apples\"", "64MiB"),
+        ("wal_guard", "0", "above 0"),
+        ("spool_max", "-1", "above 0"),
+        ("poll_max_changes", "0", "1 to 2147483647"),
+        ("segment_max_changes", "2147483648", "1 to 2147483647"),
+        ("compression_level", "20", "1 to 19"),
+        ("compression_level", "0", "1 to 19"),
+        ("http_listen", "\"localhost\"", "an address and a port"),
+        ("keep_days", "-1", "a number of days"),
+        ("meta_schema", &format!("\"{}\"", "x".repeat(64)), "at most 63 bytes"),
+    ] {
+        let report = refusal(&format!("# one\n{name} = {in_file}"), &[]);
+        assert!(report.contains(name) && report.contains("syncdata.toml:2"), "{report}");
+        assert!(report.contains(accepted), "{report}");
+    }
+    for (name, value) in [("PG_PORT", "x"), ("DATA_SYNC_FREQ", "59"), ("SYNCDATA_TABLES", "a,,b")] {
+        let report = refusal("", &[(name, value)]);
+        assert!(report.contains(&format!("environment {name}")), "{report}");
+    }
+    for typed in ["pg_port = 5432.5", "pg_host = true", "tables = [1]", "pg_host = 2026-01-01"] {
+        assert!(refusal(typed, &[]).contains("cannot be a TOML "), "{typed}");
+    }
+}
+
+#[test]
+fn times_and_sizes_have_units() {
+    for (written, seconds) in [("90", 90), ("\"10min\"", 600), ("\"2h\"", 7200), ("\"1day\"", 86_400)] {
+        let config = load(&format!("data_sync_freq = {written}"), &[]);
+        assert_eq!(config.data_sync_freq, Duration::from_secs(seconds), "{written}");
+        assert_eq!(config.stale_after, Duration::from_secs(3 * seconds), "{written}");
+    }
+    // The earlier tool counted this one in hours.
+    for (written, hours) in [("12", 12), ("12h", 12), ("1day", 24)] {
+        let config = load("", &[("METRIC_FREQ", written)]);
+        assert_eq!(config.metric_freq, Duration::from_secs(hours * 3600), "{written}");
+    }
+    for (written, bytes) in
+        [("1024", 1024), ("\"64MiB\"", 64 << 20), ("\"1.5GiB\"", 3 << 29), ("\"1GB\"", 1_000_000_000)]
+    {
+        let config = load(&format!("cache_max = {written}"), &[]);
+        assert_eq!(config.cache_max.as_u64(), bytes, "{written}");
+    }
+}
+
+#[test]
+fn lists_in_the_environment_respect_quotes() {
+    let config =
+        load("tables = [\"x\"]", &[("SYNCDATA_TABLES", "users, Sales.Orders,\"a,b\".x,sales.*,\"*\"")]);
+    let tables: Vec<String> = config.tables.iter().map(ToString::to_string).collect();
+    assert_eq!(tables, ["users", "sales.orders", "a,b.x", "sales.*", "\"*\""]);
+}
+
+#[test]
+fn a_secret_shows_nowhere() {
+    let text = format!(
+        "pg_password = \"{CANARY}\"\narchive_identity_passphrase = \"{CANARY}\"\n\
+        archive_dir = \"/x\"\npg_database = \"app\"\n"
+    );
+    let config = load(&text, &[]);
+    let archive = config.archive().expect("set");
+    let postgres = config.postgres().expect("set");
+    assert_eq!(postgres.password.as_ref().map(|secret| secret.expose()), Some(CANARY));
+    for printed in [
+        format!("{config:?} {config:#?}"),
+        format!("{archive:?} {postgres:?} {}", postgres.location()),
+        format!("{:?} {}", config.describe(), config.describe_json()),
+        serde_json::to_string(&postgres.password).expect("JSON"),
+    ] {
+        assert!(!printed.contains(CANARY), "{printed}");
+        assert!(printed.contains(MASK) || !printed.contains("password"), "{printed}");
+    }
+    for broken in [
+        format!("pg_password = \"{CANARY}"),
+        format!("pg_password = [\"{CANARY}\"]"),
+        format!("pg_password = {{ x = \"{CANARY}\" }}"),
+        format!("pg_password = \"{CANARY}\"\npg_password = \"{CANARY}\""),
+        format!("pg_password = \"{CANARY}\\u0000\""),
+        format!("pg_passwort = \"{CANARY}\""),
+    ] {
+        let report = refusal(&broken, &[]);
+        assert!(!report.contains(CANARY), "{report}");
+        assert!(report.contains("syncdata.toml:"), "{report}");
+    }
+}
+
+#[test]
+fn a_file_with_a_secret_is_not_for_everybody() {
+    let file = file("pg_password = \"x\"\n");
+    let load = || Config::load(Some(&file.path), env(&[]), &Overrides::default());
+    for mode in [0o600, 0o640, 0o660] {
+        chmod(&file.path, mode);
+        assert!(load().is_ok(), "{mode:o}");
+    }
+    for mode in [0o644, 0o604, 0o602, 0o601] {
+        chmod(&file.path, mode);
+        let report = load().expect_err("exposed").report();
+        assert!(report.contains("chmod 0640") && report.contains("pg_password"), "{report}");
+    }
+    fs::write(&file.path, "pg_host = \"x\"\n").expect("writable");
+    chmod(&file.path, 0o644);
+    assert!(load().is_ok(), "without a secret, everybody may read it");
+}
+
+#[test]
+fn the_service_manager_hands_secrets_over() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("pg_password"), "from-systemd\n").expect("writable");
+    fs::write(folder.path().join("archive_identity"), "a key").expect("writable");
+    let credentials = folder.path().to_str().expect("UTF-8");
+    let settings = "archive_dir = \"/x\"\npg_database = \"app\"\n";
+    let config = load(settings, &[("CREDENTIALS_DIRECTORY", credentials)]);
+    let password = &config.postgres().expect("set").password;
+    assert_eq!(password.as_ref().map(|secret| secret.expose()), Some("from-systemd"));
+    let identity = folder.path().join("archive_identity");
+    assert_eq!(config.archive().expect("set").identity_file.as_ref(), Some(&identity));
+    assert_eq!(setting(&config, "archive_identity_file").origin, Origin::Credential(identity));
+    let vars = [("CREDENTIALS_DIRECTORY", credentials), ("PG_PASSWORD", "mine")];
+    let password = &load(settings, &vars).postgres().expect("set").password.clone();
+    assert_eq!(password.as_ref().map(|secret| secret.expose()), Some("mine"));
+}
+
+#[test]
+fn the_file_is_the_one_that_was_named() {
+    let (first, second) = (file("meta_schema = \"first\""), file("meta_schema = \"second\""));
+    let path = |file: &SettingsFile| file.path.to_str().expect("UTF-8").to_owned();
+    let vars = [("DATA_SYNC_CONFIG", path(&second))];
+    let vars: Vec<(&str, &str)> = vars.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let by_env = Config::load(None, env(&vars), &Overrides::default()).expect("right");
+    assert_eq!(by_env.meta_schema, "second");
+    let by_flag = Config::load(Some(&first.path), env(&vars), &Overrides::default()).expect("right");
+    assert_eq!(by_flag.meta_schema, "first");
+    let missing = Config::load(Some(Path::new("/nowhere/x.toml")), env(&[]), &Overrides::default());
+    assert!(missing.expect_err("no such file").report().contains("/nowhere/x.toml"));
+}
+
+#[test]
+fn keys_for_signatures_are_read_when_they_are_asked_for() {
+    let (secret, public) = syncdata_shared::signature::SigningKey::generate().expect("a key");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (sec, key) = (folder.path().join("key.sec"), folder.path().join("key.pub"));
+    fs::write(&sec, secret).expect("writable");
+    fs::write(&key, &public).expect("writable");
+    chmod(&sec, 0o600);
+    let settings = format!("signing_key = {sec:?}\nverify_key = {key:?}");
+    let config = load(&settings, &[]);
+    let signing = config.signing_key().expect("readable").expect("set");
+    assert_eq!(
+        config.verify_key().expect("readable").expect("set").to_string(),
+        signing.verify_key().to_string()
+    );
+    chmod(&sec, 0o644);
+    assert!(config.signing_key().expect_err("exposed").report().contains("chmod 0600"));
+    let line = public.lines().nth(1).expect("the key's line").to_owned();
+    let inline = load(&format!("verify_key = \"{line}\""), &[]).verify_key().expect("a key").expect("set");
+    assert_eq!(inline.to_string(), line);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// Whatever an editor, or a stranger, leaves in the file or a variable: settings or a refusal, no panic.
+    #[test]
+    fn any_text_is_taken_or_refused(
+        name in proptest::sample::select(KEYS.iter().map(|key| key.name).collect::<Vec<_>>()),
+        value in "[\\PC\\x00-\\x1f]{0,40}",
+        number in "-?[0-9.eE+]{1,30}[a-zA-Z]{0,4}",
+    ) {
+        for value in [&value, &number] {
+            let file = file(&format!("{name} = {value}\n"));
+            let own = key(name).own_env();
+            for (path, vars) in [(Some(file.path.as_path()), vec![]), (None, vec![(own.as_str(), value.as_str())])] {
+                if let Err(error) = Config::load(path, env(&vars), &Overrides::default()) {
+                    prop_assert!(!error.one_line().contains(char::is_control));
+                }
+            }
+        }
+    }
+}
+
+/// The page's table: `| `key` | default | environment | meaning |`.
+#[test]
+fn the_manual_page_says_what_the_code_does() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
+    let page = fs::read_to_string(page).expect("docs/settings.md");
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"))
+        .map(|line| line.split(" | ").map(|cell| cell.trim_end_matches('`')).collect())
+        .collect();
+    let expected: Vec<Vec<&str>> = KEYS
+        .iter()
+        .map(|key| {
+            vec![key.name, key.default.describe(), key.env.unwrap_or("–"), key.meaning.trim_end_matches('`')]
+        })
+        .collect();
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn the_manual_page_s_example_loads() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
+    let page = fs::read_to_string(page).expect("docs/settings.md");
+    let examples: Vec<&str> =
+        page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!examples.is_empty());
+    for example in examples {
+        let config = load(example, &[]);
+        config.archive().expect("an example is complete");
+        config.postgres().expect("an example is complete");
+    }
+}
