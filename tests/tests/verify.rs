@@ -8,6 +8,9 @@ use syncdata_tests::forge::{Forge, Forged};
 use syncdata_tests::program::{Finished, Program};
 use syncdata_tests::world::World;
 
+/// An id that no forged archive has.
+const OTHER_ARCHIVE: &str = "00000000-0000-4000-8000-000000000000";
+
 /// Four segments of one table.
 struct Archive {
     folder: tempfile::TempDir,
@@ -32,6 +35,12 @@ impl Archive {
 
     fn dir(&self) -> PathBuf {
         self.folder.path().join("archive")
+    }
+
+    fn archive_id(&self) -> String {
+        let identity = fs::read(self.dir().join("archive.json")).expect("the forge wrote it");
+        let identity: Value = serde_json::from_slice(&identity).expect("a document");
+        text(&identity["archive_id"])
     }
 
     async fn verify(&self, arguments: &[&str]) -> Finished {
@@ -113,7 +122,16 @@ async fn every_kind_of_damage_is_named_with_its_segment() {
             &[("damaged", 4)],
         ),
         ("a lost change file", |a| remove(&a.segments[2].file), &[("lost", 3)]),
-        ("a manifest with another archive's id", |a| flip(&a.segments[1].manifest, 30), &[("foreign", 2)]),
+        (
+            "a manifest with another archive's id",
+            |a| {
+                let text = fs::read_to_string(&a.segments[1].manifest).expect("there");
+                let ours = a.archive_id();
+                assert!(text.contains(&ours), "the manifest names its archive");
+                fs::write(&a.segments[1].manifest, text.replace(&ours, OTHER_ARCHIVE)).expect("ours");
+            },
+            &[("foreign", 2)],
+        ),
         ("a flipped bit in a manifest", |a| flip(&a.segments[1].manifest, 0), &[("damaged", 2)]),
         (
             "a manifest that says something else",
