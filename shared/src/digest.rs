@@ -18,6 +18,10 @@ impl Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Of all that `source` still has, with the number of bytes.
     pub fn of_reader(source: &mut dyn Read) -> io::Result<(Digest, u64)> {
         let mut counted = Hashing::new(io::sink());

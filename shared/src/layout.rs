@@ -34,6 +34,10 @@ impl ArchivePath {
         ArchivePath(format!("segments/{day}"))
     }
 
+    pub fn snapshots() -> ArchivePath {
+        ArchivePath("snapshots".into())
+    }
+
     /// A foreign path, such as `manifest` in head.json: relative, plain parts only.
     pub fn parse(text: &str) -> Result<ArchivePath> {
         let plain = |part: &str| {

@@ -27,6 +27,7 @@ pub mod postgres;
 pub mod progress;
 pub mod segment;
 pub mod signature;
+pub mod snapshot;
 pub mod time;
 pub mod verify;
 

@@ -7,7 +7,7 @@
 //! ```
 
 mod compressor;
-mod frame;
+pub(crate) mod frame;
 mod lines;
 mod reader;
 mod tally;
@@ -81,8 +81,8 @@ impl ChangeFile {
     }
 
     /// The file is named, and what was expected and found.
-    fn refused(&self, problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-        Error::new(Kind::Corrupt, format!("{} is not the change file of its manifest", self.file))
+    pub(crate) fn refused(&self, problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::new(Kind::Corrupt, format!("{} is not what its manifest says", self.file))
             .caused_by(problem)
             .hint("nothing of it was applied; bring the file back from a sound copy or from the archiver's spool")
     }

@@ -89,7 +89,7 @@ impl Relation {
         Digest::of(text.as_bytes())
     }
 
-    pub(super) fn has_its_fingerprint(&self) -> bool {
+    pub(crate) fn has_its_fingerprint(&self) -> bool {
         self.fingerprint == Relation::fingerprint_of(&self.columns, &self.key, self.replica_identity)
     }
 }

@@ -18,7 +18,7 @@ const HEAD_BYTES: usize = 5;
 const MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 const HAS_CHECKSUM: u8 = 0b100;
 
-pub(super) struct Frame<R> {
+pub(crate) struct Frame<R> {
     promised: ChangeFile,
     source: R,
     /// What was read of it.
@@ -40,7 +40,7 @@ enum Stage {
 }
 
 impl<R: Read> Frame<R> {
-    pub(super) fn new(source: R, promised: ChangeFile) -> Result<Frame<R>> {
+    pub(crate) fn new(source: R, promised: ChangeFile) -> Result<Frame<R>> {
         let decoder = || {
             let mut decoder = Decoder::new()?;
             decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
@@ -65,7 +65,7 @@ impl<R: Read> Frame<R> {
 
     /// Fills `output` from its start. 0 is the end: of the frame, of the file, with the file's size and SHA-256
     /// as promised.
-    pub(super) fn read(&mut self, output: &mut [u8]) -> Result<usize> {
+    pub(crate) fn read(&mut self, output: &mut [u8]) -> Result<usize> {
         loop {
             match self.stage {
                 Stage::End => return Ok(0),
