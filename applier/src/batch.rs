@@ -9,7 +9,7 @@ use std::sync::Arc;
 use syncdata_shared::change::{Fields, Op, Row};
 use syncdata_shared::manifest::{Generated, Relation, ReplicaIdentity};
 
-use crate::schema::{Difference, Target, lacking};
+use crate::schema::{self, Difference, Target, lacking};
 
 /// What a batch may hold.
 #[derive(Clone, Copy, Debug)]
@@ -211,6 +211,13 @@ impl Batch {
 impl BatchTable {
     pub fn replica_identity(&self) -> ReplicaIdentity {
         self.relation.replica_identity
+    }
+
+    /// Whether a value of that column prints here as it does at the source: 1.5 and 1.50 are one number.
+    pub fn prints_alike(&self, column: &schema::Column) -> bool {
+        let source = self.relation.columns.iter().find(|source| source.name == column.name);
+        column.base_type != "pg_catalog.\"numeric\"" && column.base_type != "pg_catalog.numeric"
+            || source.is_some_and(|source| source.type_name == column.type_name)
     }
 
     /// The form with these names; nearly always one of the first two.

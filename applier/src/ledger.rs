@@ -20,7 +20,7 @@ pub struct Entry {
     pub counts: OpCounts,
     pub missing: u64,
     pub transfer: Duration,
-    /// `None`: it succeeded.
+    /// Why it took no more than that; `None`: it succeeded.
     pub error: Option<String>,
 }
 
@@ -75,7 +75,7 @@ pub async fn count(
          FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) AS c(t, i, u, d) \
          CROSS JOIN ( \
              SELECT 'FREQ', to_timestamp(f.start), to_timestamp(f.start + $6::bigint) FROM ( \
-                 SELECT extract(epoch FROM $5::text::timestamptz)::bigint / $6::bigint * $6::bigint) AS f(start) \
+                 SELECT floor(extract(epoch FROM $5::text::timestamptz))::bigint / $6::bigint * $6::bigint) AS f(start) \
              UNION ALL SELECT 'WEEK', w, w + interval '7 days' FROM date_trunc('week', $5::text::timestamptz) AS w \
              UNION ALL SELECT 'MONTH', m, m + interval '1 month' FROM date_trunc('month', $5::text::timestamptz) AS m \
          ) AS p(name, \"from\", until) \
@@ -85,7 +85,7 @@ pub async fn count(
          records_updated = m.records_updated + EXCLUDED.records_updated, \
          records_deleted = m.records_deleted + EXCLUDED.records_deleted"
     );
-    let counted = |entry: &&Entry| entry.error.is_none() && entry.counts.total() > 0;
+    let counted = |entry: &&Entry| entry.counts.total() > 0;
     let entries: Vec<&Entry> = entries.iter().filter(counted).collect();
     let column = |count: fn(&OpCounts) -> u64| -> Vec<i64> {
         entries.iter().map(|entry| clamp(count(&entry.counts))).collect()

@@ -125,6 +125,10 @@ impl Reader<'_> {
 
     fn segment(&mut self, task: Task) -> Result<(), Stop> {
         let seq = task.segment.manifest().seq.get();
+        // Before any of its rows: the TRUNCATE lines of one statement must not be parted by another shape.
+        if task.admitted.iter().any(|(table, share)| self.batch.knows_other(table, &share.target)) {
+            self.flush()?;
+        }
         let mut end = SegmentEnd { seq, counts: BTreeMap::new(), stopped: BTreeMap::new() };
         // What each table may take, and what it took.
         let mut shares: HashMap<&str, (&Admission, OpCounts)> =
@@ -159,7 +163,7 @@ impl Reader<'_> {
 
     fn take(&mut self, row: &Row<'_>, admission: &Admission, place: Place) -> Result<(), Stop> {
         let Admission { target, relation, .. } = admission;
-        if self.batch.is_full(self.limits, row.op) || self.batch.knows_other(&row.table, target) {
+        if self.batch.is_full(self.limits, row.op) {
             self.flush()?;
         }
         match self.batch.push(row, target, relation, place) {

@@ -11,7 +11,7 @@ use syncdata_shared::config::OnError;
 use syncdata_shared::error::{Context, Error as Shared};
 use syncdata_shared::faults;
 use syncdata_shared::lsn::Lsn;
-use syncdata_shared::manifest::OpCounts;
+use syncdata_shared::manifest::{OpCounts, Relation};
 use syncdata_shared::name::TableName;
 use syncdata_shared::postgres::{db_error, failure};
 use syncdata_shared::time::Timestamp;
@@ -26,7 +26,7 @@ use crate::local::Local;
 use crate::plan::{self, Bound, Scope, Share};
 use crate::quarantine::{self, Poison};
 use crate::reader::{self, Admission, Item, SegmentEnd, Task};
-use crate::schema::{self, Difference, Table};
+use crate::schema::{self, Difference, Table, Target};
 
 /// What all transactions of a pass have in common.
 #[derive(Clone, Debug)]
@@ -60,6 +60,8 @@ struct Findings {
 /// A table that a gap cuts off.
 struct CutOff {
     table: TableName,
+    /// Of the segment that declares the gap.
+    seq: u64,
     position: Lsn,
     gap: String,
     reason: String,
@@ -72,6 +74,26 @@ struct Layout {
     cut_off: Vec<CutOff>,
     /// Local tables that the tasks write into.
     tables: BTreeMap<TableName, Arc<Table>>,
+}
+
+/// The shape that each table had in the segment before.
+#[derive(Default)]
+struct Shapes<'a>(BTreeMap<&'a TableName, (Arc<Target>, Arc<Relation>)>);
+
+impl<'a> Shapes<'a> {
+    /// Segments in which a table is the same share it, and with it their batches.
+    fn shared(&mut self, table: &'a TableName, admission: Admission) -> Admission {
+        let known = self
+            .0
+            .get(table)
+            .filter(|(target, relation)| **target == *admission.target && **relation == *admission.relation);
+        let (target, relation) = match known {
+            Some((target, relation)) => (Arc::clone(target), Arc::clone(relation)),
+            None => (Arc::clone(&admission.target), Arc::clone(&admission.relation)),
+        };
+        self.0.insert(table, (Arc::clone(&target), Arc::clone(&relation)));
+        Admission { target, relation, ..admission }
+    }
 }
 
 /// Why a try ended without a commit.
@@ -174,6 +196,7 @@ impl Transaction<'_> {
         let tables: BTreeMap<TableName, Arc<Table>> =
             loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect();
         let mut layout = Layout { tables, ..Layout::default() };
+        let mut shapes = Shapes::default();
         for fetched in self.group {
             let mut admitted = HashMap::new();
             for &table in &in_scope {
@@ -182,13 +205,14 @@ impl Transaction<'_> {
                 }
                 let state = &states[table];
                 if let Some(admission) = self.admit(fetched, table, state, &layout)? {
-                    admitted.insert(table.to_string(), admission);
+                    admitted.insert(table.to_string(), shapes.shared(table, admission));
                 }
                 if let Some(gap) = plan::gap(fetched.segment.manifest(), table, state)
                     && !self.stops.contains_key(table)
                 {
                     layout.cut_off.push(CutOff {
                         table: table.clone(),
+                        seq: fetched.segment.manifest().seq.get(),
                         position: gap.from.max(state.position.unwrap_or(Lsn::ZERO)),
                         gap: plan::gap_name(gap),
                         reason: format!("changes from {} to {} are lost: {}", gap.from, gap.to, gap.reason),
@@ -285,7 +309,7 @@ impl Transaction<'_> {
     ) -> Result<(), Ended> {
         let client = self.local.session.client();
         for table in tables.values() {
-            if self.is_written(&table.name) && writer.duplicates(client, table).await? {
+            if self.may_be_blamed(&table.name) && writer.duplicates(client, table).await? {
                 let reason = "two rows have the same value in a deferrable unique constraint";
                 return Err(self.stop_whole(&table.name, Some("23505"), reason));
             }
@@ -297,12 +321,27 @@ impl Transaction<'_> {
         let Err(error) = immediate.map_err(|error| failure("checking deferred constraints", error)) else {
             return Ok(());
         };
-        match violated_table(&error) {
-            Some(table) if tables.contains_key(&table) => {
+        match self.blamed(&error, tables) {
+            Some(table) => {
                 Err(self.stop_whole(&table, db_error(&error).map(|e| e.code().code()), &error.one_line()))
             }
-            _ => Err(Ended::from(error)),
+            None => Err(Ended::from(error)),
         }
+    }
+
+    /// The table whose constraint it is. Where that has taken nothing, one that it refers to has lost a row.
+    fn blamed(&self, error: &Shared, tables: &BTreeMap<TableName, Arc<Table>>) -> Option<TableName> {
+        let violated = violated_table(error)?;
+        if tables.contains_key(&violated) && self.may_be_blamed(&violated) {
+            return Some(violated);
+        }
+        let mut referenced = tables.values().filter(|table| table.referenced_by.contains(&violated));
+        referenced.find(|table| self.may_be_blamed(&table.name)).map(|table| table.name.clone())
+    }
+
+    /// It is written, and was not told to take nothing of this group: to be told twice would be for ever.
+    fn may_be_blamed(&self, table: &TableName) -> bool {
+        self.is_written(table) && self.stops.get(table).is_none_or(|stop| stop.before != self.beginning())
     }
 
     fn is_written(&self, table: &TableName) -> bool {
@@ -311,16 +350,21 @@ impl Transaction<'_> {
 
     /// Nobody knows which record it was: the table takes nothing of this group.
     fn stop_whole(&self, table: &TableName, sqlstate: Option<&str>, reason: &str) -> Ended {
-        let first = self.group.first().expect("a group has a segment");
-        let seq = first.segment.manifest().seq.get();
+        let before = self.beginning();
         let poison = Poison {
             table: table.clone(),
-            seq,
+            seq: before.seq,
             line: None,
             sqlstate: sqlstate.map(str::to_owned),
             reason: reason.to_owned(),
         };
-        Ended::Stop(table.clone(), Box::new(Stop { before: TxPlace { seq, index: 0 }, poison }))
+        Ended::Stop(table.clone(), Box::new(Stop { before, poison }))
+    }
+
+    /// The first transaction of the group.
+    fn beginning(&self) -> TxPlace {
+        let first = self.group.first().expect("a group has a segment");
+        TxPlace { seq: first.segment.manifest().seq.get(), index: 0 }
     }
 
     /// Positions, log, counts, quarantine, checkpoint.
@@ -351,7 +395,7 @@ impl Transaction<'_> {
             cursor::note_gap(client, meta, &cut.table, &cut.gap).await?;
             tracing::warn!(table = %cut.table, lsn = %cut.position, "table is stale: changes of it are lost");
         }
-        let entries = self.entries(findings);
+        let entries = self.entries(findings, cut_off);
         for (table, stop) in &self.stops {
             self.set_aside(table, stop, states.get(table), findings).await?;
         }
@@ -393,7 +437,8 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    fn entries(&self, findings: &Findings) -> Vec<Entry> {
+    /// One for every table and segment: what it took, and why it took no more.
+    fn entries(&self, findings: &Findings, cut_off: &[CutOff]) -> Vec<Entry> {
         let mut entries = Vec::new();
         for fetched in self.group {
             let manifest = fetched.segment.manifest();
@@ -410,25 +455,32 @@ impl Transaction<'_> {
                 transfer: fetched.transfer,
                 error,
             };
+            let mut failures = self.failures(manifest.seq.get(), cut_off);
             for (name, counts) in end.iter().flat_map(|end| &end.counts) {
-                let table = name.parse().expect("a name that the reader took from the plan");
-                entries.push(entry(table, *counts, None));
+                let table: TableName = name.parse().expect("a name that the reader took from the plan");
+                let error = failures.remove(&table);
+                entries.push(entry(table, *counts, error));
             }
-            for (table, stop) in self.stops.iter().filter(|(_, stop)| stop.before.seq == manifest.seq.get()) {
-                let error = format!("Failed to apply changes: {}", stop.poison.reason);
-                entries.push(entry(table.clone(), OpCounts::default(), Some(error)));
-            }
+            let took_nothing = failures.into_iter();
+            entries.extend(took_nothing.map(|(table, error)| entry(table, OpCounts::default(), Some(error))));
         }
         for (table, oddities) in &findings.oddities {
             // Segments that share a transaction share batches: the last one speaks for all.
-            if let Some(last) =
-                entries.iter_mut().rfind(|entry| entry.table == *table && entry.error.is_none())
-            {
+            if let Some(last) = entries.iter_mut().rfind(|entry| entry.table == *table) {
                 last.missing = oddities.missing;
                 oddities.warn(table, &last.archive_ref);
             }
         }
         entries
+    }
+
+    /// Tables that end in that segment, and why.
+    fn failures(&self, seq: u64, cut_off: &[CutOff]) -> BTreeMap<TableName, String> {
+        let stops = self.stops.iter().filter(|(_, stop)| stop.before.seq == seq);
+        let stops = stops
+            .map(|(table, stop)| (table.clone(), format!("Failed to apply changes: {}", stop.poison.reason)));
+        let cut_off = cut_off.iter().filter(|cut| cut.seq == seq);
+        stops.chain(cut_off.map(|cut| (cut.table.clone(), cut.reason.clone()))).collect()
     }
 
     fn commit_time(&self) -> Option<Timestamp> {

@@ -184,6 +184,20 @@ async fn tables_without_a_key_lose_one_row_for_each_delete() {
 }
 
 #[tokio::test]
+async fn a_row_is_found_by_its_values_although_a_number_is_spelt_longer_here() {
+    let mut copy = LocalCopy::start("CREATE TABLE n (v numeric(12,3), w numeric, t text)").await;
+    let columns = ["v numeric(12,2)", "w real", "t text"];
+    copy.forge.relation_with("n", &columns, &[], ReplicaIdentity::Full);
+    let values = |v: &str| format!(r#"{{"v":{v},"w":1e+20,"t":"x"}}"#);
+    let insert = |v: &str| format!(r#"{{"table":"n","op":"INSERT","data":{}}}"#, values(v));
+    copy.forge.segment(&[vec![insert("1.50"), insert("1.50"), insert("2.25")]]);
+    copy.forge.segment(&[vec![format!(r#"{{"table":"n","op":"DELETE","old_keys":{}}}"#, values("1.50"))]]);
+    copy.applier(&["add-tables", "n"]).succeed().await;
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT v FROM n ORDER BY v").await, "1.500 2.250");
+}
+
+#[tokio::test]
 async fn generated_and_identity_columns_have_the_right_values() {
     let schema = "CREATE TABLE g (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a int, \
                   twice int GENERATED ALWAYS AS (a * 2) STORED)";

@@ -8,6 +8,7 @@
 //! ```
 
 mod param;
+mod remedy;
 mod row;
 mod sql;
 
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 use futures_util::SinkExt as _;
 use futures_util::future::join_all;
+use syncdata_shared::change::Op;
 use syncdata_shared::error::{Context, Error as Shared};
 use syncdata_shared::name::TableName;
 use syncdata_shared::postgres::{Session, db_error, failure, sqlstate};
@@ -91,7 +93,8 @@ pub struct Writer {
 struct Failed {
     /// `None`: a statement of no table in particular.
     table: Option<usize>,
-    record: Option<Place>,
+    /// Its number in the batch.
+    record: Option<usize>,
     error: Shared,
 }
 
@@ -140,6 +143,9 @@ impl Writer {
         }
         let mut ways: Vec<Way> =
             prepared.batch.tables.iter().map(|table| self.first_way(&table.target)).collect();
+        if !self.replica && cascades(prepared) {
+            ways.fill(Way::RowByRow);
+        }
         loop {
             control(client, "SAVEPOINT syncdata_batch").await?;
             let failed = match self.attempt(client, prepared, &ways).await {
@@ -153,10 +159,12 @@ impl Writer {
             control(client, "ROLLBACK TO SAVEPOINT syncdata_batch").await?;
             let Some(table) = failed.table else { return Err(failed.error.into()) };
             // What a set left behind may have been in the record's way: only source order convicts.
-            if let Some(place) = failed.record
+            if let Some(record) = failed.record
                 && self.is_patient(&ways, table, &failed.error)
             {
-                return Ok(Outcome::Rejected(rejection(prepared, table, place, &failed.error)));
+                let record = &prepared.batch.records[record];
+                let remedy = remedy::of(client, &prepared.batch, record, &failed.error).await?;
+                return Ok(Outcome::Rejected(rejection(prepared, record, &failed.error, &remedy)));
             }
             self.be_patient(prepared, &mut ways, table, &failed.error);
         }
@@ -319,9 +327,9 @@ impl Writer {
             for &index in records {
                 let record = &prepared.batch.records[index as usize];
                 for statement in row::statements(&prepared.batch, record) {
-                    let of_record = |error| Failed::of(record, error);
+                    let of_record = |error| Failed::of(prepared, index, error);
                     let parsed = self.prepared(client, &statement.sql).await.map_err(of_record)?;
-                    pipeline.push((record, statement, parsed));
+                    pipeline.push((index, statement, parsed));
                 }
             }
             let sent = pipeline.iter().map(|(_, statement, parsed)| {
@@ -329,11 +337,11 @@ impl Writer {
                 client.execute_raw(parsed, values)
             });
             let answers = join_all(sent).await;
-            for ((record, statement, _), answer) in pipeline.iter().zip(answers) {
-                let doing =
-                    || format!("writing into {}", prepared.batch.tables[record.table].target.table.name);
-                let hit = answer.context(doing).map_err(|error| Failed::of(record, error))?;
-                count(&mut oddities[record.table], statement, hit);
+            for ((index, statement, _), answer) in pipeline.iter().zip(answers) {
+                let table = prepared.batch.records[*index as usize].table;
+                let doing = || format!("writing into {}", prepared.batch.tables[table].target.table.name);
+                let hit = answer.context(doing).map_err(|error| Failed::of(prepared, *index, error))?;
+                count(&mut oddities[table], statement, hit);
             }
         }
         Ok(())
@@ -350,8 +358,9 @@ impl Writer {
 }
 
 impl Failed {
-    fn of(record: &Record, error: Shared) -> Failed {
-        Failed { table: Some(record.table), record: Some(record.place), error }
+    fn of(prepared: &Prepared, record: u32, error: Shared) -> Failed {
+        let record = record as usize;
+        Failed { table: Some(prepared.batch.records[record].table), record: Some(record), error }
     }
 }
 
@@ -382,16 +391,31 @@ async fn copy(client: &Client, statement: &str, text: &Bytes) -> Result<u64, tok
     sink.finish().await
 }
 
-async fn truncate(client: &Client, prepared: &Prepared) -> Result<(), Shared> {
+/// Whether a foreign key here changes rows that the batch has a word about: then only source order says which of
+/// them were still there.
+fn cascades(prepared: &Prepared) -> bool {
+    prepared.batch.records.iter().any(|record| {
+        let table = &prepared.batch.tables[record.table].target.table;
+        match record.op {
+            Op::Delete => table.acts_on_delete,
+            Op::Update => table.acts_on_update,
+            Op::Insert | Op::Truncate => false,
+        }
+    })
+}
+
+/// One statement for all of them; where it fails, its first table is as good as any.
+async fn truncate(client: &Client, prepared: &Prepared) -> Result<(), Failed> {
     let tables = || prepared.batch.tables.iter().filter(|table| table.truncated.is_some());
-    if tables().next().is_none() {
+    let Some(first) = prepared.batch.tables.iter().find_map(|table| table.truncated) else {
         return Ok(());
-    }
+    };
     let statement = sql::truncate(tables().map(|table| &*table.target.table));
     let statements = format!(
         "SET LOCAL lock_timeout = '{TRUNCATE_LOCK_TIMEOUT}'; {statement}; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
     );
-    client.batch_execute(&statements).await.map_err(|error| failure("truncating tables", error))
+    let done = client.batch_execute(&statements).await;
+    done.map_err(|error| Failed::of(prepared, first, failure("truncating tables", error)))
 }
 
 /// A local table that is not truncated with it refers to a truncated one: the server would refuse, and CASCADE
@@ -416,12 +440,12 @@ fn blocked_truncate(prepared: &Prepared) -> Option<Rejection> {
     })
 }
 
-fn rejection(prepared: &Prepared, table: usize, place: Place, error: &Shared) -> Rejection {
+fn rejection(prepared: &Prepared, record: &Record, error: &Shared, remedy: &str) -> Rejection {
     Rejection {
-        table: prepared.batch.tables[table].target.table.name.clone(),
-        place,
+        table: prepared.batch.tables[record.table].target.table.name.clone(),
+        place: record.place,
         sqlstate: db_error(error).map(|error| error.code().code().to_owned()),
-        reason: error.one_line(),
+        reason: format!("{}{remedy}", error.one_line()),
     }
 }
 

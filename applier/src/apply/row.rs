@@ -5,7 +5,7 @@ use syncdata_shared::change::Op;
 use syncdata_shared::manifest::ReplicaIdentity;
 
 use super::sql;
-use crate::batch::{Batch, Cell, Record};
+use crate::batch::{Batch, BatchTable, Cell, Record};
 use crate::schema::{Shape, Table, Target};
 
 /// A statement with one parameter for each value.
@@ -41,6 +41,7 @@ pub(super) fn statements(batch: &Batch, record: &Record) -> Vec<RowStatement> {
 
 struct Writer<'a> {
     batch: &'a Batch,
+    batch_table: &'a BatchTable,
     target: &'a Target,
     data: Vec<(usize, Cell)>,
     find: Find,
@@ -68,7 +69,7 @@ impl<'a> Writer<'a> {
             None if batch_table.replica_identity() == ReplicaIdentity::Full => Find::Image(old),
             None => Find::key(&target.table, old),
         };
-        Writer { batch, target, data: batch.data(record).collect(), find }
+        Writer { batch, batch_table, target, data: batch.data(record).collect(), find }
     }
 
     fn insert(&self) -> RowStatement {
@@ -227,7 +228,11 @@ impl<'a> Writer<'a> {
                 }
                 values.push(cell);
                 let value = format!("${}", values.len());
-                if image { column.prints(&value) } else { column.equals(&value) }
+                if image && self.batch_table.prints_alike(column) {
+                    column.prints(&value)
+                } else {
+                    column.equals(&value)
+                }
             })
             .collect();
         let test = if tests.is_empty() { "true".to_owned() } else { tests.join(" AND ") };

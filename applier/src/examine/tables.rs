@@ -39,6 +39,18 @@ JOIN pg_trigger t ON t.tgrelid = below.relid
 WHERE NOT t.tgisinternal AND (t.tgenabled IN ('A', 'R') OR t.tgenabled = 'O' AND NOT $2)
 ORDER BY 3, 2";
 
+/// Foreign keys that change rows by themselves, outside the replica role or switched on under it; exclusion
+/// constraints that the replica role does not enforce. Those of partitions are their root's.
+const CONSTRAINTS: &str = "
+SELECT c.conname::text, c.conrelid::regclass::text, pg_get_constraintdef(c.oid), c.contype::text
+FROM pg_constraint c
+WHERE c.conparentid = 0 AND (
+    c.contype = 'f' AND c.confrelid = ANY($1) AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))
+        AND (NOT $2 OR EXISTS (
+            SELECT FROM pg_trigger t WHERE t.tgconstraint = c.oid AND t.tgenabled IN ('A', 'R')))
+    OR c.contype = 'x' AND c.conrelid = ANY($1) AND c.condeferrable AND $2)
+ORDER BY 2, 1";
+
 pub(super) async fn look(local: &Local, newest: &Newest, findings: &mut Vec<Finding>) -> Result<()> {
     let names: Vec<TableName> = match meta::exists(&local.session, &local.meta).await? {
         true => cursor::table_states(local.session.client(), &local.meta).await?.into_keys().collect(),
@@ -64,9 +76,11 @@ pub(super) async fn look(local: &Local, newest: &Newest, findings: &mut Vec<Find
     for table in by_oid.values() {
         findings.extend(shape(table, newest));
         findings.extend(neighbours(table, &names));
+        findings.extend(keyless(table, newest));
     }
     findings.extend(rights(local, &by_oid).await?);
     findings.extend(triggers(local, &by_oid).await?);
+    findings.extend(constraints(local, &by_oid).await?);
     Ok(())
 }
 
@@ -99,6 +113,27 @@ fn differences(table: &Arc<Table>, relation: &Relation) -> Vec<Difference> {
     let lacking = relation.columns.iter().filter(lacks);
     let lacking = lacking.map(|column| schema::lacking(&column.name, Some(relation), table));
     schema::fit(relation, table).err().into_iter().chain(lacking).collect()
+}
+
+/// Without an index on the source's key every change is looked for in the whole table.
+fn keyless(table: &Arc<Table>, newest: &Newest) -> Option<Finding> {
+    let relation = newest.relations.get(&table.name).filter(|relation| !relation.key.is_empty())?;
+    let key = schema::fit(relation, table).ok()?.key;
+    if key.arbiter || key.deferrable {
+        return None;
+    }
+    let columns: Vec<String> = relation.key.iter().map(|column| escape_identifier(column)).collect();
+    let columns = columns.join(", ");
+    let message = format!(
+        "{} has no unique index on the source's key ({columns}): each change is looked for in the whole table, and a \
+         row that is there already comes twice",
+        table.name
+    );
+    Some(
+        Finding::warn("key", message)
+            .remedy("run the statement")
+            .statement(format!("ALTER TABLE {} ADD PRIMARY KEY ({columns});", table.name.sql())),
+    )
 }
 
 /// What is bound to the table and is not as strict, or stricter, than at the source.
@@ -173,4 +208,26 @@ async fn triggers(local: &Local, tables: &BTreeMap<u32, Arc<Table>>) -> Result<V
         );
     }
     Ok(findings)
+}
+
+async fn constraints(local: &Local, tables: &BTreeMap<u32, Arc<Table>>) -> Result<Vec<Finding>> {
+    let oids: Vec<u32> = tables.keys().copied().collect();
+    let rows = local.session.client().query(CONSTRAINTS, &[&oids, &local.replica]).await;
+    let finding = |row: &tokio_postgres::Row| {
+        let (name, table, definition, kind): (&str, &str, &str, &str) =
+            (row.get(0), row.get(1), row.get(2), row.get(3));
+        match kind {
+            "f" => Finding::warn(
+                "foreign key",
+                format!("{name} of {table} acts on what is applied: {definition}"),
+            )
+            .remedy("where the source has the same foreign key, leave it: its changes are then applied row by row"),
+            _ => Finding::warn(
+                "deferrable constraint",
+                format!("{name} of {table} is not enforced while changes are applied: {definition}"),
+            )
+            .remedy("NOT DEFERRABLE is enforced here too, if the source's changes allow it"),
+        }
+    };
+    Ok(rows.context(|| "reading the constraints".to_owned())?.iter().map(finding).collect())
 }

@@ -56,13 +56,21 @@ WHERE i.indrelid = ANY($1::oid[]) AND i.indisunique AND i.indisvalid
   AND i.indpred IS NULL AND i.indexprs IS NULL
 ORDER BY i.indrelid, NOT i.indisprimary, i.indexrelid";
 
-const REFERENCED_BY: &str = "
-SELECT DISTINCT f.confrelid, n.nspname::text, c.relname::text
-FROM pg_catalog.pg_constraint f
-JOIN pg_catalog.pg_class c ON c.oid = f.conrelid
+// A partition stands for its root: the two are truncated together. What points to the table itself acts on it too.
+const REFERENCES: &str = "
+WITH f AS (
+    SELECT coalesce(pg_catalog.pg_partition_root(confrelid)::oid, confrelid) AS referenced,
+        coalesce(pg_catalog.pg_partition_root(conrelid)::oid, conrelid) AS referring,
+        confdeltype IN ('c', 'n', 'd') AS on_delete, confupdtype IN ('c', 'n', 'd') AS on_update
+    FROM pg_catalog.pg_constraint WHERE contype = 'f'
+)
+SELECT f.referenced, n.nspname::text, c.relname::text, f.referring <> f.referenced,
+    bool_or(f.on_delete), bool_or(f.on_update)
+FROM f
+JOIN pg_catalog.pg_class c ON c.oid = f.referring
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE f.contype = 'f' AND f.confrelid = ANY($1::oid[]) AND f.conrelid <> f.confrelid
-ORDER BY 1, 2, 3";
+WHERE f.referenced = ANY($1::oid[])
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3";
 
 /// Those of the tables that exist, each with all that applying needs to know.
 pub async fn load(client: &impl GenericClient, names: &[TableName]) -> Result<BTreeMap<TableName, Table>> {
@@ -92,9 +100,14 @@ pub async fn load(client: &impl GenericClient, names: &[TableName]) -> Result<BT
             of(&mut tables, oid)?.unique.push(UniqueIndex { columns, immediate: row.get(1) });
         }
     }
-    for row in client.query(REFERENCED_BY, &[&oids]).await.context(doing)? {
-        let (schema, name): (&str, &str) = (row.get(1), row.get(2));
-        of(&mut tables, row.get(0))?.referenced_by.push(TableName::new(schema, name)?);
+    for row in client.query(REFERENCES, &[&oids]).await.context(doing)? {
+        let (schema, name, by_other): (&str, &str, bool) = (row.get(1), row.get(2), row.get(3));
+        let table = of(&mut tables, row.get(0))?;
+        if by_other {
+            table.referenced_by.push(TableName::new(schema, name)?);
+        }
+        table.acts_on_delete |= row.get::<_, bool>(4);
+        table.acts_on_update |= row.get::<_, bool>(5);
     }
     Ok(tables.into_values().map(|table| (table.name.clone(), table)).collect())
 }
@@ -113,6 +126,8 @@ fn table(row: &Row) -> Result<Table> {
         columns: Vec::new(),
         unique: Vec::new(),
         referenced_by: Vec::new(),
+        acts_on_delete: false,
+        acts_on_update: false,
     })
 }
 

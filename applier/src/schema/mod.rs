@@ -23,6 +23,10 @@ pub struct Table {
     pub unique: Vec<UniqueIndex>,
     /// Tables whose foreign keys point here, this one left out.
     pub referenced_by: Vec<TableName>,
+    /// A foreign key that points here cascades, or sets its own columns: outside the replica role a DELETE (an UPDATE)
+    /// here changes other rows.
+    pub acts_on_delete: bool,
+    pub acts_on_update: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -131,3 +131,24 @@ async fn refusal(copy: &LocalCopy, sql: &str) -> String {
         Err(error) => error.as_db_error().expect("the server said it").message().to_owned(),
     }
 }
+
+#[tokio::test]
+async fn a_table_that_stops_in_a_segment_has_one_row_for_it_with_what_it_took_and_why_no_more() {
+    let mut copy = two_tables().await;
+    copy.applier(&["add-tables", "users", "orders"]).succeed().await;
+    copy.applier(&["sync"]).succeed().await;
+    copy.server.execute("ALTER TABLE users ADD CHECK (name <> 'Bad')").await;
+    copy.forge.segment(&[vec![rename(1, "Eve")], vec![rename(2, "Bad")]]);
+    copy.forge.gap(&["orders"]);
+    copy.forge.segment(&[vec![DELETE.to_owned()]]);
+    copy.applier(&["sync"]).run().await.expect_code(1);
+    let log = "SELECT table_name, status, rows_synced, left(archive_ref, 10), left(error_detail, 23)
+        FROM data_sync_logs WHERE archive_ref > '0000000002' ORDER BY archive_ref, table_name";
+    let expected = "users,FAILED,1,0000000002,Failed to apply changes orders,FAILED,0,0000000003,changes from 0/16B4100 ";
+    assert_eq!(copy.rows(log).await, expected);
+    let counted = "SELECT DISTINCT sum(records_updated) FROM data_sync_metrics GROUP BY period_type";
+    assert_eq!(copy.rows(counted).await, "1", "what was applied before the bad record is counted");
+    copy.server.execute("ALTER TABLE users DROP CONSTRAINT users_name_check").await;
+    copy.applier(&["retry", "users"]).run().await.expect_code(1);
+    assert_eq!(copy.rows(counted).await, "2", "and the rest once");
+}

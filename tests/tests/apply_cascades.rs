@@ -1,0 +1,161 @@
+//! What acts on its own in the copy: cascades of foreign keys, triggers that always fire, constraints at the commit.
+
+use syncdata_tests::LocalCopy;
+
+/// Without the right to the replica role: foreign keys act on what is applied.
+async fn as_reporter(tables: &str) -> LocalCopy {
+    let schema = format!(
+        "CREATE ROLE reporter LOGIN; GRANT ALL ON DATABASE reporting TO reporter;
+         GRANT ALL ON SCHEMA public TO reporter; SET ROLE reporter; {tables}"
+    );
+    let mut copy = LocalCopy::start(&schema).await;
+    copy.set("PG_USER_NAME", "reporter");
+    describe(&mut copy);
+    copy
+}
+
+fn describe(copy: &mut LocalCopy) {
+    copy.forge.relation("p", &["id integer not null", "v text"], &["id"]);
+    copy.forge.relation("c", &["id integer not null", "p integer"], &["id"]);
+}
+
+fn parent(id: u32) -> String {
+    format!(r#"{{"table":"p","op":"INSERT","data":{{"id":{id},"v":"x"}}}}"#)
+}
+
+fn renamed(id: u32) -> String {
+    format!(r#"{{"table":"p","op":"UPDATE","data":{{"id":{id},"v":"y"}},"old_keys":{{"id":{id}}}}}"#)
+}
+
+fn child(id: u32, p: u32) -> String {
+    format!(r#"{{"table":"c","op":"INSERT","data":{{"id":{id},"p":{p}}}}}"#)
+}
+
+fn moved(id: u32, p: u32) -> String {
+    format!(r#"{{"table":"c","op":"UPDATE","data":{{"id":{id},"p":{p}}},"old_keys":{{"id":{id}}}}}"#)
+}
+
+fn gone(table: &str, id: u32) -> String {
+    format!(r#"{{"table":"{table}","op":"DELETE","old_keys":{{"id":{id}}}}}"#)
+}
+
+#[tokio::test]
+async fn a_cascade_in_the_copy_takes_no_row_that_had_left_its_parent() {
+    for action in ["CASCADE", "SET NULL", "SET DEFAULT"] {
+        let mut copy = as_reporter(&format!(
+            "CREATE TABLE p (id int PRIMARY KEY, v text);
+             CREATE TABLE c (id int PRIMARY KEY, p int DEFAULT 1 REFERENCES p ON DELETE {action})"
+        ))
+        .await;
+        copy.applier(&["add-tables", "p", "c"]).succeed().await;
+        copy.forge.segment(&[vec![parent(1), parent(2), parent(3), child(7, 2), child(8, 2)]]);
+        copy.sync(0).await;
+        // Netted, the parent would go first: it is the first table of the batch.
+        copy.forge.segment(&[vec![renamed(1), moved(7, 3), gone("p", 2), gone("c", 8)]]);
+        copy.sync(0).await;
+        assert_eq!(copy.rows("SELECT * FROM c ORDER BY id").await, "7,3", "{action}");
+        assert_eq!(copy.rows("SELECT id FROM p ORDER BY id").await, "1 3", "{action}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_set_aside_takes_its_parent_along_where_a_deferred_key_binds_them() {
+    let mut copy = as_reporter(
+        "CREATE TABLE p (id int PRIMARY KEY, v text);
+         CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p DEFERRABLE INITIALLY DEFERRED, CHECK (id <> 9))",
+    )
+    .await;
+    copy.applier(&["add-tables", "p", "c"]).succeed().await;
+    copy.forge.segment(&[vec![parent(1), parent(2), child(7, 2)]]);
+    copy.sync(0).await;
+    copy.forge.segment(&[vec![child(9, 1)], vec![gone("c", 7), gone("p", 2)]]);
+    let said = copy.sync(1).await;
+    assert!(said.contains("c: quarantined") && said.contains("p: quarantined"), "{said}");
+    assert_eq!(copy.rows("SELECT id FROM p ORDER BY id").await, "1 2");
+    assert_eq!(copy.rows("SELECT id FROM c ORDER BY id").await, "7");
+    copy.server.execute("ALTER TABLE c DROP CONSTRAINT c_id_check").await;
+    copy.applier(&["retry", "c", "p"]).succeed().await;
+    assert_eq!(copy.rows("SELECT id FROM p ORDER BY id").await, "1");
+    assert_eq!(copy.rows("SELECT id FROM c ORDER BY id").await, "9");
+}
+
+#[tokio::test]
+async fn a_deferred_key_of_a_table_that_nobody_syncs_sets_the_referenced_one_aside() {
+    let mut copy = as_reporter(
+        "CREATE TABLE p (id int PRIMARY KEY, v text); CREATE TABLE c (id int PRIMARY KEY, p int);
+         CREATE TABLE note (p int REFERENCES p DEFERRABLE INITIALLY DEFERRED)",
+    )
+    .await;
+    copy.applier(&["add-tables", "p", "c"]).succeed().await;
+    copy.forge.segment(&[vec![parent(1), child(7, 1)]]);
+    copy.sync(0).await;
+    copy.server.execute("INSERT INTO note VALUES (1)").await;
+    copy.forge.segment(&[vec![gone("p", 1), child(8, 1)]]);
+    let said = copy.sync(1).await;
+    assert!(said.contains("p: quarantined") && said.contains("note"), "{said}");
+    assert_eq!(copy.rows("SELECT id FROM c ORDER BY id").await, "7 8");
+}
+
+#[tokio::test]
+async fn duplicates_that_were_there_before_are_no_reason_to_try_for_ever() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE p (id int PRIMARY KEY, v text UNIQUE DEFERRABLE); CREATE TABLE c (id int PRIMARY KEY, p int);
+         SET session_replication_role = replica; INSERT INTO p VALUES (10, 'x'), (11, 'x')",
+    )
+    .await;
+    describe(&mut copy);
+    copy.applier(&["add-tables", "p", "c"]).succeed().await;
+    copy.forge
+        .segment(&[vec![r#"{"table":"p","op":"INSERT","data":{"id":1,"v":"one"}}"#.to_owned(), child(7, 1)]]);
+    let said = copy.sync(1).await;
+    assert!(said.contains("p: quarantined"), "{said}");
+    assert_eq!(copy.rows("SELECT id FROM c").await, "7");
+}
+
+#[tokio::test]
+async fn cascades_and_triggers_of_the_copy_delete_nothing_twice() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE p (id int PRIMARY KEY, v text);
+         CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE);
+         CREATE TABLE audit (at int);
+         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.audit VALUES (OLD.id); RETURN OLD; END $$;
+         CREATE TRIGGER ordinary AFTER DELETE ON c FOR EACH ROW EXECUTE FUNCTION f();
+         CREATE TRIGGER always AFTER DELETE ON c FOR EACH ROW EXECUTE FUNCTION f();
+         ALTER TABLE c ENABLE ALWAYS TRIGGER always",
+    )
+    .await;
+    describe(&mut copy);
+    copy.applier(&["add-tables", "p", "c"]).succeed().await;
+    copy.forge.segment(&[vec![parent(1), parent(2), child(7, 1), child(8, 2)]]);
+    copy.sync(0).await;
+    // As the WAL has it: the parent, then what its cascade removed.
+    copy.forge.segment(&[vec![gone("p", 1), gone("c", 7)]]);
+    let said = copy.sync(0).await;
+    assert!(!said.contains("were not here"), "{said}");
+    assert_eq!(copy.rows("SELECT (SELECT count(*) FROM p), (SELECT count(*) FROM c)").await, "1,1");
+    assert_eq!(
+        copy.rows("SELECT at FROM audit").await,
+        "7",
+        "the ordinary trigger is off, the other one fires once"
+    );
+    let missing = "SELECT coalesce(sum(rows_missing), 0) FROM data_sync_logs";
+    assert_eq!(copy.rows(missing).await, "0");
+    let check = copy.applier(&["check"]).succeed().await;
+    assert!(check.stdout.contains("always of public.c always fires"), "{check}");
+}
+
+#[tokio::test]
+async fn check_names_the_cascades_that_will_act() {
+    let copy = as_reporter(
+        "CREATE TABLE p (id int PRIMARY KEY, v text);
+         CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE);
+         CREATE TABLE plain (id int PRIMARY KEY, p int REFERENCES p)",
+    )
+    .await;
+    copy.applier(&["add-tables", "p", "c", "plain"]).succeed().await;
+    let check = copy.applier(&["check"]).run().await;
+    assert!(check.stdout.contains("c_p_fkey of public.c"), "{check}");
+    assert!(check.stdout.contains("ON DELETE CASCADE"), "{check}");
+    assert!(!check.stdout.contains("plain_p_fkey"), "{check}");
+}
