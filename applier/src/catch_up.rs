@@ -1,16 +1,19 @@
 //! Brings single tables from their own positions to the checkpoint: new ones, and ones that leave quarantine.
 //! The other tables stay where they are.
 
+use std::collections::BTreeMap;
+
 use syncdata_shared::chain::{ChainTip, Verified};
 use syncdata_shared::digest::Digest;
+use syncdata_shared::error::Context as _;
 use syncdata_shared::floor::Floor;
-use syncdata_shared::layout::SegmentName;
+use syncdata_shared::layout::{SegmentName, SegmentSeq};
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::Link;
 use syncdata_shared::name::TableName;
 use syncdata_shared::time::Day;
 
-use crate::cursor::{self, Applied, Checkpoint, State};
+use crate::cursor::{self, Applied, Checkpoint, State, TableState};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::Listing;
 use crate::pass::{Pass, clean};
@@ -33,7 +36,7 @@ pub async fn run(pass: &mut Pass<'_>, checkpoint: &Checkpoint, tables: &[TableNa
     if let Some(own) = checkpoint.segment {
         let from = positions.min().unwrap_or(Lsn::ZERO);
         let segments = chain(pass, checkpoint, own, from).await?;
-        let mut scope = tables.to_vec();
+        let mut scope = within_reach(pass, own, segments.first(), tables, &states).await?;
         let mut group = Vec::new();
         let mut segments = segments.into_iter().peekable();
         while let Some(segment) = segments.next() {
@@ -42,9 +45,11 @@ pub async fn run(pass: &mut Pass<'_>, checkpoint: &Checkpoint, tables: &[TableNa
             }
             group.push(pass.source.fetch_file(segment).await?);
             let records = group.iter().map(|fetched| fetched.segment.manifest().records).sum();
-            let next_fits = segments
-                .peek()
-                .is_some_and(|next| plan::fits(records, next.manifest(), pass.rules.apply_batch_changes));
+            // What the group holds of the cache it holds until its commit: to wait for more would be for ever.
+            let next_fits = segments.peek().is_some_and(|next| {
+                plan::fits(records, next.manifest(), pass.rules.apply_batch_changes)
+                    && pass.source.has_room_for(next)
+            });
             if next_fits && group.len() < GROUP_SEGMENTS_MAX {
                 continue;
             }
@@ -63,12 +68,52 @@ pub async fn run(pass: &mut Pass<'_>, checkpoint: &Checkpoint, tables: &[TableNa
         let whole = state.position.unwrap_or(Lsn::ZERO) >= checkpoint.end_lsn();
         let set_aside_again = !matches!(state.state, State::Loading);
         if tables.contains(&table) && whole && !set_aside_again {
+            client.batch_execute("BEGIN").await.context(|| format!("making {table} live"))?;
             cursor::set_state(client, meta, &table, State::Live, None, None).await?;
             quarantine::forget(client, meta, &table).await?;
+            client.batch_execute("COMMIT").await.context(|| format!("making {table} live"))?;
             tracing::info!(%table, lsn = %checkpoint.end_lsn(), "table is live");
         }
     }
     Ok(done)
+}
+
+/// Those of the tables that the archive still leads on from where they are. The others would become a mixture of what
+/// they are and what comes after a hole: they stay, and are stale.
+async fn within_reach(
+    pass: &Pass<'_>,
+    own: Applied,
+    first: Option<&Verified>,
+    tables: &[TableName],
+    states: &BTreeMap<TableName, TableState>,
+) -> Result<Vec<TableName>> {
+    // Without a segment up to the checkpoint there is nothing that ends there.
+    let begins = first.map_or(own.end_lsn, |first| first.manifest().start_lsn);
+    let is_whole = first.is_some_and(|first| first.manifest().seq == SegmentSeq::FIRST);
+    let mut scope = Vec::new();
+    for table in tables {
+        let Some(state) = states.get(table) else { continue };
+        let position = state.position.unwrap_or(Lsn::ZERO);
+        let gap = format!("{position}..{begins}");
+        if is_whole || position >= begins || state.accepted_gaps.contains(&gap) {
+            scope.push(table.clone());
+        } else {
+            cut_off(pass, table, position, &gap).await?;
+        }
+    }
+    Ok(scope)
+}
+
+async fn cut_off(pass: &Pass<'_>, table: &TableName, position: Lsn, gap: &str) -> Result<()> {
+    let (client, meta) = (pass.local.session.client(), &pass.local.meta);
+    let noting = || format!("noting that {table} is stale");
+    let reason = format!("the archive no longer has the changes {gap} that it lacks: resync loads it again");
+    client.batch_execute("BEGIN").await.context(noting)?;
+    cursor::set_state(client, meta, table, State::Stale, None, Some(&reason)).await?;
+    cursor::note_gap(client, meta, table, gap).await?;
+    client.batch_execute("COMMIT").await.context(noting)?;
+    tracing::warn!(%table, lsn = %position, "table is stale: the archive was pruned past it");
+    Ok(())
 }
 
 /// They share a transaction; each holds room in the cache until then.

@@ -32,6 +32,8 @@ use crate::error::{Error, Kind, Result};
 const SEGMENTS_AHEAD: usize = 16;
 /// The cache's bytes are counted in these.
 const PERMIT_BYTES: u64 = 64 << 10;
+/// Of a download that is not whole yet.
+const PART_ENDING: &str = ".part";
 
 /// The archive, and the place where its files are kept while they are applied.
 #[derive(Clone, Debug)]
@@ -70,6 +72,22 @@ impl Source {
         let permits = u32::try_from((cache_bytes_max / PERMIT_BYTES).clamp(1, 1 << 20)).expect("clamped");
         let cache_room = Arc::new(Semaphore::new(permits as usize));
         Ok(Source { archive, cache, cache_room, permits, verify_key })
+    }
+
+    /// Removes what nobody needs any more: a pass that was killed leaves what it has applied.
+    pub fn sweep(&self, is_needed: impl Fn(SegmentName) -> bool) -> Result<()> {
+        let reading = || format!("reading the cache folder {}", self.cache.display());
+        for entry in fs::read_dir(&self.cache).context(reading)? {
+            let name = entry.context(reading)?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let whole = name.strip_suffix(PART_ENDING).unwrap_or(name);
+            if let Some(SegmentFile::Changes(segment)) = SegmentFile::parse(whole)
+                && !is_needed(segment)
+            {
+                remove(&self.cache.join(name))?;
+            }
+        }
+        Ok(())
     }
 
     pub fn location(&self) -> &str {
@@ -288,6 +306,12 @@ impl Source {
         Ok(())
     }
 
+    /// Whether its change file has room in the cache beside those that are held now.
+    pub fn has_room_for(&self, segment: &Verified) -> bool {
+        let bytes = segment.manifest().file.as_ref().map_or(0, |file| file.bytes);
+        bytes.div_ceil(PERMIT_BYTES) <= self.cache_room.available_permits() as u64
+    }
+
     /// `None`: there is no such file.
     async fn small_file(&self, path: &ArchivePath, bytes_max: usize) -> Result<Option<Vec<u8>>> {
         let wanted = path.clone();
@@ -336,7 +360,7 @@ fn missing(path: &ArchivePath) -> Error {
 
 fn part_of(cached: &Path) -> PathBuf {
     let mut name = cached.as_os_str().to_owned();
-    name.push(".part");
+    name.push(PART_ENDING);
     PathBuf::from(name)
 }
 

@@ -89,7 +89,11 @@ impl<'a> Pass<'a> {
         }
         let checkpoint = self.checkpoint(&states).await?;
         let view = self.view(&checkpoint).await?;
-        self.settle(&states, &checkpoint, &view, &mut report).await?;
+        self.sweep(&states, &checkpoint)?;
+        let settled = match self.settle(&states, &checkpoint, &view, &mut report).await {
+            Err(error) if error.kind() == Kind::Passing => return Err(error),
+            settled => settled,
+        };
         let states = cursor::table_states(client, &self.local.meta).await?;
         if states.values().any(|state| state.state == State::Live) {
             let names = behind(&checkpoint, &view);
@@ -100,6 +104,8 @@ impl<'a> Pass<'a> {
                 self.note_freshness(&applied, &view, &mut report).await?;
             }
         }
+        // What keeps one table from its base keeps no other from going on.
+        settled?;
         report.stopped = self.stop.is_asked();
         self.describe(&mut report).await?;
         Ok(report)
@@ -203,6 +209,14 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// The cache keeps what the checkpoint, or a table behind it, has still to take.
+    fn sweep(&self, states: &BTreeMap<TableName, TableState>, checkpoint: &Checkpoint) -> Result<()> {
+        let loading = states.values().filter(|state| state.state == State::Loading);
+        let behind = loading.map(|state| state.position.unwrap_or(Lsn::ZERO)).min();
+        let applied = behind.map_or(checkpoint.end_lsn(), |behind| behind.min(checkpoint.end_lsn()));
+        self.source.sweep(|segment| segment.end_lsn > applied)
+    }
+
     /// Gives tables without a base one, where the archive holds everything from its beginning.
     async fn settle(
         &mut self,
@@ -271,25 +285,37 @@ impl<'a> Pass<'a> {
             }
             let mut group = vec![first?];
             held = fill(&mut group, &mut stream, self.rules.apply_batch_changes);
-            let done = transaction::apply(
-                self.local,
-                &mut self.writer,
-                self.rules,
-                &checkpoint,
-                &Scope::Live,
-                &group,
-            )
-            .await?;
-            let last = group.last().expect("it has one");
-            checkpoint = Checkpoint::after(&last.segment);
-            report.segments += group.len() as u64;
-            report.records += done.records;
-            tracing::info!(
-                segment = checkpoint.seq(), lsn = %checkpoint.end_lsn(), segments = group.len(),
-                records = done.records, "segments applied"
-            );
-            clean(&group)?;
+            checkpoint = match self.apply_group(&checkpoint, &group, report).await {
+                // One of them is bad. Those before it are not, and do not wait for it.
+                Err(error) if group.len() > 1 && is_about_a_segment(&error) => {
+                    for one in group.chunks(1) {
+                        checkpoint = self.apply_group(&checkpoint, one, report).await?;
+                    }
+                    checkpoint
+                }
+                applied => applied?,
+            };
         }
+    }
+
+    async fn apply_group(
+        &mut self,
+        checkpoint: &Checkpoint,
+        group: &[Fetched],
+        report: &mut Report,
+    ) -> Result<Checkpoint> {
+        let (local, scope) = (self.local, Scope::Live);
+        let done = transaction::apply(local, &mut self.writer, self.rules, checkpoint, &scope, group).await?;
+        let last = group.last().expect("it has one");
+        let checkpoint = Checkpoint::after(&last.segment);
+        report.segments += group.len() as u64;
+        report.records += done.records;
+        tracing::info!(
+            segment = checkpoint.seq(), lsn = %checkpoint.end_lsn(), segments = group.len(),
+            records = done.records, "segments applied"
+        );
+        clean(group)?;
+        Ok(checkpoint)
     }
 
     /// Everything that the archive has is applied: as fresh as its head says.
@@ -327,6 +353,10 @@ impl<'a> Pass<'a> {
         }
         Ok(())
     }
+}
+
+fn is_about_a_segment(error: &Error) -> bool {
+    matches!(error.kind(), Kind::ArchiveRefused | Kind::Rejected)
 }
 
 /// Adds segments that are ready and fit into the same transaction. What came out of the stream instead is

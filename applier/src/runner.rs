@@ -119,5 +119,5 @@ fn rules(config: &Config) -> Rules {
 /// The archive of these settings.
 pub fn source(config: &Config) -> Result<Source> {
     let archive = ArchiveHandle::spawn(archive::open(config.archive()?)?)?;
-    Source::new(archive, config.cache_dir.clone(), config.cache_max.as_u64(), config.verify_key()?)
+    Source::new(archive, config.cache_of_copy(), config.cache_max.as_u64(), config.verify_key()?)
 }

@@ -165,6 +165,8 @@ async fn newest(config: &Config, local: &Local) -> Result<Position> {
     }
     let head = runner::source(config)?.head().await?;
     let head = head.ok_or_else(|| Error::new(Kind::ArchiveRefused, "the archive has no head.json yet"))?;
+    // The position means something in that archive alone.
+    cursor::adopt(local.session.client(), &local.meta, head.archive_id).await?;
     Ok(Position { lsn: head.covered_lsn, commit_time: Some(head.covered_at) })
 }
 

@@ -139,8 +139,17 @@ impl Config {
         self.places.sockets(program, &self.socket_name(program))
     }
 
-    /// Several daemons may share a machine, one for each database and slot: a command must not stop another's.
+    /// Where the applier of these settings keeps segments. Two copies on one machine must not write into each other's.
+    pub fn cache_of_copy(&self) -> PathBuf {
+        self.cache_dir.join(self.who())
+    }
+
     fn socket_name(&self, program: Program) -> String {
+        format!("{}-{}.sock", program.name(), self.who())
+    }
+
+    /// Several daemons may share a machine, one for each database and slot: a command must not stop another's.
+    fn who(&self) -> String {
         let server = self.postgres.as_ref();
         let who = [
             server.map_or("", |server| &server.host),
@@ -150,7 +159,7 @@ impl Config {
             &self.meta_schema,
         ];
         let digest = Digest::of(who.join("\0").as_bytes()).to_string();
-        format!("{}-{}.sock", program.name(), &digest[..8])
+        digest[..8].to_owned()
     }
 
     /// Whose signature manifests must have, if any is asked for.
