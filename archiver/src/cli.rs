@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use syncdata_shared::lsn::Lsn;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Setup(Setup),
     /// Archive: as a daemon, or one poll
     Run(Run),
+    /// Copy tables as they are at one moment into the archive, while production works
+    Snapshot(SnapshotArguments),
     /// What the archiver does, how far it is, and what is wrong
     Status,
     /// Look for everything that could be wrong; each line with its remedy
@@ -98,6 +101,27 @@ pub(crate) struct DeclareGapArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct SnapshotArguments {
+    /// Tables and patterns, instead of all that is captured
+    #[arg(long, value_name = "A,B")]
+    pub tables: Option<String>,
+    /// Read no more than so many bytes of rows in a second, such as 20MiB
+    #[arg(long, value_name = "SIZE", value_parser = rate)]
+    pub rate: Option<ByteSize>,
+    /// Send every part whole, whatever the archive has of earlier snapshots
+    #[arg(long)]
+    pub full: bool,
+    /// Give up if transactions that are open now have not ended by then, such as 10min
+    #[arg(long, value_name = "DURATION")]
+    pub wait: Option<humantime::Duration>,
+}
+
+fn rate(text: &str) -> Result<ByteSize, String> {
+    let rate = text.trim().parse::<ByteSize>().ok().filter(|rate| rate.as_u64() > 0);
+    rate.ok_or_else(|| "a size above 0: 20MiB, or a number of bytes".to_owned())
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Run {
     /// Tables and patterns, instead of the setting `tables`
     #[arg(long, value_name = "A,B")]
@@ -108,7 +132,7 @@ pub(crate) struct Run {
 }
 
 impl Command {
-    /// `--tables`, where the command has it.
+    /// `--tables`, where the command has it in place of the setting. (`snapshot` has it beside the setting.)
     pub(crate) fn tables(&self) -> Option<&str> {
         match self {
             Command::Setup(Setup { tables, .. }) | Command::Run(Run { tables, .. }) => tables.as_deref(),

@@ -7,24 +7,25 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
-use syncdata_shared::config::Config;
+use syncdata_shared::config::{Config, split_list};
 use syncdata_shared::error::Context as _;
 use syncdata_shared::finding::{Finding, Level, worst};
+use syncdata_shared::name::TablePattern;
 use syncdata_shared::output::Output;
 use syncdata_shared::signature::SigningKey;
 use syncdata_shared::time::Timestamp;
 use syncdata_shared::{Error, Kind, Result};
 use tokio_postgres::types::Type;
 
-use crate::cli::{DeclareGapArguments, Setup};
-use crate::connection::Connection;
+use crate::cli::{DeclareGapArguments, Setup, SnapshotArguments};
+use crate::connection::{Connection, Work};
 use crate::daemon::{self, DeclareGap};
 use crate::holdings::Holdings;
 use crate::pending::{self, Pending};
 use crate::poll::Archiver;
 use crate::source::{Position, Slot};
 use crate::status::{Frame, SourceStatus, Status};
-use crate::{examine, setup};
+use crate::{examine, setup, snapshot};
 
 pub(crate) async fn status(config: &Config, output: Output) -> Result<ExitCode> {
     let status = match daemon::ask_status(config).await? {
@@ -103,6 +104,35 @@ pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -
     Ok(exit_code(&findings))
 }
 
+pub(crate) async fn snapshot(
+    config: &Config,
+    arguments: &SnapshotArguments,
+    output: Output,
+) -> Result<ExitCode> {
+    let options = snapshot::Options {
+        tables: arguments.tables.as_deref().map(patterns).transpose()?,
+        rate: arguments.rate.map(|rate| rate.as_u64()),
+        full: arguments.full,
+        wait: arguments.wait.map(Into::into),
+    };
+    let taken = snapshot::take(config, &options).await?;
+    // Loading it takes the changes up to its end. It stands all the same.
+    if let Err(error) = daemon::poll_now(config).await {
+        output.words(&format!(
+            "the snapshot is complete; the changes that belong to it come with the next poll, since this one failed: {}",
+            error.one_line()
+        ));
+    }
+    output.document(&json!(taken), &taken.text());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn patterns(list: &str) -> Result<Vec<TablePattern>> {
+    let items = split_list(list).filter(|items| !items.is_empty());
+    let items = items.ok_or_else(|| Error::bad_input("a list of tables", list))?;
+    items.iter().map(|item| item.parse()).collect()
+}
+
 fn exit_code(findings: &[Finding]) -> ExitCode {
     ExitCode::from(u8::from(worst(findings) == Level::Fail))
 }
@@ -130,7 +160,7 @@ pub(crate) async fn drop_slot(config: &Config, force: bool, output: Output) -> R
     let name = &config.slot_name;
     let mut connection = Connection::open(config).await?;
     // A running archiver would not even notice before its next poll.
-    connection.lock(name).await?;
+    connection.lock(Work::Reading, name).await?;
     let Some(slot) = Slot::read(connection.session.client(), name).await? else {
         output.words(&format!("the replication slot {name} does not exist"));
         return Ok(ExitCode::SUCCESS);

@@ -16,8 +16,13 @@ use crate::source::Facts;
 
 pub(crate) const APPLICATION_NAME: &str = "syncdata-archiver";
 
-/// Advisory locks have two numbers: this one says whose they are, the other is the slot's.
-const LOCK_CLASS: i32 = 0x5359_4e43;
+/// What one process at a time may do with a slot. An advisory lock has two numbers: this one, and the slot's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    Reading = 0x5359_4e43,
+    /// Taking a snapshot, or removing what no snapshot needs.
+    Snapshots = 0x5359_4e53,
+}
 
 /// The server process of a client that was killed holds lock and slot until it notices: a second or two.
 pub(crate) const ATTEMPTS_MAX: u32 = 12;
@@ -34,7 +39,12 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects to a server that can be archived from.
     pub(crate) async fn open(config: &Config) -> Result<Connection> {
-        let session = Session::open(config.postgres()?, APPLICATION_NAME, &pinned()).await?;
+        Connection::open_as(config, APPLICATION_NAME).await
+    }
+
+    /// With another name for whoever looks at production's sessions.
+    pub(crate) async fn open_as(config: &Config, application_name: &str) -> Result<Connection> {
+        let session = Session::open(config.postgres()?, application_name, &pinned()).await?;
         let facts = Facts::read(session.client()).await?;
         if facts.in_recovery {
             return Err(Error::new(
@@ -51,8 +61,9 @@ impl Connection {
         Ok(Connection { session, facts, plugin: None })
     }
 
-    /// Keeps a second archiver of this slot away, on whatever host: the lock goes when the connection does.
-    pub(crate) async fn lock(&self, slot: &SlotName) -> Result<()> {
+    /// Keeps others with the same work away, on whatever host: the lock goes when the connection does.
+    pub(crate) async fn lock(&self, work: Work, slot: &SlotName) -> Result<()> {
+        let class = work as i32;
         let sql = "SELECT pg_try_advisory_lock($1, hashtext($2)), \
             (SELECT string_agg(coalesce(a.client_addr::text, 'this host') || ' process ' || a.pid, ', ') \
              FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
@@ -67,7 +78,7 @@ impl Connection {
             let rows = self
                 .session
                 .client()
-                .query_typed(sql, &[(&LOCK_CLASS, Type::INT4), (&slot.as_str(), Type::TEXT)])
+                .query_typed(sql, &[(&class, Type::INT4), (&slot.as_str(), Type::TEXT)])
                 .await
                 .context(|| format!("locking the slot {slot} for this archiver"))?;
             let row = rows.first().ok_or_else(|| Error::new(Kind::Unreachable, "no answer"))?;
@@ -76,11 +87,11 @@ impl Connection {
             }
             holder = row.get::<_, Option<String>>(1).unwrap_or_else(|| "unknown".to_owned());
         }
-        Err(Error::new(
-            Kind::Locked,
-            format!("another archiver reads the slot {slot} (its connection: {holder})"),
-        )
-        .hint("one archiver per slot: stop the other one"))
+        let (what, hint) = match work {
+            Work::Reading => ("another archiver reads the slot", "one archiver per slot: stop the other one"),
+            Work::Snapshots => ("somebody takes or prunes snapshots of the slot", "wait until that is done"),
+        };
+        Err(Error::new(Kind::Locked, format!("{what} {slot} (its connection: {holder})")).hint(hint))
     }
 
     /// A peek in a transaction of its own, so that its failure leaves the session usable.

@@ -20,7 +20,7 @@ use syncdata_shared::lsn::Lsn;
 use syncdata_shared::output::Output;
 use syncdata_shared::postgres::Canceller;
 use syncdata_shared::time::Timestamp;
-use syncdata_shared::{Error, Result};
+use syncdata_shared::{Error, Kind, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -81,6 +81,19 @@ pub(crate) async fn once(config: Config, as_configured: bool, output: Output) ->
         // Everything up to here is safe; the next run goes on.
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// One poll for a command that needs it: by the running daemon, or here. It is that of the settings, always.
+pub(crate) async fn poll_now(config: &Config) -> Result<Answer> {
+    if let Some(answer) = ask(config, "/poll", None).await? {
+        return match answer.exit_code {
+            0 | 1 => Ok(answer),
+            _ => Err(Error::new(Kind::Refused, format!("the daemon could not poll: {}", answer.message))),
+        };
+    }
+    let outcome = Archiver::new(config.clone())?.poll().await?;
+    Told::default().tell(&outcome);
+    Ok(Answer { exit_code: exit_code(&outcome), message: String::new() })
 }
 
 fn exit_code(outcome: &Outcome) -> u8 {
@@ -324,10 +337,9 @@ pub(crate) async fn ask(
     match control::call_first(&sockets, Method::Post, path, body).await? {
         None => Ok(None),
         Some(response) if response.is_success() => response.read_json().map(Some),
-        Some(response) => Err(Error::new(
-            syncdata_shared::Kind::Refused,
-            String::from_utf8_lossy(&response.body).trim().to_owned(),
-        )),
+        Some(response) => {
+            Err(Error::new(Kind::Refused, String::from_utf8_lossy(&response.body).trim().to_owned()))
+        }
     }
 }
 

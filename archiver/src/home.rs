@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::connection::Connection;
 use crate::shipper::Shipper;
 use crate::slot;
-use crate::source::Position;
+use crate::source::{Facts, Position};
 use crate::spool::{Folder, Opened, Origin, Spool, State, Tip};
 
 #[derive(Debug)]
@@ -88,17 +88,21 @@ async fn meet(
     };
     let Some(identity) = identity else {
         // As a disk that is not mounted looks: nothing is written there, and capture goes on.
-        let message = format!("the archive {} has no archive.json any more", shipper.location());
-        return Ok(Some(Error::new(Kind::NotFound, message).hint(
-            "is the right disk mounted? Bring the archive back; for a new one use a new archive_dir and spool_dir",
-        )));
+        return Ok(Some(no_identity(shipper.location())));
     };
     check_identity(spool.state(), &identity, shipper.location())?;
     catch_up(spool, shipper).await?;
     Ok(None)
 }
 
-fn check_identity(state: &State, identity: &ArchiveIdentity, location: &str) -> Result<()> {
+pub(crate) fn no_identity(location: &str) -> Error {
+    let message = format!("the archive {location} has no archive.json any more");
+    Error::new(Kind::NotFound, message).hint(
+        "is the right disk mounted? Bring the archive back; for a new one use a new archive_dir and spool_dir",
+    )
+}
+
+pub(crate) fn check_identity(state: &State, identity: &ArchiveIdentity, location: &str) -> Result<()> {
     if identity.archive_id == state.archive_id {
         return Ok(());
     }
@@ -200,11 +204,7 @@ async fn found(
     let position = Position::read(client).await?;
     let began =
         slot.confirmed_flush_lsn.ok_or_else(|| Error::new(Kind::NotFound, "the slot has no position yet"))?;
-    let ours = IdentitySource {
-        system_identifier: facts.system_identifier.clone(),
-        database: facts.database.clone(),
-        slot: config.slot_name.to_string(),
-    };
+    let ours = owner(config, facts);
     let mut state = State {
         archive_id: uuid::Uuid::new_v4(),
         source: Origin {
@@ -242,6 +242,26 @@ async fn found(
     Ok(state)
 }
 
+/// Who an archive of ours belongs to.
+pub(crate) fn owner(config: &Config, facts: &Facts) -> IdentitySource {
+    IdentitySource {
+        system_identifier: facts.system_identifier.clone(),
+        database: facts.database.clone(),
+        slot: config.slot_name.to_string(),
+    }
+}
+
+pub(crate) fn check_owner(identity: &ArchiveIdentity, ours: &IdentitySource, location: &str) -> Result<()> {
+    if &identity.source == ours {
+        return Ok(());
+    }
+    let IdentitySource { system_identifier, database, slot } = &identity.source;
+    let message = format!(
+        "the archive {location} belongs to slot {slot} of database {database} in cluster {system_identifier}"
+    );
+    Err(Error::new(Kind::Foreign, message).hint("every source needs an archive_dir of its own"))
+}
+
 /// A new spool for an archive that exists: the chain goes on where the archive ends, and the slot must too.
 async fn adopt_archive(
     state: &mut State,
@@ -249,14 +269,7 @@ async fn adopt_archive(
     ours: &IdentitySource,
     shipper: &Shipper,
 ) -> Result<()> {
-    if &identity.source != ours {
-        let IdentitySource { system_identifier, database, slot } = &identity.source;
-        let message = format!(
-            "the archive {} belongs to slot {slot} of database {database} in cluster {system_identifier}",
-            shipper.location()
-        );
-        return Err(Error::new(Kind::Foreign, message).hint("every source needs an archive_dir of its own"));
-    }
+    check_owner(identity, ours, shipper.location())?;
     state.archive_id = identity.archive_id;
     if let Some((tip, head)) = shipper.tip(identity.archive_id).await? {
         state.tip = tip;

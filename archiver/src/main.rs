@@ -19,6 +19,7 @@ mod segmenter;
 mod setup;
 mod shipper;
 mod slot;
+mod snapshot;
 mod source;
 mod spool;
 mod status;
@@ -88,6 +89,7 @@ async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<E
         Command::Run(_) => daemon::serve(config, load).await,
         Command::Status => commands::status(&config, output).await,
         Command::Check => commands::check(&config, output).await,
+        Command::Snapshot(arguments) => commands::snapshot(&config, arguments, output).await,
         Command::DropSlot { force } => commands::drop_slot(&config, *force, output).await,
         Command::DeclareGap(arguments) => commands::declare_gap(config, arguments, output).await,
         Command::Config => Ok(output.settings(&config)),

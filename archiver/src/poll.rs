@@ -20,7 +20,7 @@ use tokio_postgres::error::SqlState;
 use tracing::{error, warn};
 
 use crate::capture::Capture;
-use crate::connection::{ATTEMPTS_MAX, BETWEEN_ATTEMPTS, Connection};
+use crate::connection::{ATTEMPTS_MAX, BETWEEN_ATTEMPTS, Connection, Work};
 use crate::gap;
 use crate::guard::{self, Load, Pressure};
 use crate::home::{self, Home};
@@ -126,7 +126,7 @@ impl Archiver {
             Some(connection) if !connection.is_closed() => Ok(connection),
             _ => {
                 let connection = Connection::open(&self.config).await?;
-                connection.lock(&self.config.slot_name).await?;
+                connection.lock(Work::Reading, &self.config.slot_name).await?;
                 let canceller = connection.session.canceller();
                 *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller);
                 Ok(connection)

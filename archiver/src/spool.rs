@@ -27,11 +27,10 @@ use syncdata_shared::signature::SigningKey;
 use syncdata_shared::time::{Day, Timestamp};
 use syncdata_shared::{Error, Kind, Result};
 
-use durable::{
-    make_folder, parent, private_file, read_bounded, read_folder, remove_if_there, sync_folder, write_durably,
-};
+use durable::{parent, read_bounded, read_folder, sync_folder, write_durably};
 use state::{read_state, write_state};
 
+pub(crate) use durable::{make_folder, private_file, remove_if_there};
 pub(crate) use state::{Last, Origin, State, Tip};
 
 /// Shipped files stay this long: a power cut on the backup host may take back what it said it had.
@@ -346,20 +345,26 @@ impl Spool {
 }
 
 fn lock(root: &Path) -> Result<File> {
-    let path = root.join("lock");
+    lock_file(&root.join("lock"), |holder| {
+        Error::new(
+            Kind::Locked,
+            format!("another archiver (process {holder}) works in the spool {}", root.display()),
+        )
+        .hint("one archiver per spool: stop that one first, or give this one a `spool_dir` of its own")
+    })
+}
+
+/// Held until the file is dropped, or the process dies. `busy` is told which process has it.
+pub(crate) fn lock_file(path: &Path, busy: impl FnOnce(&str) -> Error) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = options.open(&path).context(|| format!("opening {}", path.display()))?;
+    let mut file = options.open(path).context(|| format!("opening {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
             file.read_to_string(&mut holder).context(|| format!("reading {}", path.display()))?;
-            return Err(Error::new(
-                Kind::Locked,
-                format!("another archiver (process {}) works in the spool {}", holder.trim(), root.display()),
-            )
-            .hint("one archiver per spool: stop that one first, or give this one a `spool_dir` of its own"));
+            return Err(busy(holder.trim()));
         }
         Err(TryLockError::Error(error)) => {
             return Err(Error::io(format!("locking {}", path.display()), error));

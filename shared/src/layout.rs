@@ -38,6 +38,11 @@ impl ArchivePath {
         ArchivePath("snapshots".into())
     }
 
+    /// What readers say of themselves.
+    pub fn acks() -> ArchivePath {
+        ArchivePath("acks".into())
+    }
+
     /// A foreign path, such as `manifest` in head.json: relative, plain parts only.
     pub fn parse(text: &str) -> Result<ArchivePath> {
         let plain = |part: &str| {

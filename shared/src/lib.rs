@@ -2,6 +2,7 @@
 //! settings and their connections. Formats are pure (bytes in, values out); files, sockets and
 //! clocks are touched in `archive`, `postgres`, `config` and `log` only.
 
+pub mod ack;
 pub mod archive;
 pub mod backoff;
 pub mod chain;

@@ -1,0 +1,46 @@
+//! The manifest, last: with it the snapshot exists.
+
+use std::io::Cursor;
+
+use syncdata_shared::archive::{Archive, ArchiveHandle, Facts};
+use syncdata_shared::digest::Digest;
+use syncdata_shared::error::Context as _;
+use syncdata_shared::layout::ArchivePath;
+use syncdata_shared::signature::SigningKey;
+use syncdata_shared::snapshot::{SnapshotId, SnapshotManifest};
+use syncdata_shared::{Result, faults};
+
+/// The number of bytes that were sent.
+pub(crate) async fn publish(
+    archive: &ArchiveHandle,
+    manifest: &SnapshotManifest,
+    signing_key: Option<&SigningKey>,
+) -> Result<u64> {
+    let bytes = manifest.encode();
+    // What we would refuse to read must not be written.
+    SnapshotManifest::decode(&bytes).context(|| "checking the snapshot's manifest".to_owned())?;
+    let id = &manifest.id;
+    let mut files = vec![(id.digest(), SnapshotManifest::digest_file(&bytes))];
+    if let Some(key) = signing_key {
+        files.push((id.signature(), key.sign(&bytes, SnapshotId::MANIFEST)?));
+    }
+    let path = id.manifest();
+    archive
+        .run(move |archive| {
+            let mut sent = 0;
+            for (path, bytes) in files {
+                sent += put(archive, &path, &bytes)?;
+            }
+            faults::hit("snapshot.before_manifest")?;
+            sent += put(archive, &path, &bytes)?;
+            faults::hit("snapshot.after_manifest")?;
+            Ok(sent)
+        })
+        .await
+}
+
+fn put(archive: &mut dyn Archive, path: &ArchivePath, bytes: &[u8]) -> Result<u64> {
+    let facts = Facts { bytes: bytes.len() as u64, sha256: Digest::of(bytes) };
+    archive.put(path, &mut Cursor::new(bytes), facts)?;
+    Ok(facts.bytes)
+}
