@@ -15,7 +15,7 @@ use syncdata_shared::time::Day;
 
 use crate::cursor::{self, Applied, Checkpoint, State, TableState};
 use crate::error::{Error, Kind, Result};
-use crate::fetch::Listing;
+use crate::fetch::{Listing, Source};
 use crate::pass::{Pass, clean};
 use crate::plan::{self, Scope};
 use crate::quarantine;
@@ -35,7 +35,7 @@ pub async fn run(pass: &mut Pass<'_>, checkpoint: &Checkpoint, tables: &[TableNa
     let mut done = CaughtUp::default();
     if let Some(own) = checkpoint.segment {
         let from = positions.min().unwrap_or(Lsn::ZERO);
-        let segments = chain(pass, checkpoint, own, from).await?;
+        let segments = chain(pass.source, checkpoint, own, from).await?;
         let mut scope = within_reach(pass, own, segments.first(), tables, &states).await?;
         let mut group = Vec::new();
         let mut segments = segments.into_iter().peekable();
@@ -117,22 +117,27 @@ async fn cut_off(pass: &Pass<'_>, table: &TableName, position: Lsn, gap: &str) -
 }
 
 /// They share a transaction; each holds room in the cache until then.
-const GROUP_SEGMENTS_MAX: usize = 16;
+pub(crate) const GROUP_SEGMENTS_MAX: usize = 16;
 
 /// The manifests that end after `from`, up to the checkpoint: each checked against the one before, the last one
 /// against the checkpoint itself, which vouches for all.
-async fn chain(pass: &Pass<'_>, checkpoint: &Checkpoint, own: Applied, from: Lsn) -> Result<Vec<Verified>> {
-    let listing = pass.source.list(None).await?;
+pub(crate) async fn chain(
+    source: &Source,
+    checkpoint: &Checkpoint,
+    own: Applied,
+    from: Lsn,
+) -> Result<Vec<Verified>> {
+    let listing = source.list(None).await?;
     let names: Vec<(Day, SegmentName)> = listing
         .range(..=own.link.seq)
         .flat_map(|(_, places)| places.iter().copied())
         .filter(|(_, name)| name.end_lsn > from)
         .collect();
     let Some(&(_, first)) = names.first() else { return Ok(Vec::new()) };
-    let mut tip = tip_before(pass, checkpoint, &listing, first).await?;
+    let mut tip = tip_before(source, checkpoint, &listing, first).await?;
     let mut segments = Vec::new();
     for (day, name) in names {
-        let segment = pass.source.manifest(&tip, day, name).await?;
+        let segment = source.manifest(&tip, day, name).await?;
         tip = segment.tip();
         segments.push(segment);
     }
@@ -147,7 +152,7 @@ async fn chain(pass: &Pass<'_>, checkpoint: &Checkpoint, own: Applied, from: Lsn
 }
 
 async fn tip_before(
-    pass: &Pass<'_>,
+    source: &Source,
     checkpoint: &Checkpoint,
     listing: &Listing,
     first: SegmentName,
@@ -156,11 +161,11 @@ async fn tip_before(
     let before = listing.range(..first.seq).next_back().and_then(|(_, places)| places.first());
     if let Some(&(day, name)) = before {
         // Not verified by itself; the links from here to the checkpoint do that.
-        let bytes = pass.source.manifest_bytes(day, name).await?;
+        let bytes = source.manifest_bytes(day, name).await?;
         let link = Link { seq: name.seq, sha256: Digest::of(&bytes) };
         return Ok(ChainTip::behind(archive_id, link, name.end_lsn, day));
     }
-    match pass.source.floor().await? {
+    match source.floor().await? {
         None => Ok(ChainTip::origin(archive_id)),
         Some(floor) => Ok(Floor::tip(&floor)),
     }

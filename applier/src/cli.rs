@@ -11,7 +11,8 @@ use syncdata_shared::output::Output;
 use syncdata_shared::{log, verify};
 use tracing::Level;
 
-use crate::commands::{Answer, clear, retry, status, stop, sync, tables};
+use crate::commands::{Answer, clear, resync, retry, status, stop, sync, tables};
+use crate::daemon::ResyncOrder;
 use crate::error::Result;
 use crate::{daemon, examine};
 
@@ -67,6 +68,17 @@ enum Command {
     },
     /// Show the whitelist
     ListTables,
+    /// Make tables anew from a base copy of the archive; they stay as they are until that is done
+    Resync {
+        #[arg(required_unless_present = "all")]
+        tables: Vec<String>,
+        /// All tables of the whitelist
+        #[arg(long)]
+        all: bool,
+        /// Take the configured archive as the new one
+        #[arg(long, requires = "all")]
+        adopt: bool,
+    },
     /// Let tables out of quarantine: they go on where they stopped
     Retry {
         #[arg(required = true)]
@@ -157,6 +169,9 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
         Command::RemoveTables { tables } => tables::remove(&config, &tables).await?,
         Command::ListTables => tables::list(&config).await?,
         Command::Retry { tables, accept_gap } => retry::run(config, tables, accept_gap).await?,
+        Command::Resync { tables, all, adopt } => {
+            resync::run(config, ResyncOrder { tables, all, adopt }).await?
+        }
         Command::Clear { yes } => clear::run(&config, yes).await?,
         Command::Verify(_) | Command::Completions { .. } | Command::Man => {
             unreachable!("they need no connection")

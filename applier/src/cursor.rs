@@ -50,6 +50,17 @@ pub enum State {
     Stale,
 }
 
+/// The base that a table waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// The newest snapshot that has it, or else everything since the archive's first segment.
+    Auto,
+    Snapshot,
+    Start,
+    /// As `Auto`, and then nothing else: rows that the base does not have go.
+    Rebuild,
+}
+
 /// One table of the whitelist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableState {
@@ -59,6 +70,20 @@ pub struct TableState {
     pub reason: Option<String>,
     /// Gaps that an operator has accepted, `FROM..TO`.
     pub accepted_gaps: Vec<String>,
+    /// What was asked for and is still to be done.
+    pub load: Option<Want>,
+}
+
+impl TableState {
+    /// The base that it waits for: one that was asked for, or its first.
+    pub fn wants(&self) -> Option<Want> {
+        match (self.state, self.position) {
+            // Its base does not fit: somebody has to mend it and say `retry`.
+            (State::Quarantined, None) => None,
+            (State::Pending | State::Loading, None) => self.load.or(Some(Want::Auto)),
+            _ => self.load,
+        }
+    }
 }
 
 /// What was there, and when, at the end of a transaction.
@@ -202,7 +227,7 @@ pub async fn table_states(
 ) -> Result<BTreeMap<TableName, TableState>> {
     let select = format!(
         "SELECT w.table_name, coalesce(s.state, 'pending'), s.position_lsn::text, s.reason, \
-         coalesce(s.accepted_gaps, '{{}}') FROM {meta}.tables_to_sync w \
+         coalesce(s.accepted_gaps, '{{}}'), s.load FROM {meta}.tables_to_sync w \
          LEFT JOIN {meta}.data_sync_table_state s USING (table_name) ORDER BY w.id"
     );
     let rows = client.query(&select, &[]).await.context(|| "reading the states of the tables".to_owned())?;
@@ -215,6 +240,7 @@ pub async fn table_states(
             position: position.map(str::parse).transpose()?,
             reason: row.get(3),
             accepted_gaps: row.get(4),
+            load: row.get::<_, Option<&str>>(5).map(str::parse).transpose()?,
         };
         states.insert(name, state);
     }
@@ -267,6 +293,80 @@ pub async fn set_state(
     Ok(())
 }
 
+/// Asks for a base, or says that it is there.
+pub async fn want(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    want: Option<Want>,
+) -> Result<()> {
+    let upsert = format!(
+        "INSERT INTO {meta}.data_sync_table_state (table_name, state, load) VALUES ($1, 'pending', $2) \
+         ON CONFLICT (table_name) DO UPDATE SET load = EXCLUDED.load"
+    );
+    client
+        .execute(&upsert, &[&table.to_string(), &want.map(Want::as_str)])
+        .await
+        .context(|| format!("noting the base that {table} waits for"))?;
+    Ok(())
+}
+
+/// A table is as its base and all changes up to there make it.
+pub async fn note_loaded(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    position: Lsn,
+    taken_at: Option<Timestamp>,
+) -> Result<()> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state s SET state = 'live', load = NULL, gap = NULL, reason = NULL, \
+         position_lsn = $2::text::pg_lsn, position_time = coalesce(c.commit_time, $3::text::timestamptz), \
+         since = now() FROM {meta}.data_sync_checkpoint c WHERE s.table_name = $1"
+    );
+    let taken_at = taken_at.map(|time| time.to_string());
+    let noting = || format!("noting that {table} is loaded");
+    client.execute(&update, &[&table.to_string(), &position.to_string(), &taken_at]).await.context(noting)?;
+    Ok(())
+}
+
+/// Up to where everything that committed is in the live tables.
+pub async fn reached(client: &impl GenericClient, meta: &MetaSchema) -> Result<Lsn> {
+    // `covered_lsn` was noted when all of the archive was applied: behind the last segment nothing had happened.
+    let select = format!(
+        "SELECT greatest(end_lsn, coalesce(covered_lsn, '0/0'))::text FROM {meta}.data_sync_checkpoint"
+    );
+    let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
+    Ok(row.get::<_, &str>(0).parse()?)
+}
+
+/// Forgets all positions: what the tables hold is of another archive, or of a part that this one no longer has. They
+/// keep their rows and wait for a base.
+pub async fn start_over(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    archive_id: Uuid,
+    tables: &[TableName],
+) -> Result<()> {
+    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    let statements = [
+        format!("DELETE FROM {meta}.data_sync_checkpoint"),
+        format!("INSERT INTO {meta}.data_sync_checkpoint DEFAULT VALUES"),
+    ];
+    let doing = || "starting over".to_owned();
+    for statement in &statements {
+        client.execute(statement, &[]).await.context(doing)?;
+    }
+    adopt(client, meta, archive_id).await?;
+    let forget = format!(
+        "UPDATE {meta}.data_sync_table_state SET state = 'pending', load = 'rebuild', position_lsn = NULL, \
+         position_time = NULL, gap = NULL, reason = 'waits for its base: the copy was started over', \
+         since = now() WHERE table_name = ANY ($1)"
+    );
+    client.execute(&forget, &[&names]).await.context(doing)?;
+    Ok(())
+}
+
 /// What keeps a stale table back.
 pub async fn note_gap(
     client: &impl GenericClient,
@@ -313,6 +413,27 @@ pub async fn advance(
         .await
         .context(|| "moving the tables' positions".to_owned())?;
     Ok(())
+}
+
+impl Want {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Want::Auto => "auto",
+            Want::Snapshot => "snapshot",
+            Want::Start => "start",
+            Want::Rebuild => "rebuild",
+        }
+    }
+}
+
+impl FromStr for Want {
+    type Err = Shared;
+
+    fn from_str(text: &str) -> Result<Want, Shared> {
+        let all = [Want::Auto, Want::Snapshot, Want::Start, Want::Rebuild];
+        let found = all.into_iter().find(|want| want.as_str() == text);
+        found.ok_or_else(|| Shared::bad_input("a base that a table waits for", text))
+    }
 }
 
 impl State {

@@ -21,10 +21,12 @@ use syncdata_shared::daemon::{Heartbeat, Phase, Reloads, Stop, notify};
 use syncdata_shared::error::{Error as Shared, Kind as SharedKind};
 use syncdata_shared::time::Timestamp;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::commands::{Answer, retry, sync};
+use crate::commands::{Answer, resync, retry, sync};
 use crate::error::{Error, Kind, Result};
+use crate::load;
 use crate::local::{APPLICATION_NAME, Local};
 use crate::pass::Report;
 use crate::runner::Runner;
@@ -43,6 +45,7 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 enum Order {
     Sync,
     Retry(RetryOrder),
+    Resync(ResyncOrder),
 }
 
 /// As it travels to the daemon.
@@ -50,6 +53,14 @@ enum Order {
 pub struct RetryOrder {
     pub tables: Vec<String>,
     pub accept_gap: bool,
+}
+
+/// As it travels to the daemon.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ResyncOrder {
+    pub tables: Vec<String>,
+    pub all: bool,
+    pub adopt: bool,
 }
 
 type Orders = mpsc::Sender<(Order, oneshot::Sender<Response>)>;
@@ -72,6 +83,7 @@ struct Facts {
     errors: u64,
     /// Why the last pass was not all well.
     trouble: Option<String>,
+    waits_for_base: bool,
     /// For the time when the database cannot be asked.
     found: Found,
 }
@@ -97,6 +109,8 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -> Resul
     let mut runner = Runner::new(config, stop.clone());
     let mut backoff = Backoff::endless(FIRST_RETRY, runner.config.data_sync_freq);
     let (mut is_due, mut pause) = (true, runner.config.data_sync_freq);
+    // What waits for a base is loaded beside the passes, one load at a time.
+    let mut loading: Option<JoinHandle<Result<load::Report>>> = None;
     while !stop.is_asked() {
         let frequency = runner.config.data_sync_freq;
         let _waiting = heartbeat.wait();
@@ -110,20 +124,29 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -> Resul
                 Some(Err(_)) => backoff.next(Dice::roll()).unwrap_or(frequency).min(frequency),
             };
         }
+        if loading.is_none() && life.waits_for_base() {
+            loading = Some(tokio::spawn(runner.load()));
+        }
         is_due = true;
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.asked() => {}
             () = reloads.next() => reloaded(&mut runner, &reload, &life),
+            // A pass comes next and says how the tables are now. What was in vain is tried again with the next regular one.
+            loaded = finished(&mut loading) => is_due = life.loaded(loaded),
             Some((order, to)) = ordered.recv() => {
+                is_due = matches!(order, Order::Resync(_));
                 let response = life.obey(order, &runner).await;
                 // Who asked may have gone; it was done all the same.
                 let _ = to.send(response);
-                is_due = false;
             }
         }
     }
     notify(Phase::Stopping);
+    if let Some(loading) = loading {
+        // It loses nothing: the next daemon begins it anew.
+        loading.abort();
+    }
     for task in serving {
         task.abort();
         // The socket's file goes with its task; the lock after it.
@@ -131,6 +154,14 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -> Resul
     }
     info!("stopped");
     Ok(())
+}
+
+/// The load that was under way; never, without one.
+async fn finished(loading: &mut Option<JoinHandle<Result<load::Report>>>) -> Result<load::Report> {
+    let Some(task) = loading else { return std::future::pending().await };
+    let done = task.await;
+    *loading = None;
+    done.unwrap_or_else(|_| Err(Error::new(Kind::Other, "the load of a base copy has panicked")))
 }
 
 /// Settings that cannot be used change nothing.
@@ -225,6 +256,7 @@ impl Life {
             Ok(report) => {
                 facts.records += report.records;
                 facts.trouble = report.missing.map(sync::missing);
+                facts.waits_for_base = report.waits_for_base;
                 if !report.stopped {
                     facts.last_sync = Some(status::second_of(Timestamp::now()));
                     info!(segments = report.segments, records = report.records, "pass done");
@@ -235,6 +267,29 @@ impl Life {
                 let hint = error.shared().hint_text().map(|hint| format!(" (hint: {hint})"));
                 facts.errors += 1;
                 facts.trouble = Some(format!("{}{}", error.one_line(), hint.unwrap_or_default()));
+            }
+        }
+    }
+
+    /// The next pass starts a load.
+    fn waits_for_base(&self) -> bool {
+        self.facts().waits_for_base
+    }
+
+    /// Whether some table was loaded.
+    fn loaded(&self, result: Result<load::Report>) -> bool {
+        let mut facts = self.facts();
+        // Until a pass has looked again: what could not be loaded is not tried at once.
+        facts.waits_for_base = false;
+        match result {
+            Ok(report) => {
+                facts.records += report.records;
+                !report.loaded.is_empty()
+            }
+            Err(error) => {
+                error!(error = %error.one_line(), hint = error.shared().hint_text(), "loading base copies failed");
+                facts.errors += 1;
+                false
             }
         }
     }
@@ -279,6 +334,12 @@ impl Life {
         let released = match order {
             Order::Sync => Ok(()),
             Order::Retry(order) => retry::release(&runner.config, &order.tables, order.accept_gap).await,
+            Order::Resync(order) => {
+                // Who asked looks at the tables until they are made; a pass comes next, and the load behind it.
+                let noted = resync::request(&runner.config, &order).await;
+                let answer = noted.map_or_else(|error| Answer::failed(&error), |_| accepted());
+                return Response::json(200, &json!(answer));
+            }
         };
         let answer = match released {
             // Somebody waits for the end: what passes by itself is not a failure yet.
@@ -331,12 +392,27 @@ async fn answer(request: Request, life: Arc<Life>, orders: Orders, stop: Stop) -
             Response::json(200, &json!(Answer::done("stopping".into(), json!({}))))
         }
         (Method::Post, "/sync") => enqueue(&orders, Order::Sync).await,
+        // Asked by who does not wait for it.
+        (Method::Post, "/load") => {
+            let (to, _) = oneshot::channel();
+            // A full queue ends in a pass all the same.
+            let _ = orders.try_send((Order::Sync, to));
+            Response::json(200, &json!(accepted()))
+        }
+        (Method::Post, "/resync") => match request.json::<ResyncOrder>() {
+            Ok(order) => enqueue(&orders, Order::Resync(order)).await,
+            Err(error) => Response::error(400, &error.one_line()),
+        },
         (Method::Post, "/retry") => match request.json::<RetryOrder>() {
             Ok(order) => enqueue(&orders, Order::Retry(order)).await,
             Err(error) => Response::error(400, &error.one_line()),
         },
         (_, path) => Response::not_found(path),
     }
+}
+
+fn accepted() -> Answer {
+    Answer::done("accepted".into(), json!({"accepted": true}))
 }
 
 async fn enqueue(orders: &Orders, order: Order) -> Response {

@@ -5,7 +5,7 @@
 //! archive ─▶ listing, head ─▶ manifest ─ chain, signature ─▶ file ─ resume ─▶ cache ─ size, SHA-256 ─▶ pass
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -21,10 +21,13 @@ use syncdata_shared::floor::Floor;
 use syncdata_shared::head::{Head, Newest};
 use syncdata_shared::identity::ArchiveIdentity;
 use syncdata_shared::layout::{ArchivePath, SegmentFile, SegmentName, SegmentSeq};
-use syncdata_shared::manifest::Manifest;
+use syncdata_shared::manifest::{ChangeFile, Manifest};
+use syncdata_shared::name::TableName;
 use syncdata_shared::signature::{SIGNATURE_BYTES_MAX, VerifyKey};
+use syncdata_shared::snapshot::{self, Part, PartName, SnapshotManifest};
 use syncdata_shared::time::Day;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
 
@@ -49,11 +52,19 @@ pub struct Source {
 #[derive(Debug)]
 pub struct Fetched {
     pub segment: Verified,
-    /// `None` for a gap alone.
+    /// `None` for a gap alone, and when nobody wanted its changes.
     pub file: Option<PathBuf>,
     pub transfer: Duration,
     /// Its share of the cache.
     _room: Option<OwnedSemaphorePermit>,
+}
+
+/// A part of a snapshot: its files are verified and lie in the cache.
+#[derive(Debug)]
+pub struct FetchedPart {
+    pub files: Vec<PathBuf>,
+    /// Its share of the cache.
+    _room: OwnedSemaphorePermit,
 }
 
 /// Manifests that lie in the archive, by number.
@@ -177,18 +188,66 @@ impl Source {
         self.small_file(&path, Manifest::BYTES_MAX).await?.ok_or_else(|| missing(&path))
     }
 
+    /// The archive's snapshots, from the newest to the oldest. One that cannot be trusted is as good as none.
+    pub async fn snapshots(&self, archive_id: Uuid) -> Result<Vec<Arc<SnapshotManifest>>> {
+        let verify_key = self.verify_key.clone();
+        let read = self.archive.run(move |archive| {
+            let mut found = Vec::new();
+            for id in snapshot::list(archive)?.into_iter().rev() {
+                match snapshot::read(archive, &id, verify_key.as_ref()) {
+                    Ok(manifest) if manifest.archive_id == archive_id => found.push(Arc::new(manifest)),
+                    Ok(manifest) => {
+                        tracing::warn!(snapshot = %id, archive = %manifest.archive_id, "snapshot of another archive ignored");
+                    }
+                    Err(error) if error.kind() == SharedKind::Unreachable => return Err(error),
+                    Err(error) => {
+                        tracing::warn!(snapshot = %id, error = %error.one_line(), "snapshot cannot be used");
+                    }
+                }
+            }
+            Ok(found)
+        });
+        Ok(read.await.map_err(|error| error.context("looking for snapshots"))?)
+    }
+
+    /// All files that a part of a snapshot is made of.
+    pub async fn part(&self, part: &Part) -> Result<FetchedPart> {
+        // Together: one of them must not wait for room that another one holds.
+        let room = self.room(part.files.iter().map(|file| file.bytes).sum()).await;
+        let mut files = Vec::with_capacity(part.files.len());
+        for file in &part.files {
+            let name: PartName = file.file.parse()?;
+            let cached = self.cache.join(name.file_name());
+            self.fetch(&name.path(), &cached, file).await?;
+            files.push(cached);
+        }
+        faults::hit("load.part_fetched")?;
+        Ok(FetchedPart { files, _room: room })
+    }
+
+    /// Forgets everything that was fetched.
+    pub fn forget(&self) -> Result<()> {
+        let removing = || format!("emptying the cache folder {}", self.cache.display());
+        match fs::remove_dir_all(&self.cache) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context(removing)?,
+            _ => Ok(()),
+        }
+    }
+
     /// The segments, one after the other, the next ones while the first are applied. The stream ends after an
-    /// error. `newest` is what head.json says.
+    /// error. `newest` is what head.json says. A segment that has changes of none of the `wanted` tables is verified by
+    /// its manifest alone.
     pub fn stream(
         &self,
         tip: ChainTip,
         names: Vec<(Day, SegmentName)>,
         newest: Option<Newest>,
+        wanted: BTreeSet<TableName>,
     ) -> mpsc::Receiver<Result<Fetched>> {
         let (sender, receiver) = mpsc::channel(SEGMENTS_AHEAD);
         let source = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = source.send_all(tip, &names, newest, &sender).await {
+            if let Err(error) = source.send_all(tip, &names, newest, &wanted, &sender).await {
                 // Nobody may be listening any more.
                 let _ = sender.send(Err(error)).await;
             }
@@ -201,6 +260,7 @@ impl Source {
         tip: ChainTip,
         names: &[(Day, SegmentName)],
         newest: Option<Newest>,
+        wanted: &BTreeSet<TableName>,
         sender: &mpsc::Sender<Result<Fetched>>,
     ) -> Result<()> {
         let Some(&(day, name)) = names.first() else { return Ok(()) };
@@ -227,7 +287,12 @@ impl Source {
                     "{path} is refused: its SHA-256 is not the one that head.json names"
                 )));
             }
-            if sender.send(Ok(self.fetch_file(segment).await?)).await.is_err() {
+            let fetched = if segment.manifest().tables.keys().any(|table| wanted.contains(table)) {
+                self.fetch_file(segment).await?
+            } else {
+                Fetched { segment, file: None, transfer: Duration::ZERO, _room: None }
+            };
+            if sender.send(Ok(fetched)).await.is_err() {
                 return Ok(());
             }
         }
@@ -253,27 +318,37 @@ impl Source {
         let Some(file) = segment.manifest().file.clone() else {
             return Ok(Fetched { segment, file: None, transfer: started.elapsed(), _room: None });
         };
-        // A file above the whole bound may come too, alone.
-        let permits = u32::try_from(file.bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX).min(self.permits);
-        let room = Arc::clone(&self.cache_room).acquire_many_owned(permits).await;
-        let room = room.expect("the semaphore is never closed");
+        let room = self.room(file.bytes).await;
         let path = segment.file_path().expect("it has a file");
         let cached = self.cache.join(&file.file);
-        self.download(&path, &cached, file.bytes).await?;
-        faults::hit("apply.downloaded")?;
-        if let Err(first) = check(&segment, &cached).await {
-            // What was resumed may have been another file's beginning.
-            tracing::warn!(segment = segment.manifest().seq.get(), error = %first.one_line(), "downloading again");
-            remove(&cached)?;
-            self.download(&path, &cached, file.bytes).await?;
-            check(&segment, &cached).await.inspect_err(|_| {
-                // A bad file must not wait in the cache for the next pass.
-                let _ = fs::remove_file(&cached);
-            })?;
-        }
+        self.fetch(&path, &cached, &file).await?;
         faults::hit("apply.verified")?;
         tracing::debug!(segment = segment.manifest().seq.get(), bytes = file.bytes, "segment fetched");
         Ok(Fetched { segment, file: Some(cached), transfer: started.elapsed(), _room: Some(room) })
+    }
+
+    /// A file above the whole bound may come too, alone.
+    async fn room(&self, bytes: u64) -> OwnedSemaphorePermit {
+        let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX).min(self.permits);
+        let room = Arc::clone(&self.cache_room).acquire_many_owned(permits).await;
+        room.expect("the semaphore is never closed")
+    }
+
+    /// Downloads it and holds it against what its manifest promises.
+    async fn fetch(&self, path: &ArchivePath, cached: &Path, file: &ChangeFile) -> Result<()> {
+        self.download(path, cached, file.bytes).await?;
+        faults::hit("apply.downloaded")?;
+        if let Err(first) = check(file, cached).await {
+            // What was resumed may have been another file's beginning.
+            tracing::warn!(file = %path, error = %first.one_line(), "downloading again");
+            remove(cached)?;
+            self.download(path, cached, file.bytes).await?;
+            check(file, cached).await.inspect_err(|_| {
+                // A bad file must not wait in the cache for the next pass.
+                let _ = fs::remove_file(cached);
+            })?;
+        }
+        Ok(())
     }
 
     /// Goes on where an earlier download stopped.
@@ -338,8 +413,15 @@ impl Fetched {
     }
 }
 
-async fn check(segment: &Verified, cached: &Path) -> Result<()> {
-    let (file, path) = (segment.manifest().file.clone().expect("it has a file"), cached.to_owned());
+impl FetchedPart {
+    /// It was read: the archive has it, the cache need not.
+    pub fn clean(&self) -> Result<()> {
+        self.files.iter().try_for_each(|file| remove(file))
+    }
+}
+
+async fn check(file: &ChangeFile, cached: &Path) -> Result<()> {
+    let (file, path) = (file.clone(), cached.to_owned());
     let checked = tokio::task::spawn_blocking(move || {
         let mut source = File::open(&path).context(|| format!("opening {}", path.display()))?;
         file.check(&mut source)

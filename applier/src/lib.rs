@@ -19,6 +19,7 @@ pub mod error;
 mod examine;
 pub mod fetch;
 pub mod ledger;
+pub mod load;
 pub mod local;
 pub mod meta;
 pub mod net;

@@ -14,6 +14,7 @@ use crate::meta::{self, MetaSchema};
 const LOCK_CLASS: i32 = 0x7379_6e63;
 const PASS_LOCK: i32 = 1;
 const DAEMON_LOCK: i32 = 2;
+const LOAD_LOCK: i32 = 3;
 
 /// Rows that readers hold locked: they win for so long, then the pass is tried again.
 pub(crate) const LOCK_TIMEOUT: &str = "10s";
@@ -22,6 +23,8 @@ pub(crate) const LOCK_TIMEOUT: &str = "10s";
 const PASS_LOCK_PATIENCE: Duration = Duration::from_secs(30);
 /// A daemon that has just ended may still have a session on the server.
 const DAEMON_LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// A loader that has just ended may still have a session on the server.
+const LOAD_LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
 pub const APPLICATION_NAME: &str = "syncdata-applier";
@@ -76,6 +79,24 @@ impl Local {
         let holder = self.holder(PASS_LOCK).await?;
         Err(Error::new(Kind::Passing, format!("{holder} is applying to this database"))
             .hint("wait until it has finished, or end it with pg_terminate_backend"))
+    }
+
+    /// Lets the next pass go, before the session ends.
+    pub async fn unlock_pass(&self) -> Result<()> {
+        let unlock = "SELECT pg_advisory_unlock($1, $2)";
+        let unlocked = self.session.client().query_one(unlock, &[&LOCK_CLASS, &PASS_LOCK]).await;
+        unlocked.context(|| "giving an advisory lock back".to_owned())?;
+        Ok(())
+    }
+
+    /// One loader of base copies at a time. Ends with the session.
+    pub async fn lock_load(&self) -> Result<()> {
+        if self.lock(LOAD_LOCK, LOAD_LOCK_PATIENCE).await? {
+            return Ok(());
+        }
+        let holder = self.holder(LOAD_LOCK).await?;
+        Err(Error::new(Kind::Passing, format!("{holder} is loading tables of this database"))
+            .hint("it takes what waits for a base when it has finished; syncdata-applier status shows how far it is"))
     }
 
     /// One daemon for a database. Ends with the session.

@@ -10,7 +10,7 @@ use syncdata_shared::postgres::Session;
 use crate::error::{Error, Kind, Result};
 
 /// Each brings the tables one version further. What was released is never edited.
-const MIGRATIONS: &[&str] = &[include_str!("meta.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("meta.sql"), include_str!("meta_2.sql")];
 
 /// Names of ours that are never synced.
 pub const TABLES: &[&str] = &[

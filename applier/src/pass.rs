@@ -5,7 +5,7 @@
 //!                                                         └▶ segments after the checkpoint, group by group
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use syncdata_shared::chain::ChainTip;
 use syncdata_shared::daemon::Stop;
@@ -23,9 +23,10 @@ use tokio::sync::mpsc;
 
 use crate::apply::Writer;
 use crate::catch_up;
-use crate::cursor::{self, Checkpoint, Position, State, TableState};
+use crate::cursor::{self, Checkpoint, Position, State, TableState, Want};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{Fetched, Listing, Source};
+use crate::load::{self, Choice, Loaded, Offer};
 use crate::local::Local;
 use crate::plan::{self, Scope};
 use crate::transaction::{self, Rules};
@@ -40,6 +41,12 @@ pub struct Report {
     /// Tables that are not live, with the reason.
     pub unhealthy: BTreeMap<TableName, (State, String)>,
     pub tables: usize,
+    /// Some table waits for a base.
+    pub waits_for_base: bool,
+    /// Tables that were loaded from one.
+    pub loaded: BTreeMap<TableName, Loaded>,
+    /// Tables that wanted to be and could not, with the reason.
+    pub not_loaded: BTreeMap<TableName, String>,
     /// Somebody asked to stop: there may be more.
     pub stopped: bool,
 }
@@ -49,6 +56,29 @@ impl Report {
     pub fn is_clean(&self) -> bool {
         let wrong = |state: &State| matches!(state, State::Quarantined | State::Stale);
         self.missing.is_none() && !self.unhealthy.values().any(|(state, _)| wrong(state))
+    }
+
+    /// One that follows another: counts add up, the newer one knows how things are.
+    #[must_use]
+    pub fn after(mut self, earlier: Report) -> Report {
+        self.segments += earlier.segments;
+        self.records += earlier.records;
+        self
+    }
+
+    #[must_use]
+    pub fn with_loads(mut self, loads: load::Report) -> Report {
+        self.records += loads.records;
+        self.stopped |= loads.stopped;
+        self.loaded.extend(loads.loaded);
+        for (table, reason) in loads.refused.into_iter().chain(loads.waiting) {
+            // What it waits for is all that there is to say of a table without a base.
+            if let Some((State::Pending | State::Loading, known)) = self.unhealthy.get_mut(&table) {
+                known.clone_from(&reason);
+            }
+            self.not_loaded.insert(table, reason);
+        }
+        self
     }
 }
 
@@ -95,10 +125,13 @@ impl<'a> Pass<'a> {
             settled => settled,
         };
         let states = cursor::table_states(client, &self.local.meta).await?;
-        if states.values().any(|state| state.state == State::Live) {
+        let live = states.iter().filter(|(_, state)| state.state == State::Live);
+        let live: BTreeSet<TableName> = live.map(|(table, _)| table.clone()).collect();
+        // A base is loaded up to where the copy is: it has to get there, even with nothing to apply.
+        if !live.is_empty() || states.values().any(|state| state.wants().is_some()) {
             let names = behind(&checkpoint, &view);
             let newest = view.head.as_ref().and_then(|head| head.newest);
-            let stream = self.source.stream(view.tip, names, newest);
+            let stream = self.source.stream(view.tip, names, newest, live);
             let applied = self.apply_stream(checkpoint, stream, &mut report).await?;
             if !self.stop.is_asked() {
                 self.note_freshness(&applied, &view, &mut report).await?;
@@ -217,7 +250,8 @@ impl<'a> Pass<'a> {
         self.source.sweep(|segment| segment.end_lsn > applied)
     }
 
-    /// Gives tables without a base one, where the archive holds everything from its beginning.
+    /// Before anything was applied, a table that starts with the archive needs no base. One that left quarantine is
+    /// brought to the checkpoint. (What waits for a base is loaded beside the passes: see `load`.)
     async fn settle(
         &mut self,
         states: &BTreeMap<TableName, TableState>,
@@ -226,39 +260,44 @@ impl<'a> Pass<'a> {
         report: &mut Report,
     ) -> Result<()> {
         let (client, meta) = (self.local.session.client(), &self.local.meta);
-        let of_state = |wanted: State| {
-            let wanted = states.iter().filter(move |(_, state)| state.state == wanted);
-            wanted.map(|(table, _)| table.clone())
-        };
-        // One with a position was emptied by `clear` and waits for its rows.
-        let without_base =
-            |table: &TableName| states.get(table).is_some_and(|state| state.position.is_none());
-        let pending: Vec<TableName> = of_state(State::Pending).filter(without_base).collect();
-        let mut loading: Vec<TableName> = of_state(State::Loading).collect();
-        for table in pending {
-            if let Some(floor) = &view.floor {
-                let reason = format!(
-                    "needs a base copy: the archive begins at segment {}. Load it with pg_dump and add it with \
-                     --from now, or make a snapshot on the production side",
-                    floor.seq
-                );
-                cursor::set_state(client, meta, &table, State::Pending, None, Some(&reason)).await?;
-                continue;
-            }
-            let state = if checkpoint.segment.is_none() { State::Live } else { State::Loading };
-            let start = Some(Position { lsn: Lsn::ZERO, commit_time: None });
-            cursor::set_state(client, meta, &table, state, start, None).await?;
-            tracing::info!(%table, %state, "table starts from the archive's first segment");
-            if state == State::Loading {
-                loading.push(table);
+        if checkpoint.segment.is_none() {
+            for table in self.starting_with_the_archive(states, checkpoint, view).await? {
+                let start = Some(Position { lsn: Lsn::ZERO, commit_time: None });
+                cursor::set_state(client, meta, &table, State::Live, start, None).await?;
+                cursor::want(client, meta, &table, None).await?;
+                tracing::info!(%table, "table starts from the archive's first segment");
             }
         }
+        let is_loading = |state: &TableState| state.state == State::Loading && state.wants().is_none();
+        let loading: Vec<TableName> =
+            states.iter().filter(|(_, state)| is_loading(state)).map(|(table, _)| table.clone()).collect();
         if !loading.is_empty() {
             let done = catch_up::run(self, checkpoint, &loading).await?;
             report.segments += done.segments;
             report.records += done.records;
         }
         Ok(())
+    }
+
+    async fn starting_with_the_archive(
+        &self,
+        states: &BTreeMap<TableName, TableState>,
+        checkpoint: &Checkpoint,
+        view: &View,
+    ) -> Result<Vec<TableName>> {
+        let waiting: Vec<(&TableName, Want)> =
+            states.iter().filter_map(|(table, state)| Some((table, state.wants()?))).collect();
+        if waiting.is_empty() {
+            return Ok(Vec::new());
+        }
+        let archive_id = checkpoint.archive_id.expect("adopted before");
+        let snapshots = self.source.snapshots(archive_id).await?;
+        let offer = Offer { snapshots: &snapshots, floor: view.floor.as_ref(), reached: Lsn::ZERO };
+        let starts = |&(table, want): &(&TableName, Want)| {
+            // What is made anew must not be written over what is there.
+            want != Want::Rebuild && offer.choose(table, want) == Choice::Start
+        };
+        Ok(waiting.into_iter().filter(starts).map(|(table, _)| table.clone()).collect())
     }
 
     /// Applies group by group; returns where the copy stands then.
@@ -347,6 +386,7 @@ impl<'a> Pass<'a> {
         let states = cursor::table_states(self.local.session.client(), &self.local.meta).await?;
         report.tables = states.len();
         for (table, state) in states {
+            report.waits_for_base |= state.wants().is_some();
             if state.state != State::Live {
                 report.unhealthy.insert(table, (state.state, state.reason.unwrap_or_default()));
             }

@@ -111,7 +111,7 @@ pub fn not_found(name: &TableName) -> Difference {
 }
 
 /// A table that was dropped at the source before it was described: nobody knows more than its rows say.
-fn as_local(table: &Table) -> Relation {
+pub fn as_local(table: &Table) -> Relation {
     let columns = table.columns.iter().map(|column| manifest::Column {
         name: column.name.clone(),
         type_name: column.type_name.clone(),

@@ -1,13 +1,13 @@
 //! Reads segments on a thread of its own: while the server works on one batch, the next one is unpacked, checked,
 //! netted and encoded.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use syncdata_shared::chain::Verified;
-use syncdata_shared::change::{Record, Row};
+use syncdata_shared::change::{Commit, Record, Row};
 use syncdata_shared::error::Context;
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::{OpCounts, Relation};
@@ -40,6 +40,16 @@ pub struct Admission {
     pub from: u64,
     /// This transaction and all after it stay out.
     pub until: Option<u64>,
+    /// Transactions in between that are in the table already: a snapshot has seen them.
+    pub skip: HashSet<u64>,
+}
+
+impl Admission {
+    fn takes(&self, transaction: u64) -> bool {
+        transaction >= self.from
+            && self.until.is_none_or(|until| transaction < until)
+            && !self.skip.contains(&transaction)
+    }
 }
 
 #[derive(Debug)]
@@ -79,13 +89,13 @@ pub fn spawn(tasks: Vec<Task>, limits: Limits) -> Result<mpsc::Receiver<Result<I
     Ok(receiver)
 }
 
-/// The end of every commit of a segment, to find a position between them.
-pub fn commits(segment: &Verified, file: &std::path::Path) -> Result<Vec<Lsn>> {
+/// Every commit of a segment, to find a position between them.
+pub fn commits(segment: &Verified, file: &std::path::Path) -> Result<Vec<Commit>> {
     let mut commits = Vec::new();
     let mut reader = open(segment, file)?;
     while let Some(record) = reader.next()? {
         if let Record::Commit(commit) = record {
-            commits.push(commit.end_lsn);
+            commits.push(commit);
         }
     }
     Ok(commits)
@@ -142,7 +152,7 @@ impl Reader<'_> {
             match reader.next()? {
                 Some(Record::Row(row)) => {
                     let Some((admission, counts)) = shares.get_mut(row.table.as_ref()) else { continue };
-                    if index < admission.from || admission.until.is_some_and(|until| index >= until) {
+                    if !admission.takes(index) {
                         continue;
                     }
                     counts.add(row.op);

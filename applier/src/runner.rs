@@ -1,6 +1,7 @@
 //! Runs passes: opens the session and the archive, and ends at a commit boundary when somebody asks.
 
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use syncdata_shared::archive::{self, ArchiveHandle};
@@ -12,6 +13,7 @@ use syncdata_shared::postgres::Canceller;
 use crate::error::{Error, Remedy, Result};
 use crate::fetch::Source;
 use crate::ledger;
+use crate::load;
 use crate::local::Local;
 use crate::pass::{Pass, Report};
 use crate::transaction::Rules;
@@ -31,11 +33,13 @@ pub struct Runner {
     stop: Stop,
     /// Of the pass that is under way.
     canceller: Mutex<Option<Canceller>>,
+    /// Passes and the ends of loads take turns.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Runner {
     pub fn new(config: Config, stop: Stop) -> Runner {
-        Runner { config, stop, canceller: Mutex::default() }
+        Runner { config, stop, canceller: Mutex::default(), turn: Arc::default() }
     }
 
     /// One pass; `None` when it had to be abandoned.
@@ -49,10 +53,34 @@ impl Runner {
 
     /// One pass; what passes by itself is tried again, from the checkpoint on.
     pub async fn patient_pass(&self) -> Option<Result<Report>> {
+        self.patiently(async || self.pass_once().await).await
+    }
+
+    /// A pass, then what waits for a base, then what came behind it.
+    pub async fn sync(&self) -> Option<Result<Report>> {
+        let mut report = match self.patient_pass().await? {
+            Ok(report) if report.waits_for_base && !report.stopped => report,
+            ended => return Some(ended),
+        };
+        let loads = match self.patiently(async || self.load().await).await? {
+            Ok(loads) => loads,
+            Err(error) => return Some(Err(error)),
+        };
+        let changed = !loads.loaded.is_empty() || !loads.refused.is_empty();
+        if changed && !loads.stopped {
+            match self.patient_pass().await? {
+                Ok(behind) => report = behind.after(report),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        Some(Ok(report.with_loads(loads)))
+    }
+
+    async fn patiently<T>(&self, mut work: impl AsyncFnMut() -> Result<T>) -> Option<Result<T>> {
         let mut backoff = Backoff::bounded(PAUSE_FIRST, PAUSE_MAX, RETRIES);
         loop {
-            let error = match self.unless_stopped(self.pass_once()).await? {
-                Ok(report) => return Some(Ok(report)),
+            let error = match self.unless_stopped(work()).await? {
+                Ok(done) => return Some(Ok(done)),
                 Err(error) => error,
             };
             let pause = match error.kind().remedy() {
@@ -63,7 +91,7 @@ impl Runner {
                 self.note_failure(&error).await;
                 return Some(Err(error));
             };
-            tracing::warn!(error = %error.one_line(), "the pass is tried again");
+            tracing::warn!(error = %error.one_line(), "it is tried again");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.stop.asked() => return None,
@@ -82,7 +110,14 @@ impl Runner {
         }
     }
 
+    /// Loads what waits for a base. On a task of its own, it goes on beside the passes.
+    pub fn load(&self) -> impl Future<Output = Result<load::Report>> + Send + 'static {
+        let (config, stop, turn) = (self.config.clone(), self.stop.clone(), Arc::clone(&self.turn));
+        async move { load::run(&config, &stop, &turn).await }
+    }
+
     async fn pass_once(&self) -> Result<Report> {
+        let _turn = self.turn.lock().await;
         let source = source(&self.config)?;
         let local = Local::open_for_pass(&self.config).await?;
         *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(local.session.canceller());
@@ -118,6 +153,15 @@ fn rules(config: &Config) -> Rules {
 
 /// The archive of these settings.
 pub fn source(config: &Config) -> Result<Source> {
+    source_into(config, config.cache_of_copy())
+}
+
+/// The same for a load, which goes on beside passes: they sweep their cache.
+pub fn source_of_load(config: &Config) -> Result<Source> {
+    source_into(config, config.cache_of_copy().join("load"))
+}
+
+fn source_into(config: &Config, cache: PathBuf) -> Result<Source> {
     let archive = ArchiveHandle::spawn(archive::open(config.archive()?)?)?;
-    Source::new(archive, config.cache_of_copy(), config.cache_max.as_u64(), config.verify_key()?)
+    Source::new(archive, cache, config.cache_max.as_u64(), config.verify_key()?)
 }

@@ -3,7 +3,7 @@
 //! A record that its table cannot take ends the transaction; it is tried again without that table from that
 //! record's transaction on, so that nothing of it is half applied.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -248,7 +248,10 @@ impl Transaction<'_> {
                 }
                 Share::Some { target, relation, from, until } => (target, relation, from, until),
             };
-        let Some(file) = &fetched.file else { return Ok(None) };
+        let Some(file) = &fetched.file else {
+            let message = format!("{table} went live after segment {} was passed over", manifest.seq);
+            return Err(Ended::Failed(Error::new(Kind::Passing, message)));
+        };
         let exact = |until: &Bound| match until {
             Bound::End | Bound::Before(_) => None,
             Bound::Gap(lsn) => Some(*lsn),
@@ -259,7 +262,7 @@ impl Transaction<'_> {
         } else {
             Vec::new()
         };
-        let up_to = |lsn: Lsn| commits.iter().filter(|commit| **commit <= lsn).count() as u64;
+        let up_to = |lsn: Lsn| commits.iter().filter(|commit| commit.end_lsn <= lsn).count() as u64;
         Ok(Some(Admission {
             target,
             relation,
@@ -269,6 +272,7 @@ impl Transaction<'_> {
                 Bound::Before(place) => Some(place.index),
                 Bound::Gap(lsn) => Some(up_to(lsn)),
             },
+            skip: HashSet::new(),
         }))
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use syncdata_shared::change::{Commit, Record};
 use syncdata_shared::digest::Digest;
+use syncdata_shared::floor::Floor;
 use syncdata_shared::head::{Head, Newest};
 use syncdata_shared::identity::{ArchiveIdentity, IdentitySource};
 use syncdata_shared::layout::{SegmentName, SegmentSeq};
@@ -15,6 +16,9 @@ use syncdata_shared::manifest::{
 };
 use syncdata_shared::name::TableName;
 use syncdata_shared::segment::SegmentWriter;
+use syncdata_shared::snapshot::{
+    Blocks, Part, PartKind, PartName, Seen, SnapshotId, SnapshotManifest, SnapshotSource, TableCopy, compress,
+};
 use syncdata_shared::time::{Day, Timestamp};
 use uuid::Uuid;
 
@@ -32,6 +36,8 @@ pub struct Forge {
     clock: Timestamp,
     relations: BTreeMap<TableName, Relation>,
     gaps: Vec<Gap>,
+    /// Parts of the newest snapshot with their rows, by table.
+    copied: BTreeMap<TableName, Vec<(Part, Vec<u8>)>>,
 }
 
 /// Where a forged segment lies.
@@ -55,6 +61,7 @@ impl Forge {
             clock: "2026-02-05T10:30:00Z".parse().expect("a time"),
             relations: BTreeMap::new(),
             gaps: Vec::new(),
+            copied: BTreeMap::new(),
         };
         let identity = ArchiveIdentity {
             format: FORMAT,
@@ -125,6 +132,134 @@ impl Forge {
             archiver: "forged".into(),
         };
         self.publish(&manifest, &bytes, commits)
+    }
+
+    /// Where the archive ends.
+    pub fn position(&self) -> Lsn {
+        self.end_lsn
+    }
+
+    /// The number of the next transaction.
+    pub fn next_xid(&self) -> u32 {
+        self.xid
+    }
+
+    /// What lies before this segment is pruned: floor.json says so, and the files are gone.
+    pub fn prune_before(&self, first: &Forged) {
+        let bytes = fs::read(&first.manifest).expect("the segment is there");
+        let kept = Manifest::decode(&bytes).expect("it is sound");
+        let floor = Floor {
+            format: FORMAT,
+            archive_id: self.archive_id,
+            seq: kept.seq,
+            previous: kept.previous,
+            pruned_at: self.clock,
+        };
+        write(&self.dir.join("floor.json"), &floor.encode());
+        let day = first.manifest.parent().expect("a day's folder");
+        for entry in fs::read_dir(day).expect("the folder is ours") {
+            let path = entry.expect("it can be listed").path();
+            let name = path.file_name().and_then(|name| name.to_str()).expect("ours").to_owned();
+            if name < kept.name().to_string() {
+                fs::remove_file(path).expect("ours");
+            }
+        }
+    }
+
+    /// A snapshot of these tables as they are now, each row as COPY prints it: `1\tone`.
+    pub fn snapshot(&mut self, tables: &[(&str, &[&str])]) -> PathBuf {
+        let (xid, now) = (u64::from(self.xid), self.end_lsn);
+        self.snapshot_between(now, now, Seen { xmin: xid, xmax: xid, xip: Vec::new() }, tables)
+    }
+
+    /// One that was taken between two positions. Parts have two rows; those that an earlier snapshot has are
+    /// referred to, others are deltas from its parts where there are such.
+    pub fn snapshot_between(
+        &mut self,
+        start_lsn: Lsn,
+        end_lsn: Lsn,
+        snapshot: Seen,
+        tables: &[(&str, &[&str])],
+    ) -> PathBuf {
+        self.clock = Timestamp::from_micros(self.clock.as_micros() + 1_000_000).expect("a second later");
+        let id = SnapshotId::new(start_lsn, self.clock);
+        let mut copies = BTreeMap::new();
+        for (table, rows) in tables {
+            copies.insert(name(table), self.copy_of(&id, &name(table), rows));
+        }
+        let source = source();
+        let manifest = SnapshotManifest {
+            format: FORMAT,
+            archive_id: self.archive_id,
+            id: id.clone(),
+            start_lsn,
+            end_lsn,
+            snapshot,
+            taken_at: self.clock,
+            source: SnapshotSource {
+                system_identifier: source.system_identifier,
+                timeline: source.timeline,
+                database: source.database,
+                server_version: source.server_version,
+                slot: source.slot,
+                settings: source.settings,
+            },
+            tables: copies,
+            created_at: self.clock,
+            archiver: "forged".into(),
+        };
+        let bytes = manifest.encode();
+        write(&self.dir.join(id.digest().as_str()), &SnapshotManifest::digest_file(&bytes));
+        write(&self.dir.join(id.manifest().as_str()), &bytes);
+        self.dir.join(id.folder().as_str())
+    }
+
+    fn copy_of(&mut self, id: &SnapshotId, table: &TableName, rows: &[&str]) -> TableCopy {
+        let relation = self.relations[table].clone();
+        let earlier = self.copied.remove(table).unwrap_or_default();
+        let mut copied = Vec::new();
+        for (place, rows) in rows.chunks(2).enumerate() {
+            let content: Vec<u8> = rows.iter().map(|row| format!("{row}\n")).collect::<String>().into_bytes();
+            let same = earlier.iter().find(|(_, before)| *before == content);
+            let part = match (same, earlier.get(place)) {
+                (Some((part, _)), _) => part.clone(),
+                (None, base) => self.part(id, rows.len() as u64, &content, base),
+            };
+            copied.push((part, content));
+        }
+        let parts: Vec<Part> = copied.iter().map(|(part, _)| part.clone()).collect();
+        self.copied.insert(table.clone(), copied);
+        let travels = relation.columns.iter().filter(|c| c.generated != Some(Generated::Virtual));
+        TableCopy {
+            columns: travels.map(|column| column.name.clone()).collect(),
+            relation,
+            rows: rows.len() as u64,
+            content_bytes: parts.iter().map(|part| part.content_bytes).sum(),
+            parts,
+            sequences: BTreeMap::new(),
+        }
+    }
+
+    fn part(&self, id: &SnapshotId, rows: u64, content: &[u8], base: Option<&(Part, Vec<u8>)>) -> Part {
+        let kind = if base.is_some() { PartKind::Delta } else { PartKind::Whole };
+        let name = PartName { snapshot: id.clone(), content: Digest::of(content), kind };
+        let (mut files, body) = match base {
+            None => (Vec::new(), content.to_vec()),
+            Some((part, before)) => {
+                let delta = Blocks::of(before, part.rows).delta(content).expect("a delta");
+                (part.files.clone(), delta)
+            }
+        };
+        let (bytes, file) = compress(&name, &body, 3).expect("memory");
+        write(&self.dir.join(name.path().as_str()), &bytes);
+        files.push(file);
+        Part {
+            rows,
+            content_bytes: content.len() as u64,
+            content_sha256: Digest::of(content),
+            first_key: None,
+            files,
+        }
     }
 
     /// head.json says that this is all there is.

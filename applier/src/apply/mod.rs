@@ -26,6 +26,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use self::param::{ArrayParam, TextParam};
 use self::row::{Role, RowStatement};
+pub(crate) use self::sql::FREE_PLANS;
 use self::sql::Rows;
 use crate::batch::{Place, Record};
 use crate::error::Result;
@@ -455,7 +456,7 @@ fn named(prepared: &Prepared, oddities: &[Oddities]) -> BTreeMap<TableName, Oddi
 }
 
 /// Server, network, disk: trying again may help, looking for a record to blame does not.
-fn is_no_fault_of_a_record(error: &Shared) -> bool {
+pub(crate) fn is_no_fault_of_a_record(error: &Shared) -> bool {
     let Some(error) = db_error(error) else { return true };
     let code = error.code().code();
     let class = code.get(..2).unwrap_or_default();

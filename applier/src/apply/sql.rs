@@ -6,7 +6,7 @@ use crate::step::{Step, StepKind};
 
 /// Planner settings for statements over many rows: it may choose. Elsewhere index plans are forced, since plans
 /// made while a table was small would scan it for ever.
-pub(super) const FREE_PLANS: &str =
+pub(crate) const FREE_PLANS: &str =
     "SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
 pub(super) const INDEX_PLANS: &str =
     "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";

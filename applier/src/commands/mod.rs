@@ -1,6 +1,7 @@
 //! The commands, one file each. Where a daemon runs, it does the work and the command waits for its answer.
 
 pub mod clear;
+pub mod resync;
 pub mod retry;
 pub mod status;
 pub mod stop;

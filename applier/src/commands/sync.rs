@@ -9,6 +9,7 @@ use syncdata_shared::name::TableName;
 use super::Answer;
 use crate::daemon;
 use crate::error::{Error, Result};
+use crate::load::{Changes, Loaded};
 use crate::pass::Report;
 use crate::runner::Runner;
 
@@ -21,13 +22,18 @@ pub async fn run(config: Config) -> Result<Answer> {
 
 /// In this process.
 pub async fn here(config: Config) -> Result<Answer> {
+    Ok(match report_here(config).await? {
+        Some(report) => of_report(&report),
+        // Everything up to here is committed; the next pass goes on.
+        None => Answer::done(String::new(), json!({})).with_words("stopped"),
+    })
+}
+
+/// `None`: stopped.
+pub async fn report_here(config: Config) -> Result<Option<Report>> {
     let stop = Stop::new();
     stop.on_signals()?;
-    match Runner::new(config, stop).patient_pass().await {
-        Some(report) => Ok(of_report(&report?)),
-        // Everything up to here is committed; the next pass goes on.
-        None => Ok(Answer::done(String::new(), json!({})).with_words("stopped")),
-    }
+    Runner::new(config, stop).sync().await.transpose()
 }
 
 pub fn answer(result: Result<Report>) -> Answer {
@@ -37,7 +43,7 @@ pub fn answer(result: Result<Report>) -> Answer {
     }
 }
 
-fn of_report(report: &Report) -> Answer {
+pub fn of_report(report: &Report) -> Answer {
     let unhealthy: Vec<Value> = report
         .unhealthy
         .iter()
@@ -45,12 +51,30 @@ fn of_report(report: &Report) -> Answer {
             json!({"table": table.to_string(), "state": state.as_str(), "reason": reason})
         })
         .collect();
+    let loaded: Vec<Value> = report
+        .loaded
+        .iter()
+        .map(|(table, loaded)| {
+            let Changes { inserted, updated, deleted } = loaded.changes;
+            json!({
+                "table": table.to_string(), "base": loaded.base, "lsn": loaded.position.to_string(),
+                "inserted": inserted, "updated": updated, "deleted": deleted,
+            })
+        })
+        .collect();
+    let not_loaded: Vec<Value> = report
+        .not_loaded
+        .iter()
+        .map(|(table, reason)| json!({"table": table.to_string(), "reason": reason}))
+        .collect();
     let document = json!({
         "segments": report.segments,
         "records": report.records,
         "tables": report.tables,
         "missing_segment": report.missing.map(|seq| seq.get()),
         "stopped": report.stopped,
+        "loaded": loaded,
+        "not_loaded": not_loaded,
         "unhealthy": unhealthy,
     });
     let exit_code = u8::from(!report.is_clean());
@@ -71,6 +95,18 @@ fn describe(report: &Report) -> String {
     }
     if let Some(seq) = report.missing {
         text.push_str(&format!("{}\n", missing(seq)));
+    }
+    for (table, Loaded { base, changes: Changes { inserted, updated, deleted }, position }) in &report.loaded
+    {
+        text.push_str(&format!(
+            "loaded {table} from {base}, as of {position}: {inserted} rows inserted, {updated} updated, {deleted} deleted\n"
+        ));
+    }
+    for (table, reason) in &report.not_loaded {
+        let is_told = report.unhealthy.get(table).is_some_and(|(_, told)| told == reason);
+        if !is_told {
+            text.push_str(&format!("{table}: not loaded: {reason}\n"));
+        }
     }
     for (table, (state, reason)) in &report.unhealthy {
         let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };

@@ -8,16 +8,15 @@ use syncdata_shared::error::{Context, Error as Shared, Kind as SharedKind};
 use syncdata_shared::name::{TableName, TablePattern};
 
 use super::{Answer, sync};
-use crate::cursor::{self, Checkpoint, Position, State};
+use crate::cursor::{self, Checkpoint, Position, State, Want};
 use crate::error::{Error, Kind, Result};
 use crate::local::Local;
-use crate::runner;
-use crate::{meta, status};
+use crate::{daemon, load, meta, runner, status};
 
 /// Where the first rows of a new table come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum From {
-    /// From the archive's first segment, if it still has that
+    /// From the newest base copy that has it; without one, from the archive's first segment
     Auto,
     /// From a base copy in the archive
     Snapshot,
@@ -29,14 +28,6 @@ pub enum From {
 
 /// Puts tables on the whitelist. One that is there already stays as it is.
 pub async fn add(config: &Config, patterns: &[String], from: From) -> Result<Answer> {
-    if from == From::Snapshot {
-        return Err(Shared::new(
-            SharedKind::BadInput,
-            "this version does not load base copies (--from snapshot)",
-        )
-        .hint("load the tables with pg_dump and say --from now, or --from start while the archive has it all")
-        .into());
-    }
     let local = Local::open(config).await?;
     let (client, meta) = (local.session.client(), &local.meta);
     if from == From::Now {
@@ -51,20 +42,63 @@ pub async fn add(config: &Config, patterns: &[String], from: From) -> Result<Ans
         From::Now => Some(newest(config, &local).await?),
         From::Auto | From::Snapshot | From::Start => None,
     };
+    let want = from.want();
+    let mut words = match want {
+        Some(want) => foreseen(config, &local, &new, want).await?,
+        None => Vec::new(),
+    };
     for table in &new {
-        add_one(&local, table, position).await?;
+        add_one(&local, table, position, want).await?;
+    }
+    if want.is_some() && !new.is_empty() && daemon::ask(config, "/load", None).await?.is_some() {
+        words.push("the running daemon sees to it now".to_owned());
+    }
+    if !known.is_empty() {
+        let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+        words.push(format!("on the whitelist already: {}", known.join(", ")));
     }
     let answer = named("added", &new);
-    Ok(match known.as_slice() {
-        [] => answer,
-        known => {
-            let known: Vec<String> = known.iter().map(ToString::to_string).collect();
-            answer.with_words(format!("on the whitelist already: {}", known.join(", ")))
-        }
-    })
+    Ok(if words.is_empty() { answer } else { answer.with_words(words.join("\n")) })
 }
 
-async fn add_one(local: &Local, table: &TableName, position: Option<Position>) -> Result<()> {
+impl From {
+    /// The base that the tables wait for; none where the rows are there.
+    fn want(self) -> Option<Want> {
+        match self {
+            From::Auto => Some(Want::Auto),
+            From::Snapshot => Some(Want::Snapshot),
+            From::Start => Some(Want::Start),
+            From::Now => None,
+        }
+    }
+}
+
+/// What will come of it. A base that was asked for by name has to be there.
+async fn foreseen(config: &Config, local: &Local, tables: &[TableName], want: Want) -> Result<Vec<String>> {
+    let foreseen = match load::foresee(config, local, tables, want).await {
+        Ok(foreseen) => foreseen,
+        // Tables may be chosen before there is an archive, or while it is away.
+        Err(error) => {
+            return Ok(vec![format!("the archive cannot be looked at yet ({})", error.one_line())]);
+        }
+    };
+    let mut words = Vec::new();
+    for (table, words_of_it) in foreseen {
+        match words_of_it {
+            Ok(words_of_it) => words.push(format!("{table} {words_of_it}")),
+            Err(reason) if want == Want::Auto => words.push(format!("{table}: {reason}")),
+            Err(reason) => return Err(not_found(format!("{table}: {reason}"), "nothing was added")),
+        }
+    }
+    Ok(words)
+}
+
+async fn add_one(
+    local: &Local,
+    table: &TableName,
+    position: Option<Position>,
+    want: Option<Want>,
+) -> Result<()> {
     let (client, meta) = (local.session.client(), &local.meta);
     let adding = || format!("adding {table} to the whitelist");
     client.batch_execute("BEGIN").await.context(adding)?;
@@ -73,6 +107,7 @@ async fn add_one(local: &Local, table: &TableName, position: Option<Position>) -
     client.execute(&forget, &[&table.to_string()]).await.context(adding)?;
     let state = if position.is_some() { State::Live } else { State::Pending };
     cursor::set_state(client, meta, table, state, position, None).await?;
+    cursor::want(client, meta, table, want).await?;
     let insert = format!(
         "INSERT INTO {meta}.tables_to_sync (table_name, creator) VALUES ($1, session_user) \
          ON CONFLICT (table_name) DO NOTHING"

@@ -15,13 +15,14 @@ async fn the_whitelist_takes_names_and_patterns_and_refuses_strangers() {
     assert_eq!(added.stdout, "added users\nadded sales.a\nadded sales.b\n");
     let again = copy.applier(&["add-tables", "users", r#""*""#]).succeed().await;
     assert_eq!(again.stdout, "added \"*\"\n");
-    assert_eq!(again.stderr, "on the whitelist already: users\n");
+    assert!(again.stderr.ends_with("on the whitelist already: users\n"), "{again}");
+    assert!(again.stderr.starts_with("\"*\" starts with the archive's first segment: 0 segments"), "{again}");
     let stranger = copy.applier(&["add-tables", "nowhere.*"]).run().await.expect_code(2);
     assert!(stranger.stderr.contains("Table not found locally: nowhere.*"), "{stranger}");
-    let later = copy.applier(&["add-tables", "users", "--from", "snapshot"]).run().await.expect_code(2);
-    assert!(later.stderr.contains("--from now"), "{later}");
     assert_eq!(copy.applier(&["list-tables"]).succeed().await.stdout, "users\nsales.a\nsales.b\n\"*\"\n");
     copy.applier(&["remove-tables", "sales.b"]).succeed().await;
+    let none = copy.applier(&["add-tables", "sales.b", "--from", "snapshot"]).run().await.expect_code(2);
+    assert!(none.stderr.contains("no snapshot in the archive has sales.b"), "{none}");
     let listed = copy.applier(&["list-tables", "--json"]).succeed().await.json();
     assert_eq!(listed[1]["table"], "sales.a");
     assert_eq!(listed[1]["state"], "pending");

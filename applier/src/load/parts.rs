@@ -1,0 +1,105 @@
+//! The rows of a snapshot, from its files into a table.
+//!
+//! ```text
+//! backup host ─▶ cache (size, SHA-256) ─▶ thread: unpack, rebuild, SHA-256 ─▶ COPY, ended once the rows are proved
+//!      └── the next part meanwhile
+//! ```
+
+use std::fs::File;
+use std::pin::pin;
+
+use bytes::Bytes;
+use futures_util::SinkExt as _;
+use syncdata_shared::error::{Context, Error as Shared, Kind as SharedKind};
+use syncdata_shared::manifest::ChangeFile;
+use syncdata_shared::progress::Progress;
+use syncdata_shared::snapshot::{Part, TableCopy, pour};
+use tokio::sync::mpsc;
+use tokio_postgres::Client;
+
+use crate::error::{Error, Result};
+use crate::fetch::{FetchedPart, Source};
+use crate::schema::{Difference, Table, lacking};
+
+/// Pieces of at most 256 KiB between the thread and the connection.
+const PIECES_WAITING: usize = 4;
+
+/// `COPY … FROM STDIN` for rows as the snapshot has them.
+pub(crate) fn statement(copy: &TableCopy, table: &Table) -> Result<String, Difference> {
+    let column = |name: &String| table.column(name).ok_or_else(|| lacking(name, Some(&copy.relation), table));
+    let columns = copy.columns.iter().map(column).collect::<Result<Vec<usize>, _>>()?;
+    if columns.is_empty() {
+        // COPY has no word for rows without columns.
+        return Ok(format!("COPY {} FROM STDIN", table.name.sql()));
+    }
+    Ok(format!("COPY {} ({}) FROM STDIN", table.name.sql(), table.column_list(&columns)))
+}
+
+/// Copies all rows; every part is proved before its rows stay.
+pub(crate) async fn copy_in(
+    client: &Client,
+    source: &Source,
+    copy: &TableCopy,
+    statement: &str,
+    progress: &mut Progress,
+) -> Result<()> {
+    // One part waits in the cache while the one before it is copied.
+    let (sender, mut fetched) = mpsc::channel(1);
+    let (source, parts) = (source.clone(), copy.parts.clone());
+    let fetching = tokio::spawn(async move {
+        for part in parts {
+            let fetched = source.part(&part).await.map(|fetched| (part, fetched));
+            let failed = fetched.is_err();
+            if sender.send(fetched).await.is_err() || failed {
+                return;
+            }
+        }
+    });
+    let mut rows = 0;
+    while let Some(next) = fetched.recv().await {
+        let (part, fetched) = next?;
+        rows += copy_part(client, &part, &fetched, statement).await?;
+        progress.add(part.content_bytes);
+        fetched.clean()?;
+    }
+    fetching.await.map_err(|_| Shared::new(SharedKind::Io, "fetching parts of a snapshot ended early"))?;
+    if rows == copy.rows {
+        return Ok(());
+    }
+    let message = format!("the snapshot says {} rows, its parts had {rows}", copy.rows);
+    Err(Shared::new(SharedKind::Corrupt, message).into())
+}
+
+async fn copy_part(client: &Client, part: &Part, fetched: &FetchedPart, statement: &str) -> Result<u64> {
+    let doing = || "copying rows of a snapshot".to_owned();
+    let sink = client.copy_in::<_, Bytes>(statement).await.context(doing)?;
+    let mut sink = pin!(sink);
+    let (sender, mut pieces) = mpsc::channel(PIECES_WAITING);
+    let (part, paths) = (part.clone(), fetched.files.clone());
+    let pouring = tokio::task::spawn_blocking(move || {
+        let mut next = paths.into_iter();
+        let open = |file: &ChangeFile| {
+            let path = next.next().ok_or_else(|| Shared::new(SharedKind::Io, "a part lost a file"))?;
+            File::open(&path).context(|| format!("opening {}", file.file))
+        };
+        pour(&part, open, |piece| {
+            let sent = sender.blocking_send(Bytes::copy_from_slice(piece));
+            sent.map_err(|_| Shared::new(SharedKind::Io, "the server takes no more rows"))
+        })
+    });
+    let mut refused = false;
+    while let Some(piece) = pieces.recv().await {
+        if sink.feed(piece).await.is_err() {
+            // The server's reason comes with the end.
+            refused = true;
+            break;
+        }
+    }
+    drop(pieces);
+    let poured = pouring.await.map_err(|_| Shared::new(SharedKind::Io, "unpacking a part panicked"))?;
+    match poured {
+        // Dropped unfinished, the COPY fails on the server, and none of its rows stay.
+        Err(error) if !refused => Err(Error::from(error)),
+        _ => Ok(sink.finish().await.context(doing)?),
+    }
+}

@@ -1,0 +1,153 @@
+//! Which base a table is loaded from. Pure: what was asked for and what the archive offers in, a choice out.
+
+use std::sync::Arc;
+
+use syncdata_shared::floor::Floor;
+use syncdata_shared::layout::SegmentSeq;
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::name::TableName;
+use syncdata_shared::snapshot::{SnapshotId, SnapshotManifest};
+
+use crate::cursor::Want;
+
+/// What the archive has, and how far this copy is.
+#[derive(Debug)]
+pub(crate) struct Offer<'a> {
+    /// From the newest to the oldest.
+    pub snapshots: &'a [Arc<SnapshotManifest>],
+    pub floor: Option<&'a Floor>,
+    /// Everything that committed up to here is in the live tables.
+    pub reached: Lsn,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Choice {
+    Snapshot(Arc<SnapshotManifest>),
+    /// Everything since the archive's first segment.
+    Start,
+    /// There is a base, which is ahead of this copy: tables move together, so it has to wait.
+    Wait(SnapshotId),
+    /// In words, why there is none, and what to do.
+    Nothing(String),
+}
+
+impl Offer<'_> {
+    pub(crate) fn choose(&self, table: &TableName, want: Want) -> Choice {
+        let with_table = || self.snapshots.iter().filter(|snapshot| snapshot.tables.contains_key(table));
+        let covered = with_table().find(|snapshot| snapshot.end_lsn <= self.reached);
+        let newest = with_table().next();
+        match (want, covered, newest) {
+            (Want::Start, _, _) => self.start(),
+            (_, Some(snapshot), _) => Choice::Snapshot(Arc::clone(snapshot)),
+            (_, None, Some(snapshot)) => Choice::Wait(snapshot.id.clone()),
+            (Want::Snapshot, None, None) => Choice::Nothing(format!(
+                "no snapshot in the archive has {table}: run `syncdata-archiver snapshot` on the production host"
+            )),
+            (Want::Auto | Want::Rebuild, None, None) => self.start(),
+        }
+    }
+
+    fn start(&self) -> Choice {
+        match self.floor {
+            Some(floor) if floor.seq != SegmentSeq::FIRST => Choice::Nothing(format!(
+                "needs a base copy: the archive begins at segment {}. Load it with pg_dump and add it with --from now, \
+                 or make a snapshot on the production side (syncdata-archiver snapshot)",
+                floor.seq
+            )),
+            _ => Choice::Start,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use syncdata_shared::manifest::{FORMAT, Link, Relation, ReplicaIdentity};
+    use syncdata_shared::snapshot::{Seen, SnapshotSource, TableCopy};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn lsn(number: u64) -> Lsn {
+        Lsn::from_u64(number)
+    }
+
+    fn table() -> TableName {
+        "users".parse().expect("a name")
+    }
+
+    fn snapshot(end: u64, table: &str) -> Arc<SnapshotManifest> {
+        let at = "2026-02-05T10:30:00Z".parse().expect("a time");
+        let relation = Relation::new(Vec::new(), Vec::new(), ReplicaIdentity::Default);
+        let copy = TableCopy {
+            relation,
+            columns: Vec::new(),
+            rows: 0,
+            content_bytes: 0,
+            parts: Vec::new(),
+            sequences: BTreeMap::new(),
+        };
+        Arc::new(SnapshotManifest {
+            format: FORMAT,
+            archive_id: Uuid::nil(),
+            id: SnapshotId::new(lsn(end - 1), at),
+            start_lsn: lsn(end - 1),
+            end_lsn: lsn(end),
+            snapshot: Seen { xmin: 1, xmax: 1, xip: Vec::new() },
+            taken_at: at,
+            source: SnapshotSource {
+                system_identifier: String::new(),
+                timeline: 1,
+                database: String::new(),
+                server_version: String::new(),
+                slot: String::new(),
+                settings: BTreeMap::new(),
+            },
+            tables: BTreeMap::from([(table.parse().expect("a name"), copy)]),
+            created_at: at,
+            archiver: String::new(),
+        })
+    }
+
+    fn floor(seq: u64) -> Floor {
+        let seq = SegmentSeq::new(seq).expect("a number");
+        let previous = (seq > SegmentSeq::FIRST).then(|| Link {
+            seq: SegmentSeq::new(seq.get() - 1).expect("a number"),
+            sha256: syncdata_shared::digest::Digest::of(b""),
+        });
+        let pruned_at = "2026-02-05T10:30:00Z".parse().expect("a time");
+        Floor { format: FORMAT, archive_id: Uuid::nil(), seq, previous, pruned_at }
+    }
+
+    #[test]
+    fn the_newest_snapshot_that_the_copy_has_reached_is_taken() {
+        let (new, old, other) = (snapshot(300, "users"), snapshot(200, "users"), snapshot(250, "orders"));
+        let snapshots = [Arc::clone(&new), other, Arc::clone(&old)];
+        for want in [Want::Auto, Want::Snapshot, Want::Rebuild] {
+            let choose = |reached| {
+                let offer = Offer { snapshots: &snapshots, floor: None, reached: lsn(reached) };
+                offer.choose(&table(), want)
+            };
+            assert_eq!(choose(300), Choice::Snapshot(Arc::clone(&new)));
+            assert_eq!(choose(299), Choice::Snapshot(Arc::clone(&old)));
+            // Not from the start: a table that has a snapshot may be older than the archive.
+            assert_eq!(choose(199), Choice::Wait(new.id.clone()));
+        }
+    }
+
+    #[test]
+    fn without_a_snapshot_the_archives_first_segment_has_to_be_there() {
+        let (whole, pruned) = (floor(1), floor(7));
+        for (floor, is_whole) in [(None, true), (Some(&whole), true), (Some(&pruned), false)] {
+            let offer = Offer { snapshots: &[], floor, reached: lsn(500) };
+            for want in [Want::Auto, Want::Start, Want::Rebuild] {
+                assert_eq!(offer.choose(&table(), want) == Choice::Start, is_whole, "{want:?} {floor:?}");
+            }
+            assert!(matches!(offer.choose(&table(), Want::Snapshot), Choice::Nothing(_)));
+        }
+        let snapshots = [snapshot(300, "users")];
+        let offer = Offer { snapshots: &snapshots, floor: None, reached: lsn(500) };
+        assert_eq!(offer.choose(&table(), Want::Start), Choice::Start);
+    }
+}

@@ -1,0 +1,200 @@
+//! Applies the changes of segments to shadows, exactly those that are not in them yet.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use syncdata_shared::chain::Verified;
+use syncdata_shared::change::Commit;
+use syncdata_shared::faults;
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::manifest::{Manifest, Relation};
+use syncdata_shared::name::TableName;
+use syncdata_shared::postgres::Session;
+use syncdata_shared::snapshot::SnapshotManifest;
+
+use crate::apply::{Outcome, Writer};
+use crate::batch::Limits;
+use crate::error::{Error, Kind, Result};
+use crate::fetch::Fetched;
+use crate::plan;
+use crate::reader::{self, Admission, Item, Task};
+use crate::schema::{self, Table};
+
+/// Which transactions are in the shadows already.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// All that committed up to here.
+    pub upto: Lsn,
+    /// And those behind it that this snapshot has seen.
+    pub snapshot: Option<Arc<SnapshotManifest>>,
+}
+
+impl Known {
+    pub(crate) fn has(&self, commit: &Commit) -> bool {
+        let seen = |snapshot: &Arc<SnapshotManifest>| {
+            commit.end_lsn <= snapshot.end_lsn && snapshot.snapshot.has(commit.xid)
+        };
+        commit.end_lsn <= self.upto || self.snapshot.as_ref().is_some_and(seen)
+    }
+
+    /// Whether some of the segment's transactions may be known: its file has to be looked through.
+    fn reaches_into(&self, manifest: &Manifest) -> bool {
+        let seen_upto = self.snapshot.as_ref().map_or(Lsn::ZERO, |snapshot| snapshot.end_lsn);
+        manifest.start_lsn < self.upto.max(seen_upto)
+    }
+}
+
+/// A table of ours and the shadow that takes its changes.
+#[derive(Clone, Debug)]
+pub(crate) struct Copy {
+    pub table: Arc<Table>,
+    pub shadow: Arc<Table>,
+    /// As the archive described it last.
+    pub relation: Arc<Relation>,
+    /// Columns that the source has, or had while changes were made.
+    pub columns: Vec<usize>,
+}
+
+impl Copy {
+    /// Another shape of the table: what it has now counts, and what it had stays known.
+    pub(crate) fn meet(&mut self, relation: &Arc<Relation>) {
+        self.relation = Arc::clone(relation);
+        for column in &relation.columns {
+            if let Some(place) = self.table.column(&column.name)
+                && !self.table.columns[place].generated
+                && !self.columns.contains(&place)
+            {
+                self.columns.push(place);
+            }
+        }
+        self.columns.sort_unstable();
+    }
+}
+
+/// What some segments came to.
+#[derive(Debug, Default)]
+pub(crate) struct Replayed {
+    pub records: u64,
+    /// Updates and deletes of rows that were not there, by table.
+    pub missing: BTreeMap<TableName, u64>,
+}
+
+/// A table that cannot take its changes, and why.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub table: TableName,
+    pub reason: String,
+}
+
+/// Applies the segments' changes of these tables inside a transaction that somebody else commits.
+pub(crate) async fn replay(
+    session: &Session,
+    writer: &mut Writer,
+    segments: &[Fetched],
+    known: &Known,
+    copies: &mut BTreeMap<TableName, Copy>,
+) -> Result<Result<Replayed, Refusal>> {
+    let mut tasks = Vec::new();
+    for fetched in segments {
+        match task(fetched, known, copies)? {
+            Ok(task) => tasks.extend(task),
+            Err(refusal) => return Ok(Err(refusal)),
+        }
+    }
+    let real = |shadow: &TableName| {
+        let pair = copies.iter().find(|(_, copy)| copy.shadow.name == *shadow);
+        pair.map(|(name, _)| name.clone()).expect("changes go to shadows only")
+    };
+    let expected = tasks.len();
+    let (mut done, mut ends) = (Replayed::default(), 0);
+    let mut items = reader::spawn(tasks, Limits::of_memory())?;
+    while let Some(item) = items.recv().await {
+        match item? {
+            Item::Batch(prepared) => match writer.apply(session, &prepared).await? {
+                Outcome::Applied(oddities) => {
+                    for (shadow, found) in oddities {
+                        *done.missing.entry(real(&shadow)).or_default() += found.missing;
+                    }
+                }
+                Outcome::Rejected(rejection) => {
+                    let (seq, line) = (rejection.place.tx.seq, rejection.place.line);
+                    let reason = format!("segment {seq}, line {line}: {}", rejection.reason);
+                    return Ok(Err(Refusal { table: real(&rejection.table), reason }));
+                }
+            },
+            Item::Segment(end) => {
+                ends += 1;
+                done.records += end.counts.values().map(|counts| counts.total()).sum::<u64>();
+            }
+            Item::Lacking { table, difference, .. } => {
+                return Ok(Err(Refusal { table: table.parse()?, reason: difference.to_string() }));
+            }
+        }
+    }
+    if ends != expected {
+        return Err(Error::new(Kind::Other, "the reader ended early"));
+    }
+    faults::hit("load.replayed")?;
+    done.missing.retain(|_, missing| *missing > 0);
+    Ok(Ok(done))
+}
+
+/// What of a segment goes where; `None`: nothing.
+fn task(
+    fetched: &Fetched,
+    known: &Known,
+    copies: &mut BTreeMap<TableName, Copy>,
+) -> Result<Result<Option<Task>, Refusal>> {
+    let manifest = fetched.segment.manifest();
+    let Some(file) = &fetched.file else { return Ok(Ok(None)) };
+    let (from, skip) = if known.reaches_into(manifest) {
+        passed_over(&fetched.segment, file, known)?
+    } else {
+        (0, HashSet::new())
+    };
+    let mut admitted = HashMap::new();
+    for (name, copy) in copies.iter_mut().filter(|(name, _)| manifest.tables.contains_key(*name)) {
+        let relation = match manifest.relations.get(name) {
+            Some(relation) => Arc::new(relation.clone()),
+            None => Arc::clone(&copy.relation),
+        };
+        copy.meet(&relation);
+        // First against the table itself: a difference names that one.
+        if let Err(difference) = schema::fit(&relation, &copy.table) {
+            return Ok(Err(Refusal { table: name.clone(), reason: difference.to_string() }));
+        }
+        let target = match schema::fit(&relation, &copy.shadow) {
+            Ok(target) => Arc::new(target),
+            Err(difference) => {
+                return Ok(Err(Refusal { table: name.clone(), reason: difference.to_string() }));
+            }
+        };
+        let admission = Admission { target, relation, from, until: None, skip: skip.clone() };
+        admitted.insert(name.to_string(), admission);
+    }
+    Ok(Ok(Some(Task { segment: fetched.segment.clone(), file: file.clone(), admitted })))
+}
+
+/// The first transaction that is not known, and those behind it that are.
+fn passed_over(segment: &Verified, file: &Path, known: &Known) -> Result<(u64, HashSet<u64>)> {
+    let commits = reader::commits(segment, file)?;
+    let places = (0_u64..).zip(&commits);
+    let mut known = places.filter(|(_, commit)| known.has(commit)).map(|(place, _)| place).peekable();
+    let mut from = 0;
+    while known.next_if_eq(&from).is_some() {
+        from += 1;
+    }
+    Ok((from, known.collect()))
+}
+
+/// Whether the change is lost for good somewhere in these segments; in words.
+pub(crate) fn lost(segments: &[Verified], table: &TableName, after: Lsn) -> Option<String> {
+    let gaps = segments.iter().flat_map(|segment| &segment.manifest().gaps);
+    let concerns =
+        |tables: &Option<Vec<TableName>>| tables.as_ref().is_none_or(|tables| tables.contains(table));
+    let mut lost = gaps.filter(|gap| gap.to > after && concerns(&gap.tables));
+    lost.next().map(|gap| {
+        format!("changes {} of it are lost ({}); a base that is newer is needed: run `syncdata-archiver snapshot`", plan::gap_name(gap), gap.reason)
+    })
+}

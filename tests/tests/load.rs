@@ -1,0 +1,509 @@
+//! Base copies: first loads and resyncs, from archives made by hand.
+
+use std::fs;
+use std::path::Path;
+
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::snapshot::Seen;
+use syncdata_tests::LocalCopy;
+
+const USERS: &[&str] = &["id integer not null", "name text"];
+
+async fn users() -> LocalCopy {
+    let mut copy = LocalCopy::start("CREATE TABLE users (id int PRIMARY KEY, name text)").await;
+    copy.forge.relation("users", USERS, &["id"]);
+    copy
+}
+
+fn insert(id: u32, name: &str) -> String {
+    format!(r#"{{"table":"users","op":"INSERT","data":{{"id":{id},"name":"{name}"}}}}"#)
+}
+
+fn update(id: u32, name: &str) -> String {
+    format!(r#"{{"table":"users","op":"UPDATE","data":{{"name":"{name}"}},"old_keys":{{"id":{id}}}}}"#)
+}
+
+async fn state(copy: &LocalCopy, table: &str) -> String {
+    copy.rows(&format!("SELECT state FROM data_sync_table_state WHERE table_name = '{table}'")).await
+}
+
+#[tokio::test]
+async fn a_new_copy_of_a_pruned_archive_is_loaded_and_follows() {
+    let mut copy = users().await;
+    copy.forge.segment(&[vec![insert(1, "one")], vec![insert(2, "two"), insert(3, "three")]]);
+    copy.forge.snapshot(&[("users", &["1\tone", "2\ttwo", "3\tthree"])]);
+    let kept = copy.forge.segment(&[vec![update(2, "zwei"), insert(4, "four")]]);
+    copy.forge.prune_before(&kept);
+    let added = copy.applier(&["add-tables", "users"]).succeed().await;
+    assert!(added.stderr.contains("is loaded from snapshot"), "{added}");
+    assert!(added.stderr.contains("(3 rows, 20 B), then 1 segments behind it"), "{added}");
+    let said = copy.sync(0).await;
+    assert!(said.contains("loaded users from snapshot"), "{said}");
+    assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 2,zwei 3,three 4,four");
+    assert_eq!(state(&copy, "users").await, "live");
+    copy.forge.segment(&[vec![update(1, "eins")]]);
+    assert_eq!(copy.sync(0).await, "applied 1 records in 1 segments to 1 tables\n");
+    assert_eq!(copy.rows("SELECT name FROM users WHERE id = 1").await, "eins");
+    assert_eq!(copy.rows("SELECT count(*) FROM data_sync_logs WHERE status = 'FAILED'").await, "0");
+}
+
+#[tokio::test]
+async fn changes_are_applied_over_a_copy_exactly_where_it_has_not_seen_them() {
+    let mut copy = users().await;
+    copy.forge.segment(&[vec![insert(1, "0")]]);
+    let (start, first) = (copy.forge.position(), copy.forge.next_xid());
+    // Six transactions commit while the copy is taken; the first and the fourth are still running in its eyes.
+    let names: Vec<String> = (1..=6).map(|n| format!("{n}")).collect();
+    let transactions: Vec<Vec<String>> = names
+        .iter()
+        .map(|name| vec![update(1, name), insert(10 + name.parse::<u32>().expect("a number"), "new")])
+        .collect();
+    copy.forge.segment(&transactions);
+    let end = copy.forge.position();
+    let xid = |n: u32| u64::from(first + n - 1);
+    let seen = Seen { xmin: xid(1), xmax: xid(6), xip: vec![xid(1), xid(4)] };
+    copy.forge.snapshot_between(
+        start,
+        end,
+        seen,
+        &[("users", &["1\t5", "12\tnew", "13\tnew", "15\tnew", "2\tonly in the copy"])],
+    );
+    copy.forge.segment(&[vec![insert(20, "behind")]]);
+    copy.applier(&["add-tables", "users", "--from", "snapshot"]).succeed().await;
+    copy.sync(0).await;
+    assert_eq!(
+        copy.rows("SELECT id, name FROM users ORDER BY id").await,
+        "1,6 2,only in the copy 11,new 12,new 13,new 14,new 15,new 16,new 20,behind"
+    );
+    assert_eq!(copy.rows("SELECT sum(rows_missing) FROM data_sync_logs").await, "0");
+}
+
+#[tokio::test]
+async fn a_resync_brings_the_difference_over_and_the_table_stays_the_table_it_is() {
+    let mut copy = users().await;
+    copy.server
+        .execute(
+            "CREATE TABLE notes (id int PRIMARY KEY, owner int REFERENCES users, note text);
+             CREATE VIEW named AS SELECT name FROM users;
+             CREATE TABLE audit (id int, was xid);",
+        )
+        .await;
+    copy.forge.relation("notes", &["id integer not null", "owner integer", "note text"], &["id"]);
+    copy.forge.segment(&[vec![
+        insert(1, "one"),
+        insert(2, "two"),
+        insert(3, "three"),
+        r#"{"table":"notes","op":"INSERT","data":{"id":1,"owner":1,"note":"a"}}"#.into(),
+    ]]);
+    copy.applier(&["add-tables", "users", "notes"]).succeed().await;
+    copy.sync(0).await;
+    let oid = copy.rows("SELECT 'users'::regclass::oid").await;
+    copy.server
+        .execute(
+            "ALTER TABLE notes DISABLE TRIGGER ALL; ALTER TABLE users DISABLE TRIGGER ALL;
+             UPDATE users SET name = 'changed' WHERE id = 1; DELETE FROM users WHERE id = 2;
+             INSERT INTO users VALUES (99, 'surplus'); INSERT INTO audit SELECT id, xmin FROM users;
+             ALTER TABLE notes ENABLE TRIGGER ALL; ALTER TABLE users ENABLE TRIGGER ALL;",
+        )
+        .await;
+    copy.forge.snapshot(&[("users", &["1\tone", "2\ttwo", "3\tthree"]), ("notes", &["1\t1\ta"])]);
+    let done = copy.applier(&["resync", "users", "notes"]).succeed().await;
+    assert!(done.stdout.contains("1 rows inserted, 1 updated, 1 deleted"), "{done}");
+    assert!(done.stdout.contains("0 rows inserted, 0 updated, 0 deleted"), "{done}");
+    assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 2,two 3,three");
+    assert_eq!(copy.rows("SELECT 'users'::regclass::oid").await, oid);
+    assert_eq!(copy.rows("SELECT count(*) FROM named").await, "3");
+    // A row that was right was not written.
+    assert_eq!(copy.rows("SELECT users.xmin = was FROM users JOIN audit USING (id) WHERE id = 3").await, "t");
+    assert_eq!(copy.rows("SELECT users.xmin = was FROM users JOIN audit USING (id) WHERE id = 1").await, "f");
+}
+
+#[tokio::test]
+async fn no_reader_ever_sees_the_table_empty_or_half_made() {
+    let mut copy = users().await;
+    let rows: Vec<String> = (1..=4000).map(|id| format!("{id}\tname {id}")).collect();
+    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+    copy.forge.segment(&[vec![insert(1, "x")]]);
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy.sync(0).await;
+    copy.server.execute("INSERT INTO users SELECT i, 'old' FROM generate_series(2, 4000) i").await;
+    copy.forge.snapshot(&[("users", &rows)]);
+    let reader = copy.server.connect().await;
+    let resync = copy.applier(&["resync", "users"]).succeed();
+    tokio::pin!(resync);
+    let mut seen = std::collections::BTreeSet::new();
+    loop {
+        let row = reader
+            .query_one("SELECT count(*), count(*) FILTER (WHERE name LIKE 'name %') FROM users", &[])
+            .await
+            .expect("readers are never locked out");
+        seen.insert((row.get::<_, i64>(0), row.get::<_, i64>(1)));
+        tokio::select! {
+            biased;
+            _ = &mut resync => break,
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    seen.remove(&(4000, 4000));
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(4000, 0)]);
+    assert_eq!(copy.rows("SELECT count(*) FROM users WHERE name = 'name ' || id").await, "4000");
+}
+
+#[tokio::test]
+async fn rows_are_the_text_that_copy_prints() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE v (id int PRIMARY KEY, t text, n numeric, f float8, b bytea, a text[], extra text DEFAULT 'ours',
+         twice numeric GENERATED ALWAYS AS (n * 2) STORED)",
+    )
+    .await;
+    copy.forge.relation(
+        "v",
+        &[
+            "id integer not null",
+            "t text",
+            "n numeric",
+            "f double precision",
+            "b bytea",
+            "a text[]",
+            "twice numeric generated",
+        ],
+        &["id"],
+    );
+    let rows = [
+        "1\ta\\tb\\nc\\\\d\\r\t1.10\t-0\t\\\\x00ff\t{a,\"b c\",NULL}\t2.20",
+        "2\t\\\\N\tNaN\t1e-310\t\\N\t\\N\tNaN",
+        "3\t\t\\N\tInfinity\t\\\\x\t{}\t\\N",
+    ];
+    copy.forge.segment(&[vec![r#"{"table":"v","op":"INSERT","data":{"id":9}}"#]]);
+    copy.forge.snapshot(&[("v", &rows)]);
+    copy.applier(&["add-tables", "v", "--from", "snapshot"]).succeed().await;
+    copy.sync(0).await;
+    let found = copy
+        .rows(
+            "SELECT id, t = E'a\\tb\\nc\\\\d\\r' OR t = '\\N' OR t = '', n, f, b, a, extra, twice FROM v ORDER BY id",
+        )
+        .await;
+    assert_eq!(
+        found,
+        r#"1,t,1.10,-0,\x00ff,{a,"b c",NULL},ours,2.20 2,t,NaN,1e-310,NULL,NULL,ours,NaN 3,t,NULL,Infinity,\x,{},ours,NULL"#
+    );
+}
+
+#[tokio::test]
+async fn tables_without_a_key_have_each_row_as_often_as_the_source() {
+    let mut copy = LocalCopy::start("CREATE TABLE log (place box, image text, n numeric)").await;
+    copy.forge.relation("log", &["place box", "image text", "n numeric"], &[]);
+    copy.forge.segment(&[vec![r#"{"table":"log","op":"INSERT","data":{"image":"x"}}"#]]);
+    copy.applier(&["add-tables", "log"]).succeed().await;
+    copy.sync(0).await;
+    copy.server
+        .execute(
+            "TRUNCATE log; INSERT INTO log VALUES (NULL, 'a', 1.0), (NULL, 'a', 1.0), (NULL, 'a', 1.0), \
+             ('(1,1),(0,0)', 'b', 1.00), (NULL, NULL, NULL)",
+        )
+        .await;
+    // A box of the same area is another box, 1.0 is not 1.00, and of three equal rows two stay.
+    let rows = ["\\N\ta\t1.0", "\\N\ta\t1.0", "(2,0.5),(0,0)\tb\t1.0", "\\N\t\t\\N", "\\N\t\\N\t\\N"];
+    copy.forge.snapshot(&[("log", &rows)]);
+    let done = copy.applier(&["resync", "log"]).succeed().await;
+    assert!(done.stdout.contains("2 rows inserted, 0 updated, 2 deleted"), "{done}");
+    assert_eq!(
+        copy.rows("SELECT place::text, image, n::text FROM log ORDER BY 1, 2, 3").await,
+        "(2,0.5),(0,0),b,1.0 NULL,,NULL NULL,a,1.0 NULL,a,1.0 NULL,NULL,NULL"
+    );
+}
+
+#[tokio::test]
+async fn values_that_changed_places_and_identities_are_brought_over() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE u (id int PRIMARY KEY, code text UNIQUE);
+         CREATE TABLE i (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY, v text);
+         CREATE TABLE c (id numeric PRIMARY KEY, v text)",
+    )
+    .await;
+    copy.forge.relation("u", &["id integer not null", "code text"], &["id"]);
+    copy.forge.relation("i", &["id integer not null", "n integer not null always", "v text"], &["id"]);
+    copy.forge.relation("c", &["id numeric not null", "v text"], &["id"]);
+    copy.forge.segment(&[vec![
+        r#"{"table":"u","op":"INSERT","data":{"id":1,"code":"x"}}"#,
+        r#"{"table":"i","op":"INSERT","data":{"id":1,"n":7,"v":"x"}}"#,
+        r#"{"table":"c","op":"INSERT","data":{"id":1.0,"v":"x"}}"#,
+    ]]);
+    copy.applier(&["add-tables", "u", "i", "c"]).succeed().await;
+    copy.sync(0).await;
+    copy.server.execute("INSERT INTO u VALUES (2, 'y'); INSERT INTO c VALUES (2.0, 'two')").await;
+    copy.forge.snapshot(&[
+        ("u", &["1\ty", "2\tx"]),
+        ("i", &["1\t8\tx", "2\t9\ty"]),
+        ("c", &["1.00\tx", "2.0\ttwo"]),
+    ]);
+    copy.applier(&["resync", "--all"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM u ORDER BY id").await, "1,y 2,x");
+    assert_eq!(copy.rows("SELECT * FROM i ORDER BY id").await, "1,8,x 2,9,y");
+    assert_eq!(copy.rows("SELECT * FROM c ORDER BY id").await, "1.00,x 2.0,two");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_the_archive_does_not_cover_yet_is_waited_for() {
+    let mut copy = users().await;
+    copy.forge.segment(&[vec![insert(1, "one")]]);
+    let ahead = Lsn::from_u64(copy.forge.position().as_u64() + 0x180);
+    let xid = u64::from(copy.forge.next_xid());
+    let seen = Seen { xmin: xid + 1, xmax: xid + 1, xip: Vec::new() };
+    copy.forge.snapshot_between(ahead, ahead, seen, &[("users", &["1\tone", "2\ttwo"])]);
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    let said = copy.sync(0).await;
+    assert!(said.contains("waits until the archive covers snapshot"), "{said}");
+    assert_eq!(copy.rows("SELECT count(*) FROM users").await, "0");
+    copy.forge.segment(&[vec![insert(2, "two")], vec![insert(3, "three")]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 2,two 3,three");
+}
+
+#[tokio::test]
+async fn a_gap_is_mended_by_a_newer_snapshot_and_by_no_older_one() {
+    let mut copy = users().await;
+    copy.forge.segment(&[vec![insert(1, "one")]]);
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy.sync(0).await;
+    copy.forge.snapshot(&[("users", &["1\told"])]);
+    copy.forge.gap(&["users"]);
+    copy.forge.segment(&[vec![insert(2, "two")]]);
+    copy.sync(1).await;
+    assert_eq!(state(&copy, "users").await, "stale");
+    let older = copy.applier(&["resync", "users"]).run().await.expect_code(1);
+    assert!(older.stdout.contains("a base that is newer is needed"), "{older}");
+    assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one");
+    assert_eq!(state(&copy, "users").await, "stale");
+    copy.forge.snapshot(&[("users", &["1\tlost", "2\ttwo"])]);
+    copy.applier(&["resync", "users"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,lost 2,two");
+    copy.forge.segment(&[vec![insert(3, "three")]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT count(*) FROM users").await, "3");
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_hold_its_base_is_left_as_it_is() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE users (id int PRIMARY KEY, name varchar(3)); CREATE TABLE t (id int PRIMARY KEY, v text CHECK (v <> 'bad'))",
+    )
+    .await;
+    copy.forge.relation("users", USERS, &["id"]);
+    copy.forge.relation("t", &["id integer not null", "v text"], &["id"]);
+    copy.forge.segment(&[vec![r#"{"table":"t","op":"INSERT","data":{"id":1,"v":"good"}}"#]]);
+    copy.forge.snapshot(&[("users", &["1\tlonger"]), ("t", &["1\tbad"])]);
+    copy.applier(&["add-tables", "users", "t"]).succeed().await;
+    let said = copy.sync(1).await;
+    assert!(said.contains("users: quarantined"), "{said}");
+    assert!(said.contains("ALTER COLUMN \"name\" TYPE text"), "{said}");
+    assert!(said.contains("t: quarantined"), "{said}");
+    assert_eq!(copy.rows("SELECT count(*) FROM t").await, "0");
+    // Nothing is tried again and again: not before somebody has mended it and says so.
+    assert!(!copy.sync(1).await.contains("loaded"));
+    copy.server
+        .execute("ALTER TABLE users ALTER COLUMN name TYPE text; ALTER TABLE t DROP CONSTRAINT t_v_check")
+        .await;
+    let retried = copy.applier(&["retry", "users", "t"]).succeed().await;
+    assert!(retried.stdout.contains("loaded users from snapshot"), "{retried}");
+    assert_eq!(copy.rows("SELECT * FROM users, t").await, "1,longer,1,bad");
+}
+
+#[tokio::test]
+async fn damaged_bases_are_refused_and_the_table_keeps_its_rows() {
+    type Damage = fn(&Path);
+    let flip: Damage = |file| {
+        let mut bytes = fs::read(file).expect("there");
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+        fs::write(file, bytes).expect("ours");
+    };
+    let cut: Damage = |file| {
+        let bytes = fs::read(file).expect("there");
+        fs::write(file, &bytes[..bytes.len() - 3]).expect("ours");
+    };
+    let longer: Damage =
+        |file| fs::write(file, [fs::read(file).expect("there"), vec![0]].concat()).expect("ours");
+    let gone: Damage = |file| fs::remove_file(file).expect("there");
+    for (what, ending, damage, code) in [
+        ("a flipped bit in a whole part", ".copy.zst", flip, 2),
+        ("a flipped bit in a delta", ".delta.zst", flip, 2),
+        ("a cut delta", ".delta.zst", cut, 2),
+        ("a byte behind a part", ".copy.zst", longer, 2),
+        ("a lost part", ".copy.zst", gone, 2),
+        ("a lost delta", ".delta.zst", gone, 2),
+        // As good as no snapshot: the archive reaches back, and says so.
+        ("a flipped bit in the manifest", "manifest.json", flip, 1),
+        ("no digest", "json.sha256", gone, 1),
+    ] {
+        let mut copy = users().await;
+        copy.forge.segment(&[vec![
+            insert(1, "one"),
+            insert(2, "two"),
+            insert(3, "three"),
+            insert(4, "four"),
+        ]]);
+        copy.applier(&["add-tables", "users"]).succeed().await;
+        copy.sync(0).await;
+        // The source changed 2 and 4 where nobody saw it: only the snapshot knows.
+        let first = copy.forge.snapshot(&[("users", &["1\tone", "2\ttwo", "3\tthree", "4\tfour"])]);
+        let second = copy.forge.snapshot(&[("users", &["1\tone", "2\tzwei", "3\tthree", "4\tvier"])]);
+        // What is whole lies in the first one; without its manifest, that is all that it is for.
+        fs::remove_file(first.join("snapshot.manifest.json")).expect("there");
+        let folder = if ending == ".copy.zst" { &first } else { &second };
+        let files = fs::read_dir(folder).expect("ours").map(|entry| entry.expect("listed").path());
+        let file = files.filter(|path| path.to_string_lossy().ends_with(ending)).min().expect("there is one");
+        damage(&file);
+        copy.server.execute("UPDATE users SET name = 'kept'").await;
+        let refused = copy.applier(&["resync", "users"]).run().await;
+        if code == 2 {
+            let refused = refused.expect_code(2);
+            let name = file.file_name().expect("a file").to_string_lossy().into_owned();
+            assert!(refused.stderr.contains(&name), "{what}: {refused}");
+            assert_eq!(copy.rows("SELECT DISTINCT name FROM users").await, "kept", "{what}");
+        } else {
+            // Loaded from segment 1 instead.
+            assert!(refused.stderr.contains("snapshot cannot be used"), "{what}: {refused}");
+            assert_eq!(copy.rows("SELECT name FROM users WHERE id = 2").await, "two", "{what}");
+        }
+        assert_eq!(state(&copy, "users").await, "live", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn killed_anywhere_a_load_has_happened_or_has_not() {
+    for point in
+        ["load.part_fetched", "load.filled", "load.replayed", "load.before_commit", "load.after_commit"]
+    {
+        let mut copy = users().await;
+        copy.forge.segment(&[vec![insert(1, "one"), insert(2, "two")]]);
+        copy.applier(&["add-tables", "users"]).succeed().await;
+        copy.sync(0).await;
+        copy.forge.snapshot(&[("users", &["1\tone", "2\ttwo", "3\tthree"])]);
+        copy.forge.segment(&[vec![insert(4, "four")]]);
+        copy.server.execute("UPDATE users SET name = 'old'").await;
+        copy.applier(&["resync", "users"]).fault(&format!("{point}=kill@1")).run().await;
+        let rows = copy.rows("SELECT * FROM users WHERE id <> 4 ORDER BY id").await;
+        let expected = if point == "load.after_commit" { "1,one 2,two 3,three" } else { "1,old 2,old" };
+        assert_eq!(rows, expected, "{point}");
+        // It was asked for: the next pass does it.
+        copy.sync(0).await;
+        assert_eq!(
+            copy.rows("SELECT * FROM users ORDER BY id").await,
+            "1,one 2,two 3,three 4,four",
+            "{point}"
+        );
+        assert_eq!(copy.rows("SELECT load IS NULL FROM data_sync_table_state").await, "t", "{point}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_snapshot_a_table_is_made_from_the_archives_beginning_or_not_at_all() {
+    let mut copy = users().await;
+    copy.server.execute("CREATE TABLE silent (id int PRIMARY KEY, name text)").await;
+    copy.forge.relation("silent", USERS, &["id"]);
+    copy.forge.segment(&[vec![insert(1, "one"), insert(2, "two")], vec![update(2, "zwei")]]);
+    copy.applier(&["add-tables", "users", "silent"]).succeed().await;
+    copy.sync(0).await;
+    copy.server
+        .execute(
+            "DELETE FROM users WHERE id = 1; UPDATE users SET name = 'x'; INSERT INTO users VALUES (99, 'surplus');
+             INSERT INTO silent VALUES (1, 'older than the archive')",
+        )
+        .await;
+    copy.applier(&["resync", "users"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 2,zwei");
+    // Nobody knows the rows of a table that the archive never mentions, nor of one whose rows it never saw come.
+    let silent = copy.applier(&["resync", "silent"]).run().await.expect_code(1);
+    assert!(silent.stdout.contains("has no change of it"), "{silent}");
+    assert_eq!(copy.rows("SELECT name FROM silent").await, "older than the archive");
+    copy.forge.segment(&[vec![update(50, "older")]]);
+    copy.sync(0).await;
+    let older = copy.applier(&["resync", "users"]).run().await.expect_code(1);
+    assert!(older.stdout.contains("it does not reach back to them"), "{older}");
+    assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 2,zwei");
+    assert_eq!(state(&copy, "users").await, "live");
+}
+
+#[tokio::test]
+async fn a_cleared_table_gets_its_rows_again_by_a_resync() {
+    let mut copy = users().await;
+    copy.forge.segment(&[vec![insert(1, "one")]]);
+    copy.forge.snapshot(&[("users", &["1\tone"])]);
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy.sync(0).await;
+    copy.applier(&["clear", "--yes"]).succeed().await;
+    copy.forge.segment(&[vec![insert(2, "two")]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT count(*) FROM users").await, "0");
+    copy.applier(&["resync", "users"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 2,two");
+}
+
+#[tokio::test]
+async fn a_copy_behind_the_floor_starts_over() {
+    let mut copy = users().await;
+    copy.forge.segment(&[vec![insert(1, "one")]]);
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy.sync(0).await;
+    copy.forge.segment(&[vec![insert(2, "two")]]);
+    copy.forge.segment(&[vec![insert(3, "three")]]);
+    copy.forge.snapshot(&[("users", &["1\tone", "2\ttwo", "3\tthree"])]);
+    let kept = copy.forge.segment(&[vec![insert(4, "four")]]);
+    copy.forge.prune_before(&kept);
+    let behind = copy.applier(&["sync"]).run().await.expect_code(2);
+    assert!(behind.stderr.contains("resync --all"), "{behind}");
+    let one = copy.applier(&["resync", "users"]).run().await.expect_code(2);
+    assert!(one.stderr.contains("resync --all"), "{one}");
+    assert_eq!(copy.rows("SELECT * FROM users").await, "1,one");
+    copy.applier(&["resync", "--all"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 2,two 3,three 4,four");
+    copy.forge.segment(&[vec![insert(5, "five")]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT count(*) FROM users").await, "5");
+}
+
+#[tokio::test]
+async fn another_archive_is_adopted_only_when_that_is_said() {
+    let mut copy = users().await;
+    copy.forge.segment(&[vec![insert(1, "one"), insert(2, "two")]]);
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy.sync(0).await;
+    fs::remove_dir_all(copy.archive_dir()).expect("ours");
+    copy.forge = syncdata_tests::forge::Forge::new(&copy.archive_dir());
+    copy.forge.relation("users", USERS, &["id"]);
+    copy.forge.segment(&[vec![insert(7, "seven")]]);
+    copy.forge.snapshot(&[("users", &["1\tone", "7\tseven"])]);
+    let refused = copy.applier(&["resync", "--all"]).run().await.expect_code(2);
+    assert!(refused.stderr.contains("--adopt"), "{refused}");
+    let usage = copy.applier(&["resync", "users", "--adopt"]).run().await.expect_code(2);
+    assert!(usage.stderr.contains("--all"), "{usage}");
+    copy.applier(&["resync", "--all", "--adopt"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 7,seven");
+}
+
+#[tokio::test]
+async fn the_daemon_loads_beside_its_passes() {
+    let mut copy = users().await;
+    copy.server.execute("CREATE TABLE big (id int PRIMARY KEY, v text)").await;
+    copy.forge.relation("big", &["id integer not null", "v text"], &["id"]);
+    copy.forge.segment(&[vec![insert(1, "one")]]);
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    let daemon = copy.applier(&["start"]).spawn();
+    copy.wait_until("SELECT count(*) FROM users", |rows| rows == "1").await;
+    let rows: Vec<String> = (1..=500).map(|id| format!("{id}\tv{id}")).collect();
+    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+    copy.forge.snapshot(&[("big", &rows), ("users", &["1\tone"])]);
+    let added = copy.applier(&["add-tables", "big", "--from", "snapshot"]).succeed().await;
+    assert!(added.stderr.contains("the running daemon sees to it now"), "{added}");
+    copy.wait_until("SELECT count(*) FROM big", |rows| rows == "500").await;
+    copy.server.execute("UPDATE users SET name = 'x'; DELETE FROM big WHERE id < 100").await;
+    let done = copy.applier(&["resync", "users", "big"]).succeed().await;
+    assert_eq!(done.stdout, "users: live\nbig: live\n");
+    assert_eq!(copy.rows("SELECT (SELECT name FROM users), (SELECT count(*) FROM big)").await, "one,500");
+    copy.forge.segment(&[vec![insert(2, "two")]]);
+    copy.applier(&["sync"]).succeed().await;
+    assert_eq!(copy.rows("SELECT count(*) FROM users").await, "2");
+    copy.applier(&["stop"]).succeed().await;
+    daemon.ended().await.expect_code(0);
+}
