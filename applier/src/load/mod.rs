@@ -559,15 +559,18 @@ impl Loader<'_> {
     }
 
     async fn note(&self, table: &TableName, state: &TableState, reason: &str) -> Result<()> {
-        if state.reason.as_deref() == Some(reason) {
+        let now = match state.state {
+            // A load that was interrupted.
+            State::Loading => State::Pending,
+            other => other,
+        };
+        let is_known = now == state.state && state.reason.as_deref() == Some(reason);
+        // A table that is live stays so until its new base is there.
+        if is_known || now == State::Live {
             return Ok(());
         }
         let (client, meta) = (self.local.session.client(), &self.local.meta);
-        // A table that is live stays so until its new base is there.
-        if state.state != State::Live {
-            cursor::set_state(client, meta, table, state.state, None, Some(reason)).await?;
-        }
-        Ok(())
+        cursor::set_state(client, meta, table, now, None, Some(reason)).await
     }
 
     /// There is no base for it. A table that never had one goes on waiting, an operator's wish is answered.

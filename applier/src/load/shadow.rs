@@ -39,7 +39,10 @@ pub(crate) async fn make(client: &Client, table: &Table, number: usize) -> Resul
         shape: Shape::Ordinary,
         columns,
         unique: table.unique.clone(),
+        // Nobody refers to it.
         referenced_by: Vec::new(),
+        acts_on_delete: false,
+        acts_on_update: false,
     }))
 }
 
