@@ -213,6 +213,16 @@ impl BatchTable {
         self.relation.replica_identity
     }
 
+    /// Local columns of another type than the source's, with that.
+    pub fn other_types(&self) -> impl Iterator<Item = (usize, &str)> {
+        let local = self.target.table.columns.iter().enumerate();
+        local.filter_map(|(place, column)| {
+            let source = self.relation.columns.iter().find(|source| source.name == column.name)?;
+            let is_other = !column.generated && source.type_name != column.type_name;
+            is_other.then_some((place, source.type_name.as_str()))
+        })
+    }
+
     /// Whether a value of that column prints here as it does at the source: 1.5 and 1.50 are one number.
     pub fn prints_alike(&self, column: &schema::Column) -> bool {
         let source = self.relation.columns.iter().find(|source| source.name == column.name);

@@ -101,6 +101,14 @@ impl Forge {
     /// A segment of these transactions. A row is its line without `lsn` and `ts`:
     /// `{"table":"users","op":"DELETE","old_keys":{"id":1}}`.
     pub fn segment<R: AsRef<str>>(&mut self, transactions: &[Vec<R>]) -> Forged {
+        self.segment_of(transactions)
+    }
+
+    /// The same of transactions that need not be in memory.
+    pub fn segment_of<R: AsRef<str>>(
+        &mut self,
+        transactions: impl IntoIterator<Item = impl IntoIterator<Item = R>>,
+    ) -> Forged {
         let start_lsn = self.previous.map_or(Lsn::from_u64(0x16B_3D00), |_| self.last_end());
         let mut writer = SegmentWriter::new(Vec::new(), 3, start_lsn).expect("memory can be written");
         let mut commits = Vec::new();
@@ -279,16 +287,21 @@ impl Forge {
         write(&self.dir.join("head.json"), &head.encode());
     }
 
-    fn transaction<R: AsRef<str>>(&mut self, rows: &[R], writer: &mut SegmentWriter<Vec<u8>>) {
+    fn transaction<R: AsRef<str>>(
+        &mut self,
+        rows: impl IntoIterator<Item = R>,
+        writer: &mut SegmentWriter<Vec<u8>>,
+    ) {
         let (lsn, ts) = (self.end_lsn, self.clock);
+        let mut changes = 0;
         for row in rows {
+            changes += 1;
             let open = row.as_ref().strip_suffix('}').expect("a row is a JSON object");
             let line = format!("{open},\"lsn\":\"{lsn}\",\"ts\":\"{ts}\"}}\n");
             let record = Record::parse(line.as_bytes()).unwrap_or_else(|error| panic!("{line}: {error:?}"));
             let Record::Row(parsed) = record else { panic!("{line} is no row") };
             writer.row(&name(&parsed.table), parsed.op, line.as_bytes()).expect("memory can be written");
         }
-        let changes = rows.len() as u64;
         self.end_lsn = Lsn::from_u64(self.end_lsn.as_u64() + STEP);
         let commit = Commit { xid: self.xid, changes, lsn, end_lsn: self.end_lsn, ts };
         writer.commit(&commit).expect("a transaction as counted");

@@ -1,6 +1,7 @@
 //! The test world: real PostgreSQL servers, a real sshd, and the real programs between them. A missing
 //! server is a failed test that says which script installs it, never a skipped one.
 
+pub mod disk;
 pub mod forge;
 pub mod installation;
 pub mod local_copy;
@@ -13,6 +14,7 @@ pub mod sshd;
 pub mod workload;
 pub mod world;
 
+pub use disk::Disk;
 pub use forge::Forge;
 pub use installation::Installation;
 pub use local_copy::LocalCopy;

@@ -15,18 +15,33 @@ pub(super) async fn of(
     record: &Record,
     error: &Error,
 ) -> Result<String, Error> {
-    let table = &batch.tables[record.table].target.table;
     let statement = match sqlstate(error) {
-        Some(&SqlState::INVALID_TEXT_REPRESENTATION) => missing_label(client, batch, record).await?,
-        Some(&SqlState::NOT_NULL_VIOLATION) => {
-            db_error(error).and_then(|error| error.column()).map(|column| {
-                let column = escape_identifier(column);
-                format!("ALTER TABLE {} ALTER COLUMN {column} DROP NOT NULL", table.name.sql())
-            })
-        }
+        Some(&SqlState::INVALID_TEXT_REPRESENTATION) => match missing_label(client, batch, record).await? {
+            Some(statement) => Some(statement),
+            None => narrow_type(batch, record),
+        },
+        Some(&SqlState::NOT_NULL_VIOLATION) => required_column(batch, record, error),
+        // What does not fit: too long, out of range, not to be parsed.
+        Some(code) if code.code().starts_with("22") => narrow_type(batch, record),
         _ => None,
     };
     Ok(statement.map_or(String::new(), |statement| format!("; run: {statement}")))
+}
+
+fn required_column(batch: &Batch, record: &Record, error: &Error) -> Option<String> {
+    let table = &batch.tables[record.table].target.table;
+    let column = escape_identifier(db_error(error)?.column()?);
+    Some(format!("ALTER TABLE {} ALTER COLUMN {column} DROP NOT NULL", table.name.sql()))
+}
+
+/// The server does not say which column it was: any that was sent and has another type than at the source.
+fn narrow_type(batch: &Batch, record: &Record) -> Option<String> {
+    let batch_table = &batch.tables[record.table];
+    let table = &batch_table.target.table;
+    let mut other = batch_table.other_types();
+    let (column, source) = other.find(|other| batch.data(record).any(|(column, _)| column == other.0))?;
+    let name = table.columns[column].sql();
+    Some(format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {source}", table.name.sql()))
 }
 
 /// A value that the source has added to an enum. (The server's message is in the server's language.)

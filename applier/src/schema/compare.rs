@@ -72,9 +72,13 @@ pub fn lacking(name: &str, relation: Option<&Relation>, table: &Table) -> Differ
         (None, Some(column)) => {
             format!("ALTER TABLE {} ADD COLUMN {sql} {}", table.name.sql(), column.type_name)
         }
-        (None, None) => {
-            format!("ALTER TABLE {} ADD COLUMN {sql} with its type at the source", table.name.sql())
-        }
+        // The archive describes the table as it was later. Text takes every value.
+        (None, None) => format!(
+            "ALTER TABLE {} ADD COLUMN {sql} text  -- if the source has dropped it since; if it was renamed in the \
+             middle of a transaction, resync {}",
+            table.name.sql(),
+            table.name
+        ),
     };
     Difference { what: format!("column {sql} of {} does not exist locally", table.name), remedy }
 }

@@ -1,0 +1,122 @@
+//! Tables that change at the source in the middle of the stream: what the copy can take goes on, the rest waits for the
+//! statement that is printed. Production, archiver and applier are the real ones.
+
+use syncdata_tests::{Finished, World, WorldOptions};
+
+const SLOT: &str = "SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json')";
+const TABLE: &str = "CREATE TYPE mood AS ENUM ('ok'); CREATE TABLE t (id int PRIMARY KEY, a text, n numeric(5,2), \
+                     small int, gone int, m mood)";
+
+async fn world() -> World {
+    let world = WorldOptions::default().without_sftp().start().await;
+    world.execute_on_both(TABLE).await;
+    world.source.execute(SLOT).await;
+    world.source.execute("INSERT INTO t VALUES (1, 'one', 1.50, 1, 1, 'ok')").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.applier(["add-tables", "t"]).succeed().await;
+    world.applier(["sync"]).succeed().await;
+    world
+}
+
+/// The statement that `sync` prints for the table that waits.
+fn statement(sync: &Finished) -> String {
+    let line = sync.stdout.lines().find(|line| line.starts_with("t: quarantined: "));
+    let line = line.unwrap_or_else(|| panic!("the table goes on: {sync}"));
+    let (_, statement) = line.split_once("; run: ").unwrap_or_else(|| panic!("no statement: {sync}"));
+    statement.to_owned()
+}
+
+/// The source does this; the copy waits, takes the statement that it prints, and has everything.
+async fn is_mended_by_what_is_printed(world: &World, source: &str, says: &str) {
+    // Each a transaction of its own.
+    for statement in source.split("; ") {
+        world.source.execute(statement).await;
+    }
+    world.archiver(["run", "--once"]).succeed().await;
+    let sync = world.applier(["sync"]).run().await.expect_code(1);
+    let statement = statement(&sync);
+    assert!(statement.contains(says), "{says:?} is not in {statement:?}");
+    // Meanwhile more comes.
+    world.source.execute("INSERT INTO t (id) SELECT max(id) + 1 FROM t").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.applier(["sync"]).run().await.expect_code(1);
+    world.target.execute(&statement).await;
+    world.applier(["retry", "t"]).succeed().await;
+    world.assert_same(&["t"]).await;
+}
+
+#[tokio::test]
+async fn a_table_that_changes_in_the_middle_of_the_stream_goes_on_or_waits_for_the_statement_that_is_printed()
+{
+    let world = world().await;
+    is_mended_by_what_is_printed(
+        &world,
+        "INSERT INTO t VALUES (2, 'two'); ALTER TABLE t ADD b jsonb; INSERT INTO t (id, b) VALUES (3, '{\"x\": 1}')",
+        r#"ADD COLUMN "b" jsonb"#,
+    )
+    .await;
+    is_mended_by_what_is_printed(
+        &world,
+        "UPDATE t SET a = 'before' WHERE id = 1; ALTER TABLE t RENAME a TO label; UPDATE t SET label = 'after'",
+        r#"RENAME COLUMN "a" TO "label""#,
+    )
+    .await;
+    is_mended_by_what_is_printed(
+        &world,
+        "ALTER TABLE t ALTER n TYPE numeric(8,4); UPDATE t SET n = 3.1415",
+        r#"ALTER COLUMN "n" TYPE numeric(8,4)"#,
+    )
+    .await;
+    is_mended_by_what_is_printed(
+        &world,
+        "ALTER TABLE t ALTER small TYPE bigint; UPDATE t SET small = 5000000000 WHERE id = 1",
+        r#"ALTER COLUMN "small" TYPE bigint"#,
+    )
+    .await;
+    is_mended_by_what_is_printed(
+        &world,
+        "ALTER TYPE mood ADD VALUE 'it''s new'; UPDATE t SET m = 'it''s new' WHERE id = 2",
+        "ALTER TYPE public.mood ADD VALUE 'it''s new'",
+    )
+    .await;
+    // A column that is gone at the source stays here, and is NULL in new rows.
+    world.source.execute("ALTER TABLE t DROP gone; INSERT INTO t (id) VALUES (100)").await;
+    world.carry().await;
+    world.assert_same(&["t"]).await;
+    assert_eq!(world.target.value("SELECT count(*) FROM t WHERE id = 100 AND gone IS NULL").await, "1");
+}
+
+#[tokio::test]
+async fn a_table_that_is_renamed_at_the_source_is_missed_by_check() {
+    let world = world().await;
+    world
+        .source
+        .execute("INSERT INTO t VALUES (2); ALTER TABLE t RENAME TO renamed; INSERT INTO renamed VALUES (3)")
+        .await;
+    world.carry().await;
+    assert_eq!(world.target.value("SELECT max(id) FROM t").await, "2");
+    let check = world.applier(["check"]).run().await;
+    assert!(check.stdout.contains("does not capture t"), "{check}");
+}
+
+#[tokio::test]
+async fn a_null_that_the_copy_does_not_take_waits_for_its_statement() {
+    let world = world().await;
+    world.target.execute("ALTER TABLE t ALTER a SET NOT NULL").await;
+    is_mended_by_what_is_printed(&world, "INSERT INTO t VALUES (2)", r#"ALTER COLUMN "a" DROP NOT NULL"#)
+        .await;
+}
+
+#[tokio::test]
+async fn a_column_that_was_dropped_behind_rows_that_have_it_can_be_lent_to_them() {
+    let world = world().await;
+    // One transaction has rows of both shapes, and the copy was altered too early.
+    world.source.execute("UPDATE t SET gone = 2; ALTER TABLE t DROP gone; UPDATE t SET a = 'new'").await;
+    world.target.execute("ALTER TABLE t DROP gone").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    let sync = world.applier(["sync"]).run().await.expect_code(1);
+    assert!(sync.stdout.contains("resync t"), "{sync}");
+    world.target.execute(&statement(&sync)).await;
+    world.applier(["retry", "t"]).succeed().await;
+    world.assert_same(&["t"]).await;
+}
