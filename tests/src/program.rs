@@ -175,6 +175,19 @@ impl Daemon {
         finished
     }
 
+    /// Waits for its own end; with the most memory that it had, in KiB.
+    pub async fn ended_with_peak(self) -> (Finished, u64) {
+        let status = format!("/proc/{}/status", self.id());
+        let mut peak = 0;
+        // A process that has ended has no memory any more.
+        while let Some(kib) = high_water_mark(&status) {
+            peak = peak.max(kib);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(peak > 0, "{} ended before its memory was seen", self.command);
+        (self.ended().await, peak)
+    }
+
     async fn ended_within(&mut self, patience: Duration) -> Option<ExitStatus> {
         let process = self.process.as_mut().expect("a daemon has a process until it is finished");
         let deadline = Instant::now() + patience;
@@ -193,6 +206,13 @@ impl Daemon {
         let (stdout, stderr) = (read(&self.stdout), read(&self.stderr));
         Finished { command: self.command.clone(), status, stdout, stderr }
     }
+}
+
+/// KiB of resident memory at most, so far; `None` once it has ended.
+fn high_water_mark(status: &str) -> Option<u64> {
+    let text = fs::read_to_string(status).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 impl Drop for Daemon {

@@ -20,24 +20,11 @@ async fn two_million_rows_in_one_transaction_take_no_more_than_256_mib() {
         .execute(&format!("INSERT INTO numbers SELECT i, 'row ' || i FROM generate_series(1, {ROWS}) i"))
         .await;
     let run = world.archiver(["run", "--once"]).patience(Duration::from_secs(300)).spawn();
-    let status = format!("/proc/{}/status", run.id());
-    let mut peak = 0;
-    // Until it has ended: a process that has, has no memory.
-    while let Some(kib) = high_water_mark(&status) {
-        peak = peak.max(kib);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    run.ended().await.expect_code(0);
-    assert!(peak > 0 && peak < KIB_MAX, "{peak} KiB");
+    let (run, peak) = run.ended_with_peak().await;
+    run.expect_code(0);
+    assert!(peak < KIB_MAX, "{peak} KiB");
     let segments = reader::segments(world.archive_dir());
     assert_eq!(segments.len(), 1, "a transaction is never cut");
     assert_eq!(segments[0].manifest["records"], ROWS);
     assert_eq!(segments[0].lines.len() as u64, ROWS + 1);
-}
-
-/// KiB of resident memory at most, so far; `None` once it has ended.
-fn high_water_mark(status: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(status).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
 }
