@@ -130,6 +130,13 @@ impl Daemon {
         self.process.as_ref().expect("a daemon has a process until it is finished").id()
     }
 
+    /// KiB of memory that it has had at most, so far; `None` once it has ended.
+    pub fn peak_kib(&self) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().strip_suffix(" kB")?.parse().ok()
+    }
+
     pub fn signal(&self, signal: Signal) {
         self.process.as_ref().expect("a daemon has a process until it is finished").signal(signal);
     }

@@ -17,10 +17,9 @@ async fn ten_million_rows_in_one_transaction_take_no_more_than_512_mib() {
     copy.forge.segment_of([(1..=ROWS).map(insert)]);
     copy.applier(&["add-tables", "numbers"]).succeed().await;
     let sync = copy.applier(&["sync"]).spawn();
-    let status = format!("/proc/{}/status", sync.id());
     let mut peak = 0;
     // Until it has ended: a process that has, has no memory.
-    while let Some(kib) = high_water_mark(&status) {
+    while let Some(kib) = sync.peak_kib() {
         peak = peak.max(kib);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -31,11 +30,4 @@ async fn ten_million_rows_in_one_transaction_take_no_more_than_512_mib() {
 
 fn sum() -> u64 {
     (1..=ROWS).map(|id| id % 7).sum()
-}
-
-/// KiB of resident memory at most, so far; `None` once it has ended.
-fn high_water_mark(status: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(status).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
 }

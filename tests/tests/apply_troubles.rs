@@ -604,3 +604,27 @@ fn sign(key: &SigningKey, manifest: &Path) {
     let signature = key.sign(&fs::read(manifest).expect("forged"), name).expect("a signature");
     fs::write(manifest.with_file_name(format!("{name}.minisig")), signature).expect("ours");
 }
+
+#[tokio::test]
+async fn rows_changed_by_hand_are_counted_and_a_resync_brings_them_back() {
+    let (mut bank, mut copy) = Bank::open().await;
+    copy.applier(&["add-tables", "accounts", "savings"]).succeed().await;
+    copy.sync(0).await;
+    copy.server
+        .execute(
+            "DELETE FROM accounts WHERE id < 5; UPDATE accounts SET balance = -1 WHERE id >= 5; \
+             INSERT INTO accounts VALUES (77, 0)",
+        )
+        .await;
+    let touch = |id: u32| {
+        format!(r#"{{"table":"accounts","op":"UPDATE","data":{{"balance":100}},"old_keys":{{"id":{id}}}}}"#)
+    };
+    copy.forge.segment(&[(0..10).map(touch).collect::<Vec<_>>()]);
+    let said = copy.sync(0).await;
+    assert!(said.contains("rows to update or delete were not here") && said.contains("rows=5"), "{said}");
+    let missing = "SELECT rows_synced, rows_missing FROM data_sync_logs WHERE archive_ref LIKE '0000000002%'";
+    assert_eq!(copy.rows(missing).await, "10,5");
+    copy.forge.segment(&[bank.transfer()]);
+    copy.applier(&["resync", "accounts"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM accounts ORDER BY id").await, bank.expected(0));
+}
