@@ -310,6 +310,24 @@ async fn a_table_that_cannot_hold_its_base_is_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_resync_ends_a_quarantine() {
+    let mut copy = users().await;
+    copy.server.execute("ALTER TABLE users ADD CHECK (name <> 'bad')").await;
+    copy.forge.segment(&[vec![insert(1, "one")], vec![insert(2, "bad")]]);
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy.sync(1).await;
+    assert_eq!(state(&copy, "users").await, "quarantined");
+    assert_eq!(copy.rows("SELECT count(*) FROM data_sync_quarantine").await, "1");
+    copy.forge.segment(&[vec![update(2, "good")]]);
+    copy.forge.snapshot(&[("users", &["1\tone", "2\tgood"])]);
+    copy.sync(1).await;
+    copy.applier(&["resync", "users"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 2,good");
+    assert_eq!(state(&copy, "users").await, "live");
+    assert_eq!(copy.rows("SELECT count(*) FROM data_sync_quarantine").await, "0");
+}
+
+#[tokio::test]
 async fn damaged_bases_are_refused_and_the_table_keeps_its_rows() {
     type Damage = fn(&Path);
     let flip: Damage = |file| {

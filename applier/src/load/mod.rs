@@ -46,6 +46,9 @@ use crate::plan::not_found;
 use crate::schema::{self, Table};
 use crate::{quarantine, runner};
 
+/// Rows of the tables that are loaded together; a larger table is loaded alone.
+const GROUP_BYTES_MAX: u64 = 8 << 30;
+
 /// What data_sync_logs names where a base could not be loaded.
 pub const LOG_REF: &str = "base copy";
 
@@ -101,8 +104,13 @@ pub async fn run(config: &Config, stop: &Stop, turn: &Mutex<()>) -> Result<Repor
     let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached };
     let mut loader = Loader { local: &local, source: &source, config, stop, turn, report: &mut report };
     let mut bad = None;
-    for (base, tables) in loader.choose(&states, &offer).await? {
-        match loader.load(&base, &tables).await {
+    let chosen = loader.choose(&states, &offer).await?;
+    let groups = chosen.iter().flat_map(|(base, tables)| {
+        let groups = in_groups(base, tables, local.replica);
+        groups.into_iter().map(move |group| (base, group))
+    });
+    for (base, tables) in groups {
+        match loader.load(base, &tables).await {
             Ok(()) => {}
             // A damaged base is no reason to leave the tables that have another one.
             Err(error) if error.kind() == Kind::ArchiveRefused => {
@@ -157,6 +165,31 @@ pub async fn foresee(
         Choice::Nothing(reason) => Err(reason),
     };
     Ok(tables.iter().map(|table| (table.clone(), words(table))).collect())
+}
+
+/// What is loaded together: changes behind the base are read once for all of it, and its shadows need room at the same
+/// time. Without the replica role foreign keys tie all tables together.
+fn in_groups(base: &Base, tables: &[TableName], replica: bool) -> Vec<Vec<TableName>> {
+    let bytes_of = |table: &TableName| match base {
+        Base::Snapshot(snapshot) => snapshot.tables.get(table).map_or(0, |copy| copy.content_bytes),
+        Base::Start { .. } => 0,
+    };
+    let mut groups: Vec<Vec<TableName>> = Vec::new();
+    let mut bytes = 0;
+    for table in tables {
+        let more = bytes_of(table);
+        match groups.last_mut() {
+            Some(group) if !replica || bytes + more <= GROUP_BYTES_MAX => {
+                group.push(table.clone());
+                bytes += more;
+            }
+            _ => {
+                groups.push(vec![table.clone()]);
+                bytes = more;
+            }
+        }
+    }
+    groups
 }
 
 struct Loader<'a> {
@@ -226,7 +259,7 @@ impl Loader<'_> {
         Ok(groups.into_values().collect())
     }
 
-    /// One group, which is brought over in one transaction: its tables may refer to each other.
+    /// One group, which is brought over in one transaction.
     async fn load(&mut self, base: &Base, tables: &[TableName]) -> Result<()> {
         let started = Instant::now();
         let states = cursor::table_states(self.local.session.client(), &self.local.meta).await?;
@@ -654,4 +687,26 @@ fn is_of_a_row(error: &Error) -> bool {
 async fn control(client: &tokio_postgres::Client, statement: &str) -> Result<()> {
     client.batch_execute(statement).await.context(|| statement.to_owned())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str) -> TableName {
+        name.parse().expect("a name")
+    }
+
+    #[test]
+    fn tables_are_loaded_together_as_far_as_their_shadows_have_room() {
+        let base = plan::sample(&[("a", 5 << 30), ("b", 3 << 30), ("c", 1), ("d", 20 << 30), ("e", 1)]);
+        let names: Vec<TableName> = ["a", "b", "c", "d", "e"].into_iter().map(table).collect();
+        let groups = in_groups(&Base::Snapshot(base.clone()), &names, true);
+        let expected = [vec!["a", "b"], vec!["c"], vec!["d"], vec!["e"]];
+        let expected: Vec<Vec<TableName>> =
+            expected.into_iter().map(|group| group.into_iter().map(table).collect()).collect();
+        assert_eq!(groups, expected);
+        assert_eq!(in_groups(&Base::Snapshot(base), &names, false), std::slice::from_ref(&names));
+        assert_eq!(in_groups(&Base::Start { over: true }, &names, true), [names]);
+    }
 }

@@ -59,12 +59,46 @@ impl Offer<'_> {
     }
 }
 
+/// A snapshot of these tables, each with so many bytes.
+#[cfg(test)]
+pub(super) fn sample(tables: &[(&str, u64)]) -> Arc<SnapshotManifest> {
+    use syncdata_shared::manifest::{FORMAT, Relation, ReplicaIdentity};
+    use syncdata_shared::snapshot::{Seen, SnapshotSource, TableCopy};
+
+    let at = "2026-02-05T10:30:00Z".parse().expect("a time");
+    let copy = |bytes| TableCopy {
+        relation: Relation::new(Vec::new(), Vec::new(), ReplicaIdentity::Default),
+        columns: Vec::new(),
+        rows: 0,
+        content_bytes: bytes,
+        parts: Vec::new(),
+        sequences: Default::default(),
+    };
+    Arc::new(SnapshotManifest {
+        format: FORMAT,
+        archive_id: uuid::Uuid::nil(),
+        id: SnapshotId::new(Lsn::ZERO, at),
+        start_lsn: Lsn::ZERO,
+        end_lsn: Lsn::ZERO,
+        snapshot: Seen { xmin: 1, xmax: 1, xip: Vec::new() },
+        taken_at: at,
+        source: SnapshotSource {
+            system_identifier: String::new(),
+            timeline: 1,
+            database: String::new(),
+            server_version: String::new(),
+            slot: String::new(),
+            settings: Default::default(),
+        },
+        tables: tables.iter().map(|(name, bytes)| (name.parse().expect("a name"), copy(*bytes))).collect(),
+        created_at: at,
+        archiver: String::new(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use syncdata_shared::manifest::{FORMAT, Link, Relation, ReplicaIdentity};
-    use syncdata_shared::snapshot::{Seen, SnapshotSource, TableCopy};
+    use syncdata_shared::manifest::{FORMAT, Link};
     use uuid::Uuid;
 
     use super::*;
@@ -78,36 +112,9 @@ mod tests {
     }
 
     fn snapshot(end: u64, table: &str) -> Arc<SnapshotManifest> {
-        let at = "2026-02-05T10:30:00Z".parse().expect("a time");
-        let relation = Relation::new(Vec::new(), Vec::new(), ReplicaIdentity::Default);
-        let copy = TableCopy {
-            relation,
-            columns: Vec::new(),
-            rows: 0,
-            content_bytes: 0,
-            parts: Vec::new(),
-            sequences: BTreeMap::new(),
-        };
-        Arc::new(SnapshotManifest {
-            format: FORMAT,
-            archive_id: Uuid::nil(),
-            id: SnapshotId::new(lsn(end - 1), at),
-            start_lsn: lsn(end - 1),
-            end_lsn: lsn(end),
-            snapshot: Seen { xmin: 1, xmax: 1, xip: Vec::new() },
-            taken_at: at,
-            source: SnapshotSource {
-                system_identifier: String::new(),
-                timeline: 1,
-                database: String::new(),
-                server_version: String::new(),
-                slot: String::new(),
-                settings: BTreeMap::new(),
-            },
-            tables: BTreeMap::from([(table.parse().expect("a name"), copy)]),
-            created_at: at,
-            archiver: String::new(),
-        })
+        let snapshot = Arc::unwrap_or_clone(sample(&[(table, 0)]));
+        let id = SnapshotId::new(lsn(end - 1), snapshot.taken_at);
+        Arc::new(SnapshotManifest { id, start_lsn: lsn(end - 1), end_lsn: lsn(end), ..snapshot })
     }
 
     fn floor(seq: u64) -> Floor {
