@@ -140,15 +140,26 @@ impl<'a> Snapshot<'a> {
         let view = View::open(client, &self.selection(), &self.config.postgres()?.user).await?;
         let id = SnapshotId::new(start_lsn, view.taken_at);
         info!(snapshot = %id, end_lsn = %view.end_lsn, tables = view.tables.len(), "snapshot begun");
+        let taken = self.carry_out(id, start_lsn, view, &session).await;
+        taken.map_err(|error| {
+            error.context("the snapshot is discarded; the next one uses what was sent of it")
+        })
+    }
+
+    async fn carry_out(
+        &self,
+        id: SnapshotId,
+        start_lsn: Lsn,
+        view: View,
+        session: &ServerProcess,
+    ) -> Result<Taken> {
         faults::hit("snapshot.begun")?;
         let store = self.store(id, &view.tables).await?;
         let mut taken = Taken::default();
         let copies = self.copy(&view, &store, &mut taken).await?;
         faults::hit("snapshot.all_parts_sent")?;
-        self.make_sure(&session, &view).await.map_err(|error| {
-            error.context(
-                "the snapshot is discarded: nobody can say any more that production keeps what it saw",
-            )
+        self.make_sure(session, &view).await.map_err(|error| {
+            error.context("nobody can say any more that production keeps what the snapshot saw")
         })?;
         let manifest = self.manifest(store.id.clone(), start_lsn, view, copies);
         taken.describe(&manifest);

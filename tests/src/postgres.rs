@@ -285,6 +285,17 @@ impl PostgresServer {
         self.resume().await;
     }
 
+    /// Runs one of the installation's programs on the folder of the stopped server, as its owner.
+    pub fn run(&self, program: &str, arguments: &[&str]) {
+        let mut command = Command::new(self.installation.program(program));
+        self.account.run(command.args(arguments));
+    }
+
+    /// Makes a file in the data folder the server's own.
+    pub fn give(&self, file: &Path) {
+        self.account.give(file);
+    }
+
     /// Adds a line to postgresql.conf; takes effect at the next reload or start.
     pub fn append_setting(&self, name: &str, value: &str) {
         append(&self.data_folder().join("postgresql.conf"), &setting_line(name, value));

@@ -75,7 +75,11 @@ fn still_open(waited: Duration, holders: &[String]) -> Error {
 /// Waits until a crash of the server cannot take back anything that lies before `upto`.
 pub(crate) async fn wait_for_flush(client: &Client, upto: Lsn) -> Result<()> {
     let started = Instant::now();
+    let mut said = false;
     while flush_position(client).await? < upto {
+        if !std::mem::replace(&mut said, true) {
+            info!(lsn = %upto, "waiting until production has written its WAL");
+        }
         if started.elapsed() >= FLUSH_PATIENCE {
             let message = format!(
                 "the server has not written its WAL up to {upto} within {} s: the snapshot is discarded",

@@ -75,3 +75,77 @@ async fn generated_columns_partitions_and_children_are_copied_as_they_travel() {
     let has_virtual = sums.relation.columns.iter().any(|c| c.generated == Some(Generated::Virtual));
     assert_eq!(has_virtual, !virtual_column.is_empty());
 }
+
+/// Names that want quotes, and a value of every kind that COPY has to escape.
+#[tokio::test]
+async fn hostile_names_and_values_are_byte_for_byte_what_copy_prints() {
+    const TABLE: &str = r#"public."we ird,.*\""q""#;
+    let world = scene::world(&format!(
+        r#"CREATE TYPE mood AS ENUM ('a"b', E'tab\there');
+           CREATE TABLE {TABLE} ("select" int, "a""b\c" text, "Ü x	y" bytea, n numeric, f float8, t text[], m mood,
+             at timestamptz, i interval, j json, b "char", PRIMARY KEY ("a""b\c", "select"))"#
+    ))
+    .await;
+    let client = world.source.connect().await;
+    for (number, text) in [
+        "",
+        "\\N",
+        "\\.",
+        "tab\there",
+        "line\nbreak\r\nand\rmore",
+        "back\\slash\\",
+        "\u{1}\u{7f}\u{2028}",
+        "ünï",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let insert = format!(
+            r#"INSERT INTO {TABLE} SELECT i, $1, decode('00ff0a095c', 'hex'), (CASE i WHEN 1 THEN 'NaN' ELSE '1.100' END)::numeric,
+               (CASE i WHEN 1 THEN '-Infinity' ELSE '1e-310' END)::float8, ARRAY[$1, NULL, 'a,b"c'], E'tab\there',
+               '0044-03-15 12:00:00+01 BC', '-1 mon 02:03:04.5', '{{"a" :  1, "a": 2}}', E'\\'
+               FROM generate_series(1, 2) i"#
+        );
+        client
+            .execute_typed(&insert, &[(&text, tokio_postgres::types::Type::TEXT)])
+            .await
+            .expect("it is a value");
+        let nulls =
+            format!(r#"INSERT INTO {TABLE} ("select", "a""b\c") VALUES ({number} + 10, 'null ' || $1)"#);
+        client
+            .execute_typed(&nulls, &[(&text, tokio_postgres::types::Type::TEXT)])
+            .await
+            .expect("it is a value");
+    }
+    scene::take(&world).await;
+    let manifest = newest(world.archive_dir());
+    let (name, table) = manifest.tables.first_key_value().expect("one table");
+    assert_eq!(table.rows, 24);
+    let columns: Vec<String> =
+        table.columns.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
+    let query = format!("SELECT {} FROM {TABLE} ORDER BY \"a\"\"b\\c\", \"select\"", columns.join(", "));
+    let expected = scene::copy_out(&client, &query).await;
+    let found = scene::rows(world.archive_dir(), &manifest, &name.to_string());
+    assert_eq!(String::from_utf8_lossy(&found), String::from_utf8_lossy(&expected));
+    assert_eq!(table.parts[0].first_key.as_deref(), Some("\t1"), "the empty text sorts first");
+}
+
+#[tokio::test]
+async fn the_role_s_own_settings_change_no_byte() {
+    let world = scene::world(
+        "CREATE TABLE times (id int PRIMARY KEY, at timestamptz, raw bytea, f float8);
+         INSERT INTO times VALUES (1, '2026-02-05 10:30:00.5+02', '\\x00ff', 0.1)",
+    )
+    .await;
+    for setting in [
+        "bytea_output = escape",
+        "DateStyle = 'German'",
+        "TimeZone = 'Asia/Tokyo'",
+        "extra_float_digits = -5",
+    ] {
+        world.source.execute(&format!("ALTER ROLE syncdata_user SET {setting}")).await;
+    }
+    scene::take(&world).await;
+    let rows = lines(world.archive_dir(), &newest(world.archive_dir()), "times");
+    assert_eq!(rows, ["1\t2026-02-05 08:30:00.5+00\t\\\\x00ff\t0.1"]);
+}

@@ -1,6 +1,10 @@
 //! Snapshots against real servers: what is in the copy, what they cost, what they survive.
 
+mod consistency;
 mod copy;
 mod costs;
+mod faults;
+mod memory;
+mod neighbours;
 mod rights;
 mod scene;

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
+use std::process::Command;
 
+use futures_util::StreamExt as _;
+use serde_json::Value;
 use syncdata_shared::archive::DirectoryArchive;
+use syncdata_shared::lsn::Lsn;
 use syncdata_shared::name::TableName;
 use syncdata_shared::snapshot::{self, PartName, SnapshotManifest};
 use syncdata_tests::{Finished, World, WorldOptions};
@@ -29,11 +33,11 @@ pub(crate) async fn world_with(options: WorldOptions, schema: &str) -> World {
 }
 
 /// One snapshot that succeeds, and what it says of itself.
-pub(crate) async fn take(world: &World) -> serde_json::Value {
+pub(crate) async fn take(world: &World) -> Value {
     take_with(world, &[]).await
 }
 
-pub(crate) async fn take_with(world: &World, options: &[&str]) -> serde_json::Value {
+pub(crate) async fn take_with(world: &World, options: &[&str]) -> Value {
     let arguments = ["snapshot", "--json"].iter().chain(options);
     world.archiver(arguments).succeed().await.json()
 }
@@ -96,4 +100,79 @@ pub(crate) fn files(archive: &Path) -> BTreeMap<String, u64> {
         }
     }
     files
+}
+
+/// A commit of the stream, and the values of column `id` that its inserts brought.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    pub xid: u32,
+    pub end_lsn: Lsn,
+    pub ids: Vec<(String, u64)>,
+}
+
+/// All commits of the archive, in order.
+pub(crate) fn commits(archive: &Path) -> Vec<Commit> {
+    let all = "set -e; for file in $(ls segments/*/*.jsonl.zst | sort -t/ -k3); do zstdcat \"$file\"; done";
+    let output = Command::new("sh").args(["-c", all]).current_dir(archive).output().expect("sh is there");
+    assert!(output.status.success(), "{output:?}");
+    let (mut commits, mut ids) = (Vec::new(), Vec::new());
+    for line in String::from_utf8(output.stdout).expect("UTF-8").lines() {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        match line["op"].as_str() {
+            Some("INSERT") => {
+                let table = line["table"].as_str().expect("a name").to_owned();
+                ids.push((table, line["data"]["id"].as_u64().expect("a number")));
+            }
+            Some("COMMIT") => {
+                let xid = line["xid"].as_u64().and_then(|xid| xid.try_into().ok()).expect("32 bits");
+                let end_lsn = line["end_lsn"].as_str().expect("text").parse().expect("an LSN");
+                commits.push(Commit { xid, end_lsn, ids: std::mem::take(&mut ids) });
+            }
+            op => panic!("{op:?} was not expected"),
+        }
+    }
+    commits
+}
+
+/// The copy, with the changes over it that the format says, holds every row of the source exactly once. The tables
+/// only take inserts, their first column is `id`, and the archive covers all of them.
+pub(crate) async fn assert_exactly_once(world: &World, manifest: &SnapshotManifest, tables: &[&str]) {
+    let commits = commits(world.archive_dir());
+    for table in tables {
+        let of_line = |line: String| line.split('\t').next().expect("a field").parse().expect("a number");
+        let copied: Vec<u64> = lines(world.archive_dir(), manifest, table).into_iter().map(of_line).collect();
+        let mut found = copied.clone();
+        for commit in &commits {
+            let is_seen = commit.end_lsn <= manifest.start_lsn
+                || commit.end_lsn <= manifest.end_lsn && manifest.snapshot.has(commit.xid);
+            let ids = commit.ids.iter().filter(|(name, _)| name == table).map(|(_, id)| *id);
+            if !is_seen {
+                found.extend(ids);
+            } else {
+                let missing: Vec<u64> = ids.filter(|id| copied.binary_search(id).is_err()).collect();
+                assert_eq!(missing, [0_u64; 0], "{table}: {commit:?} is said to be in the copy {manifest:?}");
+            }
+        }
+        found.sort_unstable();
+        let wanted = world.source.query(&format!("SELECT id FROM {table} ORDER BY id")).await;
+        let wanted: Vec<u64> =
+            wanted.into_iter().flatten().flatten().map(|id| id.parse().expect("a number")).collect();
+        let differ = found.iter().zip(&wanted).position(|(one, other)| one != other);
+        assert_eq!(differ, None, "{table}: a row is missing or comes twice: {found:?} {wanted:?}");
+        assert_eq!(found.len(), wanted.len(), "{table}");
+    }
+}
+
+/// What COPY prints of a query, under the settings that the archive promises.
+pub(crate) async fn copy_out(client: &tokio_postgres::Client, query: &str) -> Vec<u8> {
+    let pinned = "SET DateStyle = 'ISO, MDY'; SET IntervalStyle = postgres; SET TimeZone = 'UTC';
+        SET extra_float_digits = 3; SET bytea_output = hex; SET search_path = pg_catalog, public";
+    client.batch_execute(pinned).await.expect("everybody may");
+    let mut answer =
+        Box::pin(client.copy_out(&format!("COPY ({query}) TO STDOUT")).await.expect("it copies"));
+    let mut content = Vec::new();
+    while let Some(piece) = answer.next().await {
+        content.extend_from_slice(&piece.expect("a piece"));
+    }
+    content
 }
