@@ -67,7 +67,7 @@ async fn without_daemon(config: &Config) -> Status {
         Ok(None) => {}
         Err(error) => status.problems.push(error.one_line()),
     }
-    status
+    status.seen_at(Timestamp::now())
 }
 
 async fn source_status(
@@ -78,8 +78,8 @@ async fn source_status(
     let client = connection.session.client();
     let position = Position::read(client).await?;
     let slot = Slot::read(client, &config.slot_name).await?;
-    let status = slot
-        .map(|slot| SourceStatus::of(&slot, config.slot_name.to_string(), position.flush, frame, (None, 0)));
+    let status =
+        slot.map(|slot| SourceStatus::of(&slot, config.slot_name.to_string(), position.flush, frame, None));
     Ok((status, position.flush))
 }
 
@@ -148,12 +148,9 @@ pub(crate) async fn declare_gap(
         return Ok(ExitCode::from(answer.exit_code));
     }
     let outcome = Archiver::new(config)?.declare_gap(gap.upto, &gap.reason).await?;
-    output.words(&format!("gap declared up to {}", gap.upto));
-    if let Some(away) = outcome.away {
-        output.words(&format!("it is in the spool, not yet on the backup host: {}", away.one_line()));
-        return Ok(ExitCode::from(1));
-    }
-    Ok(ExitCode::SUCCESS)
+    let (exit_code, message) = daemon::declared_gap(&gap, &outcome);
+    output.words(&message);
+    Ok(ExitCode::from(exit_code))
 }
 
 pub(crate) async fn drop_slot(config: &Config, force: bool, output: Output) -> Result<ExitCode> {

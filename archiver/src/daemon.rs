@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::poll::{Archiver, Outcome};
-use crate::status::{Frame, Status};
+use crate::status::{Frame, SpoolStatus, Status};
 use crate::told::Told;
 
 /// A poll that was asked to stop may end by itself for so long; then it is abandoned, which loses nothing.
@@ -201,7 +201,7 @@ async fn poll(
         }
         Err(error) => {
             error!(error = %error.one_line(), hint = error.hint_text(), "poll failed");
-            lock(status).failed(error);
+            lock(status).poll_failed(frame(archiver), error, archiver.last_view(), archiver.spool());
         }
     }
     notify(Phase::Status(&summary(&lock(status))));
@@ -220,8 +220,10 @@ fn frame(archiver: &Archiver) -> Frame<'_> {
 fn summary(status: &Status) -> String {
     match (status.problems.first(), &status.spool) {
         (Some(problem), _) => problem.clone(),
-        (None, Some(spool)) => format!("archived up to {} as of {}", spool.covered_lsn, spool.covered_at),
-        (None, None) => "waiting for the first poll".to_owned(),
+        (None, Some(SpoolStatus { covered_lsn, covered_at: Some(at), .. })) => {
+            format!("archived up to {covered_lsn} as of {at}")
+        }
+        (None, _) => "waiting for the first poll".to_owned(),
     }
 }
 
@@ -255,8 +257,10 @@ async fn obey(order: Order, archiver: &mut Archiver, told: &mut Told, status: &S
             to,
         ),
         Order::DeclareGap(gap, to) => {
-            let declared = archiver.declare_gap(gap.upto, &gap.reason).await;
-            (Some(declared.map(|_| (0, format!("gap declared up to {}", gap.upto)))), to)
+            let canceller = archiver.canceller();
+            let declared =
+                unless_stopped(archiver.declare_gap(gap.upto, &gap.reason), stop, &canceller).await;
+            (declared.map(|declared| declared.map(|outcome| declared_gap(&gap, &outcome))), to)
         }
     };
     let changed = declares && matches!(answer, Some(Ok(_)));
@@ -268,6 +272,21 @@ async fn obey(order: Order, archiver: &mut Archiver, told: &mut Told, status: &S
     // Who asked may have gone; it was done all the same.
     let _ = to.send(response);
     changed
+}
+
+/// The exit code of a gap that is declared, and the words for it.
+pub(crate) fn declared_gap(gap: &DeclareGap, outcome: &Outcome) -> (u8, String) {
+    let message = format!("gap declared up to {}", gap.upto);
+    match &outcome.away {
+        None => (0, message),
+        Some(away) => (
+            1,
+            format!(
+                "{message}\nit is in the spool, not yet on the backup host, and the slot waits for that: {}",
+                away.one_line()
+            ),
+        ),
+    }
 }
 
 async fn serve_control(
@@ -291,12 +310,12 @@ async fn serve_control(
 
 async fn answer(request: Request, status: Shared, orders: mpsc::Sender<Order>, stop: Stop) -> Response {
     match (request.method, request.path.as_str()) {
-        (Method::Get, "/status") => Response::json(200, &json!(*lock(&status))),
+        (Method::Get, "/status") => Response::json(200, &json!(as_of_now(&status))),
         (Method::Get, "/health") => {
             let status = lock(&status);
             Response::health(status.healthy, &json!({"healthy": status.healthy, "problems": status.problems}))
         }
-        (Method::Get, "/metrics") => Response::metrics(lock(&status).metrics()),
+        (Method::Get, "/metrics") => Response::metrics(as_of_now(&status).metrics()),
         (Method::Post, "/stop") => {
             stop.ask();
             Response::json(200, &json!(Answer { exit_code: 0, message: "stopping".into() }))
@@ -320,6 +339,10 @@ async fn ordered(
         return stopping();
     }
     answered.await.unwrap_or_else(|_| stopping())
+}
+
+fn as_of_now(status: &Shared) -> Status {
+    lock(status).clone().seen_at(Timestamp::now())
 }
 
 /// A panic elsewhere leaves a status that is at worst old.

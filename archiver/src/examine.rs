@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use postgres_protocol::escape::escape_identifier;
 use syncdata_shared::archive::{self, ArchiveHandle};
 use syncdata_shared::config::Config;
 use syncdata_shared::error::Context as _;
 use syncdata_shared::finding::Finding;
+use syncdata_shared::name::TableName;
 use syncdata_shared::postgres::Session;
 use syncdata_shared::{Error, Result};
 use tokio_postgres::types::Type;
 
 use crate::capture::Capture;
 use crate::connection::Connection;
+use crate::role;
 use crate::shipper::Shipper;
 use crate::slot::{self, Plugin};
 use crate::source::{self, Slot};
@@ -25,7 +26,9 @@ pub(crate) async fn source(config: &Config) -> Vec<Finding> {
         Err(error) => return vec![unreachable(config, &error)],
     };
     let mut findings = vec![reached(config, &connection)];
-    findings.extend(server(&connection.session).await.unwrap_or_else(|error| vec![failed("server", &error)]));
+    findings.extend(
+        server(config, &connection.session).await.unwrap_or_else(|error| vec![failed("server", &error)]),
+    );
     findings.push(role(config, &connection.session).await.unwrap_or_else(|error| failed("role", &error)));
     findings.extend(
         gate(config, &connection.session).await.unwrap_or_else(|error| Some(failed("plugin", &error))),
@@ -47,15 +50,29 @@ fn failed(subject: &str, error: &Error) -> Finding {
     Finding::of_error(subject, error)
 }
 
-fn unreachable(config: &Config, error: &Error) -> Finding {
+pub(crate) fn unreachable(config: &Config, error: &Error) -> Finding {
     let finding = Finding::of_error("source", error);
-    match config.postgres() {
-        Ok(postgres) if error.one_line().contains("pg_hba.conf") => finding.remedy(format!(
-            "add a line to pg_hba.conf for user {} and database {} from this host's address, then: SELECT pg_reload_conf();",
-            postgres.user, postgres.database
-        )),
-        _ => finding,
+    let Ok(postgres) = config.postgres() else { return finding };
+    match hba_line(&error.one_line(), &postgres.database, &postgres.user) {
+        Some(line) => finding
+            .remedy("put the line into pg_hba.conf, above any line that rejects us, and run the statement")
+            .statement(format!("-- in pg_hba.conf: {line}"))
+            .statement("SELECT pg_reload_conf();"),
+        None => finding,
     }
+}
+
+/// The line that lets us in, from the server's words about the one that is missing.
+fn hba_line(said: &str, database: &str, user: &str) -> Option<String> {
+    let (_, rest) = said.split_once("pg_hba.conf ").filter(|(_, rest)| rest.contains("for host \""))?;
+    let (_, rest) = rest.split_once("for host \"")?;
+    let (host, _) = rest.split_once('"')?;
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let who = format!("{} {}", quoted(database), quoted(user));
+    Some(match host {
+        "[local]" => format!("local {who} scram-sha-256"),
+        host => format!("host {who} {host}/{} scram-sha-256", if host.contains(':') { 128 } else { 32 }),
+    })
 }
 
 fn reached(config: &Config, connection: &Connection) -> Finding {
@@ -67,7 +84,7 @@ fn reached(config: &Config, connection: &Connection) -> Finding {
     )
 }
 
-async fn server(session: &Session) -> Result<Vec<Finding>> {
+async fn server(config: &Config, session: &Session) -> Result<Vec<Finding>> {
     let sql = "SELECT current_setting('wal_level'), current_setting('max_replication_slots')::int8,
         (SELECT count(*) FROM pg_replication_slots), current_setting('max_slot_wal_keep_size'),
         coalesce(current_setting('idle_replication_slot_timeout', true), '0'), pg_size_bytes(
@@ -86,7 +103,7 @@ async fn server(session: &Session) -> Result<Vec<Finding>> {
         other => Finding::fail("wal_level", format!("{other}, changes cannot be decoded"))
             .remedy("run the statement and restart the server")
             .statement("ALTER SYSTEM SET wal_level = 'logical';")
-            .statement(restart(session)),
+            .statement(restart(session).await?),
     });
     let (slots_max, slots): (i64, i64) = (row.get(1), row.get(2));
     findings.push(if slots < slots_max {
@@ -95,8 +112,24 @@ async fn server(session: &Session) -> Result<Vec<Finding>> {
         Finding::warn("max_replication_slots", format!("all {slots_max} are in use"))
             .remedy("needed for a new slot: run the statement and restart the server")
             .statement(format!("ALTER SYSTEM SET max_replication_slots = {};", slots_max + 5))
-            .statement(restart(session))
+            .statement(restart(session).await?)
     });
+    let (kept, kept_bytes): (&str, i64) = (row.get(3), row.get(5));
+    let guard = config.wal_guard.as_u64();
+    if kept != "-1" && kept_bytes.unsigned_abs() <= guard {
+        findings.push(
+            Finding::warn(
+                "max_slot_wal_keep_size",
+                format!(
+                    "{kept}: the server gives the slot up before the WAL guard ({}) acts",
+                    config.wal_guard
+                ),
+            )
+            .remedy("set wal_guard well below it, or run the statements")
+            .statement(format!("ALTER SYSTEM SET max_slot_wal_keep_size = '{}MB';", guard / 500_000))
+            .statement("SELECT pg_reload_conf();"),
+        );
+    }
     let idle: &str = row.get(4);
     if !matches!(idle, "0" | "0s" | "0ms" | "0min") {
         findings.push(
@@ -110,12 +143,37 @@ async fn server(session: &Session) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// For whoever pastes the statements into psql: a comment, because it is no SQL.
-fn restart(session: &Session) -> String {
+/// A slot that standbys are to have: they fetch it over a connection of their own.
+pub(crate) async fn failover(session: &Session) -> Result<Option<Finding>> {
+    let sql = "SELECT current_setting('max_wal_senders')::int8";
+    let rows = session
+        .client()
+        .query_typed(sql, &[])
+        .await
+        .context(|| "reading the server's settings".to_owned())?;
+    let Some(senders) = rows.first().map(|row| row.get::<_, i64>(0)) else { return Ok(None) };
+    Ok(Some(if senders > 0 {
+        Finding::ok("max_wal_senders", senders.to_string())
+    } else {
+        Finding::fail("max_wal_senders", "0, no standby can follow")
+            .remedy("run the statement and restart the server")
+            .statement("ALTER SYSTEM SET max_wal_senders = 10;")
+            .statement(restart(session).await?)
+    }))
+}
+
+/// For whoever pastes the statements into psql: a comment, because it is no SQL. Debian names a cluster after its
+/// unit.
+async fn restart(session: &Session) -> Result<String> {
     let major = session.version().major();
-    format!(
-        "-- then restart: systemctl restart postgresql@{major}-main (systemd), brew services restart postgresql@{major} (Homebrew)"
-    )
+    let sql = "SELECT current_setting('cluster_name')";
+    let rows =
+        session.client().query_typed(sql, &[]).await.context(|| "reading the cluster's name".to_owned())?;
+    let named = rows.first().map(|row| row.get::<_, &str>(0)).unwrap_or_default();
+    let cluster = named.strip_prefix(&format!("{major}/")).filter(|name| !name.is_empty()).unwrap_or("main");
+    Ok(format!(
+        "-- then restart: systemctl restart postgresql@{major}-{cluster} (systemd), brew services restart postgresql@{major} (Homebrew)"
+    ))
 }
 
 async fn role(config: &Config, session: &Session) -> Result<Finding> {
@@ -129,7 +187,7 @@ async fn role(config: &Config, session: &Session) -> Result<Finding> {
         Some((true, false)) => Finding::ok("role", format!("{user} may read the slot")),
         _ => Finding::fail("role", format!("{user} may not use replication slots"))
             .remedy("run the statement as superuser")
-            .statement(format!("ALTER ROLE {} REPLICATION;", escape_identifier(user))),
+            .statement(role::use_slots(user)),
     })
 }
 
@@ -152,14 +210,8 @@ async fn gate(config: &Config, session: &Session) -> Result<Option<Finding>> {
             format!("wal2json is not listed ({list}): the server refuses it"),
         )
         .remedy("run the statement as superuser")
-        .statement(allow_plugin(&config.postgres()?.user))
+        .statement(role::allow_plugin(&config.postgres()?.user))
     }))
-}
-
-pub(crate) fn allow_plugin(role: &str) -> String {
-    let role = escape_identifier(role);
-    // An unquoted list: one quoted string would be a single name.
-    format!("ALTER ROLE {role} SET output_plugin_libraries = pgoutput, test_decoding, wal2json;")
 }
 
 async fn slot(config: &Config, connection: &mut Connection) -> Result<Vec<Finding>> {
@@ -201,11 +253,16 @@ async fn plugin(config: &Config, connection: &mut Connection) -> Finding {
             ),
         )
         .remedy("install wal2json 2.6 or newer"),
-        Err(error) => {
-            let user = config.postgres().map_or("", |postgres| postgres.user.as_str());
-            failed("wal2json", &slot::explain(error, user))
-        }
+        Err(error) => plugin_failure("wal2json", config, connection.facts.major(), error),
     }
+}
+
+/// The server does not let wal2json be used: with the statement that mends it, where there is one.
+pub(crate) fn plugin_failure(subject: &str, config: &Config, major: u32, error: Error) -> Finding {
+    let user = config.postgres().map_or("", |postgres| postgres.user.as_str());
+    let is_gate = slot::is_gate(&error);
+    let finding = failed(subject, &slot::explain(error, user, major));
+    if is_gate { finding.statement(role::allow_plugin(user)) } else { finding }
 }
 
 async fn tables(config: &Config, connection: &Connection) -> Result<Vec<Finding>> {
@@ -225,6 +282,7 @@ async fn tables(config: &Config, connection: &Connection) -> Result<Vec<Finding>
         .remedy("give it a primary key, or run the statement as its owner")
         .statement(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql()))
     }));
+    findings.push(snapshots(config, connection, &capture).await?);
     let not_captured: BTreeSet<String> = capture.passed_over(&catalog).collect();
     findings.extend(
         not_captured.into_iter().map(|what| {
@@ -234,10 +292,76 @@ async fn tables(config: &Config, connection: &Connection) -> Result<Vec<Finding>
     Ok(findings)
 }
 
+/// A snapshot reads tables in SQL. What it may not read, or would see through a policy, stops it.
+async fn snapshots(config: &Config, connection: &Connection, capture: &Capture) -> Result<Finding> {
+    let sql = "SELECT n.nspname::text, c.relname::text,
+          has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid)
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          JOIN unnest($1::text[], $2::text[]) AS wanted(nspname, relname)
+            ON wanted.nspname = n.nspname AND wanted.relname = c.relname
+        WHERE c.relkind IN ('r', 'p')";
+    let (schemas, names): (Vec<&str>, Vec<&str>) =
+        capture.tables.iter().map(|table| (table.schema(), table.name())).unzip();
+    let rows = connection
+        .session
+        .client()
+        .query_typed(sql, &[(&schemas, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)])
+        .await
+        .context(|| "reading the role's rights".to_owned())?;
+    let (mut closed, mut hidden) = (BTreeSet::new(), BTreeSet::new());
+    for row in &rows {
+        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))?;
+        if !row.get::<_, bool>(2) {
+            closed.insert(table.to_string());
+        }
+        if row.get(3) {
+            hidden.insert(table.to_string());
+        }
+    }
+    if closed.is_empty() && hidden.is_empty() {
+        return Ok(Finding::ok("snapshot", "every captured table can be read"));
+    }
+    let user = config.postgres()?.user.as_str();
+    let mut words = Vec::new();
+    let mut finding = Vec::new();
+    if !closed.is_empty() {
+        words.push(format!("{user} may not read {}", some(&closed)));
+        finding.push(role::read_tables(user));
+    }
+    if !hidden.is_empty() {
+        words.push(format!("row level security hides rows of {} from {user}", some(&hidden)));
+        finding.push(role::pass_row_security(user));
+    }
+    let warning =
+        Finding::warn("snapshot", format!("{}: changes travel, a snapshot cannot be made", words.join("; ")))
+            .remedy("run the statement as superuser");
+    Ok(finding.into_iter().fold(warning, Finding::statement))
+}
+
+/// Names for a person: a few say more than thousands.
+fn some(names: &BTreeSet<String>) -> String {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 async fn backup_host(config: &Config) -> Result<Finding> {
     let shipper = Shipper::new(ArchiveHandle::spawn(archive::open(config.archive()?)?)?);
     let location = shipper.location().to_owned();
+    let ours = Spool::peek_state(&config.spool_dir)?.map(|state| state.archive_id);
     Ok(match shipper.identity().await? {
+        Some(identity) if ours.is_some_and(|ours| ours != identity.archive_id) => Finding::fail(
+            "archive",
+            format!("{location} is archive {}, not that of the spool", identity.archive_id),
+        )
+        .remedy("correct archive_dir, or use a new spool_dir for this archive"),
+        None if ours.is_some() => {
+            Finding::fail("archive", format!("{location} has no archive.json any more"))
+                .remedy("is the right disk mounted? Bring the archive back; for a new one use a new archive_dir and spool_dir")
+        }
         Some(identity) => Finding::ok("archive", format!("{location}, archive {}", identity.archive_id)),
         None => Finding::ok("archive", format!("{location}, empty: the first poll founds the archive")),
     })
@@ -251,9 +375,34 @@ fn spool(config: &Config) -> Result<Finding> {
     })
 }
 
-/// A tool of `setup`: is the role there, and may we make one?
-pub(crate) async fn role_exists(session: &Session, role: &str) -> Result<bool> {
-    let rows =
-        session.client().query_typed("SELECT FROM pg_roles WHERE rolname = $1", &[(&role, Type::TEXT)]).await;
-    Ok(!rows.context(|| "looking for the role".to_owned())?.is_empty())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_for_pg_hba_is_made_from_the_servers_own_words() {
+        for (said, line) in [
+            (
+                r#"no pg_hba.conf entry for host "10.0.0.7", user "u", database "d", no encryption"#,
+                Some(r#"host "d" "u" 10.0.0.7/32 scram-sha-256"#),
+            ),
+            (
+                r#"pg_hba.conf rejects connection for host "fd00::7", user "u", database "d", SSL encryption"#,
+                Some(r#"host "d" "u" fd00::7/128 scram-sha-256"#),
+            ),
+            (
+                r#"no pg_hba.conf entry for host "[local]", user "u", database "d", no encryption"#,
+                Some(r#"local "d" "u" scram-sha-256"#),
+            ),
+            ("password authentication failed", None),
+        ] {
+            assert_eq!(hba_line(said, "d", "u").as_deref(), line, "{said}");
+        }
+    }
+
+    #[test]
+    fn many_names_are_shortened() {
+        let names: BTreeSet<String> = (0..7).map(|n| format!("t{n}")).collect();
+        assert_eq!(some(&names), "t0, t1, t2, t3, t4 and 2 more");
+    }
 }

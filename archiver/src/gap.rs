@@ -4,25 +4,32 @@
 
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::Gap;
+use syncdata_shared::name::SlotName;
 use syncdata_shared::{Error, Kind, Result};
 
 use crate::source::{Facts, Slot};
 use crate::spool::{Origin, State};
 
 /// What the server's facts mean for this spool: that it is another server is an error, never a gap.
-pub(crate) fn check_origin(origin: &Origin, facts: &Facts) -> Result<()> {
+pub(crate) fn check_origin(origin: &Origin, facts: &Facts, slot: &SlotName) -> Result<()> {
     let refuse = |what: &str, before: &str, now: &str| {
         Err(Error::new(
             Kind::Foreign,
             format!("the source is not the one of this spool: {what} was {before}, is {now}"),
         )
-        .hint("check pg_host and pg_port; a new cluster needs a new archive_dir and a new spool_dir"))
+        .hint(
+            "check pg_host, pg_port, pg_database and slot_name; another source needs a new archive_dir and a new \
+             spool_dir",
+        ))
     };
     if origin.system_identifier != facts.system_identifier {
         return refuse("system_identifier", &origin.system_identifier, &facts.system_identifier);
     }
     if origin.database != facts.database {
         return refuse("the database", &origin.database, &facts.database);
+    }
+    if origin.slot != slot.as_str() {
+        return refuse("slot_name", &origin.slot, slot.as_str());
     }
     Ok(())
 }
@@ -92,8 +99,6 @@ pub(crate) fn of_slot(state: &State, position: Lsn, facts: &Facts, slot: &Slot) 
 mod tests {
     use std::collections::BTreeMap;
 
-    use syncdata_shared::time::Timestamp;
-
     use super::*;
     use crate::capture::Remembered;
     use crate::spool::Tip;
@@ -116,7 +121,7 @@ mod tests {
             shipped: 0,
             shipped_at: None,
             covered_lsn: lsn(0x10),
-            covered_at: Timestamp::from_micros(0).expect("a time"),
+            covered_at: None,
             gaps: Vec::new(),
             remembered: Remembered::default(),
             warned: BTreeMap::new(),
@@ -146,6 +151,7 @@ mod tests {
             wal_status: "reserved".into(),
             invalidation_reason: None,
             transactions: Some(transactions),
+            spilled_bytes: None,
         }
     }
 
@@ -176,14 +182,16 @@ mod tests {
     }
 
     #[test]
-    fn another_cluster_or_database_is_refused() {
-        for facts in [
-            Facts { system_identifier: "8".into(), ..facts() },
-            Facts { database: "other".into(), ..facts() },
+    fn another_cluster_database_or_slot_is_refused() {
+        let slot = |name: &str| name.parse().expect("a name");
+        for (facts, name) in [
+            (Facts { system_identifier: "8".into(), ..facts() }, "syncdata_slot"),
+            (Facts { database: "other".into(), ..facts() }, "syncdata_slot"),
+            (facts(), "other_slot"),
         ] {
-            assert!(check_origin(&state().source, &facts).is_err());
+            assert!(check_origin(&state().source, &facts, &slot(name)).is_err());
         }
-        assert!(check_origin(&state().source, &facts()).is_ok());
+        assert!(check_origin(&state().source, &facts(), &slot("syncdata_slot")).is_ok());
     }
 
     #[test]

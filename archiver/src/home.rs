@@ -11,7 +11,7 @@ use syncdata_shared::{Error, Kind, Result};
 use tracing::{info, warn};
 
 use crate::connection::Connection;
-use crate::shipper::Shipper;
+use crate::shipper::{Shipper, is_away};
 use crate::slot;
 use crate::source::{Facts, Position};
 use crate::spool::{Folder, Opened, Origin, Spool, State, Tip};
@@ -64,15 +64,6 @@ impl Home {
             met => met?,
         };
         Ok((spool, away))
-    }
-}
-
-/// The backup host cannot be used now, and the spool goes on without it: it is out of reach, or it refuses us, or
-/// its disk is full or gone. Only what the archive holds can stop us.
-pub(crate) fn is_away(error: &Error) -> bool {
-    match error.kind() {
-        Kind::Unreachable | Kind::Refused | Kind::NoSpace | Kind::Locked | Kind::Io | Kind::BadInput => true,
-        Kind::Corrupt | Kind::Foreign | Kind::Conflict | Kind::NotFound => false,
     }
 }
 
@@ -156,7 +147,7 @@ async fn catch_up_with_head(spool: &mut Spool, shipper: &Shipper) -> Result<()> 
     }
     spool.update(|state| {
         state.covered_lsn = head.covered_lsn;
-        state.covered_at = head.covered_at;
+        state.covered_at = Some(head.covered_at);
     })
 }
 
@@ -218,7 +209,7 @@ async fn found(
         shipped: 0,
         shipped_at: None,
         covered_lsn: began,
-        covered_at: position.at,
+        covered_at: None,
         gaps: Vec::new(),
         remembered: Default::default(),
         warned: Default::default(),
@@ -271,10 +262,20 @@ async fn adopt_archive(
 ) -> Result<()> {
     check_owner(identity, ours, shipper.location())?;
     state.archive_id = identity.archive_id;
-    if let Some((tip, head)) = shipper.tip(identity.archive_id).await? {
+    let end = shipper.end(identity.archive_id).await?;
+    if let Some((tip, timeline)) = end.last {
         state.tip = tip;
         state.shipped = tip.seq();
-        state.covered_lsn = head.map_or(tip.end_lsn, |head| head.covered_lsn.max(tip.end_lsn));
+        // Not the server's own: whether that descends from the archive's is still to be asked.
+        state.source.timeline = timeline;
+    } else if let Some(head) = &end.head {
+        // The head alone knows how far the slot had come: ahead of it, it has lost changes.
+        state.tip.end_lsn = state.tip.end_lsn.min(head.covered_lsn);
+    }
+    state.covered_lsn = state.tip.end_lsn;
+    if let Some(head) = end.head {
+        state.covered_lsn = state.covered_lsn.max(head.covered_lsn);
+        state.covered_at = Some(head.covered_at);
     }
     info!(archive_id = %identity.archive_id, lsn = %state.covered_lsn, "new spool for an archive that exists");
     Ok(())

@@ -15,6 +15,7 @@ mod pending;
 mod poison;
 mod poll;
 mod reading;
+mod role;
 mod segmenter;
 mod setup;
 mod shipper;
@@ -26,6 +27,7 @@ mod status;
 mod told;
 mod wal2json;
 
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -67,11 +69,19 @@ fn answer(cli: &Cli, output: Output) -> Result<ExitCode> {
         command => {
             // One thread: rows pass from the connection's task to the reader by the million, and waking another
             // thread for each costs more than all that is done with them.
+            spare_handles()?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.context(|| "starting the runtime".to_owned())?;
             runtime.block_on(with_settings(cli, command, output))
         }
     }
+}
+
+/// tokio panics when it gets no file handles for its own start.
+fn spare_handles() -> Result<()> {
+    const PAIRS: usize = 4;
+    let spare: std::io::Result<Vec<_>> = (0..PAIRS).map(|_| UnixStream::pair()).collect();
+    spare.context(|| "starting the runtime".to_owned()).map(drop)
 }
 
 async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<ExitCode> {

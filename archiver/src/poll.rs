@@ -8,13 +8,16 @@
 //! crash the position is derived from spool and archive; nothing is taken from memory.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use syncdata_shared::archive::{self, ArchiveHandle};
 use syncdata_shared::config::{Config, Confirm};
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::Gap;
+use syncdata_shared::name::SlotName;
 use syncdata_shared::postgres::{Canceller, sqlstate};
 use syncdata_shared::signature::SigningKey;
+use syncdata_shared::time::Timestamp;
 use syncdata_shared::{Error, Kind, Result};
 use tokio_postgres::error::SqlState;
 use tracing::{error, warn};
@@ -23,7 +26,7 @@ use crate::capture::Capture;
 use crate::connection::{ATTEMPTS_MAX, BETWEEN_ATTEMPTS, Connection, Work};
 use crate::gap;
 use crate::guard::{self, Load, Pressure};
-use crate::home::{self, Home};
+use crate::home::Home;
 use crate::poison::{self, Poison};
 use crate::reading::{Batch, Reading, publish_gap};
 use crate::shipper::Shipper;
@@ -40,6 +43,8 @@ pub(crate) struct Archiver {
     home: Home,
     connection: Option<Connection>,
     canceller: Arc<Mutex<Option<Canceller>>>,
+    /// What was seen of the source when a poll failed.
+    last_view: View,
 }
 
 /// What a poll came to.
@@ -68,6 +73,23 @@ pub(crate) struct View {
     pub server_version: String,
 }
 
+/// For a server that does not answer any more.
+const LAST_LOOK: Duration = Duration::from_secs(5);
+
+impl View {
+    async fn look(connection: &Connection, slot: &SlotName) -> Result<View> {
+        let client = connection.session.client();
+        Ok(View {
+            slot: Slot::read(client, slot).await?,
+            flush: Position::read(client).await?.flush,
+            oldest_transaction: OldestTransaction::read(client).await?,
+            plugin: connection.plugin.clone(),
+            capture: Capture::default(),
+            server_version: connection.facts.server_version.clone(),
+        })
+    }
+}
+
 /// One poll under way.
 struct Poll<'a> {
     config: &'a Config,
@@ -78,8 +100,8 @@ struct Poll<'a> {
     slot: Slot,
     plugin: Plugin,
     position: Position,
-    /// What head.json says since this poll: all before is archived.
-    head: Option<Lsn>,
+    /// What head.json says since this poll: all before is archived, by position and by clock.
+    head: Option<(Lsn, Timestamp)>,
     /// What stops the reading.
     poison: Option<Poison>,
     outcome: Outcome,
@@ -91,7 +113,15 @@ impl Archiver {
         let shipper = Shipper::new(ArchiveHandle::spawn(archive::open(config.archive()?)?)?);
         let signing_key = config.signing_key()?;
         let home = Home::open(&config.spool_dir)?;
-        Ok(Archiver { config, shipper, signing_key, home, connection: None, canceller: Arc::default() })
+        Ok(Archiver {
+            config,
+            shipper,
+            signing_key,
+            home,
+            connection: None,
+            canceller: Arc::default(),
+            last_view: View::default(),
+        })
     }
 
     pub(crate) fn spool(&self) -> Option<&Spool> {
@@ -108,11 +138,30 @@ impl Archiver {
     }
 
     pub(crate) async fn poll(&mut self) -> Result<Outcome> {
+        self.last_view = View::default();
         let mut connection = self.connect().await?;
-        let outcome = self.begin(&mut connection).await?.run().await?;
-        // After an error the session is in doubt, and is not kept.
-        self.connection = Some(connection);
-        Ok(outcome)
+        match self.poll_through(&mut connection).await {
+            Ok(outcome) => {
+                self.connection = Some(connection);
+                Ok(outcome)
+            }
+            Err(error) => {
+                // The session is in doubt, and is not kept. What it still answers is for `status`.
+                let looked = View::look(&connection, &self.config.slot_name);
+                if let Ok(Ok(view)) = tokio::time::timeout(LAST_LOOK, looked).await {
+                    self.last_view = view;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn poll_through(&mut self, connection: &mut Connection) -> Result<Outcome> {
+        self.begin(connection).await?.run().await
+    }
+
+    pub(crate) fn last_view(&self) -> &View {
+        &self.last_view
     }
 
     /// Declares that everything up to `upto` may be missing, and lets the slot go past it.
@@ -137,12 +186,12 @@ impl Archiver {
     /// Everything is looked at before anything is done.
     async fn begin<'a>(&'a mut self, connection: &'a mut Connection) -> Result<Poll<'a>> {
         let (spool, away) = self.home.settle(&self.config, connection, &self.shipper).await?;
-        gap::check_origin(&spool.state().source, &connection.facts)?;
+        gap::check_origin(&spool.state().source, &connection.facts, &self.config.slot_name)?;
         let slot = slot::read(connection.session.client(), &self.config.slot_name).await;
         let slot =
             slot.map_err(|error| gap::explain_missing_slot(error, &spool.state().source, &connection.facts))?;
-        let position = Position::read(connection.session.client()).await?;
-        check_history(spool, connection, &position).await?;
+        let position = Position::settled(connection.session.client()).await?;
+        check_history(&self.config, spool, connection, &position).await?;
         let plugin = plugin(&self.config, connection).await?;
         Ok(Poll {
             config: &self.config,
@@ -160,11 +209,19 @@ impl Archiver {
     }
 }
 
-async fn check_history(spool: &mut Spool, connection: &Connection, position: &Position) -> Result<()> {
+async fn check_history(
+    config: &Config,
+    spool: &mut Spool,
+    connection: &Connection,
+    position: &Position,
+) -> Result<()> {
     let before = spool.state().source.timeline;
     let switch = match position.timeline {
         now if now == before => None,
-        now => source::switch_point(connection.session.client(), before, now).await?,
+        now => {
+            let user = config.postgres()?.user.as_str();
+            source::switch_point(connection.session.client(), before, now, user).await?
+        }
     };
     gap::check_history(spool.state(), spool.position(), position.timeline, position.flush, switch)?;
     spool.update(|state| state.source.timeline = position.timeline)
@@ -175,7 +232,7 @@ async fn plugin(config: &Config, connection: &mut Connection) -> Result<Plugin> 
         return Ok(plugin.clone());
     }
     let plugin = while_in_use(async || Plugin::probe(connection, &config.slot_name).await).await;
-    let plugin = plugin.map_err(|error| explain(error, config))?;
+    let plugin = plugin.map_err(|error| explain(error, config, connection))?;
     if !plugin.numbers_as_text {
         warn!(
             plugin = %plugin.name,
@@ -186,8 +243,9 @@ async fn plugin(config: &Config, connection: &mut Connection) -> Result<Plugin> 
     Ok(plugin)
 }
 
-fn explain(error: Error, config: &Config) -> Error {
-    slot::explain(error, config.postgres().map_or("", |postgres| postgres.user.as_str()))
+fn explain(error: Error, config: &Config, connection: &Connection) -> Error {
+    let user = config.postgres().map_or("", |postgres| postgres.user.as_str());
+    slot::explain(error, user, connection.facts.major())
 }
 
 impl<'a> Poll<'a> {
@@ -196,7 +254,13 @@ impl<'a> Poll<'a> {
         self.look_back().await?;
         self.ship().await?;
         self.confirm().await?;
-        self.read_all().await?;
+        if let Err(error) = self.read_all().await {
+            // The fuse does not wait for the operator of a transaction that cannot be read.
+            if self.poison.is_some() {
+                self.relieve().await?;
+            }
+            return Err(error);
+        }
         self.ship().await?;
         self.confirm().await?;
         self.relieve().await?;
@@ -229,8 +293,9 @@ impl<'a> Poll<'a> {
             return Err(Error::new(Kind::BadInput, message).hint(format!("use --upto {}", poison.end_lsn)));
         }
         self.publish_gap(Gap { from, to: upto, reason: reason.to_owned(), tables: None }).await?;
-        self.advance(upto).await?;
+        // With the backup host away the slot stays: what lies before the gap may be in the spool alone.
         self.ship().await?;
+        self.confirm().await?;
         Ok(self.outcome)
     }
 
@@ -262,8 +327,8 @@ impl<'a> Poll<'a> {
         if self.outcome.away.is_some() {
             return Ok(());
         }
-        let looked = self.shipper.look_back(self.spool).await;
-        self.unless_away(looked)
+        self.outcome.away = self.shipper.look_back(self.spool).await?;
+        Ok(())
     }
 
     /// Sends what waits, and then says in head.json how far that goes: without it nobody who has lost this spool
@@ -272,36 +337,26 @@ impl<'a> Poll<'a> {
         if self.outcome.away.is_some() {
             return Ok(());
         }
-        let shipped = self.ship_and_tell().await;
-        self.unless_away(shipped)
-    }
-
-    async fn ship_and_tell(&mut self) -> Result<()> {
-        self.outcome.shipped += self.shipper.ship(self.spool).await?;
-        let covered = self.spool.position();
-        if self.head != Some(covered) {
-            self.shipper.publish_head(self.spool.state()).await?;
-            self.head = Some(covered);
+        let sent = self.shipper.ship(self.spool).await?;
+        self.outcome.shipped += sent.segments;
+        self.outcome.away = sent.away;
+        // Before the slot was read to its end once, nobody knows how fresh the archive is.
+        let covered = self.spool.state().covered_at.map(|at| (self.spool.position(), at));
+        if let Some((_, at)) = covered
+            && self.outcome.away.is_none()
+            && self.head != covered
+        {
+            self.outcome.away = self.shipper.publish_head(self.spool.state(), at).await?;
+            self.head = covered.filter(|_| self.outcome.away.is_none());
         }
         Ok(())
-    }
-
-    /// That the backup host is away is no error of the poll; that it holds something else is.
-    fn unless_away(&mut self, done: Result<()>) -> Result<()> {
-        match done {
-            Err(error) if home::is_away(&error) => {
-                self.outcome.away = Some(error);
-                Ok(())
-            }
-            done => done,
-        }
     }
 
     /// Lets the slot move up to what is safe where `confirm` says.
     async fn confirm(&mut self) -> Result<()> {
         let upto = match self.config.confirm {
             Confirm::Spooled => Some(self.spool.position()),
-            Confirm::Shipped => self.spool.shipped_position().max(self.head),
+            Confirm::Shipped => self.spool.shipped_position().max(self.head.map(|(covered, _)| covered)),
         };
         match upto {
             Some(upto) => self.advance(upto).await,
@@ -330,10 +385,13 @@ impl<'a> Poll<'a> {
                 return Ok(());
             }
             let before = self.spool.position();
-            let batch = match self.read(self.position.flush, Some(lines_max)).await {
+            let batch = match self.read_some(lines_max).await {
                 Ok(batch) => batch,
                 Err(error) if is_local_disk_full(&error) => {
                     self.spool.reload()?;
+                    if self.spool.make_room()? {
+                        continue;
+                    }
                     self.outcome.held_back = Some(error);
                     return Ok(());
                 }
@@ -354,6 +412,11 @@ impl<'a> Poll<'a> {
             self.ship().await?;
             self.confirm().await?;
         }
+    }
+
+    async fn read_some(&mut self, lines_max: u32) -> Result<Batch> {
+        self.spool.keep_reserve()?;
+        self.read(self.position.flush, Some(lines_max)).await
     }
 
     async fn read(&mut self, upto: Lsn, lines_max: Option<u32>) -> Result<Batch> {
@@ -377,14 +440,21 @@ impl<'a> Poll<'a> {
         self.spool.discard_scratch()?;
         match Trouble::of(&error) {
             Trouble::Passing => return Err(error),
-            Trouble::Slot => return Err(explain(error, self.config)),
+            Trouble::Slot => return Err(self.explain(error)),
             Trouble::Content => {}
         }
-        let Some(poison) = self.locate_poison().await? else { return Err(explain(error, self.config)) };
+        let Some(poison) = self.locate_poison().await? else { return Err(self.explain(error)) };
         if poison.end_lsn <= self.spool.position() {
-            // It was declared as a gap, and the server forgot that the slot had moved past it.
-            self.advance(poison.end_lsn).await?;
-            return Err(error.hint("the slot was moved past a declared gap again; the next poll goes on"));
+            // It was declared as a gap. The slot goes past it when that is safe where `confirm` says.
+            self.ship().await?;
+            self.confirm().await?;
+            if self.slot.confirmed_flush_lsn >= Some(poison.end_lsn) {
+                return Ok(());
+            }
+            self.poison = Some(poison);
+            return Err(error.context("the slot stands before a declared gap").hint(
+                "nothing behind it can be read before the backup host has the segment that declares it: bring it back",
+            ));
         }
         if let Some(upto) = poison.readable_upto.filter(|upto| *upto > self.spool.position()) {
             let batch = self.read(upto, None).await?;
@@ -393,7 +463,11 @@ impl<'a> Poll<'a> {
             return self.confirm().await;
         }
         self.poison = Some(poison.clone());
-        Err(poison.into_error(explain(error, self.config)))
+        Err(poison.into_error(self.explain(error)))
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        explain(error, self.config, self.connection)
     }
 
     async fn locate_poison(&mut self) -> Result<Option<Poison>> {
@@ -459,13 +533,9 @@ impl<'a> Poll<'a> {
         self.slot = slot::read(self.connection.session.client(), &self.config.slot_name).await?;
         let transactions = self.slot.transactions;
         self.spool.update(|state| state.slot_transactions = transactions)?;
-        let client = self.connection.session.client();
-        let view = &mut self.outcome.view;
-        view.oldest_transaction = OldestTransaction::read(client).await?;
-        view.slot = Some(self.slot.clone());
-        view.flush = self.position.flush;
-        view.plugin = Some(self.plugin.clone());
-        view.server_version = self.connection.facts.server_version.clone();
+        let view = View::look(self.connection, &self.config.slot_name).await?;
+        let capture = std::mem::take(&mut self.outcome.view.capture);
+        self.outcome.view = View { capture, ..view };
         Ok(())
     }
 }

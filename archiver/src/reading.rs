@@ -14,6 +14,7 @@ use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::{FORMAT, Gap, Manifest, Relation, Source};
 use syncdata_shared::name::TableName;
 use syncdata_shared::postgres::Notices;
+use syncdata_shared::progress::{Progress, Unit};
 use syncdata_shared::segment::Summary;
 use syncdata_shared::signature::SigningKey;
 use syncdata_shared::time::Timestamp;
@@ -53,6 +54,14 @@ struct Answer {
     settings: BTreeMap<String, String>,
     /// Where WAL ended when the catalog had been read.
     catalog_at: Lsn,
+}
+
+/// How long an answer is. Of a long one somebody who waits is told.
+#[derive(Debug, Default)]
+struct Length {
+    lines: u64,
+    bytes: u64,
+    progress: Option<Progress>,
 }
 
 /// A change file that has no name yet.
@@ -95,7 +104,7 @@ impl Reading<'_> {
             state.covered_lsn = state.covered_lsn.max(end);
             if !was_cut && upto >= position.flush {
                 state.covered_lsn = state.covered_lsn.max(position.flush);
-                state.covered_at = position.at;
+                state.covered_at = Some(position.at);
             }
         })?;
         Ok(batch)
@@ -145,7 +154,13 @@ impl Reading<'_> {
             upto,
             lines_max,
         };
-        peek.read(tx, |line| segmenter.line(line)).await?;
+        let mut length = Length::default();
+        peek.read(tx, |line| {
+            length.add(line);
+            segmenter.line(line)
+        })
+        .await?;
+        length.tell();
         segmenter.finish()
     }
 
@@ -214,6 +229,30 @@ impl Reading<'_> {
             plugin: self.plugin.name.clone(),
             settings,
             degraded: self.plugin.degraded(),
+        }
+    }
+}
+
+impl Length {
+    /// A second's work.
+    const LONG_LINES: u64 = 200_000;
+    /// Asking the clock for every line would cost more than reading some of them.
+    const STEP_LINES: u64 = 4096;
+
+    fn add(&mut self, line: &str) {
+        self.lines += 1;
+        self.bytes += line.len() as u64;
+        if self.lines >= Length::LONG_LINES && self.lines.is_multiple_of(Length::STEP_LINES) {
+            let progress =
+                self.progress.get_or_insert_with(|| Progress::start("reading the slot", Unit::Rows, None));
+            progress.add(self.lines - progress.done());
+        }
+    }
+
+    fn tell(self) {
+        if let Some(progress) = self.progress {
+            progress.finish();
+            info!(bytes = self.bytes, "the server kept this answer in temporary files while it was read");
         }
     }
 }

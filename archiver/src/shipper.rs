@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::Cursor;
-use std::path::PathBuf;
 
 use syncdata_shared::archive::{Archive, ArchiveHandle, Entry, EntryKind, Facts, Put};
 use syncdata_shared::chain::{ChainTip, Verified};
@@ -29,13 +28,46 @@ pub(crate) struct Shipper {
     archive: ArchiveHandle,
 }
 
-/// Files of one segment, on the way.
+/// Where an archive ends.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// Behind the last segment, and the timeline that this was read from; `None` without a segment.
+    pub last: Option<(Tip, u32)>,
+    pub head: Option<Head>,
+}
+
+/// What a round of shipping came to.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    pub segments: u64,
+    /// Why the backup host does not have the rest.
+    pub away: Option<Error>,
+}
+
+/// Files of one segment, on the way. All that the spool has to give is at hand before the backup host is asked.
 struct Parcel {
     name: SegmentName,
     manifest: Vec<u8>,
     manifest_path: ArchivePath,
-    signature: Option<(ArchivePath, PathBuf)>,
-    changes: Option<(ArchivePath, PathBuf, Facts)>,
+    signature: Option<(ArchivePath, Vec<u8>)>,
+    changes: Option<(ArchivePath, File, Facts)>,
+}
+
+/// The backup host cannot be used now, and the spool goes on without it: it is out of reach, or it refuses us, or
+/// its disk is full or gone. Only what the archive holds can stop us.
+pub(crate) fn is_away(error: &Error) -> bool {
+    match error.kind() {
+        Kind::Unreachable | Kind::Refused | Kind::NoSpace | Kind::Locked | Kind::Io | Kind::BadInput => true,
+        Kind::Corrupt | Kind::Foreign | Kind::Conflict | Kind::NotFound => false,
+    }
+}
+
+/// That the backup host is away is no error; that it holds something else is.
+fn unless_away(done: Result<()>) -> Result<Option<Error>> {
+    match done {
+        Err(error) if is_away(&error) => Ok(Some(error)),
+        done => done.map(|()| None),
+    }
 }
 
 impl Shipper {
@@ -63,9 +95,9 @@ impl Shipper {
             .await
     }
 
-    /// The end of the chain as it lies on the backup host; `None` without a segment.
-    pub(crate) async fn tip(&self, archive_id: uuid::Uuid) -> Result<Option<(Tip, Option<Head>)>> {
-        self.archive.run(move |archive| find_tip(archive, archive_id)).await
+    /// The end of the archive as it lies on the backup host.
+    pub(crate) async fn end(&self, archive_id: uuid::Uuid) -> Result<End> {
+        self.archive.run(move |archive| find_end(archive, archive_id)).await
     }
 
     /// The names of all manifests from a day on, in order of their numbers.
@@ -98,57 +130,62 @@ impl Shipper {
         self.archive.run(read_head).await
     }
 
-    /// Sends what the backup host does not have, oldest first; the number of segments sent. What was sent before
-    /// an error stays sent.
-    pub(crate) async fn ship(&self, spool: &mut Spool) -> Result<u64> {
+    /// Sends what the backup host does not have, oldest first. That it is away ends this and is no error; what was
+    /// sent before stays sent. A spool that cannot be read or written is one: it must not pass for an absence, with
+    /// which changes may be given up.
+    pub(crate) async fn ship(&self, spool: &mut Spool) -> Result<Sent> {
         let waiting: Vec<Spooled> = spool.unshipped().cloned().collect();
-        let mut sent = 0;
+        let mut sent = Sent::default();
         for segment in waiting {
             let parcel = Parcel::pack(spool, &segment)?;
-            self.archive.run(move |archive| parcel.deliver(archive)).await?;
+            sent.away = unless_away(self.archive.run(move |archive| parcel.deliver(archive)).await)?;
+            if sent.away.is_some() {
+                break;
+            }
             spool.mark_shipped(segment.name.seq, Timestamp::now())?;
             faults::hit("ship.marked")?;
             info!(segment = %segment.name.seq, lsn = %segment.name.end_lsn, bytes = segment.bytes, "segment shipped");
-            sent += 1;
+            sent.segments += 1;
         }
         Ok(sent)
     }
 
     /// Looks at what the backup host holds of the segments that the spool still has, and sends again what is
-    /// missing or cut; of the newest also the content, since that is what a power cut takes.
-    pub(crate) async fn look_back(&self, spool: &Spool) -> Result<()> {
+    /// missing or cut; of the newest also the content, since that is what a power cut takes. The reason, if the
+    /// backup host is away.
+    pub(crate) async fn look_back(&self, spool: &Spool) -> Result<Option<Error>> {
         let shipped = spool.state().shipped;
         let held: Vec<Spooled> = spool.segments().filter(|s| s.name.seq.get() <= shipped).cloned().collect();
-        let Some(newest) = held.last().map(|segment| segment.name) else { return Ok(()) };
+        let Some(newest) = held.last().map(|segment| segment.name) else { return Ok(None) };
         let mut listed: Option<(Day, Vec<Entry>)> = None;
         for segment in held {
             let day = segment.day;
             let entries = match &listed {
                 Some((of, entries)) if *of == day => entries,
-                _ => {
-                    let entries =
-                        self.archive.run(move |archive| archive.list(&ArchivePath::day(day))).await?;
-                    &listed.insert((day, entries)).1
-                }
+                _ => match self.archive.run(move |archive| archive.list(&ArchivePath::day(day))).await {
+                    Err(error) if is_away(&error) => return Ok(Some(error)),
+                    entries => &listed.insert((day, entries?)).1,
+                },
             };
-            let parcel = Parcel::pack(spool, &segment)?;
+            let mut parcel = Parcel::pack(spool, &segment)?;
             let whole = parcel.is_listed_whole(entries);
             let read_back = segment.name == newest;
-            self.archive
-                .run(move |archive| {
-                    if !whole || read_back && !parcel.is_there(archive)? {
-                        warn!(segment = %parcel.name.seq, "the backup host lost a segment, sending it again");
-                        parcel.replace(archive)?;
-                    }
-                    Ok(())
-                })
-                .await?;
+            let looked = self.archive.run(move |archive| {
+                if !whole || read_back && !parcel.is_there(archive)? {
+                    warn!(segment = %parcel.name.seq, "the backup host lost a segment, sending it again");
+                    parcel.replace(archive)?;
+                }
+                Ok(())
+            });
+            if let Some(away) = unless_away(looked.await)? {
+                return Ok(Some(away));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// The heartbeat: what the archive holds now, and until when.
-    pub(crate) async fn publish_head(&self, state: &State) -> Result<()> {
+    /// The heartbeat: what the archive holds now, and until when. The reason, if the backup host is away.
+    pub(crate) async fn publish_head(&self, state: &State, covered_at: Timestamp) -> Result<Option<Error>> {
         let newest = state.tip.last.map(|last| Newest {
             day: last.day,
             name: SegmentName { seq: last.segment.seq, end_lsn: state.tip.end_lsn },
@@ -158,12 +195,14 @@ impl Shipper {
             archive_id: state.archive_id,
             newest,
             covered_lsn: state.covered_lsn,
-            covered_at: state.covered_at,
+            covered_at,
             archiver: env!("CARGO_PKG_VERSION").to_owned(),
         };
         faults::hit("ship.before_head")?;
-        self.archive.run(move |archive| archive.replace(&ArchivePath::head(), &head.encode())).await?;
-        faults::hit("ship.after_head")
+        let replaced = self.archive.run(move |archive| archive.replace(&ArchivePath::head(), &head.encode()));
+        let away = unless_away(replaced.await)?;
+        faults::hit("ship.after_head")?;
+        Ok(away)
     }
 }
 
@@ -176,20 +215,23 @@ impl Parcel {
             Manifest::decode(&manifest).context(|| format!("reading {} in the spool", name.manifest(day)))?;
         let changes = described.file.map(|file| {
             let facts = Facts { bytes: file.bytes, sha256: file.sha256 };
-            (name.file(day), spool.path(&name.file(day)), facts)
+            let path = spool.path(&name.file(day));
+            let opened = File::open(&path).context(|| format!("opening {}", path.display()));
+            opened.map(|opened| (name.file(day), opened, facts))
         });
-        Ok(Parcel {
-            name,
-            manifest,
-            manifest_path: name.manifest(day),
-            signature: signature.exists().then(|| (name.signature(day), signature)),
-            changes,
-        })
+        let signature = match std::fs::read(&signature) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            bytes => {
+                Some((name.signature(day), bytes.context(|| format!("reading {}", signature.display()))?))
+            }
+        };
+        let manifest_path = name.manifest(day);
+        Ok(Parcel { name, manifest, manifest_path, signature, changes: changes.transpose()? })
     }
 
     /// A power cut between rename and sync can leave a torn file under its final name, and it is ours to replace;
     /// a sound manifest of somebody else is not.
-    fn deliver(&self, archive: &mut dyn Archive) -> Result<()> {
+    fn deliver(mut self, archive: &mut dyn Archive) -> Result<()> {
         match self.send(archive) {
             Err(error) if error.kind() == Kind::Conflict => {
                 let there = read_small(archive, &self.manifest_path, Manifest::BYTES_MAX)?;
@@ -203,16 +245,15 @@ impl Parcel {
         }
     }
 
-    fn send(&self, archive: &mut dyn Archive) -> Result<()> {
-        let doing = || format!("shipping segment {}", self.name.seq);
-        if let Some((path, from, facts)) = &self.changes {
-            let mut file = File::open(from).context(|| format!("opening {}", from.display()))?;
-            archive.put(path, &mut file, *facts).context(doing)?;
+    fn send(&mut self, archive: &mut dyn Archive) -> Result<()> {
+        let seq = self.name.seq;
+        let doing = || format!("shipping segment {seq}");
+        if let Some((path, file, facts)) = &mut self.changes {
+            archive.put(path, file, *facts).context(doing)?;
         }
         faults::hit("ship.changes_there")?;
-        if let Some((path, from)) = &self.signature {
-            let bytes = std::fs::read(from).context(|| format!("reading {}", from.display()))?;
-            put_bytes(archive, path, &bytes).context(doing)?;
+        if let Some((path, bytes)) = &self.signature {
+            put_bytes(archive, path, bytes).context(doing)?;
         }
         put_bytes(archive, &self.manifest_path, &self.manifest).context(doing)?;
         faults::hit("ship.manifest_there")
@@ -225,7 +266,9 @@ impl Parcel {
                 .any(|entry| entry.kind == EntryKind::File && entry.name == name && entry.bytes == bytes)
         };
         let changes = self.changes.as_ref().is_none_or(|(path, _, facts)| has(path.file_name(), facts.bytes));
-        changes && has(self.manifest_path.file_name(), self.manifest.len() as u64)
+        let signature = self.signature.as_ref();
+        let signed = signature.is_none_or(|(path, bytes)| has(path.file_name(), bytes.len() as u64));
+        changes && signed && has(self.manifest_path.file_name(), self.manifest.len() as u64)
     }
 
     /// Reads it back.
@@ -234,11 +277,14 @@ impl Parcel {
         if let Some((path, _, facts)) = &self.changes {
             same = same && digest_of(archive, path)? == Some(facts.sha256);
         }
+        if let Some((path, bytes)) = &self.signature {
+            same = same && digest_of(archive, path)? == Some(Digest::of(bytes));
+        }
         Ok(same)
     }
 
     /// Ours to replace: the spool has what the manifest promises, the backup host has something else.
-    fn replace(&self, archive: &mut dyn Archive) -> Result<()> {
+    fn replace(&mut self, archive: &mut dyn Archive) -> Result<()> {
         archive.remove(&self.manifest_path)?;
         if let Some((path, _)) = &self.signature {
             archive.remove(path)?;
@@ -310,8 +356,8 @@ fn read_head(archive: &mut dyn Archive) -> Result<Option<Head>> {
     Ok(bytes.and_then(|bytes| Head::decode(&bytes).ok()))
 }
 
-fn find_tip(archive: &mut dyn Archive, archive_id: uuid::Uuid) -> Result<Option<(Tip, Option<Head>)>> {
-    let head = read_head(archive)?;
+fn find_end(archive: &mut dyn Archive, archive_id: uuid::Uuid) -> Result<End> {
+    let head = read_head(archive)?.filter(|head| head.archive_id == archive_id);
     let from = head.as_ref().and_then(|head| head.newest).map(|newest| newest.day);
     let newest = list_manifests(archive, from)?.pop();
     if let Some(claimed) = head.as_ref().and_then(|head| head.newest)
@@ -319,7 +365,7 @@ fn find_tip(archive: &mut dyn Archive, archive_id: uuid::Uuid) -> Result<Option<
     {
         return Err(missing_behind_head(claimed.name.seq));
     }
-    let Some((day, name)) = newest else { return Ok(None) };
+    let Some((day, name)) = newest else { return Ok(End { last: None, head }) };
     let bytes = read_manifest(archive, day, name)?;
     let manifest = Manifest::decode(&bytes).context(|| format!("reading {}", name.manifest(day)))?;
     if manifest.name() != name || manifest.archive_id != archive_id {
@@ -327,5 +373,6 @@ fn find_tip(archive: &mut dyn Archive, archive_id: uuid::Uuid) -> Result<Option<
         return Err(Error::new(Kind::Foreign, message));
     }
     let segment = Link { seq: name.seq, sha256: Digest::of(&bytes) };
-    Ok(Some((Tip { last: Some(Last { segment, day }), end_lsn: manifest.end_lsn }, head)))
+    let tip = Tip { last: Some(Last { segment, day }), end_lsn: manifest.end_lsn };
+    Ok(End { last: Some((tip, manifest.source.timeline)), head })
 }

@@ -20,6 +20,7 @@ use tokio_postgres::types::{PgLsn, Type};
 use tokio_postgres::{GenericClient, Transaction};
 
 use crate::connection::Connection;
+use crate::role;
 use crate::source::Slot;
 
 /// Messages with this prefix would be ours; foreign ones are not read, since any role can write one that cannot
@@ -268,20 +269,24 @@ pub(crate) fn is_gate(error: &Error) -> bool {
         && db_error(error).is_some_and(|said| said.message().contains("output plugin"))
 }
 
+/// The plugin is not there, or may not be used.
+pub(crate) fn is_about_plugin(error: &Error) -> bool {
+    is_gate(error) || sqlstate(error) == Some(&SqlState::UNDEFINED_FILE)
+}
+
 /// Adds what a DBA has to run, where that is known.
-pub(crate) fn explain(error: Error, role: &str) -> Error {
+pub(crate) fn explain(error: Error, user: &str, major: u32) -> Error {
     if is_gate(&error) {
-        let role = postgres_protocol::escape::escape_identifier(role);
         return error.hint(format!(
-            "this minor release loads listed output plugins only, and the slot keeps WAL meanwhile; run as superuser: \
-             ALTER ROLE {role} SET output_plugin_libraries = pgoutput, test_decoding, wal2json;"
+            "this minor release loads listed output plugins only, and the slot keeps WAL meanwhile; run as superuser: {}",
+            role::allow_plugin(user)
         ));
     }
     if sqlstate(&error) == Some(&SqlState::UNDEFINED_FILE) {
-        return error.hint(
-            "install wal2json on the source (Debian: postgresql-<version>-wal2json); nothing has to be restarted, \
-             and nothing was consumed from the slot",
-        );
+        return error.hint(format!(
+            "install wal2json on the source (Debian: apt-get install postgresql-{major}-wal2json); nothing has to be \
+             restarted, and nothing was consumed from the slot"
+        ));
     }
     if sqlstate(&error) == Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED) {
         return error.hint(

@@ -120,13 +120,13 @@ impl<'a> Snapshot<'a> {
         let (client, facts) = (connection.session.client(), &connection.facts);
         home::check_identity(&state, &identity, archive.location())?;
         home::check_owner(&identity, &home::owner(config, facts), archive.location())?;
-        gap::check_origin(&state.source, facts)?;
+        gap::check_origin(&state.source, facts, &config.slot_name)?;
         let found = slot::read(client, &config.slot_name).await;
         found.map_err(|error| gap::explain_missing_slot(error, &state.source, facts))?;
         let position = Position::read(client).await?;
         let switch = match position.timeline {
             now if now == state.source.timeline => None,
-            now => source::switch_point(client, state.source.timeline, now).await?,
+            now => source::switch_point(client, state.source.timeline, now, &config.postgres()?.user).await?,
         };
         gap::check_history(&state, state.position(), position.timeline, position.flush, switch)?;
         Ok(Snapshot { config, options, signing_key, archive, state, connection })

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
+use postgres_protocol::escape::escape_identifier;
 use syncdata_shared::error::Context as _;
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::{Column, Generated, Identity, Relation, ReplicaIdentity};
@@ -48,6 +50,8 @@ pub(crate) struct Slot {
     pub invalidation_reason: Option<String>,
     /// Transactions handed out since the slot was made (or statistics were reset).
     pub transactions: Option<u64>,
+    /// What decoding wrote to production's disk because it did not fit into memory, since likewise.
+    pub spilled_bytes: Option<u64>,
 }
 
 /// The longest open transaction that may keep the slot's WAL.
@@ -81,7 +85,8 @@ const SCHEMAS: &str = "SELECT nspname::text FROM pg_namespace
 
 const SLOT: &str =
     "SELECT coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), s.active_pid, s.restart_lsn,
-    s.confirmed_flush_lsn, coalesce(s.wal_status, 'lost'), to_jsonb(s)->>'invalidation_reason', t.total_txns
+    s.confirmed_flush_lsn, coalesce(s.wal_status, 'lost'), to_jsonb(s)->>'invalidation_reason', t.total_txns,
+    t.spill_bytes
   FROM pg_replication_slots s LEFT JOIN pg_stat_replication_slots t ON t.slot_name = s.slot_name
   WHERE s.slot_name = $1 AND s.slot_type = 'logical'";
 
@@ -141,6 +146,25 @@ impl Facts {
 }
 
 impl Position {
+    /// A position behind all that had committed when it was asked for. A commit that nobody waits for
+    /// (synchronous_commit = off) is there for every reader before it is flushed, which is what can be decoded: the
+    /// server has a moment to flush it. (Longer than a moment only if wal_writer_delay was made so.)
+    pub(crate) async fn settled(client: &impl GenericClient) -> Result<Position> {
+        const ROUNDS_MAX: u32 = 20;
+        const PAUSE: Duration = Duration::from_millis(50);
+        let mut position = Position::read(client).await?;
+        let written = insert_position(client).await?;
+        let at = position.at;
+        for _ in 0..ROUNDS_MAX {
+            if position.flush >= written {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+            position = Position { at, ..Position::read(client).await? };
+        }
+        Ok(position)
+    }
+
     pub(crate) async fn read(client: &impl GenericClient) -> Result<Position> {
         // The clock first: what had committed then was flushed before the position is read.
         let row = one(client, "asking the source for its WAL position", POSITION, &[]).await?;
@@ -173,6 +197,7 @@ impl Slot {
             wal_status: row.get(5),
             invalidation_reason: row.get(6),
             transactions: row.get::<_, Option<i64>>(7).map(i64::unsigned_abs),
+            spilled_bytes: row.get::<_, Option<i64>>(8).map(i64::unsigned_abs),
         }))
     }
 }
@@ -223,17 +248,23 @@ impl OldestTransaction {
 
 /// Where a timeline left its parent, from the history file that the server keeps: `None` when `from` is no
 /// ancestor. The function that reads it must have been granted to our role.
-pub(crate) async fn switch_point(client: &impl GenericClient, from: u32, to: u32) -> Result<Option<Lsn>> {
+pub(crate) async fn switch_point(
+    client: &impl GenericClient,
+    from: u32,
+    to: u32,
+    user: &str,
+) -> Result<Option<Lsn>> {
     let path = format!("pg_wal/{to:08X}.history");
     let sql = "SELECT pg_read_file($1)";
     let row = one(client, "reading the server's timeline history", sql, &[(&path, Type::TEXT)])
         .await
         .map_err(|error| {
             if error.kind() == Kind::Refused {
-                return error.hint(
-                    "GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO the archiver's role; \
-                without the history nobody can tell whether archived changes were lost in the failover",
-                );
+                return error.hint(format!(
+                    "without the history nobody can tell whether archived changes were lost in the failover; run as \
+                     superuser: GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO {};",
+                    escape_identifier(user)
+                ));
             }
             error
         })?;

@@ -2,7 +2,8 @@
 //!
 //! It lies as the archive does (`segments/<day>/…`), so that shipping is copying. A segment is in the spool when
 //! its manifest is; a change file alone is a leftover of a crash and is read again from the slot. `state.json`
-//! holds what no segment can say: whose spool this is, how far an idle slot has come, what was shipped.
+//! holds what no segment can say: whose spool this is, how far an idle slot has come, what was shipped. `reserve` is
+//! room for it on a full disk.
 //!
 //! Every write is durable when the function returns: synced under a temporary name, renamed, folder synced.
 
@@ -17,7 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use syncdata_shared::chain::Verified;
+use syncdata_shared::chain::{ChainTip, Verified};
+use syncdata_shared::disk;
 use syncdata_shared::error::Context as _;
 use syncdata_shared::faults;
 use syncdata_shared::layout::{ArchivePath, SegmentFile, SegmentName, SegmentSeq};
@@ -35,6 +37,11 @@ pub(crate) use state::{Last, Origin, State, Tip};
 
 /// Shipped files stay this long: a power cut on the backup host may take back what it said it had.
 const KEPT_AFTER_SHIPPING: Duration = Duration::from_secs(24 * 60 * 60);
+
+const MOVE_ASIDE: &str = "move the spool aside and start again: the position is then taken from the archive";
+
+/// Many times the size of an ordinary state.
+const RESERVE: &[u8] = &[0; 64 * 1024];
 
 /// One archiver's spool, held by a lock that the kernel takes back when the process dies.
 #[derive(Debug)]
@@ -69,10 +76,20 @@ pub(crate) struct Spooled {
 }
 
 impl Folder {
-    /// Makes the folder ours for good.
+    /// Makes the folder ours for good. Segments in it are those of a spool that has lost its state: they go on
+    /// where the archive ends, or nothing is claimed. Passed over, their numbers would be given away twice.
     pub(crate) fn claim(&self, state: State) -> Result<Spool> {
-        write_state(&self.root, &state)?;
-        Ok(Spool { folder: self.clone(), state, segments: BTreeMap::new() })
+        let mut spool = Spool { folder: self.clone(), state, segments: BTreeMap::new() };
+        spool.scan()?;
+        let mut tip = spool.state.chain_tip();
+        for segment in spool.newer_than(spool.state.tip.seq()) {
+            tip = spool.verified(&tip, &segment)?.tip();
+        }
+        write_state(&self.root, &spool.state)?;
+        spool.follow_chain()?;
+        // What the archive has under these numbers is what counts; a copy that nobody can vouch for is none.
+        spool.make_room()?;
+        Ok(spool)
     }
 }
 
@@ -116,11 +133,37 @@ impl Spool {
     pub(crate) fn update(&mut self, change: impl FnOnce(&mut State)) -> Result<()> {
         let mut state = self.state.clone();
         change(&mut state);
-        if state != self.state {
-            write_state(&self.folder.root, &state)?;
-            self.state = state;
+        if state == self.state {
+            return Ok(());
         }
+        match write_state(&self.folder.root, &state) {
+            Err(error) if error.kind() == Kind::NoSpace => {
+                self.make_room()?;
+                remove_if_there(&self.reserve())?;
+                write_state(&self.folder.root, &state)?;
+            }
+            written => written?,
+        }
+        self.state = state;
         Ok(())
+    }
+
+    /// Room that is there for the state alone, on a disk that is full: without it nothing could be noted, and the
+    /// WAL guard not act. Nothing is read while it cannot be had.
+    pub(crate) fn keep_reserve(&self) -> Result<()> {
+        let path = self.reserve();
+        if fs::metadata(&path).is_ok_and(|facts| facts.len() >= RESERVE.len() as u64) {
+            return Ok(());
+        }
+        let kept = write_durably(&path, RESERVE);
+        if kept.is_err() {
+            self.discard_scratch()?;
+        }
+        kept.context(|| "keeping a reserve for the spool's state".to_owned())
+    }
+
+    fn reserve(&self) -> PathBuf {
+        self.folder.root.join("reserve")
     }
 
     /// All that committed up to here is safe at least in this spool.
@@ -166,7 +209,9 @@ impl Spool {
     /// Where a change file is written before its name is known.
     pub(crate) fn scratch(&self, number: usize) -> Result<(PathBuf, File)> {
         let path = self.folder.root.join(format!("segment-{number}.part"));
-        let file = private_file(&path).context(|| format!("creating {}", path.display()))?;
+        let file = private_file(&path)
+            .context(|| format!("creating {}", path.display()))
+            .map_err(|error| disk::name_what_is_full(error, &self.folder.root))?;
         Ok((path, file))
     }
 
@@ -253,10 +298,7 @@ impl Spool {
 
     /// Takes shipped segments out that have been on the backup host for a day, and earlier when the spool needs room.
     pub(crate) fn sweep(&mut self, bytes_max: u64) -> Result<()> {
-        let shipped = self.state.shipped;
-        let of_shipped: Vec<Spooled> =
-            self.segments.values().take_while(|segment| segment.name.seq.get() <= shipped).cloned().collect();
-        for segment in of_shipped {
+        for segment in self.of_shipped() {
             let manifest = self.path(&segment.name.manifest(segment.day));
             let modified = fs::metadata(&manifest).and_then(|facts| facts.modified());
             let shipped_at = modified.context(|| format!("reading the time of {}", manifest.display()))?;
@@ -266,6 +308,19 @@ impl Spool {
             self.remove(&segment)?;
         }
         Ok(())
+    }
+
+    /// The disk is full: copies of what the backup host has are given up before anything else is. Whether there
+    /// were any.
+    pub(crate) fn make_room(&mut self) -> Result<bool> {
+        let of_shipped = self.of_shipped();
+        of_shipped.iter().try_for_each(|segment| self.remove(segment))?;
+        Ok(!of_shipped.is_empty())
+    }
+
+    fn of_shipped(&self) -> Vec<Spooled> {
+        let shipped = self.state.shipped;
+        self.segments.values().take_while(|segment| segment.name.seq.get() <= shipped).cloned().collect()
     }
 
     fn remove(&mut self, segment: &Spooled) -> Result<()> {
@@ -310,6 +365,7 @@ impl Spool {
             let file_name = entry.file_name();
             let leftover = match file_name.to_str().and_then(SegmentFile::parse) {
                 Some(SegmentFile::Manifest(name)) => {
+                    self.check_number(name, day)?;
                     self.add(name, day);
                     false
                 }
@@ -325,18 +381,35 @@ impl Spool {
         Ok(())
     }
 
+    fn check_number(&self, name: SegmentName, day: Day) -> Result<()> {
+        match self.segment(name.seq) {
+            Some(known) if known.name != name || known.day != day => {
+                let (root, seq) = (self.folder.root.display(), name.seq);
+                let message = format!("the spool {root} has two segments {seq}");
+                Err(Error::new(Kind::Corrupt, message).hint(MOVE_ASIDE))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Moves the tip over manifests that were written after the state was.
     fn follow_chain(&mut self) -> Result<()> {
-        let known = self.state.tip.seq();
-        let newer: Vec<Spooled> =
-            self.segments.values().filter(|s| s.name.seq.get() > known).cloned().collect();
-        for segment in newer {
-            let bytes = self.manifest_bytes(&segment)?;
-            let verified = Verified::new(&self.state.chain_tip(), segment.day, segment.name, &bytes)
-                .context(|| format!("reading the spool {}", self.folder.root.display()))?;
+        for segment in self.newer_than(self.state.tip.seq()) {
+            let verified = self.verified(&self.state.chain_tip(), &segment)?;
             self.append(&verified)?;
         }
         Ok(())
+    }
+
+    fn newer_than(&self, known: u64) -> Vec<Spooled> {
+        self.segments.values().filter(|segment| segment.name.seq.get() > known).cloned().collect()
+    }
+
+    fn verified(&self, tip: &ChainTip, segment: &Spooled) -> Result<Verified> {
+        let bytes = self.manifest_bytes(segment)?;
+        Verified::new(tip, segment.day, segment.name, &bytes).map_err(|error| {
+            error.context(format!("reading the spool {}", self.folder.root.display())).hint(MOVE_ASIDE)
+        })
     }
 
     pub(crate) fn manifest_bytes(&self, segment: &Spooled) -> Result<Vec<u8>> {

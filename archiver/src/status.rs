@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
+use syncdata_shared::Error;
 use syncdata_shared::control::{Metrics, Sort};
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::Gap;
@@ -11,7 +12,7 @@ use syncdata_shared::time::Timestamp;
 
 use crate::guard::Pressure;
 use crate::holdings::Holdings;
-use crate::poll::Outcome;
+use crate::poll::{Outcome, View};
 use crate::source::{OldestTransaction, Slot};
 use crate::spool::Spool;
 
@@ -40,15 +41,19 @@ pub(crate) struct Status {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SourceStatus {
     pub slot: String,
+    /// When these numbers were read.
+    pub seen_at: Timestamp,
     pub wal_status: String,
     pub confirmed_flush_lsn: Option<Lsn>,
     pub restart_lsn: Option<Lsn>,
     pub flush_lsn: Lsn,
     pub retained_bytes: u64,
     pub wal_guard_bytes: u64,
-    /// At the pace since the poll before; `None` while the retained WAL does not grow.
+    /// At the pace since the look before; `None` while the retained WAL does not grow.
     pub seconds_until_guard: Option<u64>,
     pub guard: String,
+    /// What decoding wrote to production's disk, since the slot was made.
+    pub spilled_bytes: Option<u64>,
     pub server_version: String,
     pub plugin: String,
     pub oldest_transaction: Option<OldestTransaction>,
@@ -62,9 +67,15 @@ pub(crate) struct SpoolStatus {
     pub unshipped_bytes: u64,
     pub max_bytes: u64,
     pub covered_lsn: Lsn,
-    pub covered_at: Timestamp,
-    /// WAL between what is spooled and the server's end.
+    /// `None` before the slot was read to its end for the first time.
+    pub covered_at: Option<Timestamp>,
+    /// The first hop's lag: WAL between what is spooled and the server's end, as of the last look at the server.
     pub behind_source_bytes: u64,
+    /// How long ago all was spooled that had committed, as of now.
+    pub behind_source_seconds: Option<u64>,
+    /// The second hop's lag: how long the oldest segment waits for the backup host, as of now.
+    pub unshipped_seconds: u64,
+    pub unshipped_since: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -89,25 +100,56 @@ pub(crate) struct Frame<'a> {
 impl Status {
     /// Takes in what a poll found.
     pub(crate) fn polled(&mut self, frame: Frame<'_>, outcome: &Outcome, spool: &Spool) {
-        let before = (self.last_poll, self.source.as_ref().map_or(0, |source| source.retained_bytes));
         self.last_poll = Some(frame.now);
         self.records_archived += outcome.records;
         let view = &outcome.view;
-        self.source = view.slot.as_ref().map(|slot| SourceStatus {
-            server_version: view.server_version.clone(),
-            plugin: view.plugin.as_ref().map(|plugin| plugin.name.clone()).unwrap_or_default(),
-            oldest_transaction: view.oldest_transaction.clone(),
-            guard: words(outcome.pressure).to_owned(),
-            ..SourceStatus::of(slot, spool.state().source.slot.clone(), view.flush, frame, before)
-        });
+        self.looked(frame, view, spool);
+        if let Some(source) = &mut self.source {
+            source.guard = words(outcome.pressure).to_owned();
+        }
         self.degraded = view.plugin.as_ref().map(|plugin| plugin.degraded()).unwrap_or_default();
         self.tables = view.capture.tables.iter().map(ToString::to_string).collect();
         self.tables_without_identity =
             view.capture.without_identity.iter().map(ToString::to_string).collect();
-        self.spooled(frame, &Holdings::of(spool), view.flush);
         self.archive.out_of_reach = outcome.away.as_ref().map(|error| error.one_line());
         self.problems = problems(self, outcome);
         self.healthy = self.problems.is_empty();
+    }
+
+    /// Takes in that a poll failed, and what was seen of the source all the same: its WAL goes on growing.
+    pub(crate) fn poll_failed(
+        &mut self,
+        frame: Frame<'_>,
+        error: &Error,
+        view: &View,
+        spool: Option<&Spool>,
+    ) {
+        if let Some(spool) = spool
+            && view.flush > Lsn::from_u64(0)
+        {
+            self.looked(frame, view, spool);
+        }
+        self.failed(error);
+    }
+
+    fn looked(&mut self, frame: Frame<'_>, view: &View, spool: &Spool) {
+        let before = self.source.as_ref().map(|source| (source.seen_at, source.retained_bytes));
+        self.source = view.slot.as_ref().map(|slot| SourceStatus {
+            server_version: view.server_version.clone(),
+            plugin: view.plugin.as_ref().map(|plugin| plugin.name.clone()).unwrap_or_default(),
+            oldest_transaction: view.oldest_transaction.clone(),
+            ..SourceStatus::of(slot, spool.state().source.slot.clone(), view.flush, frame, before)
+        });
+        self.spooled(frame, &Holdings::of(spool), view.flush);
+    }
+
+    /// With what grows by itself between two polls.
+    pub(crate) fn seen_at(mut self, now: Timestamp) -> Status {
+        if let Some(spool) = &mut self.spool {
+            spool.behind_source_seconds = spool.covered_at.map(|at| now.since(at).as_secs());
+            spool.unshipped_seconds = spool.unshipped_since.map_or(0, |since| now.since(since).as_secs());
+        }
+        self
     }
 
     /// What the spool alone can say.
@@ -123,6 +165,9 @@ impl Status {
             covered_lsn,
             covered_at: state.covered_at,
             behind_source_bytes: flush.bytes_since(covered_lsn),
+            behind_source_seconds: None,
+            unshipped_seconds: 0,
+            unshipped_since: holdings.unshipped_since,
         });
         self.archive = ArchiveStatus {
             location: frame.location.to_owned(),
@@ -135,8 +180,7 @@ impl Status {
         self.gaps = state.gaps.clone();
     }
 
-    /// Takes in that a poll failed.
-    pub(crate) fn failed(&mut self, error: &syncdata_shared::Error) {
+    fn failed(&mut self, error: &Error) {
         self.errors += 1;
         self.healthy = false;
         let hint = error.hint_text().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
@@ -160,15 +204,23 @@ impl Status {
             source.lines(&mut line);
         }
         if let Some(spool) = &self.spool {
-            line("covered", &format_args!("{} as of {}", spool.covered_lsn, spool.covered_at));
-            line("behind source", &format_args!("{} bytes of WAL", spool.behind_source_bytes));
+            line("covered", &format_args!("{} as of {}", spool.covered_lsn, time(spool.covered_at)));
+            let seconds =
+                spool.behind_source_seconds.map_or_else(|| "-".to_owned(), |seconds| seconds.to_string());
+            line(
+                "behind source",
+                &format_args!("{seconds} seconds, {} bytes of WAL", spool.behind_source_bytes),
+            );
             line(
                 "spool",
                 &format_args!("{} of {} bytes, {} segments", spool.bytes, spool.max_bytes, spool.segments),
             );
             line(
                 "not shipped",
-                &format_args!("{} segments, {} bytes", spool.unshipped_segments, spool.unshipped_bytes),
+                &format_args!(
+                    "{} segments, {} bytes, {} seconds",
+                    spool.unshipped_segments, spool.unshipped_bytes, spool.unshipped_seconds
+                ),
             );
         }
         line("archive", &self.archive.location);
@@ -223,8 +275,11 @@ impl Status {
                 spool.unshipped_segments as u64,
             );
             add("behind_source_bytes", Gauge, "WAL that is not in the spool yet", spool.behind_source_bytes);
-            let covered = spool.covered_at.as_micros().max(0).unsigned_abs() / 1_000_000;
-            add("covered_timestamp_seconds", Gauge, "Until when all commits are safe", covered);
+            add("unshipped_seconds", Gauge, "How long the oldest of them waits", spool.unshipped_seconds);
+            if let Some(at) = spool.covered_at {
+                let covered = at.as_micros().max(0).unsigned_abs() / 1_000_000;
+                add("covered_timestamp_seconds", Gauge, "Until when all commits are safe", covered);
+            }
         }
         metrics
     }
@@ -236,11 +291,12 @@ impl SourceStatus {
         name: String,
         flush: Lsn,
         frame: Frame<'_>,
-        before: (Option<Timestamp>, u64),
+        before: Option<(Timestamp, u64)>,
     ) -> SourceStatus {
         let retained_bytes = slot.restart_lsn.map_or(0, |restart| flush.bytes_since(restart));
         SourceStatus {
             slot: name,
+            seen_at: frame.now,
             wal_status: slot.wal_status.clone(),
             confirmed_flush_lsn: slot.confirmed_flush_lsn,
             restart_lsn: slot.restart_lsn,
@@ -249,6 +305,7 @@ impl SourceStatus {
             wal_guard_bytes: frame.wal_guard,
             seconds_until_guard: seconds_until_guard(retained_bytes, frame, before),
             guard: String::new(),
+            spilled_bytes: slot.spilled_bytes,
             server_version: String::new(),
             plugin: String::new(),
             oldest_transaction: None,
@@ -263,6 +320,9 @@ impl SourceStatus {
         if let Some(seconds) = self.seconds_until_guard {
             line("WAL guard acts in", &format_args!("{seconds} seconds at this pace"));
         }
+        if let Some(bytes) = self.spilled_bytes.filter(|bytes| *bytes > 0) {
+            line("decoding spilled", &format_args!("{bytes} bytes to production's disk"));
+        }
         if !self.guard.is_empty() {
             line("WAL guard", &self.guard);
         }
@@ -272,8 +332,8 @@ impl SourceStatus {
     }
 }
 
-fn seconds_until_guard(retained: u64, frame: Frame<'_>, before: (Option<Timestamp>, u64)) -> Option<u64> {
-    let (Some(then), retained_then) = before else { return None };
+fn seconds_until_guard(retained: u64, frame: Frame<'_>, before: Option<(Timestamp, u64)>) -> Option<u64> {
+    let (then, retained_then) = before?;
     let grown = retained.checked_sub(retained_then).filter(|grown| *grown > 0)?;
     let millis = u64::try_from(frame.now.since(then).as_millis()).ok()?.max(1);
     let left = frame.wal_guard.saturating_sub(retained);
@@ -323,16 +383,16 @@ mod tests {
     fn the_guard_is_foretold_from_the_pace() {
         let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000).expect("a time");
         let frame = Frame { wal_guard: 1000, spool_max: 0, location: "", now: at(20) };
-        assert_eq!(seconds_until_guard(600, frame, (Some(at(10)), 500)), Some(40));
-        assert_eq!(seconds_until_guard(600, frame, (Some(at(10)), 600)), None, "it does not grow");
-        assert_eq!(seconds_until_guard(600, frame, (None, 0)), None, "nothing to compare with");
-        assert_eq!(seconds_until_guard(2000, frame, (Some(at(10)), 500)), Some(0));
+        assert_eq!(seconds_until_guard(600, frame, Some((at(10), 500))), Some(40));
+        assert_eq!(seconds_until_guard(600, frame, Some((at(10), 600))), None, "it does not grow");
+        assert_eq!(seconds_until_guard(600, frame, None), None, "nothing to compare with");
+        assert_eq!(seconds_until_guard(2000, frame, Some((at(10), 500))), Some(0));
     }
 
     #[test]
     fn the_text_has_a_line_for_everything_that_is_wrong() {
         let mut status = Status { status: "active".into(), ..Status::default() };
-        status.failed(&syncdata_shared::Error::new(syncdata_shared::Kind::Unreachable, "gone").hint("look"));
+        status.failed(&Error::new(syncdata_shared::Kind::Unreachable, "gone").hint("look"));
         let text = status.text();
         assert!(text.starts_with("status: active\n"), "{text}");
         assert!(text.contains("problem: gone (hint: look)"), "{text}");

@@ -55,6 +55,9 @@ impl Kind {
     }
 }
 
+/// ENFILE and EMFILE: the whole system's, and our own.
+const NO_FILE_HANDLE: [i32; 2] = [23, 24];
+
 /// See the module. Boxed, so that a `Result` stays one word wide.
 pub struct Error(Box<Inner>);
 
@@ -83,7 +86,12 @@ impl Error {
             std::io::ErrorKind::PermissionDenied => Kind::Refused,
             _ => Kind::Io,
         };
-        Error::new(kind, doing).caused_by(source)
+        let no_handle = source.raw_os_error().is_some_and(|code| NO_FILE_HANDLE.contains(&code));
+        let error = Error::new(kind, doing).caused_by(source);
+        match no_handle {
+            true => error.hint("raise the limit (LimitNOFILE= of the service, ulimit -n, fs.file-max)"),
+            false => error,
+        }
     }
 
     /// What to do about it, in the imperative.

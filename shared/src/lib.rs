@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod digest;
+pub mod disk;
 pub mod error;
 pub mod faults;
 pub mod finding;

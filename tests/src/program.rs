@@ -32,6 +32,7 @@ pub struct Program {
     /// Where its output goes.
     logs: PathBuf,
     patience: Duration,
+    open_files_max: Option<u32>,
 }
 
 impl Program {
@@ -42,7 +43,14 @@ impl Program {
         logs: &Path,
     ) -> Program {
         let arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
-        Program { name, arguments, environment: Vec::new(), logs: logs.into(), patience: PATIENCE }
+        Program {
+            name,
+            arguments,
+            environment: Vec::new(),
+            logs: logs.into(),
+            patience: PATIENCE,
+            open_files_max: None,
+        }
     }
 
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Program {
@@ -62,6 +70,12 @@ impl Program {
 
     pub fn patience(mut self, patience: Duration) -> Program {
         self.patience = patience;
+        self
+    }
+
+    /// It may have so many files open, its connections among them.
+    pub fn open_files_max(mut self, number: u32) -> Program {
+        self.open_files_max = Some(number);
         self
     }
 
@@ -101,7 +115,14 @@ impl Program {
         let number = RUNS.fetch_add(1, Ordering::Relaxed);
         let file = |kind: &str| self.logs.join(format!("{number:04}-{}.{kind}", self.name));
         let (stdout, stderr) = (file("out"), file("err"));
-        let mut command = Command::new(program(self.name));
+        let mut command = match self.open_files_max {
+            None => Command::new(program(self.name)),
+            Some(number) => {
+                let mut limited = Command::new("prlimit");
+                limited.arg(format!("--nofile={number}:{number}")).arg(program(self.name));
+                limited
+            }
+        };
         command.args(&self.arguments);
         for name in ["RUST_LOG", "RUST_BACKTRACE"] {
             if let Some(value) = std::env::var_os(name) {

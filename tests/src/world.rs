@@ -79,7 +79,8 @@ impl WorldOptions {
             tokio::join!(PostgresServer::start_with(source), PostgresServer::start_with(target), async {
                 backup.await.expect("sshd starts")
             });
-        source.execute(&format!("CREATE ROLE {ARCHIVER_ROLE} LOGIN REPLICATION")).await;
+        source.execute(&format!("CREATE ROLE {ARCHIVER_ROLE} LOGIN REPLICATION BYPASSRLS")).await;
+        source.execute(&format!("GRANT pg_read_all_data TO {ARCHIVER_ROLE}")).await;
         let folder = Scratch::new("world");
         let mut world = World {
             archiver_host: Host::new(folder.path(), "archiver"),
@@ -94,7 +95,7 @@ impl WorldOptions {
     }
 }
 
-/// Reads production's slot, without being its superuser.
+/// Reads production's slot and tables, without being its superuser: as `setup --create-user` makes it.
 pub const ARCHIVER_ROLE: &str = "syncdata_user";
 
 /// See the module. Everything stops and vanishes when it is dropped.

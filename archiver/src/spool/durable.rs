@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use syncdata_shared::disk;
 use syncdata_shared::error::Context as _;
 use syncdata_shared::faults;
 use syncdata_shared::{Error, Result};
@@ -27,7 +28,9 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
         file.write_all(bytes)?;
         file.sync_all()
     });
-    written.context(|| format!("writing {}", partial.display()))?;
+    written
+        .context(|| format!("writing {}", partial.display()))
+        .map_err(|error| disk::name_what_is_full(error, parent(path)))?;
     faults::hit("spool.before_rename")?;
     fs::rename(&partial, path).context(|| format!("renaming {}", partial.display()))?;
     // The name lives in the folder: left unsynced, a power cut can still take it back.
@@ -43,7 +46,8 @@ pub(crate) fn make_folder(path: &Path) -> Result<()> {
         return Ok(());
     }
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.context(|| format!("making the folder {}", path.display()))?;
+    made.context(|| format!("making the folder {}", path.display()))
+        .map_err(|error| disk::name_what_is_full(error, parent(path)))?;
     path.parent().map_or(Ok(()), sync_folder)
 }
 

@@ -26,7 +26,9 @@ pub(crate) struct State {
     pub shipped_at: Option<Timestamp>,
     /// All that committed before is archived or in the spool.
     pub covered_lsn: Lsn,
-    pub covered_at: Timestamp,
+    /// The same by production's clock; `None` until the slot was read to its end for the first time.
+    #[serde(default)]
+    pub covered_at: Option<Timestamp>,
     /// Gaps that no snapshot has mended yet.
     #[serde(default)]
     pub gaps: Vec<Gap>,
@@ -100,7 +102,7 @@ pub(super) fn read_state(root: &Path) -> Result<Option<State>> {
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
         Error::new(Kind::Corrupt, format!("{} cannot be read", path.display()))
             .caused_by(error)
-            .hint("move the spool aside and start again: the position is then taken from the archive")
+            .hint(super::MOVE_ASIDE)
     })
 }
 

@@ -19,7 +19,7 @@ fn state() -> State {
         shipped: 0,
         shipped_at: None,
         covered_lsn: Lsn::from_u64(0x10),
-        covered_at: Timestamp::from_micros(0).expect("a time"),
+        covered_at: None,
         gaps: Vec::new(),
         remembered: Remembered::default(),
         warned: BTreeMap::new(),
@@ -139,6 +139,53 @@ fn a_damaged_manifest_stops_the_start() {
     fs::write(root.path().join("state.json"), old_state).expect("writes");
     fs::write(&path, &manifest.encode()[1..]).expect("writes");
     assert!(Spool::open(root.path()).is_err());
+}
+
+#[test]
+fn segments_without_a_state_are_taken_over_or_refused_but_never_passed_over() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut spool = claimed(root.path());
+    let manifest = gap_manifest(spool.state(), 0x20);
+    spool.publish(&manifest, day(), None).expect("publishes");
+    let before = spool.state().clone();
+    drop(spool);
+    let lose_state = || fs::remove_file(root.path().join("state.json")).expect("a state");
+    lose_state();
+    assert_eq!(claimed(root.path()).state(), &before, "it follows what the archive has");
+    lose_state();
+    let Opened::New(folder) = Spool::open(root.path()).expect("opens") else { panic!("it has a state") };
+    let other = State { archive_id: uuid::Uuid::max(), ..state() };
+    let error = folder.claim(other).expect_err("of another archive");
+    assert!(error.report().contains("move the spool aside"), "{error:?}");
+    assert!(!root.path().join("state.json").exists(), "nothing was claimed");
+}
+
+#[test]
+fn two_segments_of_one_number_are_refused() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut spool = claimed(root.path());
+    let manifest = gap_manifest(spool.state(), 0x20);
+    spool.publish(&manifest, day(), None).expect("publishes");
+    let other = Manifest { end_lsn: Lsn::from_u64(0x30), ..manifest };
+    fs::write(spool.path(&other.name().manifest(day())), "{}").expect("writes");
+    let error = spool.reload().expect_err("which one is it?");
+    assert!(error.to_string().contains("two segments 0000000001"), "{error}");
+}
+
+#[test]
+fn without_room_shipped_segments_leave_at_once() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut spool = claimed(root.path());
+    for to in [0x20, 0x30, 0x40] {
+        let manifest = gap_manifest(spool.state(), to);
+        spool.publish(&manifest, day(), None).expect("publishes");
+    }
+    assert!(!spool.make_room().expect("looks"), "nothing is shipped");
+    spool.mark_shipped(SegmentSeq::new(2).expect("a number"), Timestamp::now()).expect("marks");
+    assert!(spool.make_room().expect("removes"));
+    let left: Vec<u64> = spool.segments().map(|segment| segment.name.seq.get()).collect();
+    assert_eq!(left, [3], "what only the spool has stays");
+    assert!(!spool.make_room().expect("looks"), "nothing more to give");
 }
 
 #[test]

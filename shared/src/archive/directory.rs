@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::content::{conflict, no_base, not_a_file, not_a_folder, pour};
 use super::{Archive, Content, Entry, EntryKind, Facts, Put};
 use crate::digest::Digest;
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::faults;
 use crate::layout::ArchivePath;
@@ -69,7 +70,10 @@ impl DirectoryArchive {
             match made {
                 Ok(()) => sync(&at, "the folder of a new folder")?,
                 Err(Errno::EXIST) => {}
-                Err(error) => return Err(refusal(error, format!("making the folder {part} of the archive"))),
+                Err(error) => {
+                    let error = refusal(error, format!("making the folder {part} of the archive"));
+                    return Err(disk::name_what_is_full_in(error, &at));
+                }
             }
             at = step(&at, part).map_err(|error| step_refusal(error, folder))?;
         }
@@ -266,7 +270,9 @@ fn create_part(folder: &OwnedFd, part: &ArchivePath) -> Result<File> {
         }
         other => other,
     };
-    created.map(File::from).map_err(|error| refusal(error, format!("creating {part}")))
+    created
+        .map(File::from)
+        .map_err(|error| disk::name_what_is_full_in(refusal(error, format!("creating {part}")), folder))
 }
 
 fn rename_onto_free_name(folder: &OwnedFd, path: &ArchivePath) -> Result<()> {

@@ -62,6 +62,16 @@ impl ServerVersion {
     pub fn major(&self) -> u32 {
         self.num / 10_000
     }
+
+    /// What we ask for came with 14: statistics of slots, `client_connection_check_interval`, `pg_read_all_data`.
+    fn check(&self) -> Result<()> {
+        const OLDEST_MAJOR: u32 = 14;
+        if self.major() >= OLDEST_MAJOR {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Refused, format!("PostgreSQL {} is too old", self.text))
+            .hint(format!("PostgreSQL {OLDEST_MAJOR} or newer is needed")))
+    }
 }
 
 impl Session {
@@ -77,9 +87,11 @@ impl Session {
             || Error::new(Kind::Unreachable, format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()));
         let opening = async {
             let (client, notices, ended, connector) = connect(settings, application_name).await?;
+            // First: what is pinned is not known to every older server.
+            let version = read_version(&client).await?;
+            version.check()?;
             pinned.apply_to_session(&client).await?;
             pinned.read_back(&client).await?;
-            let version = read_version(&client).await?;
             let canceller = Canceller { token: client.cancel_token(), connector };
             Ok(Session { client, notices, ended, canceller, version })
         };
@@ -251,6 +263,15 @@ fn warn_once(host: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_is_too_old_is_refused_by_its_name() {
+        let version = |num, text: &str| ServerVersion { num, text: text.to_owned() };
+        let error = version(130_022, "13.22").check().expect_err("too old");
+        assert!(error.report().contains("PostgreSQL 13.22 is too old"), "{error:?}");
+        assert!(error.report().contains("PostgreSQL 14 or newer"), "{error:?}");
+        assert!(version(140_024, "14.24").check().is_ok());
+    }
 
     #[test]
     fn a_warning_for_every_host_that_is_not_this_one() {

@@ -119,6 +119,11 @@ async fn a_backup_host_that_was_away_gets_everything_in_order() {
         assert_eq!(status["healthy"], false);
         // The daemon polls by itself, too, while something is wrong.
         assert!(status["spool"]["unshipped_segments"].as_u64() >= Some(2), "{absence:?}: {status}");
+        // Each hop's lag: the first is none, the second begins with the oldest segment that waits.
+        assert_eq!(status["spool"]["behind_source_bytes"], 0, "{status}");
+        assert!(status["spool"]["behind_source_seconds"].is_u64(), "{status}");
+        assert!(status["spool"]["unshipped_seconds"].is_u64(), "{status}");
+        assert!(status["spool"]["unshipped_since"].as_str() >= status["start_time"].as_str(), "{status}");
         assert_eq!(
             operator::confirmed(&world).await,
             before,
@@ -228,6 +233,33 @@ async fn what_a_power_cut_took_is_sent_again() {
         let run = world.archiver(["run", "--once"]).succeed().await;
         assert!(run.stderr.contains("lost a segment"), "{damage}: {run}");
         replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+    }
+}
+
+#[tokio::test]
+async fn a_signature_that_a_power_cut_took_is_sent_again() {
+    let (mut world, mut workload) = world(WorldOptions::default()).await;
+    let key = world.folder().join("signing.key").to_str().expect("a plain name").to_owned();
+    world.archiver(["keygen", &key]).succeed().await;
+    world.set_archiver("signing_key", key.as_str());
+    world.archiver(["run", "--once"]).succeed().await;
+    for damage in 0..3 {
+        workload.run(&world.source, 2).await;
+        world.archiver(["run", "--once"]).succeed().await;
+        let manifest = reader::manifests(world.archive_dir()).pop().expect("segments");
+        let signature = manifest.with_file_name(format!(
+            "{}.minisig",
+            manifest.file_name().and_then(|name| name.to_str()).expect("a plain name")
+        ));
+        let whole = fs::read(&signature).expect("it is signed");
+        match damage {
+            0 => fs::remove_file(&signature).expect("our file"),
+            1 => fs::write(&signature, "").expect("our file"),
+            _ => fs::write(&signature, vec![0; whole.len()]).expect("our file"),
+        }
+        let run = world.archiver(["run", "--once"]).succeed().await;
+        assert!(run.stderr.contains("lost a segment"), "{damage}: {run}");
+        assert!(fs::read(&signature).expect("sent again") == whole, "{damage}");
     }
 }
 

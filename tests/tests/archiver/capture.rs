@@ -92,6 +92,44 @@ async fn an_idle_source_leaves_no_file_but_its_slot_and_the_head_go_on() {
 }
 
 #[tokio::test]
+async fn a_source_that_writes_nothing_at_all_is_fresh_as_of_now() {
+    let world = scene::world(USERS).await;
+    poll(&world).await;
+    let head = || reader::json(&world.archive_dir().join("head.json"));
+    let (first, asked) =
+        (head(), world.source.value("SELECT to_json(now() AT TIME ZONE 'UTC')#>>'{}'").await);
+    poll(&world).await;
+    let second = head();
+    let at = second["covered_at"].as_str().expect("a time");
+    assert!(at > asked.as_str(), "{first} {second}: not older than the poll, asked at {asked}");
+}
+
+#[tokio::test]
+async fn a_head_claims_nothing_that_was_not_read() {
+    let world = scene::world(USERS).await;
+    world.source.execute("INSERT INTO users VALUES (1, 'a')").await;
+    let run = world.archiver(["run", "--once"]).fault("read.answer_complete=error").run();
+    run.await.expect_code(2);
+    assert!(world.archive_dir().join("archive.json").exists(), "the archive is founded");
+    assert!(!world.archive_dir().join("head.json").exists(), "nobody knows how fresh it is");
+    let status = world.archiver(["status", "--json"]).run().await.json();
+    assert_eq!(status["spool"]["covered_at"], serde_json::Value::Null);
+    poll(&world).await;
+    assert!(world.archive_dir().join("head.json").exists());
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_waited_for_is_there_when_it_was_there_for_readers() {
+    let options = WorldOptions::default().source(|source| source.setting("wal_writer_delay", "300ms"));
+    let world = scene::world_with(options, USERS).await;
+    for id in 0..5 {
+        let commit = format!("SET synchronous_commit = off; INSERT INTO users VALUES ({id}, 'a')");
+        world.source.execute(&commit).await;
+        assert_eq!(news(&world).await.len(), 2, "row {id}");
+    }
+}
+
+#[tokio::test]
 async fn messages_of_others_cannot_stop_the_archiver() {
     let world = scene::world(USERS).await;
     let messages = "SELECT pg_logical_emit_message(true, 'x', '\\xff00fe'::bytea);

@@ -136,7 +136,9 @@ async fn the_role_that_setup_makes_can_do_a_poll_and_its_password_is_nowhere() {
         assert!(!done.stderr.contains(CANARY) && !done.stdout.contains(CANARY), "{done}");
     }
     let rights = "SELECT rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, rolreplication, rolcanlogin FROM pg_roles WHERE rolname = 'syncdata_user'";
-    assert_eq!(world.source.query(rights).await[0].iter().flatten().cloned().collect::<String>(), "fffftt");
+    assert_eq!(world.source.query(rights).await[0].iter().flatten().cloned().collect::<String>(), "fffttt");
+    let groups = "SELECT string_agg(roleid::regrole::text, ',') FROM pg_auth_members WHERE member = 'syncdata_user'::regrole";
+    assert_eq!(world.source.value(groups).await, "pg_read_all_data");
 
     world.set_archiver("pg_user", "syncdata_user");
     let refused = world.archiver(["run", "--once"]).run().await.expect_code(2);
@@ -150,6 +152,150 @@ async fn the_role_that_setup_makes_can_do_a_poll_and_its_password_is_nowhere() {
     let shown = world.archiver(["config", "--json"]).succeed().await;
     assert!(!shown.stdout.contains(CANARY), "{shown}");
     assert!(shown.json().to_string().contains("slot_name"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_role_that_lacks_rights_is_given_them_once() {
+    let mut world = World::start().await;
+    world.source.execute(USERS).await;
+    world.source.execute("ALTER ROLE syncdata_user NOREPLICATION NOBYPASSRLS").await;
+    world.source.execute("REVOKE pg_read_all_data FROM syncdata_user").await;
+    let told = world.archiver(["setup", "--create-slot", "--create-user"]).run().await.expect_code(1);
+    assert!(told.stdout.contains("ALTER ROLE \"syncdata_user\" LOGIN REPLICATION BYPASSRLS;\n"), "{told}");
+    assert!(told.stdout.contains("GRANT pg_read_all_data TO \"syncdata_user\";\n"), "{told}");
+    assert!(!told.stdout.contains("PASSWORD"), "{told}");
+    world.set_archiver("pg_user", "postgres");
+    let given = world.archiver(["setup", "--create-slot", "--create-user"]).succeed().await;
+    assert!(given.stderr.contains("exists already, and was given what it lacked"), "{given}");
+    let again = world.archiver(["setup", "--create-slot", "--create-user"]).succeed().await;
+    assert!(again.stderr.contains("syncdata_user exists already\n"), "{again}");
+    world.set_archiver("pg_user", "syncdata_user");
+    assert_eq!(world.archiver(["setup", "--create-slot", "--create-user"]).succeed().await.stdout, "");
+}
+
+#[tokio::test]
+async fn tables_that_a_snapshot_could_not_read_are_named_with_the_statement() {
+    let world = scene::world(USERS).await;
+    let schema = "CREATE SCHEMA closed; CREATE TABLE closed.safe (id int PRIMARY KEY);
+        ALTER TABLE users ENABLE ROW LEVEL SECURITY; GRANT SELECT ON users TO syncdata_user";
+    world.source.execute(schema).await;
+    let snapshot = |checked: &Finished| {
+        let findings = checked.json()["findings"].as_array().expect("a list").clone();
+        findings.into_iter().find(|finding| finding["subject"] == "snapshot").expect("it is looked at")
+    };
+    let checked = world.archiver(["check", "--json"]).succeed().await;
+    assert_eq!(snapshot(&checked)["level"], "ok", "{checked}");
+    world.source.execute("REVOKE pg_read_all_data FROM syncdata_user").await;
+    world.source.execute("ALTER ROLE syncdata_user NOBYPASSRLS").await;
+    let checked = world.archiver(["check", "--json"]).succeed().await;
+    let found = snapshot(&checked);
+    assert_eq!(found["level"], "warn");
+    let message = found["message"].as_str().expect("words");
+    assert!(message.contains("syncdata_user may not read closed.safe"), "{message}");
+    assert!(message.contains("row level security hides rows of users"), "{message}");
+    // What can be captured is captured all the same.
+    world.source.execute("INSERT INTO users VALUES (1, 'a')").await;
+    assert_eq!(poll(&world).await.len(), 1);
+    let told = world.archiver(["setup"]).succeed().await;
+    psql(&world, &told.stdout);
+    let checked = world.archiver(["check", "--json"]).succeed().await;
+    assert_eq!(snapshot(&checked)["level"], "ok", "{checked}");
+    assert_eq!(world.archiver(["setup"]).succeed().await.stdout, "");
+}
+
+#[tokio::test]
+async fn a_host_that_pg_hba_does_not_let_in_is_given_the_line() {
+    let options = WorldOptions::default().source(|source| source.hba("host all postgres 127.0.0.1/32 trust"));
+    let world = scene::world_with(options, USERS).await;
+    for command in ["check", "setup"] {
+        let told = world.archiver([command]).run().await.expect_code(1);
+        assert!(told.stdout.contains("SELECT pg_reload_conf();"), "{told}");
+        let (_, rest) = told.stdout.split_once("-- in pg_hba.conf: ").expect("a line");
+        let line = rest.lines().next().expect("a line");
+        assert_eq!(line, "host \"app\" \"syncdata_user\" 127.0.0.1/32 scram-sha-256", "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_slot_for_standbys_needs_senders_and_a_server_that_knows_them() {
+    let options = WorldOptions::default().source(|source| source.setting("max_wal_senders", "0"));
+    let world = options.start().await;
+    world.source.execute(USERS).await;
+    let told = world.archiver(["setup", "--create-slot", "--failover"]).run().await.expect_code(1);
+    assert!(told.stdout.starts_with("ALTER SYSTEM SET max_wal_senders = 10;\n-- then restart: "), "{told}");
+    if world.source.installation().major() < 17 {
+        assert!(told.stderr.contains("--failover needs PostgreSQL 17"), "{told}");
+        return;
+    }
+    let failover = "SELECT failover FROM pg_replication_slots WHERE slot_name = 'syncdata_slot'";
+    assert_eq!(world.source.value(failover).await, "t");
+    poll(&world).await;
+}
+
+#[tokio::test]
+async fn setup_without_a_slot_tells_whether_the_plugin_loads() {
+    let world = World::start().await;
+    world.source.execute(USERS).await;
+    let told = world.archiver(["setup"]).run().await.expect_code(1);
+    assert!(told.stderr.contains("wal2json: it can be loaded"), "{told}");
+    assert_eq!(world.source.value("SELECT count(*) FROM pg_replication_slots").await, "0");
+    world.source.append_setting("dynamic_library_path", "/nowhere");
+    world.source.reload();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let told = world.archiver(["setup"]).run().await.expect_code(1);
+        let major = world.source.installation().major();
+        if told.stderr.contains(&format!("apt-get install postgresql-{major}-wal2json")) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn limits_of_the_server_that_come_before_the_guard_are_named() {
+    let options = WorldOptions::default().source(|source| source.setting("max_slot_wal_keep_size", "1GB"));
+    let world = scene::world_with(options, USERS).await;
+    let warned = world.archiver(["check"]).succeed().await;
+    assert!(
+        warned.stdout.contains("warn  max_slot_wal_keep_size: 1GB: the server gives the slot up"),
+        "{warned}"
+    );
+    let guarded = world.archiver(["check"]).env("SYNCDATA_WAL_GUARD", "500MiB").succeed().await;
+    assert!(!guarded.stdout.contains("max_slot_wal_keep_size"), "{guarded}");
+}
+
+#[tokio::test]
+async fn check_names_an_archive_that_is_not_the_spools() {
+    let world = scene::world(USERS).await;
+    poll(&world).await;
+    let identity = world.archive_dir().join("archive.json");
+    let text = fs::read_to_string(&identity).expect("our file");
+    let id = reader::json(&identity)["archive_id"].as_str().expect("an id").to_owned();
+    fs::write(&identity, text.replace(&id, &uuid_of_another(&id))).expect("our file");
+    let checked = world.archiver(["check"]).run().await.expect_code(1);
+    assert!(checked.stdout.contains("not that of the spool"), "{checked}");
+    fs::remove_file(&identity).expect("our file");
+    let checked = world.archiver(["check"]).run().await.expect_code(1);
+    assert!(checked.stdout.contains("has no archive.json any more"), "{checked}");
+}
+
+fn uuid_of_another(id: &str) -> String {
+    id.replace(|c: char| c.is_ascii_digit(), "7")
+}
+
+#[tokio::test]
+async fn every_reading_command_prints_one_document_wherever_the_flag_stands() {
+    let world = scene::world(USERS).await;
+    world.source.execute("INSERT INTO users VALUES (1, 'a')").await;
+    poll(&world).await;
+    for command in ["status", "check", "verify", "config", "setup"] {
+        for arguments in [["--json", command], [command, "--json"]] {
+            let run = world.archiver(arguments).run().await;
+            assert!(matches!(run.code(), Some(0 | 1)), "{run}");
+            assert!(run.json().is_object(), "{run}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -210,6 +210,50 @@ async fn a_lost_spool_takes_its_position_from_the_archive() {
     assert_eq!((archived(&world), operator::gaps(&world).len()), (vec![1, 2], 0));
 }
 
+/// What is lost with the spool, before the archive has a segment, is how far an idle slot had come: the head knows.
+#[tokio::test]
+async fn changes_that_a_stranger_consumed_are_a_gap_also_when_the_spool_is_lost() {
+    let world = WorldOptions::default().start().await;
+    world.source.execute("CREATE TABLE notes (id int PRIMARY KEY, text text)").await;
+    world.source.execute(SLOT).await;
+    run(&world, 0).await;
+    insert(&world, 1).await;
+    world.source.execute("SELECT pg_logical_slot_get_changes('syncdata_slot', NULL, NULL)").await;
+    fs::remove_dir_all(world.spool_dir()).expect("our folder");
+    insert(&world, 2).await;
+    run(&world, 1).await;
+    let gaps = operator::gaps(&world);
+    assert!(
+        gaps.len() == 1 && gaps[0]["reason"].to_string().contains("consumed by another reader"),
+        "{gaps:?}"
+    );
+    assert_eq!(archived(&world), [2]);
+}
+
+#[tokio::test]
+async fn a_spool_that_lost_its_state_keeps_what_only_it_has() {
+    let mut world = started(WorldOptions::default().archiver_setting("confirm", "spooled")).await;
+    world.backup.stop();
+    insert(&world, 2).await;
+    run(&world, 1).await;
+    fs::remove_file(world.spool_dir().join("state.json")).expect("our file");
+    world.backup.restart();
+    insert(&world, 3).await;
+    run(&world, 0).await;
+    assert_eq!((archived(&world), operator::gaps(&world).len()), (vec![1, 2, 3], 0));
+}
+
+#[tokio::test]
+async fn another_slot_than_that_of_the_spool_is_refused() {
+    let mut world = world().await;
+    world.source.execute("SELECT pg_create_logical_replication_slot('other_slot', 'wal2json')").await;
+    world.set_archiver("slot_name", "other_slot");
+    let before = segments(&world);
+    let stopped = run(&world, 2).await;
+    assert!(stopped.stderr.contains("slot_name was syncdata_slot, is other_slot"), "{stopped}");
+    assert_eq!(segments(&world), before);
+}
+
 #[tokio::test]
 async fn a_spool_restored_from_a_backup_goes_on_where_the_archive_is() {
     let world = world().await;

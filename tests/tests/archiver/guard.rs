@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use syncdata_tests::workload::TABLES;
 use syncdata_tests::{Workload, World, WorldOptions};
@@ -92,11 +93,8 @@ async fn an_open_transaction_that_keeps_wal_is_named() {
 
 #[tokio::test]
 async fn a_full_disk_under_the_spool_stops_with_the_reason_and_recovers() {
-    let disk = Disk::mount("1m");
-    let spool = disk.0.join("spool");
-    let options =
-        WorldOptions::default().archiver_setting("spool_dir", spool.to_str().expect("a plain name"));
-    let (mut world, mut workload) = world(options).await;
+    let disk = Disk::mount("size=1m");
+    let (mut world, mut workload) = world(in_spool(&disk)).await;
     let before = operator::confirmed(&world).await;
     workload.run(&world.source, 5).await;
     let text = "(SELECT string_agg(md5(i::text || j), '') FROM generate_series(1, 90000) j)";
@@ -120,14 +118,86 @@ async fn a_full_disk_under_the_spool_stops_with_the_reason_and_recovers() {
     world.archiver(["run", "--once"]).succeed().await;
 }
 
+/// A row of about a megabyte that does not compress.
+async fn insert_large(world: &World, id: i32, kilobytes: u32) {
+    let text = format!(
+        "(SELECT string_agg(md5({id} || '-' || j), '') FROM generate_series(1, {}) j)",
+        kilobytes * 32
+    );
+    world.source.execute(&format!("INSERT INTO journal VALUES ({id}, '{{}}', 0, {text})")).await;
+}
+
+#[tokio::test]
+async fn copies_of_what_is_shipped_make_room_before_anything_stops() {
+    let disk = Disk::mount("size=1m");
+    let (world, _) = world(in_spool(&disk)).await;
+    // Each takes more than half of the disk.
+    for id in -3..0 {
+        insert_large(&world, id, 1100).await;
+        world.archiver(["run", "--once"]).succeed().await;
+    }
+    replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+}
+
+#[tokio::test]
+async fn a_spool_without_inodes_says_that_it_is_those() {
+    let disk = Disk::mount("size=8m,nr_inodes=14");
+    let (mut world, mut workload) = world(in_spool(&disk)).await;
+    world.backup.stop();
+    let mut polls = 0;
+    let stopped = loop {
+        workload.run(&world.source, 2).await;
+        let run = world.archiver(["run", "--once"]).run().await.expect_code(1);
+        polls += 1;
+        if run.stderr.contains("not everything could be read") {
+            break run;
+        }
+        assert!(polls < 14, "{run}");
+    };
+    assert!(stopped.stderr.contains("no inode left"), "{stopped}");
+    world.backup.restart();
+    world.archiver(["run", "--once"]).succeed().await;
+    replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+    assert_eq!(operator::gaps(&world).len(), 0);
+}
+
+/// The n-th file that is opened is one too many, for every n: it stops with that name, and gives nothing up.
+#[tokio::test]
+async fn without_file_handles_it_stops_with_that_name() {
+    let options = WorldOptions::default().archiver_setting("spool_max", "1KiB");
+    let (world, mut workload) = world(options).await;
+    let mut stops = 0;
+    for limit in 4.. {
+        write(&world, &mut workload).await;
+        let run = world.archiver(["run", "--once"]).open_files_max(limit).run().await;
+        if run.code() == Some(0) {
+            break;
+        }
+        stops += 1;
+        assert!(matches!(run.code(), Some(1 | 2 | 127)), "{limit}: {run}");
+        assert!(run.stderr.contains("Too many open files"), "{limit}: {run}");
+        assert!(limit < 64, "{run}");
+    }
+    assert!(stops > 5, "{stops}");
+    replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+    assert_eq!(operator::gaps(&world).len(), 0);
+}
+
+fn in_spool(disk: &Disk) -> WorldOptions {
+    WorldOptions::default()
+        .archiver_setting("spool_dir", disk.0.join("spool").to_str().expect("a plain name"))
+}
+
 /// A small disk of its own.
 struct Disk(PathBuf);
 
 impl Disk {
-    fn mount(size: &str) -> Disk {
-        let folder = std::env::temp_dir().join(format!("syncdata-disk-{}", std::process::id()));
+    fn mount(options: &str) -> Disk {
+        static DISKS: AtomicU32 = AtomicU32::new(0);
+        let number = DISKS.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("syncdata-disk-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("the temporary folder is writable");
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"], &folder);
+        run("mount", &["-t", "tmpfs", "-o", &format!("{options},mode=0700"), "tmpfs"], &folder);
         Disk(folder)
     }
 }

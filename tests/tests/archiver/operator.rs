@@ -16,7 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the daemon answers to somebody who asks for something.
 #[derive(Debug)]
-#[expect(dead_code, reason = "the message is for whoever reads why a test failed")]
 pub(crate) struct Answer {
     pub exit_code: u64,
     pub message: String,

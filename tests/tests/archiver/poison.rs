@@ -1,5 +1,6 @@
 //! What the server cannot hand out: a value too large to print, a limit that is hit, a plugin that is not loaded.
 
+use syncdata_shared::lsn::Lsn;
 use syncdata_tests::{Finished, World, WorldOptions};
 
 use crate::operator::{self, SLOT};
@@ -86,6 +87,43 @@ async fn a_limit_of_the_server_stops_with_its_name_and_consumes_nothing() {
     world.source.reload();
     world.archiver(["run", "--once"]).succeed().await;
     assert_eq!(archived(&world), 27_992);
+}
+
+/// What lies before the gap is in the spool alone: the slot must not let go of it.
+#[tokio::test]
+async fn a_gap_that_is_declared_while_the_backup_host_is_away_moves_the_slot_when_it_is_back() {
+    let source = |options: syncdata_tests::PostgresOptions| {
+        options.setting("temp_file_limit", "1MB").setting("work_mem", "64kB")
+    };
+    let mut world = world(WorldOptions::default().source(source)).await;
+    world.archiver(["run", "--once"]).succeed().await;
+    let before = operator::confirmed(&world).await;
+    world.backup.stop();
+    world.source.execute("INSERT INTO good VALUES (2)").await;
+    world.source.execute("INSERT INTO good SELECT generate_series(10001, 40000)").await;
+    world.source.execute("INSERT INTO good VALUES (3)").await;
+    let daemon = world.archiver(["run"]).spawn();
+    let flush: Lsn = world.source.value("SELECT pg_current_wal_flush_lsn()").await.parse().expect("an LSN");
+    let answer = operator::poll(&world).await;
+    assert_eq!(answer.exit_code, 2, "{answer:?}\n{}", daemon.stderr());
+    // What production keeps is seen all the same.
+    let status = operator::status(&world).await;
+    let seen: Lsn = status["source"]["flush_lsn"].as_str().expect("an LSN").parse().expect("an LSN");
+    assert!(seen >= flush, "{status}");
+    assert_eq!(status["spool"]["unshipped_segments"], 1, "{status}");
+    let problem = status["problems"][0].as_str().expect("a problem");
+    let command = advised(problem);
+    let declared = world.archiver(command).run().await.expect_code(1);
+    assert!(declared.stderr.contains("gap declared up to"), "{declared}");
+    assert!(declared.stderr.contains("not yet on the backup host"), "{declared}");
+    assert_eq!(operator::confirmed(&world).await, before, "{declared}");
+    let answer = operator::poll(&world).await;
+    assert!(answer.message.contains("the slot stands before a declared gap"), "{answer:?}");
+    world.backup.restart();
+    let answer = operator::poll(&world).await;
+    assert_eq!(answer.exit_code, 0, "{answer:?}\n{}", daemon.stderr());
+    assert_eq!((archived(&world), operator::gaps(&world).len()), (3, 1));
+    daemon.stop().await.expect_code(0);
 }
 
 #[tokio::test]

@@ -414,6 +414,42 @@ async fn tables_come_and_go_under_a_pattern() {
     assert!(checked.stdout.contains("warn  tables: sales.newer is listed, but was dropped"), "{checked}");
 }
 
+/// Each row as its table was when it was written; the manifest describes the table as it is now.
+#[tokio::test]
+async fn columns_and_enum_values_change_between_rows() {
+    let world = scene::world(
+        "CREATE TYPE mood AS ENUM ('fine', 'sad'); CREATE TABLE notes (id int PRIMARY KEY, gone int, mood mood)",
+    )
+    .await;
+    for sql in [
+        "INSERT INTO notes VALUES (1, 7, 'fine'); ALTER TABLE notes DROP COLUMN gone; ALTER TABLE notes ADD text text DEFAULT 'new'",
+        "INSERT INTO notes VALUES (2, 'fine'); ALTER TABLE notes ALTER id TYPE numeric(20,2)",
+        "INSERT INTO notes VALUES (3, 'fine'); ALTER TABLE notes RENAME text TO words; ALTER TYPE mood RENAME VALUE 'fine' TO 'well'",
+        "INSERT INTO notes VALUES (4, 'well'); UPDATE notes SET mood = 'sad' WHERE id = 1",
+    ] {
+        world.source.execute(sql).await;
+    }
+    assert_eq!(
+        news(&world).await,
+        [
+            r#"notes INSERT {"id":1,"gone":7,"mood":"fine"}"#,
+            "COMMIT 1",
+            r#"notes INSERT {"id":2,"mood":"fine","text":"new"}"#,
+            "COMMIT 1",
+            r#"notes INSERT {"id":3.00,"mood":"fine","text":"new"}"#,
+            "COMMIT 1",
+            r#"notes INSERT {"id":4.00,"mood":"well","words":"new"}"#,
+            r#"notes UPDATE {"id":1.00,"mood":"sad","words":"new"} old {"id":1.00}"#,
+            "COMMIT 2",
+        ]
+    );
+    let segments = reader::segments(world.archive_dir());
+    let columns = segments[0].manifest["relations"]["notes"]["columns"].as_array().expect("columns").clone();
+    let named: Vec<&serde_json::Value> = columns.iter().map(|column| &column["name"]).collect();
+    assert_eq!(named, ["id", "mood", "words"]);
+    assert_eq!(columns[0]["type"], "numeric(20,2)");
+}
+
 #[tokio::test]
 async fn what_cannot_be_captured_is_named() {
     let mut world = world(

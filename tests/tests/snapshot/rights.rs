@@ -12,6 +12,7 @@ async fn a_table_that_may_not_be_read_is_refused_with_the_statements_that_allow_
     let world = WorldOptions::default().without_sftp().start().await;
     world.source.execute(TABLES).await;
     world.source.execute(scene::SLOT).await;
+    world.source.execute("REVOKE pg_read_all_data FROM syncdata_user").await;
     let run = refused(&world, &[]).await;
     for statement in [
         "GRANT SELECT ON \"public\".\"users\" TO \"syncdata_user\";",

@@ -294,7 +294,7 @@ fn a_file_system_that_is_full_read_only_or_out_of_inodes_is_told_apart() {
     let over_sftp: Box<dyn Archive> = Box::new(sftp(&server.settings()));
     let local: Box<dyn Archive> = Box::new(DirectoryArchive::new(mount.dir()));
     for (mut archive, what) in
-        [(over_sftp, ["is full", "inode", "read-only"]), (local, ["space", "space", "read-only"])]
+        [(over_sftp, ["is full", "inode", "read-only"]), (local, ["space", "no inode left", "read-only"])]
     {
         let archive = &mut *archive;
         mount.remount("rw");
