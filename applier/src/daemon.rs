@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::commands::{Answer, resync, retry, sync};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Remedy, Result};
 use crate::load;
 use crate::local::{APPLICATION_NAME, Local};
 use crate::pass::Report;
@@ -263,7 +263,11 @@ impl Life {
                 }
             }
             Err(error) => {
-                error!(error = %error.one_line(), hint = error.shared().hint_text(), "pass failed");
+                let (words, hint) = (error.one_line(), error.shared().hint_text());
+                match error.kind().remedy() {
+                    Remedy::Retry => warn!(error = %words, hint, "pass failed, it is tried again"),
+                    Remedy::Operator => error!(error = %words, hint, "pass failed"),
+                }
                 let hint = error.shared().hint_text().map(|hint| format!(" (hint: {hint})"));
                 facts.errors += 1;
                 facts.trouble = Some(format!("{}{}", error.one_line(), hint.unwrap_or_default()));

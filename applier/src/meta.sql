@@ -108,5 +108,9 @@ BEGIN
     IF bad IS NOT NULL THEN
         RAISE EXCEPTION 'not synchronized: %', bad USING ERRCODE = 'undefined_table';
     END IF;
+    -- Of nothing all is fresh; nobody who asks means that.
+    IF tables IS NULL AND NOT EXISTS (SELECT FROM {s}.data_sync_freshness) THEN
+        RAISE EXCEPTION 'No tables in whitelist' USING ERRCODE = 'undefined_table';
+    END IF;
 END
 $$;

@@ -1,5 +1,7 @@
 //! Commands without a daemon.
 
+use std::io::Write as _;
+
 use syncdata_tests::LocalCopy;
 
 use super::two_tables;
@@ -94,6 +96,32 @@ async fn clear_asks_first_and_what_it_emptied_stays_empty() {
 }
 
 #[tokio::test]
+async fn clear_asks_on_a_terminal_and_takes_no_for_an_answer() {
+    let copy = two_tables().await;
+    copy.applier(&["add-tables", "users", "orders"]).succeed().await;
+    copy.applier(&["sync"]).succeed().await;
+    let answer = |word: &str| {
+        let line = copy.applier(&["clear"]).shell_line();
+        // It gives the program a terminal of its own.
+        let mut script = std::process::Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).stdin(std::process::Stdio::piped());
+        let mut child = script.stdout(std::process::Stdio::piped()).spawn().expect("util-linux is installed");
+        writeln!(child.stdin.take().expect("a pipe"), "{word}").expect("it reads");
+        let output = child.wait_with_output().expect("it ends");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    for word in ["n", "", "what"] {
+        let (code, said) = answer(word);
+        assert!(said.contains("Empty 2 tables at postgres@127.0.0.1:"), "{said}");
+        assert!(said.contains("orders, users? [y/N]") && said.contains("nothing was changed"), "{said}");
+        assert_eq!((code, copy.rows("SELECT count(*) FROM users").await.as_str()), (Some(1), "2"));
+    }
+    let (code, said) = answer("y");
+    assert!(said.contains("cleared users"), "{said}");
+    assert_eq!((code, copy.rows("SELECT count(*) FROM users").await.as_str()), (Some(0), "0"));
+}
+
+#[tokio::test]
 async fn clear_leaves_everything_when_an_unsynced_table_refers_to_one() {
     let copy = two_tables().await;
     copy.applier(&["add-tables", "users"]).succeed().await;
@@ -140,4 +168,23 @@ async fn settings_are_shown_with_their_origin_and_without_secrets() {
     let shown = copy.applier(&["config"]).succeed().await;
     assert!(!shown.stdout.contains("hunter2") && shown.stdout.contains("pg_password = "), "{shown}");
     assert_eq!(copy.applier(&["config", "--json"]).succeed().await.json()["on_error"]["value"], "quarantine");
+}
+
+#[test]
+fn the_unit_file_is_sound_and_tightly_sandboxed() {
+    let unit = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/syncdata-applier.service");
+    let text = std::fs::read_to_string(unit).expect("the unit file is there");
+    // systemd looks whether the program is there, which a machine that tests need not have installed.
+    let program = "/usr/local/bin/syncdata-applier";
+    assert!(text.contains(&format!("ExecStart={program} start\n")) && text.contains("Type=notify\n"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let copy = folder.path().join("syncdata-applier.service");
+    std::fs::write(&copy, text.replace(program, "/bin/true")).expect("a file");
+    for arguments in [&["verify", "--man=no"][..], &["security", "--offline=true", "--threshold=20"]] {
+        let output = std::process::Command::new("systemd-analyze").args(arguments).arg(&copy).output();
+        let output = output.expect("systemd-analyze is installed by scripts/install-deps");
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words}\n{}", String::from_utf8_lossy(&output.stdout));
+        assert!(!words.contains("syncdata-applier.service"), "{words}");
+    }
 }

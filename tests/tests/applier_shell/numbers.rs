@@ -122,6 +122,8 @@ async fn a_report_can_insist_on_fresh_tables() {
     assert!(old.contains("data is older than 00:00:00: users (live, as of "), "{old}");
     let unknown = refusal(&copy, "SELECT data_sync_require_fresh('1 hour', '{users,nobody}')").await;
     assert!(unknown.contains("not synchronized: nobody"), "{unknown}");
+    copy.applier(&["remove-tables", "users", "orders"]).succeed().await;
+    assert_eq!(refusal(&copy, "SELECT data_sync_require_fresh('1 hour')").await, "No tables in whitelist");
 }
 
 /// What the server says against it; empty when it agrees.
