@@ -123,6 +123,7 @@ mod tests {
             covered_lsn: lsn(0x10),
             covered_at: None,
             gaps: Vec::new(),
+            newest_snapshot: None,
             remembered: Remembered::default(),
             warned: BTreeMap::new(),
             slot_transactions: Some(9),

@@ -211,6 +211,7 @@ async fn found(
         covered_lsn: began,
         covered_at: None,
         gaps: Vec::new(),
+        newest_snapshot: None,
         remembered: Default::default(),
         warned: Default::default(),
         slot_transactions: slot.transactions,

@@ -11,6 +11,7 @@ mod gap;
 mod guard;
 mod holdings;
 mod home;
+mod mended;
 mod pending;
 mod poison;
 mod poll;

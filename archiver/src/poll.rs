@@ -7,6 +7,7 @@
 //! The order of these lines is the promise: the slot moves after the changes are safe where `confirm` says. After a
 //! crash the position is derived from spool and archive; nothing is taken from memory.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,14 +18,14 @@ use syncdata_shared::manifest::Gap;
 use syncdata_shared::name::SlotName;
 use syncdata_shared::postgres::{Canceller, sqlstate};
 use syncdata_shared::signature::SigningKey;
+use syncdata_shared::snapshot::SnapshotId;
 use syncdata_shared::time::Timestamp;
 use syncdata_shared::{Error, Kind, Result};
 use tokio_postgres::error::SqlState;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::capture::Capture;
 use crate::connection::{ATTEMPTS_MAX, BETWEEN_ATTEMPTS, Connection, Work};
-use crate::gap;
 use crate::guard::{self, Load, Pressure};
 use crate::home::Home;
 use crate::poison::{self, Poison};
@@ -32,7 +33,8 @@ use crate::reading::{Batch, Reading, publish_gap};
 use crate::shipper::Shipper;
 use crate::slot::{self, Peek, Plugin, Trouble};
 use crate::source::{self, OldestTransaction, Position, Slot};
-use crate::spool::Spool;
+use crate::spool::{HeldSnapshot, Spool};
+use crate::{gap, mended};
 
 /// Everything a poll works with; it lives as long as the process.
 #[derive(Debug)]
@@ -42,6 +44,8 @@ pub(crate) struct Archiver {
     signing_key: Option<SigningKey>,
     home: Home,
     connection: Option<Connection>,
+    /// What the archive's snapshots hold, as far as it has been read.
+    snapshots: BTreeMap<SnapshotId, HeldSnapshot>,
     canceller: Arc<Mutex<Option<Canceller>>>,
     /// What was seen of the source when a poll failed.
     last_view: View,
@@ -97,6 +101,7 @@ struct Poll<'a> {
     signing_key: Option<&'a SigningKey>,
     spool: &'a mut Spool,
     connection: &'a mut Connection,
+    snapshots: &'a mut BTreeMap<SnapshotId, HeldSnapshot>,
     slot: Slot,
     plugin: Plugin,
     position: Position,
@@ -121,6 +126,7 @@ impl Archiver {
             connection: None,
             canceller: Arc::default(),
             last_view: View::default(),
+            snapshots: BTreeMap::new(),
         })
     }
 
@@ -199,6 +205,7 @@ impl Archiver {
             signing_key: self.signing_key.as_ref(),
             spool,
             connection,
+            snapshots: &mut self.snapshots,
             slot,
             plugin,
             position,
@@ -264,6 +271,7 @@ impl<'a> Poll<'a> {
         self.ship().await?;
         self.confirm().await?;
         self.relieve().await?;
+        self.look_at_snapshots().await?;
         self.look_around().await?;
         Ok(self.outcome)
     }
@@ -524,6 +532,30 @@ impl<'a> Poll<'a> {
     async fn release_wal(&mut self, upto: Lsn) -> Result<()> {
         self.slot = slot::release_wal(self.connection.session.client(), &self.config.slot_name, upto).await?;
         Ok(())
+    }
+
+    /// Which snapshots there are, and which gaps they have mended.
+    async fn look_at_snapshots(&mut self) -> Result<()> {
+        if self.outcome.away.is_some() {
+            return Ok(());
+        }
+        let known = std::mem::take(self.snapshots);
+        let verify_key = self.signing_key.map(SigningKey::verify_key);
+        let held = match self.shipper.snapshots(known, verify_key).await? {
+            Ok(held) => held,
+            Err(away) => {
+                self.outcome.away = Some(away);
+                return Ok(());
+            }
+        };
+        let captured = &self.outcome.view.capture.tables;
+        let gaps = mended::unmended(&self.spool.state().gaps, held.values(), captured);
+        if gaps.len() < self.spool.state().gaps.len() {
+            info!(left = gaps.len(), "snapshots have mended gaps");
+        }
+        let newest = held.values().next_back().cloned();
+        *self.snapshots = held;
+        self.spool.update(|state| (state.gaps, state.newest_snapshot) = (gaps, newest))
     }
 
     /// The end of a poll: old files go, and what `status` shows.

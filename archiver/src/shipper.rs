@@ -3,6 +3,7 @@
 //! Everything here may be done twice. What the backup host has already is left alone when it is the same, and
 //! stops us when it is not; what it lost since is sent again while the spool still has it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Cursor;
 
@@ -15,12 +16,14 @@ use syncdata_shared::head::{Head, Newest};
 use syncdata_shared::identity::ArchiveIdentity;
 use syncdata_shared::layout::{ArchivePath, SegmentFile, SegmentName};
 use syncdata_shared::manifest::{Link, Manifest};
+use syncdata_shared::signature::VerifyKey;
+use syncdata_shared::snapshot::{self, SnapshotId};
 use syncdata_shared::time::{Day, Timestamp};
 use syncdata_shared::{Error, Kind, Result};
 use tracing::{info, warn};
 
 use crate::home::missing_behind_head;
-use crate::spool::{Last, Spool, Spooled, State, Tip};
+use crate::spool::{HeldSnapshot, Last, Spool, Spooled, State, Tip};
 
 /// The archive as its only writer uses it.
 #[derive(Clone, Debug)]
@@ -182,6 +185,40 @@ impl Shipper {
             }
         }
         Ok(None)
+    }
+
+    /// The snapshots that the archive has, from the oldest to the newest. Manifests are read once: `known` are those of
+    /// earlier looks. The reason in place of them, if the backup host is away.
+    pub(crate) async fn snapshots(
+        &self,
+        mut known: BTreeMap<SnapshotId, HeldSnapshot>,
+        verify_key: Option<VerifyKey>,
+    ) -> Result<Result<BTreeMap<SnapshotId, HeldSnapshot>, Error>> {
+        let listed = self
+            .archive
+            .run(move |archive| {
+                let mut held = BTreeMap::new();
+                for id in snapshot::list(archive)? {
+                    let found = match known.remove(&id) {
+                        Some(found) => Ok(found),
+                        None => snapshot::read(archive, &id, verify_key.as_ref()).map(HeldSnapshot::of),
+                    };
+                    match found {
+                        Ok(found) => drop(held.insert(id, found)),
+                        // A manifest that nobody vouches for is refused too, and no sign of an absent host.
+                        Err(error) if matches!(error.kind(), Kind::Unreachable | Kind::Io) => return Err(error),
+                        Err(error) => {
+                            warn!(snapshot = %id, error = %error.one_line(), "a snapshot of the archive is of no use");
+                        }
+                    }
+                }
+                Ok(held)
+            })
+            .await;
+        match listed {
+            Err(error) if is_away(&error) => Ok(Err(error)),
+            listed => listed.map(Ok),
+        }
     }
 
     /// The heartbeat: what the archive holds now, and until when. The reason, if the backup host is away.

@@ -33,7 +33,7 @@ use durable::{parent, read_bounded, read_folder, sync_folder, write_durably};
 use state::{read_state, write_state};
 
 pub(crate) use durable::{make_folder, private_file, remove_if_there};
-pub(crate) use state::{Last, Origin, State, Tip};
+pub(crate) use state::{HeldSnapshot, Last, Origin, State, Tip};
 
 /// Shipped files stay this long: a power cut on the backup host may take back what it said it had.
 const KEPT_AFTER_SHIPPING: Duration = Duration::from_secs(24 * 60 * 60);

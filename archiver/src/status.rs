@@ -14,7 +14,7 @@ use crate::guard::Pressure;
 use crate::holdings::Holdings;
 use crate::poll::{Outcome, View};
 use crate::source::{OldestTransaction, Slot};
-use crate::spool::Spool;
+use crate::spool::{HeldSnapshot, Spool};
 
 /// Everything that an operator may want to know, as of the last poll.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -85,7 +85,27 @@ pub(crate) struct ArchiveStatus {
     pub newest_segment: u64,
     pub shipped_segment: u64,
     pub last_shipped: Option<Timestamp>,
+    pub newest_snapshot: Option<SnapshotStatus>,
     pub out_of_reach: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotStatus {
+    pub id: String,
+    pub taken_at: Timestamp,
+    pub age_seconds: u64,
+    pub tables: Vec<String>,
+}
+
+impl SnapshotStatus {
+    fn of(held: &HeldSnapshot, now: Timestamp) -> SnapshotStatus {
+        SnapshotStatus {
+            id: held.id.to_string(),
+            taken_at: held.taken_at,
+            age_seconds: now.since(held.taken_at).as_secs(),
+            tables: held.tables.iter().map(ToString::to_string).collect(),
+        }
+    }
 }
 
 /// What a status is made of beside the outcome of a poll.
@@ -175,6 +195,7 @@ impl Status {
             newest_segment: state.tip.seq(),
             shipped_segment: state.shipped,
             last_shipped: state.shipped_at,
+            newest_snapshot: state.newest_snapshot.as_ref().map(|held| SnapshotStatus::of(held, frame.now)),
             out_of_reach: self.archive.out_of_reach.take(),
         };
         self.gaps = state.gaps.clone();
@@ -229,6 +250,19 @@ impl Status {
             "last shipped",
             &format_args!("{} at {}", self.archive.shipped_segment, time(self.archive.last_shipped)),
         );
+        match &self.archive.newest_snapshot {
+            Some(snapshot) => line(
+                "newest snapshot",
+                &format_args!(
+                    "{} as of {}, {} seconds old, {} tables",
+                    snapshot.id,
+                    snapshot.taken_at,
+                    snapshot.age_seconds,
+                    snapshot.tables.len()
+                ),
+            ),
+            None => line("newest snapshot", &"-"),
+        }
         for degraded in &self.degraded {
             line("degraded", degraded);
         }
@@ -262,6 +296,10 @@ impl Status {
             "Number of the newest segment on the backup host",
             self.archive.shipped_segment,
         );
+        if let Some(snapshot) = &self.archive.newest_snapshot {
+            let taken = snapshot.taken_at.as_micros().max(0).unsigned_abs() / 1_000_000;
+            add("newest_snapshot_timestamp_seconds", Gauge, "When the newest snapshot was taken", taken);
+        }
         if let Some(source) = &self.source {
             add("retained_wal_bytes", Gauge, "WAL that the slot keeps on production", source.retained_bytes);
             add("wal_guard_bytes", Gauge, "Where the WAL guard acts", source.wal_guard_bytes);
@@ -353,7 +391,10 @@ fn problems(status: &Status, outcome: &Outcome) -> Vec<String> {
     const LONG_SECONDS: i64 = 3600;
     let mut problems = Vec::new();
     if !status.gaps.is_empty() {
-        problems.push(format!("{} gaps that no snapshot has mended: run a snapshot", status.gaps.len()));
+        problems.push(format!(
+            "{} gaps that no snapshot has mended: run `syncdata-archiver snapshot`",
+            status.gaps.len()
+        ));
     }
     problems.extend(outcome.held_back.iter().map(|error| error.one_line()));
     problems.extend(outcome.away.iter().map(|error| format!("not shipped: {}", error.one_line())));

@@ -1,6 +1,6 @@
 //! `state.json`: what no segment can say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,8 @@ use syncdata_shared::chain::{ChainTip, Verified};
 use syncdata_shared::faults;
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::{Gap, Link};
+use syncdata_shared::name::TableName;
+use syncdata_shared::snapshot::{SnapshotId, SnapshotManifest};
 use syncdata_shared::time::{Day, Timestamp};
 use syncdata_shared::{Error, Kind, Result};
 
@@ -32,6 +34,9 @@ pub(crate) struct State {
     /// Gaps that no snapshot has mended yet.
     #[serde(default)]
     pub gaps: Vec<Gap>,
+    /// As of the last look at the archive.
+    #[serde(default)]
+    pub newest_snapshot: Option<HeldSnapshot>,
     #[serde(default)]
     pub remembered: Remembered,
     /// Warnings about lost changes that the slot will repeat until it moves, by table.
@@ -40,6 +45,14 @@ pub(crate) struct State {
     /// How many transactions the slot has handed out: fewer than before means another slot of that name.
     #[serde(default)]
     pub slot_transactions: Option<u64>,
+}
+
+/// A snapshot that the archive has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeldSnapshot {
+    pub id: SnapshotId,
+    pub taken_at: Timestamp,
+    pub tables: BTreeSet<TableName>,
 }
 
 /// Where the changes come from; a spool belongs to one slot of one database of one cluster.
@@ -65,6 +78,13 @@ pub(crate) struct Tip {
 pub(crate) struct Last {
     pub segment: Link,
     pub day: Day,
+}
+
+impl HeldSnapshot {
+    pub(crate) fn of(manifest: SnapshotManifest) -> HeldSnapshot {
+        let SnapshotManifest { id, taken_at, tables, .. } = manifest;
+        HeldSnapshot { id, taken_at, tables: tables.into_keys().collect() }
+    }
 }
 
 impl Tip {

@@ -21,6 +21,7 @@ fn state() -> State {
         covered_lsn: Lsn::from_u64(0x10),
         covered_at: None,
         gaps: Vec::new(),
+        newest_snapshot: None,
         remembered: Remembered::default(),
         warned: BTreeMap::new(),
         slot_transactions: None,

@@ -8,3 +8,4 @@ mod memory;
 mod neighbours;
 mod rights;
 mod scene;
+mod status;
