@@ -11,7 +11,7 @@ use syncdata_shared::output::Output;
 use syncdata_shared::{log, verify};
 use tracing::Level;
 
-use crate::commands::{Answer, clear, resync, retry, status, stop, sync, tables};
+use crate::commands::{Answer, clear, history, replay, resync, retry, status, stop, sync, tables};
 use crate::daemon::ResyncOrder;
 use crate::error::Result;
 use crate::{daemon, examine};
@@ -97,6 +97,10 @@ enum Command {
     Check,
     /// Prove that the archive, or manifests named by hand, are sound; changes nothing
     Verify(verify::Arguments),
+    /// Bring rows that changed in a stretch of time back to what the archive says of them, or show it in copies
+    Replay(replay::Arguments),
+    /// Every change of one row, from the archive, oldest first
+    History(history::Arguments),
     /// Settings that hold, and where they come from
     Config,
     /// Print a shell completion script
@@ -162,6 +166,7 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
         }
         Command::Check => return Ok(output.findings(&examine::all(&config).await)),
         Command::Config => return Ok(output.settings(&config)),
+        Command::History(arguments) => return history::run(&config, arguments, output).await,
         Command::Stop => stop::run(&config).await?,
         Command::Status => status::run(&config).await?,
         Command::Sync => sync::run(config).await?,
@@ -173,6 +178,7 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
             resync::run(config, ResyncOrder { tables, all, adopt }).await?
         }
         Command::Clear { yes } => clear::run(&config, yes).await?,
+        Command::Replay(arguments) => replay::run(&config, arguments).await?,
         Command::Verify(_) | Command::Completions { .. } | Command::Man => {
             unreachable!("they need no connection")
         }

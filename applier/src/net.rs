@@ -293,7 +293,7 @@ impl<'a> Netting<'a> {
 }
 
 /// One text for all texts that the server calls equal.
-fn canonical(equality: TextEquality, text: &str) -> &str {
+pub(crate) fn canonical(equality: TextEquality, text: &str) -> &str {
     match equality {
         TextEquality::Exact => text,
         TextEquality::Padded => text.trim_end_matches(' '),

@@ -53,12 +53,15 @@ impl Scope {
 /// The first gap of the segment that the table runs into and that nobody has accepted for it.
 pub fn gap<'a>(manifest: &'a Manifest, table: &TableName, state: &TableState) -> Option<&'a Gap> {
     let position = state.position.unwrap_or(Lsn::ZERO);
-    let concerns = |gap: &&Gap| {
-        gap.to > position
-            && gap.tables.as_ref().is_none_or(|tables| tables.contains(table))
-            && !state.accepted_gaps.contains(&gap_name(gap))
+    let holds_back = |gap: &&Gap| {
+        gap.to > position && concerns(gap, table) && !state.accepted_gaps.contains(&gap_name(gap))
     };
-    manifest.gaps.iter().filter(concerns).min_by_key(|gap| gap.from)
+    manifest.gaps.iter().filter(holds_back).min_by_key(|gap| gap.from)
+}
+
+/// Whether changes of that table are lost in it.
+pub fn concerns(gap: &Gap, table: &TableName) -> bool {
+    gap.tables.as_ref().is_none_or(|tables| tables.contains(table))
 }
 
 /// How an accepted gap is remembered.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use syncdata_shared::change::{Fields, Record, Row, Value};
+use syncdata_shared::change::{Fields, Record, Row};
 use syncdata_shared::error::Context;
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::Manifest;
@@ -89,16 +89,7 @@ fn text(row: &Row<'_>) -> String {
 }
 
 fn object(fields: &Fields<'_>) -> String {
-    let member = |(name, value): &(std::borrow::Cow<'_, str>, Value<'_>)| {
-        let value = match value {
-            Value::Null => "null".to_owned(),
-            Value::Bool(value) => value.to_string(),
-            Value::Number(digits) => (*digits).to_owned(),
-            Value::Text(text) => json(text),
-        };
-        format!("{}:{value}", json(name))
-    };
-    let members: Vec<String> = fields.iter().map(member).collect();
+    let members: Vec<String> = fields.iter().map(|(name, value)| format!("{}:{value}", json(name))).collect();
     format!("{{{}}}", members.join(","))
 }
 

@@ -89,6 +89,24 @@ pub fn spawn(tasks: Vec<Task>, limits: Limits) -> Result<mpsc::Receiver<Result<I
     Ok(receiver)
 }
 
+/// Every row of a segment, with its place.
+pub fn rows(
+    segment: &Verified,
+    file: &std::path::Path,
+    mut each: impl FnMut(&Row<'_>, Place) -> Result<()>,
+) -> Result<()> {
+    let (seq, mut index) = (segment.manifest().seq.get(), 0);
+    let mut reader = open(segment, file)?;
+    loop {
+        let line = reader.line() + 1;
+        match reader.next()? {
+            Some(Record::Row(row)) => each(&row, Place { tx: TxPlace { seq, index }, line })?,
+            Some(Record::Commit(_)) => index += 1,
+            None => return Ok(()),
+        }
+    }
+}
+
 /// Every commit of a segment, to find a position between them.
 pub fn commits(segment: &Verified, file: &std::path::Path) -> Result<Vec<Commit>> {
     let mut commits = Vec::new();

@@ -99,6 +99,18 @@ impl fmt::Display for Op {
     }
 }
 
+/// As JSON, digit for digit.
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Null => f.write_str("null"),
+            Value::Bool(value) => value.fmt(f),
+            Value::Number(digits) => f.write_str(digits),
+            Value::Text(text) => f.write_str(&serde_json::to_string(text).map_err(|_| fmt::Error)?),
+        }
+    }
+}
+
 impl Value<'_> {
     /// The text for the column's input function; `None` is NULL.
     pub fn as_text(&self) -> Option<&str> {

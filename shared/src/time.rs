@@ -106,6 +106,13 @@ impl Day {
     /// 1970-01-01
     pub const EPOCH: Day = Day(jiff::civil::date(1970, 1, 1));
 
+    /// The day that many days earlier; the first there is, if it would lie before that.
+    #[must_use]
+    pub fn days_before(self, days: u32) -> Day {
+        let earlier = self.0.checked_sub(jiff::Span::new().days(i64::from(days)));
+        earlier.map_or(Day(jiff::civil::Date::MIN), Day)
+    }
+
     /// Midnight, where the day begins.
     pub fn start(self) -> Timestamp {
         let midnight = self.0.to_zoned(jiff::tz::TimeZone::UTC).expect("UTC has every midnight");
@@ -116,6 +123,21 @@ impl Day {
 impl fmt::Display for Day {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// An instant as people name it: a time, or a day, which is its midnight UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub Timestamp);
+
+impl FromStr for Moment {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Moment> {
+        let day = text.parse::<Day>().map(Day::start);
+        day.or_else(|_| text.parse())
+            .map(Moment)
+            .map_err(|_| Error::bad_input("a day like 2026-02-05 or a time like 2026-02-05T10:30:00Z", text))
     }
 }
 
@@ -147,5 +169,14 @@ mod tests {
         for text in ["2026-2-5", "20260205", "2026-02-30", "../2026-02-05", ""] {
             assert!(text.parse::<Day>().is_err(), "accepted {text:?}");
         }
+        assert_eq!(time.day().days_before(5).to_string(), "2026-01-31");
+    }
+
+    #[test]
+    fn a_moment_is_a_day_or_a_time() {
+        let moment = |text: &str| text.parse::<Moment>().map(|moment| moment.0.to_string()).ok();
+        assert_eq!(moment("2026-02-05").as_deref(), Some("2026-02-05T00:00:00Z"));
+        assert_eq!(moment("2026-02-05T10:30:00Z").as_deref(), Some("2026-02-05T10:30:00Z"));
+        assert_eq!(moment("yesterday"), None);
     }
 }

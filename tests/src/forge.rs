@@ -34,6 +34,8 @@ pub struct Forge {
     end_lsn: Lsn,
     xid: u32,
     clock: Timestamp,
+    /// Of the folder: that of the last commit, never earlier than the one before.
+    day: Day,
     relations: BTreeMap<TableName, Relation>,
     gaps: Vec<Gap>,
     /// Parts of the newest snapshot with their rows, by table.
@@ -59,6 +61,7 @@ impl Forge {
             end_lsn: Lsn::from_u64(0x16B_3D00),
             xid: 700,
             clock: "2026-02-05T10:30:00Z".parse().expect("a time"),
+            day: Day::EPOCH,
             relations: BTreeMap::new(),
             gaps: Vec::new(),
             copied: BTreeMap::new(),
@@ -109,10 +112,22 @@ impl Forge {
         &mut self,
         transactions: impl IntoIterator<Item = impl IntoIterator<Item = R>>,
     ) -> Forged {
+        self.segment_at(transactions, &[])
+    }
+
+    /// The same, with the times of the commits.
+    pub fn segment_at<R: AsRef<str>>(
+        &mut self,
+        transactions: impl IntoIterator<Item = impl IntoIterator<Item = R>>,
+        times: &[String],
+    ) -> Forged {
         let start_lsn = self.previous.map_or(Lsn::from_u64(0x16B_3D00), |_| self.last_end());
         let mut writer = SegmentWriter::new(Vec::new(), 3, start_lsn).expect("memory can be written");
         let mut commits = Vec::new();
-        for rows in transactions {
+        for (number, rows) in transactions.into_iter().enumerate() {
+            if let Some(time) = times.get(number) {
+                self.set_clock(time);
+            }
             self.transaction(rows, &mut writer);
             commits.push(self.end_lsn);
         }
@@ -273,7 +288,7 @@ impl Forge {
     /// head.json says that this is all there is.
     pub fn head(&self) {
         let newest = self.previous.map(|link| Newest {
-            day: self.day(),
+            day: self.day,
             name: SegmentName { seq: link.seq, end_lsn: self.end_lsn },
             sha256: link.sha256,
         });
@@ -306,14 +321,15 @@ impl Forge {
         let commit = Commit { xid: self.xid, changes, lsn, end_lsn: self.end_lsn, ts };
         writer.commit(&commit).expect("a transaction as counted");
         self.xid += 1;
+        self.day = self.day.max(ts.day());
         self.clock = Timestamp::from_micros(self.clock.as_micros() + 1_000_000).expect("a second later");
     }
 
     fn publish(&mut self, manifest: &Manifest, bytes: &[u8], commits: Vec<Lsn>) -> Forged {
         let (name, encoded) = (manifest.name(), manifest.encode());
         let forged = Forged {
-            file: self.dir.join(name.file(self.day()).as_str()),
-            manifest: self.dir.join(name.manifest(self.day()).as_str()),
+            file: self.dir.join(name.file(self.day).as_str()),
+            manifest: self.dir.join(name.manifest(self.day).as_str()),
             commits,
         };
         write(&forged.file, bytes);
@@ -331,9 +347,14 @@ impl Forge {
         self.previous.map_or(SegmentSeq::FIRST, |link| link.seq.next())
     }
 
-    /// One day for all: forged archives are short.
-    fn day(&self) -> Day {
-        "2026-02-05".parse().expect("a day")
+    /// When the next transaction commits.
+    pub fn now(&self) -> Timestamp {
+        self.clock
+    }
+
+    /// The next transaction commits then: an earlier time is a clock that went back.
+    pub fn set_clock(&mut self, time: &str) {
+        self.clock = time.parse().expect("a time");
     }
 }
 

@@ -1,13 +1,11 @@
 //! `clear`: empties all synced tables. Their positions stay, so that nothing fills them by itself.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-
 use serde_json::json;
 use syncdata_shared::config::Config;
-use syncdata_shared::error::{Context as _, Error as Shared, Kind as SharedKind};
+use syncdata_shared::error::{Context as _, Error as Shared};
 use syncdata_shared::name::TableName;
 
-use super::Answer;
+use super::{Answer, ask};
 use crate::cursor::{self, State};
 use crate::error::{Error, Result};
 use crate::local::Local;
@@ -20,7 +18,7 @@ pub async fn run(config: &Config, is_sure: bool) -> Result<Answer> {
     if names.is_empty() {
         return Ok(Answer::done("No tables in whitelist\n".into(), json!({"cleared": []})));
     }
-    if !is_sure && !ask(config, &names)? {
+    if !is_sure && !confirm(config, &names)? {
         return Ok(Answer { exit_code: 1, ..Answer::done(String::new(), json!({"cleared": []})) }
             .with_words("nothing was changed"));
     }
@@ -32,19 +30,10 @@ pub async fn run(config: &Config, is_sure: bool) -> Result<Answer> {
         .with_words("the tables are pending: resync loads them again"))
 }
 
-fn ask(config: &Config, names: &[TableName]) -> Result<bool> {
-    if !io::stdin().is_terminal() {
-        let error = Shared::new(SharedKind::BadInput, "clear asks first, and there is no terminal to ask on");
-        return Err(error.hint("say --yes").into());
-    }
+fn confirm(config: &Config, names: &[TableName]) -> Result<bool> {
     let location = config.postgres()?.location();
     let listed: Vec<String> = names.iter().map(ToString::to_string).collect();
-    let asking = || "asking on the terminal".to_owned();
-    write!(io::stderr(), "Empty {} tables at {location}: {}? [y/N] ", names.len(), listed.join(", "))
-        .context(asking)?;
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).context(asking)?;
-    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+    ask::confirm("clear", &format!("Empty {} tables at {location}: {}", names.len(), listed.join(", ")))
 }
 
 /// All in one transaction: tables that refer to each other go together.

@@ -1,6 +1,9 @@
 //! The commands, one file each. Where a daemon runs, it does the work and the command waits for its answer.
 
+pub mod ask;
 pub mod clear;
+pub mod history;
+pub mod replay;
 pub mod resync;
 pub mod retry;
 pub mod status;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use crate::error::{Error, Kind, Result};
 use crate::layout::SegmentSeq;
 use crate::manifest::Manifest;
-use crate::time::{Day, Timestamp};
+use crate::time::{Day, Moment, Timestamp};
 
 /// One end of a range: a segment's number, a day (its midnight UTC), or a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +22,7 @@ impl FromStr for Bound {
             let number = text.parse().map_err(|_| Error::bad_input("a segment number", text))?;
             return SegmentSeq::new(number).map(Bound::Segment);
         }
-        if let Ok(day) = text.parse::<Day>() {
-            return Ok(Bound::Time(day.start()));
-        }
-        text.parse().map(Bound::Time).map_err(|_| {
+        text.parse::<Moment>().map(|moment| Bound::Time(moment.0)).map_err(|_| {
             Error::bad_input(
                 "a segment number, a day like 2026-02-05 or a time like 2026-02-05T10:30:00Z",
                 text,
@@ -33,6 +30,9 @@ impl FromStr for Bound {
         })
     }
 }
+
+/// By more than this a clock does not go back.
+const CLOCK_DAYS: u32 = 2;
 
 /// Half open: what begins it is in it, what ends it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +63,19 @@ impl Range {
     /// Whether a folder may hold segments of the range: a folder's day is that of its segments' last commits.
     pub(super) fn may_lie_in(&self, day: Day) -> bool {
         match self.from {
-            Some(Bound::Time(from)) => day >= from.day(),
+            // A clock that went back inside a segment may have left earlier commits than its last one in it.
+            Some(Bound::Time(from)) => day >= from.day().days_before(CLOCK_DAYS),
             _ => true,
         }
+    }
+
+    /// The numbers that it goes by, where it does.
+    pub(super) fn numbers(&self) -> (Option<u64>, Option<u64>) {
+        let number = |bound: Option<Bound>| match bound {
+            Some(Bound::Segment(seq)) => Some(seq.get()),
+            Some(Bound::Time(_)) | None => None,
+        };
+        (number(self.from), number(self.to))
     }
 
     pub(super) fn may_have(&self, seq: SegmentSeq) -> bool {

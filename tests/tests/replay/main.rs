@@ -1,0 +1,7 @@
+//! `replay` and its kin: what operators do with the archive by hand.
+
+mod history;
+mod into;
+mod random;
+mod repair;
+mod world;

@@ -1,0 +1,324 @@
+//! Rows that changed in a stretch of time are brought back to what the archive says of them.
+
+use syncdata_shared::manifest::ReplicaIdentity;
+use syncdata_tests::LocalCopy;
+use syncdata_tests::program::Finished;
+
+const DAY: [&str; 4] = ["--from", "2026-02-05", "--to", "2026-02-06"];
+
+/// A table whose column `big` is not sent when it does not change.
+async fn users() -> LocalCopy {
+    let mut copy = LocalCopy::start("CREATE TABLE users (id int PRIMARY KEY, name text, big text)").await;
+    copy.forge.relation("users", &["id integer not null", "name text", "big text"], &["id"]);
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy
+}
+
+fn insert(id: u32) -> String {
+    format!(r#"{{"table":"users","op":"INSERT","data":{{"id":{id},"name":"n{id}","big":"b{id}"}}}}"#)
+}
+
+fn update(id: u32, name: &str) -> String {
+    moved(id, id, name)
+}
+
+/// `big` did not change.
+fn moved(from: u32, to: u32, name: &str) -> String {
+    format!(
+        r#"{{"table":"users","op":"UPDATE","data":{{"id":{to},"name":"{name}"}},"old_keys":{{"id":{from}}}}}"#
+    )
+}
+
+fn whole(id: u32, name: &str) -> String {
+    format!(
+        r#"{{"table":"users","op":"UPDATE","data":{{"id":{id},"name":"{name}","big":"x"}},"old_keys":{{"id":{id}}}}}"#
+    )
+}
+
+fn delete(id: u32) -> String {
+    format!(r#"{{"table":"users","op":"DELETE","old_keys":{{"id":{id}}}}}"#)
+}
+
+async fn replay(copy: &LocalCopy, arguments: &[&str], code: i32) -> Finished {
+    let all = [&["replay", "--yes"], arguments].concat();
+    copy.applier(&all).run().await.expect_code(code)
+}
+
+async fn state(copy: &LocalCopy) -> String {
+    copy.rows("SELECT * FROM users ORDER BY id").await
+}
+
+#[tokio::test]
+async fn damaged_rows_of_the_range_are_restored_and_nothing_else_is_touched() {
+    let mut copy = users().await;
+    copy.forge.segment(&[(1..=9).map(insert).collect()]);
+    copy.forge.set_clock("2026-02-05T23:59:59Z");
+    copy.forge.segment(&[vec![whole(1, "one"), update(2, "two"), delete(3), insert(30)]]);
+    copy.forge.set_clock("2026-02-06T00:00:00Z");
+    copy.forge.segment(&[vec![update(4, "four")]]);
+    copy.sync(0).await;
+    let sound = state(&copy).await;
+    copy.server
+        .execute(
+            "UPDATE users SET name = 'broken', big = 'broken' WHERE id < 3; INSERT INTO users VALUES (3, 'again'); \
+             DELETE FROM users WHERE id = 30; UPDATE users SET name = 'by hand' WHERE id = 4",
+        )
+        .await;
+    let range = ["--from", "2026-02-05T23:00:00Z", "--to", "2026-02-06"];
+    let checkpoint = "SELECT c::text FROM data_sync_checkpoint c";
+    let position = copy.rows(checkpoint).await;
+    let damaged = state(&copy).await;
+
+    let dry = replay(&copy, &[&range[..], &["--dry-run", "--json"]].concat(), 0).await.json();
+    assert_eq!(dry["tables"]["users"]["keys"], 4, "{dry}");
+    assert_eq!((&dry["segments"], &dry["transactions"]), (&1.into(), &1.into()), "{dry}");
+    assert_eq!(dry["tables"]["users"]["updates"], 2);
+    assert_eq!(state(&copy).await, damaged, "a dry run writes nothing");
+
+    let done = replay(&copy, &[&range[..], &["--json"]].concat(), 0).await.json();
+    let changed = &done["tables"]["users"]["changed"];
+    assert_eq!(changed, &serde_json::json!({"inserted": 1, "updated": 2, "deleted": 1}));
+    assert_eq!(state(&copy).await, sound.replace("4,four,b4", "4,by hand,b4"));
+    assert_eq!(copy.rows(checkpoint).await, position);
+    let again = replay(&copy, &range, 0).await;
+    assert!(again.stdout.contains("nothing was changed: all rows"), "{again}");
+    let logged = "SELECT status, rows_synced, archive_ref FROM data_sync_logs WHERE archive_ref LIKE 'replay%' \
+        ORDER BY sync_time";
+    assert_eq!(
+        copy.rows(logged).await,
+        "SUCCESS,4,replay 2026-02-05T23:00:00Z..2026-02-06T00:00:00Z \
+         SUCCESS,0,replay 2026-02-05T23:00:00Z..2026-02-06T00:00:00Z"
+    );
+}
+
+#[tokio::test]
+async fn later_values_win_and_rows_are_followed_to_their_new_keys() {
+    let mut copy = users().await;
+    copy.forge.segment(&[(1..=6).map(insert).collect()]);
+    copy.forge.set_clock("2026-02-06T10:00:00Z");
+    copy.forge.segment(&[vec![whole(1, "old"), update(2, "old"), update(3, "old"), update(4, "old")]]);
+    copy.forge.set_clock("2026-02-07T10:00:00Z");
+    // 1 changes again, 2 goes on to 20, 3 is deleted and comes anew, 5 comes to the key that 4 has left.
+    copy.forge.segment(&[vec![
+        whole(1, "new"),
+        moved(2, 20, "moved"),
+        delete(3),
+        insert(3),
+        moved(4, 40, "left"),
+        moved(5, 4, "came"),
+    ]]);
+    copy.sync(0).await;
+    let sound = state(&copy).await;
+    copy.server.execute("UPDATE users SET name = 'broken', big = NULL").await;
+    let range = ["--from", "2026-02-06", "--to", "2026-02-07"];
+    replay(&copy, &range, 0).await;
+    assert_eq!(state(&copy).await, sound.replace("6,n6,b6", "6,broken,NULL"));
+    copy.server.execute("DELETE FROM users WHERE id <> 6; INSERT INTO users VALUES (2, 'surplus')").await;
+    replay(&copy, &range, 0).await;
+    assert_eq!(state(&copy).await, sound.replace("6,n6,b6", "6,broken,NULL"));
+}
+
+#[tokio::test]
+async fn a_row_that_the_range_tells_in_part_is_found_further_back_or_named() {
+    let mut copy = users().await;
+    copy.forge.segment(&[vec![insert(1), insert(2), insert(7)]]);
+    copy.forge.segment(&[vec![update(9, "junk"), moved(7, 70, "seventy"), whole(2, "two")]]);
+    copy.forge.set_clock("2026-02-06T10:00:00Z");
+    // Nobody ever told row 5 whole: it was loaded from elsewhere.
+    copy.forge.segment(&[vec![
+        update(1, "one"),
+        update(2, "again"),
+        update(5, "five"),
+        moved(70, 7, "back"),
+    ]]);
+    copy.sync(0).await;
+    copy.server.execute("INSERT INTO users VALUES (5, 'five', 'loaded')").await;
+    let sound = "1,one,b1 2,again,x 5,five,loaded 7,back,b7";
+    assert_eq!(state(&copy).await, sound);
+    let range = ["--from", "2026-02-06", "--to", "2026-02-07"];
+    copy.server.execute("DELETE FROM users WHERE id <> 5; UPDATE users SET name = 'broken'").await;
+    replay(&copy, &range, 0).await;
+    assert_eq!(state(&copy).await, sound);
+
+    copy.server.execute("DELETE FROM users WHERE id IN (1, 5)").await;
+    let done = replay(&copy, &[&range[..], &["--json"]].concat(), 1).await.json();
+    let missing = &done["tables"]["users"]["not_rebuilt"];
+    assert_eq!(missing, &serde_json::json!({"rows": 1, "keys": ["id=5"]}));
+    assert_eq!(state(&copy).await, "1,one,b1 2,again,x 7,back,b7");
+    let said = replay(&copy, &range, 1).await;
+    assert!(said.stdout.contains("cannot be rebuilt") && said.stdout.contains("id=5"), "{said}");
+}
+
+#[tokio::test]
+async fn a_truncate_takes_the_rows_before_it_and_leaves_those_after() {
+    let mut copy = users().await;
+    copy.forge.segment(&[vec![insert(1), insert(2)]]);
+    copy.forge.set_clock("2026-02-06T10:00:00Z");
+    copy.forge.segment(&[vec![insert(3), update(1, "one")]]);
+    copy.forge.set_clock("2026-02-07T10:00:00Z");
+    copy.forge.segment(&[vec![r#"{"table":"users","op":"TRUNCATE"}"#.to_owned(), insert(4)]]);
+    copy.forge.set_clock("2026-02-08T10:00:00Z");
+    copy.forge.segment(&[vec![insert(5)]]);
+    copy.sync(0).await;
+    assert_eq!(state(&copy).await, "4,n4,b4 5,n5,b5");
+    let damage = "INSERT INTO users SELECT n, 'surplus', NULL FROM unnest('{1,2,3,6}'::int[]) n; \
+        DELETE FROM users WHERE id > 3 AND id < 6";
+    copy.server.execute(damage).await;
+    // Before the TRUNCATE: what changed there is gone, and nobody asked for the rest.
+    replay(&copy, &["--from", "2026-02-06", "--to", "2026-02-07"], 0).await;
+    assert_eq!(state(&copy).await, "2,surplus,NULL 6,surplus,NULL");
+    // With it: the table is what came after.
+    replay(&copy, &["--from", "2026-02-07", "--to", "2026-02-08"], 0).await;
+    assert_eq!(state(&copy).await, "4,n4,b4 5,n5,b5");
+}
+
+#[tokio::test]
+async fn unique_values_that_went_on_to_other_rows_are_in_nobody_s_way() {
+    let mut copy = LocalCopy::start("CREATE TABLE u (id int PRIMARY KEY, u int UNIQUE)").await;
+    copy.forge.relation("u", &["id integer not null", "u integer"], &["id"]);
+    let line = |op: &str, id: u32, u: &str| {
+        let old = if op == "UPDATE" { format!(r#","old_keys":{{"id":{id}}}"#) } else { String::new() };
+        format!(r#"{{"table":"u","op":"{op}","data":{{"id":{id},"u":{u}}}{old}}}"#)
+    };
+    copy.forge.segment(&[vec![line("INSERT", 1, "10"), line("INSERT", 2, "20"), line("INSERT", 3, "30")]]);
+    copy.forge.set_clock("2026-02-06T10:00:00Z");
+    copy.forge.segment(&[vec![line("UPDATE", 1, "11"), line("UPDATE", 2, "21")]]);
+    copy.forge.set_clock("2026-02-07T10:00:00Z");
+    copy.forge.segment(&[vec![line("UPDATE", 1, "12"), line("UPDATE", 3, "11")]]);
+    copy.applier(&["add-tables", "u"]).succeed().await;
+    copy.sync(0).await;
+    let rows = "SELECT * FROM u ORDER BY id";
+    assert_eq!(copy.rows(rows).await, "1,12 2,21 3,11");
+    // Swapped by hand: one by one neither can go back.
+    copy.server.execute("UPDATE u SET u = NULL WHERE id = 1; UPDATE u SET u = 12 WHERE id = 2").await;
+    copy.server.execute("UPDATE u SET u = 21 WHERE id = 1").await;
+    let range = ["--from", "2026-02-06", "--to", "2026-02-07"];
+    replay(&copy, &range, 0).await;
+    assert_eq!(copy.rows(rows).await, "1,12 2,21 3,11");
+    let again = replay(&copy, &range, 0).await;
+    assert!(again.stdout.contains("nothing was changed"), "{again}");
+}
+
+#[tokio::test]
+async fn tables_that_cannot_be_repaired_are_named_and_left_alone() {
+    let schema = "CREATE TABLE keyless (a int); CREATE TABLE nokey (id int); CREATE TABLE fine (id int PRIMARY KEY); \
+        CREATE TABLE gone (id int PRIMARY KEY); CREATE TABLE lossy (id int PRIMARY KEY); \
+        CREATE TABLE emptied (id int PRIMARY KEY)";
+    let mut copy = LocalCopy::start(schema).await;
+    copy.forge.relation_with("keyless", &["a integer"], &[], ReplicaIdentity::Full);
+    for table in ["nokey", "fine", "gone", "lossy", "emptied"] {
+        copy.forge.relation(table, &["id integer not null"], &["id"]);
+    }
+    let row = |table: &str, id: u32| format!(r#"{{"table":"{table}","op":"INSERT","data":{{"id":{id}}}}}"#);
+    let all = |id: u32| {
+        let mut rows: Vec<String> =
+            ["nokey", "fine", "gone", "lossy", "emptied"].iter().map(|table| row(table, id)).collect();
+        rows.push(format!(r#"{{"table":"keyless","op":"INSERT","data":{{"a":{id}}}}}"#));
+        rows
+    };
+    copy.forge.segment(&[all(1)]);
+    copy.applier(&["add-tables", "public.*"]).succeed().await;
+    copy.sync(0).await;
+    copy.forge.gap(&["lossy"]);
+    copy.forge.set_clock("2026-02-06T10:00:00Z");
+    copy.forge.segment(&[vec![row("fine", 2)]]);
+    copy.sync(1).await;
+    copy.applier(&["retry", "lossy", "--accept-gap"]).run().await.expect_code(0);
+    copy.server
+        .execute(
+            "DROP TABLE gone; UPDATE data_sync_table_state SET state = 'pending' WHERE table_name = 'emptied'; \
+             DELETE FROM fine",
+        )
+        .await;
+    let done = replay(&copy, &[&DAY[..], &["--json"]].concat(), 1).await.json();
+    let reason = |table: &str| done["left_alone"][table].as_str().unwrap_or_default().to_owned();
+    assert!(reason("keyless").contains("it has no key"), "{done}");
+    assert!(reason("nokey").contains("is not unique here"), "{done}");
+    assert!(reason("gone").contains("Table not found locally"), "{done}");
+    assert!(reason("lossy").contains("changes of it are lost"), "{done}");
+    assert!(reason("emptied").contains("no base yet"), "{done}");
+    assert_eq!(copy.rows("SELECT * FROM fine").await, "1");
+    // Asked for by name, the sound one alone is clean.
+    replay(&copy, &[&DAY[..], &["--tables", "fine"]].concat(), 0).await;
+    replay(&copy, &[&DAY[..], &["--tables", "fine,nobody"]].concat(), 2).await;
+}
+
+#[tokio::test]
+async fn a_quarantined_table_is_repaired_up_to_its_own_position() {
+    let mut copy = users().await;
+    copy.forge.segment(&[vec![insert(1), insert(2)]]);
+    copy.sync(0).await;
+    copy.server.execute("ALTER TABLE users ADD CHECK (name <> 'bad')").await;
+    let good = update(1, "good");
+    copy.forge.segment(&[vec![good], vec![update(1, "bad")], vec![update(2, "two")]]);
+    copy.sync(1).await;
+    assert_eq!(state(&copy).await, "1,good,b1 2,n2,b2");
+    copy.server.execute("UPDATE users SET name = 'broken'").await;
+    replay(&copy, &DAY, 0).await;
+    assert_eq!(state(&copy).await, "1,good,b1 2,n2,b2");
+}
+
+#[tokio::test]
+async fn keys_that_only_the_server_can_compare_are_repaired_too() {
+    let schema = "CREATE EXTENSION citext; CREATE TABLE c (id citext PRIMARY KEY, v text); \
+        CREATE TABLE n (id numeric PRIMARY KEY, v text)";
+    let mut copy = LocalCopy::start(schema).await;
+    copy.forge.relation("c", &["id public.citext not null", "v text"], &["id"]);
+    copy.forge.relation("n", &["id numeric not null", "v text"], &["id"]);
+    let line = |table: &str, op: &str, id: &str, v: &str| match op {
+        "DELETE" => format!(r#"{{"table":"{table}","op":"DELETE","old_keys":{{"id":{id}}}}}"#),
+        op => format!(r#"{{"table":"{table}","op":"{op}","data":{{"id":{id},"v":"{v}"}}}}"#),
+    };
+    copy.forge.segment(&[vec![line("c", "INSERT", r#""Ann""#, "old"), line("n", "INSERT", "1.0", "old")]]);
+    copy.forge.set_clock("2026-02-06T10:00:00Z");
+    copy.forge.segment(&[vec![
+        line("c", "DELETE", r#""Ann""#, ""),
+        line("c", "INSERT", r#""ANN""#, "new"),
+        line("n", "DELETE", "1.0", ""),
+        line("n", "INSERT", "1.00", "new"),
+    ]]);
+    copy.applier(&["add-tables", "c", "n"]).succeed().await;
+    copy.sync(0).await;
+    let rows = "SELECT id::text, v FROM c UNION ALL SELECT id::text, v FROM n ORDER BY 1";
+    for damage in
+        ["UPDATE c SET id = 'aNN', v = 'x'; UPDATE n SET id = 1, v = 'x'", "DELETE FROM c; DELETE FROM n"]
+    {
+        copy.server.execute(damage).await;
+        for range in [DAY, ["--from", "2026-02-06", "--to", "2026-02-07"]] {
+            replay(&copy, &range, 0).await;
+            assert_eq!(copy.rows(rows).await, "1.00,new ANN,new");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_column_that_came_later_keeps_its_values_and_takes_its_default() {
+    let mut copy = LocalCopy::start("CREATE TABLE a (id int PRIMARY KEY, v text)").await;
+    copy.forge.relation("a", &["id integer not null", "v text"], &["id"]);
+    let insert = |id: u32| format!(r#"{{"table":"a","op":"INSERT","data":{{"id":{id},"v":"v"}}}}"#);
+    copy.forge.segment(&[vec![insert(1), insert(2), insert(3)]]);
+    copy.applier(&["add-tables", "a"]).succeed().await;
+    copy.sync(0).await;
+    copy.server.execute("ALTER TABLE a ADD COLUMN n int DEFAULT 5; ALTER TABLE a ADD COLUMN ours text").await;
+    copy.forge.relation("a", &["id integer not null", "v text", "n integer"], &["id"]);
+    copy.forge.segment(&[vec![
+        r#"{"table":"a","op":"UPDATE","data":{"id":2,"v":"v","n":7},"old_keys":{"id":2}}"#.to_owned(),
+    ]]);
+    copy.sync(0).await;
+    copy.server.execute("DELETE FROM a WHERE id < 3; UPDATE a SET v = 'broken', ours = 'kept'").await;
+    replay(&copy, &DAY, 0).await;
+    assert_eq!(copy.rows("SELECT * FROM a ORDER BY id").await, "1,v,5,NULL 2,v,7,NULL 3,v,5,kept");
+}
+
+#[tokio::test]
+async fn nothing_is_written_without_a_yes() {
+    let mut copy = users().await;
+    copy.forge.segment(&[vec![insert(1)]]);
+    copy.sync(0).await;
+    copy.server.execute("DELETE FROM users").await;
+    let refused = copy.applier(&[&["replay"], &DAY[..]].concat()).run().await.expect_code(2);
+    assert!(refused.stderr.contains("say --yes"), "{refused}");
+    assert_eq!(state(&copy).await, "");
+    replay(&copy, &["--from", "2026-02-06", "--to", "2026-02-05"], 2).await;
+    replay(&copy, &["--from", "yesterday", "--to", "2026-02-05"], 2).await;
+}
