@@ -1,29 +1,41 @@
 //! The chain of manifests, walked to its end even where it is broken.
 
-use uuid::Uuid;
+use std::collections::BTreeMap;
+
+use super::contents::Job;
 
 use super::inventory::{Inventory, Listed};
 use super::range::Range;
-use super::report::{Report, Verdict};
+use super::report::{Class, Missing, Report, Verdict};
 use crate::archive::Archive;
 use crate::chain::{ChainTip, Verified};
-use crate::error::{Error, Kind, Result};
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::identity::ArchiveIdentity;
 use crate::layout::{ArchivePath, SegmentSeq};
 use crate::manifest::Manifest;
 use crate::signature::{SIGNATURE_BYTES_MAX, VerifyKey};
 
 pub(super) struct Walk<'a> {
     /// `None`: archive.json cannot tell, the first manifest does.
-    pub archive_id: Option<Uuid>,
+    pub identity: Option<&'a ArchiveIdentity>,
     pub range: &'a Range,
     pub inventory: &'a Inventory,
     pub verify_key: Option<&'a VerifyKey>,
 }
 
+/// What the walk has found beside its report.
+#[derive(Default)]
+pub(super) struct Walked {
+    /// Change files to read: those whose manifests are sound.
+    pub jobs: Vec<Job>,
+    /// Of every manifest that is there, sound or not.
+    pub digests: BTreeMap<SegmentSeq, Digest>,
+}
+
 impl Walk<'_> {
-    /// The segments whose manifests are sound; everything else is in the report.
-    pub(super) fn run(&self, archive: &mut dyn Archive, report: &mut Report) -> Result<Vec<Verified>> {
-        let mut sound = Vec::new();
+    pub(super) fn run(&self, archive: &mut dyn Archive, report: &mut Report) -> Result<Walked> {
+        let mut walked = Walked::default();
         let mut expected = self.first_seq();
         let mut tip = None;
         for listed in self.inventory.manifests.values() {
@@ -31,7 +43,7 @@ impl Walk<'_> {
             if let Some(expected) = expected
                 && seq > expected
             {
-                lost(expected, seq, report);
+                self.lost(expected, seq, report);
                 tip = None;
             }
             expected = Some(seq.next());
@@ -40,6 +52,7 @@ impl Walk<'_> {
                 tip = None;
                 continue;
             };
+            walked.digests.insert(seq, Digest::of(&bytes));
             self.check_signature(archive, listed, &bytes, report)?;
             let start = tip.or_else(|| self.start(seq, &bytes));
             tip = None;
@@ -47,19 +60,58 @@ impl Walk<'_> {
                 Some(Ok(verified)) => {
                     tip = Some(verified.tip());
                     if self.range.has(verified.manifest()) {
-                        check_size(listed, verified.manifest(), report);
+                        let has_its_size = check_size(listed, verified.manifest(), report);
+                        self.check_source(&verified, report);
                         report.count(verified.manifest());
-                        sound.push(verified);
+                        walked.jobs.extend(job(&verified).filter(|_| has_its_size));
                     }
                 }
-                Some(Err(error)) => report.error(verdict(&error), Some(seq.get()), path.as_str(), &error),
+                Some(Err(error)) => {
+                    let verdict = super::verdict(&error).unwrap_or(Verdict::Damaged);
+                    report.error(verdict, Some(seq.get()), path.as_str(), &error);
+                }
                 None => {
                     let error = Manifest::decode(&bytes).expect_err("only what cannot be read has no start");
                     report.error(Verdict::Damaged, Some(seq.get()), path.as_str(), &error);
                 }
             }
         }
-        Ok(sound)
+        Ok(walked)
+    }
+
+    /// Segments from one number up to, and without, another one are missing, and later ones are there.
+    fn lost(&self, from: SegmentSeq, to: SegmentSeq, report: &mut Report) {
+        report.missing.push(Missing { from: from.get(), to: to.get() - 1, class: Class::Lost });
+        for seq in (from.get()..to.get()).take(super::NAMED_MAX) {
+            let mut what = "it is missing, and later ones are there: it was lost".to_owned();
+            if self.inventory.without_manifest.contains_key(&seq) {
+                what.push_str("; its change file is still there, its manifest is not");
+            }
+            report.problem(Verdict::Lost, Some(seq), &format!("segment {seq}"), what);
+        }
+    }
+
+    /// A copy of another cluster's archive may have the same id; its rows are other rows all the same.
+    fn check_source(&self, segment: &Verified, report: &mut Report) {
+        let Some(identity) = self.identity else { return };
+        let (found, ours) = (&segment.manifest().source, &identity.source);
+        let same = found.system_identifier == ours.system_identifier
+            && found.database == ours.database
+            && found.slot == ours.slot;
+        if !same {
+            let (seq, path) = (segment.manifest().seq.get(), segment.manifest_path());
+            let what = format!(
+                "it was read from slot {} of database {} in cluster {}; the archive belongs to slot {} of database {} in \
+                 cluster {}",
+                found.slot,
+                found.database,
+                found.system_identifier,
+                ours.slot,
+                ours.database,
+                ours.system_identifier
+            );
+            report.problem(Verdict::Foreign, Some(seq), path.as_str(), what);
+        }
     }
 
     /// Where the archive must begin; `None` for a part of it, which may begin anywhere.
@@ -74,7 +126,7 @@ impl Walk<'_> {
     /// What a manifest without a known predecessor has to follow: what it says itself, or the floor.
     fn start(&self, seq: SegmentSeq, bytes: &[u8]) -> Option<ChainTip> {
         let manifest = Manifest::decode(bytes).ok()?;
-        let archive_id = self.archive_id.unwrap_or(manifest.archive_id);
+        let archive_id = self.identity.map_or(manifest.archive_id, |identity| identity.archive_id);
         match &self.inventory.floor {
             Some(floor) if floor.seq == seq => Some(floor.tip()),
             _ => Some(ChainTip::floor(archive_id, manifest.previous)),
@@ -88,7 +140,12 @@ impl Walk<'_> {
         manifest: &[u8],
         report: &mut Report,
     ) -> Result<()> {
-        let Some(key) = self.verify_key else { return Ok(()) };
+        let Some(key) = self.verify_key else {
+            if listed.is_signed {
+                report.unchecked_signature();
+            }
+            return Ok(());
+        };
         let seq = Some(listed.name.seq.get());
         let path: ArchivePath = listed.name.signature(listed.day);
         if !listed.is_signed {
@@ -104,20 +161,18 @@ impl Walk<'_> {
     }
 }
 
-fn lost(from: SegmentSeq, to: SegmentSeq, report: &mut Report) {
-    for seq in from.get()..to.get() {
-        let file = format!("segment {seq}");
-        report.problem(
-            Verdict::Lost,
-            Some(seq),
-            &file,
-            "it is missing, and later ones are there: it was lost",
-        );
-    }
+/// Without what reading the change file does not need: an archive has many manifests.
+fn job(segment: &Verified) -> Option<Job> {
+    let path = segment.file_path()?;
+    let mut manifest = segment.manifest().clone();
+    manifest.relations.clear();
+    manifest.capture.clear();
+    Some(Job::Segment { path, manifest: Box::new(manifest) })
 }
 
-fn check_size(listed: &Listed, manifest: &Manifest, report: &mut Report) {
-    let Some(file) = &manifest.file else { return };
+/// False: there is nothing to read, or nothing that could be right.
+fn check_size(listed: &Listed, manifest: &Manifest, report: &mut Report) -> bool {
+    let Some(file) = &manifest.file else { return false };
     let (seq, path) = (Some(manifest.seq.get()), listed.name.file(listed.day));
     match listed.changes {
         None => report.problem(Verdict::Lost, seq, path.as_str(), "the change file is missing"),
@@ -125,14 +180,7 @@ fn check_size(listed: &Listed, manifest: &Manifest, report: &mut Report) {
             let what = format!("it has {bytes} bytes, its manifest says {}", file.bytes);
             report.problem(Verdict::Damaged, seq, path.as_str(), what);
         }
-        Some(_) => {}
+        Some(_) => return true,
     }
-}
-
-fn verdict(error: &Error) -> Verdict {
-    match error.kind() {
-        Kind::Foreign => Verdict::Foreign,
-        Kind::NotFound => Verdict::Lost,
-        _ => Verdict::Damaged,
-    }
+    false
 }

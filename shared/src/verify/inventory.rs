@@ -14,6 +14,8 @@ use crate::time::Day;
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
     pub manifests: BTreeMap<SegmentSeq, Listed>,
+    /// Change files alone, by number.
+    pub without_manifest: BTreeMap<u64, ArchivePath>,
     pub floor: Option<Floor>,
 }
 
@@ -52,6 +54,10 @@ impl Inventory {
         self.manifests.is_empty()
     }
 
+    pub(super) fn is_pruned(&self, seq: SegmentSeq) -> bool {
+        self.floor.as_ref().is_some_and(|floor| seq < floor.seq)
+    }
+
     pub(super) fn newest(&self) -> Option<SegmentSeq> {
         self.manifests.keys().next_back().copied()
     }
@@ -74,6 +80,9 @@ impl Inventory {
                 None if entry.name.ends_with(".part") => {
                     report.note(format!("{path} is the rest of an upload"))
                 }
+                None if SegmentFile::parse(&entry.name).is_some() => {
+                    report.note(format!("{path} has the name of a file and is none: it is not looked into"));
+                }
                 None => report.note(format!("{path} is not ours")),
             }
         }
@@ -82,22 +91,28 @@ impl Inventory {
             {
                 Some(listed) => listed.changes = Some(bytes),
                 None if range.may_have(name.seq) => {
-                    report.note(format!("{} has no manifest: it does not exist", name.file(day)));
+                    let path = name.file(day);
+                    report.note(format!("{path} has no manifest: it does not exist, or not yet"));
+                    self.without_manifest.insert(name.seq.get(), path);
                 }
                 None => {}
             }
         }
         for name in signatures {
-            if let Some(listed) = self.manifests.get_mut(&name.seq).filter(|listed| listed.name == name) {
-                listed.is_signed = true;
+            match self.manifests.get_mut(&name.seq).filter(|listed| listed.name == name && listed.day == day)
+            {
+                Some(listed) => listed.is_signed = true,
+                None if range.may_have(name.seq) => {
+                    report.note(format!("{} signs a manifest that is not there", name.signature(day)));
+                }
+                None => {}
             }
         }
         Ok(())
     }
 
     fn add(&mut self, day: Day, name: SegmentName, range: &Range, report: &mut Report) {
-        let is_pruned = self.floor.as_ref().is_some_and(|floor| name.seq < floor.seq);
-        if is_pruned {
+        if self.is_pruned(name.seq) {
             report.note(format!("{} lies before the floor: a prune was interrupted", name.manifest(day)));
         } else if range.may_have(name.seq) {
             let listed = Listed { day, name, changes: None, is_signed: false };

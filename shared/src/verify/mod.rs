@@ -1,16 +1,20 @@
 //! `verify`: proof that an archive is sound, without any database and without changing anything.
 //!
 //! ```text
-//! listing ─▶ inventory ─▶ chain of manifests, signatures ─▶ contents, several files at once ─▶ report
+//! listing ─▶ inventory ─▶ chain of manifests, signatures ─┬▶ contents, several files at once ─▶ report
+//! head.json, floor.json, snapshots and their parts ───────┘
 //! ```
 //! Every problem is listed, not only the first: whoever repairs an archive wants to know how much is wrong.
 
 mod chain;
 mod contents;
 mod files;
+mod head;
 mod inventory;
+mod pipe;
 mod range;
 mod report;
+mod snapshots;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,18 +22,24 @@ use std::process::ExitCode;
 use crate::archive::{Archive, ArchiveSettings, Entry, EntryKind};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::head::Head;
 use crate::identity::ArchiveIdentity;
 use crate::layout::ArchivePath;
 use crate::output::Output;
 use crate::signature::VerifyKey;
+use crate::time::Timestamp;
 
+pub use head::Remembered;
 pub use range::Bound;
-pub use report::{Problem, Report, Verdict};
+pub use report::{Class, Missing, Problem, Report, Verdict};
 
 use files::verify_files;
+use head::Claims;
 use inventory::Inventory;
 use range::Range;
+use snapshots::Snapshots;
+
+/// A number in a file's name can be any: no more missing segments than this are named one by one.
+const NAMED_MAX: usize = 1000;
 
 /// The command's arguments, the same in both programs.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -43,8 +53,11 @@ pub struct Arguments {
     /// Manifests and sizes only
     #[arg(long)]
     pub quick: bool,
+    /// The archive must still hold this manifest: one that is remembered from elsewhere
+    #[arg(long, value_name = "SEQ=SHA256")]
+    pub holds: Option<Remembered>,
     /// Manifests on this machine, instead of the archive
-    #[arg(value_name = "MANIFEST", conflicts_with_all = ["from", "to"])]
+    #[arg(value_name = "MANIFEST", conflicts_with_all = ["from", "to", "holds"])]
     pub manifests: Vec<PathBuf>,
 }
 
@@ -70,14 +83,23 @@ fn verify_archive(
     let range = Range::new(arguments.from, arguments.to)?;
     let mut report = Report::new(archive.location(), arguments.quick);
     let inventory = Inventory::take(archive, &range, &mut report)?;
-    let archive_id = identity(archive, &inventory, &mut report)?;
-    let walk = chain::Walk { archive_id, range: &range, inventory: &inventory, verify_key };
-    let sound = walk.run(archive, &mut report)?;
+    let identity = identity(archive, &inventory, &mut report)?;
+    let identity = identity.as_ref();
+    let walk = chain::Walk { identity, range: &range, inventory: &inventory, verify_key };
+    let mut walked = walk.run(archive, &mut report)?;
+    let mut jobs = std::mem::take(&mut walked.jobs);
+    let claims = Claims { identity, range: &range, inventory: &inventory, walked: &walked };
+    claims.missing(&mut report);
+    if let Some(remembered) = arguments.holds {
+        claims.remembered(remembered, &mut report);
+    }
     if !range.is_part() {
-        check_head(archive, &inventory, &mut report)?;
+        claims.head(archive, Timestamp::now(), &mut report)?;
+        let archive_id = identity.map(|identity| identity.archive_id);
+        jobs.extend(Snapshots { archive_id, verify_key }.run(archive, &mut report)?);
     }
     if !arguments.quick {
-        contents::check(settings, &sound, &mut report)?;
+        contents::check(settings, &jobs, &mut report)?;
     }
     Ok(report.finished())
 }
@@ -87,7 +109,7 @@ fn identity(
     archive: &mut dyn Archive,
     inventory: &Inventory,
     report: &mut Report,
-) -> Result<Option<uuid::Uuid>> {
+) -> Result<Option<ArchiveIdentity>> {
     let path = ArchivePath::identity();
     let found = small_file(archive, &path, ArchiveIdentity::BYTES_MAX, report)?;
     let Some(bytes) = found else {
@@ -104,7 +126,7 @@ fn identity(
         return Ok(None);
     };
     match ArchiveIdentity::decode(&bytes) {
-        Ok(identity) => Ok(Some(identity.archive_id)),
+        Ok(identity) => Ok(Some(identity)),
         Err(error) => {
             report.error(Verdict::Damaged, None, path.as_str(), &error);
             Ok(None)
@@ -112,36 +134,14 @@ fn identity(
     }
 }
 
-/// A hint that is missing or old is no problem; one that names more than there is is.
-fn check_head(archive: &mut dyn Archive, inventory: &Inventory, report: &mut Report) -> Result<()> {
-    let path = ArchivePath::head();
-    let Some(bytes) = small_file(archive, &path, Head::BYTES_MAX, report)? else {
-        report.note("head.json is missing: the next poll writes it");
-        return Ok(());
-    };
-    let head = match Head::decode(&bytes) {
-        Ok(head) => head,
-        Err(error) => {
-            report.error(Verdict::Damaged, None, path.as_str(), &error);
-            return Ok(());
-        }
-    };
-    let newest = inventory.newest();
-    let Some(named) = head.newest else { return Ok(()) };
-    if newest.is_none_or(|newest| newest < named.name.seq) {
-        let first = newest.map_or(1, |newest| newest.get() + 1);
-        for seq in first..=named.name.seq.get() {
-            report.problem(
-                Verdict::Lost,
-                Some(seq),
-                path.as_str(),
-                "head.json names it or a later one, but it is not there",
-            );
-        }
-    } else if newest > Some(named.name.seq) {
-        report.note("head.json is older than the newest segment: the next poll replaces it");
+/// What an error says of the archive; `None`: nothing, it could not be looked at.
+fn verdict(error: &Error) -> Option<Verdict> {
+    match error.kind() {
+        Kind::Foreign => Some(Verdict::Foreign),
+        Kind::NotFound => Some(Verdict::Lost),
+        Kind::Corrupt | Kind::BadInput | Kind::Conflict => Some(Verdict::Damaged),
+        Kind::Unreachable | Kind::Locked | Kind::Refused | Kind::NoSpace | Kind::Io => None,
     }
-    Ok(())
 }
 
 /// `None` when there is none, or what is there cannot be such a file, which is noted as a problem.

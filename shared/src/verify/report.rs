@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::error::{Error, escape_control};
 use crate::manifest::{Gap, Manifest};
+use crate::snapshot::SnapshotManifest;
 use crate::time::Timestamp;
 
 /// What is wrong, as far as it decides what to do.
@@ -21,6 +22,26 @@ pub enum Verdict {
     Foreign,
     /// Its signature is missing or wrong.
     Unsigned,
+}
+
+/// Why segments are not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// On its way, or still in the archiver's spool.
+    NotYetShipped,
+    /// Removed on purpose: the floor lies behind it.
+    Pruned,
+    /// It was there, or must have been.
+    Lost,
+}
+
+/// Segments that are not there, from one number to another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    pub from: u64,
+    pub to: u64,
+    pub class: Class,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -48,11 +69,21 @@ pub struct Report {
     pub transactions: u64,
     pub first_ts: Option<Timestamp>,
     pub last_ts: Option<Timestamp>,
+    /// What the archive's head claims: all that committed before is there.
+    pub covered_at: Option<Timestamp>,
+    /// Base copies, and the rows in them.
+    pub snapshots: u64,
+    pub snapshot_rows: u64,
+    pub snapshot_bytes: u64,
+    pub missing: Vec<Missing>,
     /// Declared by the archiver: sound, but not whole.
     pub gaps: Vec<Gap>,
     pub problems: Vec<Problem>,
     /// Worth knowing, nothing to mend.
     pub notes: Vec<String>,
+    /// There are signatures, and no key to check them with.
+    #[serde(skip)]
+    unchecked_signatures: u64,
 }
 
 impl Report {
@@ -70,10 +101,26 @@ impl Report {
             transactions: 0,
             first_ts: None,
             last_ts: None,
+            covered_at: None,
+            snapshots: 0,
+            snapshot_rows: 0,
+            snapshot_bytes: 0,
+            missing: Vec::new(),
             gaps: Vec::new(),
             problems: Vec::new(),
             notes: Vec::new(),
+            unchecked_signatures: 0,
         }
+    }
+
+    pub(super) fn count_snapshot(&mut self, manifest: &SnapshotManifest) {
+        self.snapshots += 1;
+        self.snapshot_rows += manifest.rows();
+        self.snapshot_bytes += manifest.content_bytes();
+    }
+
+    pub(super) fn unchecked_signature(&mut self) {
+        self.unchecked_signatures += 1;
     }
 
     /// Counts a segment whose manifest is sound.
@@ -122,6 +169,10 @@ impl Report {
     }
 
     pub(super) fn finished(mut self) -> Report {
+        if self.unchecked_signatures > 0 {
+            let count = self.unchecked_signatures;
+            self.note(format!("{count} signatures were not checked: verify_key is not set"));
+        }
         self.problems.sort_by_key(|problem| problem.segment);
         self.sound = self.problems.is_empty();
         self
@@ -147,7 +198,19 @@ impl Report {
         line("transactions", format!("{} with {} records", self.transactions, self.records));
         let time = |ts: Option<Timestamp>| ts.map(|ts| ts.to_string());
         line("commits", range(time(self.first_ts), time(self.last_ts)));
+        if let Some(covered_at) = self.covered_at {
+            line("covers", format!("all that committed before {covered_at}"));
+        }
+        if self.snapshots > 0 {
+            let (rows, bytes) = (self.snapshot_rows, ByteSize(self.snapshot_bytes));
+            line("snapshots", format!("{} with {rows} rows ({bytes})", self.snapshots));
+        }
         line("looked at", if self.quick { "manifests and sizes" } else { "everything" }.to_owned());
+        for Missing { from, to, class } in &self.missing {
+            let which =
+                if from == to { format!("segment {from}") } else { format!("segments {from} to {to}") };
+            line("missing", format!("{which}: {}", class.words()));
+        }
         for gap in &self.gaps {
             line("gap", format!("after {} up to {}: {}", gap.from, gap.to, gap.reason));
         }
@@ -162,9 +225,22 @@ impl Report {
         }
         let verdict = match self.problems.first() {
             None => "sound".to_owned(),
-            Some(first) => format!("{} problems, the first: {}", self.problems.len(), first.file),
+            Some(first) if self.problems.len() == 1 => format!("1 problem: {}: {}", first.file, first.what),
+            Some(first) => {
+                format!("{} problems, the first: {}: {}", self.problems.len(), first.file, first.what)
+            }
         };
         line("result", verdict);
         text
+    }
+}
+
+impl Class {
+    fn words(self) -> &'static str {
+        match self {
+            Class::NotYetShipped => "not shipped yet",
+            Class::Pruned => "pruned",
+            Class::Lost => "lost",
+        }
     }
 }
