@@ -2,12 +2,14 @@
 //!
 //! `scripts/bench capture` reads one backlog from a slot, with the archiver and with one plain COPY of the peek.
 //! `scripts/bench apply` applies one captured archive, and lets native logical replication apply the same changes.
+//! `scripts/bench verify` proves an archive, and has zstd and sha256sum look at the same files.
 
 mod apply;
 mod archiver;
 mod capture;
 mod measure;
 mod source;
+mod verify;
 
 /// Its name on the command line, in words, and its statements with a procedure `load(changes)`.
 #[derive(Clone, Copy)]
@@ -26,18 +28,22 @@ const WORKLOADS: [Workload; 3] = [
 pub(crate) struct Arguments {
     pub rows: u64,
     pub rounds: usize,
+    /// Of lines, for `verify`.
+    pub mib: u64,
     workloads: Vec<Workload>,
 }
 
 impl Arguments {
     /// `None`: not understood.
     fn read(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
-        let mut arguments = Arguments { rows: 1_000_000, rounds: 3, workloads: WORKLOADS.to_vec() };
+        let mut arguments =
+            Arguments { rows: 1_000_000, rounds: 3, mib: 1024, workloads: WORKLOADS.to_vec() };
         while let Some(option) = words.next() {
             let value = words.next()?;
             match option.as_str() {
                 "--rows" => arguments.rows = value.parse().ok()?,
                 "--rounds" => arguments.rounds = value.parse().ok().filter(|rounds| *rounds > 0)?,
+                "--mib" => arguments.mib = value.parse().ok().filter(|mib| *mib > 0)?,
                 "--workload" => arguments.workloads.retain(|workload| workload.key == value),
                 _ => return None,
             }
@@ -51,6 +57,9 @@ async fn main() {
     let mut words = std::env::args().skip(1);
     let part = words.next().unwrap_or_default();
     let Some(arguments) = Arguments::read(words) else { usage() };
+    if part == "verify" {
+        return verify::run(&arguments);
+    }
     for workload in &arguments.workloads {
         match part.as_str() {
             "capture" => capture::run(*workload, &arguments).await,
@@ -61,7 +70,9 @@ async fn main() {
 }
 
 fn usage() -> ! {
-    say("usage: bench capture|apply [--workload mixed|inserts|hot] [--rows N] [--rounds N]");
+    say(
+        "usage: bench capture|apply [--workload mixed|inserts|hot] [--rows N] [--rounds N], or bench verify [--mib N] [--rounds N]",
+    );
     std::process::exit(2)
 }
 
