@@ -11,7 +11,7 @@ use syncdata_shared::output::Output;
 use syncdata_shared::{log, verify};
 use tracing::Level;
 
-use crate::commands::{Answer, clear, history, replay, resync, retry, status, stop, sync, tables};
+use crate::commands::{Answer, as_of, clear, history, replay, resync, retry, status, stop, sync, tables};
 use crate::daemon::ResyncOrder;
 use crate::error::Result;
 use crate::{daemon, examine};
@@ -99,6 +99,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Bring rows that changed in a stretch of time back to what the archive says of them, or show it in copies
     Replay(replay::Arguments),
+    /// Make tables as they were at a moment, beside the live ones
+    AsOf(as_of::Arguments),
     /// Every change of one row, from the archive, oldest first
     History(history::Arguments),
     /// Settings that hold, and where they come from
@@ -178,6 +180,7 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
             resync::run(config, ResyncOrder { tables, all, adopt }).await?
         }
         Command::Clear { yes } => clear::run(&config, yes).await?,
+        Command::AsOf(arguments) => as_of::run(&config, arguments).await?,
         Command::Replay(arguments) => replay::run(&config, arguments).await?,
         Command::Verify(_) | Command::Completions { .. } | Command::Man => {
             unreachable!("they need no connection")

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use syncdata_shared::archive::{self, ArchiveHandle};
@@ -30,8 +31,8 @@ pub struct HandFiles {
 
 impl HandFiles {
     pub fn open(config: &Config) -> Result<HandFiles> {
-        fs::create_dir_all(&config.cache_dir)
-            .context(|| format!("making the cache folder {}", config.cache_dir.display()))?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.cache_dir);
+        made.context(|| format!("making the cache folder {}", config.cache_dir.display()))?;
         sweep(&config.cache_dir)?;
         let prefix = format!("{PREFIX}{}-", std::process::id());
         let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(&config.cache_dir);

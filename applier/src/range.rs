@@ -8,7 +8,7 @@ use syncdata_shared::time::{Day, Moment, Timestamp};
 
 /// A folder's day is that of its segments' last commits; a clock that went back in the middle of a segment may have
 /// left earlier commits than that in it. By more than this it does not go back.
-const CLOCK_DAYS: u32 = 2;
+pub(crate) const CLOCK_DAYS: u32 = 2;
 
 /// Half open: what begins it is in it, what ends it is not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

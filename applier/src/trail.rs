@@ -24,6 +24,8 @@ pub struct Trail<'a> {
     /// A segment that is known from elsewhere: it must be that one.
     known: Option<Link>,
     places: Vec<(Day, SegmentName)>,
+    /// There are segments behind the last one that counts.
+    pub has_more: bool,
     /// Of the last of these places; oldest first.
     read: Vec<Verified>,
 }
@@ -49,9 +51,11 @@ impl<'a> Trail<'a> {
         // A prune that was interrupted leaves some before the floor: they do not exist.
         let begins = floor.as_ref().map_or(SegmentSeq::FIRST, |floor| floor.seq);
         let counts = |seq: &SegmentSeq| *seq >= begins && until.is_none_or(|until| *seq <= until);
+        let has_more =
+            listing.keys().next_back().is_some_and(|last| until.is_some_and(|until| *last > until));
         let places = listing.iter().filter(|(seq, _)| counts(seq));
         let places = places.flat_map(|(_, places)| places.iter().copied()).collect();
-        Ok(Trail { source, archive_id, floor, known, places, read: Vec::new() })
+        Ok(Trail { source, archive_id, floor, known, places, has_more, read: Vec::new() })
     }
 
     /// What was read so far, oldest first, without a hole up to the end.

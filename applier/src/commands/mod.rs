@@ -1,5 +1,6 @@
 //! The commands, one file each. Where a daemon runs, it does the work and the command waits for its answer.
 
+pub mod as_of;
 pub mod ask;
 pub mod clear;
 pub mod history;

@@ -11,8 +11,8 @@
 mod difference;
 mod parts;
 mod plan;
-mod replay;
-mod shadow;
+pub(crate) mod replay;
+pub(crate) mod shadow;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,12 +29,14 @@ use syncdata_shared::manifest::OpCounts;
 use syncdata_shared::name::TableName;
 use syncdata_shared::progress::{Progress, Unit};
 use syncdata_shared::snapshot::SnapshotManifest;
+use syncdata_shared::time::Day;
 use tokio::sync::Mutex;
 
 pub use self::difference::Changes;
-use self::difference::Pair;
+pub(crate) use self::difference::Pair;
 pub(crate) use self::plan::{Choice, Offer};
-use self::replay::{Copy, Known, Refusal};
+use self::replay::Refusal;
+pub(crate) use self::replay::{Copy, Known};
 use crate::apply::{FREE_PLANS, Writer};
 use crate::catch_up;
 use crate::cursor::{self, Checkpoint, State, TableState, Want};
@@ -43,6 +45,7 @@ use crate::fetch::Source;
 use crate::ledger::{self, Entry};
 use crate::local::Local;
 use crate::plan::not_found;
+use crate::range::CLOCK_DAYS;
 use crate::schema::{self, Table};
 use crate::{quarantine, runner};
 
@@ -76,7 +79,7 @@ pub struct Loaded {
 
 /// What the base of a group of tables is.
 #[derive(Clone, Debug)]
-enum Base {
+pub(crate) enum Base {
     Snapshot(Arc<SnapshotManifest>),
     /// Everything since the archive's first segment; over the rows that are there, or in place of them.
     Start {
@@ -202,16 +205,24 @@ struct Loader<'a> {
 }
 
 impl Base {
-    fn known(&self) -> Known {
+    pub(crate) fn known(&self) -> Known {
         match self {
             Base::Snapshot(snapshot) => {
-                Known { upto: snapshot.start_lsn, snapshot: Some(Arc::clone(snapshot)) }
+                Known { upto: snapshot.start_lsn, snapshot: Some(Arc::clone(snapshot)), until: None }
             }
-            Base::Start { .. } => Known { upto: Lsn::ZERO, snapshot: None },
+            Base::Start { .. } => Known { upto: Lsn::ZERO, snapshot: None, until: None },
         }
     }
 
-    fn name(&self) -> String {
+    /// The first folder that may hold changes behind it: what was seen committed before it was taken, and clocks go back.
+    pub(crate) fn first_day(&self) -> Option<Day> {
+        match self {
+            Base::Snapshot(snapshot) => Some(snapshot.taken_at.day().days_before(CLOCK_DAYS)),
+            Base::Start { .. } => None,
+        }
+    }
+
+    pub(crate) fn name(&self) -> String {
         match self {
             Base::Snapshot(snapshot) => format!("snapshot {}", snapshot.id),
             Base::Start { .. } => "segment 1".to_owned(),
@@ -301,7 +312,7 @@ impl Loader<'_> {
             };
             let table = Arc::new(table.clone());
             let shadow = shadow::make(client, &table, number).await?;
-            match self.fill(work.base, &table, shadow).await? {
+            match fill(self.local, self.source, work.base, &table, shadow).await? {
                 Ok(copy) => {
                     work.copies.insert(name.clone(), copy);
                 }
@@ -310,57 +321,6 @@ impl Loader<'_> {
             faults::hit("load.filled")?;
         }
         Ok(())
-    }
-
-    /// `Err`: why the table cannot hold the base.
-    async fn fill(
-        &self,
-        base: &Base,
-        table: &Arc<Table>,
-        shadow: Arc<Table>,
-    ) -> Result<Result<Copy, String>> {
-        let client = self.local.session.client();
-        let (relation, columns) = match base {
-            Base::Snapshot(snapshot) => {
-                let copy = &snapshot.tables[&table.name];
-                let statement = match (schema::fit(&copy.relation, table), parts::statement(copy, &shadow)) {
-                    (Ok(_), Ok(statement)) => statement,
-                    (Err(difference), _) => return Ok(Err(difference.to_string())),
-                    (_, Err(difference)) => {
-                        // It names the shadow; the column is the table's.
-                        let what = difference.what.replace(&shadow.name.to_string(), &table.name.to_string());
-                        let remedy = difference.remedy.replace(&shadow.name.sql(), &table.name.sql());
-                        return Ok(Err(format!("{what}; run: {remedy}")));
-                    }
-                };
-                let job = format!("loading {} from {}", table.name, base.name());
-                let mut progress = Progress::start(job, Unit::Bytes, Some(copy.content_bytes));
-                let copied = parts::copy_in(client, self.source, copy, &statement, &mut progress).await;
-                match copied {
-                    Ok(()) => {}
-                    Err(error) if is_of_a_row(&error) => return Ok(Err(error.one_line())),
-                    Err(error) => return Err(error),
-                }
-                progress.finish();
-                let places = copy.columns.iter().filter_map(|name| table.column(name));
-                let columns = places.filter(|column| !table.columns[*column].generated).collect();
-                (copy.relation.clone(), columns)
-            }
-            Base::Start { over } => {
-                if *over {
-                    shadow::seed(client, table, &shadow).await?;
-                }
-                // What it was at the source, its first segment says.
-                (crate::plan::as_local(table), Vec::new())
-            }
-        };
-        let relation = Arc::new(relation);
-        let target = match schema::fit(&relation, &shadow) {
-            Ok(target) => target,
-            Err(difference) => return Ok(Err(difference.to_string())),
-        };
-        let shadow = shadow::index(client, &shadow, &target).await?;
-        Ok(Ok(Copy { table: Arc::clone(table), shadow, relation, columns }))
     }
 
     /// Applies what the shadows lack up to the checkpoint. False: it was nothing.
@@ -647,6 +607,58 @@ impl Loader<'_> {
         };
         ledger::log(client, meta, &[entry], std::time::Duration::ZERO).await
     }
+}
+
+/// `Err`: why the table cannot hold the base.
+pub(crate) async fn fill(
+    local: &Local,
+    source: &Source,
+    base: &Base,
+    table: &Arc<Table>,
+    shadow: Arc<Table>,
+) -> Result<Result<Copy, String>> {
+    let client = local.session.client();
+    let (relation, columns) = match base {
+        Base::Snapshot(snapshot) => {
+            let copy = &snapshot.tables[&table.name];
+            let statement = match (schema::fit(&copy.relation, table), parts::statement(copy, &shadow)) {
+                (Ok(_), Ok(statement)) => statement,
+                (Err(difference), _) => return Ok(Err(difference.to_string())),
+                (_, Err(difference)) => {
+                    // It names the shadow; the column is the table's.
+                    let what = difference.what.replace(&shadow.name.to_string(), &table.name.to_string());
+                    let remedy = difference.remedy.replace(&shadow.name.sql(), &table.name.sql());
+                    return Ok(Err(format!("{what}; run: {remedy}")));
+                }
+            };
+            let job = format!("loading {} from {}", table.name, base.name());
+            let mut progress = Progress::start(job, Unit::Bytes, Some(copy.content_bytes));
+            let copied = parts::copy_in(client, source, copy, &statement, &mut progress).await;
+            match copied {
+                Ok(()) => {}
+                Err(error) if is_of_a_row(&error) => return Ok(Err(error.one_line())),
+                Err(error) => return Err(error),
+            }
+            progress.finish();
+            let places = copy.columns.iter().filter_map(|name| table.column(name));
+            let columns = places.filter(|column| !table.columns[*column].generated).collect();
+            (copy.relation.clone(), columns)
+        }
+        Base::Start { over } => {
+            if *over {
+                shadow::seed(client, table, &shadow).await?;
+            }
+            // What it was at the source, its first segment says.
+            (crate::plan::as_local(table), Vec::new())
+        }
+    };
+    let relation = Arc::new(relation);
+    let target = match schema::fit(&relation, &shadow) {
+        Ok(target) => target,
+        Err(difference) => return Ok(Err(difference.to_string())),
+    };
+    let shadow = shadow::index(client, &shadow, &target).await?;
+    Ok(Ok(Copy { table: Arc::clone(table), shadow, relation, columns }))
 }
 
 /// A group of tables under way.

@@ -14,7 +14,7 @@ use syncdata_shared::postgres::Session;
 use syncdata_shared::snapshot::SnapshotManifest;
 
 use crate::apply::{Outcome, Writer};
-use crate::batch::Limits;
+use crate::batch::{Limits, TxPlace};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::Fetched;
 use crate::plan;
@@ -28,6 +28,8 @@ pub(crate) struct Known {
     pub upto: Lsn,
     /// And those behind it that this snapshot has seen.
     pub snapshot: Option<Arc<SnapshotManifest>>,
+    /// This transaction and all behind it are not wanted.
+    pub until: Option<TxPlace>,
 }
 
 impl Known {
@@ -170,7 +172,8 @@ fn task(
                 return Ok(Err(Refusal { table: name.clone(), reason: difference.to_string() }));
             }
         };
-        let admission = Admission { target, relation, from, until: None, skip: skip.clone() };
+        let until = known.until.filter(|until| until.seq == manifest.seq.get()).map(|until| until.index);
+        let admission = Admission { target, relation, from, until, skip: skip.clone() };
         admitted.insert(name.to_string(), admission);
     }
     Ok(Ok(Some(Task { segment: fetched.segment.clone(), file: file.clone(), admitted })))

@@ -13,6 +13,7 @@ use syncdata_shared::manifest::OpCounts;
 use syncdata_shared::name::TableName;
 use syncdata_shared::progress::{Progress, Unit};
 use tokio::sync::mpsc;
+use tokio_postgres::Client;
 
 use super::feed::BATCHES_AHEAD;
 use super::report::{Report, TableReport};
@@ -35,7 +36,7 @@ pub async fn look(config: &Config, order: &Order, schema_name: &str) -> Result<R
     let mut files = HandFiles::open(config)?;
     let local = Local::open(config).await?;
     let source = files.source.clone();
-    let standing = Standing::read(&local, &source, order).await?;
+    let standing = Standing::read(&local, &source, order.tables.as_deref()).await?;
     let mut trail = Trail::open(&source, standing.archive_id, Some(standing.applied), None).await?;
     trail.reach(order.range.first_day()).await?;
     let copies = copies(&local, &standing, schema_name).await?;
@@ -62,12 +63,10 @@ pub async fn look(config: &Config, order: &Order, schema_name: &str) -> Result<R
     Ok(looking.report(schema_name, &standing, segments.len()))
 }
 
-/// The live tables, each with the name of its copy.
-async fn copies(
-    local: &Local,
-    standing: &Standing,
-    schema_name: &str,
-) -> Result<BTreeMap<TableName, (TableName, Option<Arc<Table>>)>> {
+/// By a live table's name: its copy's name, and the table, if it is there.
+pub(super) type Copies = BTreeMap<TableName, (TableName, Option<Arc<Table>>)>;
+
+pub(super) async fn copies(local: &Local, standing: &Standing, schema_name: &str) -> Result<Copies> {
     let names: Vec<TableName> = standing.states.keys().cloned().collect();
     let mut live = schema::load(local.session.client(), &names).await?;
     let mut copies = BTreeMap::new();
@@ -86,12 +85,26 @@ async fn copies(
     Ok(copies)
 }
 
+/// An empty table that is like the live one.
+pub(super) async fn make_copy(client: &Client, live: &TableName, copy: &TableName) -> Result<()> {
+    let there = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+    let row = client.query_one(there, &[&copy.sql()]).await;
+    if row.context(|| format!("looking for {copy}"))?.get(0) {
+        return Err(Shared::new(SharedKind::Conflict, format!("{copy} exists already"))
+            .hint("nothing was changed; choose another schema, or drop that one first")
+            .into());
+    }
+    let like = format!("CREATE TABLE {} (LIKE {} INCLUDING ALL)", copy.sql(), live.sql());
+    client.batch_execute(&like).await.context(|| format!("making {copy}"))?;
+    Ok(())
+}
+
 struct Looking<'a> {
     local: &'a Local,
     order: &'a Order,
     writer: Writer,
     /// By the live table's name: the copy's, and the table itself once it is known.
-    copies: BTreeMap<TableName, (TableName, Option<Arc<Table>>)>,
+    copies: Copies,
     found: BTreeMap<String, TableReport>,
     left_alone: BTreeMap<String, String>,
     transactions: u64,
@@ -107,11 +120,7 @@ struct Found {
 }
 
 impl<'a> Looking<'a> {
-    fn new(
-        local: &'a Local,
-        order: &'a Order,
-        copies: BTreeMap<TableName, (TableName, Option<Arc<Table>>)>,
-    ) -> Looking<'a> {
+    fn new(local: &'a Local, order: &'a Order, copies: Copies) -> Looking<'a> {
         let mut looking = Looking {
             local,
             order,
@@ -143,15 +152,7 @@ impl<'a> Looking<'a> {
             .await
             .context(|| format!("making schema {schema}"))?;
         for (name, (copy, _)) in &self.copies {
-            let there = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
-            let row = client.query_one(there, &[&copy.sql()]).await;
-            if row.context(|| format!("looking for {copy}"))?.get(0) {
-                return Err(Shared::new(SharedKind::Conflict, format!("{copy} exists already"))
-                    .hint("nothing was changed; choose another schema, or drop that one first")
-                    .into());
-            }
-            let like = format!("CREATE TABLE {} (LIKE {} INCLUDING ALL)", copy.sql(), name.sql());
-            client.batch_execute(&like).await.context(|| format!("making {copy}"))?;
+            make_copy(client, name, copy).await?;
         }
         let names: Vec<TableName> = self.copies.values().map(|(copy, _)| copy.clone()).collect();
         let mut made = schema::load(client, &names).await?;

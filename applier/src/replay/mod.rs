@@ -10,6 +10,7 @@
 //! The records of a row are never written over the live one: what lies between may stand in the way of a unique value
 //! that another row has by now. They are put together beside it, and only what differs in the end is brought over.
 
+mod as_of;
 mod feed;
 mod into;
 mod merge;
@@ -36,6 +37,7 @@ use crate::fetch::Source;
 use crate::local::Local;
 use crate::range::TimeRange;
 
+pub use as_of::{AsOf, Past, PastTable, as_of};
 pub use into::look;
 pub use merge::{Changed, NotRebuilt};
 pub use plan::{Known, Plan, TablePlan};
@@ -61,10 +63,10 @@ struct Standing {
 }
 
 impl Standing {
-    async fn read(local: &Local, source: &Source, order: &Order) -> Result<Standing> {
+    async fn read(local: &Local, source: &Source, tables: Option<&str>) -> Result<Standing> {
         let (client, meta) = (local.session.client(), &local.meta);
         let checkpoint = Checkpoint::read(client, meta).await?;
-        let states = chosen(cursor::table_states(client, meta).await?, order.tables.as_deref())?;
+        let states = chosen(cursor::table_states(client, meta).await?, tables)?;
         let (Some(archive_id), Some(applied)) = (checkpoint.archive_id, checkpoint.segment) else {
             return Err(Shared::new(SharedKind::NotFound, "nothing was applied here yet")
                 .hint("syncdata-applier sync applies what the archive has")

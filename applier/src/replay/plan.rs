@@ -43,6 +43,8 @@ pub struct Known<'a> {
     /// From the range on, oldest first, without a hole.
     pub manifests: Vec<&'a Manifest>,
     pub tables: &'a BTreeMap<TableName, Arc<Table>>,
+    /// The archive has segments that no pass has applied yet.
+    pub has_more: bool,
 }
 
 impl Known<'_> {
@@ -75,6 +77,11 @@ impl Known<'_> {
         }
         if position <= first.start_lsn {
             return Err(format!("it is {} at {position}, before the range", state.state));
+        }
+        if self.has_more && self.manifests.last().is_some_and(|last| position > last.end_lsn) {
+            return Err(
+                "it was loaded from a base copy that is newer than the last pass: run sync first".into()
+            );
         }
         let lost = |manifest: &&&Manifest| {
             manifest.gaps.iter().any(|gap| concerns(gap, name) && gap.from < position)

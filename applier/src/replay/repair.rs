@@ -44,7 +44,7 @@ pub async fn repair(config: &Config, order: &Order) -> Result<Report> {
         local.lock_pass().await?;
     }
     let source = files.source.clone();
-    let standing = Standing::read(&local, &source, order).await?;
+    let standing = Standing::read(&local, &source, order.tables.as_deref()).await?;
     let mut trail =
         Trail::open(&source, standing.archive_id, Some(standing.applied), Some(standing.seq())).await?;
     trail.reach(order.range.first_day()).await?;
@@ -52,7 +52,8 @@ pub async fn repair(config: &Config, order: &Order) -> Result<Report> {
     let tables = schema::load(local.session.client(), &names).await?;
     let tables = tables.into_iter().map(|(name, table)| (name, Arc::new(table))).collect();
     let manifests = trail.manifests().iter().map(Verified::manifest).collect();
-    let plan = Known { range: order.range, manifests, tables: &tables }.plan(&standing.states);
+    let known = Known { range: order.range, manifests, tables: &tables, has_more: trail.has_more };
+    let plan = known.plan(&standing.states);
     let mut repair =
         Repair { files, local: &local, order, standing, trail, plan, hasher: KeyHasher::default() };
     let (mut report, scans) = repair.scan().await?;
