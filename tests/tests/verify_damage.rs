@@ -1,5 +1,4 @@
-//! Every kind of damage to an archive behind SFTP is found and named: one that the archiver made, signed, with a base
-//! copy in it.
+//! Every kind of damage to an archive behind SFTP is found and named: one that the archiver made and signed.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,6 +10,7 @@ use syncdata_shared::digest::Digest;
 use syncdata_tests::World;
 use syncdata_tests::forge::Forge;
 use syncdata_tests::program::Finished;
+use syncdata_tests::world::ARCHIVER_ROLE;
 
 const SEGMENTS: usize = 5;
 
@@ -531,4 +531,73 @@ async fn missing_segments_are_told_apart() {
         "{text}"
     );
     assert!(text.contains("result        1 problem: segment 4: it is missing"), "{text}");
+}
+
+/// Base copies: two of them, the second with differences from the first.
+#[tokio::test]
+async fn base_copies_are_proved_to_their_last_file() {
+    let mut scene = Scene::start().await;
+    let source = &scene.world.source;
+    source.execute(&format!("GRANT pg_read_all_data TO {ARCHIVER_ROLE}")).await;
+    source.execute("INSERT INTO t SELECT i, md5(i::text) FROM generate_series(100, 3000) i").await;
+    for _ in 0..2 {
+        scene.world.archiver(["run", "--once"]).succeed().await;
+        scene.world.archiver(["snapshot"]).succeed().await;
+        scene.world.source.execute("UPDATE t SET v = 'changed' WHERE id = 500").await;
+        // Their names hold the time, to the second.
+        scene.world.source.query("SELECT pg_sleep(1.1)").await;
+    }
+    scene.sound = tempfile::tempdir().expect("a folder");
+    copy(scene.dir(), &scene.sound.path().join("archive"));
+    let report = scene.is_sound("two base copies", true).await;
+    assert_eq!(report["snapshots"], 2, "{report:#}");
+    let folders = || {
+        let folders = fs::read_dir(scene.dir().join("snapshots")).expect("snapshots");
+        let mut folders: Vec<PathBuf> = folders.map(|entry| entry.expect("an entry").path()).collect();
+        folders.sort();
+        folders
+    };
+    let newest = || folders().pop().expect("a snapshot");
+    let files = || {
+        let all = folders().into_iter().flat_map(|folder| fs::read_dir(folder).expect("a folder"));
+        let files: Vec<PathBuf> = all.map(|entry| entry.expect("an entry").path()).collect();
+        files
+    };
+    let of = |ending: &str| {
+        let mut found = files().into_iter().filter(|path| path.to_string_lossy().ends_with(ending));
+        found.next().unwrap_or_else(|| panic!("no {ending}"))
+    };
+    for ending in [".copy.zst", ".delta.zst"] {
+        let file = of(ending);
+        let mut bytes = fs::read(&file).expect("there");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        fs::write(&file, bytes).expect("ours");
+        scene.finds(&format!("a flipped bit in {ending}"), true, "damaged", "snapshots/").await;
+        append(&file, b"x");
+        scene.finds(&format!("a longer {ending}"), true, "damaged", &name_of(&file)).await;
+        fs::remove_file(&file).expect("ours");
+        scene.finds(&format!("{ending} is gone"), true, "lost", &name_of(&file)).await;
+        let quick = scene.verify(true, &["--quick"]).await.expect_code(1).json();
+        assert!(quick["problems"].to_string().contains(&name_of(&file)), "{quick:#}");
+        scene.restore();
+    }
+    let manifest = newest().join("snapshot.manifest.json");
+    append(&manifest, b" ");
+    scene.finds("its manifest", true, "damaged", "snapshot.manifest.json").await;
+    scene.restore();
+    fs::remove_file(newest().join("snapshot.manifest.json.sha256")).expect("ours");
+    scene.finds("its digest", true, "lost", "snapshot.manifest.json").await;
+    scene.restore();
+    fs::remove_file(newest().join("snapshot.manifest.json.minisig")).expect("ours");
+    scene.finds("its signature", true, "unsigned", "snapshot.manifest.json.minisig").await;
+    scene.restore();
+    fs::write(newest().join("x.part"), "half").expect("ours");
+    fs::remove_file(&manifest).expect("ours");
+    let report = scene.is_sound("leftovers", true).await;
+    let notes = report["notes"].to_string();
+    assert!(
+        notes.contains("x.part is the rest of an upload") && notes.contains("has no manifest"),
+        "{notes}"
+    );
 }

@@ -20,6 +20,8 @@ mod repair;
 mod report;
 mod scan;
 mod shadow;
+#[cfg(test)]
+mod tests;
 mod touch;
 
 use std::collections::BTreeMap;
