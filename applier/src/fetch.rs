@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use syncdata_shared::ack::Ack;
 use syncdata_shared::archive::{ArchiveHandle, EntryKind};
 use syncdata_shared::chain::{ChainTip, Verified};
 use syncdata_shared::error::{Context, Error as Shared, Kind as SharedKind};
@@ -186,6 +187,11 @@ impl Source {
     pub async fn manifest_bytes(&self, day: Day, name: SegmentName) -> Result<Vec<u8>> {
         let path = name.manifest(day);
         self.small_file(&path, Manifest::BYTES_MAX).await?.ok_or_else(|| missing(&path))
+    }
+
+    /// Tells the archive how far a reader is.
+    pub async fn acknowledge(&self, ack: Ack) -> Result<()> {
+        Ok(self.archive.run(move |archive| archive.replace(&ack.path(), &ack.encode())).await?)
     }
 
     /// The archive's snapshots, from the newest to the oldest. One that cannot be trusted is as good as none.

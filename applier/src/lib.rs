@@ -8,6 +8,7 @@
 //! `pass` is the order of things, `plan` decides, `transaction` commits. The program is `cli`, `commands`
 //! and `daemon`, which runs passes through `runner`.
 
+pub mod acks;
 pub mod apply;
 pub mod batch;
 pub mod catch_up;

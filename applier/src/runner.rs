@@ -10,6 +10,7 @@ use syncdata_shared::config::Config;
 use syncdata_shared::daemon::Stop;
 use syncdata_shared::postgres::Canceller;
 
+use crate::acks::Acks;
 use crate::error::{Error, Remedy, Result};
 use crate::fetch::Source;
 use crate::ledger;
@@ -35,11 +36,12 @@ pub struct Runner {
     canceller: Mutex<Option<Canceller>>,
     /// Passes and the ends of loads take turns.
     turn: Arc<tokio::sync::Mutex<()>>,
+    acks: Arc<Acks>,
 }
 
 impl Runner {
     pub fn new(config: Config, stop: Stop) -> Runner {
-        Runner { config, stop, canceller: Mutex::default(), turn: Arc::default() }
+        Runner { config, stop, canceller: Mutex::default(), turn: Arc::default(), acks: Arc::default() }
     }
 
     /// One pass; `None` when it had to be abandoned.
@@ -112,8 +114,9 @@ impl Runner {
 
     /// Loads what waits for a base. On a task of its own, it goes on beside the passes.
     pub fn load(&self) -> impl Future<Output = Result<load::Report>> + Send + 'static {
-        let (config, stop, turn) = (self.config.clone(), self.stop.clone(), Arc::clone(&self.turn));
-        async move { load::run(&config, &stop, &turn).await }
+        let (config, stop) = (self.config.clone(), self.stop.clone());
+        let (turn, acks) = (Arc::clone(&self.turn), Arc::clone(&self.acks));
+        async move { load::run(&config, &stop, &turn, &acks).await }
     }
 
     async fn pass_once(&self) -> Result<Report> {
@@ -125,7 +128,9 @@ impl Runner {
         let rules = rules(&self.config);
         let mut pass = Pass::new(&local, &source, &rules);
         pass.stop = self.stop.clone();
-        pass.run().await
+        let report = pass.run().await?;
+        self.acks.tell(&local, &source).await;
+        Ok(report)
     }
 
     async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Option<Result<T>> {

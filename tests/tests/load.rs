@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use syncdata_shared::ack::Ack;
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::snapshot::Seen;
 use syncdata_tests::LocalCopy;
@@ -498,6 +499,50 @@ async fn another_archive_is_adopted_only_when_that_is_said() {
     assert!(usage.stderr.contains("--all"), "{usage}");
     copy.applier(&["resync", "--all", "--adopt"]).succeed().await;
     assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 7,seven");
+}
+
+/// The only acknowledgement in the archive.
+fn ack(copy: &LocalCopy) -> Ack {
+    let entries = fs::read_dir(copy.archive_dir().join("acks")).expect("there is one");
+    let files: Vec<_> = entries.map(|entry| entry.expect("listed").path()).collect();
+    let [file] = files.as_slice() else { panic!("{files:?}") };
+    Ack::decode(&fs::read(file).expect("there")).expect("sound")
+}
+
+#[tokio::test]
+async fn the_archive_is_told_what_this_copy_still_needs() {
+    let mut copy = users().await;
+    copy.server.execute("CREATE TABLE t (id int PRIMARY KEY, v text CHECK (v <> 'bad'))").await;
+    copy.forge.relation("t", &["id integer not null", "v text"], &["id"]);
+    copy.forge.segment(&[vec![insert(1, "one")]]);
+    copy.applier(&["add-tables", "users", "t"]).succeed().await;
+    copy.sync(0).await;
+    assert_eq!((ack(&copy).seq, ack(&copy).end_lsn), (1, copy.forge.position()));
+    let before = copy.forge.position();
+    copy.forge.segment(&[vec![r#"{"table":"t","op":"INSERT","data":{"id":1,"v":"bad"}}"#.to_owned()]]);
+    copy.forge.segment(&[vec![insert(2, "two")]]);
+    // The quarantined table goes on from before segment 2, some day.
+    copy.sync(1).await;
+    assert_eq!((ack(&copy).seq, ack(&copy).end_lsn), (1, before));
+    copy.server.execute("ALTER TABLE t DROP CONSTRAINT t_v_check").await;
+    copy.applier(&["retry", "t"]).succeed().await;
+    copy.sync(0).await;
+    assert_eq!((ack(&copy).seq, ack(&copy).end_lsn), (3, copy.forge.position()));
+    // A snapshot that is being read is needed.
+    let folder = copy.forge.snapshot(&[("users", &["1\tone", "2\ttwo"])]);
+    let id = folder.file_name().expect("a folder").to_string_lossy().into_owned();
+    copy.applier(&["resync", "users"]).fault("load.filled=kill").run().await;
+    let loading: Vec<String> = ack(&copy).loading.iter().map(ToString::to_string).collect();
+    assert_eq!(loading, [id]);
+    copy.sync(0).await;
+    copy.sync(0).await;
+    assert!(ack(&copy).loading.is_empty());
+    // An archive that takes nothing from us is as good.
+    fs::remove_dir_all(copy.archive_dir().join("acks")).expect("ours");
+    fs::write(copy.archive_dir().join("acks"), "no folder").expect("ours");
+    copy.forge.segment(&[vec![insert(3, "three")]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT count(*) FROM users").await, "3");
 }
 
 #[tokio::test]

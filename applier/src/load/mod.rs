@@ -37,6 +37,7 @@ pub(crate) use self::difference::Pair;
 pub(crate) use self::plan::{Choice, Offer};
 use self::replay::Refusal;
 pub(crate) use self::replay::{Copy, Known};
+use crate::acks::Acks;
 use crate::apply::{FREE_PLANS, Writer};
 use crate::catch_up;
 use crate::cursor::{self, Checkpoint, State, TableState, Want};
@@ -89,7 +90,7 @@ pub(crate) enum Base {
 
 /// Loads what waits for a base. One loader at a time in a database; passes go on beside it until it commits.
 /// `turn` keeps the passes of this process out meanwhile, so that they need not wait for the lock in vain.
-pub async fn run(config: &Config, stop: &Stop, turn: &Mutex<()>) -> Result<Report> {
+pub async fn run(config: &Config, stop: &Stop, turn: &Mutex<()>, acks: &Acks) -> Result<Report> {
     let mut report = Report::default();
     let local = Local::open_for_pass(config).await?;
     let states = cursor::table_states(local.session.client(), &local.meta).await?;
@@ -113,7 +114,13 @@ pub async fn run(config: &Config, stop: &Stop, turn: &Mutex<()>) -> Result<Repor
         groups.into_iter().map(move |group| (base, group))
     });
     for (base, tables) in groups {
-        match loader.load(base, &tables).await {
+        if let Base::Snapshot(snapshot) = base {
+            acks.load(Some(&snapshot.id));
+            acks.tell(&local, &source).await;
+        }
+        let done = loader.load(base, &tables).await;
+        acks.load(None);
+        match done {
             Ok(()) => {}
             // A damaged base is no reason to leave the tables that have another one.
             Err(error) if error.kind() == Kind::ArchiveRefused => {
