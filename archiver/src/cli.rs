@@ -43,6 +43,12 @@ pub(crate) enum Command {
     Run(Run),
     /// Copy tables as they are at one moment into the archive, while production works
     Snapshot(SnapshotArguments),
+    /// Remove from the archive what is older than keep_days and needed by nobody
+    Prune {
+        /// Print what would be removed, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// What the archiver does, how far it is, and what is wrong
     Status,
     /// Look for everything that could be wrong; each line with its remedy

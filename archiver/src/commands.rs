@@ -19,13 +19,13 @@ use tokio_postgres::types::Type;
 
 use crate::cli::{DeclareGapArguments, Setup, SnapshotArguments};
 use crate::connection::{Connection, Work};
-use crate::daemon::{self, DeclareGap};
+use crate::daemon::{self, Answer, DeclareGap, PruneOrder};
 use crate::holdings::Holdings;
 use crate::pending::{self, Pending};
 use crate::poll::Archiver;
 use crate::source::{Position, Slot};
 use crate::status::{Frame, SourceStatus, Status};
-use crate::{examine, setup, snapshot};
+use crate::{examine, prune, setup, snapshot};
 
 pub(crate) async fn status(config: &Config, output: Output) -> Result<ExitCode> {
     let status = match daemon::ask_status(config).await? {
@@ -124,6 +124,23 @@ pub(crate) async fn snapshot(
         ));
     }
     output.document(&json!(taken), &taken.text());
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn prune(config: Config, dry_run: bool, output: Output) -> Result<ExitCode> {
+    if config.keep_days.is_none() {
+        return Err(prune::not_configured());
+    }
+    let order = PruneOrder { dry_run };
+    let plan = match daemon::ask(&config, "/prune", Some(&json!(order))).await? {
+        Some(Answer { plan: Some(plan), .. }) => plan,
+        Some(answer) => {
+            output.words(&answer.message);
+            return Ok(ExitCode::from(answer.exit_code));
+        }
+        None => Archiver::new(config)?.prune(dry_run).await?,
+    };
+    output.document(&json!({"dry_run": dry_run, "plan": plan}), &plan.text());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -94,6 +94,17 @@ impl Connection {
         Err(Error::new(Kind::Locked, format!("{what} {slot} (its connection: {holder})")).hint(hint))
     }
 
+    /// Lets others do that work again, in a session that goes on.
+    pub(crate) async fn unlock(&self, work: Work, slot: &SlotName) -> Result<()> {
+        let (class, sql) = (work as i32, "SELECT pg_advisory_unlock($1, hashtext($2))");
+        let unlocked = self
+            .session
+            .client()
+            .query_typed(sql, &[(&class, Type::INT4), (&slot.as_str(), Type::TEXT)])
+            .await;
+        unlocked.context(|| format!("unlocking the slot {slot}")).map(|_| ())
+    }
+
     /// A peek in a transaction of its own, so that its failure leaves the session usable.
     pub(crate) async fn peek(&mut self, peek: &Peek<'_>, take: impl FnMut(&str) -> Result<()>) -> Result<()> {
         let tx = self.transaction().await?;

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::poll::{Archiver, Outcome};
+use crate::prune::Plan;
 use crate::status::{Frame, SpoolStatus, Status};
 use crate::told::Told;
 
@@ -42,6 +43,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 enum Order {
     Poll(oneshot::Sender<Response>),
     DeclareGap(DeclareGap, oneshot::Sender<Response>),
+    Prune(PruneOrder, oneshot::Sender<Response>),
 }
 
 /// As it travels to the daemon.
@@ -51,11 +53,24 @@ pub(crate) struct DeclareGap {
     pub reason: String,
 }
 
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct PruneOrder {
+    pub dry_run: bool,
+}
+
 /// What the daemon answers a command with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
     pub exit_code: u8,
     pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
+}
+
+impl Answer {
+    fn new(exit_code: u8, message: impl Into<String>) -> Answer {
+        Answer { exit_code, message: message.into(), plan: None }
+    }
 }
 
 type Shared = Arc<Mutex<Status>>;
@@ -93,7 +108,7 @@ pub(crate) async fn poll_now(config: &Config) -> Result<Answer> {
     }
     let outcome = Archiver::new(config.clone())?.poll().await?;
     Told::default().tell(&outcome);
-    Ok(Answer { exit_code: exit_code(&outcome), message: String::new() })
+    Ok(Answer::new(exit_code(&outcome), ""))
 }
 
 fn exit_code(outcome: &Outcome) -> u8 {
@@ -198,6 +213,9 @@ async fn poll(
             if let Some(spool) = archiver.spool() {
                 lock(status).polled(frame(archiver), outcome, spool);
             }
+            if exit_code(outcome) == 0 && archiver.is_prune_due() {
+                prune(archiver, status, stop).await?;
+            }
         }
         Err(error) => {
             error!(error = %error.one_line(), hint = error.hint_text(), "poll failed");
@@ -206,6 +224,22 @@ async fn poll(
     }
     notify(Phase::Status(&summary(&lock(status))));
     Some(outcome)
+}
+
+/// `None`: abandoned, because the daemon stops. What fails is tried again after the next poll.
+async fn prune(archiver: &mut Archiver, status: &Shared, stop: &Stop) -> Option<()> {
+    let canceller = archiver.canceller();
+    match unless_stopped(archiver.prune(false), stop, &canceller).await? {
+        Ok(_) => {}
+        Err(error) if error.kind() == Kind::Locked => {
+            info!(reason = %error.one_line(), "not pruned now");
+        }
+        Err(error) => {
+            error!(error = %error.one_line(), hint = error.hint_text(), "archive not pruned");
+            lock(status).add_problem(&error);
+        }
+    }
+    Some(())
 }
 
 fn frame(archiver: &Archiver) -> Frame<'_> {
@@ -249,25 +283,31 @@ fn reloaded(archiver: Archiver, reload: &impl Fn() -> Result<Config>, status: &S
 /// Whether a poll has to follow.
 async fn obey(order: Order, archiver: &mut Archiver, told: &mut Told, status: &Shared, stop: &Stop) -> bool {
     let declares = matches!(order, Order::DeclareGap(..));
+    let canceller = archiver.canceller();
     let (answer, to) = match order {
-        Order::Poll(to) => (
-            poll(archiver, told, status, stop)
-                .await
-                .map(|outcome| outcome.map(|o| (exit_code(&o), String::new()))),
-            to,
-        ),
+        Order::Poll(to) => {
+            let polled = poll(archiver, told, status, stop).await;
+            (polled.map(|polled| polled.map(|outcome| Answer::new(exit_code(&outcome), ""))), to)
+        }
         Order::DeclareGap(gap, to) => {
-            let canceller = archiver.canceller();
             let declared =
                 unless_stopped(archiver.declare_gap(gap.upto, &gap.reason), stop, &canceller).await;
-            (declared.map(|declared| declared.map(|outcome| declared_gap(&gap, &outcome))), to)
+            let answer = |outcome: Outcome| {
+                let (exit_code, message) = declared_gap(&gap, &outcome);
+                Answer::new(exit_code, message)
+            };
+            (declared.map(|declared| declared.map(answer)), to)
+        }
+        Order::Prune(PruneOrder { dry_run }, to) => {
+            let pruned = unless_stopped(archiver.prune(dry_run), stop, &canceller).await;
+            (pruned.map(|pruned| pruned.map(|plan| Answer { plan: Some(plan), ..Answer::new(0, "") })), to)
         }
     };
     let changed = declares && matches!(answer, Some(Ok(_)));
     let response = match answer {
         None => Response::error(503, "the daemon is stopping"),
-        Some(Ok((exit_code, message))) => Response::json(200, &json!(Answer { exit_code, message })),
-        Some(Err(error)) => Response::json(200, &json!(Answer { exit_code: 2, message: error.report() })),
+        Some(Ok(answer)) => Response::json(200, &json!(answer)),
+        Some(Err(error)) => Response::json(200, &json!(Answer::new(2, error.report()))),
     };
     // Who asked may have gone; it was done all the same.
     let _ = to.send(response);
@@ -318,9 +358,13 @@ async fn answer(request: Request, status: Shared, orders: mpsc::Sender<Order>, s
         (Method::Get, "/metrics") => Response::metrics(as_of_now(&status).metrics()),
         (Method::Post, "/stop") => {
             stop.ask();
-            Response::json(200, &json!(Answer { exit_code: 0, message: "stopping".into() }))
+            Response::json(200, &json!(Answer::new(0, "stopping")))
         }
         (Method::Post, "/poll") => ordered(&orders, Order::Poll).await,
+        (Method::Post, "/prune") => match request.json::<PruneOrder>() {
+            Ok(order) => ordered(&orders, |to| Order::Prune(order, to)).await,
+            Err(error) => Response::error(400, &error.one_line()),
+        },
         (Method::Post, "/declare-gap") => match request.json::<DeclareGap>() {
             Ok(gap) => ordered(&orders, |to| Order::DeclareGap(gap, to)).await,
             Err(error) => Response::error(400, &error.one_line()),

@@ -15,6 +15,7 @@ mod mended;
 mod pending;
 mod poison;
 mod poll;
+mod prune;
 mod reading;
 mod role;
 mod segmenter;
@@ -101,6 +102,7 @@ async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<E
         Command::Status => commands::status(&config, output).await,
         Command::Check => commands::check(&config, output).await,
         Command::Snapshot(arguments) => commands::snapshot(&config, arguments, output).await,
+        Command::Prune { dry_run } => commands::prune(config, *dry_run, output).await,
         Command::DropSlot { force } => commands::drop_slot(&config, *force, output).await,
         Command::DeclareGap(arguments) => commands::declare_gap(config, arguments, output).await,
         Command::Config => Ok(output.settings(&config)),

@@ -19,8 +19,8 @@ use syncdata_shared::name::SlotName;
 use syncdata_shared::postgres::{Canceller, sqlstate};
 use syncdata_shared::signature::SigningKey;
 use syncdata_shared::snapshot::SnapshotId;
-use syncdata_shared::time::Timestamp;
-use syncdata_shared::{Error, Kind, Result};
+use syncdata_shared::time::{Day, Timestamp};
+use syncdata_shared::{Error, Kind, Result, faults};
 use tokio_postgres::error::SqlState;
 use tracing::{error, info, warn};
 
@@ -29,9 +29,11 @@ use crate::connection::{ATTEMPTS_MAX, BETWEEN_ATTEMPTS, Connection, Work};
 use crate::guard::{self, Load, Pressure};
 use crate::home::Home;
 use crate::poison::{self, Poison};
+use crate::prune::{self, Plan, Terms};
 use crate::reading::{Batch, Reading, publish_gap};
 use crate::shipper::Shipper;
 use crate::slot::{self, Peek, Plugin, Trouble};
+use crate::snapshot::SnapshotLock;
 use crate::source::{self, OldestTransaction, Position, Slot};
 use crate::spool::{HeldSnapshot, Spool};
 use crate::{gap, mended};
@@ -46,6 +48,8 @@ pub(crate) struct Archiver {
     connection: Option<Connection>,
     /// What the archive's snapshots hold, as far as it has been read.
     snapshots: BTreeMap<SnapshotId, HeldSnapshot>,
+    /// On which occasion what nobody needs was removed last.
+    pruned: Option<(Day, Option<SnapshotId>)>,
     canceller: Arc<Mutex<Option<Canceller>>>,
     /// What was seen of the source when a poll failed.
     last_view: View,
@@ -127,6 +131,7 @@ impl Archiver {
             canceller: Arc::default(),
             last_view: View::default(),
             snapshots: BTreeMap::new(),
+            pruned: None,
         })
     }
 
@@ -174,6 +179,36 @@ impl Archiver {
     pub(crate) async fn declare_gap(&mut self, upto: Lsn, reason: &str) -> Result<Outcome> {
         let mut connection = self.connect().await?;
         self.begin(&mut connection).await?.declare(upto, reason).await
+    }
+
+    /// Removes what nobody needs any more, or only says what that is.
+    pub(crate) async fn prune(&mut self, dry_run: bool) -> Result<Plan> {
+        let keep_days = self.config.keep_days.ok_or_else(prune::not_configured)?;
+        let _lock = match dry_run {
+            true => None,
+            false => Some(SnapshotLock::take(&self.config.spool_dir)?),
+        };
+        let mut connection = self.connect().await?;
+        if !dry_run {
+            connection.lock(Work::Snapshots, &self.config.slot_name).await?;
+        }
+        let plan = self.begin(&mut connection).await?.prune(keep_days, dry_run).await?;
+        if !dry_run {
+            connection.unlock(Work::Snapshots, &self.config.slot_name).await?;
+            self.pruned = Some(self.prune_occasion());
+        }
+        // After an error the session, and with it the lock, is not kept.
+        self.connection = Some(connection);
+        Ok(plan)
+    }
+
+    /// A new day and a new snapshot are reasons to look what may go.
+    pub(crate) fn is_prune_due(&self) -> bool {
+        self.config.keep_days.is_some() && self.pruned.as_ref() != Some(&self.prune_occasion())
+    }
+
+    fn prune_occasion(&self) -> (Day, Option<SnapshotId>) {
+        (Timestamp::now().day(), self.snapshots.keys().next_back().cloned())
     }
 
     async fn connect(&mut self) -> Result<Connection> {
@@ -556,6 +591,32 @@ impl<'a> Poll<'a> {
         let newest = held.values().next_back().cloned();
         *self.snapshots = held;
         self.spool.update(|state| (state.gaps, state.newest_snapshot) = (gaps, newest))
+    }
+
+    /// The order of these lines is the promise: nothing goes before the floor says so, and the spool sends nothing of
+    /// it again.
+    async fn prune(mut self, keep_days: u32, dry_run: bool) -> Result<Plan> {
+        if let Some(away) = self.outcome.away.take() {
+            return Err(away.context("nothing was pruned"));
+        }
+        let archive_id = self.spool.state().archive_id;
+        let (_, capture) = self.reading().describe(self.connection, self.spool.state()).await?;
+        let inventory = self.shipper.inventory(self.signing_key.map(SigningKey::verify_key)).await?;
+        let terms = Terms { archive_id, keep_days, captured: &capture.tables, now: Timestamp::now() };
+        let plan = Plan::of(&inventory, &terms);
+        if dry_run || plan.is_empty() {
+            return Ok(plan);
+        }
+        faults::hit("prune.planned")?;
+        let floor = plan.floor.or(inventory.floor.as_ref().map(|floor| floor.seq));
+        self.shipper.begin_prune(&plan, inventory, archive_id).await?;
+        if let Some(floor) = floor {
+            self.spool.forget_before(floor)?;
+        }
+        faults::hit("prune.spool_forgot")?;
+        self.shipper.remove(plan.clone()).await?;
+        info!(files = plan.removals().count(), bytes = plan.bytes(), "archive pruned");
+        Ok(plan)
     }
 
     /// The end of a poll: old files go, and what `status` shows.

@@ -23,6 +23,7 @@ use syncdata_shared::{Error, Kind, Result};
 use tracing::{info, warn};
 
 use crate::home::missing_behind_head;
+use crate::prune::{self, Inventory, Plan};
 use crate::spool::{HeldSnapshot, Last, Spool, Spooled, State, Tip};
 
 /// The archive as its only writer uses it.
@@ -185,6 +186,34 @@ impl Shipper {
             }
         }
         Ok(None)
+    }
+
+    /// What lies in the archive.
+    pub(crate) async fn inventory(&self, verify_key: Option<VerifyKey>) -> Result<Inventory> {
+        self.archive.run(move |archive| Inventory::read(archive, verify_key.as_ref())).await
+    }
+
+    /// Makes sure that files can be removed, and then says that the archive begins later now. Nothing is removed yet.
+    pub(crate) async fn begin_prune(
+        &self,
+        plan: &Plan,
+        inventory: Inventory,
+        archive_id: uuid::Uuid,
+    ) -> Result<()> {
+        let floor = plan.floor;
+        self.archive
+            .run(move |archive| {
+                prune::check_rights(archive)?;
+                match floor {
+                    Some(seq) => prune::raise_floor(archive, &inventory, seq, archive_id),
+                    None => Ok(()),
+                }
+            })
+            .await
+    }
+
+    pub(crate) async fn remove(&self, plan: Plan) -> Result<()> {
+        self.archive.run(move |archive| prune::remove(archive, &plan)).await
     }
 
     /// The snapshots that the archive has, from the oldest to the newest. Manifests are read once: `known` are those of

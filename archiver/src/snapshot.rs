@@ -55,6 +55,7 @@ use store::{How, Store, Stored};
 use tables::{Selection, Table};
 use view::View;
 
+pub(crate) use earlier::{Files, has_manifest};
 pub(crate) use lock::SnapshotLock;
 
 const APPLICATION_NAME: &str = "syncdata-archiver snapshot";

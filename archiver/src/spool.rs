@@ -323,6 +323,12 @@ impl Spool {
         self.segments.values().take_while(|segment| segment.name.seq.get() <= shipped).cloned().collect()
     }
 
+    /// Takes out what the archive is about to forget, so that nobody sends it again.
+    pub(crate) fn forget_before(&mut self, seq: SegmentSeq) -> Result<()> {
+        let old: Vec<Spooled> = self.segments.range(..seq).map(|(_, segment)| segment.clone()).collect();
+        old.iter().try_for_each(|segment| self.remove(segment))
+    }
+
     fn remove(&mut self, segment: &Spooled) -> Result<()> {
         // The manifest first: without it the rest is a leftover, which a crash here leaves to the next start.
         for path in [

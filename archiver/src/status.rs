@@ -136,6 +136,13 @@ impl Status {
         self.healthy = self.problems.is_empty();
     }
 
+    /// Something else than the poll went wrong.
+    pub(crate) fn add_problem(&mut self, error: &Error) {
+        self.errors += 1;
+        self.healthy = false;
+        self.problems.push(error.one_line());
+    }
+
     /// Takes in that a poll failed, and what was seen of the source all the same: its WAL goes on growing.
     pub(crate) fn poll_failed(
         &mut self,

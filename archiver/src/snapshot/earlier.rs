@@ -160,6 +160,10 @@ impl Files {
     }
 
     pub(crate) fn have(&self, part: &Part) -> bool {
-        part.files.iter().all(|file| self.0.get(&file.file) == Some(&file.bytes))
+        part.files.iter().all(|file| self.has(file))
+    }
+
+    pub(crate) fn has(&self, file: &ChangeFile) -> bool {
+        self.0.get(&file.file) == Some(&file.bytes)
     }
 }

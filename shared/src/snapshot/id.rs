@@ -36,6 +36,15 @@ impl SnapshotId {
         Lsn::from_fixed_width(&self.0[..16]).expect("the parser has looked")
     }
 
+    /// The time in its name, to the second; `None` where nobody's calendar has it.
+    pub fn taken_at(&self) -> Option<Timestamp> {
+        let time = &self.0[17..];
+        let part = |from: usize, to: usize| &time[from..to];
+        let (year, month, day) = (part(0, 4), part(4, 6), part(6, 8));
+        let (hour, minute, second) = (part(9, 11), part(11, 13), part(13, 15));
+        format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z").parse().ok()
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

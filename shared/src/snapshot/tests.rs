@@ -191,6 +191,9 @@ fn every_flipped_bit_of_a_manifest_in_an_archive_is_refused() {
 fn names_are_exactly_ours() {
     assert_eq!(id().as_str(), "00000000016B3D40-20260205T103000Z");
     assert_eq!(id().as_str().parse().ok(), Some(id()));
+    assert_eq!(id().taken_at(), Some(ts("2026-02-05T10:30:00Z")));
+    let no_day: SnapshotId = "00000000016B3D40-20269999T999999Z".parse().expect("its form is right");
+    assert_eq!(no_day.taken_at(), None);
     let whole = name(b"x", PartKind::Whole);
     assert_eq!(whole.to_string().parse().ok(), Some(whole));
     for text in ["", "00000000016B3D40", "00000000016B3D40-20260205T103000", "../6B3D40-20260205T103000Z"] {

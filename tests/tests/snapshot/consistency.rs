@@ -76,7 +76,7 @@ async fn poll(world: &World) {
 async fn under_a_load_of_eight_sessions_every_row_is_in_the_copy_or_in_the_stream() {
     let world = scene::world(TABLES).await;
     poll(&world).await;
-    let daemon = world.archiver(["run"]).spawn();
+    let daemon = scene::daemon(&world).await;
     let load = Load::start(&world.source).await;
     for _ in 0..5 {
         scene::take(&world).await;

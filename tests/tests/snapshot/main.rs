@@ -6,6 +6,7 @@ mod costs;
 mod faults;
 mod memory;
 mod neighbours;
+mod prune;
 mod rights;
 mod scene;
 mod status;

@@ -20,8 +20,7 @@ fn covered(world: &World) -> Lsn {
 #[tokio::test]
 async fn a_daemon_goes_on_and_archives_the_changes_that_belong_to_the_snapshot() {
     let world = scene::world(USERS).await;
-    let mut daemon = world.archiver(["run", "-v"]).spawn();
-    daemon.says("archive founded").await;
+    let daemon = scene::daemon(&world).await;
     scene::take(&world).await;
     let manifest = newest(world.archive_dir());
     assert!(covered(&world) >= manifest.end_lsn, "{} {}", covered(&world), manifest.end_lsn);

@@ -11,7 +11,7 @@ use syncdata_shared::archive::DirectoryArchive;
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::name::TableName;
 use syncdata_shared::snapshot::{self, PartName, SnapshotManifest};
-use syncdata_tests::{Finished, World, WorldOptions};
+use syncdata_tests::{Daemon, Finished, World, WorldOptions};
 
 pub(crate) const SLOT: &str = "SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json')";
 /// What the role needs to read all rows of all tables.
@@ -44,6 +44,13 @@ pub(crate) async fn take_with(world: &World, options: &[&str]) -> Value {
 
 pub(crate) async fn refused(world: &World, options: &[&str]) -> Finished {
     world.archiver(["snapshot"].iter().chain(options)).run().await.expect_code(2)
+}
+
+/// A daemon that answers commands.
+pub(crate) async fn daemon(world: &World) -> Daemon {
+    let mut daemon = world.archiver(["run", "-v"]).spawn();
+    daemon.says("started").await;
+    daemon
 }
 
 /// Every snapshot that exists, from the oldest to the newest.

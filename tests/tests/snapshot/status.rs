@@ -21,7 +21,7 @@ async fn a_gap_stays_red_until_a_snapshot_behind_it_holds_its_tables() {
     assert_eq!(before["gaps"].as_array().map(Vec::len), Some(1), "{before}");
     assert_eq!(before["archive"]["newest_snapshot"]["id"], first["id"]);
 
-    let daemon = world.archiver(["run"]).spawn();
+    let daemon = scene::daemon(&world).await;
     scene::take_with(&world, &["--tables", "one"]).await;
     let half = world.archiver(["status"]).run().await.expect_code(1);
     assert!(half.stdout.contains("gap: after"), "{half}");

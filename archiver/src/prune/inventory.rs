@@ -1,0 +1,139 @@
+//! What lies in an archive, as far as pruning asks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use syncdata_shared::ack::{Ack, AckName};
+use syncdata_shared::archive::{Archive, Entry, EntryKind};
+use syncdata_shared::error::{Kind, Result};
+use syncdata_shared::floor::Floor;
+use syncdata_shared::layout::{ArchivePath, SegmentFile, SegmentName};
+use syncdata_shared::name::TableName;
+use syncdata_shared::signature::VerifyKey;
+use syncdata_shared::snapshot::{self, SnapshotId};
+use syncdata_shared::time::Day;
+
+use crate::snapshot::{Files, has_manifest};
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inventory {
+    pub floor: Option<Floor>,
+    /// By day, then by name: manifests, signatures, change files, and parts of uploads.
+    pub days: BTreeMap<Day, Vec<SegmentEntry>>,
+    pub snapshots: BTreeMap<SnapshotId, Folder>,
+    pub acks: Vec<Ack>,
+    /// What could not be read, in words.
+    pub troubles: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentEntry {
+    pub file_name: String,
+    pub bytes: u64,
+    /// `None` for what is not ours.
+    pub segment: Option<SegmentName>,
+    pub is_manifest: bool,
+}
+
+/// A snapshot's folder.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Folder {
+    pub entries: Vec<Entry>,
+    pub copy: Copy,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Copy {
+    /// Without a manifest: interrupted, or pruned.
+    #[default]
+    None,
+    /// Its manifest cannot be read: nobody knows which files it needs.
+    Unreadable,
+    Known {
+        tables: BTreeSet<TableName>,
+        /// Paths below `snapshots/`, its own and those of earlier snapshots.
+        files: BTreeSet<String>,
+        is_complete: bool,
+    },
+}
+
+impl Inventory {
+    pub(crate) fn read(archive: &mut dyn Archive, verify_key: Option<&VerifyKey>) -> Result<Inventory> {
+        let mut inventory = Inventory::default();
+        inventory.read_floor(archive)?;
+        for folder in archive.list(&ArchivePath::segments())? {
+            if let (EntryKind::Directory, Ok(day)) = (folder.kind, folder.name.parse::<Day>()) {
+                let entries = archive.list(&ArchivePath::day(day))?;
+                inventory.days.insert(day, entries.into_iter().map(SegmentEntry::of).collect());
+            }
+        }
+        inventory.read_snapshots(archive, verify_key)?;
+        inventory.read_acks(archive)?;
+        Ok(inventory)
+    }
+
+    fn read_floor(&mut self, archive: &mut dyn Archive) -> Result<()> {
+        let path = ArchivePath::floor();
+        if archive.stat(&path)?.is_some() {
+            let mut bytes = Vec::new();
+            archive.read(&path, 0, &mut bytes)?;
+            self.floor = Some(Floor::decode(&bytes)?);
+        }
+        Ok(())
+    }
+
+    fn read_snapshots(&mut self, archive: &mut dyn Archive, verify_key: Option<&VerifyKey>) -> Result<()> {
+        let listed = snapshot::file_names(archive)?;
+        let there = Files::of(&listed);
+        for (id, entries) in listed {
+            let copy = match has_manifest(&entries).then(|| snapshot::read(archive, &id, verify_key)) {
+                None => Copy::None,
+                Some(Ok(manifest)) => Copy::Known {
+                    tables: manifest.tables.keys().cloned().collect(),
+                    files: manifest.files().map(|file| file.file.clone()).collect(),
+                    is_complete: manifest.files().all(|file| there.has(file)),
+                },
+                Some(Err(error)) if matches!(error.kind(), Kind::Unreachable | Kind::Io) => {
+                    return Err(error);
+                }
+                Some(Err(error)) => {
+                    self.troubles.push(error.one_line());
+                    Copy::Unreadable
+                }
+            };
+            self.snapshots.insert(id, Folder { entries, copy });
+        }
+        Ok(())
+    }
+
+    fn read_acks(&mut self, archive: &mut dyn Archive) -> Result<()> {
+        for entry in archive.list(&ArchivePath::acks())? {
+            let Some(name) = AckName::of_file(&entry.name).filter(|_| entry.kind == EntryKind::File) else {
+                continue;
+            };
+            let path = name.path();
+            let mut bytes = Vec::new();
+            if entry.bytes <= Ack::BYTES_MAX as u64 {
+                archive.read(&path, 0, &mut bytes)?;
+            }
+            match Ack::decode(&bytes) {
+                Ok(ack) if ack.name == name => self.acks.push(ack),
+                Ok(ack) => self.troubles.push(format!("{path} is the report of {}", ack.name)),
+                // Readers write it: a torn one is replaced soon.
+                Err(error) => self.troubles.push(format!("{path}: {}", error.one_line())),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SegmentEntry {
+    fn of(entry: Entry) -> SegmentEntry {
+        let whole_name = entry.name.strip_suffix(".part").unwrap_or(&entry.name);
+        let file = SegmentFile::parse(whole_name).filter(|_| entry.kind == EntryKind::File);
+        let is_manifest = matches!(file, Some(SegmentFile::Manifest(_))) && whole_name == entry.name;
+        let segment = file.map(|file| match file {
+            SegmentFile::Changes(name) | SegmentFile::Manifest(name) | SegmentFile::Signature(name) => name,
+        });
+        SegmentEntry { bytes: entry.bytes, segment, is_manifest, file_name: entry.name }
+    }
+}
