@@ -121,7 +121,7 @@ pub fn commits(segment: &Verified, file: &std::path::Path) -> Result<Vec<Commit>
 
 fn open(segment: &Verified, file: &std::path::Path) -> Result<SegmentReader<File>> {
     let source = File::open(file).context(|| format!("opening {}", file.display()))?;
-    Ok(SegmentReader::new(source, segment.manifest())?)
+    Ok(SegmentReader::ahead(source, segment.manifest())?)
 }
 
 /// Why reading ended early.

@@ -7,6 +7,7 @@
 //! ```
 
 mod compressor;
+mod content;
 pub(crate) mod frame;
 mod lines;
 mod reader;

@@ -1,10 +1,9 @@
 //! Content, cut into lines without copying them.
 
-use std::io::{self, Read, Write as _};
+use std::io::Read;
 use std::ops::Range;
 
-use super::frame::Frame;
-use crate::digest::Hashing;
+use super::content::Content;
 use crate::error::{Error, Result};
 use crate::manifest::ChangeFile;
 
@@ -13,8 +12,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 const KEEP_BYTES: usize = 8 << 20;
 
 pub(super) struct Lines<R> {
-    frame: Frame<R>,
-    content: Hashing<io::Sink>,
+    content: Content<R>,
     buffer: Vec<u8>,
     /// What is not yet handed out, and how far it was searched for a line end.
     from: usize,
@@ -24,10 +22,9 @@ pub(super) struct Lines<R> {
 }
 
 impl<R: Read> Lines<R> {
-    pub(super) fn new(frame: Frame<R>, line_bytes_max: usize) -> Lines<R> {
+    pub(super) fn new(content: Content<R>, line_bytes_max: usize) -> Lines<R> {
         let buffer = vec![0; BUFFER_BYTES];
-        let content = Hashing::new(io::sink());
-        Lines { frame, content, buffer, from: 0, searched: 0, to: 0, line_bytes_max }
+        Lines { content, buffer, from: 0, searched: 0, to: 0, line_bytes_max }
     }
 
     pub(super) fn limit_lines(&mut self, line_bytes_max: usize) {
@@ -40,7 +37,7 @@ impl<R: Read> Lines<R> {
     }
 
     pub(super) fn promised(&self) -> &ChangeFile {
-        self.frame.promised()
+        self.content.promised()
     }
 
     pub(super) fn get(&self, line: Range<usize>) -> &[u8] {
@@ -84,15 +81,14 @@ impl<R: Read> Lines<R> {
             self.buffer.truncate(BUFFER_BYTES);
             self.buffer.shrink_to_fit();
         }
-        let n = self.frame.read(&mut self.buffer[self.to..])?;
-        self.content.write_all(&self.buffer[self.to..self.to + n]).expect("a sink takes all");
+        let n = self.content.read(&mut self.buffer[self.to..])?;
         self.to += n;
         Ok(n > 0)
     }
 
     fn end(&self) -> Result<()> {
         let promised = self.promised();
-        let (bytes, sha256) = (self.content.bytes(), self.content.digest());
+        let (bytes, sha256) = self.content.facts();
         let problem = if bytes != promised.content_bytes {
             format!("its content should have {} bytes and has {bytes}", promised.content_bytes)
         } else if sha256 != promised.content_sha256 {

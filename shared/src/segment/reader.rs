@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io::Read;
 
+use super::content::{Ahead, Content};
 use super::frame::Frame;
 use super::lines::Lines;
 use super::tally::Tally;
@@ -50,12 +51,21 @@ impl<R: Read> SegmentReader<R> {
 
     /// `source` stands at the start of the change file that lies beside `manifest`.
     pub fn new(source: R, manifest: &Manifest) -> Result<SegmentReader<R>> {
-        let Some(file) = manifest.file.clone() else {
-            let message = format!("segment {} declares a gap and has no change file", manifest.seq);
-            return Err(Error::new(Kind::NotFound, message));
-        };
-        Ok(SegmentReader {
-            lines: Lines::new(Frame::new(source, file)?, Self::LINE_BYTES_MAX),
+        Ok(SegmentReader::of(Content::here(frame(source, manifest)?), manifest))
+    }
+
+    /// The same; what comes next is unpacked meanwhile, on a thread of its own.
+    pub fn ahead(source: R, manifest: &Manifest) -> Result<SegmentReader<R>>
+    where
+        R: Send + 'static,
+    {
+        let ahead = Ahead::start(frame(source, manifest)?)?;
+        Ok(SegmentReader::of(Content::Ahead(ahead), manifest))
+    }
+
+    fn of(content: Content<R>, manifest: &Manifest) -> SegmentReader<R> {
+        SegmentReader {
+            lines: Lines::new(content, Self::LINE_BYTES_MAX),
             promised: Promised {
                 records: manifest.records,
                 transactions: manifest.transactions,
@@ -68,7 +78,7 @@ impl<R: Read> SegmentReader<R> {
             last_table: (String::new(), 0),
             line: 0,
             state: State::Reading,
-        })
+        }
     }
 
     /// Refuses longer lines: a line is held in memory whole.
@@ -149,6 +159,14 @@ impl<R: Read> SegmentReader<R> {
         }
         Ok(())
     }
+}
+
+fn frame<R: Read>(source: R, manifest: &Manifest) -> Result<Frame<R>> {
+    let Some(file) = manifest.file.clone() else {
+        let message = format!("segment {} declares a gap and has no change file", manifest.seq);
+        return Err(Error::new(Kind::NotFound, message));
+    };
+    Frame::new(source, file)
 }
 
 impl Promised {

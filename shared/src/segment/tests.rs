@@ -9,9 +9,16 @@ use crate::manifest::Manifest;
 use crate::manifest::sample::{self, lsn, table, ts};
 
 /// All lines of a segment, or why it was refused. Without the check of the whole file before: what the reader
-/// finds by itself.
+/// finds by itself, on whichever thread it is unpacked.
 fn read(file: &[u8], manifest: &Manifest) -> Result<u64> {
-    let mut reader = SegmentReader::new(file, manifest)?;
+    let here = SegmentReader::new(file, manifest).and_then(read_all);
+    let ahead = SegmentReader::ahead(io::Cursor::new(file.to_vec()), manifest).and_then(read_all);
+    let outcome = |read: &Result<u64>| read.as_ref().map_err(Error::report).copied();
+    assert_eq!(outcome(&here), outcome(&ahead));
+    here
+}
+
+fn read_all<R: io::Read>(mut reader: SegmentReader<R>) -> Result<u64> {
     while reader.next()?.is_some() {}
     assert!(reader.next()?.is_none(), "the end stays the end");
     Ok(reader.line())
