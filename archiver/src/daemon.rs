@@ -27,7 +27,7 @@ use tracing::{error, info, warn};
 
 use crate::poll::{Archiver, Outcome};
 use crate::prune::Plan;
-use crate::status::{Frame, SpoolStatus, Status};
+use crate::status::{ACTIVE, Frame, SpoolStatus, Status};
 use crate::told::Told;
 
 /// A poll that was asked to stop may end by itself for so long; then it is abandoned, which loses nothing.
@@ -147,7 +147,7 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     serve_control(&archiver.config, &status, &orders, &stop).await?;
     {
         let mut status = lock(&status);
-        status.status = "active".into();
+        status.status = ACTIVE.into();
         status.start_time = Some(Timestamp::now());
         status.poll_frequency_seconds = archiver.config.data_sync_freq.as_secs();
         status.healthy = true;
@@ -352,7 +352,7 @@ async fn answer(request: Request, status: Shared, orders: mpsc::Sender<Order>, s
     match (request.method, request.path.as_str()) {
         (Method::Get, "/status") => Response::json(200, &json!(as_of_now(&status))),
         (Method::Get, "/health") => {
-            let status = lock(&status);
+            let status = as_of_now(&status);
             Response::health(status.healthy, &json!({"healthy": status.healthy, "problems": status.problems}))
         }
         (Method::Get, "/metrics") => Response::metrics(as_of_now(&status).metrics()),

@@ -250,7 +250,8 @@ impl Length {
     }
 
     fn tell(self) {
-        if let Some(progress) = self.progress {
+        if let Some(mut progress) = self.progress {
+            progress.add(self.lines - progress.done());
             progress.finish();
             info!(bytes = self.bytes, "the server kept this answer in temporary files while it was read");
         }

@@ -16,6 +16,12 @@ use crate::poll::{Outcome, View};
 use crate::source::{OldestTransaction, Slot};
 use crate::spool::{HeldSnapshot, Spool};
 
+/// What a running daemon calls itself.
+pub(crate) const ACTIVE: &str = "active";
+
+/// As many polls may take longer than the time between two.
+const LATE_POLLS: u64 = 3;
+
 /// Everything that an operator may want to know, as of the last poll.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Status {
@@ -170,8 +176,13 @@ impl Status {
         self.spooled(frame, &Holdings::of(spool), view.flush);
     }
 
-    /// With what grows by itself between two polls.
+    /// With what grows by itself between two polls; and red by itself, for a poll that hangs says nothing.
     pub(crate) fn seen_at(mut self, now: Timestamp) -> Status {
+        let quiet = self.last_poll.or(self.start_time).map_or(0, |last| now.since(last).as_secs());
+        if self.status == ACTIVE && quiet > LATE_POLLS * self.poll_frequency_seconds {
+            self.problems.push(format!("no poll has succeeded for {quiet} seconds"));
+            self.healthy = false;
+        }
         if let Some(spool) = &mut self.spool {
             spool.behind_source_seconds = spool.covered_at.map(|at| now.since(at).as_secs());
             spool.unshipped_seconds = spool.unshipped_since.map_or(0, |since| now.since(since).as_secs());
@@ -435,6 +446,31 @@ mod tests {
         assert_eq!(seconds_until_guard(600, frame, Some((at(10), 600))), None, "it does not grow");
         assert_eq!(seconds_until_guard(600, frame, None), None, "nothing to compare with");
         assert_eq!(seconds_until_guard(2000, frame, Some((at(10), 500))), Some(0));
+    }
+
+    #[test]
+    fn a_daemon_that_ends_no_poll_turns_red_by_itself() {
+        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000).expect("a time");
+        let status = |last_poll, frequency| Status {
+            status: ACTIVE.into(),
+            healthy: true,
+            start_time: Some(at(0)),
+            last_poll,
+            poll_frequency_seconds: frequency,
+            ..Status::default()
+        };
+        for (last_poll, now, healthy) in
+            [(None, 180, true), (None, 181, false), (Some(at(100)), 280, true), (Some(at(100)), 281, false)]
+        {
+            let seen = status(last_poll, 60).seen_at(at(now));
+            assert_eq!(
+                (seen.healthy, seen.problems.is_empty()),
+                (healthy, healthy),
+                "{last_poll:?} at {now}"
+            );
+        }
+        let stopped = Status { status: "not-started".into(), ..status(None, 60) };
+        assert!(stopped.seen_at(at(1000)).healthy, "that has its own words");
     }
 
     #[test]

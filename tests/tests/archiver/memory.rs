@@ -21,7 +21,10 @@ async fn two_million_rows_in_one_transaction_take_no_more_than_256_mib() {
         .await;
     let run = world.archiver(["run", "--once"]).patience(Duration::from_secs(300)).spawn();
     let (run, peak) = run.ended_with_peak().await;
-    run.expect_code(0);
+    let run = run.expect_code(0);
+    let lines = ROWS + 2;
+    assert!(run.stderr.contains(&format!("job=\"reading the slot\" rows={lines} ")), "{run}");
+    assert!(run.stderr.contains("the server kept this answer in temporary files"), "{run}");
     assert!(peak < KIB_MAX, "{peak} KiB");
     let segments = reader::segments(world.archive_dir());
     assert_eq!(segments.len(), 1, "a transaction is never cut");
