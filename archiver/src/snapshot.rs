@@ -130,7 +130,33 @@ impl<'a> Snapshot<'a> {
             now => source::switch_point(client, state.source.timeline, now, &config.postgres()?.user).await?,
         };
         gap::check_history(&state, state.position(), position.timeline, position.flush, switch)?;
-        Ok(Snapshot { config, options, signing_key, archive, state, connection })
+        let mut snapshot = Snapshot { config, options, signing_key, archive, state, connection };
+        snapshot.make_sure_of_capture().await?;
+        Ok(snapshot)
+    }
+
+    /// The changes of a table that the running archiver does not capture yet would be in neither the copy nor the stream,
+    /// and nothing would ever tell.
+    async fn make_sure_of_capture(&mut self) -> Result<()> {
+        let wanted = self.selection().resolve(self.connection.session.client()).await?;
+        if wanted.is_subset(&self.state.remembered.tables) {
+            return Ok(());
+        }
+        // Tables that are new since the last poll: whoever captures them knows them after this one.
+        daemon::poll_now(self.config).await?;
+        if let Some(state) = Spool::peek_state(&self.config.spool_dir)? {
+            self.state = state;
+        }
+        let unknown: Vec<String> =
+            wanted.difference(&self.state.remembered.tables).map(ToString::to_string).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let message = format!("the running archiver does not capture {} yet", unknown.join(", "));
+        Err(Error::new(Kind::Refused, message).hint(
+            "have it read its settings again (systemctl reload syncdata-archiver), then take the snapshot: a copy from \
+             before would miss changes",
+        ))
     }
 
     async fn run(&self) -> Result<Taken> {

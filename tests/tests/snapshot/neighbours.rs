@@ -27,6 +27,29 @@ async fn a_daemon_goes_on_and_archives_the_changes_that_belong_to_the_snapshot()
     daemon.stop().await.expect_code(0);
 }
 
+/// Its changes would be in neither the copy nor the stream.
+#[tokio::test]
+async fn a_table_that_the_running_daemon_does_not_capture_is_refused() {
+    let options = WorldOptions::default().archiver_setting("tables", vec!["users"]);
+    let mut world =
+        scene::world_with(options, &format!("{USERS}; CREATE TABLE later (id int PRIMARY KEY)")).await;
+    let daemon = scene::daemon(&world).await;
+    scene::take(&world).await;
+    world.set_archiver("tables", vec!["users", "later"]);
+    let run = refused(&world, &[]).await;
+    assert!(run.stderr.contains("does not capture later yet"), "{run}");
+    daemon.signal(rustix::process::Signal::HUP);
+    // The reload polls: from then on it is captured.
+    let captured = async || {
+        let status = world.archiver(["status", "--json"]).run().await.json();
+        status["tables"].as_array().is_some_and(|tables| tables.iter().any(|table| table == "later"))
+    };
+    while !captured().await {}
+    scene::take(&world).await;
+    assert!(newest(world.archive_dir()).tables.contains_key(&"later".parse().expect("a name")));
+    daemon.stop().await.expect_code(0);
+}
+
 #[tokio::test]
 async fn one_snapshot_at_a_time_on_this_host_and_on_others() {
     let world = scene::world(USERS).await;
