@@ -356,7 +356,7 @@ impl<'a> Scanner<'a> {
 }
 
 /// How many bytes lie before the first quote, backslash or control character; eight are looked at in one step.
-fn plain_bytes(bytes: &[u8]) -> usize {
+pub(crate) fn plain_bytes(bytes: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
     // The high bit of each byte that is below `n`; a false one can only stand above a true one.

@@ -11,6 +11,7 @@ mod content;
 pub(crate) mod frame;
 mod lines;
 mod reader;
+mod shape;
 mod tally;
 #[cfg(test)]
 mod tests;

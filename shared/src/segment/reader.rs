@@ -7,6 +7,7 @@ use std::io::Read;
 use super::content::{Ahead, Content};
 use super::frame::Frame;
 use super::lines::Lines;
+use super::shape::Shapes;
 use super::tally::Tally;
 use crate::change::{Record, Row};
 use crate::error::{Error, Kind, Result};
@@ -21,10 +22,7 @@ use crate::name::TableName;
 /// commits after the end has committed verified rows; whoever stops earlier must undo.
 pub struct SegmentReader<R> {
     lines: Lines<R>,
-    promised: Promised,
-    tally: Tally,
-    spellings: HashMap<String, usize>,
-    last_table: (String, usize),
+    counting: Counting,
     line: u64,
     state: State,
 }
@@ -34,6 +32,14 @@ enum State {
     Reading,
     Ended,
     Refused,
+}
+
+/// What was promised of the records, and what they came to.
+struct Counting {
+    promised: Promised,
+    tally: Tally,
+    spellings: HashMap<String, usize>,
+    last_table: (String, usize),
 }
 
 /// What the manifest says about the records.
@@ -66,16 +72,18 @@ impl<R: Read> SegmentReader<R> {
     fn of(content: Content<R>, manifest: &Manifest) -> SegmentReader<R> {
         SegmentReader {
             lines: Lines::new(content, Self::LINE_BYTES_MAX),
-            promised: Promised {
-                records: manifest.records,
-                transactions: manifest.transactions,
-                tables: manifest.tables.clone(),
-                end_lsn: manifest.end_lsn,
-                span: manifest.span,
+            counting: Counting {
+                promised: Promised {
+                    records: manifest.records,
+                    transactions: manifest.transactions,
+                    tables: manifest.tables.clone(),
+                    end_lsn: manifest.end_lsn,
+                    span: manifest.span,
+                },
+                tally: Tally::new(manifest.start_lsn),
+                spellings: HashMap::new(),
+                last_table: (String::new(), 0),
             },
-            tally: Tally::new(manifest.start_lsn),
-            spellings: HashMap::new(),
-            last_table: (String::new(), 0),
             line: 0,
             state: State::Reading,
         }
@@ -98,7 +106,7 @@ impl<R: Read> SegmentReader<R> {
         }
         self.state = State::Refused;
         let Some(line) = self.lines.next()? else {
-            self.check_end().map_err(|problem| self.lines.refused(problem))?;
+            self.counting.check_end().map_err(|problem| self.lines.refused(problem))?;
             self.state = State::Ended;
             return Ok(None);
         };
@@ -106,23 +114,34 @@ impl<R: Read> SegmentReader<R> {
         let at = self.line;
         let in_line = |error: Error| self.lines.refused(error.context(format!("line {at}")));
         let record = Record::parse(self.lines.get(line)).map_err(in_line)?;
-        match &record {
-            Record::Row(row) => {
-                let table = number_of(row, &mut self.last_table, &mut self.spellings, &mut self.tally)
-                    .map_err(in_line)?;
-                self.tally.row(table, row.op);
-            }
-            Record::Commit(commit) => self
-                .tally
-                .commit(commit)
-                .and_then(|()| self.promised.check_position(&self.tally))
-                .map_err(|problem| in_line(Error::new(Kind::Corrupt, problem)))?,
-        }
-        if self.tally.records > self.promised.records {
-            return Err(self.lines.refused(format!("it has more than {} records", self.promised.records)));
-        }
+        self.counting.count(&record).map_err(in_line)?;
+        self.counting.check_records().map_err(|problem| self.lines.refused(problem))?;
         self.state = State::Reading;
         Ok(Some(record))
+    }
+
+    /// Reads to the end, for nothing but the proof: what `next` would refuse is refused. Rows that look like one before
+    /// them make no record.
+    pub fn check(mut self) -> Result<()> {
+        let mut shapes = Shapes::default();
+        loop {
+            let Some(line) = self.lines.next()? else {
+                return self.counting.check_end().map_err(|problem| self.lines.refused(problem));
+            };
+            self.line += 1;
+            let text = self.lines.get(line);
+            match shapes.find(text) {
+                Some((table, op)) => self.counting.tally.row(table, op),
+                None => {
+                    let at = self.line;
+                    let in_line = |error: Error| self.lines.refused(error.context(format!("line {at}")));
+                    let record = Record::parse(text).map_err(in_line)?;
+                    self.counting.count(&record).map_err(in_line)?;
+                    shapes.learn(text, &record, self.counting.last_table.1);
+                }
+            }
+            self.counting.check_records().map_err(|problem| self.lines.refused(problem))?;
+        }
     }
 
     /// The number of the line that `next` read last, from 1: for messages.
@@ -133,6 +152,30 @@ impl<R: Read> SegmentReader<R> {
     #[cfg(test)]
     pub(super) fn buffer_bytes(&self) -> usize {
         self.lines.buffer_bytes()
+    }
+}
+
+impl Counting {
+    fn count(&mut self, record: &Record<'_>) -> Result<()> {
+        match record {
+            Record::Row(row) => {
+                let table = number_of(row, &mut self.last_table, &mut self.spellings, &mut self.tally)?;
+                self.tally.row(table, row.op);
+                Ok(())
+            }
+            Record::Commit(commit) => self
+                .tally
+                .commit(commit)
+                .and_then(|()| self.promised.check_position(&self.tally))
+                .map_err(|problem| Error::new(Kind::Corrupt, problem)),
+        }
+    }
+
+    fn check_records(&self) -> Result<(), String> {
+        if self.tally.records > self.promised.records {
+            return Err(format!("it has more than {} records", self.promised.records));
+        }
+        Ok(())
     }
 
     fn check_end(&self) -> Result<(), String> {
@@ -208,7 +251,7 @@ impl<R> fmt::Debug for SegmentReader<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SegmentReader")
             .field("line", &self.line)
-            .field("tally", &self.tally)
+            .field("tally", &self.counting.tally)
             .finish_non_exhaustive()
     }
 }

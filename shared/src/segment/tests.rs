@@ -13,8 +13,10 @@ use crate::manifest::sample::{self, lsn, table, ts};
 fn read(file: &[u8], manifest: &Manifest) -> Result<u64> {
     let here = SegmentReader::new(file, manifest).and_then(read_all);
     let ahead = SegmentReader::ahead(io::Cursor::new(file.to_vec()), manifest).and_then(read_all);
+    let checked = SegmentReader::new(file, manifest).and_then(SegmentReader::check);
     let outcome = |read: &Result<u64>| read.as_ref().map_err(Error::report).copied();
     assert_eq!(outcome(&here), outcome(&ahead));
+    assert_eq!(here.as_ref().map(drop).map_err(Error::report), checked.map_err(|error| error.report()));
     here
 }
 

@@ -98,9 +98,7 @@ fn add(job: &Job, verdict: Verdict, error: &Error, report: &mut Report) {
 
 /// To the end, where the reader has checked every promise.
 pub(super) fn read_all(source: impl Read, manifest: &Manifest) -> Result<()> {
-    let mut reader = SegmentReader::new(source, manifest)?;
-    while reader.next()?.is_some() {}
-    Ok(())
+    SegmentReader::new(source, manifest)?.check()
 }
 
 /// A file of a part. Several of them lead to its rows, one after the other: they wait in a file of ours.
