@@ -39,6 +39,19 @@ impl Archiver {
         timed(command)
     }
 
+    /// What the snapshot says of itself.
+    pub(crate) fn snapshot(&self, options: &[&str]) -> serde_json::Value {
+        let mut command = Command::new(release("syncdata-archiver"));
+        command
+            .args(["snapshot", "--json", "--config"])
+            .arg(&self.config)
+            .args(options)
+            .stderr(Stdio::null());
+        let output = command.output().expect("the program is there");
+        assert!(output.status.success(), "{command:?}: {}", output.status);
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
     pub(crate) fn archived_bytes(&self) -> u64 {
         let days = std::fs::read_dir(self.archive.join("segments")).expect("an archive was made");
         let files = days.flat_map(|day| std::fs::read_dir(day.expect("a day").path()).expect("a folder"));

@@ -2,12 +2,15 @@
 //!
 //! `scripts/bench capture` reads one backlog from a slot, with the archiver and with one plain COPY of the peek.
 //! `scripts/bench apply` applies one captured archive, and lets native logical replication apply the same changes.
+//! `scripts/bench snapshot` copies a table three times, unchanged and with 1 % of its rows updated, and has psql and zstd
+//! copy it too; `--rows 5000000` is 1 GB.
 //! `scripts/bench verify` proves an archive, and has zstd and sha256sum look at the same files.
 
 mod apply;
 mod archiver;
 mod capture;
 mod measure;
+mod snapshot;
 mod source;
 mod verify;
 
@@ -60,6 +63,9 @@ async fn main() {
     if part == "verify" {
         return verify::run(&arguments);
     }
+    if part == "snapshot" {
+        return snapshot::run(&arguments).await;
+    }
     for workload in &arguments.workloads {
         match part.as_str() {
             "capture" => capture::run(*workload, &arguments).await,
@@ -71,7 +77,7 @@ async fn main() {
 
 fn usage() -> ! {
     say(
-        "usage: bench capture|apply [--workload mixed|inserts|hot] [--rows N] [--rounds N], or bench verify [--mib N] [--rounds N]",
+        "usage: bench capture|apply [--workload mixed|inserts|hot] [--rows N] [--rounds N], bench snapshot [--rows N] [--rounds N], or bench verify [--mib N] [--rounds N]",
     );
     std::process::exit(2)
 }

@@ -587,22 +587,35 @@ async fn health_and_metrics_are_served_over_http() {
 }
 
 #[test]
-fn the_unit_file_is_sound_and_tightly_sandboxed() {
-    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/syncdata-archiver.service");
-    let text = fs::read_to_string(unit).expect("the unit file is there");
-    // systemd looks whether the program is there, which a machine that tests need not have installed.
-    let program = "/usr/local/bin/syncdata-archiver";
-    assert!(text.contains(&format!("ExecStart={program} run\n")));
+fn the_unit_files_are_sound_and_tightly_sandboxed() {
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
     let folder = tempfile::tempdir().expect("a folder");
-    let copy = folder.path().join("syncdata-archiver.service");
-    fs::write(&copy, text.replace(program, "/bin/true")).expect("a file");
-    for arguments in [&["verify", "--man=no"][..], &["security", "--offline=true", "--threshold=20"]] {
-        let output = Command::new("systemd-analyze").args(arguments).arg(&copy).output();
-        let output = output.expect("systemd-analyze is installed by scripts/install-deps");
-        let words = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{words}\n{}", String::from_utf8_lossy(&output.stdout));
-        assert!(!words.contains("syncdata-archiver.service"), "{words}");
+    let copy = |name: &str| {
+        let text = fs::read_to_string(units.join(name)).expect("the unit file is there");
+        let copy = folder.path().join(name);
+        // systemd looks whether the program is there, which a machine that tests need not have installed.
+        fs::write(&copy, text.replace("/usr/local/bin/syncdata-archiver", "/bin/true")).expect("a file");
+        (text, copy)
+    };
+    for (name, command) in
+        [("syncdata-archiver.service", "run"), ("syncdata-archiver-snapshot.service", "-v snapshot")]
+    {
+        let (text, copy) = copy(name);
+        assert!(text.contains(&format!("ExecStart=/usr/local/bin/syncdata-archiver {command}\n")), "{name}");
+        analyze(&["security", "--offline=true", "--threshold=20"], &copy);
+        analyze(&["verify", "--man=no"], &copy);
     }
+    let (_, timer) = copy("syncdata-archiver-snapshot.timer");
+    analyze(&["verify", "--man=no"], &timer);
+}
+
+/// Without a word about the unit.
+fn analyze(arguments: &[&str], unit: &Path) {
+    let output = Command::new("systemd-analyze").args(arguments).arg(unit).output();
+    let output = output.expect("systemd-analyze is installed by scripts/install-deps");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words}\n{}", String::from_utf8_lossy(&output.stdout));
+    assert!(!words.contains("syncdata-archiver"), "{words}");
 }
 
 #[tokio::test]
