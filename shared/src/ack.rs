@@ -1,4 +1,4 @@
-//! acks/<name>.json: how far a reader of the archive has come. Readers that may write there say so, and pruning then
+//! `acks/<name>.json`: how far a reader of the archive has come. Readers that may write there say so, and pruning then
 //! waits for them.
 
 use std::fmt;
