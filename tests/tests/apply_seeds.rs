@@ -14,8 +14,8 @@ use tokio_postgres::Client;
 const SEEDS: u64 = 50;
 const SLOT: &str = "SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json')";
 
-/// Every fault point of a pass.
-const POINTS: [&str; 8] = [
+/// Every fault point of a pass; those of the archive are the acknowledgement's.
+const POINTS: [&str; 11] = [
     "apply.after_commit",
     "apply.before_checkpoint",
     "apply.before_commit",
@@ -24,6 +24,9 @@ const POINTS: [&str; 8] = [
     "apply.downloaded",
     "apply.half_batch",
     "apply.verified",
+    "archive.after_rename",
+    "archive.before_rename",
+    "archive.part_written",
 ];
 
 /// Segments and batches are short, so that points come several times in a pass.
