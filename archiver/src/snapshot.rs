@@ -28,6 +28,7 @@ use futures_util::TryStreamExt as _;
 use serde::Serialize;
 use syncdata_shared::archive::{self, Archive, ArchiveHandle};
 use syncdata_shared::config::Config;
+use syncdata_shared::digest::Digest;
 use syncdata_shared::error::Context as _;
 use syncdata_shared::identity::ArchiveIdentity;
 use syncdata_shared::lsn::Lsn;
@@ -192,7 +193,7 @@ impl<'a> Snapshot<'a> {
         taken.describe(&manifest);
         taken.bytes_sent += publish::publish(&self.archive, &manifest, self.signing_key.as_ref()).await?;
         info!(snapshot = %manifest.id, rows = taken.rows, bytes = taken.bytes_sent, "snapshot published");
-        forget_others(&store, &manifest);
+        forget_others(&store, &manifest, self.options.tables.is_none());
         Ok(taken)
     }
 
@@ -332,13 +333,18 @@ fn copy_of(table: &Table, stored: Vec<Stored>) -> TableCopy {
     }
 }
 
-/// Checksums of parts that the newest copies do not have any more.
-fn forget_others(store: &Store, manifest: &SnapshotManifest) {
-    let copied = manifest.tables.keys().cloned().collect();
+/// Checksums of parts that the newest copies do not have any more. A snapshot of some tables knows nothing of the
+/// copies of the others.
+fn forget_others(store: &Store, manifest: &SnapshotManifest, has_all_tables: bool) {
     let parts = manifest.tables.values().flat_map(|table| &table.parts);
-    let needed =
-        parts.map(|part| part.content_sha256).chain(store.earlier.contents_of_others(&copied)).collect();
-    if let Err(error) = store.memory.retain(&needed) {
+    let needed: BTreeSet<Digest> = parts.map(|part| part.content_sha256).collect();
+    let forgotten = if has_all_tables {
+        store.memory.retain(&needed)
+    } else {
+        let replaced = manifest.tables.keys().flat_map(|table| store.earlier.contents_of(table));
+        store.memory.forget(replaced.filter(|content| !needed.contains(content)))
+    };
+    if let Err(error) = forgotten {
         warn!(error = %error.one_line(), "checksums of earlier parts stay on this host");
     }
 }

@@ -102,10 +102,9 @@ impl Earlier {
         Bases { parts, by_key, next: 0 }
     }
 
-    /// Every content of the newest copies, those of tables that are not copied now too.
-    pub(crate) fn contents_of_others(&self, copied: &BTreeSet<TableName>) -> impl Iterator<Item = Digest> {
-        let others = self.tables.iter().filter(|(name, _)| !copied.contains(name));
-        others.flat_map(|(_, parts)| parts.iter().map(|part| part.content_sha256))
+    /// Of every part of the earlier copy.
+    pub(crate) fn contents_of(&self, table: &TableName) -> impl Iterator<Item = Digest> {
+        self.tables.get(table).into_iter().flat_map(|parts| parts.iter().map(|part| part.content_sha256))
     }
 
     /// Whether a delta may be made from it.

@@ -54,6 +54,10 @@ impl Memory {
         })
     }
 
+    pub(crate) fn forget(&self, mut contents: impl Iterator<Item = Digest>) -> Result<()> {
+        contents.try_for_each(|content| remove_if_there(&self.path(content)))
+    }
+
     /// Forgets all others.
     pub(crate) fn retain(&self, contents: &BTreeSet<Digest>) -> Result<()> {
         if !self.folder.exists() {

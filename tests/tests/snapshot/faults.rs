@@ -88,6 +88,20 @@ async fn what_was_remembered_is_no_loss_when_it_is_damaged_or_gone() {
 }
 
 #[tokio::test]
+async fn a_snapshot_of_one_table_keeps_what_is_remembered_of_the_others() {
+    let world = world().await;
+    world.source.execute("CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1)").await;
+    scene::take(&world).await;
+    let remembered = || fs::read_dir(world.spool_dir().join("snapshot")).expect("it is there").count();
+    let before = remembered();
+    for round in 2..4 {
+        world.source.execute(&format!("INSERT INTO other VALUES ({round})")).await;
+        scene::take_with(&world, &["--tables", "other"]).await;
+        assert_eq!(remembered(), before, "one part took the place of another");
+    }
+}
+
+#[tokio::test]
 async fn an_earlier_snapshot_that_lost_files_is_not_built_upon() {
     let world = world().await;
     scene::take(&world).await;
