@@ -3,9 +3,9 @@
 //! All values lie in one text, one after the other; a record is a few numbers that point there. A batch never
 //! grows past [`Limits`], however large a transaction is: it may end in the middle of one.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use syncdata_shared::change::{Fields, Op, Row};
 use syncdata_shared::manifest::{Generated, Relation, ReplicaIdentity};
 

@@ -159,7 +159,7 @@ impl Reader<'_> {
         }
         let mut end = SegmentEnd { seq, counts: BTreeMap::new(), stopped: BTreeMap::new() };
         // What each table may take, and what it took.
-        let mut shares: HashMap<&str, (&Admission, OpCounts)> =
+        let mut shares: hashbrown::HashMap<&str, (&Admission, OpCounts)> =
             task.admitted.iter().map(|(name, share)| (name.as_str(), (share, OpCounts::default()))).collect();
         let mut last_commit = task.segment.manifest().start_lsn;
         let mut index = 0;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io::Read;
+use std::ops::Range;
 
 use super::content::{Ahead, Content};
 use super::frame::Frame;
@@ -22,6 +23,7 @@ use crate::name::TableName;
 /// commits after the end has committed verified rows; whoever stops earlier must undo.
 pub struct SegmentReader<R> {
     lines: Lines<R>,
+    shapes: Shapes,
     counting: Counting,
     line: u64,
     state: State,
@@ -72,6 +74,7 @@ impl<R: Read> SegmentReader<R> {
     fn of(content: Content<R>, manifest: &Manifest) -> SegmentReader<R> {
         SegmentReader {
             lines: Lines::new(content, Self::LINE_BYTES_MAX),
+            shapes: Shapes::default(),
             counting: Counting {
                 promised: Promised {
                     records: manifest.records,
@@ -105,43 +108,46 @@ impl<R: Read> SegmentReader<R> {
             State::Refused => return Err(self.lines.refused("it was refused before")),
         }
         self.state = State::Refused;
-        let Some(line) = self.lines.next()? else {
-            self.counting.check_end().map_err(|problem| self.lines.refused(problem))?;
+        let Some(line) = self.advance()? else {
             self.state = State::Ended;
             return Ok(None);
         };
-        self.line += 1;
-        let at = self.line;
-        let in_line = |error: Error| self.lines.refused(error.context(format!("line {at}")));
-        let record = Record::parse(self.lines.get(line)).map_err(in_line)?;
-        self.counting.count(&record).map_err(in_line)?;
-        self.counting.check_records().map_err(|problem| self.lines.refused(problem))?;
+        let SegmentReader { lines, shapes, counting, line: at, .. } = self;
+        let text = lines.get(line);
+        let record = match shapes.find(text) {
+            Some((table, op)) => {
+                counting.tally.row(table, op);
+                Record::Row(shapes.row(text))
+            }
+            None => counting.parse(text, shapes).map_err(|error| in_line(lines, *at, error))?,
+        };
+        counting.check_records().map_err(|problem| lines.refused(problem))?;
         self.state = State::Reading;
         Ok(Some(record))
     }
 
-    /// Reads to the end, for nothing but the proof: what `next` would refuse is refused. Rows that look like one before
-    /// them make no record.
+    /// Reads to the end, for nothing but the proof: what `next` would refuse is refused.
     pub fn check(mut self) -> Result<()> {
-        let mut shapes = Shapes::default();
-        loop {
-            let Some(line) = self.lines.next()? else {
-                return self.counting.check_end().map_err(|problem| self.lines.refused(problem));
-            };
-            self.line += 1;
-            let text = self.lines.get(line);
+        while let Some(line) = self.advance()? {
+            let SegmentReader { lines, shapes, counting, line: at, .. } = &mut self;
+            let text = lines.get(line);
             match shapes.find(text) {
-                Some((table, op)) => self.counting.tally.row(table, op),
-                None => {
-                    let at = self.line;
-                    let in_line = |error: Error| self.lines.refused(error.context(format!("line {at}")));
-                    let record = Record::parse(text).map_err(in_line)?;
-                    self.counting.count(&record).map_err(in_line)?;
-                    shapes.learn(text, &record, self.counting.last_table.1);
-                }
+                Some((table, op)) => counting.tally.row(table, op),
+                None => drop(counting.parse(text, shapes).map_err(|error| in_line(lines, *at, error))?),
             }
-            self.counting.check_records().map_err(|problem| self.lines.refused(problem))?;
+            counting.check_records().map_err(|problem| lines.refused(problem))?;
         }
+        Ok(())
+    }
+
+    /// Where the next line lies; `None` is the end, with every promise kept.
+    fn advance(&mut self) -> Result<Option<Range<usize>>> {
+        let line = self.lines.next()?;
+        match line {
+            Some(_) => self.line += 1,
+            None => self.counting.check_end().map_err(|problem| self.lines.refused(problem))?,
+        }
+        Ok(line)
     }
 
     /// The number of the line that `next` read last, from 1: for messages.
@@ -156,6 +162,14 @@ impl<R: Read> SegmentReader<R> {
 }
 
 impl Counting {
+    /// Reads a line of a shape that is not known yet.
+    fn parse<'a>(&mut self, text: &'a [u8], shapes: &mut Shapes) -> Result<Record<'a>> {
+        let record = Record::parse(text)?;
+        self.count(&record)?;
+        shapes.learn(text, &record, self.last_table.1);
+        Ok(record)
+    }
+
     fn count(&mut self, record: &Record<'_>) -> Result<()> {
         match record {
             Record::Row(row) => {
@@ -202,6 +216,10 @@ impl Counting {
         }
         Ok(())
     }
+}
+
+fn in_line<R: Read>(lines: &Lines<R>, line: u64, error: Error) -> Error {
+    lines.refused(error.context(format!("line {line}")))
 }
 
 fn frame<R: Read>(source: R, manifest: &Manifest) -> Result<Frame<R>> {

@@ -1,37 +1,46 @@
 //! Lines that look like one that was read in full before: the same table, operation and columns, only other values.
-//! Checking those is most of proving an archive, and needs no record.
+//! Most lines of an archive do, and reading them again takes no looking at names.
 //!
-//! A line that matches is exactly as sound as [`Record::parse`] would find it. Whatever does not match is parsed.
+//! A line that matches is exactly what [`Record::parse`] would find in it. Whatever does not match is parsed.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::str::FromStr;
 
-use crate::change::{Op, Record};
-use crate::json::{plain_bytes, utf8};
+use crate::change::{Fields, Op, Record, Row, Value};
+use crate::json::{Scanner, plain_bytes, utf8};
 use crate::lsn::Lsn;
 use crate::time::Timestamp;
 
 /// Shapes of some tables, three operations each, take turns; more would be looked through in vain.
-const SHAPES_MAX: usize = 16;
+const SHAPES_MAX: usize = 48;
 
-/// The shapes seen last, the newest first.
+/// Of what the lines of a shape have in common: the names of as many columns as PostgreSQL allows, and some.
+const FORM_BYTES_MAX: usize = 256 << 10;
+
+/// The shapes seen last; the newest are in front.
 #[derive(Debug, Default)]
 pub(super) struct Shapes {
     known: Vec<Shape>,
+    /// Of the line that was found last: where its values lie, and what they were read to be.
+    values: Vec<Range<usize>>,
     /// Rows of a transaction share their time, and those of one statement often their position.
-    last: Last,
+    lsn: Option<Last<Lsn>>,
+    ts: Option<Last<Timestamp>>,
 }
 
-/// Texts that were read already.
-#[derive(Debug, Default)]
-struct Last {
-    ts: Vec<u8>,
-    lsn: Vec<u8>,
+/// A text that was read already.
+#[derive(Debug)]
+struct Last<T> {
+    text: Vec<u8>,
+    value: T,
 }
 
 #[derive(Debug)]
 struct Shape {
     /// As the tally numbers it.
     table: usize,
+    name: String,
     op: Op,
     form: Form,
 }
@@ -39,15 +48,17 @@ struct Shape {
 /// What the lines of a shape have in common.
 #[derive(Debug)]
 struct Form {
-    /// What stands before each value, and what kind of value that is.
+    /// What stands before each value, and what that value is.
     pieces: Vec<(Vec<u8>, Slot)>,
     /// What stands behind the last one.
     end: Vec<u8>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Slot {
-    Value,
+    /// Of this column.
+    Data(String),
+    OldKeys(String),
     Lsn,
     Time,
 }
@@ -55,12 +66,35 @@ enum Slot {
 impl Shapes {
     /// Table and operation, if the line is a sound row of a shape that is known.
     pub(super) fn find(&mut self, line: &[u8]) -> Option<(usize, Op)> {
-        let last = &mut self.last;
-        let place = self.known.iter().position(|shape| shape.matches(line, last))?;
+        let Shapes { known, values, lsn, ts } = self;
+        let place = known.iter().position(|shape| shape.form.matches(line, values, lsn, ts))?;
         utf8(line).ok()?;
         // Rows of one kind mostly follow each other.
-        self.known[..=place].rotate_right(1);
-        Some((self.known[0].table, self.known[0].op))
+        known.swap(0, place);
+        Some((known[0].table, known[0].op))
+    }
+
+    /// The row of the line that was found just now.
+    pub(super) fn row<'a>(&'a self, line: &'a [u8]) -> Row<'a> {
+        let Shape { name, op, form, .. } = &self.known[0];
+        let line = std::str::from_utf8(line).expect("it was looked at");
+        let (mut data, mut old_keys) = (Fields::with_capacity(form.pieces.len()), Fields::new());
+        for ((_, slot), at) in form.pieces.iter().zip(&self.values) {
+            match slot {
+                Slot::Data(column) => data.push((Cow::Borrowed(column), value(&line[at.clone()]))),
+                Slot::OldKeys(column) => old_keys.push((Cow::Borrowed(column), value(&line[at.clone()]))),
+                Slot::Lsn | Slot::Time => {}
+            }
+        }
+        let (lsn, ts) = (self.lsn.as_ref(), self.ts.as_ref());
+        Row {
+            table: Cow::Borrowed(name),
+            op: *op,
+            data,
+            old_keys,
+            lsn: lsn.expect("every shape has one").value,
+            ts: ts.expect("every shape has one").value,
+        }
     }
 
     /// Remembers the shape of a line that was parsed.
@@ -68,43 +102,63 @@ impl Shapes {
         let Record::Row(row) = record else { return };
         if let Some(form) = cut(line) {
             self.known.truncate(SHAPES_MAX - 1);
-            self.known.insert(0, Shape { table, op: row.op, form });
+            self.known.insert(0, Shape { table, name: row.table.clone().into_owned(), op: row.op, form });
         }
     }
 }
 
-impl Shape {
-    fn matches(&self, line: &[u8], last: &mut Last) -> bool {
-        let mut rest = line;
-        for (before, slot) in &self.form.pieces {
-            let Some(value) = rest.strip_prefix(before.as_slice()) else { return false };
-            let Some(length) = value_bytes(value) else { return false };
-            let (value, behind) = value.split_at(length);
+impl Form {
+    fn matches(
+        &self,
+        line: &[u8],
+        values: &mut Vec<Range<usize>>,
+        lsn: &mut Option<Last<Lsn>>,
+        ts: &mut Option<Last<Timestamp>>,
+    ) -> bool {
+        values.clear();
+        let mut at = 0;
+        for (before, slot) in &self.pieces {
+            let Some(rest) = line[at..].strip_prefix(before.as_slice()) else { return false };
+            let Some(length) = value_bytes(rest) else { return false };
             let is_sound = match slot {
-                Slot::Value => true,
-                Slot::Lsn => is_one::<Lsn>(value, &mut last.lsn),
-                Slot::Time => is_one::<Timestamp>(value, &mut last.ts),
+                Slot::Data(_) | Slot::OldKeys(_) => true,
+                Slot::Lsn => is_one(&rest[..length], lsn),
+                Slot::Time => is_one(&rest[..length], ts),
             };
             if !is_sound {
                 return false;
             }
-            rest = behind;
+            at += before.len();
+            values.push(at..at + length);
+            at += length;
         }
-        rest == self.form.end.as_slice()
+        line[at..] == self.end
     }
 }
 
 /// Whether the string is such a thing; the last one that was is known without being read again.
-fn is_one<T: FromStr>(value: &[u8], last: &mut Vec<u8>) -> bool {
-    if value == last.as_slice() {
+fn is_one<T: FromStr>(string: &[u8], last: &mut Option<Last<T>>) -> bool {
+    if last.as_ref().is_some_and(|last| last.text == string) {
         return true;
     }
-    let is_one = inside(value).is_some_and(|text| text.parse::<T>().is_ok());
-    if is_one {
-        last.clear();
-        last.extend_from_slice(value);
+    let Some(value) = inside(string).and_then(|text| text.parse().ok()) else { return false };
+    *last = Some(Last { text: string.to_vec(), value });
+    true
+}
+
+/// A value that was found sound.
+fn value(text: &str) -> Value<'_> {
+    match text.as_bytes()[0] {
+        b'"' => Value::Text(string(text)),
+        b'n' => Value::Null,
+        b't' => Value::Bool(true),
+        b'f' => Value::Bool(false),
+        _ => Value::Number(text),
     }
-    is_one
+}
+
+fn string(text: &str) -> Cow<'_, str> {
+    Scanner::new(text, 0).string().expect("it was found sound")
 }
 
 /// The text of a string without escapes.
@@ -165,6 +219,7 @@ fn cut(line: &[u8]) -> Option<Form> {
     // From where on the text belongs to the next piece, and where the cutter is.
     let (mut from, mut at) = (0, 0);
     let mut depth = 0;
+    let mut column: fn(String) -> Slot = Slot::Data;
     loop {
         match *line.get(at)? {
             b'{' => {
@@ -186,15 +241,22 @@ fn cut(line: &[u8]) -> Option<Form> {
                     return None;
                 }
                 at += 1;
-                let slot = match (depth, &line[name]) {
+                let slot = match (depth, &line[name.clone()]) {
                     (1, b"\"table\"" | b"\"op\"") => {
                         at += value_bytes(&line[at..])?;
                         continue;
                     }
-                    (1, b"\"data\"" | b"\"old_keys\"") => continue,
+                    (1, b"\"data\"") => {
+                        column = Slot::Data;
+                        continue;
+                    }
+                    (1, b"\"old_keys\"") => {
+                        column = Slot::OldKeys;
+                        continue;
+                    }
                     (1, b"\"lsn\"") => Slot::Lsn,
                     (1, b"\"ts\"") => Slot::Time,
-                    (2, _) => Slot::Value,
+                    (2, _) => column(string(utf8(&line[name]).ok()?).into_owned()),
                     _ => return None,
                 };
                 pieces.push((line[from..at].to_vec(), slot));
@@ -204,20 +266,35 @@ fn cut(line: &[u8]) -> Option<Form> {
             _ => return None,
         }
     }
-    if at == line.len() { Some(Form { pieces, end: line[from..].to_vec() }) } else { None }
+    let form = Form { pieces, end: line[from..].to_vec() };
+    let bytes: usize = form.pieces.iter().map(|(before, _)| before.len()).sum();
+    (at == line.len() && bytes <= FORM_BYTES_MAX).then_some(form)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const LINE: &str = r#"{"table":"t","op":"UPDATE","data":{"id":1,"v":"x","n":null},"old_keys":{"id":1},"lsn":"0/1","ts":"2026-02-05T10:30:00Z"}"#;
 
-    fn shapes() -> Shapes {
+    fn shapes(line: &str) -> Shapes {
         let mut shapes = Shapes::default();
-        let record = Record::parse(LINE.as_bytes()).expect("a row");
-        shapes.learn(LINE.as_bytes(), &record, 7);
+        let record = Record::parse(line.as_bytes()).expect("a row");
+        shapes.learn(line.as_bytes(), &record, 7);
         shapes
+    }
+
+    /// Whether it matches. What does is read as the parser reads it.
+    #[track_caller]
+    fn is_found(shapes: &mut Shapes, line: &[u8]) -> bool {
+        let Some((table, op)) = shapes.find(line) else { return false };
+        let row = shapes.row(line);
+        assert_eq!((table, op), (7, row.op));
+        let parsed = Record::parse(line);
+        assert_eq!(parsed.ok(), Some(Record::Row(row)), "{}", String::from_utf8_lossy(line));
+        true
     }
 
     #[test]
@@ -227,33 +304,52 @@ mod tests {
             LINE.replace(r#""x""#, r#""a \"quoted\" \\x00 ü""#)
                 .replace("null", "-12.50")
                 .replace("0/1", "16/B374D848"),
-            LINE.replace(r#""x""#, "true").replace("10:30:00Z", "10:30:00.123456Z"),
+            LINE.replace(r#""x""#, "true").replace("null", "false").replace("10:30:00Z", "10:30:00.123456Z"),
+            LINE.replace(":1,", ":\"one\",").replace("null", "\"\""),
         ] {
-            assert_eq!(shapes().find(line.as_bytes()), Some((7, Op::Update)), "{line}");
+            assert!(is_found(&mut shapes(LINE), line.as_bytes()), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_operation_and_odd_names_have_a_shape() {
+        for line in [
+            LINE.to_owned(),
+            LINE.replace(r#""v""#, r#""a \"quoted\" \\ nameü""#),
+            LINE.replace(r#"{"id":1}"#, "{}"),
+            r#"{"table":"t","op":"INSERT","data":{"id":1},"lsn":"0/1","ts":"2026-02-05T10:30:00Z"}"#.to_owned(),
+            r#"{"table":"t","op":"DELETE","old_keys":{"id":1},"lsn":"0/1","ts":"2026-02-05T10:30:00Z"}"#.to_owned(),
+            r#"{"table":"t","op":"TRUNCATE","lsn":"0/1","ts":"2026-02-05T10:30:00Z"}"#.to_owned(),
+            r#"{"old_keys":{"id":1},"ts":"2026-02-05T10:30:00Z","data":{"id":1},"op":"UPDATE","lsn":"0/1","table":"t"}"#.to_owned(),
+        ] {
+            assert!(is_found(&mut shapes(&line), line.as_bytes()), "{line}");
         }
     }
 
     /// Whatever matches is parsed without an error: flipped, cut and doubled lines.
     #[test]
     fn nothing_matches_that_the_parser_refuses() {
-        let mut shapes = shapes();
-        let mut try_line = |line: &[u8]| {
-            if shapes.find(line).is_some() {
-                let parsed = Record::parse(line);
-                assert!(parsed.is_ok(), "{}: {parsed:?}", String::from_utf8_lossy(line));
-            }
-        };
+        let mut shapes = shapes(LINE);
         for at in 0..LINE.len() {
             for bit in 0..8 {
                 let mut line = LINE.as_bytes().to_vec();
                 line[at] ^= 1 << bit;
-                try_line(&line);
+                is_found(&mut shapes, &line);
             }
-            try_line(&LINE.as_bytes()[..at]);
-            try_line(format!("{}{}", &LINE[..at], LINE).as_bytes());
-            for piece in ["0", "-", ".", "\\", "\"", "{", "}", "\u{1}", "e", "\\u12"] {
-                try_line(format!("{}{piece}{}", &LINE[..at], &LINE[at..]).as_bytes());
+            is_found(&mut shapes, &LINE.as_bytes()[..at]);
+            is_found(&mut shapes, format!("{}{}", &LINE[..at], LINE).as_bytes());
+            for piece in ["0", "-", ".", "\\", "\"", "{", "}", "\u{1}", "e", "\\u12", "\\n", "\\u00e4"] {
+                is_found(&mut shapes, format!("{}{piece}{}", &LINE[..at], &LINE[at..]).as_bytes());
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_is_read_as_the_parser_reads_it(text in any::<String>(), number in "-?[0-9]{1,5}(\\.[0-9]{1,3})?") {
+            let text = serde_json::to_string(&text).expect("a string");
+            let line = LINE.replace("\"x\"", &text).replace("null", &number);
+            is_found(&mut shapes(LINE), line.as_bytes());
         }
     }
 
@@ -261,7 +357,14 @@ mod tests {
     fn another_column_table_or_order_does_not_match() {
         for (from, to) in [("\"v\"", "\"w\""), ("\"t\"", "\"u\""), ("UPDATE", "INSERT"), (",\"n\":null", "")]
         {
-            assert_eq!(shapes().find(LINE.replace(from, to).as_bytes()), None, "{to}");
+            assert_eq!(shapes(LINE).find(LINE.replace(from, to).as_bytes()), None, "{to}");
         }
+    }
+
+    /// Names cost memory for as long as the reader lives.
+    #[test]
+    fn lines_of_endless_names_are_not_remembered() {
+        let line = LINE.replace("\"v\"", &format!("\"{}\"", "v".repeat(FORM_BYTES_MAX)));
+        assert!(!is_found(&mut shapes(&line), line.as_bytes()));
     }
 }
