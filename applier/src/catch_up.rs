@@ -54,9 +54,16 @@ pub async fn run(pass: &mut Pass<'_>, checkpoint: &Checkpoint, tables: &[TableNa
                 continue;
             }
             let in_scope = Scope::CatchUp(scope.clone());
-            let applied =
-                transaction::apply(pass.local, &mut pass.writer, pass.rules, checkpoint, &in_scope, &group)
-                    .await?;
+            let applied = transaction::apply(
+                pass.local,
+                &mut pass.writer,
+                pass.rules,
+                checkpoint,
+                &in_scope,
+                &group,
+                None,
+            )
+            .await?;
             scope.retain(|table| !applied.set_aside.contains(table));
             done.segments += group.len() as u64;
             done.records += applied.records;

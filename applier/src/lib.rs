@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! archive ─ fetch ─▶ cache ─ reader ─▶ batch ─ net ─▶ steps ─ apply ─▶ local tables
-//!   (verified)        (a thread: unpacks, checks, nets, encodes)        └─ cursor, ledger: one transaction
+//!   (verified)        (threads: unpack, check, net, encode; `ahead`)    └─ cursor, ledger: one transaction
 //! ```
 //!
 //! `pass` is the order of things, `plan` decides, `transaction` commits. The program is `cli`, `commands`
 //! and `daemon`, which runs passes through `runner`.
 
 pub mod acks;
+mod ahead;
 pub mod apply;
 pub mod batch;
 pub mod catch_up;
@@ -16,11 +17,13 @@ pub mod cli;
 pub mod commands;
 pub mod cursor;
 pub mod daemon;
+mod ended;
 pub mod error;
 mod examine;
 pub mod fetch;
 pub mod hand_files;
 pub mod history;
+mod layout;
 pub mod ledger;
 pub mod load;
 pub mod local;

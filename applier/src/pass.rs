@@ -21,6 +21,7 @@ use syncdata_shared::name::TableName;
 use syncdata_shared::time::Day;
 use tokio::sync::mpsc;
 
+use crate::ahead::Ahead;
 use crate::apply::Writer;
 use crate::catch_up;
 use crate::cursor::{self, Checkpoint, Position, State, TableState, Want};
@@ -28,7 +29,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fetch::{Fetched, Listing, Source};
 use crate::load::{self, Choice, Loaded, Offer};
 use crate::local::Local;
-use crate::plan::{self, Scope};
+use crate::plan::Scope;
 use crate::transaction::{self, Rules};
 
 /// What a pass did and what is left to say.
@@ -304,31 +305,26 @@ impl<'a> Pass<'a> {
     async fn apply_stream(
         &mut self,
         mut checkpoint: Checkpoint,
-        mut stream: mpsc::Receiver<Result<Fetched>>,
+        stream: mpsc::Receiver<Result<Fetched>>,
         report: &mut Report,
     ) -> Result<Checkpoint> {
-        let mut held = None;
+        let mut ahead = Ahead::new(stream, self.rules.apply_batch_changes);
         loop {
-            let first = match held.take() {
-                Some(first) => first,
-                None => tokio::select! {
-                    next = stream.recv() => match next {
-                        Some(first) => first,
-                        None => return Ok(checkpoint),
-                    },
-                    () = self.stop.asked() => return Ok(checkpoint),
+            let group = tokio::select! {
+                next = ahead.group() => match next {
+                    Some(group) => group?,
+                    None => return Ok(checkpoint),
                 },
+                () = self.stop.asked() => return Ok(checkpoint),
             };
             if self.stop.is_asked() {
                 return Ok(checkpoint);
             }
-            let mut group = vec![first?];
-            held = fill(&mut group, &mut stream, self.rules.apply_batch_changes);
-            checkpoint = match self.apply_group(&checkpoint, &group, report).await {
+            checkpoint = match self.apply_group(&checkpoint, &group, Some(&mut ahead), report).await {
                 // One of them is bad. Those before it are not, and do not wait for it.
                 Err(error) if group.len() > 1 && is_about_a_segment(&error) => {
                     for one in group.chunks(1) {
-                        checkpoint = self.apply_group(&checkpoint, one, report).await?;
+                        checkpoint = self.apply_group(&checkpoint, one, None, report).await?;
                     }
                     checkpoint
                 }
@@ -341,10 +337,12 @@ impl<'a> Pass<'a> {
         &mut self,
         checkpoint: &Checkpoint,
         group: &[Fetched],
+        ahead: Option<&mut Ahead>,
         report: &mut Report,
     ) -> Result<Checkpoint> {
-        let (local, scope) = (self.local, Scope::Live);
-        let done = transaction::apply(local, &mut self.writer, self.rules, checkpoint, &scope, group).await?;
+        let (local, rules, scope) = (self.local, self.rules, Scope::Live);
+        let writer = &mut self.writer;
+        let done = transaction::apply(local, writer, rules, checkpoint, &scope, group, ahead).await?;
         let last = group.last().expect("it has one");
         let checkpoint = Checkpoint::after(&last.segment);
         report.segments += group.len() as u64;
@@ -397,26 +395,6 @@ impl<'a> Pass<'a> {
 
 fn is_about_a_segment(error: &Error) -> bool {
     matches!(error.kind(), Kind::ArchiveRefused | Kind::Rejected)
-}
-
-/// Adds segments that are ready and fit into the same transaction. What came out of the stream instead is
-/// returned; waiting for the network would keep the rows from readers.
-fn fill(
-    group: &mut Vec<Fetched>,
-    stream: &mut mpsc::Receiver<Result<Fetched>>,
-    apply_batch_changes: u64,
-) -> Option<Result<Fetched>> {
-    let mut records = group.iter().map(|fetched| fetched.segment.manifest().records).sum();
-    while let Ok(next) = stream.try_recv() {
-        match next {
-            Ok(fetched) if plan::fits(records, fetched.segment.manifest(), apply_batch_changes) => {
-                records += fetched.segment.manifest().records;
-                group.push(fetched);
-            }
-            other => return Some(other),
-        }
-    }
-    None
 }
 
 /// The manifests after the checkpoint, in order; where one number stands twice, both, so that the chain refuses.

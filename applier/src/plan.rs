@@ -1,6 +1,5 @@
 //! Which table takes what of a segment. Pure: states, schemas and manifests in, a plan out.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use syncdata_shared::lsn::Lsn;
@@ -130,14 +129,4 @@ pub fn as_local(table: &Table) -> Relation {
 /// Whether another segment still fits into the local transaction.
 pub fn fits(records_so_far: u64, next: &Manifest, apply_batch_changes: u64) -> bool {
     records_so_far.saturating_add(next.records) <= apply_batch_changes
-}
-
-/// Tables that a gap of the segment cuts off: they stay as they were before it.
-pub fn cut_off<'a>(
-    manifest: &'a Manifest,
-    states: &'a BTreeMap<TableName, TableState>,
-    scope: &'a Scope,
-) -> impl Iterator<Item = (&'a TableName, &'a Gap)> {
-    let in_scope = move |(table, state): &(&TableName, &TableState)| scope.contains(table, state);
-    states.iter().filter(in_scope).filter_map(|(table, state)| Some((table, gap(manifest, table, state)?)))
 }

@@ -23,7 +23,7 @@ use crate::step::{COPY_ROWS_MIN, Prepared};
 const BATCHES_AHEAD: usize = 1;
 
 /// A segment to read, and what of it is wanted.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Task {
     pub segment: Verified,
     pub file: PathBuf,
@@ -32,7 +32,7 @@ pub struct Task {
 }
 
 /// A table's share of a segment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Admission {
     pub target: Arc<Target>,
     pub relation: Arc<Relation>,
@@ -54,15 +54,15 @@ impl Admission {
 
 #[derive(Debug)]
 pub enum Item {
-    Batch(Box<Prepared>),
+    Batch {
+        prepared: Box<Prepared>,
+        /// Nothing more is to be read.
+        is_last: bool,
+    },
     /// All of a segment was read, and every promise of its manifest holds.
     Segment(SegmentEnd),
     /// A row has a column that its local table lacks; reading ended there.
-    Lacking {
-        table: String,
-        place: Place,
-        difference: Difference,
-    },
+    Lacking { table: String, place: Place, difference: Difference },
 }
 
 /// What was handed out of a segment.
@@ -74,19 +74,40 @@ pub struct SegmentEnd {
     pub stopped: BTreeMap<String, Lsn>,
 }
 
-/// The items of these segments, in order. Dropping the receiver ends the thread.
-pub fn spawn(tasks: Vec<Task>, limits: Limits) -> Result<mpsc::Receiver<Result<Item>>> {
-    let (items, receiver) = mpsc::channel(BATCHES_AHEAD);
-    let work = move || {
-        let mut reader = Reader { limits, batch: Batch::default(), items: &items };
-        // Nobody may be listening any more: then nobody needs the error.
-        if let Err(Stop::Failed(error)) = reader.run(tasks) {
-            let _ = items.blocking_send(Err(error));
-        }
-    };
-    let thread = std::thread::Builder::new().name("reader".into());
-    thread.spawn(work).context(|| "starting the reader's thread".to_owned())?;
-    Ok(receiver)
+/// A reader at work. Dropping it ends its thread.
+#[derive(Debug)]
+pub struct Reading {
+    tasks: Arc<Vec<Task>>,
+    items: mpsc::Receiver<Result<Item>>,
+}
+
+impl Reading {
+    pub fn start(tasks: Vec<Task>) -> Result<Reading> {
+        let (items, receiver) = mpsc::channel(BATCHES_AHEAD);
+        let tasks = Arc::new(tasks);
+        let asked = Arc::clone(&tasks);
+        let work = move || {
+            // As much as memory allows: a row that one transaction updates in batch after batch leaves versions that
+            // nothing can prune before the commit, and every further update walks over them.
+            let mut reader = Reader { limits: Limits::of_memory(), batch: Batch::default(), items: &items };
+            // Nobody may be listening any more: then nobody needs the error.
+            if let Err(Stop::Failed(error)) = reader.run(&asked) {
+                let _ = items.blocking_send(Err(error));
+            }
+        };
+        let thread = std::thread::Builder::new().name("reader".into());
+        thread.spawn(work).context(|| "starting the reader's thread".to_owned())?;
+        Ok(Reading { tasks, items: receiver })
+    }
+
+    pub fn is_of(&self, tasks: &[Task]) -> bool {
+        *self.tasks == tasks
+    }
+
+    /// The next item of the segments, in order; `None` behind the last one.
+    pub async fn next(&mut self) -> Option<Result<Item>> {
+        self.items.recv().await
+    }
 }
 
 /// Every row of a segment, with its place.
@@ -144,18 +165,18 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn run(&mut self, tasks: Vec<Task>) -> Result<(), Stop> {
+    fn run(&mut self, tasks: &[Task]) -> Result<(), Stop> {
         for task in tasks {
             self.segment(task)?;
         }
-        self.flush()
+        self.flush(true)
     }
 
-    fn segment(&mut self, task: Task) -> Result<(), Stop> {
+    fn segment(&mut self, task: &Task) -> Result<(), Stop> {
         let seq = task.segment.manifest().seq.get();
         // Before any of its rows: the TRUNCATE lines of one statement must not be parted by another shape.
         if task.admitted.iter().any(|(table, share)| self.batch.knows_other(table, &share.target)) {
-            self.flush()?;
+            self.flush(false)?;
         }
         let mut end = SegmentEnd { seq, counts: BTreeMap::new(), stopped: BTreeMap::new() };
         // What each table may take, and what it took.
@@ -163,7 +184,7 @@ impl Reader<'_> {
             task.admitted.iter().map(|(name, share)| (name.as_str(), (share, OpCounts::default()))).collect();
         let mut last_commit = task.segment.manifest().start_lsn;
         let mut index = 0;
-        stop_at(&task, index, last_commit, &mut end);
+        stop_at(task, index, last_commit, &mut end);
         let mut reader = open(&task.segment, &task.file)?;
         loop {
             let line = reader.line() + 1;
@@ -179,7 +200,7 @@ impl Reader<'_> {
                 Some(Record::Commit(commit)) => {
                     index += 1;
                     last_commit = commit.end_lsn;
-                    stop_at(&task, index, last_commit, &mut end);
+                    stop_at(task, index, last_commit, &mut end);
                 }
                 None => break,
             }
@@ -192,7 +213,7 @@ impl Reader<'_> {
     fn take(&mut self, row: &Row<'_>, admission: &Admission, place: Place) -> Result<(), Stop> {
         let Admission { target, relation, .. } = admission;
         if self.batch.is_full(self.limits, row.op) {
-            self.flush()?;
+            self.flush(false)?;
         }
         match self.batch.push(row, target, relation, place) {
             Ok(()) => Ok(()),
@@ -203,12 +224,13 @@ impl Reader<'_> {
         }
     }
 
-    fn flush(&mut self) -> Result<(), Stop> {
+    fn flush(&mut self, is_last: bool) -> Result<(), Stop> {
         let batch = std::mem::take(&mut self.batch);
         if batch.is_empty() {
             return Ok(());
         }
-        self.send(Ok(Item::Batch(Box::new(Prepared::new(batch, COPY_ROWS_MIN)))))
+        let prepared = Box::new(Prepared::new(batch, COPY_ROWS_MIN));
+        self.send(Ok(Item::Batch { prepared, is_last }))
     }
 
     fn send(&self, item: Result<Item>) -> Result<(), Stop> {

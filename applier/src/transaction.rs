@@ -3,7 +3,7 @@
 //! A record that its table cannot take ends the transaction; it is tried again without that table from that
 //! record's transaction on, so that nothing of it is half applied.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,22 +11,25 @@ use syncdata_shared::config::OnError;
 use syncdata_shared::error::{Context, Error as Shared};
 use syncdata_shared::faults;
 use syncdata_shared::lsn::Lsn;
-use syncdata_shared::manifest::{OpCounts, Relation};
+use syncdata_shared::manifest::OpCounts;
 use syncdata_shared::name::TableName;
 use syncdata_shared::postgres::{db_error, failure};
 use syncdata_shared::time::Timestamp;
 
-use crate::apply::{Oddities, Outcome, Rejection, Writer};
-use crate::batch::{Limits, TxPlace};
+use crate::ahead::Ahead;
+use crate::apply::{Oddities, Outcome, Writer};
+use crate::batch::TxPlace;
 use crate::cursor::{self, Checkpoint, Position, State, TableState};
+use crate::ended::{Ended, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::Fetched;
+use crate::layout::{CutOff, Ground};
 use crate::ledger::{self, Entry};
 use crate::local::Local;
-use crate::plan::{self, Bound, Scope, Share};
+use crate::plan::Scope;
 use crate::quarantine::{self, Poison};
-use crate::reader::{self, Admission, Item, SegmentEnd, Task};
-use crate::schema::{self, Difference, Table, Target};
+use crate::reader::{Item, Reading, SegmentEnd};
+use crate::schema::{self, Table};
 
 /// What all transactions of a pass have in common.
 #[derive(Clone, Debug)]
@@ -43,13 +46,6 @@ pub struct Done {
     pub set_aside: Vec<TableName>,
 }
 
-/// A table that stops in the middle of the group.
-#[derive(Clone, Debug)]
-struct Stop {
-    before: TxPlace,
-    poison: Poison,
-}
-
 /// Everything that a try has found out by reading and writing.
 #[derive(Default)]
 struct Findings {
@@ -57,70 +53,20 @@ struct Findings {
     oddities: BTreeMap<TableName, Oddities>,
 }
 
-/// A table that a gap cuts off.
-struct CutOff {
-    table: TableName,
-    /// Of the segment that declares the gap.
-    seq: u64,
-    position: Lsn,
-    gap: String,
-    reason: String,
-}
-
-/// What a try is going to do.
-#[derive(Default)]
-struct Layout {
-    tasks: Vec<Task>,
-    cut_off: Vec<CutOff>,
-    /// Local tables that the tasks write into.
-    tables: BTreeMap<TableName, Arc<Table>>,
-}
-
-/// The shape that each table had in the segment before.
-#[derive(Default)]
-struct Shapes<'a>(BTreeMap<&'a TableName, (Arc<Target>, Arc<Relation>)>);
-
-impl<'a> Shapes<'a> {
-    /// Segments in which a table is the same share it, and with it their batches.
-    fn shared(&mut self, table: &'a TableName, admission: Admission) -> Admission {
-        let known = self
-            .0
-            .get(table)
-            .filter(|(target, relation)| **target == *admission.target && **relation == *admission.relation);
-        let (target, relation) = match known {
-            Some((target, relation)) => (Arc::clone(target), Arc::clone(relation)),
-            None => (Arc::clone(&admission.target), Arc::clone(&admission.relation)),
-        };
-        self.0.insert(table, (Arc::clone(&target), Arc::clone(&relation)));
-        Admission { target, relation, ..admission }
-    }
-}
-
-/// Why a try ended without a commit.
-enum Ended {
-    Stop(TableName, Box<Stop>),
-    Failed(Error),
-}
-
-impl<E: Into<Error>> From<E> for Ended {
-    fn from(error: E) -> Ended {
-        Ended::Failed(error.into())
-    }
-}
-
 /// Applies the group and commits. `checkpoint` is where the copy stands; in [`Scope::Live`] it moves behind
-/// the group.
-pub async fn apply(
+/// the group. What is ahead of it begins to be read meanwhile.
+pub(crate) async fn apply(
     local: &Local,
     writer: &mut Writer,
     rules: &Rules,
     checkpoint: &Checkpoint,
     scope: &Scope,
     group: &[Fetched],
+    mut ahead: Option<&mut Ahead>,
 ) -> Result<Done> {
     let mut transaction = Transaction { local, rules, checkpoint, scope, group, stops: BTreeMap::new() };
     loop {
-        match transaction.attempt(writer).await {
+        match transaction.attempt(writer, ahead.as_deref_mut()).await {
             Ok(done) => return Ok(done),
             Err(Ended::Failed(error)) => {
                 transaction.roll_back().await;
@@ -129,7 +75,7 @@ pub async fn apply(
             Err(Ended::Stop(table, stop)) => {
                 transaction.roll_back().await;
                 if rules.on_error == OnError::Stop {
-                    return Err(rejected(&table, &stop));
+                    return Err(stop.into_error());
                 }
                 tracing::error!(
                     table = %table, segment = stop.before.seq, line = stop.poison.line,
@@ -152,7 +98,7 @@ struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    async fn attempt(&mut self, writer: &mut Writer) -> Result<Done, Ended> {
+    async fn attempt(&self, writer: &mut Writer, ahead: Option<&mut Ahead>) -> Result<Done, Ended> {
         let started = Instant::now();
         let client = self.local.session.client();
         client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
@@ -160,11 +106,21 @@ impl Transaction<'_> {
         faults::hit("apply.begun")?;
         self.checkpoint.claim(client, &self.local.meta).await?;
         let states = cursor::table_states(client, &self.local.meta).await?;
-        let layout = self.lay_out(writer, &states).await?;
-        let findings = self.write_rows(writer, layout.tasks).await?;
-        self.check_constraints(writer, &layout.tables).await?;
+        let tables = self.local_tables(writer, &states).await?;
+        let in_scope = states.iter().filter(|(table, state)| self.scope.contains(table, state));
+        let states_in_scope = in_scope.map(|(table, state)| (table, state.clone())).collect();
+        let ground = Ground { states: states_in_scope, tables: &tables, stops: &self.stops };
+        let layout = ground.lay_out(self.group)?;
+        let moving = self.moving(ground.states, &layout.cut_off);
+        let (reading, ahead) = match ahead {
+            Some(ahead) => (ahead.reading(layout.tasks)?, Some(ahead)),
+            None => (Reading::start(layout.tasks)?, None),
+        };
+        let later = Ground { states: moving, tables: &tables, stops: &BTreeMap::new() };
+        let findings = self.write_rows(writer, reading, ahead.map(|ahead| (ahead, &later))).await?;
+        self.check_constraints(writer, &tables).await?;
         faults::hit("apply.before_checkpoint")?;
-        let done = self.note(&states, &layout.cut_off, &findings, started).await?;
+        let done = self.note(&states, &later.states, &layout.cut_off, &findings, started).await?;
         faults::hit("apply.before_commit")?;
         // Without an answer it may or may not have happened: the next try looks at the checkpoint.
         client.batch_execute("COMMIT").await.context(|| "committing".to_owned())?;
@@ -179,122 +135,62 @@ impl Transaction<'_> {
         }
     }
 
-    /// Which table takes what from which segment.
-    async fn lay_out(
-        &mut self,
+    async fn local_tables(
+        &self,
         writer: &mut Writer,
         states: &BTreeMap<TableName, TableState>,
-    ) -> Result<Layout, Ended> {
-        let in_scope: Vec<&TableName> = states
-            .iter()
-            .filter(|(table, state)| self.scope.contains(table, state))
-            .map(|(table, _)| table)
-            .collect();
-        let names: Vec<TableName> = in_scope.iter().map(|&table| table.clone()).collect();
+    ) -> Result<BTreeMap<TableName, Arc<Table>>> {
+        let in_scope = states.iter().filter(|(table, state)| self.scope.contains(table, state));
+        let names: Vec<TableName> = in_scope.map(|(table, _)| table.clone()).collect();
         let loaded = schema::load(self.local.session.client(), &names).await?;
         writer.meet(&loaded);
-        let tables: BTreeMap<TableName, Arc<Table>> =
-            loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect();
-        let mut layout = Layout { tables, ..Layout::default() };
-        let mut shapes = Shapes::default();
-        for fetched in self.group {
-            let mut admitted = HashMap::new();
-            for &table in &in_scope {
-                if layout.cut_off.iter().any(|cut| cut.table == *table) {
-                    continue;
-                }
-                let state = &states[table];
-                if let Some(admission) = self.admit(fetched, table, state, &layout)? {
-                    admitted.insert(table.to_string(), shapes.shared(table, admission));
-                }
-                if let Some(gap) = plan::gap(fetched.segment.manifest(), table, state)
-                    && !self.stops.contains_key(table)
-                {
-                    layout.cut_off.push(CutOff {
-                        table: table.clone(),
-                        seq: fetched.segment.manifest().seq.get(),
-                        position: gap.from.max(state.position.unwrap_or(Lsn::ZERO)),
-                        gap: plan::gap_name(gap),
-                        reason: format!("changes from {} to {} are lost: {}", gap.from, gap.to, gap.reason),
-                    });
-                }
-            }
-            if let Some(file) = &fetched.file {
-                layout.tasks.push(Task { segment: fetched.segment.clone(), file: file.clone(), admitted });
-            }
-        }
-        Ok(layout)
+        Ok(loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect())
     }
 
-    fn admit(
+    /// The tables that move to the group's end, as they will be then.
+    fn moving<'s>(
         &self,
-        fetched: &Fetched,
-        table: &TableName,
-        state: &TableState,
-        layout: &Layout,
-    ) -> Result<Option<Admission>, Ended> {
-        let manifest = fetched.segment.manifest();
-        let stop = self.stops.get(table).map(|stop| stop.before);
-        let (target, relation, from, until) =
-            match plan::share(manifest, table, state, layout.tables.get(table), stop) {
-                Share::Nothing => return Ok(None),
-                Share::Unfit(difference) => {
-                    return Err(unfit(
-                        table,
-                        TxPlace { seq: manifest.seq.get(), index: 0 },
-                        None,
-                        &difference,
-                    ));
-                }
-                Share::Some { target, relation, from, until } => (target, relation, from, until),
-            };
-        let Some(file) = &fetched.file else {
-            let message = format!("{table} went live after segment {} was passed over", manifest.seq);
-            return Err(Ended::Failed(Error::new(Kind::Passing, message)));
-        };
-        let exact = |until: &Bound| match until {
-            Bound::End | Bound::Before(_) => None,
-            Bound::Gap(lsn) => Some(*lsn),
-        };
-        // Positions between two commits are rare: only then is the file read twice.
-        let commits = if from > manifest.start_lsn || exact(&until).is_some() {
-            reader::commits(&fetched.segment, file)?
-        } else {
-            Vec::new()
-        };
-        let up_to = |lsn: Lsn| commits.iter().filter(|commit| commit.end_lsn <= lsn).count() as u64;
-        Ok(Some(Admission {
-            target,
-            relation,
-            from: up_to(from),
-            until: match until {
-                Bound::End => None,
-                Bound::Before(place) => Some(place.index),
-                Bound::Gap(lsn) => Some(up_to(lsn)),
-            },
-            skip: HashSet::new(),
-        }))
+        mut states: BTreeMap<&'s TableName, TableState>,
+        cut_off: &[CutOff],
+    ) -> BTreeMap<&'s TableName, TableState> {
+        let end = self.end();
+        states.retain(|table, state| {
+            state.position = state.position.max(Some(end));
+            !self.stops.contains_key(*table) && cut_off.iter().all(|cut| cut.table != **table)
+        });
+        states
     }
 
-    async fn write_rows(&self, writer: &mut Writer, tasks: Vec<Task>) -> Result<Findings, Ended> {
+    fn end(&self) -> Lsn {
+        self.group.last().expect("a group has a segment").segment.manifest().end_lsn
+    }
+
+    async fn write_rows(
+        &self,
+        writer: &mut Writer,
+        mut reading: Reading,
+        mut ahead: Option<(&mut Ahead, &Ground<'_>)>,
+    ) -> Result<Findings, Ended> {
         let mut findings = Findings::default();
-        // As much as memory allows: a row that one transaction updates in batch after batch leaves versions that
-        // nothing can prune before the commit, and every further update walks over them.
-        let mut items = reader::spawn(tasks, Limits::of_memory())?;
         let expected = self.group.iter().filter(|fetched| fetched.file.is_some()).count();
-        while let Some(item) = items.recv().await {
+        while let Some(item) = reading.next().await {
             match item? {
-                Item::Batch(prepared) => match writer.apply(&self.local.session, &prepared).await? {
-                    Outcome::Applied(oddities) => {
-                        findings.add(oddities);
-                        faults::hit("apply.half_batch")?;
+                Item::Batch { prepared, is_last } => {
+                    if is_last && let Some((ahead, later)) = ahead.take() {
+                        ahead.begin(later)?;
                     }
-                    Outcome::Rejected(rejection) => return Err(stopped_by(rejection)),
-                },
+                    match writer.apply(&self.local.session, &prepared).await? {
+                        Outcome::Applied(oddities) => {
+                            findings.add(oddities);
+                            faults::hit("apply.half_batch")?;
+                        }
+                        Outcome::Rejected(rejection) => return Err(Ended::rejected(rejection)),
+                    }
+                }
                 Item::Segment(end) => findings.ends.push(end),
                 Item::Lacking { table, place, difference } => {
                     let table: TableName = table.parse()?;
-                    return Err(unfit(&table, place.tx, Some(place.line), &difference));
+                    return Err(Ended::unfit(&table, place.tx, Some(place.line), &difference));
                 }
             }
         }
@@ -375,24 +271,15 @@ impl Transaction<'_> {
     async fn note(
         &self,
         states: &BTreeMap<TableName, TableState>,
+        moving: &BTreeMap<&TableName, TableState>,
         cut_off: &[CutOff],
         findings: &Findings,
         started: Instant,
     ) -> Result<Done, Ended> {
         let (client, meta) = (self.local.session.client(), &self.local.meta);
-        let last = self.group.last().expect("a group has a segment");
-        let end = last.segment.manifest().end_lsn;
         let commit_time = self.commit_time();
-        let moving: Vec<String> = states
-            .iter()
-            .filter(|(table, state)| {
-                self.scope.contains(table, state)
-                    && !self.stops.contains_key(*table)
-                    && cut_off.iter().all(|cut| cut.table != **table)
-            })
-            .map(|(table, _)| table.to_string())
-            .collect();
-        cursor::advance(client, meta, &moving, Position { lsn: end, commit_time }).await?;
+        let names: Vec<String> = moving.keys().map(ToString::to_string).collect();
+        cursor::advance(client, meta, &names, Position { lsn: self.end(), commit_time }).await?;
         for cut in cut_off {
             let position = Some(Position { lsn: cut.position, commit_time: None });
             cursor::set_state(client, meta, &cut.table, State::Stale, position, Some(&cut.reason)).await?;
@@ -406,6 +293,7 @@ impl Transaction<'_> {
         ledger::log(client, meta, &entries, started.elapsed()).await?;
         ledger::count(client, meta, &entries, self.rules.metric_freq, Timestamp::now()).await?;
         if *self.scope == Scope::Live {
+            let last = self.group.last().expect("a group has a segment");
             Checkpoint::after(&last.segment).write(client, meta, commit_time).await?;
         }
         let records = entries.iter().map(|entry| entry.counts.total()).sum();
@@ -511,30 +399,6 @@ impl Oddities {
             tracing::warn!(%table, file = archive_ref, rows = self.replaced, "rows were in the way of a new key");
         }
     }
-}
-
-fn unfit(table: &TableName, before: TxPlace, line: Option<u64>, difference: &Difference) -> Ended {
-    let reason = difference.to_string();
-    let poison = Poison { table: table.clone(), seq: before.seq, line, sqlstate: None, reason };
-    Ended::Stop(table.clone(), Box::new(Stop { before, poison }))
-}
-
-fn stopped_by(rejection: Rejection) -> Ended {
-    let Rejection { table, place, sqlstate, reason } = rejection;
-    let poison = Poison { table: table.clone(), seq: place.tx.seq, line: Some(place.line), sqlstate, reason };
-    Ended::Stop(table, Box::new(Stop { before: place.tx, poison }))
-}
-
-fn rejected(table: &TableName, stop: &Stop) -> Error {
-    let line = stop.poison.line.map_or(String::new(), |line| format!(", line {line}"));
-    Error::new(
-        Kind::Rejected,
-        format!(
-            "Failed to apply changes of {table}: segment {}{line}: {}",
-            stop.before.seq, stop.poison.reason
-        ),
-    )
-    .hint("nothing of this transaction was applied; mend the cause, or set on_error = \"quarantine\"")
 }
 
 fn violated_table(error: &Shared) -> Option<TableName> {

@@ -45,8 +45,8 @@ impl FromStr for Lsn {
 
     fn from_str(text: &str) -> Result<Lsn> {
         let half = |hex: &str| {
-            let digits = (1..=8).contains(&hex.len()) && hex.bytes().all(|b| b.is_ascii_hexdigit());
-            if digits { u32::from_str_radix(hex, 16).ok() } else { None }
+            let digit = |value: u32, digit: u8| Some(value << 4 | char::from(digit).to_digit(16)?);
+            if (1..=8).contains(&hex.len()) { hex.bytes().try_fold(0, digit) } else { None }
         };
         text.split_once('/')
             .and_then(|(high, low)| Some(Lsn(u64::from(half(high)?) << 32 | u64::from(half(low)?))))

@@ -139,6 +139,53 @@ async fn sound_segments_before_a_bad_one_are_applied_although_they_would_share_i
     assert_eq!(copy.rows("SELECT seq FROM data_sync_checkpoint").await, "2");
 }
 
+/// Each segment is a transaction, and the next one is read while the server works.
+async fn a_transaction_each() -> LocalCopy {
+    let mut copy = two_tables().await;
+    copy.set("SYNCDATA_APPLY_BATCH_CHANGES", "1");
+    copy.applier(&["add-tables", "a", "b"]).succeed().await;
+    copy
+}
+
+#[tokio::test]
+async fn what_was_read_ahead_is_not_applied_to_a_table_that_was_removed_meanwhile() {
+    let mut copy = a_transaction_each().await;
+    copy.forge.segment(&[vec![insert("a", 1), insert("b", 1)]]);
+    copy.sync(0).await;
+    copy.server
+        .execute(
+            "CREATE FUNCTION remove() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN DELETE FROM public.tables_to_sync WHERE table_name = 'b'; RETURN NEW; END $$;
+             CREATE TRIGGER remove AFTER UPDATE ON data_sync_checkpoint FOR EACH ROW WHEN (NEW.seq = 5) EXECUTE FUNCTION remove();
+             ALTER TABLE data_sync_checkpoint ENABLE ALWAYS TRIGGER remove",
+        )
+        .await;
+    for id in 2..=9 {
+        copy.forge.segment(&[vec![insert("a", id), insert("b", id)]]);
+    }
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT max(id), count(*) FROM a").await, "9,9");
+    assert_eq!(copy.rows("SELECT max(id), count(*) FROM b").await, "5,5");
+}
+
+#[tokio::test]
+async fn what_was_read_ahead_is_not_applied_to_a_table_that_was_set_aside_meanwhile() {
+    let mut copy = a_transaction_each().await;
+    copy.server.execute("ALTER TABLE b ADD UNIQUE (v) DEFERRABLE INITIALLY DEFERRED").await;
+    for id in 1..=9 {
+        let value = if id == 5 { 4 } else { id };
+        let row = format!(r#"{{"table":"b","op":"INSERT","data":{{"id":{id},"v":"v{value}"}}}}"#);
+        copy.forge.segment(&[vec![insert("a", id), row]]);
+    }
+    let said = copy.sync(1).await;
+    assert!(said.contains("b: quarantined"), "{said}");
+    assert_eq!(copy.rows("SELECT max(id), count(*) FROM a").await, "9,9");
+    assert_eq!(copy.rows("SELECT max(id), count(*) FROM b").await, "4,4");
+    copy.server.execute("ALTER TABLE b DROP CONSTRAINT b_v_key").await;
+    copy.applier(&["retry", "b"]).succeed().await;
+    assert_eq!(copy.rows("SELECT max(id), count(*) FROM b").await, "9,9");
+}
+
 #[tokio::test]
 async fn a_truncate_of_several_tables_stays_one_statement_when_segments_share_a_transaction() {
     let mut copy = LocalCopy::start(

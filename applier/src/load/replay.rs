@@ -14,11 +14,11 @@ use syncdata_shared::postgres::Session;
 use syncdata_shared::snapshot::SnapshotManifest;
 
 use crate::apply::{Outcome, Writer};
-use crate::batch::{Limits, TxPlace};
+use crate::batch::TxPlace;
 use crate::error::{Error, Kind, Result};
 use crate::fetch::Fetched;
 use crate::plan;
-use crate::reader::{self, Admission, Item, Task};
+use crate::reader::{self, Admission, Item, Reading, Task};
 use crate::schema::{self, Table};
 
 /// Which transactions are in the shadows already.
@@ -110,10 +110,10 @@ pub(crate) async fn replay(
     };
     let expected = tasks.len();
     let (mut done, mut ends) = (Replayed::default(), 0);
-    let mut items = reader::spawn(tasks, Limits::of_memory())?;
-    while let Some(item) = items.recv().await {
+    let mut reading = Reading::start(tasks)?;
+    while let Some(item) = reading.next().await {
         match item? {
-            Item::Batch(prepared) => match writer.apply(session, &prepared).await? {
+            Item::Batch { prepared, .. } => match writer.apply(session, &prepared).await? {
                 Outcome::Applied(oddities) => {
                     for (shadow, found) in oddities {
                         *done.missing.entry(real(&shadow)).or_default() += found.missing;

@@ -5,7 +5,7 @@
 //! ```
 
 use std::io::{self, Read, Write as _};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use super::frame::Frame;
 use crate::digest::{Digest, Hashing};
@@ -31,6 +31,8 @@ enum Piece {
 pub(super) struct Ahead {
     promised: ChangeFile,
     pieces: Receiver<Result<Piece>>,
+    /// Pieces that were read are filled again: fresh memory costs as much as filling it.
+    empty: Sender<Vec<u8>>,
     piece: Vec<u8>,
     from: usize,
     end: Option<(u64, Digest)>,
@@ -73,16 +75,17 @@ impl Ahead {
     /// Dropped, it ends the thread at its next piece.
     pub(super) fn start<R: Read + Send + 'static>(mut frame: Frame<R>) -> Result<Ahead> {
         let (sender, pieces) = sync_channel(PIECES_AHEAD);
+        let (empty, empties) = channel();
         let promised = frame.promised().clone();
         let work = move || {
-            if let Err(error) = hand_over(&mut frame, &sender) {
+            if let Err(error) = hand_over(&mut frame, &sender, &empties) {
                 // Nobody may be listening any more: then nobody needs the error.
                 let _ = sender.send(Err(error));
             }
         };
         let thread = std::thread::Builder::new().name("unpack".into());
         thread.spawn(work).context(|| "starting a thread to decompress".to_owned())?;
-        Ok(Ahead { promised, pieces, piece: Vec::new(), from: 0, end: None })
+        Ok(Ahead { promised, pieces, empty, piece: Vec::new(), from: 0, end: None })
     }
 
     fn read(&mut self, output: &mut [u8]) -> Result<usize> {
@@ -92,7 +95,11 @@ impl Ahead {
         if self.from == self.piece.len() {
             let gone = || Error::new(Kind::Io, "the thread that decompresses ended without a word");
             match self.pieces.recv().map_err(|_| gone())?? {
-                Piece::Bytes(piece) => (self.piece, self.from) = (piece, 0),
+                Piece::Bytes(piece) => {
+                    // The thread has ended when it needs none any more.
+                    let _ = self.empty.send(std::mem::replace(&mut self.piece, piece));
+                    self.from = 0;
+                }
                 Piece::End(bytes, digest) => {
                     self.end = Some((bytes, digest));
                     return Ok(0);
@@ -106,10 +113,15 @@ impl Ahead {
     }
 }
 
-fn hand_over<R: Read>(frame: &mut Frame<R>, pieces: &SyncSender<Result<Piece>>) -> Result<()> {
+fn hand_over<R: Read>(
+    frame: &mut Frame<R>,
+    pieces: &SyncSender<Result<Piece>>,
+    empties: &Receiver<Vec<u8>>,
+) -> Result<()> {
     let mut hash = Hashing::new(io::sink());
     loop {
-        let mut piece = vec![0; PIECE_BYTES];
+        let mut piece = empties.try_recv().unwrap_or_default();
+        piece.resize(PIECE_BYTES, 0);
         let n = frame.read(&mut piece)?;
         piece.truncate(n);
         hash.write_all(&piece).expect("a sink takes all");

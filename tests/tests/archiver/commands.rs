@@ -14,6 +14,7 @@ use serde_json::Value;
 use syncdata_tests::program::{Daemon, Finished};
 use syncdata_tests::world::{World, WorldOptions};
 
+use crate::operator;
 use crate::reader;
 use crate::scene::{self, poll};
 
@@ -524,12 +525,37 @@ async fn sigterm_in_the_middle_of_a_long_poll_ends_it_and_loses_nothing() {
     let world = scene::world(USERS).await;
     long_poll(&world).await;
     let daemon = world.archiver(["run"]).spawn();
+    reads(&world, &daemon).await;
+    daemon.stop().await.expect_code(0);
+    all_is_archived(&world).await;
+}
+
+#[tokio::test]
+async fn sigterm_before_a_declared_gap_is_told_declares_nothing() {
+    let world = scene::world(USERS).await;
+    long_poll(&world).await;
+    let end = world.source.value("SELECT pg_current_wal_flush_lsn()").await;
+    let before = operator::confirmed(&world).await;
+    let arguments = ["declare-gap", "--upto", &end, "--reason", "by hand"];
+    let command = world.archiver(arguments).spawn();
+    reads(&world, &command).await;
+    let stopped = command.stop().await;
+    assert_ne!(stopped.code(), Some(0), "{stopped}");
+    assert_eq!(operator::confirmed(&world).await, before);
+    all_is_archived(&world).await;
+    assert_eq!(operator::gaps(&world).len(), 0);
+}
+
+/// Waits until the poll has begun to read.
+async fn reads(world: &World, program: &Daemon) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !fs::exists(world.spool_dir().join("segment-0.part")).expect("the spool can be looked into") {
-        assert!(Instant::now() < deadline, "no segment was begun\n{}", daemon.stderr());
+        assert!(Instant::now() < deadline, "no segment was begun\n{}", program.stderr());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    daemon.stop().await.expect_code(0);
+}
+
+async fn all_is_archived(world: &World) {
     world.archiver(["run", "--once"]).patience(Duration::from_secs(300)).succeed().await;
     let segments = reader::segments(world.archive_dir());
     let records: u64 = segments.iter().map(|s| s.manifest["records"].as_u64().expect("a number")).sum();
