@@ -96,6 +96,44 @@ async fn a_deferred_key_of_a_table_that_nobody_syncs_sets_the_referenced_one_asi
     assert_eq!(copy.rows("SELECT id FROM c ORDER BY id").await, "7 8");
 }
 
+/// No waiting and no other order of rows makes it possible.
+#[tokio::test]
+async fn a_truncate_that_can_never_be_is_its_table_s_own_affair() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE p (id int PRIMARY KEY, v text); CREATE TABLE c (id int PRIMARY KEY, p int);
+         CREATE TABLE outsider (p int REFERENCES p)",
+    )
+    .await;
+    describe(&mut copy);
+    copy.applier(&["add-tables", "p", "c"]).succeed().await;
+    copy.forge.segment(&[vec![parent(1), child(7, 1)]]);
+    copy.sync(0).await;
+    let truncate = |table: &str| format!(r#"{{"table":"{table}","op":"TRUNCATE"}}"#);
+    copy.forge.segment(&[vec![child(8, 1)], vec![truncate("p"), child(9, 1)], vec![parent(2)]]);
+    let said = copy.sync(1).await;
+    assert!(said.contains("p: quarantined") && said.contains("outsider"), "{said}");
+    assert_eq!(copy.rows("SELECT id FROM p").await, "1");
+    assert_eq!(copy.rows("SELECT id FROM c ORDER BY id").await, "7 8 9");
+    copy.server.execute("DROP TABLE outsider").await;
+    copy.applier(&["retry", "p"]).succeed().await;
+    assert_eq!(copy.rows("SELECT id FROM p").await, "2");
+    // The server itself refuses it.
+    copy.server
+        .execute(
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'rows are kept'; END $$;
+             CREATE TRIGGER keep BEFORE TRUNCATE ON c EXECUTE FUNCTION keep(); ALTER TABLE c ENABLE ALWAYS TRIGGER keep",
+        )
+        .await;
+    copy.forge.segment(&[vec![truncate("c"), parent(3)], vec![child(10, 1)]]);
+    let said = copy.sync(1).await;
+    assert!(said.contains("c: quarantined") && said.contains("rows are kept"), "{said}");
+    assert_eq!(copy.rows("SELECT id FROM p ORDER BY id").await, "2 3");
+    assert_eq!(copy.rows("SELECT id FROM c ORDER BY id").await, "7 8 9");
+    copy.server.execute("DROP TRIGGER keep ON c").await;
+    copy.applier(&["retry", "c"]).succeed().await;
+    assert_eq!(copy.rows("SELECT id FROM c").await, "10");
+}
+
 #[tokio::test]
 async fn duplicates_that_were_there_before_are_no_reason_to_try_for_ever() {
     let mut copy = LocalCopy::start(

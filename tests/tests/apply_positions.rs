@@ -139,6 +139,31 @@ async fn sound_segments_before_a_bad_one_are_applied_although_they_would_share_i
     assert_eq!(copy.rows("SELECT seq FROM data_sync_checkpoint").await, "2");
 }
 
+#[tokio::test]
+async fn a_table_that_cannot_catch_up_holds_nobody_up() {
+    let mut copy = two_tables().await;
+    copy.server.execute("ALTER TABLE b ADD CONSTRAINT good CHECK (v <> 'bad')").await;
+    copy.applier(&["add-tables", "a", "b"]).succeed().await;
+    copy.forge.segment(&[vec![insert("a", 1), insert("b", 1)]]);
+    copy.sync(0).await;
+    let second = copy.forge.segment(&[vec![insert("a", 2), bad("b", 2)]]);
+    copy.sync(1).await;
+    // What it lacks is damaged in the archive, and the copy no longer has it.
+    let sound = fs::read(&second.file).expect("forged");
+    fs::write(&second.file, &sound[..sound.len() - 1]).expect("ours");
+    copy.server.execute("ALTER TABLE b DROP CONSTRAINT good").await;
+    let said = copy.applier(&["retry", "b"]).run().await.expect_code(2);
+    assert!(said.stderr.contains("0000000002"), "{said}");
+    copy.forge.segment(&[vec![insert("a", 3), insert("b", 3)]]);
+    let said = copy.sync(2).await;
+    assert!(said.contains("0000000002"), "{said}");
+    assert_eq!(copy.rows("SELECT id FROM a ORDER BY id").await, "1 2 3");
+    assert_eq!(copy.rows("SELECT id FROM b ORDER BY id").await, "1");
+    fs::write(&second.file, sound).expect("ours");
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT id FROM b ORDER BY id").await, "1 2 3");
+}
+
 /// Each segment is a transaction, and the next one is read while the server works.
 async fn a_transaction_each() -> LocalCopy {
     let mut copy = two_tables().await;

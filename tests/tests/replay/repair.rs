@@ -259,6 +259,21 @@ async fn a_quarantined_table_is_repaired_up_to_its_own_position() {
 }
 
 #[tokio::test]
+async fn a_stale_table_is_repaired_up_to_the_gap() {
+    let mut copy = users().await;
+    copy.forge.segment(&[vec![insert(1), insert(2)], vec![update(1, "good")]]);
+    copy.sync(0).await;
+    copy.forge.gap(&["users"]);
+    copy.forge.segment(&[vec![update(1, "behind the gap")], vec![update(2, "two")]]);
+    copy.sync(1).await;
+    assert_eq!(copy.rows("SELECT state FROM data_sync_table_state").await, "stale");
+    copy.server.execute("UPDATE users SET name = 'broken'").await;
+    replay(&copy, &DAY, 0).await;
+    assert_eq!(state(&copy).await, "1,good,b1 2,n2,b2");
+    assert_eq!(copy.rows("SELECT state FROM data_sync_table_state").await, "stale");
+}
+
+#[tokio::test]
 async fn keys_that_only_the_server_can_compare_are_repaired_too() {
     let schema = "CREATE EXTENSION citext; CREATE TABLE c (id citext PRIMARY KEY, v text); \
         CREATE TABLE n (id numeric PRIMARY KEY, v text)";
