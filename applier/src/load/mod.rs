@@ -8,7 +8,10 @@
 //! Until that commit readers see the old rows, and the other tables go on. Killed anywhere before it, nothing has
 //! happened; after it, all has.
 
+mod base;
 mod difference;
+mod fill;
+mod foresee;
 mod parts;
 mod plan;
 pub(crate) mod replay;
@@ -18,7 +21,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytesize::ByteSize;
 use syncdata_shared::chain::Verified;
 use syncdata_shared::config::Config;
 use syncdata_shared::daemon::Stop;
@@ -27,13 +29,13 @@ use syncdata_shared::faults;
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::OpCounts;
 use syncdata_shared::name::TableName;
-use syncdata_shared::progress::{Progress, Unit};
-use syncdata_shared::snapshot::SnapshotManifest;
-use syncdata_shared::time::Day;
 use tokio::sync::Mutex;
 
+pub(crate) use self::base::Base;
 pub use self::difference::Changes;
 pub(crate) use self::difference::Pair;
+pub(crate) use self::fill::fill;
+pub use self::foresee::foresee;
 pub(crate) use self::plan::{Choice, Offer};
 use self::replay::Refusal;
 pub(crate) use self::replay::{Copy, Known};
@@ -46,12 +48,8 @@ use crate::fetch::Source;
 use crate::ledger::{self, Entry};
 use crate::local::Local;
 use crate::plan::not_found;
-use crate::range::CLOCK_DAYS;
-use crate::schema::{self, Table};
+use crate::schema;
 use crate::{quarantine, runner};
-
-/// Rows of the tables that are loaded together; a larger table is loaded alone.
-const GROUP_BYTES_MAX: u64 = 8 << 30;
 
 /// What data_sync_logs names where a base could not be loaded.
 pub const LOG_REF: &str = "base copy";
@@ -78,16 +76,6 @@ pub struct Loaded {
     pub position: Lsn,
 }
 
-/// What the base of a group of tables is.
-#[derive(Clone, Debug)]
-pub(crate) enum Base {
-    Snapshot(Arc<SnapshotManifest>),
-    /// Everything since the archive's first segment; over the rows that are there, or in place of them.
-    Start {
-        over: bool,
-    },
-}
-
 /// Loads what waits for a base. One loader at a time in a database; passes go on beside it until it commits.
 /// `turn` keeps the passes of this process out meanwhile, so that they need not wait for the lock in vain.
 pub async fn run(config: &Config, stop: &Stop, turn: &Mutex<()>, acks: &Acks) -> Result<Report> {
@@ -110,7 +98,7 @@ pub async fn run(config: &Config, stop: &Stop, turn: &Mutex<()>, acks: &Acks) ->
     let mut bad = None;
     let chosen = loader.choose(&states, &offer).await?;
     let groups = chosen.iter().flat_map(|(base, tables)| {
-        let groups = in_groups(base, tables, local.replica);
+        let groups = base.in_groups(tables, local.replica);
         groups.into_iter().map(move |group| (base, group))
     });
     for (base, tables) in groups {
@@ -138,70 +126,6 @@ pub async fn run(config: &Config, stop: &Stop, turn: &Mutex<()>, acks: &Acks) ->
     bad.map_or(Ok(report), Err)
 }
 
-/// What loading a new table will come to, in words. `Err`: there is no such base.
-pub async fn foresee(
-    config: &Config,
-    local: &Local,
-    tables: &[TableName],
-    want: Want,
-) -> Result<Vec<(TableName, Result<String, String>)>> {
-    let source = runner::source(config)?;
-    let identity = source.identity().await?;
-    let snapshots = source.snapshots(identity.archive_id).await?;
-    let (floor, listing) = (source.floor().await?, source.list(None).await?);
-    let reached = cursor::reached(local.session.client(), &local.meta).await?;
-    // A copy that has nothing yet gets as far as the archive before it loads.
-    let newest = listing.values().flatten().map(|(_, name)| name.end_lsn).max();
-    let head = source.head().await?.map(|head| head.covered_lsn);
-    let reached = reached.max(newest.unwrap_or(Lsn::ZERO)).max(head.unwrap_or(Lsn::ZERO));
-    let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached };
-    let behind = |from: Lsn| listing.values().flatten().filter(|(_, name)| name.end_lsn > from).count();
-    let words = |table: &TableName| match offer.choose(table, want) {
-        Choice::Snapshot(snapshot) => {
-            let copy = &snapshot.tables[table];
-            Ok(format!(
-                "is loaded from snapshot {} of {} ({} rows, {}), then {} segments behind it",
-                snapshot.id,
-                snapshot.taken_at,
-                copy.rows,
-                ByteSize(copy.content_bytes),
-                behind(snapshot.start_lsn)
-            ))
-        }
-        Choice::Start => {
-            Ok(format!("starts with the archive's first segment: {} segments", behind(Lsn::ZERO)))
-        }
-        Choice::Wait(id) => Ok(format!("is loaded from snapshot {id} once the archive covers it")),
-        Choice::Nothing(reason) => Err(reason),
-    };
-    Ok(tables.iter().map(|table| (table.clone(), words(table))).collect())
-}
-
-/// What is loaded together: changes behind the base are read once for all of it, and its shadows need room at the same
-/// time. Without the replica role foreign keys tie all tables together.
-fn in_groups(base: &Base, tables: &[TableName], replica: bool) -> Vec<Vec<TableName>> {
-    let bytes_of = |table: &TableName| match base {
-        Base::Snapshot(snapshot) => snapshot.tables.get(table).map_or(0, |copy| copy.content_bytes),
-        Base::Start { .. } => 0,
-    };
-    let mut groups: Vec<Vec<TableName>> = Vec::new();
-    let mut bytes = 0;
-    for table in tables {
-        let more = bytes_of(table);
-        match groups.last_mut() {
-            Some(group) if !replica || bytes + more <= GROUP_BYTES_MAX => {
-                group.push(table.clone());
-                bytes += more;
-            }
-            _ => {
-                groups.push(vec![table.clone()]);
-                bytes = more;
-            }
-        }
-    }
-    groups
-}
-
 struct Loader<'a> {
     local: &'a Local,
     source: &'a Source,
@@ -209,40 +133,6 @@ struct Loader<'a> {
     stop: &'a Stop,
     turn: &'a Mutex<()>,
     report: &'a mut Report,
-}
-
-impl Base {
-    pub(crate) fn known(&self) -> Known {
-        match self {
-            Base::Snapshot(snapshot) => {
-                Known { upto: snapshot.start_lsn, snapshot: Some(Arc::clone(snapshot)), until: None }
-            }
-            Base::Start { .. } => Known { upto: Lsn::ZERO, snapshot: None, until: None },
-        }
-    }
-
-    /// The first folder that may hold changes behind it: what was seen committed before it was taken, and clocks go back.
-    pub(crate) fn first_day(&self) -> Option<Day> {
-        match self {
-            Base::Snapshot(snapshot) => Some(snapshot.taken_at.day().days_before(CLOCK_DAYS)),
-            Base::Start { .. } => None,
-        }
-    }
-
-    pub(crate) fn name(&self) -> String {
-        match self {
-            Base::Snapshot(snapshot) => format!("snapshot {}", snapshot.id),
-            Base::Start { .. } => "segment 1".to_owned(),
-        }
-    }
-
-    /// Everything up to here is in what it makes, changes included.
-    fn end(&self) -> Lsn {
-        match self {
-            Base::Snapshot(snapshot) => snapshot.end_lsn,
-            Base::Start { .. } => Lsn::ZERO,
-        }
-    }
 }
 
 impl Loader<'_> {
@@ -616,58 +506,6 @@ impl Loader<'_> {
     }
 }
 
-/// `Err`: why the table cannot hold the base.
-pub(crate) async fn fill(
-    local: &Local,
-    source: &Source,
-    base: &Base,
-    table: &Arc<Table>,
-    shadow: Arc<Table>,
-) -> Result<Result<Copy, String>> {
-    let client = local.session.client();
-    let (relation, columns) = match base {
-        Base::Snapshot(snapshot) => {
-            let copy = &snapshot.tables[&table.name];
-            let statement = match (schema::fit(&copy.relation, table), parts::statement(copy, &shadow)) {
-                (Ok(_), Ok(statement)) => statement,
-                (Err(difference), _) => return Ok(Err(difference.to_string())),
-                (_, Err(difference)) => {
-                    // It names the shadow; the column is the table's.
-                    let what = difference.what.replace(&shadow.name.to_string(), &table.name.to_string());
-                    let remedy = difference.remedy.replace(&shadow.name.sql(), &table.name.sql());
-                    return Ok(Err(format!("{what}; run: {remedy}")));
-                }
-            };
-            let job = format!("loading {} from {}", table.name, base.name());
-            let mut progress = Progress::start(job, Unit::Bytes, Some(copy.content_bytes));
-            let copied = parts::copy_in(client, source, copy, &statement, &mut progress).await;
-            match copied {
-                Ok(()) => {}
-                Err(error) if is_of_a_row(&error) => return Ok(Err(error.one_line())),
-                Err(error) => return Err(error),
-            }
-            progress.finish();
-            let places = copy.columns.iter().filter_map(|name| table.column(name));
-            let columns = places.filter(|column| !table.columns[*column].generated).collect();
-            (copy.relation.clone(), columns)
-        }
-        Base::Start { over } => {
-            if *over {
-                shadow::seed(client, table, &shadow).await?;
-            }
-            // What it was at the source, its first segment says.
-            (crate::plan::as_local(table), Vec::new())
-        }
-    };
-    let relation = Arc::new(relation);
-    let target = match schema::fit(&relation, &shadow) {
-        Ok(target) => target,
-        Err(difference) => return Ok(Err(difference.to_string())),
-    };
-    let shadow = shadow::index(client, &shadow, &target).await?;
-    Ok(Ok(Copy { table: Arc::clone(table), shadow, relation, columns }))
-}
-
 /// A group of tables under way.
 struct Work<'a> {
     base: &'a Base,
@@ -706,26 +544,4 @@ fn is_of_a_row(error: &Error) -> bool {
 async fn control(client: &tokio_postgres::Client, statement: &str) -> Result<()> {
     client.batch_execute(statement).await.context(|| statement.to_owned())?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table(name: &str) -> TableName {
-        name.parse().expect("a name")
-    }
-
-    #[test]
-    fn tables_are_loaded_together_as_far_as_their_shadows_have_room() {
-        let base = plan::sample(&[("a", 5 << 30), ("b", 3 << 30), ("c", 1), ("d", 20 << 30), ("e", 1)]);
-        let names: Vec<TableName> = ["a", "b", "c", "d", "e"].into_iter().map(table).collect();
-        let groups = in_groups(&Base::Snapshot(base.clone()), &names, true);
-        let expected = [vec!["a", "b"], vec!["c"], vec!["d"], vec!["e"]];
-        let expected: Vec<Vec<TableName>> =
-            expected.into_iter().map(|group| group.into_iter().map(table).collect()).collect();
-        assert_eq!(groups, expected);
-        assert_eq!(in_groups(&Base::Snapshot(base), &names, false), std::slice::from_ref(&names));
-        assert_eq!(in_groups(&Base::Start { over: true }, &names, true), [names]);
-    }
 }

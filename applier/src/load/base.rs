@@ -1,0 +1,110 @@
+//! What a group of tables is made from.
+
+use std::sync::Arc;
+
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::name::TableName;
+use syncdata_shared::snapshot::SnapshotManifest;
+use syncdata_shared::time::Day;
+
+use super::Known;
+use crate::range::CLOCK_DAYS;
+
+/// Rows of the tables that are loaded together; a larger table is loaded alone.
+const GROUP_BYTES_MAX: u64 = 8 << 30;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Base {
+    Snapshot(Arc<SnapshotManifest>),
+    /// Everything since the archive's first segment; over the rows that are there, or in place of them.
+    Start {
+        over: bool,
+    },
+}
+
+impl Base {
+    pub(crate) fn known(&self) -> Known {
+        match self {
+            Base::Snapshot(snapshot) => {
+                Known { upto: snapshot.start_lsn, snapshot: Some(Arc::clone(snapshot)), until: None }
+            }
+            Base::Start { .. } => Known { upto: Lsn::ZERO, snapshot: None, until: None },
+        }
+    }
+
+    /// The first folder that may hold changes behind it: what was seen committed before it was taken, and clocks go back.
+    pub(crate) fn first_day(&self) -> Option<Day> {
+        match self {
+            Base::Snapshot(snapshot) => Some(snapshot.taken_at.day().days_before(CLOCK_DAYS)),
+            Base::Start { .. } => None,
+        }
+    }
+
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Base::Snapshot(snapshot) => format!("snapshot {}", snapshot.id),
+            Base::Start { .. } => "segment 1".to_owned(),
+        }
+    }
+
+    /// Everything up to here is in what it makes, changes included.
+    pub(super) fn end(&self) -> Lsn {
+        match self {
+            Base::Snapshot(snapshot) => snapshot.end_lsn,
+            Base::Start { .. } => Lsn::ZERO,
+        }
+    }
+
+    /// What is loaded together: changes behind the base are read once for all of it, and its shadows need room at the
+    /// same time. Without the replica role foreign keys tie all tables together.
+    pub(super) fn in_groups(&self, tables: &[TableName], replica: bool) -> Vec<Vec<TableName>> {
+        let bytes_of = |table: &TableName| match self {
+            Base::Snapshot(snapshot) => snapshot.tables.get(table).map_or(0, |copy| copy.content_bytes),
+            Base::Start { .. } => 0,
+        };
+        let mut groups: Vec<Vec<TableName>> = Vec::new();
+        let mut bytes = 0;
+        for table in tables {
+            let more = bytes_of(table);
+            match groups.last_mut() {
+                Some(group) if !replica || bytes + more <= GROUP_BYTES_MAX => {
+                    group.push(table.clone());
+                    bytes += more;
+                }
+                _ => {
+                    groups.push(vec![table.clone()]);
+                    bytes = more;
+                }
+            }
+        }
+        groups
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str) -> TableName {
+        name.parse().expect("a name")
+    }
+
+    #[test]
+    fn tables_are_loaded_together_as_far_as_their_shadows_have_room() {
+        let base = super::super::plan::sample(&[
+            ("a", 5 << 30),
+            ("b", 3 << 30),
+            ("c", 1),
+            ("d", 20 << 30),
+            ("e", 1),
+        ]);
+        let names: Vec<TableName> = ["a", "b", "c", "d", "e"].into_iter().map(table).collect();
+        let groups = Base::Snapshot(base.clone()).in_groups(&names, true);
+        let expected = [vec!["a", "b"], vec!["c"], vec!["d"], vec!["e"]];
+        let expected: Vec<Vec<TableName>> =
+            expected.into_iter().map(|group| group.into_iter().map(table).collect()).collect();
+        assert_eq!(groups, expected);
+        assert_eq!(Base::Snapshot(base).in_groups(&names, false), std::slice::from_ref(&names));
+        assert_eq!(Base::Start { over: true }.in_groups(&names, true), [names]);
+    }
+}

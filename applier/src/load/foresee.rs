@@ -1,0 +1,51 @@
+//! What loading will come to, said before it is done.
+
+use bytesize::ByteSize;
+use syncdata_shared::config::Config;
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::name::TableName;
+
+use super::{Choice, Offer};
+use crate::cursor::{self, Want};
+use crate::error::Result;
+use crate::local::Local;
+use crate::runner;
+
+/// What loading a new table will come to, in words. `Err`: there is no such base.
+pub async fn foresee(
+    config: &Config,
+    local: &Local,
+    tables: &[TableName],
+    want: Want,
+) -> Result<Vec<(TableName, Result<String, String>)>> {
+    let source = runner::source(config)?;
+    let identity = source.identity().await?;
+    let snapshots = source.snapshots(identity.archive_id).await?;
+    let (floor, listing) = (source.floor().await?, source.list(None).await?);
+    let reached = cursor::reached(local.session.client(), &local.meta).await?;
+    // A copy that has nothing yet gets as far as the archive before it loads.
+    let newest = listing.values().flatten().map(|(_, name)| name.end_lsn).max();
+    let head = source.head().await?.map(|head| head.covered_lsn);
+    let reached = reached.max(newest.unwrap_or(Lsn::ZERO)).max(head.unwrap_or(Lsn::ZERO));
+    let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached };
+    let behind = |from: Lsn| listing.values().flatten().filter(|(_, name)| name.end_lsn > from).count();
+    let words = |table: &TableName| match offer.choose(table, want) {
+        Choice::Snapshot(snapshot) => {
+            let copy = &snapshot.tables[table];
+            Ok(format!(
+                "is loaded from snapshot {} of {} ({} rows, {}), then {} segments behind it",
+                snapshot.id,
+                snapshot.taken_at,
+                copy.rows,
+                ByteSize(copy.content_bytes),
+                behind(snapshot.start_lsn)
+            ))
+        }
+        Choice::Start => {
+            Ok(format!("starts with the archive's first segment: {} segments", behind(Lsn::ZERO)))
+        }
+        Choice::Wait(id) => Ok(format!("is loaded from snapshot {id} once the archive covers it")),
+        Choice::Nothing(reason) => Err(reason),
+    };
+    Ok(tables.iter().map(|table| (table.clone(), words(table))).collect())
+}
