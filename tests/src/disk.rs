@@ -14,17 +14,17 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// `size` as mount takes it: `1m`.
+    /// `options` as mount takes them: `size=1m`.
     ///
     /// # Panics
     /// When it cannot be mounted: that takes root.
-    pub fn mount(size: &str) -> Disk {
+    pub fn mount(options: &str) -> Disk {
         let folder = Scratch::new("disk");
         // Servers have to get through.
         Account::unprivileged().give(folder.path());
         let path = folder.path().join("small");
         std::fs::create_dir(&path).expect("our folder is writable");
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=0755"), "tmpfs"], &path);
+        run("mount", &["-t", "tmpfs", "-o", &format!("{options},mode=0755"), "tmpfs"], &path);
         Disk { path, _folder: folder }
     }
 

@@ -16,7 +16,7 @@ async fn copy_of(schema: &str) -> LocalCopy {
 
 #[tokio::test]
 async fn a_full_disk_under_the_tables_stops_the_pass_and_quarantines_nothing() {
-    let disk = Disk::mount("4m");
+    let disk = Disk::mount("size=4m");
     let folder = disk.folder_of_a_server("space");
     let mut copy = copy_of("CREATE TABLE u (id int PRIMARY KEY, v text)").await;
     copy.server.execute(&format!("CREATE TABLESPACE small LOCATION '{}'", folder.display())).await;
@@ -48,7 +48,7 @@ async fn a_full_disk_under_the_tables_stops_the_pass_and_quarantines_nothing() {
 
 #[tokio::test]
 async fn a_full_disk_under_the_cache_stops_the_pass_and_the_download_goes_on_later() {
-    let disk = Disk::mount("1m");
+    let disk = Disk::mount("size=1m");
     let mut copy = copy_of("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
     copy.set("SYNCDATA_CACHE_DIR", disk.path().join("cache").to_str().expect("a plain name"));
     copy.applier(&["add-tables", "t"]).succeed().await;

@@ -1,12 +1,8 @@
 //! The fuse: production's disk does not fill because the backup host is away, and a full disk of our own loses
 //! nothing.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use syncdata_tests::workload::TABLES;
-use syncdata_tests::{Workload, World, WorldOptions};
+use syncdata_tests::{Disk, Workload, World, WorldOptions};
 
 use crate::operator::{self, SLOT};
 use crate::replay;
@@ -107,11 +103,11 @@ async fn a_full_disk_under_the_spool_stops_with_the_reason_and_recovers() {
     // With the backup host away as well production is relieved although there is no room to say so yet.
     world.backup.stop();
     write(&world, &mut workload).await;
-    std::fs::write(disk.0.join("ballast"), vec![0; 1 << 20]).expect_err("a full disk");
+    std::fs::write(disk.path().join("ballast"), vec![0; 1 << 20]).expect_err("a full disk");
     let run = world.archiver(["run", "--once"]).run().await;
     assert!(operator::confirmed(&world).await > before, "{run}");
     world.backup.restart();
-    std::fs::remove_file(disk.0.join("ballast")).expect("our file");
+    std::fs::remove_file(disk.path().join("ballast")).expect("our file");
     world.source.execute("INSERT INTO journal VALUES (1000000, '{}', 0, 'kept')").await;
     world.archiver(["run", "--once"]).run().await.expect_code(1);
     assert_eq!(operator::gaps(&world).len(), 1);
@@ -185,31 +181,5 @@ async fn without_file_handles_it_stops_with_that_name() {
 
 fn in_spool(disk: &Disk) -> WorldOptions {
     WorldOptions::default()
-        .archiver_setting("spool_dir", disk.0.join("spool").to_str().expect("a plain name"))
-}
-
-/// A small disk of its own.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(options: &str) -> Disk {
-        static DISKS: AtomicU32 = AtomicU32::new(0);
-        let number = DISKS.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("syncdata-disk-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("the temporary folder is writable");
-        run("mount", &["-t", "tmpfs", "-o", &format!("{options},mode=0700"), "tmpfs"], &folder);
-        Disk(folder)
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        run("umount", &["-l"], &self.0);
-        std::fs::remove_dir(&self.0).ok();
-    }
-}
-
-fn run(program: &str, arguments: &[&str], folder: &Path) {
-    let status = Command::new(program).args(arguments).arg(folder).status().expect("util-linux is installed");
-    assert!(status.success(), "{program}: {status}; mounting takes root, in a container CAP_SYS_ADMIN");
+        .archiver_setting("spool_dir", disk.path().join("spool").to_str().expect("a plain name"))
 }
