@@ -68,6 +68,12 @@ fn flip(path: &Path, at: usize) {
     fs::write(path, bytes).expect("the file is ours");
 }
 
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(path).expect("the file is there");
+    assert!(text.contains(from), "{text}");
+    fs::write(path, text.replace(from, to)).expect("the file is ours");
+}
+
 fn append(path: &Path, more: &[u8]) {
     let bytes = [fs::read(path).expect("the file is there"), more.to_vec()].concat();
     fs::write(path, bytes).expect("the file is ours");
@@ -139,7 +145,55 @@ async fn every_kind_of_damage_is_named_with_its_segment() {
                 let text = fs::read_to_string(&a.segments[1].manifest).expect("there");
                 fs::write(&a.segments[1].manifest, text.replace("15.18", "15.19")).expect("ours");
             },
-            &[("foreign", 3)],
+            &[("damaged", 2)],
+        ),
+        (
+            "a manifest that says something else, and a change file behind it",
+            |a| {
+                let text = fs::read_to_string(&a.segments[1].manifest).expect("there");
+                fs::write(&a.segments[1].manifest, text.replace("15.18", "15.19")).expect("ours");
+                flip(&a.segments[2].file, 40);
+            },
+            &[("damaged", 2), ("damaged", 3)],
+        ),
+        (
+            "the newest manifest says something else",
+            |a| {
+                let text = fs::read_to_string(&a.segments[3].manifest).expect("there");
+                fs::write(&a.segments[3].manifest, text.replace("15.18", "15.19")).expect("ours");
+            },
+            &[("damaged", 4)],
+        ),
+        (
+            "a manifest that names another one before it",
+            |a| {
+                let text = fs::read_to_string(&a.segments[2].manifest).expect("there");
+                let (head, tail) = text.split_once(r#""previous":{"seq":2,"sha256":""#).expect("a link");
+                let flipped = if tail.starts_with('0') { "1" } else { "0" };
+                let text = format!(r#"{head}"previous":{{"seq":2,"sha256":"{flipped}{}"#, &tail[1..]);
+                fs::write(&a.segments[2].manifest, text).expect("ours");
+            },
+            &[("foreign", 3), ("damaged", 3)],
+        ),
+        (
+            "archive.json of another archive, and a change file",
+            |a| {
+                let text = fs::read_to_string(a.dir().join("archive.json")).expect("there");
+                fs::write(a.dir().join("archive.json"), text.replace(&a.archive_id(), OTHER_ARCHIVE))
+                    .expect("ours");
+                flip(&a.segments[2].file, 40);
+            },
+            &[("foreign", 0), ("damaged", 3)],
+        ),
+        (
+            "head.json names another day",
+            |a| edit(&a.dir().join("head.json"), "segments/2026-02-05", "segments/2026-02-06"),
+            &[("damaged", 0)],
+        ),
+        (
+            "a lost manifest whose change file is there, and a head that names it",
+            |a| remove(&a.segments[3].manifest),
+            &[("lost", 4)],
         ),
         (
             "a lost segment in the middle",
@@ -227,6 +281,69 @@ async fn a_range_goes_by_number_day_or_time() {
     archive.verify(&["--from", "4", "--to", "2"]).await.expect_code(2);
 }
 
+/// What must have been there is missing, whether the range begins or ends with it.
+#[tokio::test]
+async fn a_range_misses_what_is_lost_at_its_edges() {
+    let cases: &[(&[usize], &[&str], &[u64])] = &[
+        (&[2], &["--from", "3", "--to", "4"], &[3]),
+        (&[1], &["--from", "2", "--to", "4"], &[2]),
+        (&[2], &["--from", "2", "--to", "4"], &[3]),
+        (&[0], &["--to", "3"], &[1]),
+        (&[3], &["--from", "2026-02-05"], &[4]),
+        (&[3], &["--from", "3"], &[4]),
+        (&[1], &["--from", "3"], &[]),
+        (&[3], &["--to", "4"], &[]),
+        (&[3], &["--to", "2026-02-05T10:30:02Z"], &[]),
+    ];
+    for (gone, arguments, lost) in cases {
+        let archive = Archive::forged();
+        for at in *gone {
+            remove(&archive.segments[*at].manifest);
+            remove(&archive.segments[*at].file);
+        }
+        let code = i32::from(!lost.is_empty());
+        let report = archive.verify(arguments).await.expect_code(code).json();
+        let problems = report["problems"].as_array().expect("a list").iter();
+        let named: Vec<u64> = problems.map(|p| p["segment"].as_u64().expect("a number")).collect();
+        assert_eq!(named, *lost, "{arguments:?} without {gone:?}: {report:#}");
+        let missing = report["missing"].as_array().expect("a list").iter();
+        assert!(missing.clone().all(|missing| missing["class"] == "lost"), "{report:#}");
+        assert_eq!(missing.count(), lost.len(), "{report:#}");
+    }
+    let archive = Archive::forged();
+    let report = archive.verify(&["--from", "4", "--to", "8"]).await.expect_code(0).json();
+    let expected = serde_json::json!([{"from": 5, "to": 7, "class": "not-yet-shipped"}]);
+    assert_eq!(report["missing"], expected, "{report:#}");
+}
+
+/// One file that cannot be read hides nothing of the others.
+#[tokio::test]
+async fn what_cannot_be_read_is_listed_beside_what_is_wrong() {
+    let archive = Archive::forged();
+    flip(&archive.segments[0].file, 40);
+    remove(&archive.segments[2].file);
+    fs::create_dir(&archive.segments[2].file).expect("ours");
+    let before = tree(&archive.dir());
+    let report = archive.verify(&[]).await.expect_code(1).json();
+    assert_eq!(tree(&archive.dir()), before, "verify changes nothing");
+    let problems = report["problems"].as_array().expect("a list");
+    assert_eq!(problems.len(), 2, "{report:#}");
+}
+
+/// Every path, its size and when it was changed.
+fn tree(folder: &Path) -> Vec<(PathBuf, u64, std::time::SystemTime)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let meta = entry.metadata().expect("it is there");
+        found.push((entry.path(), meta.len(), meta.modified().expect("a time")));
+        if meta.is_dir() {
+            found.extend(tree(&entry.path()));
+        }
+    }
+    found.sort();
+    found
+}
+
 #[tokio::test]
 async fn manifests_are_verified_by_hand_without_an_archive() {
     let archive = Archive::forged();
@@ -239,7 +356,29 @@ async fn manifests_are_verified_by_hand_without_an_archive() {
     flip(&archive.segments[2].file, 40);
     by_hand(&[&path(1)]).await.expect_code(0);
     by_hand(&[&path(1), &path(2)]).await.expect_code(1);
-    by_hand(&["no-such.manifest.json"]).await.expect_code(1);
+    by_hand(&["no-such.manifest.json"]).await.expect_code(2);
+    let both = by_hand(&["no-such.manifest.json", &path(2)]).await.expect_code(2).json();
+    let verdicts = |report: &Value| -> Vec<(String, String)> {
+        let problems = report["problems"].as_array().expect("a list").iter();
+        let mut verdicts: Vec<_> = problems.map(|p| (text(&p["verdict"]), text(&p["file"]))).collect();
+        verdicts.sort();
+        verdicts
+    };
+    let changes = archive.segments[2].file.to_str().expect("plain").to_owned();
+    let expected = [
+        ("damaged".to_owned(), changes.clone()),
+        ("unreadable".to_owned(), "no-such.manifest.json".to_owned()),
+    ];
+    assert_eq!(verdicts(&both), expected);
+    remove(&archive.segments[2].file);
+    let lost = by_hand(&[&path(2)]).await.expect_code(1).json();
+    assert_eq!(verdicts(&lost), [("lost".to_owned(), changes)]);
+    let renamed = archive.folder.path().join("renamed.manifest.json");
+    fs::copy(&archive.segments[1].manifest, &renamed).expect("ours");
+    let foreign = by_hand(&[renamed.to_str().expect("plain")]).await.expect_code(1).json();
+    assert_eq!(verdicts(&foreign)[0].0, "foreign");
+    let twice = by_hand(&[&path(1), &path(1)]).await.expect_code(1).json();
+    assert_eq!(verdicts(&twice)[0].0, "foreign");
 }
 
 #[tokio::test]

@@ -10,10 +10,11 @@ use super::report::{Class, Missing, Report, Verdict};
 use crate::archive::Archive;
 use crate::chain::{ChainTip, Verified};
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::head::Head;
 use crate::identity::ArchiveIdentity;
 use crate::layout::{ArchivePath, SegmentSeq};
-use crate::manifest::Manifest;
+use crate::manifest::{Link, Manifest};
 use crate::signature::{SIGNATURE_BYTES_MAX, VerifyKey};
 
 pub(super) struct Walk<'a> {
@@ -21,6 +22,8 @@ pub(super) struct Walk<'a> {
     pub identity: Option<&'a ArchiveIdentity>,
     pub range: &'a Range,
     pub inventory: &'a Inventory,
+    /// Of this archive.
+    pub head: Option<&'a Head>,
     pub verify_key: Option<&'a VerifyKey>,
 }
 
@@ -31,6 +34,10 @@ pub(super) struct Walked {
     pub jobs: Vec<Job>,
     /// Of every manifest that is there, sound or not.
     pub digests: BTreeMap<SegmentSeq, Digest>,
+    /// What each that can be read names before it.
+    links: BTreeMap<SegmentSeq, Option<Link>>,
+    /// Sound but for that link: it, or the one before it, was changed.
+    torn: Vec<(SegmentSeq, Error)>,
 }
 
 impl Walk<'_> {
@@ -38,13 +45,17 @@ impl Walk<'_> {
         let mut walked = Walked::default();
         let mut expected = self.first_seq();
         let mut tip = None;
+        // What is missing behind the range is nobody's question.
+        let mut is_over = false;
         for listed in self.inventory.manifests.values() {
             let seq = listed.name.seq;
-            if let Some(expected) = expected
-                && seq > expected
-            {
-                self.lost(expected, seq, report);
-                tip = None;
+            if let Some(expected) = expected {
+                if seq > expected {
+                    tip = None;
+                }
+                if !is_over {
+                    self.lost(expected.get(), seq.get(), report);
+                }
             }
             expected = Some(seq.next());
             let path = listed.name.manifest(listed.day);
@@ -54,40 +65,105 @@ impl Walk<'_> {
             };
             walked.digests.insert(seq, Digest::of(&bytes));
             self.check_signature(archive, listed, &bytes, report)?;
-            let start = tip.or_else(|| self.start(seq, &bytes));
-            tip = None;
-            match start.map(|start| Verified::new(&start, listed.day, listed.name, &bytes)) {
-                Some(Ok(verified)) => {
-                    tip = Some(verified.tip());
-                    if self.range.has(verified.manifest()) {
-                        let has_its_size = check_size(listed, verified.manifest(), report);
-                        self.check_source(&verified, report);
-                        report.count(verified.manifest());
-                        walked.jobs.extend(job(&verified).filter(|_| has_its_size));
+            let manifest = match Manifest::decode(&bytes) {
+                Ok(manifest) => manifest,
+                Err(error) => {
+                    report.error(Verdict::Damaged, Some(seq.get()), path.as_str(), &error);
+                    tip = None;
+                    continue;
+                }
+            };
+            is_over = self.range.ends_before(&manifest);
+            if self.range.ends_long_before(&manifest) {
+                break;
+            }
+            walked.links.insert(seq, manifest.previous);
+            let start = tip.take().unwrap_or_else(|| self.start(&manifest));
+            let verified = match Verified::new(&start, listed.day, listed.name, &bytes) {
+                Ok(verified) => verified,
+                Err(error) => {
+                    // What would it be if it named what stands before it?
+                    let alone = ChainTip::floor(start.archive_id(), manifest.previous);
+                    match Verified::new(&alone, listed.day, listed.name, &bytes) {
+                        Ok(verified) if manifest.previous != start.previous() => {
+                            walked.torn.push((seq, error));
+                            verified
+                        }
+                        _ => {
+                            let verdict = super::verdict(&error).unwrap_or(Verdict::Damaged);
+                            report.error(verdict, Some(seq.get()), path.as_str(), &error);
+                            continue;
+                        }
                     }
                 }
-                Some(Err(error)) => {
-                    let verdict = super::verdict(&error).unwrap_or(Verdict::Damaged);
-                    report.error(verdict, Some(seq.get()), path.as_str(), &error);
-                }
-                None => {
-                    let error = Manifest::decode(&bytes).expect_err("only what cannot be read has no start");
-                    report.error(Verdict::Damaged, Some(seq.get()), path.as_str(), &error);
-                }
+            };
+            tip = Some(verified.tip());
+            if self.range.has(verified.manifest(), listed.day) {
+                let has_its_size = check_size(listed, verified.manifest(), report);
+                self.check_source(&verified, report);
+                report.count(verified.manifest());
+                walked.jobs.extend(job(&verified).filter(|_| has_its_size));
             }
         }
+        if let Some(expected) = expected.filter(|_| !is_over) {
+            let known_end = self.inventory.known_end(self.head);
+            let end = self.range.numbers().1.map_or(known_end, |to| known_end.min(to - 1));
+            self.lost(expected.get(), end + 1, report);
+        }
+        self.tell_torn(&walked, report);
         Ok(walked)
     }
 
-    /// Segments from one number up to, and without, another one are missing, and later ones are there.
-    fn lost(&self, from: SegmentSeq, to: SegmentSeq, report: &mut Report) {
-        report.missing.push(Missing { from: from.get(), to: to.get() - 1, class: Class::Lost });
-        for seq in (from.get()..to.get()).take(super::NAMED_MAX) {
-            let mut what = "it is missing, and later ones are there: it was lost".to_owned();
+    /// A link that does not fit: whichever of the two manifests somebody else vouches for is the sound one.
+    fn tell_torn(&self, walked: &Walked, report: &mut Report) {
+        for (seq, error) in &walked.torn {
+            let digest = walked.digests[seq];
+            let next = walked.links.get(&seq.next()).copied().flatten();
+            let newest = self.head.and_then(|head| head.newest);
+            let witness = if next.is_some_and(|link| link.sha256 == digest) {
+                format!("segment {}", seq.next())
+            } else if newest.is_some_and(|newest| newest.name.seq == *seq && newest.sha256 == digest) {
+                "head.json".to_owned()
+            } else {
+                let listed = &self.inventory.manifests[seq];
+                let path = listed.name.manifest(listed.day);
+                report.error(Verdict::Foreign, Some(seq.get()), path.as_str(), error);
+                continue;
+            };
+            let before = self.inventory.manifests.values().rev().find(|listed| listed.name.seq < *seq);
+            let (number, file) = match before {
+                Some(listed) => {
+                    (Some(listed.name.seq.get()), listed.name.manifest(listed.day).as_str().to_owned())
+                }
+                None => (None, "floor.json".to_owned()),
+            };
+            let what = format!(
+                "it is not what segment {seq} names as the one before it, and {witness} vouches for that one: it was \
+                 changed"
+            );
+            report.problem(Verdict::Damaged, number, &file, what);
+        }
+    }
+
+    /// Segments from one number up to, and without, another one are missing, and must have been there.
+    fn lost(&self, from: u64, to: u64, report: &mut Report) {
+        if from >= to {
+            return;
+        }
+        report.missing.push(Missing { from, to: to - 1, class: Class::Lost });
+        for seq in (from..to).take(super::NAMED_MAX) {
+            let (file, mut what) = if seq > self.inventory.newest_seen() {
+                let what = "head.json names it or a later one, but it is not there: the archiver sends it again \
+                            from its spool, for a day";
+                ("head.json".to_owned(), what.to_owned())
+            } else {
+                let what = "it is missing, and later ones are there: it was lost";
+                (format!("segment {seq}"), what.to_owned())
+            };
             if self.inventory.without_manifest.contains_key(&seq) {
                 what.push_str("; its change file is still there, its manifest is not");
             }
-            report.problem(Verdict::Lost, Some(seq), &format!("segment {seq}"), what);
+            report.problem(Verdict::Lost, Some(seq), &file, what);
         }
     }
 
@@ -114,22 +190,19 @@ impl Walk<'_> {
         }
     }
 
-    /// Where the archive must begin; `None` for a part of it, which may begin anywhere.
+    /// Where the archive, or the part of it, must begin; `None` when that goes by time.
     fn first_seq(&self) -> Option<SegmentSeq> {
-        match &self.inventory.floor {
-            _ if self.range.is_part() => None,
-            Some(floor) => Some(floor.seq),
-            None => Some(SegmentSeq::FIRST),
-        }
+        let first = self.inventory.floor.as_ref().map_or(SegmentSeq::FIRST, |floor| floor.seq);
+        let asked = self.range.numbers().0.and_then(|from| SegmentSeq::new(from).ok());
+        (!self.range.begins_with_a_time()).then(|| asked.map_or(first, |asked| asked.max(first)))
     }
 
     /// What a manifest without a known predecessor has to follow: what it says itself, or the floor.
-    fn start(&self, seq: SegmentSeq, bytes: &[u8]) -> Option<ChainTip> {
-        let manifest = Manifest::decode(bytes).ok()?;
+    fn start(&self, manifest: &Manifest) -> ChainTip {
         let archive_id = self.identity.map_or(manifest.archive_id, |identity| identity.archive_id);
         match &self.inventory.floor {
-            Some(floor) if floor.seq == seq => Some(floor.tip()),
-            _ => Some(ChainTip::floor(archive_id, manifest.previous)),
+            Some(floor) if floor.seq == manifest.seq => floor.tip(),
+            _ => ChainTip::floor(archive_id, manifest.previous),
         }
     }
 

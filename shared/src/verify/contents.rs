@@ -35,42 +35,59 @@ impl Job {
         }
     }
 
-    fn check(&self, archive: &mut dyn Archive) -> Result<()> {
+    /// `Err`: with the file that it is about.
+    fn check(&self, archive: &mut dyn Archive) -> Result<(), (String, Error)> {
         match self {
-            Job::Segment { path, manifest } => with_file(archive, path, |source| read_all(source, manifest)),
-            Job::Part(part) => pour(part, |file| fetch(archive, file), |_| Ok(())),
+            Job::Segment { path, manifest } => with_file(archive, path, |source| read_all(source, manifest))
+                .map_err(|error| (path.to_string(), error)),
+            Job::Part(part) => {
+                let mut at = String::new();
+                let open = |file: &ChangeFile| {
+                    at.clone_from(&file.file);
+                    fetch(archive, file)
+                };
+                pour(part, open, |_| Ok(())).map_err(|error| (in_snapshots(&at), error))
+            }
         }
     }
 
-    /// The segment, and the file that a problem is named by.
-    fn names(&self) -> (Option<u64>, String) {
+    fn seq(&self) -> Option<u64> {
         match self {
-            Job::Segment { path, manifest } => (Some(manifest.seq.get()), path.to_string()),
-            Job::Part(part) => {
-                let file = part.files.last().map_or("", |file| file.file.as_str());
-                (None, format!("{}/{file}", ArchivePath::snapshots()))
-            }
+            Job::Segment { manifest, .. } => Some(manifest.seq.get()),
+            Job::Part(_) => None,
+        }
+    }
+
+    /// Whether one of its files is known to be wrong, so that it cannot be read.
+    fn has_a_problem(&self, report: &Report) -> bool {
+        let known = |file: &str| report.problems.iter().any(|problem| problem.file == file);
+        match self {
+            Job::Segment { path, .. } => known(path.as_str()),
+            Job::Part(part) => part.files.iter().any(|file| known(&in_snapshots(&file.file))),
         }
     }
 }
 
 pub(super) fn check(settings: &ArchiveSettings, jobs: &[Job], report: &mut Report) -> Result<()> {
+    let jobs: Vec<&Job> = jobs.iter().filter(|job| !job.has_a_problem(report)).collect();
     let next = AtomicUsize::new(0);
-    let bytes = jobs.iter().map(Job::bytes).sum();
+    let bytes = jobs.iter().map(|job| job.bytes()).sum();
     let progress = Mutex::new(Progress::start("verifying", Unit::Bytes, Some(bytes)));
     let problems = Mutex::new(Vec::new());
     let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(WORKERS_MAX));
     let work = || -> Result<()> {
         let mut archive = crate::archive::open(settings)?;
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = job.check(archive.as_mut()) {
-                match super::verdict(&error) {
-                    Some(verdict) => {
-                        problems.lock().expect("no worker panics").push((job, verdict, error));
-                    }
-                    // Nobody can say anything about a file that cannot be read.
-                    None => return Err(error),
-                }
+            if let Err((file, error)) = job.check(archive.as_mut()) {
+                let verdict = super::verdict(&error);
+                let verdict =
+                    verdict.or_else(|| super::is_of_one_file(&error).then_some(Verdict::Unreadable));
+                let Some(verdict) = verdict else {
+                    // Nothing more can be read: the others need not go on.
+                    next.store(jobs.len(), Ordering::Relaxed);
+                    return Err(error);
+                };
+                problems.lock().expect("no worker panics").push((job.seq(), file, verdict, error));
             }
             progress.lock().expect("no worker panics").add(job.bytes());
         }
@@ -81,19 +98,18 @@ pub(super) fn check(settings: &ArchiveSettings, jobs: &[Job], report: &mut Repor
         let ended = running.into_iter().map(|worker| worker.join().expect("no worker panics"));
         ended.collect::<Result<Vec<()>>>()
     })?;
-    for (job, verdict, error) in problems.into_inner().expect("no worker panics") {
-        add(job, verdict, &error, report);
+    for (seq, file, verdict, error) in problems.into_inner().expect("no worker panics") {
+        // A file that several parts need is told once.
+        if !report.problems.iter().any(|problem| problem.file == file) {
+            report.error(verdict, seq, &file, &error);
+        }
     }
     progress.into_inner().expect("no worker panics").finish();
     Ok(())
 }
 
-fn add(job: &Job, verdict: Verdict, error: &Error, report: &mut Report) {
-    let (seq, file) = job.names();
-    // Its size told already what is wrong with it.
-    if !report.problems.iter().any(|problem| problem.file == file) {
-        report.error(verdict, seq, &file, error);
-    }
+fn in_snapshots(file: &str) -> String {
+    format!("{}/{file}", ArchivePath::snapshots())
 }
 
 /// To the end, where the reader has checked every promise.

@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::NAMED_MAX;
 use super::chain::Walked;
 use super::inventory::Inventory;
 use super::range::Range;
@@ -44,33 +43,56 @@ impl fmt::Display for Remembered {
     }
 }
 
+/// head.json, as it was before anything else was looked at: what is shipped later it does not name.
+pub(super) enum HeadFile {
+    Missing,
+    /// Whatever is wrong with it was reported already.
+    Unfit,
+    Damaged(Error),
+    Sound(Head),
+}
+
+impl HeadFile {
+    pub(super) fn read(archive: &mut dyn Archive, report: &mut Report) -> Result<HeadFile> {
+        let problems = report.problems.len();
+        Ok(match super::small_file(archive, &ArchivePath::head(), Head::BYTES_MAX, report)? {
+            None if report.problems.len() > problems => HeadFile::Unfit,
+            None => HeadFile::Missing,
+            Some(bytes) => Head::decode(&bytes).map_or_else(HeadFile::Damaged, HeadFile::Sound),
+        })
+    }
+
+    pub(super) fn sound(&self) -> Option<&Head> {
+        match self {
+            HeadFile::Sound(head) => Some(head),
+            HeadFile::Missing | HeadFile::Unfit | HeadFile::Damaged(_) => None,
+        }
+    }
+}
+
 /// What the documents beside the segments claim.
 pub(super) struct Claims<'a> {
     pub identity: Option<&'a ArchiveIdentity>,
     pub range: &'a Range,
     pub inventory: &'a Inventory,
+    /// Of this archive.
+    pub head: Option<&'a Head>,
     pub walked: &'a Walked,
 }
 
 impl Claims<'_> {
     /// A hint that is missing or old is no problem; one that names more than there is, or something else, is.
-    pub(super) fn head(&self, archive: &mut dyn Archive, now: Timestamp, report: &mut Report) -> Result<()> {
+    pub(super) fn head(&self, file: &HeadFile, now: Timestamp, report: &mut Report) {
         let path = ArchivePath::head();
-        let Some(bytes) = super::small_file(archive, &path, Head::BYTES_MAX, report)? else {
-            report.note("head.json is missing: the next poll writes it");
-            return Ok(());
+        let head = match file {
+            HeadFile::Missing => return report.note("head.json is missing: the next poll writes it"),
+            HeadFile::Unfit => return,
+            HeadFile::Damaged(error) => return report.error(Verdict::Damaged, None, path.as_str(), error),
+            HeadFile::Sound(head) => head,
         };
-        let head = match Head::decode(&bytes) {
-            Ok(head) => head,
-            Err(error) => {
-                report.error(Verdict::Damaged, None, path.as_str(), &error);
-                return Ok(());
-            }
-        };
-        if self.identity.is_some_and(|ours| ours.archive_id != head.archive_id) {
+        if self.head.is_none() {
             let what = format!("it is the head of archive {}", head.archive_id);
-            report.problem(Verdict::Foreign, None, path.as_str(), what);
-            return Ok(());
+            return report.problem(Verdict::Foreign, None, path.as_str(), what);
         }
         report.covered_at = Some(head.covered_at);
         let age = now.since(head.covered_at);
@@ -81,33 +103,38 @@ impl Claims<'_> {
             ));
         }
         match head.newest {
-            Some(named) => self.newest(named, report),
+            Some(named) => self.newest(head, named, report),
             None if self.inventory.newest().is_some() => {
                 report.note("head.json is older than the first segment: the next poll replaces it");
             }
             None => {}
         }
-        Ok(())
     }
 
-    fn newest(&self, named: Newest, report: &mut Report) {
-        let (newest, seq) = (self.inventory.newest(), named.name.seq);
-        if newest.is_none_or(|newest| newest < seq) {
-            let first = newest.map_or(1, |newest| newest.get() + 1);
-            report.missing.push(Missing { from: first, to: seq.get(), class: Class::Lost });
-            for seq in (first..=seq.get()).take(NAMED_MAX) {
-                let what = "head.json names it or a later one, but it is not there: the archiver sends it again \
-                            from its spool, for a day";
-                report.problem(Verdict::Lost, Some(seq), "head.json", what);
-            }
+    /// One that is not there was told by the walk.
+    fn newest(&self, head: &Head, named: Newest, report: &mut Report) {
+        let seq = named.name.seq;
+        let Some(listed) = self.inventory.manifests.get(&seq) else { return };
+        let path = named.manifest_path();
+        let there = listed.name.manifest(listed.day);
+        let wrong = |report: &mut Report, what: String| {
+            report.problem(Verdict::Damaged, None, ArchivePath::head().as_str(), what);
+        };
+        if there.as_str() != path.as_str() {
+            wrong(report, format!("it names {path}, and segment {seq} is {there}"));
         } else if self.walked.digests.get(&seq).is_some_and(|found| *found != named.sha256) {
-            let path = named.manifest_path();
             let what = "its SHA-256 is not the one that head.json names: one of them was changed";
             let known = report.problems.iter().any(|problem| problem.file == path.as_str());
             if !known {
                 report.problem(Verdict::Damaged, Some(seq.get()), path.as_str(), what);
             }
-        } else if newest > Some(seq) {
+        } else if head.covered_lsn < named.name.end_lsn {
+            let (covered, end) = (head.covered_lsn, named.name.end_lsn);
+            wrong(
+                report,
+                format!("it covers all up to {covered}, and names segment {seq}, which ends at {end}"),
+            );
+        } else if self.inventory.newest() > Some(seq) {
             report.note("head.json is older than the newest segment: the next poll replaces it");
         }
     }
@@ -125,7 +152,7 @@ impl Claims<'_> {
                 report.missing.push(Missing { from, to: to - 1, class: Class::Pruned });
             }
         }
-        let newest = self.inventory.newest().map_or(0, SegmentSeq::get);
+        let newest = self.inventory.known_end(self.head);
         let on_its_way = self.inventory.without_manifest.keys().next_back().copied().unwrap_or(0);
         let asked = self.range.numbers().1.map_or(0, |to| to - 1);
         let last = on_its_way.max(asked);

@@ -7,6 +7,7 @@ use super::report::{Report, Verdict};
 use crate::archive::{Archive, EntryKind};
 use crate::error::Result;
 use crate::floor::Floor;
+use crate::head::Head;
 use crate::layout::{ArchivePath, SegmentFile, SegmentName, SegmentSeq};
 use crate::time::Day;
 
@@ -17,6 +18,8 @@ pub(super) struct Inventory {
     /// Change files alone, by number.
     pub without_manifest: BTreeMap<u64, ArchivePath>,
     pub floor: Option<Floor>,
+    /// The largest number of any manifest that was seen, in the range or not.
+    newest_seen: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +63,16 @@ impl Inventory {
 
     pub(super) fn newest(&self) -> Option<SegmentSeq> {
         self.manifests.keys().next_back().copied()
+    }
+
+    /// Up to this number every segment must have been here: of the newest that is here, or that head.json names.
+    pub(super) fn known_end(&self, head: Option<&Head>) -> u64 {
+        let named = head.and_then(|head| head.newest).map_or(0, |newest| newest.name.seq.get());
+        self.newest_seen.max(named)
+    }
+
+    pub(super) fn newest_seen(&self) -> u64 {
+        self.newest_seen
     }
 
     fn take_day(
@@ -112,6 +125,7 @@ impl Inventory {
     }
 
     fn add(&mut self, day: Day, name: SegmentName, range: &Range, report: &mut Report) {
+        self.newest_seen = self.newest_seen.max(name.seq.get());
         if self.is_pruned(name.seq) {
             report.note(format!("{} lies before the floor: a prune was interrupted", name.manifest(day)));
         } else if range.may_have(name.seq) {

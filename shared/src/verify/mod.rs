@@ -22,8 +22,11 @@ use std::process::ExitCode;
 use crate::archive::{Archive, ArchiveSettings, Entry, EntryKind};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
+use crate::floor::Floor;
+use crate::head::Head;
 use crate::identity::ArchiveIdentity;
 use crate::layout::ArchivePath;
+use crate::manifest::Manifest;
 use crate::output::Output;
 use crate::signature::VerifyKey;
 use crate::time::Timestamp;
@@ -33,7 +36,7 @@ pub use range::Bound;
 pub use report::{Class, Missing, Problem, Report, Verdict};
 
 use files::verify_files;
-use head::Claims;
+use head::{Claims, HeadFile};
 use inventory::Inventory;
 use range::Range;
 use snapshots::Snapshots;
@@ -61,7 +64,7 @@ pub struct Arguments {
     pub manifests: Vec<PathBuf>,
 }
 
-/// The command, the same in both programs: 0 sound, 1 problems found.
+/// The command, the same in both programs: 0 sound, 1 problems found, 2 when not everything could be looked at.
 pub fn run(config: &Config, arguments: &Arguments, output: Output) -> Result<ExitCode> {
     let verify_key = config.verify_key()?;
     let report = if arguments.manifests.is_empty() {
@@ -70,7 +73,11 @@ pub fn run(config: &Config, arguments: &Arguments, output: Output) -> Result<Exi
         verify_files(&arguments.manifests, arguments.quick, verify_key.as_ref())
     };
     output.document(&serde_json::json!(report), &report.text());
-    Ok(ExitCode::from(u8::from(!report.sound)))
+    Ok(ExitCode::from(match (report.sound, report.is_incomplete()) {
+        (true, _) => 0,
+        (false, false) => 1,
+        (false, true) => 2,
+    }))
 }
 
 fn verify_archive(
@@ -82,24 +89,37 @@ fn verify_archive(
     let archive = archive.as_mut();
     let range = Range::new(arguments.from, arguments.to)?;
     let mut report = Report::new(archive.location(), arguments.quick);
+    // What it says is of no concern to a part, but for what must be there.
+    let mut aside = Report::new(archive.location(), arguments.quick);
+    let head_file = HeadFile::read(archive, if range.is_part() { &mut aside } else { &mut report })?;
     let inventory = Inventory::take(archive, &range, &mut report)?;
-    let identity = identity(archive, &inventory, &mut report)?;
+    let identity = identity(archive, &inventory, head_file.sound(), &mut report)?;
     let identity = identity.as_ref();
-    let walk = chain::Walk { identity, range: &range, inventory: &inventory, verify_key };
+    let is_ours = |head: &&Head| identity.is_none_or(|ours| ours.archive_id == head.archive_id);
+    let head = head_file.sound().filter(is_ours);
+    let walk = chain::Walk { identity, range: &range, inventory: &inventory, head, verify_key };
     let mut walked = walk.run(archive, &mut report)?;
     let mut jobs = std::mem::take(&mut walked.jobs);
-    let claims = Claims { identity, range: &range, inventory: &inventory, walked: &walked };
+    let claims = Claims { identity, range: &range, inventory: &inventory, head, walked: &walked };
     claims.missing(&mut report);
     if let Some(remembered) = arguments.holds {
         claims.remembered(remembered, &mut report);
     }
+    let snapshots = Snapshots { archive_id: identity.map(|identity| identity.archive_id), verify_key };
     if !range.is_part() {
-        claims.head(archive, Timestamp::now(), &mut report)?;
-        let archive_id = identity.map(|identity| identity.archive_id);
-        jobs.extend(Snapshots { archive_id, verify_key }.run(archive, &mut report)?);
+        claims.head(&head_file, Timestamp::now(), &mut report);
+        jobs.extend(snapshots.run(archive, &mut report)?);
     }
     if !arguments.quick {
         contents::check(settings, &jobs, &mut report)?;
+    }
+    // A prune raises the floor before it removes anything.
+    if !report.problems.is_empty() {
+        let floor = small_file(archive, &ArchivePath::floor(), Floor::BYTES_MAX, &mut aside)?;
+        if let Some(floor) = floor.and_then(|bytes| Floor::decode(&bytes).ok()) {
+            report.pruned_meanwhile(floor.seq.get());
+        }
+        snapshots.forget_removed(archive, &mut report)?;
     }
     Ok(report.finished())
 }
@@ -108,6 +128,7 @@ fn verify_archive(
 fn identity(
     archive: &mut dyn Archive,
     inventory: &Inventory,
+    head: Option<&Head>,
     report: &mut Report,
 ) -> Result<Option<ArchiveIdentity>> {
     let path = ArchivePath::identity();
@@ -126,11 +147,36 @@ fn identity(
         return Ok(None);
     };
     match ArchiveIdentity::decode(&bytes) {
-        Ok(identity) => Ok(Some(identity)),
+        Ok(identity) => agreed(archive, inventory, head, identity, report).map(Some),
         Err(error) => {
             report.error(Verdict::Damaged, None, path.as_str(), &error);
             Ok(None)
         }
+    }
+}
+
+/// Where head.json and the first manifest are of one archive, and archive.json is of another, that one is wrong.
+fn agreed(
+    archive: &mut dyn Archive,
+    inventory: &Inventory,
+    head: Option<&Head>,
+    identity: ArchiveIdentity,
+    report: &mut Report,
+) -> Result<ArchiveIdentity> {
+    let Some(head) = head.filter(|head| head.archive_id != identity.archive_id) else { return Ok(identity) };
+    let Some(first) = inventory.manifests.values().next() else { return Ok(identity) };
+    let mut aside = Report::new("", true);
+    let bytes = small_file(archive, &first.name.manifest(first.day), Manifest::BYTES_MAX, &mut aside)?;
+    match bytes.and_then(|bytes| Manifest::decode(&bytes).ok()) {
+        Some(manifest) if manifest.archive_id == head.archive_id => {
+            let what = format!(
+                "it says {}, and head.json and the segments are of archive {}",
+                identity.archive_id, head.archive_id
+            );
+            report.problem(Verdict::Foreign, None, ArchivePath::identity().as_str(), what);
+            Ok(ArchiveIdentity { archive_id: head.archive_id, ..identity })
+        }
+        _ => Ok(identity),
     }
 }
 
@@ -144,6 +190,11 @@ fn verdict(error: &Error) -> Option<Verdict> {
     }
 }
 
+/// Whether others may still be read.
+fn is_of_one_file(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Refused | Kind::Io)
+}
+
 /// `None` when there is none, or what is there cannot be such a file, which is noted as a problem.
 fn small_file(
     archive: &mut dyn Archive,
@@ -155,8 +206,16 @@ fn small_file(
         None => Ok(None),
         Some(Entry { kind: EntryKind::File, bytes, .. }) if bytes <= bytes_max as u64 => {
             let mut content = Vec::new();
-            archive.read(path, 0, &mut content)?;
-            Ok(Some(content))
+            match archive.read(path, 0, &mut content) {
+                Ok(_) => Ok(Some(content)),
+                // It was there a moment ago.
+                Err(error) if error.kind() == Kind::NotFound => Ok(None),
+                Err(error) if is_of_one_file(&error) => {
+                    report.error(Verdict::Unreadable, None, path.as_str(), &error);
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            }
         }
         Some(entry) => {
             let what = format!("it is no file of at most {bytes_max} bytes ({} bytes)", entry.bytes);

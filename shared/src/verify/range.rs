@@ -84,12 +84,33 @@ impl Range {
         !from && !to
     }
 
-    /// Whether a segment has commits in the range. A gap alone counts by its number only.
-    pub(super) fn has(&self, manifest: &Manifest) -> bool {
-        let Some(span) = manifest.span else { return true };
+    /// Whether a segment has commits in the range. A gap alone counts by its folder's day.
+    pub(super) fn has(&self, manifest: &Manifest, day: Day) -> bool {
+        let Some(span) = manifest.span else {
+            let before = matches!(self.from, Some(Bound::Time(from)) if day < from.day());
+            let behind = matches!(self.to, Some(Bound::Time(to)) if day.start() >= to);
+            return !before && !behind;
+        };
         let before = matches!(self.from, Some(Bound::Time(from)) if span.last_ts < from);
         let behind = matches!(self.to, Some(Bound::Time(to)) if span.first_ts >= to);
         !before && !behind
+    }
+
+    /// Whether that segment's commits are all behind it.
+    pub(super) fn ends_before(&self, manifest: &Manifest) -> bool {
+        let Some(span) = manifest.span else { return false };
+        matches!(self.to, Some(Bound::Time(to)) if span.first_ts >= to)
+    }
+
+    /// Whether nothing that follows can have commits in it, although clocks go back.
+    pub(super) fn ends_long_before(&self, manifest: &Manifest) -> bool {
+        let Some(span) = manifest.span else { return false };
+        matches!(self.to, Some(Bound::Time(to)) if span.first_ts.day().days_before(CLOCK_DAYS) > to.day())
+    }
+
+    /// Whether it begins with a time: then nobody knows which number is the first.
+    pub(super) fn begins_with_a_time(&self) -> bool {
+        matches!(self.from, Some(Bound::Time(_)))
     }
 }
 

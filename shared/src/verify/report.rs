@@ -22,6 +22,8 @@ pub enum Verdict {
     Foreign,
     /// Its signature is missing or wrong.
     Unsigned,
+    /// It could not be looked at: nobody can say what it is.
+    Unreadable,
 }
 
 /// Why segments are not there.
@@ -168,6 +170,23 @@ impl Report {
         self.notes.push(note.into());
     }
 
+    /// What lies before the floor now went while we looked: the archiver prunes, nothing is wrong with that.
+    pub(super) fn pruned_meanwhile(&mut self, floor: u64) {
+        let before = self.problems.len();
+        self.problems.retain(|problem| problem.segment.is_none_or(|seq| seq >= floor));
+        for missing in self.missing.iter_mut().filter(|missing| missing.to < floor) {
+            missing.class = Class::Pruned;
+        }
+        if self.problems.len() < before {
+            self.note(format!("segments before {floor} were pruned while they were looked at"));
+        }
+    }
+
+    /// Something could not be looked at.
+    pub fn is_incomplete(&self) -> bool {
+        self.problems.iter().any(|problem| problem.verdict == Verdict::Unreadable)
+    }
+
     pub(super) fn finished(mut self) -> Report {
         if self.unchecked_signatures > 0 {
             let count = self.unchecked_signatures;
@@ -242,5 +261,25 @@ impl Class {
             Class::Pruned => "pruned",
             Class::Lost => "lost",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_pruned_meanwhile_is_no_loss() {
+        let mut report = Report::new("here", false);
+        report.missing.push(Missing { from: 1, to: 2, class: Class::Lost });
+        for seq in [1, 2, 3] {
+            report.problem(Verdict::Lost, Some(seq), "a file", "it is missing");
+        }
+        report.problem(Verdict::Damaged, None, "head.json", "it is damaged");
+        report.pruned_meanwhile(3);
+        let left: Vec<Option<u64>> = report.problems.iter().map(|problem| problem.segment).collect();
+        assert_eq!(left, [Some(3), None]);
+        assert_eq!(report.missing, [Missing { from: 1, to: 2, class: Class::Pruned }]);
+        assert_eq!(report.notes, ["segments before 3 were pruned while they were looked at"]);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::contents::Job;
-use super::report::{Report, Verdict};
+use super::report::{Problem, Report, Verdict};
 use crate::archive::{Archive, Entry, EntryKind};
 use crate::error::Result;
 use crate::layout::ArchivePath;
@@ -62,6 +62,21 @@ impl Snapshots<'_> {
         }
         leftovers(&folders, &needed, all_are_sound, report);
         Ok(jobs.into_values().collect())
+    }
+
+    /// A snapshot that was pruned while we looked is nobody's loss: only what is still needed is.
+    pub(super) fn forget_removed(&self, archive: &mut dyn Archive, report: &mut Report) -> Result<()> {
+        let is_of_one = |problem: &Problem| problem.file.starts_with("snapshots/");
+        if !report.problems.iter().any(|problem| problem.verdict == Verdict::Lost && is_of_one(problem)) {
+            return Ok(());
+        }
+        let mut now = Report::new("", true);
+        self.run(archive, &mut now)?;
+        let still = |problem: &Problem| now.problems.iter().any(|now| now.file == problem.file);
+        report
+            .problems
+            .retain(|problem| problem.verdict != Verdict::Lost || !is_of_one(problem) || still(problem));
+        Ok(())
     }
 
     /// `None`: it cannot be trusted, and the report says why.
