@@ -58,7 +58,7 @@ impl History {
             self.images.clear();
             return Some(self.change(row, relation, segment, Vec::new()));
         }
-        let old = key(relation, &row.old_keys, None);
+        let old = key(relation, &row.old_keys, None).or_else(|| self.named_otherwise(row));
         let new = key(relation, &row.data, Some(&row.old_keys));
         let asked = self.asked(relation);
         let is_ours =
@@ -84,6 +84,17 @@ impl History {
         Some(self.change(row, relation, segment, columns))
     }
 
+    /// The row whose last known values are those that name it: its replica identity is another index than its key.
+    fn named_otherwise(&self, row: &Row<'_>) -> Option<Key> {
+        let has = |image: &BTreeMap<String, String>| {
+            let same = |(name, value): &(Cow<'_, str>, Value<'_>)| {
+                image.get(name.as_ref()) == Some(&value.to_string())
+            };
+            !row.old_keys.is_empty() && row.old_keys.iter().all(same)
+        };
+        self.images.iter().find(|(_, image)| has(image)).map(|(key, _)| key.clone())
+    }
+
     /// The asked key in the spelling of its types.
     fn asked(&self, relation: &Relation) -> Key {
         let types = relation.key.iter().map(|name| type_of(relation, name));
@@ -99,7 +110,11 @@ impl History {
     ) -> Change {
         let found_by = if row.op == Op::Insert { &row.data } else { &row.old_keys };
         let of_key = |name: &String| Some((name.clone(), find(found_by, name)?.to_string()));
-        let key = relation.key.iter().filter_map(of_key).collect();
+        let mut key: Vec<(String, String)> = relation.key.iter().filter_map(of_key).collect();
+        if key.is_empty() {
+            let named = row.old_keys.iter();
+            key = named.map(|(name, value)| (name.clone().into_owned(), value.to_string())).collect();
+        }
         Change { ts: row.ts, lsn: row.lsn, segment, op: row.op, key, columns }
     }
 }

@@ -3,8 +3,12 @@
 use std::fmt;
 
 use syncdata_shared::error::{Error, Kind, Result};
+use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::Manifest;
+use syncdata_shared::name::TableName;
 use syncdata_shared::time::{Day, Moment, Timestamp};
+
+use crate::plan::concerns;
 
 /// A folder's day is that of its segments' last commits; a clock that went back in the middle of a segment may have
 /// left earlier commits than that in it. By more than this it does not go back.
@@ -36,6 +40,43 @@ impl TimeRange {
     pub fn meets(&self, manifest: &Manifest) -> bool {
         let Some(span) = manifest.span else { return false };
         self.from.is_none_or(|from| span.last_ts >= from) && self.to.is_none_or(|to| span.first_ts < to)
+    }
+
+    /// Those of a chain that may have something of it; a gap alone has no time and lies between its neighbours'.
+    pub fn within<'m>(&self, chain: &[&'m Manifest]) -> Vec<&'m Manifest> {
+        let after = |place: usize| chain[place..].iter().find_map(|manifest| manifest.span);
+        let mut before = None;
+        let mut within = Vec::new();
+        for (place, manifest) in chain.iter().enumerate() {
+            let has = match manifest.span {
+                Some(_) => self.meets(manifest),
+                None => {
+                    let ended = self.to.is_some_and(|to| before.is_some_and(|ts| ts >= to));
+                    let begins =
+                        self.from.is_none_or(|from| after(place).is_none_or(|span| span.first_ts >= from));
+                    !ended && begins
+                }
+            };
+            before = manifest.span.map(|span| span.last_ts).or(before);
+            within.extend(has.then_some(*manifest));
+        }
+        within
+    }
+
+    /// What the archive says of that table's lost changes in it, of those before `until`.
+    pub fn lost(&self, chain: &[&Manifest], table: &TableName, until: Option<Lsn>) -> Option<String> {
+        let manifests = self.within(chain);
+        let mut gaps =
+            manifests.iter().flat_map(|manifest| manifest.gaps.iter().map(move |gap| (manifest.seq, gap)));
+        let (seq, gap) =
+            gaps.find(|(_, gap)| concerns(gap, table) && until.is_none_or(|until| gap.from < until))?;
+        Some(format!(
+            "changes of it from {} to {} are lost (segment {}: {})",
+            gap.from,
+            gap.to,
+            seq.get(),
+            gap.reason
+        ))
     }
 
     /// The earliest folder that may have segments of it; `None`: all of them may.

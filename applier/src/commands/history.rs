@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use syncdata_shared::chain::Verified;
 use syncdata_shared::config::Config;
 use syncdata_shared::error::{Error as Shared, Kind as SharedKind};
-use syncdata_shared::manifest::Relation;
+use syncdata_shared::manifest::{Manifest, Relation};
 use syncdata_shared::name::TableName;
 use syncdata_shared::output::Output;
 use syncdata_shared::progress::{Progress, Unit};
@@ -48,6 +48,8 @@ pub async fn run(config: &Config, arguments: Arguments, output: Output) -> Resul
     let meets = |segment: &&Verified| range.meets(segment.manifest());
     let segments: Vec<&Verified> = trail.manifests().iter().filter(meets).filter(counted).collect();
     check_key(&arguments, &segments)?;
+    let chain: Vec<&Manifest> = trail.manifests().iter().map(Verified::manifest).collect();
+    let lost = range.lost(&chain, &arguments.table, None);
     let bytes = segments.iter().filter_map(|segment| segment.manifest().file.as_ref()).map(|f| f.bytes).sum();
     let mut progress = Progress::start("reading the archive", Unit::Bytes, Some(bytes));
     let mut told = Told::begin(&arguments, output);
@@ -78,8 +80,8 @@ pub async fn run(config: &Config, arguments: Arguments, output: Output) -> Resul
         progress.add(segment.manifest().file.as_ref().map_or(0, |file| file.bytes));
     }
     progress.finish();
-    told.end(segments.len(), trail.manifests().len());
-    Ok(ExitCode::SUCCESS)
+    told.end(segments.len(), trail.manifests().len(), lost.as_deref());
+    Ok(ExitCode::from(u8::from(lost.is_some())))
 }
 
 fn relation(segment: &Verified, table: &TableName) -> Option<Relation> {
@@ -142,11 +144,17 @@ impl Told {
         self.changes += 1;
     }
 
-    fn end(self, read: usize, all: usize) {
+    fn end(self, read: usize, all: usize, lost: Option<&str>) {
         let skipped = all - read;
         if self.output.is_json() {
-            self.output.line(&format!("],\"segments_read\":{read},\"segments_skipped\":{skipped}}}"));
+            let lost = serde_json::json!(lost);
+            self.output.line(&format!(
+                "],\"segments_read\":{read},\"segments_skipped\":{skipped},\"lost\":{lost}}}"
+            ));
         } else {
+            if let Some(lost) = lost {
+                self.output.line(&format!("not all of it: {lost}"));
+            }
             let words = format!("{} changes, in {read} segments; {skipped} were skipped", self.changes);
             self.output.words(&words);
         }

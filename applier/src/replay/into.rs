@@ -9,7 +9,7 @@ use syncdata_shared::chain::Verified;
 use syncdata_shared::change::{Op, Row};
 use syncdata_shared::config::Config;
 use syncdata_shared::error::{Context, Error as Shared, Kind as SharedKind};
-use syncdata_shared::manifest::OpCounts;
+use syncdata_shared::manifest::{Manifest, OpCounts};
 use syncdata_shared::name::TableName;
 use syncdata_shared::progress::{Progress, Unit};
 use tokio::sync::mpsc;
@@ -49,6 +49,8 @@ pub async fn look(config: &Config, order: &Order, schema_name: &str) -> Result<R
         order.range.meets(manifest) && looking.copies.keys().any(|name| manifest.tables.contains_key(name))
     };
     let segments: Vec<Verified> = trail.manifests().iter().filter(meets).cloned().collect();
+    let chain: Vec<&Manifest> = trail.manifests().iter().map(Verified::manifest).collect();
+    looking.note_gaps(&chain);
     let bytes = segments.iter().filter_map(|segment| segment.manifest().file.as_ref()).map(|f| f.bytes).sum();
     let mut progress = Progress::start("replaying the range", Unit::Bytes, Some(bytes));
     for segment in &segments {
@@ -139,6 +141,17 @@ impl<'a> Looking<'a> {
             looking.copies.insert(name, (copy, table));
         }
         looking
+    }
+
+    /// What is lost cannot be shown; the rest can.
+    fn note_gaps(&mut self, chain: &[&Manifest]) {
+        for name in self.copies.keys() {
+            if let (Some(lost), Some(report)) =
+                (self.order.range.lost(chain, name, None), self.found.get_mut(&name.to_string()))
+            {
+                report.lost = Some(lost);
+            }
+        }
     }
 
     /// Everything happens in one transaction: a failure leaves nothing behind.

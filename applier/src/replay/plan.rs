@@ -66,6 +66,11 @@ impl Known<'_> {
         let position = state.position.unwrap_or(Lsn::ZERO);
         let counts = |manifest: &&&Manifest| manifest.tables.contains_key(name);
         let changed = self.manifests.iter().filter(counts).find(|manifest| self.range.meets(manifest));
+        if let Some(lost) = self.range.lost(&self.manifests, name, Some(position)) {
+            return Err(format!(
+                "{lost}: the archive does not say how its rows are now; mend it with resync"
+            ));
+        }
         let Some(first) = changed else { return Ok(None) };
         let in_range: Vec<&Manifest> =
             self.manifests.iter().copied().filter(|manifest| manifest.seq >= first.seq).collect();

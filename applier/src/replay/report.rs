@@ -48,6 +48,9 @@ pub struct TableReport {
     /// Updates and deletes of rows that a copy does not have: skipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<u64>,
+    /// What of the range the archive itself does not have: of a look at it only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
     /// Columns of the archive that the table does not have any more.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub without: Vec<String>,
@@ -69,7 +72,8 @@ impl Report {
     /// Everything that was asked for is as the archive says.
     pub fn is_clean(&self) -> bool {
         let is_whole = |table: &TableReport| table.not_rebuilt.as_ref().is_none_or(|rows| rows.rows == 0);
-        self.left_alone.is_empty() && self.tables.values().all(is_whole)
+        let is_told = |table: &TableReport| table.lost.is_none();
+        self.left_alone.is_empty() && self.tables.values().all(|table| is_whole(table) && is_told(table))
     }
 
     pub fn changed(&self) -> u64 {
@@ -125,6 +129,9 @@ impl TableReport {
         }
         if let Some(missing) = self.missing.filter(|missing| *missing > 0) {
             add(format!("; {missing} of them skipped: the range does not have their rows"));
+        }
+        if let Some(lost) = &self.lost {
+            add(format!("; {lost}"));
         }
         if !self.without.is_empty() {
             add(format!("; without the columns {}", self.without.join(", ")));

@@ -1,6 +1,7 @@
 //! `history`: every change of one row, read from the archive alone.
 
 use serde_json::Value;
+use syncdata_shared::manifest::ReplicaIdentity;
 use syncdata_tests::LocalCopy;
 use syncdata_tests::program::{Finished, Program};
 
@@ -108,4 +109,45 @@ async fn a_range_reads_no_more_than_it_needs_and_mistakes_are_said() {
         let refused = history(&copy, arguments).run().await.expect_code(2);
         assert!(refused.stderr.contains(says), "{refused}");
     }
+}
+
+/// Its old keys are those of another index: the row is known by them all the same.
+#[tokio::test]
+async fn a_row_that_is_named_by_another_index_is_followed() {
+    let mut copy = LocalCopy::start("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let columns = ["id integer not null", "u text not null", "v text"];
+    copy.forge.relation_with("t", &columns, &["id"], ReplicaIdentity::Index);
+    let row = |op: &str, id: u32, u: &str, v: &str, old: &str| {
+        let old = if old.is_empty() { String::new() } else { format!(r#","old_keys":{{"u":"{old}"}}"#) };
+        format!(r#"{{"table":"t","op":"{op}","data":{{"id":{id},"u":"{u}","v":"{v}"}}{old}}}"#)
+    };
+    copy.forge.segment(&[vec![row("INSERT", 7, "a", "x", ""), row("INSERT", 8, "b", "y", "")]]);
+    copy.forge.segment(&[vec![row("UPDATE", 7, "a", "x2", "a"), row("UPDATE", 70, "c", "x2", "a")]]);
+    copy.forge.segment(&[vec![
+        r#"{"table":"t","op":"DELETE","old_keys":{"u":"b"}}"#.to_owned(),
+        r#"{"table":"t","op":"DELETE","old_keys":{"u":"c"}}"#.to_owned(),
+    ]]);
+    let done = history(&copy, &["t", "7"]).succeed().await;
+    assert_eq!(
+        lines(&done),
+        [
+            r#"INSERT  id=7 | id: 7, u: "a", v: "x""#,
+            r#"UPDATE  u="a" | v: "x" -> "x2""#,
+            r#"UPDATE  u="a" | id: 7 -> 70, u: "a" -> "c""#,
+            r#"DELETE  u="c""#,
+        ]
+    );
+}
+
+#[tokio::test]
+async fn changes_that_are_lost_are_said() {
+    let mut copy = copy().await;
+    copy.forge.gap(&["p"]);
+    copy.forge.segment(&[vec![r#"{"table":"other","op":"INSERT","data":{"id":2}}"#]]);
+    let done = history(&copy, &["p", "1", "2.5"]).run().await.expect_code(1);
+    assert!(done.stdout.contains("not all of it: changes of it from"), "{done}");
+    let done = history(&copy, &["p", "1", "2.5", "--json"]).run().await.expect_code(1).json();
+    assert!(done["lost"].as_str().is_some_and(|lost| lost.contains("segment 5")), "{done}");
+    let before = history(&copy, &["p", "1", "2.5", "--to", "2026-02-05T10:30:02Z"]).run().await;
+    before.expect_code(0);
 }

@@ -69,3 +69,17 @@ async fn a_schema_that_has_such_tables_is_refused_and_nothing_is_made() {
     let made = "SELECT count(*) FROM pg_tables WHERE schemaname IN ('past', 'other')";
     assert_eq!(copy.rows(made).await, "0");
 }
+
+/// What is lost cannot be shown; what is there can, and it is said that it is not all.
+#[tokio::test]
+async fn changes_that_are_lost_are_said() {
+    let mut copy = copy().await;
+    copy.forge.gap(&["users"]);
+    copy.forge.segment(&[vec![r#"{"table":"sales.keyless","op":"INSERT","data":{"a":8}}"#]]);
+    let range = ["replay", "--from", "2026-02-07", "--to", "2026-02-09", "--into", "past", "--yes"];
+    let done = copy.applier(&range).run().await.expect_code(1);
+    assert!(done.stdout.contains("users: ") && done.stdout.contains("are lost (segment 4"), "{done}");
+    assert!(!done.stdout.contains("keyless: 0 inserts, 0 updates, 0 deletes; changes"), "{done}");
+    // The range before it has everything.
+    copy.applier(&[&RANGE[..], &["earlier", "--yes"]].concat()).run().await.expect_code(0);
+}

@@ -337,3 +337,36 @@ async fn nothing_is_written_without_a_yes() {
     replay(&copy, &["--from", "2026-02-06", "--to", "2026-02-05"], 2).await;
     replay(&copy, &["--from", "yesterday", "--to", "2026-02-05"], 2).await;
 }
+
+#[tokio::test]
+async fn a_range_whose_changes_are_lost_is_left_alone_although_nothing_else_changed_in_it() {
+    let mut copy = users().await;
+    copy.forge.segment(&[vec![insert(1)]]);
+    copy.sync(0).await;
+    copy.forge.relation("other", &["id integer not null"], &["id"]);
+    copy.forge.gap(&["users"]);
+    copy.forge.segment(&[vec![r#"{"table":"other","op":"INSERT","data":{"id":1}}"#]]);
+    copy.sync(1).await;
+    copy.applier(&["retry", "users", "--accept-gap"]).run().await.expect_code(0);
+    copy.forge.set_clock("2026-02-09T10:00:00Z");
+    copy.forge.segment(&[vec![insert(2)]]);
+    copy.sync(0).await;
+    let said = replay(&copy, &["--from", "2026-02-05T10:30:01Z", "--to", "2026-02-09"], 1).await;
+    assert!(said.stdout.contains("users: left alone: changes of it from"), "{said}");
+}
+
+/// A pass's commit may be lost with a crash, since its checkpoint is lost with it. A repair has none.
+#[tokio::test]
+async fn a_repair_that_was_said_to_be_done_survives_a_crash_of_the_server() {
+    let mut copy = users().await;
+    copy.server.execute("ALTER SYSTEM SET wal_writer_delay = '10s'").await;
+    copy.server.reload();
+    copy.forge.segment(&[vec![insert(1), insert(2)]]);
+    copy.sync(0).await;
+    copy.server.execute("UPDATE users SET name = 'broken'; CHECKPOINT").await;
+    replay(&copy, &DAY, 0).await;
+    copy.server.crash();
+    copy.server.restart().await;
+    assert_eq!(state(&copy).await, "1,n1,b1 2,n2,b2");
+    assert_eq!(copy.rows("SELECT count(*) FROM data_sync_logs WHERE archive_ref LIKE 'replay%'").await, "1");
+}
