@@ -573,7 +573,11 @@ async fn base_copies_are_proved_to_their_last_file() {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 4;
         fs::write(&file, bytes).expect("ours");
-        scene.finds(&format!("a flipped bit in {ending}"), true, "damaged", "snapshots/").await;
+        scene.finds(&format!("a flipped bit in {ending}"), true, "damaged", &name_of(&file)).await;
+        let report = scene.verify(true, &[]).await.json();
+        let mut problems = report["problems"].as_array().expect("a list").iter();
+        let is_it = |problem: &Value| problem["file"].to_string().contains(&name_of(&file));
+        assert!(problems.all(is_it), "the files that it leads to are sound: {report:#}");
         append(&file, b"x");
         scene.finds(&format!("a longer {ending}"), true, "damaged", &name_of(&file)).await;
         fs::remove_file(&file).expect("ours");
