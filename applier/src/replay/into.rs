@@ -1,6 +1,6 @@
 //! Looking at the past: the stretch alone, applied to copies of the tables in another schema.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use tokio_postgres::Client;
 
 use super::feed::BATCHES_AHEAD;
 use super::report::{Report, TableReport};
+use super::touch::{KeyHash, KeyHasher, Shape};
 use super::{Order, Standing};
 use crate::apply::{Outcome, Writer};
 use crate::batch::{Batch, Limits, Place};
@@ -110,6 +111,9 @@ struct Looking<'a> {
     found: BTreeMap<String, TableReport>,
     left_alone: BTreeMap<String, String>,
     transactions: u64,
+    hasher: KeyHasher,
+    /// Of the tables that have some: the keys that the range touches.
+    keys: HashMap<String, HashSet<KeyHash>>,
 }
 
 /// What a segment's reading found.
@@ -117,6 +121,7 @@ struct Looking<'a> {
 struct Found {
     counts: BTreeMap<String, OpCounts>,
     without: BTreeMap<String, BTreeSet<String>>,
+    keys: HashMap<String, HashSet<KeyHash>>,
     transactions: u64,
     last: Option<u64>,
 }
@@ -131,6 +136,8 @@ impl<'a> Looking<'a> {
             found: BTreeMap::new(),
             left_alone: BTreeMap::new(),
             transactions: 0,
+            hasher: KeyHasher::default(),
+            keys: HashMap::new(),
         };
         for (name, (copy, table)) in copies {
             if table.is_none() {
@@ -198,6 +205,9 @@ impl<'a> Looking<'a> {
             report.deletes += all.deletes;
             report.truncates += all.truncates;
         }
+        for (table, keys) in found.keys {
+            self.keys.entry(table).or_default().extend(keys);
+        }
         for (table, columns) in found.without {
             let known = &mut self.found.entry(table).or_default().without;
             known.extend(columns.into_iter().filter(|column| !known.contains(column)).collect::<Vec<_>>());
@@ -220,7 +230,10 @@ impl<'a> Looking<'a> {
             };
             match schema::fit(&relation, table) {
                 Ok(target) => {
-                    let target = FeedTarget { target: Arc::new(target), relation: Arc::new(relation) };
+                    let key = &target.key.columns;
+                    let shape = Shape::new(table, key, &relation, &self.hasher);
+                    let shape = (!key.is_empty()).then_some(shape);
+                    let target = FeedTarget { target: Arc::new(target), relation: Arc::new(relation), shape };
                     targets.insert(name.to_string(), target);
                 }
                 Err(difference) => {
@@ -283,7 +296,10 @@ impl<'a> Looking<'a> {
         Ok(())
     }
 
-    fn report(self, schema_name: &str, standing: &Standing, segments: usize) -> Report {
+    fn report(mut self, schema_name: &str, standing: &Standing, segments: usize) -> Report {
+        for (table, keys) in &self.keys {
+            self.found.entry(table.clone()).or_default().keys = Some(keys.len() as u64);
+        }
         Report {
             range: self.order.range.to_string(),
             into: Some(schema_name.to_owned()),
@@ -300,6 +316,8 @@ impl<'a> Looking<'a> {
 struct FeedTarget {
     target: Arc<Target>,
     relation: Arc<syncdata_shared::manifest::Relation>,
+    /// Of a table with a key.
+    shape: Option<Shape>,
 }
 
 /// Reads the records of the range.
@@ -340,10 +358,14 @@ impl Feed {
             self.found.transactions += 1;
         }
         self.found.counts.entry(row.table.to_string()).or_default().add(row.op);
+        let target = self.targets.get_mut(row.table.as_ref());
+        if let Some(touch) = target.and_then(|target| target.shape.as_mut()?.touch(row)) {
+            self.found.keys.entry(row.table.to_string()).or_default().extend(touch.keys());
+        }
     }
 
     fn take(&mut self, row: &Row<'_>, place: Place, batches: &mpsc::Sender<Box<Prepared>>) -> Result<()> {
-        let FeedTarget { target, relation } = &self.targets[row.table.as_ref()];
+        let FeedTarget { target, relation, .. } = &self.targets[row.table.as_ref()];
         let (target, relation) = (Arc::clone(target), Arc::clone(relation));
         if self.batch.is_full(Limits::of_memory(), row.op) {
             self.flush(batches);

@@ -34,7 +34,7 @@ pub struct TableReport {
     pub updates: u64,
     pub deletes: u64,
     pub truncates: u64,
-    /// Different keys of the range; of a repair only.
+    /// Different keys of the range, where the table has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys: Option<u64>,
     /// Records on those keys after the range.

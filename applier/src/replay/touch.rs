@@ -32,6 +32,19 @@ pub(super) enum Touch {
     Emptied,
 }
 
+impl Touch {
+    /// The keys that it is about.
+    pub(super) fn keys(self) -> impl Iterator<Item = KeyHash> {
+        let (one, other) = match self {
+            Touch::Image { new, from } => (Some(new), from),
+            Touch::Part { old, new } => (Some(old), Some(new)),
+            Touch::Gone(key) => (Some(key), None),
+            Touch::Emptied => (None, None),
+        };
+        one.into_iter().chain(other)
+    }
+}
+
 /// Hashes keys; the same for a whole replay.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeyHasher(RandomState, RandomState);

@@ -65,7 +65,7 @@ async fn a_schema_that_has_such_tables_is_refused_and_nothing_is_made() {
     let refused = copy.applier(&[&RANGE[..], &["other"]].concat()).run().await.expect_code(2);
     assert!(refused.stderr.contains("say --yes"), "{refused}");
     let dry = copy.applier(&[&RANGE[..], &["other", "--dry-run"]].concat()).succeed().await;
-    assert!(dry.stdout.contains("users: 1 inserts, 2 updates, 0 deletes"), "{dry}");
+    assert!(dry.stdout.contains("users: 1 inserts, 2 updates, 0 deletes of 3 keys"), "{dry}");
     let made = "SELECT count(*) FROM pg_tables WHERE schemaname IN ('past', 'other')";
     assert_eq!(copy.rows(made).await, "0");
 }
