@@ -30,7 +30,7 @@ use crate::guard::{self, Load, Pressure};
 use crate::home::Home;
 use crate::poison::{self, Poison};
 use crate::prune::{self, Plan, Terms};
-use crate::reading::{Batch, Reading, publish_gap};
+use crate::reading::{Batch, Reading, Taken, publish_gap};
 use crate::shipper::Shipper;
 use crate::slot::{self, Peek, Plugin, Trouble};
 use crate::snapshot::SnapshotLock;
@@ -464,10 +464,18 @@ impl<'a> Poll<'a> {
 
     async fn read(&mut self, upto: Lsn, lines_max: Option<u32>) -> Result<Batch> {
         let reading = self.reading();
-        while_in_use(async || {
-            reading.take(self.connection, self.spool, &self.position, upto, lines_max).await
-        })
-        .await
+        for _ in 0..ATTEMPTS_MAX {
+            let taken = while_in_use(async || {
+                reading.take(self.connection, self.spool, &self.slot, &self.position, upto, lines_max).await
+            });
+            match taken.await? {
+                Taken::Batch(batch) => return Ok(batch),
+                Taken::SlotMoved(slot) => self.slot = slot,
+            }
+            self.find_gap().await?;
+        }
+        let message = format!("the slot {} does not stand still while it is read", self.config.slot_name);
+        Err(Error::new(Kind::Locked, message).hint("look for another reader of the slot"))
     }
 
     fn note(&mut self, batch: Batch) {

@@ -24,8 +24,8 @@ use tracing::{info, warn};
 use crate::capture::Capture;
 use crate::connection::{Connection, pinned};
 use crate::segmenter::{Files, Finished, Harvest, Limits, Segmenter};
-use crate::slot::{Peek, Plugin};
-use crate::source::{self, Position};
+use crate::slot::{self, Peek, Plugin};
+use crate::source::{self, Position, Slot};
 use crate::spool::{Spool, State};
 
 /// What is the same for every answer of a poll.
@@ -46,6 +46,14 @@ pub(crate) struct Batch {
     pub capture: Capture,
 }
 
+/// What came of asking.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Batch(Batch),
+    /// The slot is not where it was: somebody else moved it, or made it again, and what it said is not taken.
+    SlotMoved(Slot),
+}
+
 /// What the server said in the transaction of the peek.
 struct Answer {
     harvest: Harvest<Scratch>,
@@ -54,6 +62,8 @@ struct Answer {
     settings: BTreeMap<String, String>,
     /// Where WAL ended when the catalog had been read.
     catalog_at: Lsn,
+    /// As it was when the peek had ended.
+    slot: Slot,
 }
 
 /// How long an answer is. Of a long one somebody who waits is told.
@@ -77,20 +87,28 @@ struct ScratchFiles<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads up to `upto` and publishes it in the spool. Killed anywhere in here, the next run reads it again.
+    /// Reads up to `upto` and publishes it in the spool. Killed anywhere in here, the next run reads it again. `slot`
+    /// is where it was last seen, or put by us.
     pub(crate) async fn take(
         &self,
         connection: &mut Connection,
         spool: &mut Spool,
+        slot: &Slot,
         position: &Position,
         upto: Lsn,
         lines_max: Option<u32>,
-    ) -> Result<Batch> {
+    ) -> Result<Taken> {
         let before = spool.position();
         connection.session.take_notices();
         let answer = self.ask(connection, spool, upto, lines_max).await?;
         faults::hit("read.answer_complete")?;
         let said = connection.session.take_notices();
+        // Behind changes that somebody else consumed it would pass for all there is.
+        let stands = answer.slot.confirmed_flush_lsn;
+        if stands != slot.confirmed_flush_lsn || stands > Some(before) {
+            spool.discard_scratch()?;
+            return Ok(Taken::SlotMoved(answer.slot));
+        }
         let lost = LostChanges::read(&said, &answer.capture);
         let was_cut = lines_max.is_some_and(|max| answer.harvest.lines >= u64::from(max));
         let end = answer.harvest.position.max(before);
@@ -107,7 +125,7 @@ impl Reading<'_> {
                 state.covered_at = Some(position.at);
             }
         })?;
-        Ok(batch)
+        Ok(Taken::Batch(batch))
     }
 
     async fn ask(
@@ -124,11 +142,12 @@ impl Reading<'_> {
         let catalog_at = source::insert_position(&tx).await?;
         let capture = Capture::resolve(&self.config.tables, &schemas, &catalog, &spool.state().remembered)?;
         let harvest = self.peek(&tx, spool, &capture, upto, lines_max).await?;
+        let slot = slot::read(&tx, &self.config.slot_name).await?;
         let named: BTreeSet<TableName> =
             harvest.segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
         let relations = source::relations(&tx, &named).await?;
         tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;
-        Ok(Answer { harvest, capture, relations, settings, catalog_at })
+        Ok(Answer { harvest, capture, relations, settings, catalog_at, slot })
     }
 
     async fn peek(
@@ -174,7 +193,7 @@ impl Reading<'_> {
         end: Lsn,
         batch: &mut Batch,
     ) -> Result<()> {
-        let Answer { harvest, capture, relations, settings, catalog_at: _ } = answer;
+        let Answer { harvest, capture, relations, settings, catalog_at: _, slot: _ } = answer;
         let source = self.source(connection, spool.state(), settings);
         let lost_in = |from: Lsn, to: Lsn| lost_gap(lost, from, to);
         for finished in harvest.segments {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use syncdata_shared::lsn::Lsn;
 use syncdata_tests::workload::TABLES;
 use syncdata_tests::{Workload, World, WorldOptions};
 
@@ -11,7 +12,11 @@ use crate::operator::{self, SLOT};
 use crate::{reader, replay};
 
 async fn world() -> (World, Workload) {
-    let world = WorldOptions::default().start().await;
+    world_with(WorldOptions::default()).await
+}
+
+async fn world_with(options: WorldOptions) -> (World, Workload) {
+    let world = options.start().await;
     let workload = Workload::new(13);
     workload.create_tables(&world.source).await;
     world.source.execute(SLOT).await;
@@ -81,6 +86,63 @@ async fn a_slot_that_another_session_reads_is_waited_for() {
     peek.await.expect("no panic").expect("it was let go on");
     run.ended().await.expect_code(0);
     replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+}
+
+/// The slot was looked at before the wait, and stands elsewhere behind it.
+#[tokio::test]
+async fn a_slot_that_another_session_consumes_during_a_poll_is_a_gap_at_once() {
+    let (world, _) = world().await;
+    world.archiver(["run", "--once"]).succeed().await;
+    let archived = operator::confirmed(&world).await;
+    world.source.execute(BACKLOG).await;
+    let other = world.source.connect().await;
+    let consuming = tokio::spawn(async move {
+        other
+            .batch_execute("SELECT count(*) FROM pg_logical_slot_get_changes('syncdata_slot', NULL, NULL)")
+            .await
+    });
+    let reader = stop_in_a_peek(&world).await;
+    let mut run = world.archiver(["run", "--once"]).spawn();
+    run.says("the slot is in use, trying again").await;
+    world.source.execute("INSERT INTO journal VALUES (-1, '{}', 0, 'kept')").await;
+    kill_process(reader, Signal::CONT).expect("ours");
+    consuming.await.expect("no panic").expect("it was let go on");
+    run.ended().await.expect_code(1);
+    assert_one_gap_behind(&world, archived);
+}
+
+#[tokio::test]
+async fn a_slot_that_is_consumed_between_two_answers_of_a_poll_is_a_gap_at_once() {
+    let options = WorldOptions::default().archiver_setting("poll_max_changes", 20);
+    let (world, mut workload) = world_with(options).await;
+    world.archiver(["run", "--once"]).succeed().await;
+    let archived = operator::confirmed(&world).await;
+    workload.run(&world.source, 300).await;
+    let run = world.archiver(["run", "--once"]).spawn();
+    while operator::confirmed(&world).await == archived {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let stranger = world.source.connect().await;
+    let consumed = loop {
+        run.signal(Signal::STOP);
+        let consume = "SELECT count(*) FROM pg_logical_slot_get_changes('syncdata_slot', NULL, NULL)";
+        // It may have been stopped in the middle of a peek.
+        let consumed = stranger.query_one(consume, &[]).await;
+        run.signal(Signal::CONT);
+        if let Ok(row) = consumed {
+            break row.get::<_, i64>(0);
+        }
+    };
+    assert!(consumed > 0, "{}", run.stderr());
+    run.ended().await.expect_code(1);
+    assert_one_gap_behind(&world, archived);
+}
+
+fn assert_one_gap_behind(world: &World, archived: Lsn) {
+    let gaps = operator::gaps(world);
+    assert!(gaps.len() == 1 && gaps[0]["reason"].to_string().contains("another reader"), "{gaps:?}");
+    let from: Lsn = gaps[0]["from"].as_str().expect("an LSN").parse().expect("an LSN");
+    assert!(from >= archived, "{archived}: {gaps:?}");
 }
 
 #[tokio::test]
