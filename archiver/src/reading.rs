@@ -115,12 +115,13 @@ impl Reading<'_> {
         let catalog_at = answer.catalog_at;
         let mut batch = Batch { was_cut, capture: answer.capture.clone(), ..Batch::default() };
         self.publish(connection, spool, answer, &lost.newer_than(&spool.state().warned), end, &mut batch)?;
-        let remembered = batch.capture.remember(&spool.state().remembered, !was_cut, catalog_at);
+        let complete = !was_cut && upto >= position.flush;
+        let remembered = batch.capture.remember(&spool.state().remembered, complete, catalog_at);
         spool.update(|state| {
             state.warned = lost.counts;
             state.remembered = remembered;
             state.covered_lsn = state.covered_lsn.max(end);
-            if !was_cut && upto >= position.flush {
+            if complete {
                 state.covered_lsn = state.covered_lsn.max(position.flush);
                 state.covered_at = Some(position.at);
             }

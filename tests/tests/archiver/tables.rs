@@ -275,6 +275,29 @@ async fn partitions_that_come_and_go_between_polls_are_their_root_s() {
     assert_eq!(news(&world).await, [r#"orders INSERT {"id":6,"day":32,"note":"old"}"#, "COMMIT 1"]);
 }
 
+/// Answers that fit the server's limit come one after the other; only the last of them is the end of what the
+/// partitions of then may have written.
+#[tokio::test]
+async fn a_partition_is_remembered_until_a_backlog_is_read_to_its_end() {
+    let limited = |source: syncdata_tests::PostgresOptions| {
+        source.setting("temp_file_limit", "1MB").setting("work_mem", "64kB")
+    };
+    let options = listing(&["orders", "good"]).source(limited);
+    let world = scene::world_with(options, ORDERS).await;
+    world.source.execute("CREATE TABLE good (id int PRIMARY KEY)").await;
+    world.source.execute("INSERT INTO orders VALUES (1, 5, 'a')").await;
+    poll(&world).await;
+    for first in [10_000, 20_000, 30_000] {
+        let last = first + 3990;
+        world.source.execute(&format!("INSERT INTO good SELECT generate_series({first}, {last})")).await;
+    }
+    world.source.execute("DELETE FROM orders WHERE id = 1").await;
+    world.source.execute("DROP TABLE parts.orders_1").await;
+    let lines = news(&world).await;
+    let deleted = lines.iter().filter(|line| line.starts_with("orders DELETE")).count();
+    assert_eq!((lines.len(), deleted), (3 * 3992 + 2, 1));
+}
+
 #[tokio::test]
 async fn rows_of_a_partition_that_was_detached_since_are_a_gap_of_its_root() {
     let world = scene::world_with(listing(&["orders"]), ORDERS).await;
