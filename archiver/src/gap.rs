@@ -126,6 +126,7 @@ mod tests {
             newest_snapshot: None,
             remembered: Remembered::default(),
             warned: BTreeMap::new(),
+            warned_from: None,
             slot_transactions: Some(9),
         }
     }

@@ -214,6 +214,7 @@ async fn found(
         newest_snapshot: None,
         remembered: Default::default(),
         warned: Default::default(),
+        warned_from: None,
         slot_transactions: slot.transactions,
     };
     match identity {

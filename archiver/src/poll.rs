@@ -411,8 +411,6 @@ impl<'a> Poll<'a> {
         if self.slot.confirmed_flush_lsn >= Some(upto) {
             return Ok(());
         }
-        // Before the slot moves: what it said so far it may not say again.
-        self.spool.update(|state| state.warned.clear())?;
         self.slot = slot::confirm(self.connection.session.client(), &self.config.slot_name, upto).await?;
         Ok(())
     }
@@ -568,7 +566,6 @@ impl<'a> Poll<'a> {
                 }
             }
         }
-        self.spool.update(|state| state.warned.clear())?;
         self.release_wal(self.spool.position()).await
     }
 

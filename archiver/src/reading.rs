@@ -114,11 +114,13 @@ impl Reading<'_> {
         let end = answer.harvest.position.max(before);
         let catalog_at = answer.catalog_at;
         let mut batch = Batch { was_cut, capture: answer.capture.clone(), ..Batch::default() };
-        self.publish(connection, spool, answer, &lost.newer_than(&spool.state().warned), end, &mut batch)?;
+        let warned = spool.state().warned_by(stands);
+        self.publish(connection, spool, answer, &lost.newer_than(&warned), end, &mut batch)?;
         let complete = !was_cut && upto >= position.flush;
         let remembered = batch.capture.remember(&spool.state().remembered, complete, catalog_at);
         spool.update(|state| {
-            state.warned = lost.counts;
+            state.warned = lost.added_to(warned);
+            state.warned_from = stands;
             state.remembered = remembered;
             state.covered_lsn = state.covered_lsn.max(end);
             if complete {
@@ -373,6 +375,15 @@ impl LostChanges {
         let named = news.filter_map(|(table, _)| TableName::from_archive(table).ok());
         named.chain(self.suspects.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect()
     }
+
+    /// An answer that was cut repeats fewer than a longer one before it said.
+    fn added_to(self, mut known: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+        for (table, count) in self.counts {
+            let most = known.entry(table).or_default();
+            *most = count.max(*most);
+        }
+        known
+    }
 }
 
 /// wal2json puts the names in quotes and escapes nothing.
@@ -449,7 +460,9 @@ mod tests {
         assert_eq!(lost.newer_than(&BTreeMap::new()), std::slice::from_ref(&name));
         assert!(lost.newer_than(&lost.counts).is_empty(), "said before");
         let fewer = BTreeMap::from([(name.to_string(), 1)]);
-        assert_eq!(lost.newer_than(&fewer), [name]);
+        assert_eq!(lost.newer_than(&fewer), std::slice::from_ref(&name));
+        let more = BTreeMap::from([(name.to_string(), 3), ("other".to_owned(), 1)]);
+        assert_eq!(lost.added_to(more.clone()), more);
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub(crate) struct State {
     /// Warnings about lost changes that the slot will repeat until it moves, by table.
     #[serde(default)]
     pub warned: BTreeMap<String, u64>,
+    /// Where the slot stood when it gave them: elsewhere it gives others.
+    #[serde(default)]
+    pub warned_from: Option<Lsn>,
     /// How many transactions the slot has handed out: fewer than before means another slot of that name.
     #[serde(default)]
     pub slot_transactions: Option<u64>,
@@ -102,6 +105,11 @@ impl State {
     /// All that committed up to here is safe at least in this spool.
     pub(crate) fn position(&self) -> Lsn {
         self.covered_lsn.max(self.tip.end_lsn)
+    }
+
+    /// The warnings that a slot which stands there has given already.
+    pub(crate) fn warned_by(&self, slot_at: Option<Lsn>) -> BTreeMap<String, u64> {
+        if self.warned_from == slot_at { self.warned.clone() } else { BTreeMap::new() }
     }
 
     /// What the next manifest has to follow.

@@ -24,6 +24,7 @@ fn state() -> State {
         newest_snapshot: None,
         remembered: Remembered::default(),
         warned: BTreeMap::new(),
+        warned_from: None,
         slot_transactions: None,
     }
 }

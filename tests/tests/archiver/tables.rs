@@ -194,6 +194,50 @@ async fn an_update_without_an_identity_is_a_gap_of_that_table_alone() {
     assert_eq!(sound, 3, "the other tables' rows of the same transactions travel");
 }
 
+/// The slot repeats what it said while it cannot move, and a short answer less of it than a long one.
+#[tokio::test]
+async fn a_change_without_an_identity_is_told_once_while_the_slot_cannot_move() {
+    let options = WorldOptions::default().archiver_setting("poll_max_changes", 8);
+    let mut world = scene::world_with(options, KEYLESS).await;
+    poll(&world).await;
+    world.backup.stop();
+    for _ in 0..2 {
+        world.source.execute("UPDATE keyless SET n = n + 1").await;
+        for _ in 0..8 {
+            world.source.execute("INSERT INTO sound DEFAULT VALUES").await;
+        }
+    }
+    let spooled = async || {
+        world.archiver(["run", "--once"]).run().await.expect_code(1);
+        gaps(&reader::segments(&world.spool_dir()))
+    };
+    let found = spooled().await;
+    assert_eq!(found, [r#"["keyless"]"#, r#"["keyless"]"#]);
+    for _ in 0..2 {
+        world.source.execute("INSERT INTO sound DEFAULT VALUES").await;
+        assert_eq!(spooled().await, found, "told again");
+    }
+}
+
+/// What another slot of that name says is news, however little.
+#[tokio::test]
+async fn a_change_without_an_identity_is_told_of_a_slot_that_was_made_again() {
+    let mut world = scene::world(KEYLESS).await;
+    poll(&world).await;
+    world.backup.stop();
+    world.source.execute("UPDATE keyless SET n = n + 1").await;
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    world.source.execute("SELECT pg_drop_replication_slot('syncdata_slot')").await;
+    world.source.execute(scene::SLOT).await;
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    world.source.execute("UPDATE keyless SET n = n + 1 WHERE n = 2").await;
+    world.backup.restart();
+    assert_eq!(poll_with_gap(&world).await, [r#"["keyless"]"#, "null", r#"["keyless"]"#]);
+}
+
+const KEYLESS: &str = "CREATE TABLE sound (id serial PRIMARY KEY); CREATE TABLE keyless (n int);
+    INSERT INTO keyless SELECT generate_series(1, 5)";
+
 const ORDERS: &str = "CREATE SCHEMA parts; CREATE TABLE orders (id int, day int, note text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
     CREATE TABLE parts.orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (10);
     CREATE TABLE parts.orders_2 PARTITION OF orders FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (id);
