@@ -20,12 +20,14 @@ pub(crate) struct Load {
     pub guard: u64,
     pub backup_host_away: bool,
     pub spool_full: bool,
+    /// WAL behind what the spool holds: only that could be given up.
+    pub unread: u64,
 }
 
 pub(crate) fn decide(load: Load) -> Pressure {
     if load.retained <= load.guard || !load.backup_host_away {
         Pressure::None
-    } else if load.spool_full {
+    } else if load.spool_full && load.unread > 0 {
         Pressure::GiveUp
     } else {
         Pressure::ConfirmFromSpool
@@ -38,14 +40,15 @@ mod tests {
 
     #[test]
     fn production_is_given_up_last() {
-        for (retained, backup_host_away, spool_full, pressure) in [
-            (100, true, true, Pressure::None),
-            (101, false, false, Pressure::None),
-            (101, false, true, Pressure::None),
-            (101, true, false, Pressure::ConfirmFromSpool),
-            (101, true, true, Pressure::GiveUp),
+        for (retained, backup_host_away, spool_full, unread, pressure) in [
+            (100, true, true, 1, Pressure::None),
+            (101, false, false, 1, Pressure::None),
+            (101, false, true, 1, Pressure::None),
+            (101, true, false, 1, Pressure::ConfirmFromSpool),
+            (101, true, true, 0, Pressure::ConfirmFromSpool),
+            (101, true, true, 1, Pressure::GiveUp),
         ] {
-            let load = Load { retained, guard: 100, backup_host_away, spool_full };
+            let load = Load { retained, guard: 100, backup_host_away, spool_full, unread };
             assert_eq!(decide(load), pressure, "{load:?}");
         }
     }

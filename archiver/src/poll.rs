@@ -534,39 +534,51 @@ impl<'a> Poll<'a> {
 
     /// The fuse: production's disk is worth more than this copy.
     async fn relieve(&mut self) -> Result<()> {
-        let restart = self.slot.restart_lsn.unwrap_or(self.position.flush);
-        let load = Load {
-            retained: self.position.flush.bytes_since(restart),
+        self.outcome.pressure = guard::decide(self.load());
+        if self.outcome.pressure == Pressure::None {
+            return Ok(());
+        }
+        // This loses nothing, and may be enough.
+        self.release_wal(self.spool.position()).await?;
+        let load = self.load();
+        match guard::decide(load) {
+            Pressure::GiveUp => self.give_up(load.retained).await,
+            Pressure::None | Pressure::ConfirmFromSpool => {
+                self.outcome.pressure = Pressure::ConfirmFromSpool;
+                Ok(())
+            }
+        }
+    }
+
+    fn load(&self) -> Load {
+        let flush = self.position.flush;
+        Load {
+            retained: flush.bytes_since(self.slot.restart_lsn.unwrap_or(flush)),
             guard: self.config.wal_guard.as_u64(),
             backup_host_away: self.outcome.away.is_some(),
             spool_full: self.outcome.held_back.is_some(),
-        };
-        self.outcome.pressure = guard::decide(load);
-        match self.outcome.pressure {
-            Pressure::None => return Ok(()),
-            Pressure::ConfirmFromSpool => {}
-            Pressure::GiveUp => {
-                let reason = format!(
-                    "the WAL guard gave up: {} bytes of WAL were retained, the backup host was out of reach \
-                     and the spool was full",
-                    load.retained
-                );
-                let gap = Gap { from: self.spool.position(), to: self.position.flush, reason, tables: None };
-                if let Err(error) = self.publish_gap(gap.clone()).await {
-                    if !is_local_disk_full(&error) {
-                        return Err(error);
-                    }
-                    // Production's disk cannot wait until there is room to say so: the next poll that can write
-                    // finds the slot ahead of the archive, and publishes that.
-                    self.spool.reload()?;
-                    error!(from = %gap.from, to = %gap.to, reason = %gap.reason, error = %error.one_line(),
-                        "gap: changes are missing, and the spool's disk has no room to say so");
-                    self.outcome.gaps.push(gap);
-                    return self.release_wal(self.position.flush).await;
-                }
-            }
+            unread: flush.bytes_since(self.spool.position()),
         }
-        self.release_wal(self.spool.position()).await
+    }
+
+    async fn give_up(&mut self, retained: u64) -> Result<()> {
+        let reason = format!(
+            "the WAL guard gave up: {retained} bytes of WAL were retained, the backup host was out of reach and the \
+             spool was full"
+        );
+        let gap = Gap { from: self.spool.position(), to: self.position.flush, reason, tables: None };
+        if let Err(error) = self.publish_gap(gap.clone()).await {
+            if !is_local_disk_full(&error) {
+                return Err(error);
+            }
+            // Production's disk cannot wait until there is room to say so: the next poll that can write finds the slot
+            // ahead of the archive, and publishes that.
+            self.spool.reload()?;
+            error!(from = %gap.from, to = %gap.to, reason = %gap.reason, error = %error.one_line(),
+                "gap: changes are missing, and the spool's disk has no room to say so");
+            self.outcome.gaps.push(gap);
+        }
+        self.release_wal(self.position.flush).await
     }
 
     async fn release_wal(&mut self, upto: Lsn) -> Result<()> {

@@ -67,6 +67,42 @@ async fn with_the_spool_full_as_well_changes_are_given_up_and_declared() {
     assert!(status.stdout.contains("the WAL guard gave up"), "{status}");
 }
 
+/// Most of what the slot keeps is in the spool, and production needs no more than that let go.
+#[tokio::test]
+async fn what_the_spool_holds_is_let_go_before_anything_is_given_up() {
+    let options = WorldOptions::default().archiver_setting("spool_max", "1KiB");
+    let (mut world, mut workload) = world(options).await;
+    // More than one file of WAL, less than two.
+    world.set_archiver("wal_guard", "20MiB");
+    world.backup.stop();
+    write(&world, &mut workload).await;
+    let before = operator::confirmed(&world).await;
+    let run = world.archiver(["run", "--once"]).run().await.expect_code(1);
+    assert_eq!(operator::confirmed(&world).await, before, "{run}");
+    write(&world, &mut workload).await;
+    let run = world.archiver(["run", "--once"]).run().await.expect_code(1);
+    assert!(run.stderr.contains("production forgets what is in the spool only"), "{run}");
+    assert!(operator::confirmed(&world).await > before, "{run}");
+    world.backup.restart();
+    world.archiver(["run", "--once"]).succeed().await;
+    replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+    assert_eq!(operator::gaps(&world).len(), 0);
+}
+
+/// An open transaction keeps the WAL, and all that has committed is in the spool.
+#[tokio::test]
+async fn a_spool_that_is_full_is_no_error_when_there_is_nothing_to_give_up() {
+    let options = WorldOptions::default().archiver_setting("spool_max", "1KiB");
+    let (mut world, mut workload) = world(options).await;
+    let client = world.source.connect().await;
+    client.batch_execute("BEGIN; INSERT INTO journal VALUES (-1, '{}', 0, '')").await.expect("inserts");
+    world.backup.stop();
+    write(&world, &mut workload).await;
+    for _ in 0..3 {
+        world.archiver(["run", "--once"]).run().await.expect_code(1);
+    }
+}
+
 #[tokio::test]
 async fn an_open_transaction_that_keeps_wal_is_named() {
     let (world, mut workload) = world(WorldOptions::default()).await;
