@@ -23,8 +23,8 @@ use crate::connection::Connection;
 use crate::role;
 use crate::source::Slot;
 
-/// Messages with this prefix would be ours; foreign ones are not read, since any role can write one that cannot
-/// be printed.
+/// Logical messages are not read, since any role can write one that cannot be printed, under whatever prefix, and
+/// none of them is of use here. An empty list would let all pass: what one list asks for, the other takes out.
 const MESSAGE_PREFIX: &str = "syncdata";
 
 const PLUGIN: &str = "wal2json";
@@ -132,6 +132,7 @@ impl Peek<'_> {
             // Which columns are bytea, whose prefix is not printed, and which are numbers.
             ("include-type-oids", "1"),
             ("add-msg-prefixes", MESSAGE_PREFIX),
+            ("filter-msg-prefixes", MESSAGE_PREFIX),
             ("add-tables", self.filter),
         ];
         if self.plugin.numbers_as_text {
