@@ -5,9 +5,10 @@ use std::time::Duration;
 use syncdata_shared::config::Config;
 use syncdata_shared::error::Context as _;
 use syncdata_shared::name::SlotName;
-use syncdata_shared::postgres::{PinnedSettings, Session};
+use syncdata_shared::postgres::{PinnedSettings, Session, sqlstate};
 use syncdata_shared::{Error, Kind, Result};
 use tokio_postgres::Transaction;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tracing::warn;
 
@@ -122,6 +123,24 @@ impl Connection {
     pub(crate) fn is_closed(&self) -> bool {
         self.session.is_closed()
     }
+}
+
+/// The server process of a client that died may hold the slot for a while.
+pub(crate) async fn while_in_use<T>(mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    for number in 1..ATTEMPTS_MAX {
+        match attempt().await {
+            Err(error) if is_slot_in_use(&error) => {
+                warn!(error = %error.one_line(), attempt = number, "the slot is in use, trying again");
+                tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+            }
+            done => return done,
+        }
+    }
+    attempt().await
+}
+
+fn is_slot_in_use(error: &Error) -> bool {
+    sqlstate(error) == Some(&SqlState::OBJECT_IN_USE)
 }
 
 /// What decides about the text of values, and that nothing of ours writes.

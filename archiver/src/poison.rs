@@ -2,10 +2,10 @@
 
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::name::TableName;
-use syncdata_shared::{Error, Kind, Result};
+use syncdata_shared::{Error, Kind, Result, faults};
 
-use crate::connection::Connection;
-use crate::slot::Peek;
+use crate::connection::{Connection, while_in_use};
+use crate::slot::{Peek, Trouble};
 use crate::wal2json::Line;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,20 +53,20 @@ pub(crate) async fn locate(
     while unreadable - readable > 1 {
         let middle = readable + (unreadable - readable) / 2;
         let upto = commits[middle - 1].1;
-        if can_read(connection, &Peek { upto, lines_max: None, ..whole.clone() }).await {
+        if can_read(connection, &Peek { upto, lines_max: None, ..whole.clone() }).await? {
             readable = middle;
         } else {
             unreadable = middle;
         }
     }
     // The last one has not been tried: it was taken for unreadable because the whole is.
-    if unreadable == commits.len() && can_read(connection, whole).await {
+    if unreadable == commits.len() && can_read(connection, whole).await? {
         return Ok(None);
     }
     let (xid, end_lsn) = commits[unreadable - 1];
     let readable_upto = readable.checked_sub(1).map(|last| commits[last].1);
     let peek = Peek { upto: end_lsn, lines_max: None, ..whole.clone() };
-    let tables = tables(connection, &peek, relations).await;
+    let tables = tables(connection, &peek, relations).await?;
     Ok(Some(Poison { xid, end_lsn, readable_upto, tables }))
 }
 
@@ -74,19 +74,31 @@ pub(crate) async fn locate(
 async fn commits(connection: &mut Connection, whole: &Peek<'_>) -> Result<Vec<(u32, Lsn)>> {
     let mut commits = Vec::new();
     let bare = Peek { filter: "", lines_max: None, ..whole.clone() };
-    connection
-        .peek(&bare, |line| {
+    while_in_use(async || {
+        commits.clear();
+        let take = |line: &str| {
             if let Line::Commit(commit) = Line::parse(line)? {
                 commits.push((commit.xid, commit.end_lsn));
             }
             Ok(())
-        })
-        .await?;
+        };
+        connection.peek(&bare, take).await
+    })
+    .await?;
     Ok(commits)
 }
 
-async fn can_read(connection: &mut Connection, peek: &Peek<'_>) -> bool {
-    connection.peek(peek, |line| Line::check(line).map(|_| ())).await.is_ok()
+/// A connection that breaks, or a call that somebody cancels, says nothing of what was to be read.
+async fn can_read(connection: &mut Connection, peek: &Peek<'_>) -> Result<bool> {
+    let read = while_in_use(async || {
+        faults::hit("poison.before_try")?;
+        connection.peek(peek, |line| Line::check(line).map(|_| ())).await
+    });
+    match read.await {
+        Ok(()) => Ok(true),
+        Err(error) if Trouble::of(&error) == Trouble::Content => Ok(false),
+        Err(error) => Err(error.context("looking for the transaction that cannot be read")),
+    }
 }
 
 /// Halves the relations until single ones are left that fail alone.
@@ -94,12 +106,12 @@ async fn tables(
     connection: &mut Connection,
     peek: &Peek<'_>,
     relations: Vec<(TableName, String)>,
-) -> Vec<TableName> {
+) -> Result<Vec<TableName>> {
     let mut suspects = halves(relations);
     let mut found = Vec::new();
     while let Some(some) = suspects.pop() {
         let filter = some.iter().map(|(_, filter)| filter.as_str()).collect::<Vec<_>>().join(",");
-        if can_read(connection, &Peek { filter: &filter, ..peek.clone() }).await {
+        if can_read(connection, &Peek { filter: &filter, ..peek.clone() }).await? {
             continue;
         }
         match <[_; 1]>::try_from(some) {
@@ -108,7 +120,7 @@ async fn tables(
         }
     }
     found.sort();
-    found
+    Ok(found)
 }
 
 /// One alone stays one: it is to be tried.

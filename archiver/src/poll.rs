@@ -21,11 +21,10 @@ use syncdata_shared::signature::SigningKey;
 use syncdata_shared::snapshot::SnapshotId;
 use syncdata_shared::time::{Day, Timestamp};
 use syncdata_shared::{Error, Kind, Result, faults};
-use tokio_postgres::error::SqlState;
 use tracing::{error, info, warn};
 
 use crate::capture::Capture;
-use crate::connection::{ATTEMPTS_MAX, BETWEEN_ATTEMPTS, Connection, Work};
+use crate::connection::{ATTEMPTS_MAX, Connection, Work, while_in_use};
 use crate::guard::{self, Load, Pressure};
 use crate::home::Home;
 use crate::poison::{self, Poison};
@@ -316,6 +315,10 @@ impl<'a> Poll<'a> {
     async fn declare(mut self, upto: Lsn, reason: &str) -> Result<Outcome> {
         self.find_gap().await?;
         if let Err(error) = self.read_all().await {
+            // Of what is behind it nobody knows yet whether it can be read.
+            if Trouble::of(&error) == Trouble::Passing {
+                return Err(error);
+            }
             warn!(error = %error.one_line(), "this is what the declared gap steps over");
             self.spool.reload()?;
         }
@@ -492,7 +495,8 @@ impl<'a> Poll<'a> {
             Trouble::Slot => return Err(self.explain(error)),
             Trouble::Content => {}
         }
-        let Some(poison) = self.locate_poison().await? else { return Err(self.explain(error)) };
+        let located = self.locate_poison().await.map_err(|error| self.explain(error))?;
+        let Some(poison) = located else { return Err(self.explain(error)) };
         if poison.end_lsn <= self.spool.position() {
             // It was declared as a gap. The slot goes past it when that is safe where `confirm` says.
             self.ship().await?;
@@ -648,24 +652,6 @@ impl<'a> Poll<'a> {
         self.outcome.view = View { capture, ..view };
         Ok(())
     }
-}
-
-/// The server process of a client that died may hold the slot for a while.
-async fn while_in_use<T>(mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
-    for number in 1..ATTEMPTS_MAX {
-        match attempt().await {
-            Err(error) if is_slot_in_use(&error) => {
-                warn!(error = %error.one_line(), attempt = number, "the slot is in use, trying again");
-                tokio::time::sleep(BETWEEN_ATTEMPTS).await;
-            }
-            done => return done,
-        }
-    }
-    attempt().await
-}
-
-fn is_slot_in_use(error: &Error) -> bool {
-    sqlstate(error) == Some(&SqlState::OBJECT_IN_USE)
 }
 
 fn is_local_disk_full(error: &Error) -> bool {

@@ -89,6 +89,34 @@ async fn a_limit_of_the_server_stops_with_its_name_and_consumes_nothing() {
     assert_eq!(archived(&world), 27_992);
 }
 
+/// What fails by chance while it is looked for is taken for no transaction's fault, and steps over nothing.
+#[tokio::test]
+async fn an_error_while_it_is_looked_for_names_no_transaction() {
+    let world = world(limited()).await;
+    world.source.execute("INSERT INTO good SELECT generate_series(10001, 40000)").await;
+    let flush = world.source.value("SELECT pg_current_wal_flush_lsn()").await;
+    let before = operator::confirmed(&world).await;
+    let declare = ["declare-gap", "--upto", &flush, "--reason", "why not"];
+    for visit in [1, 2] {
+        let fault = format!("poison.before_try=error@{visit}");
+        for command in [&["run", "--once"][..], &declare] {
+            let run = world.archiver(command).fault(&fault).run().await.expect_code(2);
+            assert!(run.stderr.contains("fault injected") && !run.stderr.contains("declare-gap"), "{run}");
+            assert!(!run.stderr.contains("cannot be read;"), "{run}");
+        }
+    }
+    assert_eq!((operator::confirmed(&world).await, operator::gaps(&world).len()), (before, 0));
+    world.archiver(declare).succeed().await;
+    assert_eq!(operator::gaps(&world).len(), 1);
+}
+
+fn limited() -> WorldOptions {
+    let limit = |source: syncdata_tests::PostgresOptions| {
+        source.setting("temp_file_limit", "1MB").setting("work_mem", "64kB")
+    };
+    WorldOptions::default().source(limit)
+}
+
 /// What lies before the gap is in the spool alone: the slot must not let go of it.
 #[tokio::test]
 async fn a_gap_that_is_declared_while_the_backup_host_is_away_moves_the_slot_when_it_is_back() {
