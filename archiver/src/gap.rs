@@ -95,6 +95,11 @@ pub(crate) fn of_slot(state: &State, position: Lsn, facts: &Facts, slot: &Slot) 
     Some(Gap { from: position, to: confirmed, reason, tables: None })
 }
 
+/// Is the commit that ends there in one of the gaps?
+pub(crate) fn covers(gaps: &[Gap], end: Lsn) -> bool {
+    gaps.iter().any(|gap| gap.from < end && end <= gap.to)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

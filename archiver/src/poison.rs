@@ -2,7 +2,9 @@
 
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::name::TableName;
+use syncdata_shared::postgres::sqlstate;
 use syncdata_shared::{Error, Kind, Result, faults};
+use tokio_postgres::error::SqlState;
 
 use crate::connection::{Connection, while_in_use};
 use crate::slot::{Peek, Trouble};
@@ -12,7 +14,7 @@ use crate::wal2json::Line;
 pub(crate) struct Poison {
     pub xid: u32,
     pub end_lsn: Lsn,
-    /// The last commit that can still be read, if there is one before it.
+    /// The last commit that can still be read, if the answer has one before it.
     pub readable_upto: Option<Lsn>,
     /// Relations that cannot be read alone.
     pub tables: Vec<TableName>,
@@ -22,9 +24,15 @@ impl Poison {
     pub(crate) fn into_error(self, cause: Error) -> Error {
         let tables = self.tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let tables = if tables.is_empty() { "a table that was not found" } else { &tables };
-        let Poison { xid, end_lsn, .. } = self;
         // What may help without a loss comes first.
-        let first = cause.hint_text().map_or_else(String::new, |hint| format!("{hint}; or, "));
+        let mut first = cause.hint_text().map_or_else(String::new, |hint| format!("{hint}; or, "));
+        if self.may_be_the_sum(&cause) {
+            first = format!(
+                "the slot still hands out what is archived before it, and both may only be too large together: first \
+                 bring the backup host back, or set confirm = \"spooled\"; or, {first}"
+            );
+        }
+        let Poison { xid, end_lsn, .. } = self;
         Error::new(
             Kind::Corrupt,
             format!("transaction {xid} (commit ends at {end_lsn}) of {tables} cannot be read; all before it is archived"),
@@ -34,6 +42,11 @@ impl Poison {
              {xid} cannot be read\"`; the tables are then stale until their next snapshot"
         ))
         .caused_by(cause)
+    }
+
+    /// A limit counts all that the answer has, from where the slot stands.
+    fn may_be_the_sum(&self, cause: &Error) -> bool {
+        self.readable_upto.is_some() && sqlstate(cause) == Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED)
     }
 }
 

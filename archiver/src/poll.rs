@@ -498,15 +498,19 @@ impl<'a> Poll<'a> {
         let located = self.locate_poison().await.map_err(|error| self.explain(error))?;
         let Some(poison) = located else { return Err(self.explain(error)) };
         if poison.end_lsn <= self.spool.position() {
-            // It was declared as a gap. The slot goes past it when that is safe where `confirm` says.
+            // The slot goes past it when that is safe where `confirm` says.
             self.ship().await?;
             self.confirm().await?;
             if self.slot.confirmed_flush_lsn >= Some(poison.end_lsn) {
                 return Ok(());
             }
+            let what = match gap::covers(&self.spool.state().gaps, poison.end_lsn) {
+                true => "the slot stands before a declared gap",
+                false => "the slot stands before what is archived, which cannot be read again",
+            };
             self.poison = Some(poison);
-            return Err(error.context("the slot stands before a declared gap").hint(
-                "nothing behind it can be read before the backup host has the segment that declares it: bring it back",
+            return Err(error.context(what).hint(
+                "nothing behind it can be read before the backup host has the segments that are in the spool: bring it back",
             ));
         }
         if let Some(upto) = poison.readable_upto.filter(|upto| *upto > self.spool.position()) {

@@ -110,6 +110,22 @@ async fn an_error_while_it_is_looked_for_names_no_transaction() {
     assert_eq!(operator::gaps(&world).len(), 1);
 }
 
+/// Each of them fits the limit. While the backup host is away the slot hands out both.
+#[tokio::test]
+async fn a_transaction_that_is_too_large_together_with_archived_ones_waits_for_the_backup_host() {
+    let mut world = world(limited()).await;
+    world.backup.stop();
+    world.source.execute("INSERT INTO good SELECT generate_series(10, 4000)").await;
+    world.source.execute("INSERT INTO good SELECT generate_series(4001, 8000)").await;
+    let run = world.archiver(["run", "--once"]).run().await.expect_code(2);
+    let (_, hint) = run.stderr.split_once("may only be too large together").expect("a hint");
+    let (first, _) = hint.split_once("declare-gap").expect("what gives it up comes last");
+    assert!(first.contains("bring the backup host back, or set confirm = \"spooled\""), "{run}");
+    world.backup.restart();
+    world.archiver(["run", "--once"]).succeed().await;
+    assert_eq!((archived(&world), operator::gaps(&world).len()), (7992, 0));
+}
+
 fn limited() -> WorldOptions {
     let limit = |source: syncdata_tests::PostgresOptions| {
         source.setting("temp_file_limit", "1MB").setting("work_mem", "64kB")
