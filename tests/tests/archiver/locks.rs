@@ -65,6 +65,27 @@ async fn stop_in_a_peek(world: &World) -> Pid {
     }
 }
 
+#[tokio::test]
+async fn a_frozen_source_does_not_hold_up_sigterm() {
+    let (world, _) = world().await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.source.execute(BACKLOG).await;
+    let daemon = world.archiver(["run"]).spawn();
+    let backend = stop_in_a_peek(&world).await;
+    let pid_file = std::fs::read_to_string(world.source.data_folder().join("postmaster.pid"));
+    let server = pid_file.expect("it runs").lines().next().and_then(|pid| pid.parse().ok());
+    let server = server.and_then(Pid::from_raw).expect("a pid is positive");
+    kill_process(server, Signal::STOP).expect("ours");
+    let began = Instant::now();
+    let stopped = daemon.stop().await;
+    let took = began.elapsed();
+    for pid in [server, backend] {
+        kill_process(pid, Signal::CONT).expect("ours");
+    }
+    stopped.expect_code(0);
+    assert!(took < Duration::from_secs(15), "{took:?}");
+}
+
 /// Long enough to be met in a call.
 const BACKLOG: &str = "INSERT INTO journal SELECT i, '{}', 0, 'x' FROM generate_series(1000000, 1150000) i";
 
