@@ -27,7 +27,7 @@ use tracing::{error, info, warn};
 
 use crate::poll::{Archiver, Outcome};
 use crate::prune::Plan;
-use crate::status::{ACTIVE, Frame, SpoolStatus, Status};
+use crate::status::{Frame, SpoolStatus, Status};
 use crate::told::Told;
 
 /// A poll that was asked to stop may end by itself for so long; then it is abandoned, which loses nothing.
@@ -149,14 +149,12 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     let (orders, mut ordered) = mpsc::channel(8);
     let status = Shared::default();
     let mut archiver = Archiver::new(config)?;
-    serve_control(&archiver.config, &status, &orders, &stop).await?;
     {
         let mut status = lock(&status);
-        status.status = ACTIVE.into();
-        status.start_time = Some(Timestamp::now());
         status.poll_frequency_seconds = archiver.config.data_sync_freq.as_secs();
-        status.healthy = true;
+        status.started(frame(&archiver), archiver.spool());
     }
+    serve_control(&archiver.config, &status, &orders, &stop).await?;
     notify(Phase::Ready);
     heartbeat.feed_watchdog(PATIENCE);
     info!(version = env!("CARGO_PKG_VERSION"), "started");

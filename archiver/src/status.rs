@@ -17,7 +17,7 @@ use crate::source::{OldestTransaction, Slot};
 use crate::spool::{HeldSnapshot, Spool};
 
 /// What a running daemon calls itself.
-pub(crate) const ACTIVE: &str = "active";
+const ACTIVE: &str = "active";
 
 /// As many polls may take longer than the time between two.
 const LATE_POLLS: u64 = 3;
@@ -124,6 +124,17 @@ pub(crate) struct Frame<'a> {
 }
 
 impl Status {
+    /// Before the first poll, which may take long: a gap that was there is there.
+    pub(crate) fn started(&mut self, frame: Frame<'_>, spool: Option<&Spool>) {
+        self.status = ACTIVE.into();
+        self.start_time = Some(frame.now);
+        if let Some(spool) = spool {
+            self.spooled(frame, &Holdings::of(spool), Lsn::from_u64(0));
+        }
+        self.problems = unmended(&self.gaps).into_iter().collect();
+        self.healthy = self.problems.is_empty();
+    }
+
     /// Takes in what a poll found.
     pub(crate) fn polled(&mut self, frame: Frame<'_>, outcome: &Outcome, spool: &Spool) {
         self.last_poll = Some(frame.now);
@@ -404,16 +415,15 @@ fn words(pressure: Pressure) -> &'static str {
     }
 }
 
+fn unmended(gaps: &[Gap]) -> Option<String> {
+    let count = gaps.len();
+    (count > 0).then(|| format!("{count} gaps that no snapshot has mended: run `syncdata-archiver snapshot`"))
+}
+
 fn problems(status: &Status, outcome: &Outcome) -> Vec<String> {
     /// A transaction of an hour is somebody's mistake more often than somebody's work.
     const LONG_SECONDS: i64 = 3600;
-    let mut problems = Vec::new();
-    if !status.gaps.is_empty() {
-        problems.push(format!(
-            "{} gaps that no snapshot has mended: run `syncdata-archiver snapshot`",
-            status.gaps.len()
-        ));
-    }
+    let mut problems: Vec<String> = unmended(&status.gaps).into_iter().collect();
     problems.extend(outcome.held_back.iter().map(|error| error.one_line()));
     problems.extend(outcome.away.iter().map(|error| format!("not shipped: {}", error.one_line())));
     if outcome.pressure != Pressure::None {

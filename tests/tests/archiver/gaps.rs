@@ -195,6 +195,28 @@ async fn a_crash_that_takes_the_slot_back_brings_nothing_twice() {
 }
 
 #[tokio::test]
+async fn a_daemon_knows_of_a_gap_before_its_first_poll_has_ended() {
+    let world = world().await;
+    insert(&world, 2).await;
+    world.source.execute("SELECT pg_logical_slot_get_changes('syncdata_slot', NULL, NULL)").await;
+    run(&world, 1).await;
+    // Another archiver's lock, for which the poll waits.
+    let other = world.source.connect().await;
+    let lock = "SELECT pg_advisory_lock(x'53594e43'::int, hashtext('syncdata_slot'))";
+    other.batch_execute(lock).await.expect("nobody has it");
+    let mut daemon = world.archiver(["run"]).spawn();
+    daemon.says("another session holds the lock of the slot").await;
+    let status = operator::status(&world).await;
+    assert_eq!((status["healthy"].as_bool(), status["last_poll"].is_null()), (Some(false), true), "{status}");
+    assert!(status["problems"][0].to_string().contains("1 gaps that no snapshot has mended"), "{status}");
+    let said = world.archiver(["status"]).run().await.expect_code(1);
+    assert!(said.stdout.contains("gap: after"), "{said}");
+    drop(other);
+    assert_eq!(operator::poll(&world).await.exit_code, 0);
+    daemon.stop().await.expect_code(0);
+}
+
+#[tokio::test]
 async fn a_lost_spool_takes_its_position_from_the_archive() {
     let mut world = world().await;
     // Idle progress, which the head alone knows.
