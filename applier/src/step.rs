@@ -110,13 +110,12 @@ fn work(batch: &Batch, table: usize, copy_rows_min: usize) -> TableWork {
     TableWork { steps, expected_deletes: net.expected_deletes, missing: net.missing, in_order: net.in_order }
 }
 
-/// Without those that cannot differ, and those that the server does not let anyone update.
+/// Without those that cannot differ.
 fn updated(table: &Table, keys: &[usize], mut columns: Vec<usize>) -> Vec<usize> {
     columns.retain(|&column| {
         let local = &table.columns[column];
         // Equal keys may be spelt differently: 1.0 and 1.00.
-        let same_key = keys.contains(&column) && local.text_equality == TextEquality::Exact;
-        !same_key && !local.identity_always
+        !(keys.contains(&column) && local.text_equality == TextEquality::Exact)
     });
     columns
 }

@@ -223,6 +223,71 @@ async fn generated_and_identity_columns_have_the_right_values() {
 }
 
 #[tokio::test]
+async fn an_identity_column_beside_the_key_takes_the_value_that_the_source_has_given_it() {
+    let schema = "CREATE TABLE f (code text PRIMARY KEY, n bigint GENERATED ALWAYS AS IDENTITY, v text, mine text); \
+                  CREATE TABLE bare (code text, n bigint GENERATED ALWAYS AS IDENTITY, v text)";
+    let mut copy = LocalCopy::start(schema).await;
+    let columns = ["code text not null", "n bigint not null always", "v text"];
+    copy.forge.relation("f", &columns, &["code"]);
+    copy.forge.relation_with("bare", &columns, &[], ReplicaIdentity::Full);
+    let data = |code: usize, n: usize, v: &str| format!(r#""data":{{"code":"c{code}","n":{n},"v":"{v}"}}"#);
+    let insert = |code: usize, n: usize| format!(r#"{{"table":"f","op":"INSERT",{}}}"#, data(code, n, "new"));
+    let update = |old: usize, code: usize, n: usize| {
+        let data = data(code, n, "set");
+        format!(r#"{{"table":"f","op":"UPDATE",{data},"old_keys":{{"code":"c{old}"}}}}"#)
+    };
+    copy.forge.segment(&[(1..=600).map(|code| insert(code, code)).collect()]);
+    copy.applier(&["add-tables", "f", "bare"]).succeed().await;
+    copy.sync(0).await;
+    copy.server.execute("UPDATE f SET mine = code").await;
+    let is_as_the_source = async |copy: &LocalCopy, n: &str, others: &str| {
+        assert_eq!(copy.rows("SELECT n, v, mine FROM f WHERE code = 'c1'").await, n);
+        let rest =
+            "SELECT count(*), sum(n), count(*) FILTER (WHERE mine IS NOT NULL) FROM f WHERE code <> 'c1'";
+        assert_eq!(copy.rows(rest).await, others);
+    };
+    // One goes as arrays, many as a COPY; some of these keep theirs.
+    copy.forge.segment(&[vec![update(1, 1, 5)]]);
+    copy.sync(0).await;
+    is_as_the_source(&copy, "5,set,c1", "599,180299,599").await;
+    copy.forge.segment(&[(1..=600)
+        .map(|code| update(code, code, if code <= 2 { 9000 + code } else { code }))
+        .collect()]);
+    copy.sync(0).await;
+    is_as_the_source(&copy, "9001,set,c1", "599,189299,599").await;
+    assert_eq!(copy.rows("SELECT count(*) FROM f WHERE v = 'set'").await, "600");
+    // Rows that are there already.
+    copy.forge.segment(&[vec![insert(1, 7)]]);
+    copy.sync(0).await;
+    is_as_the_source(&copy, "7,new,c1", "599,189299,599").await;
+    copy.forge.segment(&[(1..=600).map(|code| insert(code, 10_000 + code)).collect()]);
+    copy.sync(0).await;
+    is_as_the_source(&copy, "10001,new,c1", "599,6170299,599").await;
+    // Row by row, because a key moves.
+    copy.forge.segment(&[vec![
+        update(1, 601, 11),
+        update(601, 601, 12),
+        update(601, 1, 12),
+        update(1, 1, 13),
+        update(2, 602, 10_002),
+    ]]);
+    copy.sync(0).await;
+    is_as_the_source(&copy, "13,set,c1", "599,6170299,599").await;
+    let bare = |op: &str, rest: String| format!(r#"{{"table":"bare","op":"{op}",{rest}}}"#);
+    let old = |n: usize| data(1, n, "x").replace("data", "old_keys");
+    copy.forge.segment(&[vec![
+        bare("INSERT", data(1, 5, "x")),
+        bare("INSERT", data(1, 6, "x")),
+        bare("UPDATE", format!("{},{}", data(1, 9, "x"), old(5))),
+        bare("UPDATE", format!("{},{}", data(1, 6, "y"), old(6))),
+    ]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT n, v FROM bare ORDER BY n").await, "6,y 9,x");
+    let missing = copy.rows("SELECT coalesce(sum(rows_missing), 0) FROM data_sync_logs").await;
+    assert_eq!(missing, "0");
+}
+
+#[tokio::test]
 async fn a_truncate_of_several_tables_is_one_statement_and_leaves_children_alone() {
     let schema = "CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id int PRIMARY KEY, \
                   parent int REFERENCES parent); CREATE TABLE heir () INHERITS (parent); INSERT INTO heir VALUES (9)";

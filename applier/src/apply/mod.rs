@@ -272,11 +272,19 @@ impl Writer {
     /// How many rows it hit.
     async fn step(&mut self, client: &Client, target: &Target, step: &Step, way: Way) -> Result<u64, Shared> {
         let doing = || format!("writing into {}", target.table.name);
+        let replaces = |hit: u64| {
+            hit < step.rows as u64 && target.key.arbiter && !target.fixed(&step.columns).is_empty()
+        };
         match &step.body {
             Body::Arrays(arrays) => {
+                let arrays = || arrays.iter().map(|array| ArrayParam(array.clone()));
                 let statement = self.prepared(client, &sql::statement(target, step, Rows::Arrays)).await?;
-                let arrays = arrays.iter().map(|array| ArrayParam(array.clone()));
-                client.execute_raw(&statement, arrays).await.context(doing)
+                let hit = client.execute_raw(&statement, arrays()).await.context(doing)?;
+                if !replaces(hit) {
+                    return Ok(hit);
+                }
+                let replace = self.prepared(client, &sql::replace(target, step, Rows::Arrays)).await?;
+                Ok(hit + client.execute_raw(&replace, arrays()).await.context(doing)?)
             }
             Body::Copy(text)
                 if step.kind == StepKind::Insert && (way == Way::Direct || !target.key.arbiter) =>
@@ -286,15 +294,12 @@ impl Writer {
             Body::Copy(text) => {
                 let stage = self.stage(client, target).await?;
                 copy(client, &sql::copy_to_stage(&stage, step), text).await.context(doing)?;
-                let statement = sql::statement(target, step, Rows::Staged(&stage));
-                let statements = format!("{}; {statement}; {}", sql::FREE_PLANS, sql::INDEX_PLANS);
-                let answers = client.simple_query(&statements).await.context(doing)?;
-                // Those of the settings are 0.
-                let hits = |answer: &SimpleQueryMessage| match answer {
-                    SimpleQueryMessage::CommandComplete(rows) => *rows,
-                    _ => 0,
-                };
-                Ok(answers.iter().map(hits).sum())
+                let staged = Rows::Staged(&stage);
+                let hit = freely(client, &sql::statement(target, step, staged)).await.context(doing)?;
+                if !replaces(hit) {
+                    return Ok(hit);
+                }
+                Ok(hit + freely(client, &sql::replace(target, step, staged)).await.context(doing)?)
             }
         }
     }
@@ -376,6 +381,18 @@ fn count(oddities: &mut Oddities, statement: &RowStatement, hit: u64) {
 async fn control(client: &Client, statement: &str) -> Result<()> {
     client.batch_execute(statement).await.context(|| statement.to_owned())?;
     Ok(())
+}
+
+/// A statement over many rows; how many it hit.
+async fn freely(client: &Client, statement: &str) -> Result<u64, tokio_postgres::Error> {
+    let statements = format!("{}; {statement}; {}", sql::FREE_PLANS, sql::INDEX_PLANS);
+    let answers = client.simple_query(&statements).await?;
+    // Those of the settings are 0.
+    let hits = |answer: &SimpleQueryMessage| match answer {
+        SimpleQueryMessage::CommandComplete(rows) => *rows,
+        _ => 0,
+    };
+    Ok(answers.iter().map(hits).sum())
 }
 
 async fn copy(client: &Client, statement: &str, text: &Bytes) -> Result<u64, tokio_postgres::Error> {

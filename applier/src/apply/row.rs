@@ -31,7 +31,7 @@ pub(super) enum Role {
 pub(super) fn statements(batch: &Batch, record: &Record) -> Vec<RowStatement> {
     let writer = Writer::new(batch, record);
     match record.op {
-        Op::Insert => vec![writer.insert()],
+        Op::Insert => writer.insert(),
         Op::Update => writer.update(),
         Op::Delete => vec![writer.delete()],
         // Done for the whole batch before any row.
@@ -72,7 +72,32 @@ impl<'a> Writer<'a> {
         Writer { batch, batch_table, target, data: batch.data(record).collect(), find }
     }
 
-    fn insert(&self) -> RowStatement {
+    fn insert(&self) -> Vec<RowStatement> {
+        let mut statements = Vec::from_iter(self.replace_other());
+        statements.push(self.insert_or_overwrite());
+        statements
+    }
+
+    /// A row that is there under the key goes, and comes again, where it has another value in a column that the server
+    /// lets nobody update.
+    fn replace_other(&self) -> Option<RowStatement> {
+        let fixed = self.fixed(&self.target.key.columns);
+        let of_key = |key: &usize| self.data.iter().copied().find(|field| field.0 == *key);
+        let key: Option<Vec<(usize, Cell)>> = self.target.key.columns.iter().map(of_key).collect();
+        let key = key.filter(|key| !key.is_empty() && !fixed.is_empty())?;
+        let mut values = Vec::new();
+        let mut equal = |(column, cell): (usize, Cell)| {
+            values.push(cell);
+            self.target.table.columns[column].equals(&format!("${}", values.len()))
+        };
+        let key: Vec<String> = key.into_iter().map(&mut equal).collect();
+        let differs = self.differs(&fixed, &mut values);
+        let condition = format!("{} AND {differs}", key.join(" AND "));
+        let (gone, come) = self.gone_and_come(&condition, &mut values);
+        Some(RowStatement { sql: format!("WITH {gone} {come}"), values, role: Role::Any })
+    }
+
+    fn insert_or_overwrite(&self) -> RowStatement {
         let table = &self.target.table;
         let name = table.name.sql();
         if self.data.is_empty() {
@@ -94,7 +119,7 @@ impl<'a> Writer<'a> {
             )
         } else {
             format!(
-                "INSERT INTO {name} ({list}) OVERRIDING SYSTEM VALUE VALUES ({parameters}){}",
+                "INSERT INTO {name} AS t ({list}) OVERRIDING SYSTEM VALUE VALUES ({parameters}){}",
                 sql::on_conflict(self.target, &columns)
             )
         };
@@ -139,9 +164,50 @@ impl<'a> Writer<'a> {
             assign.push(format!("{0} = {0}", column.sql()));
         }
         let condition = self.condition(&mut values);
-        let sql = format!("UPDATE {} SET {} WHERE {condition}", table.sql(), assign.join(", "));
+        let update = format!("UPDATE {} SET {} WHERE {condition}", table.sql(), assign.join(", "));
+        let sql = match self.fixed(&self.key_columns()) {
+            fixed if fixed.is_empty() => update,
+            fixed => self.update_or_replace(&update, &fixed, &mut values),
+        };
         statements.push(RowStatement { sql, values, role: Role::Exactly });
         statements
+    }
+
+    /// One statement, so that both halves find the same row.
+    fn update_or_replace(&self, update: &str, fixed: &[(usize, Cell)], values: &mut Vec<Cell>) -> String {
+        let same = self.differs(fixed, values);
+        let condition = self.condition(values);
+        let condition = format!("{condition} AND {}", self.differs(fixed, values));
+        let (gone, come) = self.gone_and_come(&condition, values);
+        format!(
+            "WITH kept AS ({update} AND NOT {same} RETURNING 1), {gone}, come AS ({come} RETURNING 1) \
+             SELECT 1 FROM kept UNION ALL SELECT 1 FROM come"
+        )
+    }
+
+    /// What was sent for columns that the server lets nobody update, those that find the row left out.
+    fn fixed(&self, key: &[usize]) -> Vec<(usize, Cell)> {
+        let is_fixed = |field: &&(usize, Cell)| {
+            self.target.table.columns[field.0].identity_always && !key.contains(&field.0)
+        };
+        self.data.iter().filter(is_fixed).copied().collect()
+    }
+
+    fn key_columns(&self) -> Vec<usize> {
+        match &self.find {
+            Find::Key { fields, .. } => fields.iter().map(|field| field.0).collect(),
+            Find::Image(_) => Vec::new(),
+        }
+    }
+
+    /// `("n" IS DISTINCT FROM $1)`.
+    fn differs(&self, fields: &[(usize, Cell)], values: &mut Vec<Cell>) -> String {
+        let differs = |&(column, cell): &(usize, Cell)| {
+            values.push(cell);
+            format!("{} IS DISTINCT FROM ${}", self.target.table.columns[column].sql(), values.len())
+        };
+        let differs: Vec<String> = fields.iter().map(differs).collect();
+        format!("({})", differs.join(" OR "))
     }
 
     fn delete(&self) -> RowStatement {
@@ -186,9 +252,15 @@ impl<'a> Writer<'a> {
 
     /// The server updates no IDENTITY ALWAYS column: the row goes, and comes again under its new key.
     fn replace(&self) -> RowStatement {
-        let table = &self.target.table;
         let mut values = Vec::new();
         let condition = self.condition(&mut values);
+        let (gone, come) = self.gone_and_come(&condition, &mut values);
+        RowStatement { sql: format!("WITH {gone} {come}"), values, role: Role::Exactly }
+    }
+
+    /// The halves of such a statement: the row as it was, and the row as it is to be.
+    fn gone_and_come(&self, condition: &str, values: &mut Vec<Cell>) -> (String, String) {
+        let table = &self.target.table;
         let written: Vec<usize> =
             (0..table.columns.len()).filter(|&column| !table.columns[column].generated).collect();
         let new: Vec<String> = written
@@ -201,15 +273,14 @@ impl<'a> Writer<'a> {
                 None => format!("gone.{}", table.columns[column].sql()),
             })
             .collect();
-        let sql = format!(
-            "WITH gone AS (DELETE FROM {} WHERE {condition} RETURNING *) \
-             INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone",
-            table.sql(),
+        let gone = format!("gone AS (DELETE FROM {} WHERE {condition} RETURNING *)", table.sql());
+        let come = format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone",
             table.name.sql(),
             table.column_list(&written),
             new.join(", ")
         );
-        RowStatement { sql, values, role: Role::Exactly }
+        (gone, come)
     }
 
     /// What is true for the one row; its values are added to those of the statement.

@@ -49,18 +49,25 @@ pub(super) fn statement(target: &Target, step: &Step, rows: Rows<'_>) -> String 
     let source = source(table, step, rows);
     match step.kind {
         StepKind::Delete => {
-            format!("DELETE FROM {} AS t USING {source} WHERE {}", table.sql(), matched(table, step))
+            format!("DELETE FROM {} AS t USING {source} WHERE {}", table.sql(), matched(target, step))
         }
         StepKind::Update => {
+            let fixed = target.fixed(&step.columns);
             let set = |&c: &usize| format!("{} = s.n{c}", table.columns[c].sql());
-            let set: Vec<String> = step.columns.iter().map(set).collect();
-            let (set, matched) = (set.join(", "), matched(table, step));
-            format!("UPDATE {} AS t SET {set} FROM {source} WHERE {matched}", table.sql())
+            let mut set: Vec<String> =
+                step.columns.iter().filter(|column| !fixed.contains(column)).map(set).collect();
+            if set.is_empty() {
+                // Nothing to write, but which rows are here as they should be is still asked.
+                set.extend(step.keys.first().map(|&c| format!("{0} = t.{0}", table.columns[c].sql())));
+            }
+            let kept = kept(target, &fixed, |c| format!("s.n{c}"));
+            let (set, matched) = (set.join(", "), matched(target, step));
+            format!("UPDATE {} AS t SET {set} FROM {source} WHERE {matched}{kept}", table.sql())
         }
         StepKind::Insert => {
             let values: Vec<String> = step.columns.iter().map(|c| format!("s.n{c}")).collect();
             format!(
-                "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {source}{}",
+                "INSERT INTO {} AS t ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {source}{}",
                 table.name.sql(),
                 table.column_list(&step.columns),
                 values.join(", "),
@@ -70,7 +77,41 @@ pub(super) fn statement(target: &Target, step: &Step, rows: Rows<'_>) -> String 
     }
 }
 
-/// An INSERT on an existing key is an update of it.
+/// What [`statement`] has passed over because a column that the server lets nobody update has another value: those
+/// rows go, and come again with it.
+pub(super) fn replace(target: &Target, step: &Step, rows: Rows<'_>) -> String {
+    let table = &target.table;
+    let written: Vec<usize> = (0..table.columns.len()).filter(|&c| !table.columns[c].generated).collect();
+    let new = |&c: &usize| match step.columns.contains(&c) {
+        true => format!("s.n{c} AS w{c}"),
+        false => format!("t.{} AS w{c}", table.columns[c].sql()),
+    };
+    let new: Vec<String> = written.iter().map(new).collect();
+    let values: Vec<String> = written.iter().map(|c| format!("w{c}")).collect();
+    let is_fixed = |&c: &usize| format!("t.{} IS DISTINCT FROM s.n{c}", table.columns[c].sql());
+    let differs: Vec<String> = target.fixed(&step.columns).iter().map(is_fixed).collect();
+    format!(
+        "WITH gone AS (DELETE FROM {} AS t USING {} WHERE {} AND ({}) RETURNING {}) \
+         INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone",
+        table.sql(),
+        source(table, step, rows),
+        matched(target, step),
+        differs.join(" OR "),
+        new.join(", "),
+        table.name.sql(),
+        table.column_list(&written),
+        values.join(", ")
+    )
+}
+
+/// ` AND t."n" IS NOT DISTINCT FROM …` for each of them.
+fn kept(target: &Target, fixed: &[usize], value: impl Fn(usize) -> String) -> String {
+    let column =
+        |&c: &usize| format!(" AND t.{} IS NOT DISTINCT FROM {}", target.table.columns[c].sql(), value(c));
+    fixed.iter().map(column).collect()
+}
+
+/// An INSERT on an existing key is an update of it. (The table goes by the name of `t`.)
 pub(super) fn on_conflict(target: &Target, columns: &[usize]) -> String {
     if !target.key.arbiter {
         return String::new();
@@ -85,7 +126,9 @@ pub(super) fn on_conflict(target: &Target, columns: &[usize]) -> String {
     if set.is_empty() {
         format!(" ON CONFLICT ({key}) DO NOTHING")
     } else {
-        format!(" ON CONFLICT ({key}) DO UPDATE SET {}", set.join(", "))
+        let kept = kept(target, &target.fixed(columns), |c| format!("EXCLUDED.{}", table.columns[c].sql()));
+        let condition = if kept.is_empty() { kept } else { format!(" WHERE true{kept}") };
+        format!(" ON CONFLICT ({key}) DO UPDATE SET {}{condition}", set.join(", "))
     }
 }
 
@@ -136,8 +179,14 @@ fn source(table: &Table, step: &Step, rows: Rows<'_>) -> String {
     }
 }
 
-fn matched(table: &Table, step: &Step) -> String {
-    let equal = |&c: &usize| format!("t.{} = s.o{c}", table.columns[c].sql());
-    let equal: Vec<String> = step.keys.iter().map(equal).collect();
+/// The row that is there under the key of one that was sent.
+fn matched(target: &Target, step: &Step) -> String {
+    let (table, is_new) = (&target.table, step.kind == StepKind::Insert);
+    let (keys, sent) = if is_new { (&target.key.columns, 'n') } else { (&step.keys, 'o') };
+    let equal = |&c: &usize| {
+        let column = &table.columns[c];
+        format!("t.{} {} s.{sent}{c}", column.sql(), column.equality)
+    };
+    let equal: Vec<String> = keys.iter().map(equal).collect();
     equal.join(" AND ")
 }

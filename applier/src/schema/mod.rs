@@ -117,6 +117,16 @@ impl Table {
     }
 }
 
+impl Target {
+    /// Those of the columns that the server lets nobody update, and that are no part of the key.
+    pub fn fixed(&self, columns: &[usize]) -> Vec<usize> {
+        let is_fixed = |column: &usize| {
+            self.table.columns[*column].identity_always && !self.key.columns.contains(column)
+        };
+        columns.iter().copied().filter(is_fixed).collect()
+    }
+}
+
 impl Column {
     pub fn sql(&self) -> String {
         escape_identifier(&self.name)
