@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use syncdata_shared::lsn::Lsn;
-use syncdata_shared::manifest::{self, Gap, Manifest, Relation, ReplicaIdentity};
+use syncdata_shared::manifest::{self, Gap, Generated, Manifest, Relation, ReplicaIdentity};
 use syncdata_shared::name::TableName;
 
 use crate::batch::TxPlace;
@@ -118,7 +118,7 @@ pub fn as_local(table: &Table) -> Relation {
         name: column.name.clone(),
         type_name: column.type_name.clone(),
         not_null: column.not_null,
-        generated: None,
+        generated: column.generated.then_some(Generated::Stored),
         identity: None,
     });
     let key = table.unique.first().map(|index| index.columns.as_slice()).unwrap_or_default();

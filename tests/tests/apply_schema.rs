@@ -87,6 +87,19 @@ async fn a_table_that_changes_in_the_middle_of_the_stream_goes_on_or_waits_for_t
 }
 
 #[tokio::test]
+async fn a_column_that_is_no_longer_generated_at_the_source_waits_for_its_statement() {
+    let world = world().await;
+    world.execute_on_both("ALTER TABLE t ADD twice int GENERATED ALWAYS AS (small * 2) STORED").await;
+    is_mended_by_what_is_printed(
+        &world,
+        "UPDATE t SET small = 3; ALTER TABLE t ALTER twice DROP EXPRESSION; UPDATE t SET twice = 7",
+        r#"ALTER COLUMN "twice" DROP EXPRESSION"#,
+    )
+    .await;
+    assert_eq!(world.target.value("SELECT twice FROM t WHERE id = 1").await, "7");
+}
+
+#[tokio::test]
 async fn a_table_that_is_renamed_at_the_source_is_missed_by_check() {
     let world = world().await;
     world

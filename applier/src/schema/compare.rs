@@ -27,13 +27,13 @@ impl fmt::Display for Difference {
 /// A column that the local table lacks is not looked for here: a table renames and gains columns in the middle
 /// of a segment, and the rows before that still fit. [`lacking`] answers when a row carries it.
 pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Target, Difference> {
-    for column in &relation.columns {
-        if let Some(local) = table.columns.iter().find(|local| local.name == column.name)
-            && !local.generated
-            && column.generated.is_none()
-            && !takes(&local.type_name, &column.type_name)
-        {
-            return Err(other_type(table, column, &local.type_name));
+    for column in relation.columns.iter().filter(|column| column.generated.is_none()) {
+        match table.columns.iter().find(|local| local.name == column.name) {
+            Some(local) if local.generated => return Err(generated_here(table, local)),
+            Some(local) if !takes(&local.type_name, &column.type_name) => {
+                return Err(other_type(table, column, &local.type_name));
+            }
+            _ => {}
         }
     }
     let extra = |local: &&super::Column| relation.columns.iter().all(|column| column.name != local.name);
@@ -81,6 +81,17 @@ pub fn lacking(name: &str, relation: Option<&Relation>, table: &Table) -> Differ
         ),
     };
     Difference { what: format!("column {sql} of {} does not exist locally", table.name), remedy }
+}
+
+fn generated_here(table: &Table, local: &super::Column) -> Difference {
+    let name = local.sql();
+    Difference {
+        what: format!(
+            "column {name} of {} is generated here and an ordinary one at the source: its values would be lost",
+            table.name
+        ),
+        remedy: format!("ALTER TABLE {} ALTER COLUMN {name} DROP EXPRESSION", table.name.sql()),
+    }
 }
 
 fn other_type(table: &Table, column: &manifest::Column, local: &str) -> Difference {
