@@ -134,14 +134,18 @@ pub(crate) async fn chain(
     own: Applied,
     from: Lsn,
 ) -> Result<Vec<Verified>> {
-    let listing = source.list(None).await?;
+    let (mut listing, floor) = (source.list(None).await?, source.floor().await?);
+    if let Some(floor) = &floor {
+        // A prune that was interrupted leaves some before the floor: they do not exist.
+        listing.retain(|seq, _| *seq >= floor.seq);
+    }
     let names: Vec<(Day, SegmentName)> = listing
         .range(..=own.link.seq)
         .flat_map(|(_, places)| places.iter().copied())
         .filter(|(_, name)| name.end_lsn > from)
         .collect();
     let Some(&(_, first)) = names.first() else { return Ok(Vec::new()) };
-    let mut tip = tip_before(source, checkpoint, &listing, first).await?;
+    let mut tip = tip_before(source, checkpoint, &listing, floor.as_ref(), first).await?;
     let mut segments = Vec::new();
     for (day, name) in names {
         let segment = source.manifest(&tip, day, name).await?;
@@ -162,6 +166,7 @@ async fn tip_before(
     source: &Source,
     checkpoint: &Checkpoint,
     listing: &Listing,
+    floor: Option<&Floor>,
     first: SegmentName,
 ) -> Result<ChainTip> {
     let archive_id = checkpoint.archive_id.expect("adopted before");
@@ -172,8 +177,5 @@ async fn tip_before(
         let link = Link { seq: name.seq, sha256: Digest::of(&bytes) };
         return Ok(ChainTip::behind(archive_id, link, name.end_lsn, day));
     }
-    match source.floor().await? {
-        None => Ok(ChainTip::origin(archive_id)),
-        Some(floor) => Ok(Floor::tip(&floor)),
-    }
+    Ok(floor.map_or(ChainTip::origin(archive_id), Floor::tip))
 }

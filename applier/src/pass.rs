@@ -190,7 +190,11 @@ impl<'a> Pass<'a> {
         {
             return Err(Error::new(Kind::ArchiveRefused, "floor.json is of another archive"));
         }
-        let listing = self.source.list(checkpoint.segment.map(|segment| segment.day)).await?;
+        let mut listing = self.source.list(checkpoint.segment.map(|segment| segment.day)).await?;
+        if let (None, Some(floor)) = (checkpoint.segment, &floor) {
+            // A prune that was interrupted leaves some before the floor: they do not exist.
+            listing.retain(|seq, _| *seq >= floor.seq);
+        }
         let tip = match checkpoint.segment {
             None => floor.as_ref().map_or(ChainTip::origin(archive_id), Floor::tip),
             Some(_) => checkpoint.tip(archive_id),
