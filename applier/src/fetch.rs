@@ -10,7 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use syncdata_shared::ack::Ack;
@@ -253,7 +253,12 @@ impl Source {
         let (sender, receiver) = mpsc::channel(SEGMENTS_AHEAD);
         let source = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = source.send_all(tip, &names, newest, &wanted, &sender).await {
+            let sent = tokio::select! {
+                sent = source.send_all(tip, &names, newest, &wanted, &sender) => sent,
+                // The pass is over. The next one fetches into the same files.
+                () = sender.closed() => return,
+            };
+            if let Err(error) = sent {
                 // Nobody may be listening any more.
                 let _ = sender.send(Err(error)).await;
             }
@@ -365,8 +370,12 @@ impl Source {
         remove(cached)?;
         let part = part_of(cached);
         let (archived, name) = (path.clone(), part.clone());
+        // Who waits for the job holds it.
+        let waiter = Arc::new(());
+        let awaited = Arc::downgrade(&waiter);
         let reading = self.archive.run(move |archive| {
             let opening = || format!("writing {}", name.display());
+            is_awaited(&awaited).context(opening)?;
             let mut file =
                 OpenOptions::new().create(true).append(true).mode(0o600).open(&name).context(opening)?;
             let mut have = file.metadata().context(opening)?.len();
@@ -375,7 +384,7 @@ impl Source {
                 have = 0;
             }
             // A server that sends without end fills the cache by one byte more than promised.
-            archive.read(&archived, have, &mut Bounded { file: &mut file, left: bytes + 1 - have })
+            archive.read(&archived, have, &mut Bounded { file: &mut file, left: bytes + 1 - have, awaited })
         });
         match reading.await {
             Ok(_) => {}
@@ -465,10 +474,20 @@ fn remove(file: &Path) -> Result<()> {
 struct Bounded<'a> {
     file: &'a mut File,
     left: u64,
+    awaited: Weak<()>,
+}
+
+/// A job goes on when nobody waits for it any more; then another one may be writing into the same file.
+fn is_awaited(awaited: &Weak<()>) -> io::Result<()> {
+    match awaited.strong_count() {
+        0 => Err(io::Error::other("nobody waits for it any more")),
+        _ => Ok(()),
+    }
 }
 
 impl Write for Bounded<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        is_awaited(&self.awaited)?;
         let fits = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         if fits == 0 && !bytes.is_empty() {
             return Err(io::Error::other("the file is longer than its manifest says"));
@@ -499,5 +518,76 @@ impl Write for Small {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use syncdata_shared::archive::{Archive, Content, Entry, Facts, Put};
+    use syncdata_shared::error::Result as Answer;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Sends half of a file, and the rest when it is told to.
+    struct Slow {
+        began: Option<oneshot::Sender<()>>,
+        go_on: Receiver<()>,
+        second_half: Sender<io::Result<()>>,
+    }
+
+    impl Archive for Slow {
+        fn location(&self) -> &'static str {
+            "slow"
+        }
+
+        fn read(&mut self, _: &ArchivePath, _: u64, into: &mut dyn Write) -> Answer<u64> {
+            into.write_all(b"one").expect("somebody waits");
+            self.began.take().expect("read once").send(()).expect("the test waits");
+            self.go_on.recv().expect("the test goes on");
+            self.second_half.send(into.write_all(b"two")).expect("the test waits");
+            Ok(6)
+        }
+
+        fn put(&mut self, _: &ArchivePath, _: &mut dyn Content, _: Facts) -> Answer<Put> {
+            unreachable!("only read")
+        }
+
+        fn replace(&mut self, _: &ArchivePath, _: &[u8]) -> Answer<()> {
+            unreachable!("only read")
+        }
+
+        fn list(&mut self, _: &ArchivePath) -> Answer<Vec<Entry>> {
+            unreachable!("only read")
+        }
+
+        fn stat(&mut self, _: &ArchivePath) -> Answer<Option<Entry>> {
+            unreachable!("only read")
+        }
+
+        fn remove(&mut self, _: &ArchivePath) -> Answer<bool> {
+            unreachable!("only read")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_download_that_nobody_waits_for_writes_no_more() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let ((began, has_begun), (go, go_on), (second_half, second)) =
+            (oneshot::channel(), channel(), channel());
+        let slow = Slow { began: Some(began), go_on, second_half };
+        let archive = ArchiveHandle::spawn(Box::new(slow)).expect("a thread");
+        let source = Source::new(archive, cache.path().to_owned(), 1 << 20, None).expect("a folder");
+        let cached = cache.path().join("segment");
+        let path = ArchivePath::head();
+        tokio::select! {
+            _ = source.download(&path, &cached, 6) => panic!("it has not sent all"),
+            begun = has_begun => begun.expect("it has begun"),
+        }
+        go.send(()).expect("it waits");
+        assert!(second.recv().expect("it goes on").is_err());
+        assert_eq!(fs::read(part_of(&cached)).expect("it is there"), b"one");
     }
 }
