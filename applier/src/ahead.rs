@@ -58,6 +58,11 @@ impl Ahead {
         Ok(())
     }
 
+    /// What has begun to be read will not be asked for.
+    pub(crate) fn forget(&mut self) {
+        self.reading = None;
+    }
+
     /// The reader that has begun with just these, or a new one.
     pub(crate) fn reading(&mut self, tasks: Vec<Task>) -> Result<Reading> {
         match self.reading.take().filter(|reading| reading.is_of(&tasks)) {

@@ -327,6 +327,7 @@ impl<'a> Pass<'a> {
             checkpoint = match self.apply_group(&checkpoint, &group, Some(&mut ahead), report).await {
                 // One of them is bad. Those before it are not, and do not wait for it.
                 Err(error) if group.len() > 1 && is_about_a_segment(&error) => {
+                    ahead.forget();
                     for one in group.chunks(1) {
                         checkpoint = self.apply_group(&checkpoint, one, None, report).await?;
                     }

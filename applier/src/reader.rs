@@ -198,6 +198,9 @@ impl Reader<'_> {
                     self.take(&row, admission, Place { tx: TxPlace { seq, index }, line })?;
                 }
                 Some(Record::Commit(commit)) => {
+                    if self.items.is_closed() {
+                        return Err(Stop::Enough);
+                    }
                     index += 1;
                     last_commit = commit.end_lsn;
                     stop_at(task, index, last_commit, &mut end);

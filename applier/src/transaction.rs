@@ -176,7 +176,12 @@ impl Transaction<'_> {
         while let Some(item) = reading.next().await {
             match item? {
                 Item::Batch { prepared, is_last } => {
-                    if is_last && let Some((ahead, later)) = ahead.take() {
+                    // A try that has stops before it may meet another one: what is read ahead would be read in vain.
+                    let is_first_try = self.stops.is_empty();
+                    if is_last
+                        && is_first_try
+                        && let Some((ahead, later)) = ahead.take()
+                    {
                         ahead.begin(later)?;
                     }
                     match writer.apply(&self.local.session, &prepared).await? {
