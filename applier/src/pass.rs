@@ -329,6 +329,9 @@ impl<'a> Pass<'a> {
                 Err(error) if group.len() > 1 && is_about_a_segment(&error) => {
                     ahead.forget();
                     for one in group.chunks(1) {
+                        if self.stop.is_asked() {
+                            return Ok(checkpoint);
+                        }
                         checkpoint = self.apply_group(&checkpoint, one, None, report).await?;
                     }
                     checkpoint

@@ -1,5 +1,6 @@
 //! `start`, `stop`, and what the commands ask of a running daemon.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -148,6 +149,29 @@ async fn a_stop_between_segments_ends_at_the_next_commit() {
     copy.server.execute("DROP TRIGGER slow ON users").await;
     copy.applier(&["sync"]).succeed().await;
     assert_eq!(copy.rows(name).await, "name 59");
+}
+
+#[tokio::test]
+async fn a_stop_while_segments_before_a_bad_one_are_applied_ends_at_the_next_commit() {
+    let mut copy = two_synced_tables().await;
+    copy.applier(&["sync"]).succeed().await;
+    slow_down(&copy, "0.5").await;
+    for number in 0..10 {
+        copy.forge.segment(&[vec![rename(1, &format!("name {number}"))]]);
+    }
+    // Read together they fail, whatever the first ones are.
+    let last = copy.forge.segment(&[vec![rename(1, "last")]]);
+    let manifest = fs::read_to_string(&last.manifest).expect("forged");
+    let lie = manifest.replace(r#""tables":{"users""#, r#""tables":{"orders""#);
+    assert_ne!(manifest, lie);
+    fs::write(&last.manifest, lie).expect("ours");
+    fs::remove_file(copy.archive_dir().join("head.json")).expect("forged");
+    let daemon = copy.applier(&["start"]).spawn();
+    until(&copy, "SELECT seq > 3 FROM data_sync_checkpoint", "t").await;
+    let stopped = daemon.stop().await.expect_code(0);
+    assert!(!stopped.stderr.contains("in the middle"), "{stopped}");
+    let seq: u32 = copy.rows("SELECT seq FROM data_sync_checkpoint").await.parse().expect("a number");
+    assert!((4..11).contains(&seq), "{seq}");
 }
 
 /// What systemd hears.
