@@ -67,6 +67,7 @@ pub async fn run(pass: &mut Pass<'_>, checkpoint: &Checkpoint, tables: &[TableNa
             scope.retain(|table| !applied.set_aside.contains(table));
             done.segments += group.len() as u64;
             done.records += applied.records;
+            pass.tally.add(group.len(), applied.records);
             clean(&group)?;
             group.clear();
         }

@@ -28,7 +28,7 @@ use crate::commands::{Answer, resync, retry, sync};
 use crate::error::{Error, Kind, Remedy, Result};
 use crate::load;
 use crate::local::{APPLICATION_NAME, Local};
-use crate::pass::Report;
+use crate::pass::{Report, Tally};
 use crate::runner::Runner;
 use crate::status::{self, Found, Status};
 
@@ -69,6 +69,7 @@ type Orders = mpsc::Sender<(Order, oneshot::Sender<Response>)>;
 #[derive(Debug)]
 struct Life {
     start_time: Timestamp,
+    tally: Arc<Tally>,
     facts: Mutex<Facts>,
     session: Mutex<Option<Arc<Local>>>,
 }
@@ -79,6 +80,7 @@ struct Facts {
     stale_after: Duration,
     archive: String,
     last_sync: Option<Timestamp>,
+    /// That loads have applied; those of passes are in the tally.
     records: u64,
     errors: u64,
     /// Why the last pass was not all well.
@@ -93,7 +95,8 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -> Resul
     let stop = Stop::new();
     stop.on_signals()?;
     let mut reloads = Reloads::listen()?;
-    let life = Arc::new(Life::new(&config));
+    let mut runner = Runner::new(config.clone(), stop.clone());
+    let life = Arc::new(Life::new(&config, runner.tally()));
     match life.only_one(&config).await {
         Err(error) if error.shared().kind() == SharedKind::Unreachable => {
             warn!(error = %error.one_line(), "the local server is not there yet");
@@ -106,7 +109,6 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -> Resul
     notify(Phase::Ready);
     heartbeat.feed_watchdog(PATIENCE);
     info!(version = env!("CARGO_PKG_VERSION"), "started");
-    let mut runner = Runner::new(config, stop.clone());
     let mut backoff = Backoff::endless(FIRST_RETRY, runner.config.data_sync_freq);
     let (mut is_due, mut pause) = (true, runner.config.data_sync_freq);
     // What waits for a base is loaded beside the passes, one load at a time.
@@ -192,9 +194,10 @@ fn same_daemon(old: &Config, new: Config) -> Result<Config> {
 }
 
 impl Life {
-    fn new(config: &Config) -> Life {
+    fn new(config: &Config, tally: Arc<Tally>) -> Life {
         let life = Life {
             start_time: status::second_of(Timestamp::now()),
+            tally,
             facts: Mutex::default(),
             session: Mutex::default(),
         };
@@ -254,7 +257,6 @@ impl Life {
         let mut facts = self.facts();
         match result {
             Ok(report) => {
-                facts.records += report.records;
                 facts.trouble = report.missing.map(sync::missing);
                 facts.waits_for_base = report.waits_for_base;
                 if !report.stopped {
@@ -302,7 +304,10 @@ impl Life {
         let facts = self.facts();
         match (&facts.trouble, facts.last_sync) {
             (Some(trouble), _) => trouble.clone(),
-            (None, Some(time)) => format!("last sync {time}, {} records since the start", facts.records),
+            (None, Some(time)) => {
+                let records = self.tally.records() + facts.records;
+                format!("last sync {time}, {records} records since the start")
+            }
             (None, None) => "in the first pass".to_owned(),
         }
     }
@@ -314,7 +319,7 @@ impl Life {
             status: "active".into(),
             start_time: Some(self.start_time),
             last_sync: facts.last_sync,
-            records_synced: facts.records,
+            records_synced: self.tally.records() + facts.records,
             errors: facts.errors,
             problems: facts.trouble.iter().cloned().collect(),
             ..status::frame(facts.frequency, facts.stale_after, facts.archive.clone())

@@ -6,6 +6,8 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use syncdata_shared::chain::ChainTip;
 use syncdata_shared::daemon::Stop;
@@ -83,6 +85,28 @@ impl Report {
     }
 }
 
+/// What passes have applied, also those that failed behind it.
+#[derive(Debug, Default)]
+pub struct Tally {
+    segments: AtomicU64,
+    records: AtomicU64,
+}
+
+impl Tally {
+    pub(crate) fn add(&self, segments: usize, records: u64) {
+        self.segments.fetch_add(segments as u64, Ordering::Relaxed);
+        self.records.fetch_add(records, Ordering::Relaxed);
+    }
+
+    pub fn segments(&self) -> u64 {
+        self.segments.load(Ordering::Relaxed)
+    }
+
+    pub fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+}
+
 /// What a pass works with.
 #[derive(Debug)]
 pub struct Pass<'a> {
@@ -92,6 +116,7 @@ pub struct Pass<'a> {
     pub writer: Writer,
     /// Asked, the pass ends behind the transaction that is under way.
     pub stop: Stop,
+    pub tally: Arc<Tally>,
 }
 
 /// What the archive shows of itself.
@@ -106,7 +131,8 @@ pub(crate) struct View {
 
 impl<'a> Pass<'a> {
     pub fn new(local: &'a Local, source: &'a Source, rules: &'a Rules) -> Pass<'a> {
-        Pass { local, source, rules, writer: Writer::new(local.replica), stop: Stop::new() }
+        let writer = Writer::new(local.replica);
+        Pass { local, source, rules, writer, stop: Stop::new(), tally: Arc::default() }
     }
 
     /// Applies everything that is there. `Err` after sound segments leaves those applied.
@@ -355,6 +381,7 @@ impl<'a> Pass<'a> {
         let checkpoint = Checkpoint::after(&last.segment);
         report.segments += group.len() as u64;
         report.records += done.records;
+        self.tally.add(group.len(), done.records);
         tracing::info!(
             segment = checkpoint.seq(), lsn = %checkpoint.end_lsn(), segments = group.len(),
             records = done.records, "segments applied"

@@ -16,7 +16,7 @@ use crate::fetch::Source;
 use crate::ledger;
 use crate::load;
 use crate::local::Local;
-use crate::pass::{Pass, Report};
+use crate::pass::{Pass, Report, Tally};
 use crate::transaction::Rules;
 
 /// A pass is tried again so often, within about a minute, before its trouble is reported.
@@ -37,11 +37,24 @@ pub struct Runner {
     /// Passes and the ends of loads take turns.
     turn: Arc<tokio::sync::Mutex<()>>,
     acks: Arc<Acks>,
+    tally: Arc<Tally>,
 }
 
 impl Runner {
     pub fn new(config: Config, stop: Stop) -> Runner {
-        Runner { config, stop, canceller: Mutex::default(), turn: Arc::default(), acks: Arc::default() }
+        Runner {
+            config,
+            stop,
+            canceller: Mutex::default(),
+            turn: Arc::default(),
+            acks: Arc::default(),
+            tally: Arc::default(),
+        }
+    }
+
+    /// What its passes have applied since it was made.
+    pub fn tally(&self) -> Arc<Tally> {
+        Arc::clone(&self.tally)
     }
 
     /// One pass; `None` when it had to be abandoned.
@@ -55,7 +68,14 @@ impl Runner {
 
     /// One pass; what passes by itself is tried again, from the checkpoint on.
     pub async fn patient_pass(&self) -> Option<Result<Report>> {
-        self.patiently(async || self.pass_once().await).await
+        let (segments, records) = (self.tally.segments(), self.tally.records());
+        let done = self.patiently(async || self.pass_once().await).await?;
+        // What was applied before it had to be tried again counts too.
+        Some(done.map(|report| Report {
+            segments: self.tally.segments() - segments,
+            records: self.tally.records() - records,
+            ..report
+        }))
     }
 
     /// A pass, then what waits for a base, then what came behind it.
@@ -128,6 +148,7 @@ impl Runner {
         let rules = rules(&self.config);
         let mut pass = Pass::new(&local, &source, &rules);
         pass.stop = self.stop.clone();
+        pass.tally = Arc::clone(&self.tally);
         let report = pass.run().await?;
         self.acks.tell(&local, &source).await;
         Ok(report)

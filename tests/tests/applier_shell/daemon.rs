@@ -250,6 +250,26 @@ async fn a_daemon_outlives_its_server_and_goes_on_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn what_a_pass_applied_before_it_failed_is_counted() {
+    let mut copy = two_synced_tables().await;
+    copy.set("SYNCDATA_APPLY_BATCH_CHANGES", "1");
+    copy.forge.segment(&[vec![rename(1, "Eve")]]);
+    let last = copy.forge.segment(&[vec![rename(2, "Eve")]]);
+    let sound = fs::read(&last.file).expect("forged");
+    fs::write(&last.file, &sound[..sound.len() - 1]).expect("ours");
+    let mut daemon = copy.applier(&["start"]).spawn();
+    daemon.says("pass failed").await;
+    let status = copy.applier(&["--json", "status"]).run().await.expect_code(1).json();
+    assert_eq!(status["records_synced"], 4);
+    assert_eq!(copy.rows("SELECT sum(rows_synced) FROM data_sync_logs").await, "4");
+    fs::write(&last.file, sound).expect("ours");
+    copy.applier(&["sync"]).succeed().await;
+    let status = copy.applier(&["--json", "status"]).succeed().await.json();
+    assert_eq!(status["records_synced"], 5);
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn whoever_watches_asks_over_http() {
     let mut copy = two_synced_tables().await;
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
