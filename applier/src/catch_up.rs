@@ -115,7 +115,8 @@ async fn within_reach(
 async fn cut_off(pass: &Pass<'_>, table: &TableName, position: Lsn, gap: &str) -> Result<()> {
     let (client, meta) = (pass.local.session.client(), &pass.local.meta);
     let noting = || format!("noting that {table} is stale");
-    let reason = format!("the archive no longer has the changes {gap} that it lacks: resync loads it again");
+    let remedy = plan::gap_remedy(table);
+    let reason = format!("the archive no longer has the changes {gap} that it lacks; {remedy}");
     client.batch_execute("BEGIN").await.context(noting)?;
     cursor::set_state(client, meta, table, State::Stale, None, Some(&reason)).await?;
     cursor::note_gap(client, meta, table, gap).await?;

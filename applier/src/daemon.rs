@@ -270,9 +270,8 @@ impl Life {
                     Remedy::Retry => warn!(error = %words, hint, "pass failed, it is tried again"),
                     Remedy::Operator => error!(error = %words, hint, "pass failed"),
                 }
-                let hint = error.shared().hint_text().map(|hint| format!(" (hint: {hint})"));
                 facts.errors += 1;
-                facts.trouble = Some(format!("{}{}", error.one_line(), hint.unwrap_or_default()));
+                facts.trouble = Some(error.with_hint());
             }
         }
     }

@@ -49,6 +49,15 @@ impl Ended {
 }
 
 impl Stop {
+    /// Why the table is quarantined, and what to do about it.
+    pub(crate) fn reason_and_remedy(&self) -> String {
+        let Poison { table, reason, .. } = &self.poison;
+        match reason.contains("; run: ") {
+            true => reason.clone(),
+            false => format!("{reason}; mend it, then run: syncdata-applier retry {table}"),
+        }
+    }
+
     /// For those who want everything to stop there.
     pub(crate) fn into_error(self) -> Error {
         let Poison { table, line, reason, .. } = self.poison;

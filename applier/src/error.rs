@@ -80,6 +80,12 @@ impl Error {
         self.inner.one_line()
     }
 
+    /// On one line: what happened, and what to do about it.
+    pub fn with_hint(&self) -> String {
+        let hint = self.inner.hint_text().map(|hint| format!(" (hint: {hint})"));
+        format!("{}{}", self.one_line(), hint.unwrap_or_default())
+    }
+
     pub fn shared(&self) -> &Shared {
         &self.inner
     }

@@ -84,7 +84,13 @@ impl Ground<'_> {
                         seq: fetched.segment.manifest().seq.get(),
                         position: gap.from.max(state.position.unwrap_or(Lsn::ZERO)),
                         gap: plan::gap_name(gap),
-                        reason: format!("changes from {} to {} are lost: {}", gap.from, gap.to, gap.reason),
+                        reason: format!(
+                            "changes from {} to {} are lost: {}; {}",
+                            gap.from,
+                            gap.to,
+                            gap.reason,
+                            plan::gap_remedy(table)
+                        ),
                     });
                 }
             }

@@ -68,6 +68,11 @@ pub fn gap_name(gap: &Gap) -> String {
     format!("{}..{}", gap.from, gap.to)
 }
 
+/// What lets a table go on that a gap cuts off.
+pub fn gap_remedy(table: &TableName) -> String {
+    format!("run: syncdata-applier resync {table}, or retry {table} --accept-gap")
+}
+
 /// What one table takes of one segment. `stops` are transactions that earlier tries have found.
 pub fn share(
     manifest: &Manifest,

@@ -125,7 +125,7 @@ impl Runner {
     async fn note_failure(&self, error: &Error) {
         let noted = async {
             let local = Local::open(&self.config).await?;
-            ledger::log_failure(local.session.client(), &local.meta, &error.one_line()).await
+            ledger::log_failure(local.session.client(), &local.meta, &error.with_hint()).await
         };
         if let Some(Err(second)) = self.stop.grant(Duration::ZERO, noted).await {
             tracing::warn!(error = %second.one_line(), "the failure could not be noted in data_sync_logs");

@@ -329,8 +329,8 @@ impl Transaction<'_> {
             _ => None,
         };
         quarantine::keep(client, meta, &stop.poison, record.as_ref()).await?;
-        let reason = &stop.poison.reason;
-        cursor::set_state(client, meta, table, State::Quarantined, Some(position), Some(reason)).await?;
+        let reason = stop.reason_and_remedy();
+        cursor::set_state(client, meta, table, State::Quarantined, Some(position), Some(&reason)).await?;
         Ok(())
     }
 
@@ -374,8 +374,9 @@ impl Transaction<'_> {
     /// Tables that end in that segment, and why.
     fn failures(&self, seq: u64, cut_off: &[CutOff]) -> BTreeMap<TableName, String> {
         let stops = self.stops.iter().filter(|(_, stop)| stop.before.seq == seq);
-        let stops = stops
-            .map(|(table, stop)| (table.clone(), format!("Failed to apply changes: {}", stop.poison.reason)));
+        let stops = stops.map(|(table, stop)| {
+            (table.clone(), format!("Failed to apply changes: {}", stop.reason_and_remedy()))
+        });
         let cut_off = cut_off.iter().filter(|cut| cut.seq == seq);
         stops.chain(cut_off.map(|cut| (cut.table.clone(), cut.reason.clone()))).collect()
     }

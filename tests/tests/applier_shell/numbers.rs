@@ -135,6 +135,32 @@ async fn refusal(copy: &LocalCopy, sql: &str) -> String {
 }
 
 #[tokio::test]
+async fn every_failure_comes_with_a_command_in_the_log_and_in_status() {
+    let mut copy = two_tables().await;
+    copy.applier(&["add-tables", "users", "orders"]).succeed().await;
+    copy.sync(0).await;
+    copy.server.execute("ALTER TABLE users ADD CHECK (name <> 'Bad')").await;
+    copy.forge.segment(&[vec![rename(2, "Bad")]]);
+    copy.forge.gap(&["orders"]);
+    copy.forge.segment(&[vec![r#"{"table":"orders","op":"INSERT","data":{"id":8,"user_id":1}}"#]]);
+    copy.sync(1).await;
+    let status = copy.applier(&["status"]).run().await.expect_code(1);
+    let commands =
+        ["run: syncdata-applier retry users", "run: syncdata-applier resync orders, or retry orders --"];
+    for command in commands {
+        assert!(status.stdout.contains(command), "{status}");
+        let logged = format!("SELECT count(*) FROM data_sync_logs WHERE error_detail LIKE '%{command}%'");
+        assert_eq!(copy.rows(&logged).await, "1", "{command}");
+    }
+    std::fs::remove_dir_all(copy.archive_dir()).expect("ours");
+    copy.forge = syncdata_tests::forge::Forge::new(&copy.archive_dir());
+    copy.sync(2).await;
+    let logged =
+        "SELECT count(*) FROM data_sync_logs WHERE error_detail LIKE '%(hint: %resync --all --adopt%'";
+    assert_eq!(copy.rows(logged).await, "1");
+}
+
+#[tokio::test]
 async fn a_table_that_stops_in_a_segment_has_one_row_for_it_with_what_it_took_and_why_no_more() {
     let mut copy = two_tables().await;
     copy.applier(&["add-tables", "users", "orders"]).succeed().await;
