@@ -7,7 +7,7 @@ use syncdata_shared::config::Config;
 use syncdata_shared::error::{Context, Error as Shared, Kind as SharedKind};
 use syncdata_shared::name::{TableName, TablePattern};
 
-use super::{Answer, sync};
+use super::Answer;
 use crate::cursor::{self, Checkpoint, Position, State, Want};
 use crate::error::{Error, Kind, Result};
 use crate::local::Local;
@@ -117,16 +117,16 @@ async fn add_one(
     Ok(())
 }
 
-/// Takes tables off the whitelist; their rows stay.
-pub async fn remove(config: &Config, names: &[String]) -> Result<Answer> {
+/// Takes tables off the whitelist, all or none; their rows stay.
+pub async fn remove(config: &Config, patterns: &[String]) -> Result<Answer> {
     let local = Local::open(config).await?;
     local.lock_pass().await?;
     let (client, meta) = (local.session.client(), &local.meta);
-    let known = cursor::table_states(client, meta).await?;
-    let names = sync::parse_names(names)?;
-    if let Some(stranger) = names.iter().find(|name| !known.contains_key(name)) {
-        return Err(not_found(format!("{stranger} is not in the whitelist"), "syncdata-applier list-tables"));
-    }
+    let known: Vec<TableName> = cursor::table_states(client, meta).await?.into_keys().collect();
+    let names = matching(&known, patterns, |stranger| {
+        not_found(format!("{stranger} is not in the whitelist"), "syncdata-applier list-tables")
+    })?;
+    client.batch_execute("BEGIN").await.context(|| "removing tables from the whitelist".to_owned())?;
     for table in &names {
         for place in ["tables_to_sync", "data_sync_table_state", "data_sync_quarantine"] {
             let delete = format!("DELETE FROM {meta}.{place} WHERE table_name = $1");
@@ -134,6 +134,7 @@ pub async fn remove(config: &Config, names: &[String]) -> Result<Answer> {
             client.execute(&delete, &[&table.to_string()]).await.context(removing)?;
         }
     }
+    client.batch_execute("COMMIT").await.context(|| "removing tables from the whitelist".to_owned())?;
     Ok(named("removed", &names))
 }
 
@@ -158,16 +159,26 @@ pub async fn list(config: &Config) -> Result<Answer> {
 
 /// The local tables that the patterns name, in the order of the patterns.
 async fn resolve(local: &Local, patterns: &[String]) -> Result<Vec<TableName>> {
-    let tables = local_tables(local).await?;
+    matching(&local_tables(local).await?, patterns, |stranger| {
+        not_found(
+            format!("Table not found locally: {stranger}"),
+            "create it here as it is at the source, then add it",
+        )
+    })
+}
+
+/// Those of the tables that the patterns name, in the order of the patterns, each of which names one at least.
+fn matching(
+    tables: &[TableName],
+    patterns: &[String],
+    strange: impl Fn(&TablePattern) -> Error,
+) -> Result<Vec<TableName>> {
     let (mut names, mut seen) = (Vec::new(), BTreeSet::new());
     for text in patterns {
         let pattern: TablePattern = text.parse()?;
         let found: Vec<&TableName> = tables.iter().filter(|table| pattern.matches(table)).collect();
         if found.is_empty() {
-            return Err(not_found(
-                format!("Table not found locally: {pattern}"),
-                "create it here as it is at the source, then add it",
-            ));
+            return Err(strange(&pattern));
         }
         names.extend(found.into_iter().filter(|table| seen.insert((*table).clone())).cloned());
     }

@@ -30,6 +30,13 @@ async fn the_whitelist_takes_names_and_patterns_and_refuses_strangers() {
     assert_eq!(listed[1]["state"], "pending");
     let unknown = copy.applier(&["remove-tables", "sales.b"]).run().await.expect_code(2);
     assert!(unknown.stderr.contains("sales.b is not in the whitelist"), "{unknown}");
+    copy.applier(&["add-tables", "sales.b"]).succeed().await;
+    let unknown = copy.applier(&["remove-tables", "sales.*", "nowhere.*"]).run().await.expect_code(2);
+    assert!(unknown.stderr.contains("nowhere.* is not in the whitelist"), "{unknown}");
+    let removed = copy.applier(&["remove-tables", "sales.*", "users"]).succeed().await;
+    assert_eq!(removed.stdout, "removed sales.a\nremoved sales.b\nremoved users\n");
+    assert_eq!(copy.applier(&["list-tables"]).succeed().await.stdout, "\"*\"\n");
+    assert_eq!(copy.rows("SELECT count(*) FROM data_sync_table_state").await, "1");
 }
 
 #[tokio::test]
