@@ -23,7 +23,8 @@ pub(crate) struct Poison {
 impl Poison {
     pub(crate) fn into_error(self, cause: Error) -> Error {
         let tables = self.tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let tables = if tables.is_empty() { "a table that was not found" } else { &tables };
+        let tables =
+            if tables.is_empty() { "no table (a message with the prefix syncdata?)" } else { &tables };
         // What may help without a loss comes first.
         let mut first = cause.hint_text().map_or_else(String::new, |hint| format!("{hint}; or, "));
         if self.may_be_the_sum(&cause) {
@@ -77,16 +78,20 @@ pub(crate) async fn locate(
         return Ok(None);
     }
     let (xid, end_lsn) = commits[unreadable - 1];
+    let only_it = Peek { upto: end_lsn, lines_max: None, ..whole.clone() };
+    if unreadable == commits.len() && can_read(connection, &only_it).await? {
+        // What lies behind the last commit is a message, which belongs to none: the next commit will show it.
+        return Ok(None);
+    }
     let readable_upto = readable.checked_sub(1).map(|last| commits[last].1);
-    let peek = Peek { upto: end_lsn, lines_max: None, ..whole.clone() };
-    let tables = tables(connection, &peek, relations).await?;
+    let tables = tables(connection, &Peek { messages: false, ..only_it }, relations).await?;
     Ok(Some(Poison { xid, end_lsn, readable_upto, tables }))
 }
 
 /// Every transaction in reach, none of whose rows is printed.
 async fn commits(connection: &mut Connection, whole: &Peek<'_>) -> Result<Vec<(u32, Lsn)>> {
     let mut commits = Vec::new();
-    let bare = Peek { filter: "", lines_max: None, ..whole.clone() };
+    let bare = Peek { filter: "", messages: false, lines_max: None, ..whole.clone() };
     while_in_use(async || {
         commits.clear();
         let take = |line: &str| {

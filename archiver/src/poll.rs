@@ -533,6 +533,7 @@ impl<'a> Poll<'a> {
             slot: &self.config.slot_name,
             plugin: self.plugin.clone(),
             filter: &capture.filter,
+            messages: true,
             upto: self.position.flush,
             lines_max: None,
         };

@@ -173,6 +173,7 @@ impl Reading<'_> {
             slot: &self.config.slot_name,
             plugin: self.plugin.clone(),
             filter: &capture.filter,
+            messages: true,
             upto,
             lines_max,
         };

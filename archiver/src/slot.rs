@@ -23,8 +23,8 @@ use crate::connection::Connection;
 use crate::role;
 use crate::source::Slot;
 
-/// Logical messages are not read, since any role can write one that cannot be printed, under whatever prefix, and
-/// none of them is of use here. An empty list would let all pass: what one list asks for, the other takes out.
+/// Messages with this prefix would be ours; foreign ones are not read, since any role can write one that cannot
+/// be printed. (An empty list of prefixes would let all pass.)
 const MESSAGE_PREFIX: &str = "syncdata";
 
 const PLUGIN: &str = "wal2json";
@@ -45,6 +45,8 @@ pub(crate) struct Peek<'a> {
     pub plugin: Plugin,
     /// wal2json's `add-tables`; empty selects no table at all.
     pub filter: &'a str,
+    /// Whether messages of ours are printed.
+    pub messages: bool,
     /// Stops with the first transaction that ends at or past it.
     pub upto: Lsn,
     /// Stops with the transaction in which this many lines are reached.
@@ -69,6 +71,7 @@ impl Plugin {
             slot,
             plugin: plugin.clone(),
             filter: "",
+            messages: true,
             upto: Lsn::from_u64(1),
             lines_max: Some(1),
         };
@@ -132,9 +135,11 @@ impl Peek<'_> {
             // Which columns are bytea, whose prefix is not printed, and which are numbers.
             ("include-type-oids", "1"),
             ("add-msg-prefixes", MESSAGE_PREFIX),
-            ("filter-msg-prefixes", MESSAGE_PREFIX),
             ("add-tables", self.filter),
         ];
+        if !self.messages {
+            options.push(("filter-msg-prefixes", MESSAGE_PREFIX));
+        }
         if self.plugin.numbers_as_text {
             options.push(("numeric-data-types-as-string", "1"));
         }
@@ -307,7 +312,8 @@ mod tests {
         let plugin = Plugin { name: String::new(), numbers_as_text: false };
         let slot = "syncdata_slot".parse().expect("a name");
         let filter = r"public.it\'s,public.back\\slash";
-        let peek = Peek { slot: &slot, plugin, filter, upto: Lsn::from_u64(0x10), lines_max: None };
+        let peek =
+            Peek { slot: &slot, plugin, filter, messages: true, upto: Lsn::from_u64(0x10), lines_max: None };
         let sql = peek.sql();
         assert!(sql.contains(r"'add-tables',  E'public.it\\''s,public.back\\\\slash'"), "{sql}");
         assert!(sql.contains("'0/10', NULL,"), "{sql}");

@@ -20,7 +20,7 @@ pub(crate) enum Line<'a> {
     Commit(Transaction),
     Row(Row<'a>),
     Truncate(Target<'a>),
-    /// Of `pg_logical_emit_message`, which nobody asks for.
+    /// `pg_logical_emit_message` with our own prefix.
     Message,
 }
 

@@ -133,6 +133,26 @@ fn limited() -> WorldOptions {
     WorldOptions::default().source(limit)
 }
 
+#[tokio::test]
+async fn a_message_of_ours_that_cannot_be_printed_is_named_and_can_be_stepped_over() {
+    for transactional in ["true", "false"] {
+        let world = world(WorldOptions::default()).await;
+        world.source.execute("INSERT INTO good VALUES (2)").await;
+        let message = format!("SELECT pg_logical_emit_message({transactional}, 'syncdata', '\\xff'::bytea)");
+        world.source.execute(&message).await;
+        world.source.execute("INSERT INTO notes VALUES (1, 'behind it')").await;
+        world.source.execute("INSERT INTO good VALUES (3)").await;
+        let stopped = world.archiver(["run", "--once"]).run().await.expect_code(2);
+        assert!(stopped.stderr.contains("a message with the prefix syncdata"), "{stopped}");
+        assert_eq!(archived(&world), 2, "what lies before it is shipped: {stopped}");
+        world.archiver(advised(&stopped.stderr)).succeed().await;
+        world.archiver(["run", "--once"]).succeed().await;
+        // A message outside of a transaction takes the next one along.
+        assert_eq!(archived(&world), if transactional == "true" { 4 } else { 3 });
+        assert_eq!(operator::gaps(&world).len(), 1);
+    }
+}
+
 /// What lies before the gap is in the spool alone: the slot must not let go of it.
 #[tokio::test]
 async fn a_gap_that_is_declared_while_the_backup_host_is_away_moves_the_slot_when_it_is_back() {
