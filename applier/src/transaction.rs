@@ -362,10 +362,17 @@ impl Transaction<'_> {
             entries.extend(took_nothing.map(|(table, error)| entry(table, OpCounts::default(), Some(error))));
         }
         for (table, oddities) in &findings.oddities {
+            let is_of_table = |entry: &Entry| entry.table == *table;
+            let first =
+                entries.iter().find(|entry| is_of_table(entry)).map(|first| first.archive_ref.clone());
             // Segments that share a transaction share batches: the last one speaks for all.
-            if let Some(last) = entries.iter_mut().rfind(|entry| entry.table == *table) {
+            if let (Some(first), Some(last)) = (first, entries.iter_mut().rfind(|entry| is_of_table(entry))) {
                 last.missing = oddities.missing;
-                oddities.warn(table, &last.archive_ref);
+                let files = match first == last.archive_ref {
+                    true => first,
+                    false => format!("{first} to {}", last.archive_ref),
+                };
+                oddities.warn(table, &files);
             }
         }
         entries

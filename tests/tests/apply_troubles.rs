@@ -606,6 +606,25 @@ fn sign(key: &SigningKey, manifest: &Path) {
 }
 
 #[tokio::test]
+async fn rows_that_were_missing_in_segments_of_one_transaction_are_said_to_be_in_all_of_them() {
+    let (_, mut copy) = Bank::open().await;
+    copy.applier(&["add-tables", "accounts", "savings"]).succeed().await;
+    copy.sync(0).await;
+    copy.server.execute("ALTER TABLE accounts ADD CONSTRAINT low CHECK (balance < 500) NOT VALID").await;
+    for id in 0..2 {
+        let data = format!(r#""data":{{"balance":500}},"old_keys":{{"id":{id}}}"#);
+        copy.forge.segment(&[vec![format!(r#"{{"table":"accounts","op":"UPDATE",{data}}}"#)]]);
+    }
+    copy.sync(1).await;
+    // A table that catches up takes both at once.
+    copy.server.execute("ALTER TABLE accounts DROP CONSTRAINT low; DELETE FROM accounts WHERE id < 2").await;
+    let said = copy.applier(&["retry", "accounts"]).succeed().await.stderr;
+    let warning = said.lines().find(|line| line.contains("rows to update or delete were not here"));
+    let names = |seq: &str| warning.is_some_and(|warning| warning.contains(seq));
+    assert!(names("0000000002") && names(" to 0000000003") && names("rows=2"), "{said}");
+}
+
+#[tokio::test]
 async fn rows_changed_by_hand_are_counted_and_a_resync_brings_them_back() {
     let (mut bank, mut copy) = Bank::open().await;
     copy.applier(&["add-tables", "accounts", "savings"]).succeed().await;
