@@ -12,10 +12,10 @@ use syncdata_shared::error::Context;
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::{OpCounts, Relation};
 use syncdata_shared::segment::SegmentReader;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::{Batch, Limits, Place, TxPlace};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::schema::{Difference, Target};
 use crate::step::{COPY_ROWS_MIN, Prepared};
 
@@ -55,7 +55,7 @@ impl Admission {
 #[derive(Debug)]
 pub enum Item {
     Batch {
-        prepared: Box<Prepared>,
+        netting: Netting,
         /// Nothing more is to be read.
         is_last: bool,
     },
@@ -72,6 +72,28 @@ pub struct SegmentEnd {
     pub counts: BTreeMap<String, OpCounts>,
     /// Where the tables stand that were cut off: at the end of the transaction before.
     pub stopped: BTreeMap<String, Lsn>,
+}
+
+/// A batch that is netted on a thread of its own, while the next one is read.
+#[derive(Debug)]
+pub struct Netting(oneshot::Receiver<Box<Prepared>>);
+
+impl Netting {
+    fn start(batch: Batch) -> Result<Netting> {
+        let (sender, receiver) = oneshot::channel();
+        let work = move || {
+            // Nobody may be waiting any more.
+            let _ = sender.send(Box::new(Prepared::new(batch, COPY_ROWS_MIN)));
+        };
+        let thread = std::thread::Builder::new().name("net".into());
+        thread.spawn(work).context(|| "starting a thread to net a batch".to_owned())?;
+        Ok(Netting(receiver))
+    }
+
+    pub async fn prepared(self) -> Result<Box<Prepared>> {
+        let ended = |_| Error::new(Kind::Other, "the thread that nets a batch ended early");
+        self.0.await.map_err(ended)
+    }
 }
 
 /// A reader at work. Dropping it ends its thread.
@@ -210,7 +232,7 @@ impl Reader<'_> {
         }
         let took = shares.into_iter().filter(|(_, (_, counts))| counts.total() > 0);
         end.counts = took.map(|(table, (_, counts))| (table.to_owned(), counts)).collect();
-        self.send(Ok(Item::Segment(end)))
+        self.send(Item::Segment(end))
     }
 
     fn take(&mut self, row: &Row<'_>, admission: &Admission, place: Place) -> Result<(), Stop> {
@@ -221,7 +243,7 @@ impl Reader<'_> {
         match self.batch.push(row, target, relation, place) {
             Ok(()) => Ok(()),
             Err(difference) => {
-                self.send(Ok(Item::Lacking { table: row.table.to_string(), place, difference }))?;
+                self.send(Item::Lacking { table: row.table.to_string(), place, difference })?;
                 Err(Stop::Enough)
             }
         }
@@ -232,12 +254,11 @@ impl Reader<'_> {
         if batch.is_empty() {
             return Ok(());
         }
-        let prepared = Box::new(Prepared::new(batch, COPY_ROWS_MIN));
-        self.send(Ok(Item::Batch { prepared, is_last }))
+        self.send(Item::Batch { netting: Netting::start(batch)?, is_last })
     }
 
-    fn send(&self, item: Result<Item>) -> Result<(), Stop> {
-        self.items.blocking_send(item).map_err(|_| Stop::Enough)
+    fn send(&self, item: Item) -> Result<(), Stop> {
+        self.items.blocking_send(Ok(item)).map_err(|_| Stop::Enough)
     }
 }
 

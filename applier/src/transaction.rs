@@ -175,7 +175,7 @@ impl Transaction<'_> {
         let expected = self.group.iter().filter(|fetched| fetched.file.is_some()).count();
         while let Some(item) = reading.next().await {
             match item? {
-                Item::Batch { prepared, is_last } => {
+                Item::Batch { netting, is_last } => {
                     // A try that has stops before it may meet another one: what is read ahead would be read in vain.
                     let is_first_try = self.stops.is_empty();
                     if is_last
@@ -184,6 +184,7 @@ impl Transaction<'_> {
                     {
                         ahead.begin(later)?;
                     }
+                    let prepared = netting.prepared().await?;
                     match writer.apply(&self.local.session, &prepared).await? {
                         Outcome::Applied(oddities) => {
                             findings.add(oddities);

@@ -113,7 +113,7 @@ pub(crate) async fn replay(
     let mut reading = Reading::start(tasks)?;
     while let Some(item) = reading.next().await {
         match item? {
-            Item::Batch { prepared, .. } => match writer.apply(session, &prepared).await? {
+            Item::Batch { netting, .. } => match writer.apply(session, &*netting.prepared().await?).await? {
                 Outcome::Applied(oddities) => {
                     for (shadow, found) in oddities {
                         *done.missing.entry(real(&shadow)).or_default() += found.missing;
