@@ -12,9 +12,6 @@ use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::Relation;
 use syncdata_shared::time::Timestamp;
 
-use crate::net::canonical;
-use crate::schema::TextEquality;
-
 /// The values of a key's columns, each in one spelling.
 type Key = Vec<String>;
 
@@ -157,20 +154,7 @@ fn one_spelling<'t>(type_name: &str, text: &'t str) -> Cow<'t, str> {
         "smallint" | "integer" | "bigint" | "oid" => {
             text.trim().parse::<i128>().map_or(Cow::Borrowed(text), |number| number.to_string().into())
         }
-        "numeric" => {
-            let (sign, digits) = match text.trim().strip_prefix('-') {
-                Some(digits) => ("-", digits),
-                None => ("", text.trim().trim_start_matches('+')),
-            };
-            let digits = canonical(TextEquality::Numeric, digits).trim_start_matches('0');
-            let whole = if digits.is_empty() || digits.starts_with('.') { "0" } else { "" };
-            let sign = if whole.is_empty() || !digits.is_empty() { sign } else { "" };
-            format!("{sign}{whole}{digits}").into()
-        }
-        "real" | "double precision" => {
-            // Zero has two spellings too.
-            text.trim().parse::<f64>().map_or(Cow::Borrowed(text), |number| (number + 0.0).to_string().into())
-        }
+        "numeric" | "real" | "double precision" => decimal(text).map_or(text.into(), Cow::from),
         "boolean" => match text {
             "t" | "true" | "yes" | "on" | "1" => "true".into(),
             "f" | "false" | "no" | "off" | "0" => "false".into(),
@@ -181,6 +165,25 @@ fn one_spelling<'t>(type_name: &str, text: &'t str) -> Cow<'t, str> {
         name if name.rsplit('.').next() == Some("citext") => text.to_lowercase().into(),
         _ => text.into(),
     }
+}
+
+/// A number by its digits alone: `1.50`, `1.5` and `15e-1` are all `15e-1`. `None`: it is NaN, infinite or no number.
+fn decimal(text: &str) -> Option<String> {
+    let text = text.trim();
+    let (sign, text) =
+        text.strip_prefix('-').map_or(("", text.trim_start_matches('+')), |digits| ("-", digits));
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let significant = digits.trim_end_matches('0');
+    let exponent = i64::from(exponent.parse::<i32>().ok()?) - i64::try_from(fraction.len()).ok()?
+        + i64::try_from(digits.len() - significant.len()).ok()?;
+    let significant = significant.trim_start_matches('0');
+    // Zero has two spellings too.
+    Some(if significant.is_empty() { "0".to_owned() } else { format!("{sign}{significant}e{exponent}") })
 }
 
 impl Change {
@@ -237,7 +240,11 @@ mod tests {
             ("numeric", "0.0", "-0"),
             ("numeric", ".5", "0.50"),
             ("numeric", "100", "0100.0"),
+            ("numeric", "1200", "1.2e3"),
             ("double precision", "-0", "0.0"),
+            ("double precision", "1e+20", "100000000000000000000"),
+            ("real", "1.5e-07", "0.00000015"),
+            ("real", "NaN", "NaN"),
             ("boolean", "t", "true"),
             ("character(5)", "ab   ", "ab"),
             ("uuid", "A0EEBC99-9c0b-4ef8-bb6d-6bb9bd380a11", "a0eebc999c0b4ef8bb6d6bb9bd380a11"),
@@ -246,7 +253,14 @@ mod tests {
         ] {
             assert_eq!(one_spelling(type_name, one), one_spelling(type_name, other), "{type_name} {one}");
         }
-        for (type_name, one, other) in [("text", "a", "a "), ("numeric", "10", "1"), ("text", "Ann", "ann")] {
+        for (type_name, one, other) in [
+            ("text", "a", "a "),
+            ("numeric", "10", "1"),
+            ("numeric", "-1", "1"),
+            ("numeric", "12345678901234567890.1", "12345678901234567890.2"),
+            ("double precision", "0.1", "0.01"),
+            ("text", "Ann", "ann"),
+        ] {
             assert_ne!(one_spelling(type_name, one), one_spelling(type_name, other), "{type_name} {one}");
         }
     }
