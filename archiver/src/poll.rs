@@ -7,6 +7,9 @@
 //! The order of these lines is the promise: the slot moves after the changes are safe where `confirm` says. After a
 //! crash the position is derived from spool and archive; nothing is taken from memory.
 
+mod answers;
+mod relief;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,22 +19,22 @@ use syncdata_shared::config::{Config, Confirm};
 use syncdata_shared::lsn::Lsn;
 use syncdata_shared::manifest::Gap;
 use syncdata_shared::name::SlotName;
-use syncdata_shared::postgres::{Canceller, sqlstate};
+use syncdata_shared::postgres::Canceller;
 use syncdata_shared::signature::SigningKey;
 use syncdata_shared::snapshot::SnapshotId;
 use syncdata_shared::time::{Day, Timestamp};
 use syncdata_shared::{Error, Kind, Result, faults};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::capture::Capture;
-use crate::connection::{ATTEMPTS_MAX, Connection, Work, while_in_use};
-use crate::guard::{self, Load, Pressure};
+use crate::connection::{Connection, Work, while_in_use};
+use crate::guard::Pressure;
 use crate::home::Home;
-use crate::poison::{self, Poison};
+use crate::poison::Poison;
 use crate::prune::{self, Plan, Terms};
-use crate::reading::{Batch, Reading, Taken, publish_gap};
+use crate::reading::{Reading, publish_gap};
 use crate::shipper::Shipper;
-use crate::slot::{self, Peek, Plugin, Trouble};
+use crate::slot::{self, Plugin, Trouble};
 use crate::snapshot::SnapshotLock;
 use crate::source::{self, OldestTransaction, Position, Slot};
 use crate::spool::{HeldSnapshot, Spool};
@@ -418,181 +421,8 @@ impl<'a> Poll<'a> {
         Ok(())
     }
 
-    /// Reads until nothing is left that had committed when the poll began.
-    async fn read_all(&mut self) -> Result<()> {
-        let changes_max = self.config.poll_max_changes.get();
-        // The server counts BEGIN and COMMIT too. Every further call decodes all that the slot keeps again.
-        let mut lines_max = changes_max.saturating_add(changes_max / 4);
-        loop {
-            if self.spool.unshipped_bytes() >= self.config.spool_max.as_u64() {
-                self.outcome.held_back = Some(spool_full(self.config));
-                return Ok(());
-            }
-            let before = self.spool.position();
-            let batch = match self.read_some(lines_max).await {
-                Ok(batch) => batch,
-                Err(error) if is_local_disk_full(&error) => {
-                    self.spool.reload()?;
-                    if self.spool.make_room()? {
-                        continue;
-                    }
-                    self.outcome.held_back = Some(error);
-                    return Ok(());
-                }
-                Err(error) => {
-                    self.save_what_can_be_read(error).await?;
-                    continue;
-                }
-            };
-            let was_cut = batch.was_cut;
-            self.note(batch);
-            if !was_cut {
-                return Ok(());
-            }
-            if self.spool.position() == before {
-                // The whole answer was known already: the slot has not been confirmed that far.
-                lines_max = lines_max.saturating_mul(2).min(i32::MAX.unsigned_abs());
-            }
-            self.ship().await?;
-            self.confirm().await?;
-        }
-    }
-
-    async fn read_some(&mut self, lines_max: u32) -> Result<Batch> {
-        self.spool.keep_reserve()?;
-        self.read(self.position.flush, Some(lines_max)).await
-    }
-
-    async fn read(&mut self, upto: Lsn, lines_max: Option<u32>) -> Result<Batch> {
-        let reading = self.reading();
-        for _ in 0..ATTEMPTS_MAX {
-            let taken = while_in_use(async || {
-                reading.take(self.connection, self.spool, &self.slot, &self.position, upto, lines_max).await
-            });
-            match taken.await? {
-                Taken::Batch(batch) => return Ok(batch),
-                Taken::SlotMoved(slot) => self.slot = slot,
-            }
-            self.find_gap().await?;
-        }
-        let message = format!("the slot {} does not stand still while it is read", self.config.slot_name);
-        Err(Error::new(Kind::Locked, message).hint("look for another reader of the slot"))
-    }
-
-    fn note(&mut self, batch: Batch) {
-        self.outcome.segments += batch.segments;
-        self.outcome.records += batch.records;
-        self.outcome.gaps.extend(batch.gaps);
-        self.outcome.view.capture = batch.capture;
-    }
-
-    /// The answer could not be read as a whole. What lies before the transaction that stops it is saved first; then
-    /// it is tried again by itself, since an answer may also have been too large for the server as a whole.
-    async fn save_what_can_be_read(&mut self, error: Error) -> Result<()> {
-        self.spool.discard_scratch()?;
-        match Trouble::of(&error) {
-            Trouble::Passing => return Err(error),
-            Trouble::Slot => return Err(self.explain(error)),
-            Trouble::Content => {}
-        }
-        let located = self.locate_poison().await.map_err(|error| self.explain(error))?;
-        let Some(poison) = located else { return Err(self.explain(error)) };
-        if poison.end_lsn <= self.spool.position() {
-            // The slot goes past it when that is safe where `confirm` says.
-            self.ship().await?;
-            self.confirm().await?;
-            if self.slot.confirmed_flush_lsn >= Some(poison.end_lsn) {
-                return Ok(());
-            }
-            let what = match gap::covers(&self.spool.state().gaps, poison.end_lsn) {
-                true => "the slot stands before a declared gap",
-                false => "the slot stands before what is archived, which cannot be read again",
-            };
-            self.poison = Some(poison);
-            return Err(error.context(what).hint(
-                "nothing behind it can be read before the backup host has the segments that are in the spool: bring it back",
-            ));
-        }
-        if let Some(upto) = poison.readable_upto.filter(|upto| *upto > self.spool.position()) {
-            let batch = self.read(upto, None).await?;
-            self.note(batch);
-            self.ship().await?;
-            return self.confirm().await;
-        }
-        self.poison = Some(poison.clone());
-        Err(poison.into_error(self.explain(error)))
-    }
-
     fn explain(&self, error: Error) -> Error {
         explain(error, self.config, self.connection)
-    }
-
-    async fn locate_poison(&mut self) -> Result<Option<Poison>> {
-        let (_, capture) = self.reading().describe(self.connection, self.spool.state()).await?;
-        let peek = Peek {
-            slot: &self.config.slot_name,
-            plugin: self.plugin.clone(),
-            filter: &capture.filter,
-            messages: true,
-            upto: self.position.flush,
-            lines_max: None,
-        };
-        let relations = capture.relations().map(|(name, filter)| (name.clone(), filter)).collect();
-        poison::locate(self.connection, &peek, relations).await
-    }
-
-    /// The fuse: production's disk is worth more than this copy.
-    async fn relieve(&mut self) -> Result<()> {
-        self.outcome.pressure = guard::decide(self.load());
-        if self.outcome.pressure == Pressure::None {
-            return Ok(());
-        }
-        // This loses nothing, and may be enough.
-        self.release_wal(self.spool.position()).await?;
-        let load = self.load();
-        match guard::decide(load) {
-            Pressure::GiveUp => self.give_up(load.retained).await,
-            Pressure::None | Pressure::ConfirmFromSpool => {
-                self.outcome.pressure = Pressure::ConfirmFromSpool;
-                Ok(())
-            }
-        }
-    }
-
-    fn load(&self) -> Load {
-        let flush = self.position.flush;
-        Load {
-            retained: flush.bytes_since(self.slot.restart_lsn.unwrap_or(flush)),
-            guard: self.config.wal_guard.as_u64(),
-            backup_host_away: self.outcome.away.is_some(),
-            spool_full: self.outcome.held_back.is_some(),
-            unread: flush.bytes_since(self.spool.position()),
-        }
-    }
-
-    async fn give_up(&mut self, retained: u64) -> Result<()> {
-        let reason = format!(
-            "the WAL guard gave up: {retained} bytes of WAL were retained, the backup host was out of reach and the \
-             spool was full"
-        );
-        let gap = Gap { from: self.spool.position(), to: self.position.flush, reason, tables: None };
-        if let Err(error) = self.publish_gap(gap.clone()).await {
-            if !is_local_disk_full(&error) {
-                return Err(error);
-            }
-            // Production's disk cannot wait until there is room to say so: the next poll that can write finds the slot
-            // ahead of the archive, and publishes that.
-            self.spool.reload()?;
-            error!(from = %gap.from, to = %gap.to, reason = %gap.reason, error = %error.one_line(),
-                "gap: changes are missing, and the spool's disk has no room to say so");
-            self.outcome.gaps.push(gap);
-        }
-        self.release_wal(self.position.flush).await
-    }
-
-    async fn release_wal(&mut self, upto: Lsn) -> Result<()> {
-        self.slot = slot::release_wal(self.connection.session.client(), &self.config.slot_name, upto).await?;
-        Ok(())
     }
 
     /// Which snapshots there are, and which gaps they have mended.
@@ -657,14 +487,4 @@ impl<'a> Poll<'a> {
         self.outcome.view = View { capture, ..view };
         Ok(())
     }
-}
-
-fn is_local_disk_full(error: &Error) -> bool {
-    error.kind() == Kind::NoSpace && sqlstate(error).is_none()
-}
-
-fn spool_full(config: &Config) -> Error {
-    let message =
-        format!("the spool {} has reached spool_max ({})", config.spool_dir.display(), config.spool_max);
-    Error::new(Kind::NoSpace, message).hint("bring the backup host back, or raise spool_max")
 }

@@ -1,0 +1,140 @@
+//! A poll's answers: all that the slot has, one after the other, and what lies before a transaction that cannot be read.
+
+use syncdata_shared::config::Config;
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::{Error, Kind, Result};
+
+use super::Poll;
+use super::relief::is_local_disk_full;
+use crate::connection::{ATTEMPTS_MAX, while_in_use};
+use crate::gap;
+use crate::poison::{self, Poison};
+use crate::reading::{Batch, Taken};
+use crate::slot::{Peek, Trouble};
+
+impl Poll<'_> {
+    /// Reads until nothing is left that had committed when the poll began.
+    pub(super) async fn read_all(&mut self) -> Result<()> {
+        let changes_max = self.config.poll_max_changes.get();
+        // The server counts BEGIN and COMMIT too. Every further call decodes all that the slot keeps again.
+        let mut lines_max = changes_max.saturating_add(changes_max / 4);
+        loop {
+            if self.spool.unshipped_bytes() >= self.config.spool_max.as_u64() {
+                self.outcome.held_back = Some(spool_full(self.config));
+                return Ok(());
+            }
+            let before = self.spool.position();
+            let batch = match self.read_some(lines_max).await {
+                Ok(batch) => batch,
+                Err(error) if is_local_disk_full(&error) => {
+                    self.spool.reload()?;
+                    if self.spool.make_room()? {
+                        continue;
+                    }
+                    self.outcome.held_back = Some(error);
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.save_what_can_be_read(error).await?;
+                    continue;
+                }
+            };
+            let was_cut = batch.was_cut;
+            self.note(batch);
+            if !was_cut {
+                return Ok(());
+            }
+            if self.spool.position() == before {
+                // The whole answer was known already: the slot has not been confirmed that far.
+                lines_max = lines_max.saturating_mul(2).min(i32::MAX.unsigned_abs());
+            }
+            self.ship().await?;
+            self.confirm().await?;
+        }
+    }
+
+    async fn read_some(&mut self, lines_max: u32) -> Result<Batch> {
+        self.spool.keep_reserve()?;
+        self.read(self.position.flush, Some(lines_max)).await
+    }
+
+    async fn read(&mut self, upto: Lsn, lines_max: Option<u32>) -> Result<Batch> {
+        let reading = self.reading();
+        for _ in 0..ATTEMPTS_MAX {
+            let taken = while_in_use(async || {
+                reading.take(self.connection, self.spool, &self.slot, &self.position, upto, lines_max).await
+            });
+            match taken.await? {
+                Taken::Batch(batch) => return Ok(batch),
+                Taken::SlotMoved(slot) => self.slot = slot,
+            }
+            self.find_gap().await?;
+        }
+        let message = format!("the slot {} does not stand still while it is read", self.config.slot_name);
+        Err(Error::new(Kind::Locked, message).hint("look for another reader of the slot"))
+    }
+
+    fn note(&mut self, batch: Batch) {
+        self.outcome.segments += batch.segments;
+        self.outcome.records += batch.records;
+        self.outcome.gaps.extend(batch.gaps);
+        self.outcome.view.capture = batch.capture;
+    }
+
+    /// The answer could not be read as a whole. What lies before the transaction that stops it is saved first; then
+    /// it is tried again by itself, since an answer may also have been too large for the server as a whole.
+    async fn save_what_can_be_read(&mut self, error: Error) -> Result<()> {
+        self.spool.discard_scratch()?;
+        match Trouble::of(&error) {
+            Trouble::Passing => return Err(error),
+            Trouble::Slot => return Err(self.explain(error)),
+            Trouble::Content => {}
+        }
+        let located = self.locate_poison().await.map_err(|error| self.explain(error))?;
+        let Some(poison) = located else { return Err(self.explain(error)) };
+        if poison.end_lsn <= self.spool.position() {
+            // The slot goes past it when that is safe where `confirm` says.
+            self.ship().await?;
+            self.confirm().await?;
+            if self.slot.confirmed_flush_lsn >= Some(poison.end_lsn) {
+                return Ok(());
+            }
+            let what = match gap::covers(&self.spool.state().gaps, poison.end_lsn) {
+                true => "the slot stands before a declared gap",
+                false => "the slot stands before what is archived, which cannot be read again",
+            };
+            self.poison = Some(poison);
+            return Err(error.context(what).hint(
+                "nothing behind it can be read before the backup host has the segments that are in the spool: bring it back",
+            ));
+        }
+        if let Some(upto) = poison.readable_upto.filter(|upto| *upto > self.spool.position()) {
+            let batch = self.read(upto, None).await?;
+            self.note(batch);
+            self.ship().await?;
+            return self.confirm().await;
+        }
+        self.poison = Some(poison.clone());
+        Err(poison.into_error(self.explain(error)))
+    }
+
+    async fn locate_poison(&mut self) -> Result<Option<Poison>> {
+        let (_, capture) = self.reading().describe(self.connection, self.spool.state()).await?;
+        let peek = Peek {
+            slot: &self.config.slot_name,
+            plugin: self.plugin.clone(),
+            filter: &capture.filter,
+            messages: true,
+            upto: self.position.flush,
+            lines_max: None,
+        };
+        let relations = capture.relations().map(|(name, filter)| (name.clone(), filter)).collect();
+        poison::locate(self.connection, &peek, relations).await
+    }
+}
+
+fn spool_full(config: &Config) -> Error {
+    let message =
+        format!("the spool {} has reached spool_max ({})", config.spool_dir.display(), config.spool_max);
+    Error::new(Kind::NoSpace, message).hint("bring the backup host back, or raise spool_max")
+}

@@ -1,0 +1,71 @@
+//! The fuse of a poll: what it lets go of when the slot keeps more WAL than the guard allows.
+
+use syncdata_shared::lsn::Lsn;
+use syncdata_shared::manifest::Gap;
+use syncdata_shared::postgres::sqlstate;
+use syncdata_shared::{Error, Kind, Result};
+use tracing::error;
+
+use super::Poll;
+use crate::guard::{self, Load, Pressure};
+use crate::slot;
+
+impl Poll<'_> {
+    /// The fuse: production's disk is worth more than this copy.
+    pub(super) async fn relieve(&mut self) -> Result<()> {
+        self.outcome.pressure = guard::decide(self.load());
+        if self.outcome.pressure == Pressure::None {
+            return Ok(());
+        }
+        // This loses nothing, and may be enough.
+        self.release_wal(self.spool.position()).await?;
+        let load = self.load();
+        match guard::decide(load) {
+            Pressure::GiveUp => self.give_up(load.retained).await,
+            Pressure::None | Pressure::ConfirmFromSpool => {
+                self.outcome.pressure = Pressure::ConfirmFromSpool;
+                Ok(())
+            }
+        }
+    }
+
+    fn load(&self) -> Load {
+        let flush = self.position.flush;
+        Load {
+            retained: flush.bytes_since(self.slot.restart_lsn.unwrap_or(flush)),
+            guard: self.config.wal_guard.as_u64(),
+            backup_host_away: self.outcome.away.is_some(),
+            spool_full: self.outcome.held_back.is_some(),
+            unread: flush.bytes_since(self.spool.position()),
+        }
+    }
+
+    async fn give_up(&mut self, retained: u64) -> Result<()> {
+        let reason = format!(
+            "the WAL guard gave up: {retained} bytes of WAL were retained, the backup host was out of reach and the \
+             spool was full"
+        );
+        let gap = Gap { from: self.spool.position(), to: self.position.flush, reason, tables: None };
+        if let Err(error) = self.publish_gap(gap.clone()).await {
+            if !is_local_disk_full(&error) {
+                return Err(error);
+            }
+            // Production's disk cannot wait until there is room to say so: the next poll that can write finds the slot
+            // ahead of the archive, and publishes that.
+            self.spool.reload()?;
+            error!(from = %gap.from, to = %gap.to, reason = %gap.reason, error = %error.one_line(),
+                "gap: changes are missing, and the spool's disk has no room to say so");
+            self.outcome.gaps.push(gap);
+        }
+        self.release_wal(self.position.flush).await
+    }
+
+    async fn release_wal(&mut self, upto: Lsn) -> Result<()> {
+        self.slot = slot::release_wal(self.connection.session.client(), &self.config.slot_name, upto).await?;
+        Ok(())
+    }
+}
+
+pub(super) fn is_local_disk_full(error: &Error) -> bool {
+    error.kind() == Kind::NoSpace && sqlstate(error).is_none()
+}
