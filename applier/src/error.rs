@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use syncdata_shared::error::{Error as Shared, Kind as SharedKind};
-use syncdata_shared::postgres::sqlstate;
+use syncdata_formats::error::{Error as Shared, Kind as SharedKind};
+use syncdata_service::postgres::sqlstate;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    syncdata_applier::cli::run()
+    syncdata_applier::program::cli::run()
 }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::manifest::{self, Gap, Generated, Manifest, Relation, ReplicaIdentity};
-use syncdata_shared::name::TableName;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::{self, Gap, Generated, Manifest, Relation, ReplicaIdentity};
+use syncdata_formats::name::TableName;
 
 use crate::batch::TxPlace;
-use crate::cursor::{State, TableState};
-use crate::schema::{self, Difference, Table, Target};
+use crate::target::postgres::cursor::{State, TableState};
+use crate::target::postgres::schema::{self, Difference, Table, Target};
 
 /// What a table gets from a segment.
 #[derive(Clone, Debug, PartialEq)]

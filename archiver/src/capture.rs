@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::name::{TableName, TablePattern};
-use syncdata_shared::{Error, Kind, Result};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::{TableName, TablePattern};
+use syncdata_formats::{Error, Kind, Result};
 
 /// Partitions of partitions of partitions: more levels than anybody makes.
 const DEPTH_MAX: usize = 64;

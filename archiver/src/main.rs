@@ -2,44 +2,29 @@
 #![forbid(unsafe_code)]
 
 mod capture;
-mod cli;
-mod commands;
-mod connection;
-mod daemon;
-mod examine;
-mod gap;
-mod guard;
-mod holdings;
-mod home;
-mod mended;
-mod pending;
-mod poison;
+mod operations;
 mod poll;
+mod program;
 mod prune;
-mod reading;
-mod role;
-mod segmenter;
-mod setup;
-mod shipper;
-mod slot;
+mod segment;
+mod ship;
 mod snapshot;
 mod source;
 mod spool;
-mod status;
-mod told;
-mod wal2json;
 
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
-use syncdata_shared::config::{Config, Overrides};
-use syncdata_shared::error::Context as _;
-use syncdata_shared::output::Output;
-use syncdata_shared::{Result, log, verify};
+use syncdata_archive::verify;
+use syncdata_formats::Result;
+use syncdata_formats::error::Context as _;
+use syncdata_service::config::{Config, Overrides};
+use syncdata_service::log;
+use syncdata_service::output::Output;
 use tracing::Level;
 
-use crate::cli::{Cli, Command};
+use crate::program::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -63,7 +48,7 @@ fn answer(cli: &Cli, output: Output) -> Result<ExitCode> {
             page.render(&mut std::io::stdout()).context(|| "printing the manual page".to_owned())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Keygen { file } => commands::keygen(file, output),
+        Command::Keygen { file } => operations::keygen(file, output),
         Command::Verify(arguments) => {
             let config = Config::of_process(cli.global.config.as_deref(), &Overrides::default())?;
             verify::run(&config, arguments, output)
@@ -96,15 +81,15 @@ async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<E
     };
     let config = load()?;
     match command {
-        Command::Setup(arguments) => commands::set_up(&config, arguments, output).await,
-        Command::Run(run) if run.once => daemon::once(config, run.tables.is_none(), output).await,
-        Command::Run(_) => daemon::serve(config, load).await,
-        Command::Status => commands::status(&config, output).await,
-        Command::Check => commands::check(&config, output).await,
-        Command::Snapshot(arguments) => commands::snapshot(&config, arguments, output).await,
-        Command::Prune { dry_run } => commands::prune(config, *dry_run, output).await,
-        Command::DropSlot { force } => commands::drop_slot(&config, *force, output).await,
-        Command::DeclareGap(arguments) => commands::declare_gap(config, arguments, output).await,
+        Command::Setup(arguments) => operations::set_up(&config, arguments, output).await,
+        Command::Run(run) if run.once => program::daemon::once(config, run.tables.is_none(), output).await,
+        Command::Run(_) => program::daemon::serve(config, load).await,
+        Command::Status => operations::status(&config, output).await,
+        Command::Check => operations::check(&config, output).await,
+        Command::Snapshot(arguments) => operations::snapshot(&config, arguments, output).await,
+        Command::Prune { dry_run } => operations::prune(config, *dry_run, output).await,
+        Command::DropSlot { force } => operations::drop_slot(&config, *force, output).await,
+        Command::DeclareGap(arguments) => operations::declare_gap(config, arguments, output).await,
         Command::Config => Ok(output.settings(&config)),
         Command::Verify(_) | Command::Keygen { .. } | Command::Completions { .. } | Command::Man => {
             unreachable!("they need no settings")

@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use syncdata_shared::change::{Commit, Record};
-use syncdata_shared::digest::Digest;
-use syncdata_shared::floor::Floor;
-use syncdata_shared::head::{Head, Newest};
-use syncdata_shared::identity::{ArchiveIdentity, IdentitySource};
-use syncdata_shared::layout::{SegmentName, SegmentSeq};
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::manifest::{
+use syncdata_formats::change::{Commit, Record};
+use syncdata_formats::digest::Digest;
+use syncdata_formats::floor::Floor;
+use syncdata_formats::head::{Head, Newest};
+use syncdata_formats::identity::{ArchiveIdentity, IdentitySource};
+use syncdata_formats::layout::{SegmentName, SegmentSeq};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::{
     Column, FORMAT, Gap, Generated, Identity, Link, Manifest, Relation, ReplicaIdentity, Source,
 };
-use syncdata_shared::name::TableName;
-use syncdata_shared::segment::SegmentWriter;
-use syncdata_shared::snapshot::{
+use syncdata_formats::name::TableName;
+use syncdata_formats::segment::SegmentWriter;
+use syncdata_formats::snapshot::{
     Blocks, Part, PartKind, PartName, Seen, SnapshotId, SnapshotManifest, SnapshotSource, TableCopy, compress,
 };
-use syncdata_shared::time::{Day, Timestamp};
+use syncdata_formats::time::{Day, Timestamp};
 use uuid::Uuid;
 
 /// Bytes of WAL between two transactions.

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use syncdata_shared::archive::ArchiveSettings;
+use syncdata_service::config::SftpSettings;
 
 use crate::process::{Account, Process};
 use crate::scratch::Scratch;
@@ -74,9 +74,9 @@ impl Sshd {
     }
 
     /// What a client of this server is configured with.
-    pub fn settings(&self) -> ArchiveSettings {
-        ArchiveSettings {
-            host: Some("127.0.0.1".into()),
+    pub fn settings(&self) -> SftpSettings {
+        SftpSettings {
+            host: "127.0.0.1".into(),
             user: self.user.clone(),
             port: self.port,
             dir: self.archive_dir.clone(),

@@ -1,7 +1,7 @@
 //! The applier against a real server, fed with archives made by hand: every operation does here what it did at
 //! the source.
 
-use syncdata_shared::manifest::ReplicaIdentity;
+use syncdata_formats::manifest::ReplicaIdentity;
 use syncdata_tests::LocalCopy;
 
 #[tokio::test]
@@ -346,7 +346,7 @@ async fn hostile_names_are_names() {
         arguments.push(quoted);
         let bare = quoted[1..quoted.len() - 1].replace("\"\"", "\"");
         let archived =
-            syncdata_shared::name::TableName::new("public", bare.clone()).expect("a name").to_string();
+            syncdata_formats::name::TableName::new("public", bare.clone()).expect("a name").to_string();
         copy.forge.relation(
             &archived,
             &["id integer not null", &format!("{} text", bare.replace(' ', "\u{1}"))],

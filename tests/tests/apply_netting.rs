@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
-use syncdata_applier::apply::{Outcome, Writer};
 use syncdata_applier::batch::{Batch, Place, TxPlace};
-use syncdata_applier::local::Local;
-use syncdata_applier::schema::{self, Target};
-use syncdata_applier::step::Prepared;
-use syncdata_shared::change::{Op, Record};
-use syncdata_shared::config::{Config, Overrides};
-use syncdata_shared::manifest::{Column, Relation, ReplicaIdentity};
-use syncdata_shared::name::TableName;
+use syncdata_applier::target::postgres::apply::{Outcome, Writer};
+use syncdata_applier::target::postgres::local::Local;
+use syncdata_applier::target::postgres::schema::{self, Target};
+use syncdata_applier::target::postgres::step::Prepared;
+use syncdata_formats::change::{Op, Record};
+use syncdata_formats::manifest::{Column, Relation, ReplicaIdentity};
+use syncdata_formats::name::TableName;
+use syncdata_service::config::{Config, Overrides};
 use syncdata_tests::PostgresServer;
 
 /// What production does next, if it can.

@@ -3,10 +3,10 @@
 
 use std::fs;
 
-use syncdata_shared::digest::Digest;
-use syncdata_shared::floor::Floor;
-use syncdata_shared::identity::ArchiveIdentity;
-use syncdata_shared::manifest::{FORMAT, Link, Manifest};
+use syncdata_formats::digest::Digest;
+use syncdata_formats::floor::Floor;
+use syncdata_formats::identity::ArchiveIdentity;
+use syncdata_formats::manifest::{FORMAT, Link, Manifest};
 use syncdata_tests::LocalCopy;
 use syncdata_tests::forge::Forged;
 

@@ -6,11 +6,11 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use syncdata_shared::digest::Digest;
-use syncdata_shared::layout::SegmentSeq;
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::manifest::Manifest;
-use syncdata_shared::signature::SigningKey;
+use syncdata_formats::digest::Digest;
+use syncdata_formats::layout::SegmentSeq;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::Manifest;
+use syncdata_formats::signature::SigningKey;
 use syncdata_tests::forge::Forged;
 use syncdata_tests::{Finished, Forge, LocalCopy};
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use syncdata_shared::manifest::{Manifest, OpCounts};
+use syncdata_formats::manifest::{Manifest, OpCounts};
 use syncdata_tests::workload::TABLES;
 use syncdata_tests::{Prng, Workload, World, WorldOptions};
 use tokio::task::JoinHandle;

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use syncdata_shared::signature::SigningKey;
+use syncdata_formats::signature::SigningKey;
 use syncdata_tests::proxy::{Direction, Proxy};
 use syncdata_tests::{LocalCopy, Prng};
 

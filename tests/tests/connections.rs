@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use syncdata_shared::config::Secret;
-use syncdata_shared::postgres::{
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::config::Secret;
+use syncdata_service::postgres::{
     PinnedSettings, PostgresSettings, Session, SslFiles, SslMode, db_error, failure, sqlstate,
 };
-use syncdata_shared::{Error, Kind, Result};
 use syncdata_tests::{PostgresOptions, PostgresServer};
 use tempfile::TempDir;
 

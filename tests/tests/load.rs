@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use syncdata_shared::ack::Ack;
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::snapshot::Seen;
+use syncdata_formats::ack::Ack;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::snapshot::Seen;
 use syncdata_tests::LocalCopy;
 
 const USERS: &[&str] = &["id integer not null", "name text"];

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use syncdata_shared::Kind;
-use syncdata_shared::config::{Config, Confirm, KEYS, Key, MASK, OnError, Origin, Overrides, Setting};
-use syncdata_shared::postgres::SslMode;
+use syncdata_formats::Kind;
+use syncdata_service::config::{
+    ArchiveSettings, Config, Confirm, KEYS, Key, MASK, OnError, Origin, Overrides, Setting,
+};
+use syncdata_service::postgres::SslMode;
 use tempfile::TempDir;
 
 const CANARY: &str = "canary-7d1f";
@@ -192,8 +194,10 @@ fn connection_settings_come_out_whole() {
          pg_database = \"app\"\npg_sslmode = \"verify-ca\"\npg_sslrootcert = \"~/root.crt\"",
         &[("HOME", "/home/me"), ("PG_BACKUP_DIR", "/var/backups/pg")],
     );
-    let archive = config.archive().expect("it is set");
-    assert_eq!((archive.host.as_deref(), archive.user.as_str(), archive.port), (Some("b"), "u", 22));
+    let ArchiveSettings::Sftp(archive) = config.archive().expect("it is set") else {
+        panic!("a host is set");
+    };
+    assert_eq!((archive.host.as_str(), archive.user.as_str(), archive.port), ("b", "u", 22));
     assert_eq!(archive.dir, Path::new("~/x"), "the backup host's own folder");
     assert_eq!(archive.known_hosts.as_deref(), Some(Path::new("/home/me/hosts")));
     let postgres = config.postgres().expect("it is set");
@@ -203,7 +207,10 @@ fn connection_settings_come_out_whole() {
     assert_eq!(postgres.password_file, Path::new("/home/me/.pgpass"));
     assert_eq!(config.spool_dir, Path::new("/var/backups/pg/changes"));
     let local = load("archive_dir = \"~/x\"", &[("HOME", "/home/me")]);
-    assert_eq!(local.archive().expect("it is set").dir, Path::new("/home/me/x"));
+    let ArchiveSettings::Directory(dir) = local.archive().expect("it is set") else {
+        panic!("no host is set");
+    };
+    assert_eq!(dir, Path::new("/home/me/x"));
 }
 
 #[test]
@@ -367,12 +374,14 @@ fn the_service_manager_hands_secrets_over() {
     fs::write(folder.path().join("pg_password"), "from-systemd\n").expect("writable");
     fs::write(folder.path().join("archive_identity"), "a key").expect("writable");
     let credentials = folder.path().to_str().expect("UTF-8");
-    let settings = "archive_dir = \"/x\"\npg_database = \"app\"\n";
+    let settings =
+        "archive_host = \"b\"\narchive_user = \"u\"\narchive_dir = \"/x\"\npg_database = \"app\"\n";
     let config = load(settings, &[("CREDENTIALS_DIRECTORY", credentials)]);
     let password = &config.postgres().expect("set").password;
     assert_eq!(password.as_ref().map(|secret| secret.expose()), Some("from-systemd"));
     let identity = folder.path().join("archive_identity");
-    assert_eq!(config.archive().expect("set").identity_file.as_ref(), Some(&identity));
+    let ArchiveSettings::Sftp(sftp) = config.archive().expect("set") else { panic!("a host is set") };
+    assert_eq!(sftp.identity_file.as_ref(), Some(&identity));
     assert_eq!(setting(&config, "archive_identity_file").origin, Origin::Credential(identity));
     let vars = [("CREDENTIALS_DIRECTORY", credentials), ("PG_PASSWORD", "mine")];
     let password = &load(settings, &vars).postgres().expect("set").password.clone();
@@ -395,7 +404,7 @@ fn the_file_is_the_one_that_was_named() {
 
 #[test]
 fn keys_for_signatures_are_read_when_they_are_asked_for() {
-    let (secret, public) = syncdata_shared::signature::SigningKey::generate().expect("a key");
+    let (secret, public) = syncdata_formats::signature::SigningKey::generate().expect("a key");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (sec, key) = (folder.path().join("key.sec"), folder.path().join("key.pub"));
     fs::write(&sec, secret).expect("writable");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use syncdata_shared::digest::Digest;
+use syncdata_formats::digest::Digest;
 use syncdata_tests::World;
 use syncdata_tests::forge::Forge;
 use syncdata_tests::program::Finished;

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::name::TableName;
-use syncdata_shared::snapshot::SnapshotManifest;
-use syncdata_shared::time::Day;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
+use syncdata_formats::snapshot::SnapshotManifest;
+use syncdata_formats::time::Day;
 
 use super::Known;
-use crate::range::CLOCK_DAYS;
+use crate::archive::range::CLOCK_DAYS;
 
 /// Rows of the tables that are loaded together; a larger table is loaded alone.
 const GROUP_BYTES_MAX: u64 = 8 << 30;

@@ -2,12 +2,13 @@
 //! missing come. Nothing stronger than the locks of writing rows is taken, the table stays the table that it is, and
 //! no reader ever sees it empty.
 
-use syncdata_shared::error::{Context, Error as Shared};
-use syncdata_shared::postgres::sqlstate;
+use syncdata_formats::error::Error as Shared;
+use syncdata_service::postgres::ServerContext as _;
+use syncdata_service::postgres::sqlstate;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::schema::{Table, TextEquality};
+use crate::target::postgres::schema::{Table, TextEquality};
 
 /// How many rows it took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use syncdata_shared::progress::{Progress, Unit};
+use syncdata_service::progress::{Progress, Unit};
 
 use super::{Base, Copy, is_of_a_row, parts, shadow};
+use crate::archive::fetch::Source;
 use crate::error::Result;
-use crate::fetch::Source;
-use crate::local::Local;
-use crate::schema::{self, Table};
+use crate::target::postgres::local::Local;
+use crate::target::postgres::schema::{self, Table};
 
 /// `Err`: why the table cannot hold the base.
 pub(crate) async fn fill(

@@ -1,15 +1,15 @@
 //! What loading will come to, said before it is done.
 
 use bytesize::ByteSize;
-use syncdata_shared::config::Config;
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::name::TableName;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
+use syncdata_service::config::Config;
 
 use super::{Choice, Offer};
-use crate::cursor::{self, Want};
 use crate::error::Result;
-use crate::local::Local;
-use crate::runner;
+use crate::pass::runner;
+use crate::target::postgres::cursor::{self, Want};
+use crate::target::postgres::local::Local;
 
 /// What loading a new table will come to, in words. `Err`: there is no such base.
 pub async fn foresee(

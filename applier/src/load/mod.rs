@@ -20,15 +20,15 @@ pub(crate) mod shadow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
+use syncdata_service::postgres::ServerContext as _;
 
-use syncdata_shared::chain::Verified;
-use syncdata_shared::config::Config;
-use syncdata_shared::daemon::Stop;
-use syncdata_shared::error::Context;
-use syncdata_shared::faults;
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::manifest::OpCounts;
-use syncdata_shared::name::TableName;
+use syncdata_formats::chain::Verified;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::OpCounts;
+use syncdata_formats::name::TableName;
+use syncdata_service::config::Config;
+use syncdata_service::daemon::Stop;
+use syncdata_service::faults;
 use tokio::sync::Mutex;
 
 pub(crate) use self::base::Base;
@@ -39,17 +39,18 @@ pub use self::foresee::foresee;
 pub(crate) use self::plan::{Choice, Offer};
 use self::replay::Refusal;
 pub(crate) use self::replay::{Copy, Known};
-use crate::acks::Acks;
-use crate::apply::{FREE_PLANS, Writer};
-use crate::catch_up;
-use crate::cursor::{self, Checkpoint, State, TableState, Want};
+use crate::archive::acks::Acks;
+use crate::archive::fetch::Source;
 use crate::error::{Error, Kind, Result};
-use crate::fetch::Source;
-use crate::ledger::{self, Entry};
-use crate::local::Local;
+use crate::pass::catch_up;
+use crate::pass::runner;
 use crate::plan::not_found;
-use crate::schema;
-use crate::{quarantine, runner};
+use crate::target::postgres::apply::{FREE_PLANS, Writer};
+use crate::target::postgres::cursor::{self, Checkpoint, State, TableState, Want};
+use crate::target::postgres::ledger::{self, Entry};
+use crate::target::postgres::local::Local;
+use crate::target::postgres::quarantine;
+use crate::target::postgres::schema;
 
 /// What data_sync_logs names where a base could not be loaded.
 pub const LOG_REF: &str = "base copy";
@@ -294,7 +295,7 @@ impl Loader<'_> {
         &mut self,
         work: &mut Work<'_>,
         writer: &mut Writer,
-        group: &[crate::fetch::Fetched],
+        group: &[crate::archive::fetch::Fetched],
     ) -> Result<()> {
         let session = &self.local.session;
         while !group.is_empty() && !work.copies.is_empty() {
@@ -516,7 +517,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn count(&mut self, manifest: &syncdata_shared::manifest::Manifest) {
+    fn count(&mut self, manifest: &syncdata_formats::manifest::Manifest) {
         for (table, counts) in manifest.tables.iter().filter(|(table, _)| self.copies.contains_key(*table)) {
             *self.records.entry(table.clone()).or_default() += counts.total();
         }
@@ -537,8 +538,8 @@ fn entry(table: &TableName, loaded: &Loaded) -> Entry {
 
 /// Whether the server refused a row: then the table has to be mended, and trying again does not help.
 fn is_of_a_row(error: &Error) -> bool {
-    let has_code = syncdata_shared::postgres::sqlstate(error.shared()).is_some();
-    has_code && !crate::apply::is_no_fault_of_a_record(error.shared())
+    let has_code = syncdata_service::postgres::sqlstate(error.shared()).is_some();
+    has_code && !crate::target::postgres::apply::is_no_fault_of_a_record(error.shared())
 }
 
 async fn control(client: &tokio_postgres::Client, statement: &str) -> Result<()> {

@@ -7,19 +7,20 @@
 
 use std::fs::File;
 use std::pin::pin;
+use syncdata_service::postgres::ServerContext as _;
 
 use bytes::Bytes;
 use futures_util::SinkExt as _;
-use syncdata_shared::error::{Context, Error as Shared, Kind as SharedKind};
-use syncdata_shared::manifest::ChangeFile;
-use syncdata_shared::progress::Progress;
-use syncdata_shared::snapshot::{Part, TableCopy, pour};
+use syncdata_formats::error::{Context, Error as Shared, Kind as SharedKind};
+use syncdata_formats::manifest::ChangeFile;
+use syncdata_formats::snapshot::{Part, TableCopy, pour};
+use syncdata_service::progress::Progress;
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
+use crate::archive::fetch::{FetchedPart, Source};
 use crate::error::{Error, Result};
-use crate::fetch::{FetchedPart, Source};
-use crate::schema::{Difference, Table, lacking};
+use crate::target::postgres::schema::{Difference, Table, lacking};
 
 /// Pieces of at most 256 KiB between the thread and the connection.
 const PIECES_WAITING: usize = 4;

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use syncdata_shared::floor::Floor;
-use syncdata_shared::layout::SegmentSeq;
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::name::TableName;
-use syncdata_shared::snapshot::{SnapshotId, SnapshotManifest};
+use syncdata_formats::floor::Floor;
+use syncdata_formats::layout::SegmentSeq;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
+use syncdata_formats::snapshot::{SnapshotId, SnapshotManifest};
 
-use crate::cursor::Want;
+use crate::target::postgres::cursor::Want;
 
 /// What the archive has, and how far this copy is.
 #[derive(Debug)]
@@ -62,8 +62,8 @@ impl Offer<'_> {
 /// A snapshot of these tables, each with so many bytes.
 #[cfg(test)]
 pub(super) fn sample(tables: &[(&str, u64)]) -> Arc<SnapshotManifest> {
-    use syncdata_shared::manifest::{FORMAT, Relation, ReplicaIdentity};
-    use syncdata_shared::snapshot::{Seen, SnapshotSource, TableCopy};
+    use syncdata_formats::manifest::{FORMAT, Relation, ReplicaIdentity};
+    use syncdata_formats::snapshot::{Seen, SnapshotSource, TableCopy};
 
     let at = "2026-02-05T10:30:00Z".parse().expect("a time");
     let copy = |bytes| TableCopy {
@@ -98,7 +98,7 @@ pub(super) fn sample(tables: &[(&str, u64)]) -> Arc<SnapshotManifest> {
 
 #[cfg(test)]
 mod tests {
-    use syncdata_shared::manifest::{FORMAT, Link};
+    use syncdata_formats::manifest::{FORMAT, Link};
     use uuid::Uuid;
 
     use super::*;
@@ -121,7 +121,7 @@ mod tests {
         let seq = SegmentSeq::new(seq).expect("a number");
         let previous = (seq > SegmentSeq::FIRST).then(|| Link {
             seq: SegmentSeq::new(seq.get() - 1).expect("a number"),
-            sha256: syncdata_shared::digest::Digest::of(b""),
+            sha256: syncdata_formats::digest::Digest::of(b""),
         });
         let pruned_at = "2026-02-05T10:30:00Z".parse().expect("a time");
         Floor { format: FORMAT, archive_id: Uuid::nil(), seq, previous, pruned_at }

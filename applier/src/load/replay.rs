@@ -4,22 +4,22 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use syncdata_shared::chain::Verified;
-use syncdata_shared::change::Commit;
-use syncdata_shared::faults;
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::manifest::{Manifest, Relation};
-use syncdata_shared::name::TableName;
-use syncdata_shared::postgres::Session;
-use syncdata_shared::snapshot::SnapshotManifest;
+use syncdata_formats::chain::Verified;
+use syncdata_formats::change::Commit;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::{Manifest, Relation};
+use syncdata_formats::name::TableName;
+use syncdata_formats::snapshot::SnapshotManifest;
+use syncdata_service::faults;
+use syncdata_service::postgres::Session;
 
-use crate::apply::{Outcome, Writer};
+use crate::apply::reader::{self, Admission, Item, Reading, Task};
+use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
 use crate::error::{Error, Kind, Result};
-use crate::fetch::Fetched;
 use crate::plan;
-use crate::reader::{self, Admission, Item, Reading, Task};
-use crate::schema::{self, Table};
+use crate::target::postgres::apply::{Outcome, Writer};
+use crate::target::postgres::schema::{self, Table};
 
 /// Which transactions are in the shadows already.
 #[derive(Clone, Debug)]

@@ -2,13 +2,13 @@
 //! session: whatever kills a load leaves nothing behind.
 
 use std::sync::Arc;
+use syncdata_service::postgres::ServerContext as _;
 
-use syncdata_shared::error::Context;
-use syncdata_shared::name::TableName;
+use syncdata_formats::name::TableName;
 use tokio_postgres::Client;
 
 use crate::error::Result;
-use crate::schema::{Shape, Table, Target};
+use crate::target::postgres::schema::{Shape, Table, Target};
 
 /// The schema of temporary tables, by the name that every session has for its own.
 const SCHEMA: &str = "pg_temp";

@@ -1,16 +1,16 @@
 //! A poll's answers: all that the slot has, one after the other, and what lies before a transaction that cannot be read.
 
-use syncdata_shared::config::Config;
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::{Error, Kind, Result};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::config::Config;
 
 use super::Poll;
 use super::relief::is_local_disk_full;
-use crate::connection::{ATTEMPTS_MAX, while_in_use};
-use crate::gap;
-use crate::poison::{self, Poison};
-use crate::reading::{Batch, Taken};
-use crate::slot::{Peek, Trouble};
+use crate::poll::gap;
+use crate::segment::reading::{Batch, Taken};
+use crate::source::connection::{ATTEMPTS_MAX, while_in_use};
+use crate::source::wal2json::poison::{self, Poison};
+use crate::source::wal2json::slot::{Peek, Trouble};
 
 impl Poll<'_> {
     /// Reads until nothing is left that had committed when the poll began.

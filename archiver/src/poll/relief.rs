@@ -1,14 +1,14 @@
 //! The fuse of a poll: what it lets go of when the slot keeps more WAL than the guard allows.
 
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::manifest::Gap;
-use syncdata_shared::postgres::sqlstate;
-use syncdata_shared::{Error, Kind, Result};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::Gap;
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::postgres::sqlstate;
 use tracing::error;
 
 use super::Poll;
-use crate::guard::{self, Load, Pressure};
-use crate::slot;
+use crate::poll::guard::{self, Load, Pressure};
+use crate::source::wal2json::slot;
 
 impl Poll<'_> {
     /// The fuse: production's disk is worth more than this copy.

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use syncdata_shared::ack::{Ack, AckName};
-use syncdata_shared::archive::{Archive, Entry, EntryKind};
-use syncdata_shared::error::{Kind, Result};
-use syncdata_shared::floor::Floor;
-use syncdata_shared::layout::{ArchivePath, SegmentFile, SegmentName};
-use syncdata_shared::name::TableName;
-use syncdata_shared::signature::VerifyKey;
-use syncdata_shared::snapshot::{self, SnapshotId};
-use syncdata_shared::time::Day;
+use syncdata_archive::snapshots;
+use syncdata_archive::{Archive, Entry, EntryKind};
+use syncdata_formats::ack::{Ack, AckName};
+use syncdata_formats::error::{Kind, Result};
+use syncdata_formats::floor::Floor;
+use syncdata_formats::layout::{ArchivePath, SegmentFile, SegmentName};
+use syncdata_formats::name::TableName;
+use syncdata_formats::signature::VerifyKey;
+use syncdata_formats::snapshot::SnapshotId;
+use syncdata_formats::time::Day;
 
 use crate::snapshot::{Files, has_manifest};
 
@@ -82,10 +83,10 @@ impl Inventory {
     }
 
     fn read_snapshots(&mut self, archive: &mut dyn Archive, verify_key: Option<&VerifyKey>) -> Result<()> {
-        let listed = snapshot::file_names(archive)?;
+        let listed = snapshots::file_names(archive)?;
         let there = Files::of(&listed);
         for (id, entries) in listed {
-            let copy = match has_manifest(&entries).then(|| snapshot::read(archive, &id, verify_key)) {
+            let copy = match has_manifest(&entries).then(|| snapshots::read(archive, &id, verify_key)) {
                 None => Copy::None,
                 Some(Ok(manifest)) => Copy::Known {
                     tables: manifest.tables.keys().cloned().collect(),

@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use syncdata_shared::ack::Ack;
-use syncdata_shared::layout::{ArchivePath, SegmentName, SegmentSeq};
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::name::TableName;
-use syncdata_shared::snapshot::{PartName, SnapshotId};
-use syncdata_shared::time::{Day, Timestamp};
+use syncdata_formats::ack::Ack;
+use syncdata_formats::layout::{ArchivePath, SegmentName, SegmentSeq};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
+use syncdata_formats::snapshot::{PartName, SnapshotId};
+use syncdata_formats::time::{Day, Timestamp};
 
 use super::inventory::{Copy, Folder, Inventory};
 

@@ -6,10 +6,10 @@
 //! gets its number. It would be in both, as two different ones.
 
 use std::time::{Duration, Instant};
+use syncdata_service::postgres::ServerContext as _;
 
-use syncdata_shared::error::Context as _;
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::{Error, Kind, Result};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::{Error, Kind, Result};
 use tokio_postgres::types::{PgLsn, Type};
 use tokio_postgres::{Client, GenericClient};
 use tracing::{info, warn};

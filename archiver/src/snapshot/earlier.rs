@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use syncdata_shared::Result;
-use syncdata_shared::archive::{Archive, Entry, EntryKind};
-use syncdata_shared::digest::Digest;
-use syncdata_shared::manifest::ChangeFile;
-use syncdata_shared::name::TableName;
-use syncdata_shared::signature::VerifyKey;
-use syncdata_shared::snapshot::{
-    self, DELTA_CONTENT_MAX, DELTAS_MAX, Part, PartKind, PartName, SnapshotId, SnapshotManifest,
+use syncdata_archive::snapshots;
+use syncdata_archive::{Archive, Entry, EntryKind};
+use syncdata_formats::Result;
+use syncdata_formats::digest::Digest;
+use syncdata_formats::manifest::ChangeFile;
+use syncdata_formats::name::TableName;
+use syncdata_formats::signature::VerifyKey;
+use syncdata_formats::snapshot::{
+    DELTA_CONTENT_MAX, DELTAS_MAX, Part, PartKind, PartName, SnapshotId, SnapshotManifest,
 };
 use tracing::{info, warn};
 
@@ -39,14 +40,14 @@ impl Earlier {
         mut missing: BTreeSet<TableName>,
         verify_key: Option<&VerifyKey>,
     ) -> Result<Earlier> {
-        let listed = snapshot::file_names(archive)?;
+        let listed = snapshots::file_names(archive)?;
         let mut earlier = Earlier { ids: listed.keys().cloned().collect(), ..Earlier::default() };
         let files = Files::of(&listed);
         for (id, entries) in listed.iter().rev() {
             if !has_manifest(entries) {
                 earlier.add_leftovers(id, entries);
             } else if !missing.is_empty() {
-                match snapshot::read(archive, id, verify_key) {
+                match snapshots::read(archive, id, verify_key) {
                     Ok(manifest) => earlier.add(manifest, &files, &mut missing),
                     Err(error) => {
                         warn!(snapshot = %id, error = %error.one_line(), "an earlier snapshot is of no use");

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use syncdata_shared::{Error, Kind, Result};
+use syncdata_formats::{Error, Kind, Result};
 
 use crate::spool::{lock_file, make_folder};
 

@@ -6,10 +6,10 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use syncdata_shared::Result;
-use syncdata_shared::digest::Digest;
-use syncdata_shared::error::Context as _;
-use syncdata_shared::snapshot::Blocks;
+use syncdata_formats::Result;
+use syncdata_formats::digest::Digest;
+use syncdata_formats::error::Context as _;
+use syncdata_formats::snapshot::Blocks;
 
 use crate::spool::{make_folder, private_file, remove_if_there};
 

@@ -2,13 +2,14 @@
 
 use std::io::Cursor;
 
-use syncdata_shared::archive::{Archive, ArchiveHandle, Facts};
-use syncdata_shared::digest::Digest;
-use syncdata_shared::error::Context as _;
-use syncdata_shared::layout::ArchivePath;
-use syncdata_shared::signature::SigningKey;
-use syncdata_shared::snapshot::{SnapshotId, SnapshotManifest};
-use syncdata_shared::{Result, faults};
+use syncdata_archive::{Archive, ArchiveHandle, Facts};
+use syncdata_formats::Result;
+use syncdata_formats::digest::Digest;
+use syncdata_formats::error::Context as _;
+use syncdata_formats::layout::ArchivePath;
+use syncdata_formats::signature::SigningKey;
+use syncdata_formats::snapshot::{SnapshotId, SnapshotManifest};
+use syncdata_service::faults;
 
 /// The number of bytes that were sent.
 pub(crate) async fn publish(

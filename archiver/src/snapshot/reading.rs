@@ -2,12 +2,12 @@
 
 use std::pin::Pin;
 use std::time::Duration;
+use syncdata_service::postgres::ServerContext as _;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt as _, stream};
-use syncdata_shared::error::Context as _;
-use syncdata_shared::progress::Progress;
-use syncdata_shared::{Error, Kind, Result};
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::progress::Progress;
 use tokio::time::Instant;
 use tokio_postgres::{Client, CopyOutStream};
 

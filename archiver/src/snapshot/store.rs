@@ -6,13 +6,14 @@ use std::collections::HashMap;
 use std::io::{self, Cursor, Write};
 use std::sync::Arc;
 
-use syncdata_shared::archive::{Archive, ArchiveHandle, Facts, Put};
-use syncdata_shared::digest::Digest;
-use syncdata_shared::manifest::ChangeFile;
-use syncdata_shared::snapshot::{
+use syncdata_archive::{Archive, ArchiveHandle, Facts, Put};
+use syncdata_formats::digest::Digest;
+use syncdata_formats::manifest::ChangeFile;
+use syncdata_formats::snapshot::{
     Blocks, DELTA_CONTENT_MAX, Part, PartKind, PartName, SnapshotId, compress, pour,
 };
-use syncdata_shared::{Error, Kind, Result, faults};
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::faults;
 use tracing::warn;
 
 use super::cutter::Cut;

@@ -1,19 +1,19 @@
 //! Which tables a snapshot holds, and whether our role may read all of their rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
-use syncdata_shared::error::Context as _;
-use syncdata_shared::manifest::{Generated, Relation};
-use syncdata_shared::name::{TableName, TablePattern};
-use syncdata_shared::{Error, Kind, Result};
+use syncdata_formats::manifest::{Generated, Relation};
+use syncdata_formats::name::{TableName, TablePattern};
+use syncdata_formats::{Error, Kind, Result};
 use tokio_postgres::types::Type;
 use tokio_postgres::{GenericClient, Row};
 use tracing::warn;
 
 use super::rows::KeyPlaces;
 use crate::capture::{Capture, CatalogTable, Remembered};
-use crate::source;
+use crate::source::catalog;
 
 /// What is asked for: the tables that are captured, or some of them.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ const SEQUENCES: &str = "SELECT tn.nspname::text, t.relname::text, sn.nspname::t
 impl Selection<'_> {
     /// The names of the tables, as the catalog is now.
     pub(crate) async fn resolve(&self, client: &impl GenericClient) -> Result<BTreeSet<TableName>> {
-        let (schemas, catalog) = source::catalog(client).await?;
+        let (schemas, catalog) = catalog::catalog(client).await?;
         self.select(&schemas, &catalog)
     }
 
@@ -110,7 +110,7 @@ impl Table {
     ) -> Result<Vec<Table>> {
         let mut standings = standings(client, names).await?;
         check_rights(&standings, role)?;
-        let mut relations = source::relations(client, names).await?;
+        let mut relations = catalog::relations(client, names).await?;
         let mut sequences = sequences(client, names).await?;
         let table = |name: &TableName| {
             let (standing, relation) = (standings.remove(name)?, relations.remove(name)?);

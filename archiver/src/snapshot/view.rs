@@ -2,20 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use syncdata_service::postgres::ServerContext as _;
 
-use syncdata_shared::error::Context as _;
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::name::TableName;
-use syncdata_shared::postgres::PinnedSettings;
-use syncdata_shared::snapshot::Seen;
-use syncdata_shared::time::Timestamp;
-use syncdata_shared::{Error, Kind, Result};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
+use syncdata_formats::snapshot::Seen;
+use syncdata_formats::time::Timestamp;
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::postgres::PinnedSettings;
 use tokio_postgres::Client;
 use tracing::info;
 
 use super::tables::{Selection, Table};
-use crate::connection::pinned;
-use crate::source::{self, Position};
+use crate::source::catalog::{self, Position};
+use crate::source::connection::pinned;
 
 /// For ACCESS SHARE, which waits for nothing but DDL, TRUNCATE and the like.
 const LOCK_TIMEOUT: &str = "60s";
@@ -70,7 +70,7 @@ impl View {
         let text: &str = row.get(0);
         let seen = Seen::parse(text).ok_or_else(|| Error::bad_input("a snapshot of PostgreSQL", text))?;
         // After the snapshot: whatever is seen was written before.
-        let end_lsn = source::insert_position(client).await?;
+        let end_lsn = catalog::insert_position(client).await?;
         let position = Position::read(client).await?;
         let names = selection.resolve(client).await?;
         Ok(View {

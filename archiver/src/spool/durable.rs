@@ -5,10 +5,10 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use syncdata_shared::disk;
-use syncdata_shared::error::Context as _;
-use syncdata_shared::faults;
-use syncdata_shared::{Error, Result};
+use syncdata_formats::error::Context as _;
+use syncdata_formats::{Error, Result};
+use syncdata_service::disk;
+use syncdata_service::faults;
 
 /// Manifests and states are small; a file that is not was not written by us.
 pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>> {

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use syncdata_shared::chain::{ChainTip, Verified};
-use syncdata_shared::faults;
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::manifest::{Gap, Link};
-use syncdata_shared::name::TableName;
-use syncdata_shared::snapshot::{SnapshotId, SnapshotManifest};
-use syncdata_shared::time::{Day, Timestamp};
-use syncdata_shared::{Error, Kind, Result};
+use syncdata_formats::chain::{ChainTip, Verified};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::{Gap, Link};
+use syncdata_formats::name::TableName;
+use syncdata_formats::snapshot::{SnapshotId, SnapshotManifest};
+use syncdata_formats::time::{Day, Timestamp};
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::faults;
 
 use super::durable::{read_bounded, write_durably};
 use crate::capture::Remembered;

@@ -1,6 +1,6 @@
 //! A spool through crashes, restarts and second archivers.
 
-use syncdata_shared::manifest::Gap;
+use syncdata_formats::manifest::Gap;
 
 use super::*;
 use crate::capture::Remembered;
@@ -33,7 +33,7 @@ fn gap_manifest(state: &State, to: u64) -> Manifest {
     let from = state.tip.end_lsn;
     let to = Lsn::from_u64(to);
     Manifest {
-        format: syncdata_shared::manifest::FORMAT,
+        format: syncdata_formats::manifest::FORMAT,
         archive_id: state.archive_id,
         seq: state.chain_tip().next_seq(),
         previous: state.chain_tip().previous(),
@@ -44,7 +44,7 @@ fn gap_manifest(state: &State, to: u64) -> Manifest {
         start_lsn: from,
         end_lsn: to,
         span: None,
-        source: syncdata_shared::manifest::Source {
+        source: syncdata_formats::manifest::Source {
             system_identifier: "7".into(),
             timeline: 1,
             database: "app".into(),

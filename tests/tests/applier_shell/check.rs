@@ -1,7 +1,7 @@
 //! `check`: every line with its remedy; warnings alone are success.
 
 use serde_json::Value;
-use syncdata_shared::signature::SigningKey;
+use syncdata_formats::signature::SigningKey;
 use syncdata_tests::{Finished, LocalCopy};
 
 use super::two_tables;

@@ -317,5 +317,5 @@ async fn slot(world: &World) -> u64 {
 }
 
 fn lsn(text: &str) -> u64 {
-    text.parse::<syncdata_shared::lsn::Lsn>().expect("an LSN").as_u64()
+    text.parse::<syncdata_formats::lsn::Lsn>().expect("an LSN").as_u64()
 }

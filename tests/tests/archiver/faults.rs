@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use syncdata_shared::lsn::Lsn;
+use syncdata_formats::lsn::Lsn;
 use syncdata_tests::workload::TABLES;
 use syncdata_tests::{Prng, Workload, World, WorldOptions};
 

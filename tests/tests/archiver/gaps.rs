@@ -64,7 +64,7 @@ async fn assert_one_gap(world: &World, cause: &str) {
         assert!(reason.contains(lsn), "{reason} does not name {lsn}");
         assert!(found.stderr.contains(lsn), "{found}");
     }
-    let from = gaps[0]["from"].as_str().expect("text").parse::<syncdata_shared::lsn::Lsn>().expect("an LSN");
+    let from = gaps[0]["from"].as_str().expect("text").parse::<syncdata_formats::lsn::Lsn>().expect("an LSN");
     let archived = archived.as_str().expect("text").parse().expect("an LSN");
     assert!(from >= archived, "{from} is archived");
     assert!(segments(world) > before);

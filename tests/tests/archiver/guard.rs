@@ -50,7 +50,7 @@ async fn with_the_spool_full_as_well_changes_are_given_up_and_declared() {
     world.source.execute("INSERT INTO journal VALUES (-1, '{}', 0, 'given up')").await;
     write(&world, &mut workload).await;
     let flush = world.source.value("SELECT pg_current_wal_flush_lsn()").await;
-    let flush: syncdata_shared::lsn::Lsn = flush.parse().expect("an LSN");
+    let flush: syncdata_formats::lsn::Lsn = flush.parse().expect("an LSN");
     let run = world.archiver(["run", "--once"]).run().await.expect_code(1);
     assert!(run.stderr.contains("changes were given up to save production's disk"), "{run}");
     assert!(operator::confirmed(&world).await >= flush);

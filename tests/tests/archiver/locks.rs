@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use syncdata_shared::lsn::Lsn;
+use syncdata_formats::lsn::Lsn;
 use syncdata_tests::workload::TABLES;
 use syncdata_tests::{Workload, World, WorldOptions};
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use syncdata_shared::control::{self, Method};
-use syncdata_shared::lsn::Lsn;
+use syncdata_formats::lsn::Lsn;
+use syncdata_service::control::{self, Method};
 use syncdata_tests::World;
 
 use crate::reader;

@@ -1,6 +1,6 @@
 //! What the server cannot hand out: a value too large to print, a limit that is hit, a plugin that is not loaded.
 
-use syncdata_shared::lsn::Lsn;
+use syncdata_formats::lsn::Lsn;
 use syncdata_tests::{Finished, World, WorldOptions};
 
 use crate::operator::{self, SLOT};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::value::RawValue;
-use syncdata_shared::lsn::Lsn;
+use syncdata_formats::lsn::Lsn;
 use syncdata_tests::PostgresServer;
 
 use crate::reader::{self, Segment};

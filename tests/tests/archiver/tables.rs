@@ -409,7 +409,8 @@ async fn hostile_names_are_captured_as_they_are() {
         let tables = segments[0].manifest["tables"].as_object().expect("an object").clone();
         assert_eq!(tables.len(), HOSTILE.len() + y, "{tables:?}");
         for (namespace, name) in HOSTILE {
-            let table = syncdata_shared::name::TableName::new(*namespace, *name).expect("a name").to_string();
+            let table =
+                syncdata_formats::name::TableName::new(*namespace, *name).expect("a name").to_string();
             assert_eq!(tables[&table]["update"], 1, "{table}");
             assert_eq!(
                 segments[0].manifest["relations"][&table]["columns"][1]["name"],

@@ -1,7 +1,7 @@
 //! `history`: every change of one row, read from the archive alone.
 
 use serde_json::Value;
-use syncdata_shared::manifest::ReplicaIdentity;
+use syncdata_formats::manifest::ReplicaIdentity;
 use syncdata_tests::LocalCopy;
 use syncdata_tests::program::{Finished, Program};
 

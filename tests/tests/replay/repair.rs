@@ -1,6 +1,6 @@
 //! Rows that changed in a stretch of time are brought back to what the archive says of them.
 
-use syncdata_shared::manifest::ReplicaIdentity;
+use syncdata_formats::manifest::ReplicaIdentity;
 use syncdata_tests::LocalCopy;
 use syncdata_tests::program::Finished;
 

@@ -86,7 +86,8 @@ async fn under_a_load_of_eight_sessions_every_row_is_in_the_copy_or_in_the_strea
     poll(&world).await;
     let manifests = manifests(world.archive_dir());
     assert_eq!(manifests.len(), 5);
-    let between = |manifest: &&syncdata_shared::snapshot::SnapshotManifest| !manifest.snapshot.xip.is_empty();
+    let between =
+        |manifest: &&syncdata_formats::snapshot::SnapshotManifest| !manifest.snapshot.xip.is_empty();
     assert!(manifests.iter().any(|manifest| between(&manifest)), "no snapshot met an open transaction");
     for manifest in &manifests {
         assert_exactly_once(&world, manifest, &NAMES).await;

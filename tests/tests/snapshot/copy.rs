@@ -1,6 +1,6 @@
 //! What a copy holds.
 
-use syncdata_shared::manifest::Generated;
+use syncdata_formats::manifest::Generated;
 use syncdata_tests::WorldOptions;
 
 use crate::scene::{self, lines, newest};
@@ -33,7 +33,7 @@ async fn a_snapshot_holds_the_tables_and_says_so() {
     // The changes that belong to it are in the archive already.
     let head = std::fs::read_to_string(world.archive_dir().join("head.json")).expect("a head");
     let head: serde_json::Value = serde_json::from_str(&head).expect("JSON");
-    let covered: syncdata_shared::lsn::Lsn =
+    let covered: syncdata_formats::lsn::Lsn =
         head["covered_lsn"].as_str().expect("text").parse().expect("an LSN");
     assert!(covered >= manifest.end_lsn, "{covered} {}", manifest.end_lsn);
     let digest = std::process::Command::new("sha256sum")

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::Duration;
 
-use syncdata_shared::lsn::Lsn;
+use syncdata_formats::lsn::Lsn;
 use syncdata_tests::{World, WorldOptions};
 
 use crate::scene::{self, lines, newest, refused};

@@ -5,12 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use syncdata_shared::ack::Ack;
-use syncdata_shared::floor::Floor;
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::manifest::FORMAT;
-use syncdata_shared::snapshot::SnapshotManifest;
-use syncdata_shared::time::Timestamp;
+use syncdata_formats::ack::Ack;
+use syncdata_formats::floor::Floor;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::FORMAT;
+use syncdata_formats::snapshot::SnapshotManifest;
+use syncdata_formats::time::Timestamp;
 use syncdata_tests::sshd::Options;
 use syncdata_tests::{World, WorldOptions};
 

@@ -7,10 +7,11 @@ use std::process::Command;
 
 use futures_util::StreamExt as _;
 use serde_json::Value;
-use syncdata_shared::archive::DirectoryArchive;
-use syncdata_shared::lsn::Lsn;
-use syncdata_shared::name::TableName;
-use syncdata_shared::snapshot::{self, PartName, SnapshotManifest};
+use syncdata_archive::DirectoryArchive;
+use syncdata_archive::snapshots;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
+use syncdata_formats::snapshot::{self, PartName, SnapshotManifest};
 use syncdata_tests::{Daemon, Finished, World, WorldOptions};
 
 pub(crate) const SLOT: &str = "SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json')";
@@ -56,8 +57,8 @@ pub(crate) async fn daemon(world: &World) -> Daemon {
 /// Every snapshot that exists, from the oldest to the newest.
 pub(crate) fn manifests(archive: &Path) -> Vec<SnapshotManifest> {
     let mut archive = DirectoryArchive::new(archive);
-    let ids = snapshot::list(&mut archive).expect("the archive can be listed");
-    ids.iter().map(|id| snapshot::read(&mut archive, id, None).expect("a sound manifest")).collect()
+    let ids = snapshots::list(&mut archive).expect("the archive can be listed");
+    ids.iter().map(|id| snapshots::read(&mut archive, id, None).expect("a sound manifest")).collect()
 }
 
 pub(crate) fn newest(archive: &Path) -> SnapshotManifest {
@@ -70,7 +71,7 @@ pub(crate) fn rows(archive: &Path, manifest: &SnapshotManifest, table: &str) -> 
     let copy = &manifest.tables[&name];
     let mut content = Vec::new();
     for part in &copy.parts {
-        let open = |file: &syncdata_shared::manifest::ChangeFile| {
+        let open = |file: &syncdata_formats::manifest::ChangeFile| {
             let name: PartName = file.file.parse()?;
             let bytes = std::fs::read(archive.join(name.path().as_str())).expect("the file is there");
             Ok(Cursor::new(bytes))

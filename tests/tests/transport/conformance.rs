@@ -7,10 +7,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use syncdata_shared::Kind;
-use syncdata_shared::archive::{Archive, DirectoryArchive, Entry, EntryKind, Facts, Put};
-use syncdata_shared::digest::Digest;
-use syncdata_shared::layout::ArchivePath;
+use syncdata_archive::{Archive, DirectoryArchive, Entry, EntryKind, Facts, Put};
+use syncdata_formats::Kind;
+use syncdata_formats::digest::Digest;
+use syncdata_formats::layout::ArchivePath;
 use syncdata_tests::sshd::Sshd;
 
 use super::{assert_refused, content, path, put, read, sftp};

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use syncdata_shared::Kind;
-use syncdata_shared::archive::{
-    self, Archive, ArchiveHandle, ArchiveSettings, DirectoryArchive, Patience, Put, SftpArchive,
+use syncdata_archive::{
+    self as archive, Archive, ArchiveHandle, DirectoryArchive, Patience, Put, SftpArchive,
 };
-use syncdata_shared::digest::Digest;
-use syncdata_shared::layout::ArchivePath;
+use syncdata_formats::Kind;
+use syncdata_formats::digest::Digest;
+use syncdata_formats::layout::ArchivePath;
+use syncdata_service::config::{ArchiveSettings, SftpSettings};
 use syncdata_tests::proxy::{Direction, Proxy};
 use syncdata_tests::sshd::{Options, Sshd};
 
@@ -26,10 +27,10 @@ const HASTY: Patience =
 const SOON: Duration = Duration::from_secs(10);
 
 /// The way to the server leads through the proxy.
-fn through(server: &Sshd, proxy: &Proxy) -> ArchiveSettings {
+fn through(server: &Sshd, proxy: &Proxy) -> SftpSettings {
     let known_hosts = server.folder().join("known_hosts_of_proxy");
     fs::write(&known_hosts, format!("[127.0.0.1]:* {}\n", server.host_key("ed25519"))).expect("a file");
-    ArchiveSettings { port: proxy.port(), known_hosts: Some(known_hosts), ..server.settings() }
+    SftpSettings { port: proxy.port(), known_hosts: Some(known_hosts), ..server.settings() }
 }
 
 fn assert_no_final_name(dir: &Path, name: &str) {
@@ -41,12 +42,13 @@ fn an_absent_backup_host_is_an_error_of_the_operation_and_not_of_the_start() {
     let mut server = Sshd::start();
     server.stop();
     let mut settings = server.settings();
-    let mut archive = archive::open(&settings).expect("opening connects to nobody");
+    let mut archive =
+        archive::open(&ArchiveSettings::Sftp(settings.clone())).expect("opening connects to nobody");
     let parts = ["SFTP client not connected", "127.0.0.1", "archive_port"];
     assert_refused(archive.stat(&ArchivePath::head()), Kind::Unreachable, &parts);
     server.restart();
     assert_eq!(archive.stat(&ArchivePath::head()).expect("it is back"), None);
-    settings.host = Some("no-such-host.invalid".into());
+    settings.host = "no-such-host.invalid".into();
     let mut archive = sftp(&settings);
     assert_refused(archive.stat(&ArchivePath::head()), Kind::Unreachable, &["SFTP client not connected"]);
 }
@@ -246,14 +248,18 @@ fn put_as_told(order: &str) {
     let [port, user, folder] = parts[..] else { panic!("{order:?} is not an order") };
     let folder = PathBuf::from(folder);
     let port: u16 = port.parse().expect("a port");
-    let settings = ArchiveSettings {
-        host: (port != 0).then(|| "127.0.0.1".to_owned()),
+    let sftp = SftpSettings {
+        host: "127.0.0.1".to_owned(),
         user: user.to_owned(),
         port,
         dir: folder.join("archive"),
         identity_file: Some(folder.join("user_key")),
         known_hosts: Some(folder.join("known_hosts")),
         passphrase: None,
+    };
+    let settings = match port {
+        0 => ArchiveSettings::Directory(sftp.dir),
+        _ => ArchiveSettings::Sftp(sftp),
     };
     let mut archive = archive::open(&settings).expect("sound settings");
     put(&mut *archive, &path(SEGMENT), &content(100_000)).expect("put");
@@ -396,7 +402,9 @@ fn a_replaced_file_is_never_missing_and_never_half() {
 #[tokio::test]
 async fn many_tasks_share_one_connection() {
     let server = Sshd::start();
-    let archive = archive::open(&server.settings()).and_then(ArchiveHandle::spawn).expect("a thread");
+    let archive = archive::open(&ArchiveSettings::Sftp(server.settings()))
+        .and_then(ArchiveHandle::spawn)
+        .expect("a thread");
     let tasks: Vec<_> = (0..40_u64)
         .map(|n| {
             let archive = archive.clone();

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use syncdata_shared::archive::{Archive as _, ArchiveSettings, Passphrase, Patience};
-use syncdata_shared::layout::ArchivePath;
-use syncdata_shared::{Kind, Result};
+use syncdata_archive::{Archive as _, Patience};
+use syncdata_formats::layout::ArchivePath;
+use syncdata_formats::{Kind, Result};
+use syncdata_service::config::{Secret, SftpSettings};
 use syncdata_tests::sshd::{Options, Sshd, make_key, public_key};
 
 use super::{IMPATIENT, assert_refused, put, read, sftp};
 
 /// The first thing that anybody asks of an archive.
-fn ask(settings: &ArchiveSettings) -> Result<()> {
+fn ask(settings: &SftpSettings) -> Result<()> {
     sftp(settings).stat(&ArchivePath::identity()).map(|_| ())
 }
 
@@ -119,7 +120,7 @@ fn keys_of_every_usual_type_log_in_with_and_without_passphrase() {
             server.authorize(&public_key(&key));
             let mut settings = server.settings();
             settings.identity_file = Some(key.clone());
-            settings.passphrase = (!passphrase.is_empty()).then(|| Passphrase::new(passphrase));
+            settings.passphrase = (!passphrase.is_empty()).then(|| Secret::new(passphrase));
             ask(&settings).unwrap_or_else(|error| panic!("{}: {error:?}", key.display()));
         }
     }
@@ -136,10 +137,10 @@ fn a_passphrase_that_is_wrong_or_missing_is_named() {
         settings.identity_file = Some(key.clone());
         let name = key.display().to_string();
         assert_refused(ask(&settings), Kind::BadInput, &["encrypted", "no passphrase", &name]);
-        settings.passphrase = Some(Passphrase::new("open barley"));
+        settings.passphrase = Some(Secret::new("open barley"));
         let error = assert_refused(ask(&settings), Kind::BadInput, &["passphrase does not open", &name]);
         fs::write(server.folder().join("authorized_keys"), "").expect("the server's own file");
-        settings.passphrase = Some(Passphrase::new("open sesame"));
+        settings.passphrase = Some(Secret::new("open sesame"));
         assert_refused(ask(&settings), Kind::Refused, &["does not let the user", &name]);
         assert!(!error.report().contains("barley"), "a secret in a message: {error:?}");
         assert!(!format!("{settings:?}").contains("barley"), "a secret in a log");
@@ -256,7 +257,7 @@ fn an_agent_with_too_many_wrong_keys_is_a_refusal() {
         make_key(&stranger, "ed25519", "");
         agent.load(&stranger);
     }
-    let settings = ArchiveSettings { identity_file: None, ..server.settings() };
+    let settings = SftpSettings { identity_file: None, ..server.settings() };
     let mut archive = sftp(&settings).with_agent(Some(agent.socket.clone())).with_default_key(None);
     let parts = ["does not let the user", "archive_identity_file"];
     assert_refused(archive.stat(&ArchivePath::head()), Kind::Refused, &parts);

@@ -8,10 +8,11 @@ mod login;
 use std::io::Cursor;
 use std::time::Duration;
 
-use syncdata_shared::archive::{Archive, ArchiveSettings, Facts, Patience, Put, SftpArchive};
-use syncdata_shared::digest::Digest;
-use syncdata_shared::layout::ArchivePath;
-use syncdata_shared::{Error, Kind, Result};
+use syncdata_archive::{Archive, Facts, Patience, Put, SftpArchive};
+use syncdata_formats::digest::Digest;
+use syncdata_formats::layout::ArchivePath;
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::config::SftpSettings;
 
 /// Short waits and no second attempt: the test sees the first failure.
 const IMPATIENT: Patience = Patience {
@@ -21,9 +22,8 @@ const IMPATIENT: Patience = Patience {
     retries: 0,
 };
 
-fn sftp(settings: &ArchiveSettings) -> SftpArchive {
-    let host = settings.host.as_deref().expect("a test server has a host");
-    SftpArchive::new(host, settings).expect("sound settings").with_patience(IMPATIENT).with_agent(None)
+fn sftp(settings: &SftpSettings) -> SftpArchive {
+    SftpArchive::new(settings).expect("sound settings").with_patience(IMPATIENT).with_agent(None)
 }
 
 fn path(text: &str) -> ArchivePath {

@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 
-use syncdata_shared::archive::{Entry, EntryKind};
-use syncdata_shared::digest::Digest;
-use syncdata_shared::floor::Floor;
-use syncdata_shared::manifest::{FORMAT, Link};
-use syncdata_shared::snapshot::PartKind;
+use syncdata_archive::{Entry, EntryKind};
+use syncdata_formats::digest::Digest;
+use syncdata_formats::floor::Floor;
+use syncdata_formats::manifest::{FORMAT, Link};
+use syncdata_formats::snapshot::PartKind;
 
 use super::super::inventory::SegmentEntry;
 use super::*;

@@ -1,0 +1,152 @@
+//! Which table takes what from which segment of a group: what the reader is asked for.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::Relation;
+use syncdata_formats::name::TableName;
+
+use crate::apply::outcome::{Ended, Stop};
+use crate::apply::reader::{self, Admission, Task};
+use crate::archive::fetch::Fetched;
+use crate::batch::TxPlace;
+use crate::error::{Error, Kind};
+use crate::plan::{self, Bound, Share};
+use crate::target::postgres::cursor::TableState;
+use crate::target::postgres::schema::{Table, Target};
+
+/// What a try is going to do.
+#[derive(Default)]
+pub(crate) struct Layout {
+    pub tasks: Vec<Task>,
+    pub cut_off: Vec<CutOff>,
+}
+
+/// A table that a gap cuts off.
+pub(crate) struct CutOff {
+    pub table: TableName,
+    /// Of the segment that declares the gap.
+    pub seq: u64,
+    pub position: Lsn,
+    pub gap: String,
+    pub reason: String,
+}
+
+/// What it depends on.
+pub(crate) struct Ground<'a> {
+    /// Of the tables in scope.
+    pub states: BTreeMap<&'a TableName, TableState>,
+    /// The local tables.
+    pub tables: &'a BTreeMap<TableName, Arc<Table>>,
+    /// What earlier tries have found.
+    pub stops: &'a BTreeMap<TableName, Stop>,
+}
+
+/// The shape that each table had in the segment before.
+#[derive(Default)]
+struct Shapes<'a>(BTreeMap<&'a TableName, (Arc<Target>, Arc<Relation>)>);
+
+impl<'a> Shapes<'a> {
+    /// Segments in which a table is the same share it, and with it their batches.
+    fn shared(&mut self, table: &'a TableName, admission: Admission) -> Admission {
+        let known = self
+            .0
+            .get(table)
+            .filter(|(target, relation)| **target == *admission.target && **relation == *admission.relation);
+        let (target, relation) = match known {
+            Some((target, relation)) => (Arc::clone(target), Arc::clone(relation)),
+            None => (Arc::clone(&admission.target), Arc::clone(&admission.relation)),
+        };
+        self.0.insert(table, (Arc::clone(&target), Arc::clone(&relation)));
+        Admission { target, relation, ..admission }
+    }
+}
+
+impl Ground<'_> {
+    pub(crate) fn lay_out(&self, group: &[Fetched]) -> Result<Layout, Ended> {
+        let mut layout = Layout::default();
+        let mut shapes = Shapes::default();
+        for fetched in group {
+            let mut admitted = HashMap::new();
+            for (&table, state) in &self.states {
+                if layout.cut_off.iter().any(|cut| cut.table == *table) {
+                    continue;
+                }
+                if let Some(admission) = self.admit(fetched, table, state)? {
+                    admitted.insert(table.to_string(), shapes.shared(table, admission));
+                }
+                if let Some(gap) = plan::gap(fetched.segment.manifest(), table, state)
+                    && !self.stops.contains_key(table)
+                {
+                    layout.cut_off.push(CutOff {
+                        table: table.clone(),
+                        seq: fetched.segment.manifest().seq.get(),
+                        position: gap.from.max(state.position.unwrap_or(Lsn::ZERO)),
+                        gap: plan::gap_name(gap),
+                        reason: format!(
+                            "changes from {} to {} are lost: {}; {}",
+                            gap.from,
+                            gap.to,
+                            gap.reason,
+                            plan::gap_remedy(table)
+                        ),
+                    });
+                }
+            }
+            if let Some(file) = &fetched.file {
+                layout.tasks.push(Task { segment: fetched.segment.clone(), file: file.clone(), admitted });
+            }
+        }
+        Ok(layout)
+    }
+
+    fn admit(
+        &self,
+        fetched: &Fetched,
+        table: &TableName,
+        state: &TableState,
+    ) -> Result<Option<Admission>, Ended> {
+        let manifest = fetched.segment.manifest();
+        let stop = self.stops.get(table).map(|stop| stop.before);
+        let (target, relation, from, until) =
+            match plan::share(manifest, table, state, self.tables.get(table), stop) {
+                Share::Nothing => return Ok(None),
+                Share::Unfit(difference) => {
+                    return Err(Ended::unfit(
+                        table,
+                        TxPlace { seq: manifest.seq.get(), index: 0 },
+                        None,
+                        &difference,
+                    ));
+                }
+                Share::Some { target, relation, from, until } => (target, relation, from, until),
+            };
+        let Some(file) = &fetched.file else {
+            let message = format!("{table} went live after segment {} was passed over", manifest.seq);
+            return Err(Ended::Failed(Error::new(Kind::Passing, message)));
+        };
+        let exact = |until: &Bound| match until {
+            Bound::End | Bound::Before(_) => None,
+            Bound::Gap(lsn) => Some(*lsn),
+        };
+        // Positions between two commits are rare: only then is the file read twice.
+        let commits = if from > manifest.start_lsn || exact(&until).is_some() {
+            reader::commits(&fetched.segment, file)?
+        } else {
+            Vec::new()
+        };
+        let up_to = |lsn: Lsn| commits.iter().filter(|commit| commit.end_lsn <= lsn).count() as u64;
+        Ok(Some(Admission {
+            target,
+            relation,
+            from: up_to(from),
+            until: match until {
+                Bound::End => None,
+                Bound::Before(place) => Some(place.index),
+                Bound::Gap(lsn) => Some(up_to(lsn)),
+            },
+            skip: HashSet::new(),
+        }))
+    }
+}

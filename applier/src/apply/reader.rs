@@ -1,0 +1,272 @@
+//! Reads segments on a thread of its own: while the server works on one batch, the next one is unpacked, checked,
+//! netted and encoded.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use syncdata_formats::chain::Verified;
+use syncdata_formats::change::{Commit, Record, Row};
+use syncdata_formats::error::Context;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::{OpCounts, Relation};
+use syncdata_formats::segment::SegmentReader;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::batch::{Batch, Limits, Place, TxPlace};
+use crate::error::{Error, Kind, Result};
+use crate::target::postgres::schema::{Difference, Target};
+use crate::target::postgres::step::{COPY_ROWS_MIN, Prepared};
+
+/// One batch is read ahead of the one that waits.
+const BATCHES_AHEAD: usize = 1;
+
+/// A segment to read, and what of it is wanted.
+#[derive(Debug, PartialEq)]
+pub struct Task {
+    pub segment: Verified,
+    pub file: PathBuf,
+    /// By the table's name as the archive spells it.
+    pub admitted: HashMap<String, Admission>,
+}
+
+/// A table's share of a segment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admission {
+    pub target: Arc<Target>,
+    pub relation: Arc<Relation>,
+    /// Transactions before this one are in the table already.
+    pub from: u64,
+    /// This transaction and all after it stay out.
+    pub until: Option<u64>,
+    /// Transactions in between that are in the table already: a snapshot has seen them.
+    pub skip: HashSet<u64>,
+}
+
+impl Admission {
+    fn takes(&self, transaction: u64) -> bool {
+        transaction >= self.from
+            && self.until.is_none_or(|until| transaction < until)
+            && !self.skip.contains(&transaction)
+    }
+}
+
+#[derive(Debug)]
+pub enum Item {
+    Batch {
+        netting: Netting,
+        /// Nothing more is to be read.
+        is_last: bool,
+    },
+    /// All of a segment was read, and every promise of its manifest holds.
+    Segment(SegmentEnd),
+    /// A row has a column that its local table lacks; reading ended there.
+    Lacking { table: String, place: Place, difference: Difference },
+}
+
+/// What was handed out of a segment.
+#[derive(Debug)]
+pub struct SegmentEnd {
+    pub seq: u64,
+    pub counts: BTreeMap<String, OpCounts>,
+    /// Where the tables stand that were cut off: at the end of the transaction before.
+    pub stopped: BTreeMap<String, Lsn>,
+}
+
+/// A batch that is netted on a thread of its own, while the next one is read.
+#[derive(Debug)]
+pub struct Netting(oneshot::Receiver<Box<Prepared>>);
+
+impl Netting {
+    fn start(batch: Batch) -> Result<Netting> {
+        let (sender, receiver) = oneshot::channel();
+        let work = move || {
+            // Nobody may be waiting any more.
+            let _ = sender.send(Box::new(Prepared::new(batch, COPY_ROWS_MIN)));
+        };
+        let thread = std::thread::Builder::new().name("net".into());
+        thread.spawn(work).context(|| "starting a thread to net a batch".to_owned())?;
+        Ok(Netting(receiver))
+    }
+
+    pub async fn prepared(self) -> Result<Box<Prepared>> {
+        let ended = |_| Error::new(Kind::Other, "the thread that nets a batch ended early");
+        self.0.await.map_err(ended)
+    }
+}
+
+/// A reader at work. Dropping it ends its thread.
+#[derive(Debug)]
+pub struct Reading {
+    tasks: Arc<Vec<Task>>,
+    items: mpsc::Receiver<Result<Item>>,
+}
+
+impl Reading {
+    pub fn start(tasks: Vec<Task>) -> Result<Reading> {
+        let (items, receiver) = mpsc::channel(BATCHES_AHEAD);
+        let tasks = Arc::new(tasks);
+        let asked = Arc::clone(&tasks);
+        let work = move || {
+            // As much as memory allows: a row that one transaction updates in batch after batch leaves versions that
+            // nothing can prune before the commit, and every further update walks over them.
+            let mut reader = Reader { limits: Limits::of_memory(), batch: Batch::default(), items: &items };
+            // Nobody may be listening any more: then nobody needs the error.
+            if let Err(Stop::Failed(error)) = reader.run(&asked) {
+                let _ = items.blocking_send(Err(error));
+            }
+        };
+        let thread = std::thread::Builder::new().name("reader".into());
+        thread.spawn(work).context(|| "starting the reader's thread".to_owned())?;
+        Ok(Reading { tasks, items: receiver })
+    }
+
+    pub fn is_of(&self, tasks: &[Task]) -> bool {
+        *self.tasks == tasks
+    }
+
+    /// The next item of the segments, in order; `None` behind the last one.
+    pub async fn next(&mut self) -> Option<Result<Item>> {
+        self.items.recv().await
+    }
+}
+
+/// Every row of a segment, with its place.
+pub fn rows(
+    segment: &Verified,
+    file: &std::path::Path,
+    mut each: impl FnMut(&Row<'_>, Place) -> Result<()>,
+) -> Result<()> {
+    let (seq, mut index) = (segment.manifest().seq.get(), 0);
+    let mut reader = open(segment, file)?;
+    loop {
+        let line = reader.line() + 1;
+        match reader.next()? {
+            Some(Record::Row(row)) => each(&row, Place { tx: TxPlace { seq, index }, line })?,
+            Some(Record::Commit(_)) => index += 1,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Every commit of a segment, to find a position between them.
+pub fn commits(segment: &Verified, file: &std::path::Path) -> Result<Vec<Commit>> {
+    let mut commits = Vec::new();
+    let mut reader = open(segment, file)?;
+    while let Some(record) = reader.next()? {
+        if let Record::Commit(commit) = record {
+            commits.push(commit);
+        }
+    }
+    Ok(commits)
+}
+
+fn open(segment: &Verified, file: &std::path::Path) -> Result<SegmentReader<File>> {
+    let source = File::open(file).context(|| format!("opening {}", file.display()))?;
+    Ok(SegmentReader::ahead(source, segment.manifest())?)
+}
+
+/// Why reading ended early.
+enum Stop {
+    Failed(Error),
+    /// Nobody listens, or a row was found that ends it all.
+    Enough,
+}
+
+impl<E: Into<Error>> From<E> for Stop {
+    fn from(error: E) -> Stop {
+        Stop::Failed(error.into())
+    }
+}
+
+struct Reader<'a> {
+    limits: Limits,
+    batch: Batch,
+    items: &'a mpsc::Sender<Result<Item>>,
+}
+
+impl Reader<'_> {
+    fn run(&mut self, tasks: &[Task]) -> Result<(), Stop> {
+        for task in tasks {
+            self.segment(task)?;
+        }
+        self.flush(true)
+    }
+
+    fn segment(&mut self, task: &Task) -> Result<(), Stop> {
+        let seq = task.segment.manifest().seq.get();
+        // Before any of its rows: the TRUNCATE lines of one statement must not be parted by another shape.
+        if task.admitted.iter().any(|(table, share)| self.batch.knows_other(table, &share.target)) {
+            self.flush(false)?;
+        }
+        let mut end = SegmentEnd { seq, counts: BTreeMap::new(), stopped: BTreeMap::new() };
+        // What each table may take, and what it took.
+        let mut shares: hashbrown::HashMap<&str, (&Admission, OpCounts)> =
+            task.admitted.iter().map(|(name, share)| (name.as_str(), (share, OpCounts::default()))).collect();
+        let mut last_commit = task.segment.manifest().start_lsn;
+        let mut index = 0;
+        stop_at(task, index, last_commit, &mut end);
+        let mut reader = open(&task.segment, &task.file)?;
+        loop {
+            let line = reader.line() + 1;
+            match reader.next()? {
+                Some(Record::Row(row)) => {
+                    let Some((admission, counts)) = shares.get_mut(row.table.as_ref()) else { continue };
+                    if !admission.takes(index) {
+                        continue;
+                    }
+                    counts.add(row.op);
+                    self.take(&row, admission, Place { tx: TxPlace { seq, index }, line })?;
+                }
+                Some(Record::Commit(commit)) => {
+                    if self.items.is_closed() {
+                        return Err(Stop::Enough);
+                    }
+                    index += 1;
+                    last_commit = commit.end_lsn;
+                    stop_at(task, index, last_commit, &mut end);
+                }
+                None => break,
+            }
+        }
+        let took = shares.into_iter().filter(|(_, (_, counts))| counts.total() > 0);
+        end.counts = took.map(|(table, (_, counts))| (table.to_owned(), counts)).collect();
+        self.send(Item::Segment(end))
+    }
+
+    fn take(&mut self, row: &Row<'_>, admission: &Admission, place: Place) -> Result<(), Stop> {
+        let Admission { target, relation, .. } = admission;
+        if self.batch.is_full(self.limits, row.op) {
+            self.flush(false)?;
+        }
+        match self.batch.push(row, target, relation, place) {
+            Ok(()) => Ok(()),
+            Err(difference) => {
+                self.send(Item::Lacking { table: row.table.to_string(), place, difference })?;
+                Err(Stop::Enough)
+            }
+        }
+    }
+
+    fn flush(&mut self, is_last: bool) -> Result<(), Stop> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.send(Item::Batch { netting: Netting::start(batch)?, is_last })
+    }
+
+    fn send(&self, item: Item) -> Result<(), Stop> {
+        self.items.blocking_send(Ok(item)).map_err(|_| Stop::Enough)
+    }
+}
+
+/// Notes the tables that take nothing from this transaction on.
+fn stop_at(task: &Task, index: u64, last_commit: Lsn, end: &mut SegmentEnd) {
+    for (table, admission) in &task.admitted {
+        if admission.until == Some(index) {
+            end.stopped.insert(table.clone(), last_commit);
+        }
+    }
+}

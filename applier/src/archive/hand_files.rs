@@ -1,0 +1,81 @@
+//! Change files for commands that read the archive by hand: in a folder of their own, so that no pass comes in their
+//! way, and kept as long as they fit into `cache_max`, because most are read twice.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use syncdata_archive::{self, ArchiveHandle};
+use syncdata_formats::chain::Verified;
+use syncdata_formats::error::Context;
+use syncdata_service::config::Config;
+use tempfile::TempDir;
+
+use crate::archive::fetch::{Fetched, Source};
+use crate::error::Result;
+
+const PREFIX: &str = "by-hand-";
+
+/// See the module.
+#[derive(Debug)]
+pub struct HandFiles {
+    pub source: Source,
+    kept: HashMap<u64, Fetched>,
+    bytes: u64,
+    bytes_max: u64,
+    /// One that is too much to keep: it makes way for the next.
+    passing: Option<Fetched>,
+    _folder: TempDir,
+}
+
+impl HandFiles {
+    pub fn open(config: &Config) -> Result<HandFiles> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.cache_dir);
+        made.context(|| format!("making the cache folder {}", config.cache_dir.display()))?;
+        sweep(&config.cache_dir)?;
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(&config.cache_dir);
+        let folder = folder.context(|| format!("making a folder in {}", config.cache_dir.display()))?;
+        let handle = ArchiveHandle::spawn(syncdata_archive::open(config.archive()?)?)?;
+        // The bound is kept here: a source that waits for room would wait for us.
+        let source = Source::new(handle, folder.path().to_owned(), u64::MAX, config.verify_key()?)?;
+        let bytes_max = config.cache_max.as_u64();
+        Ok(HandFiles { source, kept: HashMap::new(), bytes: 0, bytes_max, passing: None, _folder: folder })
+    }
+
+    /// The checked change file of that segment; it stays at least until the next one is asked for. `None` for a gap.
+    pub async fn get(&mut self, segment: &Verified) -> Result<Option<PathBuf>> {
+        let seq = segment.manifest().seq.get();
+        if let Some(fetched) = self.kept.get(&seq) {
+            return Ok(fetched.file.clone());
+        }
+        if let Some(passing) = self.passing.take() {
+            passing.clean()?;
+        }
+        let fetched = self.source.fetch_file(segment.clone()).await?;
+        let (file, bytes) = (fetched.file.clone(), segment.manifest().file.as_ref().map_or(0, |f| f.bytes));
+        if self.bytes.saturating_add(bytes) <= self.bytes_max {
+            self.bytes += bytes;
+            self.kept.insert(seq, fetched);
+        } else {
+            self.passing = Some(fetched);
+        }
+        Ok(file)
+    }
+}
+
+/// Folders that a killed command has left.
+fn sweep(cache: &Path) -> Result<()> {
+    let doing = || format!("looking through {}", cache.display());
+    for entry in fs::read_dir(cache).context(doing)? {
+        let entry = entry.context(doing)?;
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok());
+        if owner.is_some_and(|process: u32| !Path::new("/proc").join(process.to_string()).exists()) {
+            // Another command may be just as tidy.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
+}

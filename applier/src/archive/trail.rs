@@ -1,0 +1,124 @@
+//! The manifests of an archive from its end backwards, as far as somebody needs them: each stretch is a verified
+//! chain that leads into the one after it, and so to what is known for certain.
+
+use syncdata_formats::chain::{ChainTip, Verified};
+use syncdata_formats::digest::Digest;
+use syncdata_formats::floor::Floor;
+use syncdata_formats::layout::{SegmentName, SegmentSeq};
+use syncdata_formats::manifest::Link;
+use syncdata_formats::time::Day;
+use uuid::Uuid;
+
+use crate::archive::fetch::Source;
+use crate::error::{Error, Kind, Result};
+
+/// Read at once when somebody looks further back.
+const STRIDE: usize = 64;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Trail<'a> {
+    source: &'a Source,
+    archive_id: Uuid,
+    floor: Option<Floor>,
+    /// A segment that is known from elsewhere: it must be that one.
+    known: Option<Link>,
+    places: Vec<(Day, SegmentName)>,
+    /// There are segments behind the last one that counts.
+    pub has_more: bool,
+    /// Of the last of these places; oldest first.
+    read: Vec<Verified>,
+}
+
+impl<'a> Trail<'a> {
+    /// Lists the archive; `until` is the last segment that counts.
+    pub async fn open(
+        source: &'a Source,
+        archive_id: Uuid,
+        known: Option<Link>,
+        until: Option<SegmentSeq>,
+    ) -> Result<Trail<'a>> {
+        let listing = source.list(None).await?;
+        if let Some(known) = known
+            && !listing.contains_key(&known.seq)
+        {
+            let message = format!("the archive no longer has segment {}, which is applied here", known.seq);
+            return Err(Error::new(Kind::ArchiveRefused, message).hint(
+                "nothing was changed; bring the archive back from a sound copy, or check archive_dir",
+            ));
+        }
+        let floor = source.floor().await?;
+        // A prune that was interrupted leaves some before the floor: they do not exist.
+        let begins = floor.as_ref().map_or(SegmentSeq::FIRST, |floor| floor.seq);
+        let counts = |seq: &SegmentSeq| *seq >= begins && until.is_none_or(|until| *seq <= until);
+        let has_more =
+            listing.keys().next_back().is_some_and(|last| until.is_some_and(|until| *last > until));
+        let places = listing.iter().filter(|(seq, _)| counts(seq));
+        let places = places.flat_map(|(_, places)| places.iter().copied()).collect();
+        Ok(Trail { source, archive_id, floor, known, places, has_more, read: Vec::new() })
+    }
+
+    /// What was read so far, oldest first, without a hole up to the end.
+    pub fn manifests(&self) -> &[Verified] {
+        &self.read
+    }
+
+    /// Reads everything under that day and later ones, or all there is.
+    pub async fn reach(&mut self, day: Option<Day>) -> Result<()> {
+        let first = day.map_or(0, |day| self.places.partition_point(|place| place.0 < day));
+        self.reach_place(first).await
+    }
+
+    /// Reads some more. False: that was the beginning.
+    pub async fn reach_further(&mut self) -> Result<bool> {
+        let unread = self.places.len() - self.read.len();
+        self.reach_place(unread.saturating_sub(STRIDE)).await?;
+        Ok(unread > 0)
+    }
+
+    async fn reach_place(&mut self, first: usize) -> Result<()> {
+        let unread = self.places.len() - self.read.len();
+        if first >= unread {
+            return Ok(());
+        }
+        let mut tip = self.tip_before(first).await?;
+        let mut stretch = Vec::with_capacity(unread - first);
+        for &(day, name) in &self.places[first..unread] {
+            let segment = self.source.manifest(&tip, day, name).await?;
+            tip = segment.tip();
+            if let Some(known) = self.known
+                && known.seq == name.seq
+                && known.sha256 != segment.sha256()
+            {
+                return Err(rewritten(&segment));
+            }
+            stretch.push(segment);
+        }
+        if let (Some(last), Some(next)) = (stretch.last(), self.read.first())
+            && next.manifest().previous != tip.previous()
+        {
+            return Err(rewritten(last));
+        }
+        stretch.append(&mut self.read);
+        self.read = stretch;
+        Ok(())
+    }
+
+    /// What the manifest at that place has to follow. The one before it is not verified by itself: the links from here
+    /// on do that.
+    async fn tip_before(&self, place: usize) -> Result<ChainTip> {
+        let Some(before) = place.checked_sub(1) else {
+            return Ok(self.floor.as_ref().map_or(ChainTip::origin(self.archive_id), Floor::tip));
+        };
+        let (day, name) = self.places[before];
+        let bytes = self.source.manifest_bytes(day, name).await?;
+        let link = Link { seq: name.seq, sha256: Digest::of(&bytes) };
+        Ok(ChainTip::behind(self.archive_id, link, name.end_lsn, day))
+    }
+}
+
+fn rewritten(segment: &Verified) -> Error {
+    let path = segment.manifest_path();
+    Error::new(Kind::ArchiveRefused, format!("{path} is not the one that is known: it was rewritten"))
+        .hint("nothing was changed; bring the archive back from a sound copy")
+}

@@ -1,0 +1,265 @@
+//! A batch: some thousand changes of one or more transactions, held compactly.
+//!
+//! All values lie in one text, one after the other; a record is a few numbers that point there. A batch never
+//! grows past [`Limits`], however large a transaction is: it may end in the middle of one.
+
+pub mod net;
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use syncdata_formats::change::{Fields, Op, Row};
+use syncdata_formats::manifest::{Generated, Relation, ReplicaIdentity};
+
+use crate::target::postgres::schema::{self, Difference, Target, lacking};
+
+/// What a batch may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub records: usize,
+    /// Of all values.
+    pub text_bytes: usize,
+    /// Columns times records: what netting needs memory for.
+    pub cells: usize,
+}
+
+impl Limits {
+    /// Three batches are alive at once (one read, one ready, one applied), each with its text, the same text
+    /// encoded for the server, and 8 bytes for every cell, twice: about 100 MiB each at the worst.
+    pub fn of_memory() -> Limits {
+        Limits { records: 1 << 20, text_bytes: 24 << 20, cells: 3 << 20 }
+    }
+}
+
+/// Which transaction of which segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TxPlace {
+    /// The segment's number.
+    pub seq: u64,
+    /// Transactions before it in that segment.
+    pub index: u64,
+}
+
+/// Where a record stands in the archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub tx: TxPlace,
+    /// The line of the change file, from 1.
+    pub line: u64,
+}
+
+/// A value: where its text lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cell {
+    start: u32,
+    len: u32,
+}
+
+impl Cell {
+    pub const NULL: Cell = Cell { start: 0, len: u32::MAX };
+    /// Not sent: unchanged.
+    pub const ABSENT: Cell = Cell { start: 1, len: u32::MAX };
+}
+
+/// The column list that records share: each cell's local column, `None` for what is not written here.
+#[derive(Debug)]
+struct Form {
+    names: Vec<String>,
+    columns: Vec<Option<usize>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    form: u32,
+    cells: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    pub table: usize,
+    pub op: Op,
+    pub place: Place,
+    data: Part,
+    old_keys: Part,
+}
+
+/// A table of the batch.
+#[derive(Debug)]
+pub struct BatchTable {
+    pub target: Arc<Target>,
+    relation: Arc<Relation>,
+    forms: Vec<Form>,
+    /// Indices of its records, those before its last TRUNCATE left out: they left no trace.
+    pub records: Vec<u32>,
+    pub truncated: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+pub struct Batch {
+    text: String,
+    cells: Vec<Cell>,
+    pub records: Vec<Record>,
+    pub tables: Vec<BatchTable>,
+    by_name: HashMap<String, usize>,
+    /// Cells that a dense row of every record would need.
+    dense_cells: usize,
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Whether another record may be added. The TRUNCATE lines of one statement stay together.
+    pub fn is_full(&self, limits: Limits, next: Op) -> bool {
+        let within = self.records.len() < limits.records
+            && self.text.len() < limits.text_bytes
+            && self.dense_cells < limits.cells;
+        let same_statement =
+            next == Op::Truncate && self.records.last().is_some_and(|last| last.op == Op::Truncate);
+        !within && !same_statement
+    }
+
+    /// Whether rows of that table go to another target than this batch knows: another shape of the table.
+    pub fn knows_other(&self, name: &str, target: &Arc<Target>) -> bool {
+        self.by_name.get(name).is_some_and(|&table| !Arc::ptr_eq(&self.tables[table].target, target))
+    }
+
+    /// Takes a row in. `Err`: it carries a column that the local table lacks.
+    pub fn push(
+        &mut self,
+        row: &Row<'_>,
+        target: &Arc<Target>,
+        relation: &Arc<Relation>,
+        place: Place,
+    ) -> Result<(), Difference> {
+        let table = match self.by_name.get(row.table.as_ref()) {
+            Some(&table) => table,
+            None => self.add_table(&row.table, target, relation),
+        };
+        let data = self.part(table, &row.data)?;
+        let old_keys = self.part(table, &row.old_keys)?;
+        let index = u32::try_from(self.records.len()).expect("a batch has some thousand records");
+        self.records.push(Record { table, op: row.op, place, data, old_keys });
+        self.dense_cells += target.table.columns.len();
+        let table = &mut self.tables[table];
+        if row.op == Op::Truncate {
+            table.truncated = Some(index);
+            table.records.clear();
+        } else {
+            table.records.push(index);
+        }
+        Ok(())
+    }
+
+    fn add_table(&mut self, name: &str, target: &Arc<Target>, relation: &Arc<Relation>) -> usize {
+        self.tables.push(BatchTable {
+            target: Arc::clone(target),
+            relation: Arc::clone(relation),
+            forms: Vec::new(),
+            records: Vec::new(),
+            truncated: None,
+        });
+        self.by_name.insert(name.to_owned(), self.tables.len() - 1);
+        self.tables.len() - 1
+    }
+
+    fn part(&mut self, table: usize, fields: &Fields<'_>) -> Result<Part, Difference> {
+        let form = self.tables[table].form(fields)?;
+        let cells = u32::try_from(self.cells.len()).expect("cells are limited");
+        for (_, value) in fields {
+            let cell = match value.as_text() {
+                None => Cell::NULL,
+                Some(text) => {
+                    let start = self.text.len();
+                    self.text.push_str(text);
+                    let at = |n| {
+                        u32::try_from(n).expect("a batch's text is limited, and a line to less than 2 GiB")
+                    };
+                    Cell { start: at(start), len: at(text.len()) }
+                }
+            };
+            self.cells.push(cell);
+        }
+        Ok(Part { form, cells })
+    }
+
+    /// The text of a cell; `None` for NULL.
+    pub fn value(&self, cell: Cell) -> Option<&str> {
+        if cell.len == u32::MAX {
+            return None;
+        }
+        let start = cell.start as usize;
+        Some(&self.text[start..start + cell.len as usize])
+    }
+
+    /// What the source sent of a row, by local column.
+    pub fn data(&self, record: &Record) -> impl Iterator<Item = (usize, Cell)> + Clone + '_ {
+        self.fields(record.table, record.data)
+    }
+
+    /// The replica identity before the change, by local column.
+    pub fn old_keys(&self, record: &Record) -> impl Iterator<Item = (usize, Cell)> + Clone + '_ {
+        self.fields(record.table, record.old_keys)
+    }
+
+    fn fields(&self, table: usize, part: Part) -> impl Iterator<Item = (usize, Cell)> + Clone + '_ {
+        let columns = &self.tables[table].forms[part.form as usize].columns;
+        let cells = &self.cells[part.cells as usize..part.cells as usize + columns.len()];
+        columns.iter().zip(cells).filter_map(|(column, cell)| column.map(|column| (column, *cell)))
+    }
+}
+
+impl BatchTable {
+    pub fn replica_identity(&self) -> ReplicaIdentity {
+        self.relation.replica_identity
+    }
+
+    /// Local columns of another type than the source's, with that.
+    pub fn other_types(&self) -> impl Iterator<Item = (usize, &str)> {
+        let local = self.target.table.columns.iter().enumerate();
+        local.filter_map(|(place, column)| {
+            let source = self.relation.columns.iter().find(|source| source.name == column.name)?;
+            let is_other = !column.generated && source.type_name != column.type_name;
+            is_other.then_some((place, source.type_name.as_str()))
+        })
+    }
+
+    /// Whether a value of that column prints here as it does at the source: 1.5 and 1.50 are one number.
+    pub fn prints_alike(&self, column: &schema::Column) -> bool {
+        let source = self.relation.columns.iter().find(|source| source.name == column.name);
+        column.base_type != "pg_catalog.\"numeric\"" && column.base_type != "pg_catalog.numeric"
+            || source.is_some_and(|source| source.type_name == column.type_name)
+    }
+
+    /// The form with these names; nearly always one of the first two.
+    fn form(&mut self, fields: &Fields<'_>) -> Result<u32, Difference> {
+        let same = |form: &Form| {
+            form.names.len() == fields.len() && form.names.iter().zip(fields).all(|(a, (b, _))| a == b)
+        };
+        let place = match self.forms.iter().position(same) {
+            Some(place) => place,
+            None => {
+                let columns = fields.iter().map(|(name, _)| self.column(name)).collect::<Result<_, _>>()?;
+                let names = fields.iter().map(|(name, _)| name.clone().into_owned()).collect();
+                self.forms.push(Form { names, columns });
+                self.forms.len() - 1
+            }
+        };
+        Ok(u32::try_from(place).expect("fewer forms than records"))
+    }
+
+    fn column(&self, name: &str) -> Result<Option<usize>, Difference> {
+        let source = self.relation.columns.iter().find(|column| column.name == name);
+        // A virtual column is sent as NULL, whatever it is.
+        if source.is_some_and(|column| column.generated == Some(Generated::Virtual)) {
+            return Ok(None);
+        }
+        let table = &self.target.table;
+        match table.column(name) {
+            Some(place) if table.columns[place].generated => Ok(None),
+            Some(place) => Ok(Some(place)),
+            None => Err(lacking(name, Some(&self.relation), table)),
+        }
+    }
+}

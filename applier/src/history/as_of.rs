@@ -1,0 +1,332 @@
+//! Tables as they were at a moment, beside the live ones: the newest base copy from before it, and the changes up to
+//! there; without a base copy all changes since the archive's first segment.
+//!
+//! A moment is a place in the order of commits: all that stands before the first transaction that committed later than
+//! it. Clocks go back now and then; a state that the source never had is not made.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use syncdata_service::postgres::ServerContext as _;
+
+use postgres_protocol::escape::escape_identifier;
+use serde::Serialize;
+use syncdata_formats::chain::Verified;
+use syncdata_formats::error::escape_control;
+use syncdata_formats::layout::SegmentSeq;
+use syncdata_formats::manifest::OpCounts;
+use syncdata_formats::name::TableName;
+use syncdata_formats::snapshot::SnapshotManifest;
+use syncdata_formats::time::Timestamp;
+use syncdata_service::config::Config;
+use syncdata_service::progress::{Progress, Unit};
+
+use super::Standing;
+use super::into::{Copies, copies, make_copy};
+use crate::apply::reader;
+use crate::archive::fetch::Source;
+use crate::archive::hand_files::HandFiles;
+use crate::archive::trail::Trail;
+use crate::batch::TxPlace;
+use crate::error::{Error, Kind, Result};
+use crate::load::{self, Base, Copy, Known, Pair};
+use crate::plan::{concerns, gap_name, not_found};
+use crate::target::postgres::apply::{FREE_PLANS, Writer};
+use crate::target::postgres::ledger::{self, Entry};
+use crate::target::postgres::local::Local;
+use crate::target::postgres::schema::{self, Table};
+
+/// What an operator asks for.
+#[derive(Clone, Debug)]
+pub struct AsOf {
+    pub at: Timestamp,
+    pub schema: String,
+    pub tables: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Past {
+    pub as_of: String,
+    pub into: String,
+    /// The archive covers no more than this: the tables are as of then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub covered_at: Option<String>,
+    pub tables: BTreeMap<String, PastTable>,
+    /// With the reason.
+    pub left_alone: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PastTable {
+    /// Where its first rows are from.
+    pub base: String,
+    pub rows: u64,
+    /// Updates and deletes of rows that were not there.
+    pub missing: u64,
+}
+
+impl Past {
+    /// Everything that was asked for is there, and nothing in it is made up.
+    pub fn is_clean(&self) -> bool {
+        self.left_alone.is_empty() && self.tables.values().all(|table| table.missing == 0)
+    }
+
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut line =
+            |words: String| writeln!(text, "{}", escape_control(&words)).expect("a String takes all");
+        line(format!("as of         {}", self.as_of));
+        if let Some(covered_at) = &self.covered_at {
+            line(format!("note          the archive covers all up to {covered_at} and no more"));
+        }
+        for (name, PastTable { base, rows, missing }) in &self.tables {
+            let missing = if *missing > 0 {
+                format!("; {missing} changes of rows that were not there")
+            } else {
+                String::new()
+            };
+            line(format!("{name}: {rows} rows, from {base}{missing}"));
+        }
+        for (name, reason) in &self.left_alone {
+            line(format!("{name}: left alone: {reason}"));
+        }
+        line(format!("{} tables are in schema {}", self.tables.len(), self.into));
+        text
+    }
+}
+
+/// Makes the tables. The live ones are not touched, nobody waits for it; a failure leaves nothing behind.
+pub async fn as_of(config: &Config, order: &AsOf) -> Result<Past> {
+    let files = HandFiles::open(config)?;
+    let source = files.source.clone();
+    let local = Local::open(config).await?;
+    let standing = Standing::read(&local, &source, order.tables.as_deref()).await?;
+    let copies = copies(&local, &standing, &order.schema).await?;
+    let mut past = Past { as_of: order.at.to_string(), into: order.schema.clone(), ..Past::default() };
+    let head = source.head().await?.filter(|head| head.archive_id == standing.archive_id);
+    past.covered_at = head.map(|head| head.covered_at).filter(|at| *at < order.at).map(|at| at.to_string());
+    let mut making =
+        Making { local: &local, source: &source, order, past, writer: Writer::new(local.replica) };
+    let bases = making.bases(&standing, &copies).await?;
+    let mut trail = Trail::open(&source, standing.archive_id, Some(standing.applied), None).await?;
+    let client = local.session.client();
+    client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
+    making.writer.begin(client).await?;
+    let schema = escape_identifier(&order.schema);
+    let make = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
+    client.batch_execute(&make).await.context(|| format!("making schema {schema}"))?;
+    let mut number = 0;
+    for (base, names) in bases {
+        trail.reach(base.first_day()).await?;
+        let tables = names.iter().filter_map(|name| Some((name.clone(), copies[name].1.clone()?)));
+        making.group(&base, tables.collect(), &trail, &mut number, &copies).await?;
+    }
+    making.commit().await?;
+    Ok(making.past)
+}
+
+struct Making<'a> {
+    local: &'a Local,
+    source: &'a Source,
+    order: &'a AsOf,
+    past: Past,
+    writer: Writer,
+}
+
+impl Making<'_> {
+    /// The tables by the base that they are made from.
+    async fn bases(&mut self, standing: &Standing, copies: &Copies) -> Result<Vec<(Base, Vec<TableName>)>> {
+        let snapshots = self.source.snapshots(standing.archive_id).await?;
+        let floor = self.source.floor().await?;
+        let is_whole = floor.is_none_or(|floor| floor.seq == SegmentSeq::FIRST);
+        let mut groups: BTreeMap<String, (Base, Vec<TableName>)> = BTreeMap::new();
+        for (name, (_, table)) in copies {
+            let has_it = |snapshot: &&Arc<SnapshotManifest>| {
+                snapshot.tables.contains_key(name) && snapshot.taken_at <= self.order.at
+            };
+            let base =
+                match snapshots.iter().find(has_it) {
+                    _ if table.is_none() => Err(not_found(name).to_string()),
+                    Some(snapshot) => Ok(Base::Snapshot(Arc::clone(snapshot))),
+                    None if is_whole => Ok(Base::Start { over: false }),
+                    None => Err("the archive has neither a snapshot from before that moment nor all changes"
+                        .to_owned()),
+                };
+            match base {
+                Ok(base) => groups.entry(base.name()).or_insert((base, Vec::new())).1.push(name.clone()),
+                Err(reason) => drop(self.past.left_alone.insert(name.to_string(), reason)),
+            }
+        }
+        Ok(groups.into_values().collect())
+    }
+
+    /// Tables of one base.
+    async fn group(
+        &mut self,
+        base: &Base,
+        tables: BTreeMap<TableName, Arc<Table>>,
+        trail: &Trail<'_>,
+        number: &mut usize,
+        copies: &Copies,
+    ) -> Result<()> {
+        let mut known = base.known();
+        let (segments, end) = self.segments(trail, &known).await?;
+        known.until = end;
+        let mut made = BTreeMap::new();
+        for (name, table) in tables {
+            if let Some(reason) = unreachable_from(base, &segments, &name) {
+                self.past.left_alone.insert(name.to_string(), reason);
+                continue;
+            }
+            let shadow = load::shadow::make(self.local.session.client(), &table, *number).await?;
+            *number += 1;
+            let filled = load::fill(self.local, self.source, base, &table, shadow).await?;
+            let copy = filled.map_err(|reason| cannot_be_made(&name, &reason))?;
+            made.insert(name, copy);
+        }
+        let missing = self.changes(&segments, &known, &mut made).await?;
+        for (name, copy) in made {
+            let rows = self.bring_over(&name, &copy, &copies[&name].0).await?;
+            let missing = missing.get(&name).copied().unwrap_or(0);
+            if missing > 0 {
+                tracing::warn!(table = %name, rows = missing, "rows to update or delete were not there");
+            }
+            self.past.tables.insert(name.to_string(), PastTable { base: base.name(), rows, missing });
+        }
+        Ok(())
+    }
+
+    /// Segments with changes up to the moment that the base does not have, and the first transaction that came later.
+    async fn segments<'t>(
+        &self,
+        trail: &'t Trail<'_>,
+        known: &Known,
+    ) -> Result<(Vec<&'t Verified>, Option<TxPlace>)> {
+        let mut segments = Vec::new();
+        for segment in trail.manifests().iter().filter(|segment| segment.manifest().end_lsn > known.upto) {
+            let comes_later = segment.manifest().span.is_some_and(|span| span.last_ts > self.order.at);
+            let end = if comes_later { self.first_later(segment, known).await? } else { None };
+            if end.is_none_or(|end| end.index > 0) {
+                segments.push(segment);
+            }
+            if end.is_some() {
+                return Ok((segments, end));
+            }
+        }
+        Ok((segments, None))
+    }
+
+    async fn first_later(&self, segment: &Verified, known: &Known) -> Result<Option<TxPlace>> {
+        let fetched = self.source.fetch_file(segment.clone()).await?;
+        let Some(file) = &fetched.file else { return Ok(None) };
+        let commits = reader::commits(segment, file)?;
+        let later = commits.iter().position(|commit| commit.ts > self.order.at && !known.has(commit));
+        fetched.clean()?;
+        Ok(later.map(|index| TxPlace { seq: segment.manifest().seq.get(), index: index as u64 }))
+    }
+
+    async fn changes(
+        &mut self,
+        segments: &[&Verified],
+        known: &Known,
+        made: &mut BTreeMap<TableName, Copy>,
+    ) -> Result<BTreeMap<TableName, u64>> {
+        let mut missing = BTreeMap::new();
+        let bytes = segments
+            .iter()
+            .filter_map(|segment| segment.manifest().file.as_ref())
+            .map(|file| file.bytes)
+            .sum();
+        let mut progress = Progress::start("applying changes", Unit::Bytes, Some(bytes));
+        for &segment in segments {
+            if !segment.manifest().tables.keys().any(|table| made.contains_key(table)) {
+                continue;
+            }
+            let fetched = [self.source.fetch_file(segment.clone()).await?];
+            let replayed =
+                load::replay::replay(&self.local.session, &mut self.writer, &fetched, known, made).await?;
+            let replayed = replayed.map_err(|refusal| cannot_be_made(&refusal.table, &refusal.reason))?;
+            for (table, rows) in replayed.missing {
+                *missing.entry(table).or_insert(0) += rows;
+            }
+            progress.add(segment.manifest().file.as_ref().map_or(0, |file| file.bytes));
+            fetched.iter().try_for_each(|fetched| fetched.clean())?;
+        }
+        progress.finish();
+        Ok(missing)
+    }
+
+    /// The rows go into a table that is like the live one.
+    async fn bring_over(&mut self, live: &TableName, copy: &Copy, name: &TableName) -> Result<u64> {
+        let client = self.local.session.client();
+        make_copy(client, live, name).await?;
+        let mut tables = schema::load(client, std::slice::from_ref(name)).await?;
+        let Some(table) = tables.remove(name) else {
+            return Err(cannot_be_made(live, "its copy is not there"));
+        };
+        let table = Arc::new(table);
+        let target = match schema::fit(&copy.relation, &table) {
+            Ok(target) => target,
+            Err(difference) => return Err(cannot_be_made(live, &difference.to_string())),
+        };
+        client.batch_execute(FREE_PLANS).await.context(|| "preparing the transaction".to_owned())?;
+        let key: &[usize] = if target.key.arbiter { &target.key.columns } else { &[] };
+        let pair = Pair {
+            table: &table,
+            shadow: &copy.shadow,
+            key,
+            columns: copy.columns.clone(),
+            replica: self.local.replica,
+        };
+        let changes = pair.bring_over(client).await?;
+        self.writer.begin(client).await?;
+        Ok(changes.inserted)
+    }
+
+    async fn commit(&self) -> Result<()> {
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        let mut entries = Vec::new();
+        for (name, table) in &self.past.tables {
+            entries.push(Entry {
+                table: name.parse()?,
+                archive_ref: format!("as of {} into {}", self.past.as_of, self.past.into),
+                counts: OpCounts { insert: table.rows, ..OpCounts::default() },
+                missing: table.missing,
+                transfer: std::time::Duration::ZERO,
+                error: None,
+            });
+        }
+        ledger::log(client, meta, &entries, std::time::Duration::ZERO).await?;
+        client.batch_execute("COMMIT").await.context(|| "committing".to_owned())?;
+        Ok(())
+    }
+}
+
+/// Why changes between the base and the moment are not all there.
+fn unreachable_from(base: &Base, segments: &[&Verified], table: &TableName) -> Option<String> {
+    let manifests = || segments.iter().map(|segment| segment.manifest());
+    match base {
+        Base::Snapshot(snapshot) => {
+            if manifests().next().is_some_and(|first| first.start_lsn > snapshot.start_lsn) {
+                return Some(format!("the archive begins behind snapshot {}", snapshot.id));
+            }
+            if let Some(manifest) = manifests().find(|manifest| !manifest.capture.contains(table)) {
+                return Some(format!("segment {} did not capture it", manifest.seq));
+            }
+        }
+        Base::Start { .. } => {
+            if !manifests().any(|manifest| manifest.tables.contains_key(table)) {
+                return Some("the archive has no change of it up to then: nobody knows its rows".to_owned());
+            }
+        }
+    }
+    let mut gaps = manifests().flat_map(|manifest| &manifest.gaps);
+    let lost = gaps.find(|gap| concerns(gap, table))?;
+    Some(format!("changes {} of it are lost ({})", gap_name(lost), lost.reason))
+}
+
+fn cannot_be_made(table: &TableName, reason: &str) -> Error {
+    Error::new(Kind::Rejected, format!("{table} cannot be made as it was: {reason}")).hint(
+        "nothing was made; leave it out with --tables, or mend the live table that the copy is made like",
+    )
+}

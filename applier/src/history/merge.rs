@@ -1,0 +1,293 @@
+//! Brings the rows of a shadow over into the live table: what differs, and nothing else.
+
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+use serde::Serialize;
+use syncdata_formats::error::{Context, Error as Shared};
+use syncdata_service::postgres::ServerContext as _;
+use syncdata_service::postgres::sqlstate;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::shadow::{RowState, STATE, Shadow};
+use crate::error::Result;
+use crate::target::postgres::schema::{Column, TextEquality};
+
+/// Shown of the rows that could not be rebuilt.
+const EXAMPLES_MAX: i64 = 20;
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Changed {
+    pub inserted: u64,
+    pub updated: u64,
+    pub deleted: u64,
+}
+
+impl Changed {
+    pub fn total(self) -> u64 {
+        self.inserted + self.updated + self.deleted
+    }
+}
+
+/// Rows that are missing here and whose values the archive does not tell all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NotRebuilt {
+    pub rows: u64,
+    /// Keys of some of them.
+    pub keys: Vec<String>,
+}
+
+/// How a shadow is brought over.
+pub(super) struct Merge<'a> {
+    pub shadow: &'a Shadow,
+    /// What is not told is not there: the range emptied the table.
+    pub emptied: bool,
+    /// Columns were renamed or dropped: what a default would be is not known.
+    pub strange: bool,
+    /// Foreign keys and ordinary triggers are off: a row may go and come again.
+    pub replica: bool,
+}
+
+impl Merge<'_> {
+    pub(super) async fn run(&self, client: &Client) -> Result<(Changed, NotRebuilt)> {
+        let doing = || format!("repairing {}", self.shadow.live.name);
+        let analyze = format!("ANALYZE {}", self.shadow.sql());
+        client.batch_execute(&analyze).await.context(doing)?;
+        let deleted = client.execute(&self.delete(), &[]).await.context(doing)?;
+        let updated = self.run_update(client).await.context(doing)?;
+        let defaults = self.defaults(client).await.context(doing)?;
+        let inserted = client.execute(&self.insert(&defaults), &[]).await.context(doing)?;
+        let not_rebuilt = self.not_rebuilt(client).await.context(doing)?;
+        Ok((Changed { inserted, updated, deleted }, not_rebuilt))
+    }
+
+    /// Rows that change places in a unique constraint come in each other's way one by one. Then all that differ go,
+    /// and come again.
+    async fn run_update(&self, client: &Client) -> Result<u64, Shared> {
+        let doing = || "updating rows".to_owned();
+        if self.assigned().is_empty() {
+            return Ok(0);
+        }
+        client.batch_execute("SAVEPOINT syncdata_merge").await.context(doing)?;
+        let updated = client.execute(&self.update(), &[]).await.context(doing);
+        let in_the_way = |error: &Shared| sqlstate(error) == Some(&SqlState::UNIQUE_VIOLATION);
+        match updated {
+            Err(error) if self.replica && in_the_way(&error) => {
+                client.batch_execute("ROLLBACK TO SAVEPOINT syncdata_merge").await.context(doing)?;
+                client.batch_execute(&self.set_aside()).await.context(doing)?;
+                client.execute(&self.bring_back(), &[]).await.context(doing)
+            }
+            other => other,
+        }
+    }
+
+    fn live(&self) -> String {
+        self.shadow.live.sql()
+    }
+
+    fn delete(&self) -> String {
+        let (live, shadow, matched) = (self.live(), self.shadow.sql(), self.matched());
+        if self.emptied {
+            let there = state_is(&[RowState::Whole, RowState::Part]);
+            return format!(
+                "DELETE FROM {live} AS t WHERE NOT EXISTS (SELECT FROM {shadow} AS s WHERE {there} AND {matched})"
+            );
+        }
+        let gone = state_is(&[RowState::Gone]);
+        format!("DELETE FROM {live} AS t USING {shadow} AS s WHERE {gone} AND {matched}")
+    }
+
+    fn update(&self) -> String {
+        let set: Vec<String> = self
+            .assigned()
+            .into_iter()
+            .map(|column| format!("{} = {}", self.column(column).sql(), self.value(column)))
+            .collect();
+        format!(
+            "UPDATE {} AS t SET {} FROM {} AS s WHERE {}",
+            self.live(),
+            set.join(", "),
+            self.shadow.sql(),
+            self.is_other()
+        )
+    }
+
+    /// The rows that differ, as they are to be, kept in a temporary table.
+    fn set_aside(&self) -> String {
+        let columns: Vec<String> = self
+            .own_columns()
+            .map(|column| {
+                let value = if self.shadow.written.contains(&column) {
+                    self.value(column)
+                } else {
+                    format!("t.{}", self.column(column).sql())
+                };
+                format!("{value} AS {}", self.column(column).sql())
+            })
+            .collect();
+        let equal: Vec<String> = self.key().map(|column| equal(column, "t", "c")).collect();
+        format!(
+            "CREATE TEMPORARY TABLE syncdata_changed ON COMMIT DROP AS SELECT {} FROM {live} AS t, {} AS s WHERE {}; \
+             DELETE FROM {live} AS t USING pg_temp.syncdata_changed AS c WHERE {}",
+            columns.join(", "),
+            self.shadow.sql(),
+            self.is_other(),
+            equal.join(" AND "),
+            live = self.live()
+        )
+    }
+
+    fn bring_back(&self) -> String {
+        let columns: Vec<usize> = self.own_columns().collect();
+        let list = self.shadow.live.column_list(&columns);
+        let name = self.shadow.live.name.sql();
+        format!(
+            "WITH brought AS (DELETE FROM pg_temp.syncdata_changed RETURNING *) \
+             INSERT INTO {name} ({list}) OVERRIDING SYSTEM VALUE SELECT {list} FROM brought"
+        )
+    }
+
+    fn insert(&self, defaults: &[(String, String)]) -> String {
+        let value = |&column: &usize| {
+            let sql = self.column(column).sql();
+            if !self.shadow.has_holes {
+                return format!("s.{sql}");
+            }
+            let default = defaults.iter().find(|(name, _)| *name == self.column(column).name);
+            let default = default.map_or("NULL", |(_, default)| default.as_str());
+            format!("CASE WHEN {} THEN s.{sql} ELSE {default} END", is_known(column))
+        };
+        let values: Vec<String> = self.shadow.written.iter().map(value).collect();
+        format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} AS s WHERE {} AND NOT EXISTS \
+             (SELECT FROM {} AS t WHERE {})",
+            self.shadow.live.name.sql(),
+            self.shadow.live.column_list(&self.shadow.written),
+            values.join(", "),
+            self.shadow.sql(),
+            self.can_be_rebuilt(),
+            self.live(),
+            self.matched()
+        )
+    }
+
+    async fn not_rebuilt(&self, client: &Client) -> Result<NotRebuilt, Shared> {
+        if !self.shadow.has_holes {
+            return Ok(NotRebuilt::default());
+        }
+        let key: Vec<String> = self
+            .key()
+            .map(|column| {
+                let name = escape_literal(&format!("{}=", column.name));
+                format!("{name} || pg_catalog.format('%s', s.{})", column.sql())
+            })
+            .collect();
+        let select = format!(
+            "SELECT {}, pg_catalog.count(*) OVER () FROM {} AS s WHERE {} AND NOT coalesce({}, false) AND NOT EXISTS \
+             (SELECT FROM {} AS t WHERE {}) LIMIT {EXAMPLES_MAX}",
+            key.join(" || ' ' || "),
+            self.shadow.sql(),
+            state_is(&[RowState::Whole, RowState::Part]),
+            self.can_be_rebuilt(),
+            self.live(),
+            self.matched()
+        );
+        let rows = client.query(&select, &[]).await.context(|| "looking for what is missing".to_owned())?;
+        let count = rows.first().map_or(0, |row| row.get::<_, i64>(1));
+        Ok(NotRebuilt {
+            rows: u64::try_from(count).unwrap_or(0),
+            keys: rows.iter().map(|row| row.get(0)).collect(),
+        })
+    }
+
+    /// A row that was written before a column came takes that column's default, as it did at the source. Where columns
+    /// were renamed nobody knows which one it was.
+    fn can_be_rebuilt(&self) -> String {
+        let whole = state_is(&[RowState::Whole]);
+        if !self.strange || !self.shadow.has_holes {
+            return whole;
+        }
+        let all: Vec<String> = self.shadow.written.iter().map(|&column| is_known(column)).collect();
+        format!("{whole} AND {}", all.join(" AND "))
+    }
+
+    /// Expressions of the local columns' defaults.
+    async fn defaults(&self, client: &Client) -> Result<Vec<(String, String)>, Shared> {
+        if !self.shadow.has_holes {
+            return Ok(Vec::new());
+        }
+        let select = "SELECT a.attname::text, pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef d \
+            JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum \
+            WHERE d.adrelid = $1 AND a.attgenerated = ''";
+        let rows = client.query(select, &[&self.shadow.live.oid]).await;
+        let rows = rows.context(|| "reading the columns' defaults".to_owned())?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// A row that is in both, and not the same.
+    fn is_other(&self) -> String {
+        let assigned = self.assigned();
+        let differs: Vec<String> = assigned.into_iter().map(|column| self.differs(column)).collect();
+        let there = state_is(&[RowState::Whole, RowState::Part]);
+        format!("{there} AND {} AND ({})", self.matched(), differs.join(" OR "))
+    }
+
+    fn differs(&self, column: usize) -> String {
+        let sql = self.column(column).sql();
+        let differs = if self.column(column).text_equality == TextEquality::Exact {
+            format!("t.{sql} IS DISTINCT FROM s.{sql}")
+        } else {
+            // By what is printed: 1.0 is not 1.00, and not every type has an equality. NULL prints as nothing does.
+            let printed = |row: &str| format!("pg_catalog.format('%s', {row}.{sql}) COLLATE \"C\"");
+            let is_null = |row: &str| format!("pg_catalog.num_nulls({row}.{sql})");
+            format!("{} <> {} OR {} <> {}", is_null("t"), is_null("s"), printed("t"), printed("s"))
+        };
+        if self.shadow.has_holes { format!("({} AND ({differs}))", is_known(column)) } else { differs }
+    }
+
+    fn value(&self, column: usize) -> String {
+        let sql = self.column(column).sql();
+        if self.shadow.has_holes {
+            format!("CASE WHEN {} THEN s.{sql} ELSE t.{sql} END", is_known(column))
+        } else {
+            format!("s.{sql}")
+        }
+    }
+
+    /// The server updates no IDENTITY ALWAYS column. It is the key, nearly always, and equal by then.
+    fn assigned(&self) -> Vec<usize> {
+        let written = self.shadow.written.iter().copied();
+        written.filter(|&column| !self.column(column).identity_always).collect()
+    }
+
+    fn own_columns(&self) -> impl Iterator<Item = usize> + '_ {
+        let columns = self.shadow.live.columns.iter().enumerate();
+        columns.filter(|(_, column)| !column.generated).map(|(place, _)| place)
+    }
+
+    fn column(&self, column: usize) -> &Column {
+        &self.shadow.live.columns[column]
+    }
+
+    fn key(&self) -> impl Iterator<Item = &Column> {
+        self.shadow.target.key.columns.iter().map(|&column| self.column(column))
+    }
+
+    fn matched(&self) -> String {
+        let equal: Vec<String> = self.key().map(|column| equal(column, "t", "s")).collect();
+        equal.join(" AND ")
+    }
+}
+
+fn equal(column: &Column, one: &str, other: &str) -> String {
+    format!("{one}.{0} {1} {other}.{0}", column.sql(), column.equality)
+}
+
+fn is_known(column: usize) -> String {
+    format!("coalesce(s.{}, false)", escape_identifier(&Shadow::known(column)))
+}
+
+fn state_is(states: &[RowState]) -> String {
+    let states: Vec<String> = states.iter().map(|state| format!("'{}'", state.as_str())).collect();
+    format!("s.{} IN ({})", escape_identifier(STATE), states.join(", "))
+}

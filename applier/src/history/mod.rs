@@ -1,0 +1,112 @@
+//! Replays a stretch of time. Repairing brings every row that changed in it to the state that the archive gives it
+//! where its table stands, and moves no position; looking applies the stretch alone to copies in another schema.
+//!
+//! ```text
+//! manifests ─▶ plan ─▶ scan: keys of the range, and where their rows went ─▶ origins: look back for what is not told
+//!                                                                                       │
+//!       live table ◀─ merge: what differs ◀─ shadow ◀─ feed: the records of those keys ─┘
+//! ```
+//!
+//! The records of a row are never written over the live one: what lies between may stand in the way of a unique value
+//! that another row has by now. They are put together beside it, and only what differs in the end is brought over.
+
+pub mod row;
+
+mod as_of;
+mod feed;
+mod into;
+mod merge;
+mod origins;
+mod plan;
+mod repair;
+mod report;
+mod scan;
+mod shadow;
+#[cfg(test)]
+mod tests;
+mod touch;
+
+use std::collections::BTreeMap;
+
+use syncdata_formats::error::{Error as Shared, Kind as SharedKind};
+use syncdata_formats::layout::SegmentSeq;
+use syncdata_formats::manifest::Link;
+use syncdata_formats::name::{TableName, TablePattern};
+use syncdata_service::config::split_list;
+use uuid::Uuid;
+
+use crate::archive::fetch::Source;
+use crate::archive::range::TimeRange;
+use crate::error::{Error, Kind, Result};
+use crate::target::postgres::cursor::{self, Checkpoint, TableState};
+use crate::target::postgres::local::Local;
+
+pub use as_of::{AsOf, Past, PastTable, as_of};
+pub use into::look;
+pub use merge::{Changed, NotRebuilt};
+pub use plan::{Known, Plan, TablePlan};
+pub use repair::repair;
+pub use report::{Report, TableReport};
+
+/// What an operator asks for.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub range: TimeRange,
+    /// Names and patterns, separated by commas; all of the whitelist otherwise.
+    pub tables: Option<String>,
+    pub dry_run: bool,
+}
+
+/// Where the copy stands, and the tables that were asked for.
+#[derive(Debug)]
+struct Standing {
+    archive_id: Uuid,
+    applied: Link,
+    states: BTreeMap<TableName, TableState>,
+    checkpoint: Checkpoint,
+}
+
+impl Standing {
+    async fn read(local: &Local, source: &Source, tables: Option<&str>) -> Result<Standing> {
+        let (client, meta) = (local.session.client(), &local.meta);
+        let checkpoint = Checkpoint::read(client, meta).await?;
+        let states = chosen(cursor::table_states(client, meta).await?, tables)?;
+        let (Some(archive_id), Some(applied)) = (checkpoint.archive_id, checkpoint.segment) else {
+            return Err(Shared::new(SharedKind::NotFound, "nothing was applied here yet")
+                .hint("syncdata-applier sync applies what the archive has")
+                .into());
+        };
+        let found = source.identity().await?.archive_id;
+        if found != archive_id {
+            let message =
+                format!("{} holds archive {found}, this copy belongs to {archive_id}", source.location());
+            return Err(
+                Error::new(Kind::ArchiveRefused, message).hint("nothing was changed; check archive_dir")
+            );
+        }
+        Ok(Standing { archive_id, applied: applied.link, states, checkpoint })
+    }
+
+    fn seq(&self) -> SegmentSeq {
+        self.applied.seq
+    }
+}
+
+/// Those of the whitelist that are meant. A name that matches nothing is a mistake.
+fn chosen(
+    states: BTreeMap<TableName, TableState>,
+    tables: Option<&str>,
+) -> Result<BTreeMap<TableName, TableState>> {
+    let Some(tables) = tables else { return Ok(states) };
+    let items = split_list(tables)
+        .ok_or_else(|| Shared::bad_input("a list of tables (users,sales.orders,audit.*)", tables))?;
+    let patterns = items.iter().map(|item| Ok((item, item.parse::<TablePattern>()?)));
+    let patterns: Vec<(&String, TablePattern)> = patterns.collect::<Result<_, Shared>>()?;
+    let unknown = patterns.iter().find(|(_, pattern)| !states.keys().any(|table| pattern.matches(table)));
+    if let Some((item, _)) = unknown {
+        let error = Shared::new(SharedKind::NotFound, format!("{item} is not in the whitelist"));
+        return Err(error.hint("syncdata-applier list-tables shows what is").into());
+    }
+    let is_meant = |table: &TableName| patterns.iter().any(|(_, pattern)| pattern.matches(table));
+    Ok(states.into_iter().filter(|(table, _)| is_meant(table)).collect())
+}

@@ -1,0 +1,155 @@
+//! What a replay is going to read, table by table, and what it leaves alone. Pure: manifests, states and schemas in, a
+//! plan out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::{Generated, Manifest, Relation, ReplicaIdentity};
+use syncdata_formats::name::TableName;
+
+use crate::archive::range::TimeRange;
+use crate::plan::{concerns, not_found};
+use crate::target::postgres::cursor::{State, TableState};
+use crate::target::postgres::schema::{self, Table};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub tables: BTreeMap<TableName, TablePlan>,
+    /// With the reason.
+    pub left_alone: BTreeMap<TableName, String>,
+}
+
+/// One table that is repaired.
+#[derive(Debug)]
+pub struct TablePlan {
+    pub table: Arc<Table>,
+    /// Up to here its changes are in it, and no further is it brought.
+    pub position: Lsn,
+    /// Local columns of its key.
+    pub key: Vec<usize>,
+    /// As it was last described.
+    pub relation: Relation,
+    /// The first and the last of the segments with records of it, from the range on up to its position.
+    pub first: u64,
+    pub last: u64,
+}
+
+/// What there is to plan with.
+#[derive(Debug)]
+pub struct Known<'a> {
+    pub range: TimeRange,
+    /// From the range on, oldest first, without a hole.
+    pub manifests: Vec<&'a Manifest>,
+    pub tables: &'a BTreeMap<TableName, Arc<Table>>,
+    /// The archive has segments that no pass has applied yet.
+    pub has_more: bool,
+}
+
+impl Known<'_> {
+    /// The plan for these tables.
+    pub fn plan(&self, states: &BTreeMap<TableName, TableState>) -> Plan {
+        let mut plan = Plan::default();
+        for (name, state) in states {
+            match self.table(name, state) {
+                Ok(Some(table)) => drop(plan.tables.insert(name.clone(), table)),
+                Ok(None) => {}
+                Err(reason) => drop(plan.left_alone.insert(name.clone(), reason)),
+            }
+        }
+        plan
+    }
+
+    /// `None`: nothing of it changed in the range.
+    fn table(&self, name: &TableName, state: &TableState) -> Result<Option<TablePlan>, String> {
+        let position = state.position.unwrap_or(Lsn::ZERO);
+        let counts = |manifest: &&&Manifest| manifest.tables.contains_key(name);
+        let changed = self.manifests.iter().filter(counts).find(|manifest| self.range.meets(manifest));
+        if let Some(lost) = self.range.lost(&self.manifests, name, Some(position)) {
+            return Err(format!(
+                "{lost}: the archive does not say how its rows are now; mend it with resync"
+            ));
+        }
+        let Some(first) = changed else { return Ok(None) };
+        let in_range: Vec<&Manifest> =
+            self.manifests.iter().copied().filter(|manifest| manifest.seq >= first.seq).collect();
+        match state.state {
+            State::Pending => {
+                return Err("it has no base yet: nothing in it could be right; load it first (resync)".into());
+            }
+            State::Live | State::Loading | State::Quarantined | State::Stale => {}
+        }
+        if position <= first.start_lsn {
+            return Err(format!("it is {} at {position}, before the range", state.state));
+        }
+        if self.has_more && self.manifests.last().is_some_and(|last| position > last.end_lsn) {
+            return Err(
+                "it was loaded from a base copy that is newer than the last pass: run sync first".into()
+            );
+        }
+        let lost = |manifest: &&&Manifest| {
+            manifest.gaps.iter().any(|gap| concerns(gap, name) && gap.from < position)
+        };
+        if let Some(manifest) = in_range.iter().find(lost) {
+            return Err(format!(
+                "changes of it are lost behind the range (segment {}): the archive does not say how its rows are now; \
+                 mend it with resync",
+                manifest.seq
+            ));
+        }
+        let local = self.tables.get(name).ok_or_else(|| not_found(name).to_string())?;
+        let taken = in_range.iter().filter(|manifest| manifest.start_lsn < position);
+        let taken: Vec<&&Manifest> = taken.filter(|manifest| manifest.tables.contains_key(name)).collect();
+        let relations = taken.iter().filter_map(|manifest| manifest.relations.get(name));
+        let (key, relation) = key_of_all(relations, local)?;
+        let last = taken.last().map_or(first.seq, |manifest| manifest.seq).get();
+        let table = Arc::clone(local);
+        Ok(Some(TablePlan { table, position, key, relation, first: first.seq.get(), last }))
+    }
+}
+
+/// The key that the table has in all these segments, and its newest shape.
+fn key_of_all<'a>(
+    relations: impl Iterator<Item = &'a Relation>,
+    local: &Arc<Table>,
+) -> Result<(Vec<usize>, Relation), String> {
+    let mut newest: Option<&Relation> = None;
+    for relation in relations {
+        if newest.is_some_and(|newest| newest.key != relation.key) {
+            return Err("its key became another one behind the range; mend it with resync".into());
+        }
+        schema::fit(relation, local).map_err(|difference| difference.to_string())?;
+        newest = Some(relation);
+    }
+    let Some(relation) = newest else {
+        return Err("it was dropped at the source before it was described".into());
+    };
+    let missing = relation
+        .columns
+        .iter()
+        .find(|column| local.column(&column.name).is_none() && column.generated != Some(Generated::Virtual));
+    if let Some(column) = missing {
+        return Err(schema::lacking(&column.name, Some(relation), local).to_string());
+    }
+    if relation.key.is_empty() {
+        return Err("it has no key: which of its rows a change was about cannot be told afterwards".into());
+    }
+    if relation.replica_identity == ReplicaIdentity::Index {
+        return Err("its rows are named by another index than its key; mend it with resync".into());
+    }
+    let key: Option<Vec<usize>> = relation.key.iter().map(|name| local.column(name)).collect();
+    let key = key.ok_or("its key does not exist locally")?;
+    let is_unique = local.unique.iter().any(|unique| {
+        unique.columns.len() == key.len() && key.iter().all(|column| unique.columns.contains(column))
+    });
+    if !is_unique || key.iter().any(|&column| local.columns[column].generated) {
+        return Err(format!(
+            "its key ({}) is not unique here; run: ALTER TABLE {} ADD PRIMARY KEY ({})",
+            relation.key.join(", "),
+            local.name.sql(),
+            local.column_list(&key)
+        ));
+    }
+    Ok((key, relation.clone()))
+}

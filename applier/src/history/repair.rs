@@ -1,0 +1,447 @@
+//! The rim of a repair, in the order of things.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use syncdata_service::postgres::ServerContext as _;
+
+use syncdata_formats::chain::Verified;
+use syncdata_formats::change::Row;
+use syncdata_formats::manifest::{Manifest, OpCounts};
+use syncdata_formats::name::TableName;
+use syncdata_service::config::Config;
+use syncdata_service::faults;
+use syncdata_service::progress::{Progress, Unit};
+use tokio::sync::mpsc;
+
+use super::feed::{self, BATCHES_AHEAD, Item, Share, Wanted};
+use super::merge::{Changed, Merge, NotRebuilt};
+use super::origins::Search;
+use super::plan::{Known, Plan, TablePlan};
+use super::report::{Report, TableReport};
+use super::scan::TableScan;
+use super::shadow::Shadow;
+use super::touch::{KeyHasher, Shape};
+use super::{Order, Standing};
+use crate::apply::reader;
+use crate::archive::hand_files::HandFiles;
+use crate::archive::trail::Trail;
+use crate::batch::Place;
+use crate::error::{Error, Kind, Result};
+use crate::plan::concerns;
+use crate::target::postgres::apply::{FREE_PLANS, Outcome, Writer};
+use crate::target::postgres::ledger::{self, Entry};
+use crate::target::postgres::local::Local;
+use crate::target::postgres::schema::{self, TextEquality};
+
+/// Brings every row that changed in the range to the state that the archive gives it where its table stands. Nobody
+/// else applies meanwhile.
+pub async fn repair(config: &Config, order: &Order) -> Result<Report> {
+    let files = HandFiles::open(config)?;
+    // No checkpoint would have it done again: its commit waits for the disk.
+    let local = Local::open(config).await?;
+    if !order.dry_run {
+        local.lock_pass().await?;
+    }
+    let source = files.source.clone();
+    let standing = Standing::read(&local, &source, order.tables.as_deref()).await?;
+    let mut trail =
+        Trail::open(&source, standing.archive_id, Some(standing.applied), Some(standing.seq())).await?;
+    trail.reach(order.range.first_day()).await?;
+    let names: Vec<TableName> = standing.states.keys().cloned().collect();
+    let tables = schema::load(local.session.client(), &names).await?;
+    let tables = tables.into_iter().map(|(name, table)| (name, Arc::new(table))).collect();
+    let manifests = trail.manifests().iter().map(Verified::manifest).collect();
+    let known = Known { range: order.range, manifests, tables: &tables, has_more: trail.has_more };
+    let plan = known.plan(&standing.states);
+    let mut repair =
+        Repair { files, local: &local, order, standing, trail, plan, hasher: KeyHasher::default() };
+    let (mut report, scans) = repair.scan().await?;
+    let searches = repair.look_back(&scans).await?;
+    if !order.dry_run {
+        repair.carry_out(scans, searches, &mut report).await?;
+    }
+    Ok(report)
+}
+
+struct Repair<'a> {
+    files: HandFiles,
+    local: &'a Local,
+    order: &'a Order,
+    standing: Standing,
+    trail: Trail<'a>,
+    plan: Plan,
+    hasher: KeyHasher,
+}
+
+/// What the first reading keeps.
+struct Scanning {
+    scans: HashMap<String, TableScan>,
+    shares: HashMap<String, Share>,
+    transactions: u64,
+    last: Option<(u64, u64)>,
+}
+
+type Scans = HashMap<String, TableScan>;
+type Searches = HashMap<String, Search>;
+
+impl Repair<'_> {
+    /// The first reading. Tables whose records do not say their keys leave the plan.
+    async fn scan(&mut self) -> Result<(Report, Scans)> {
+        let names = self.plan.tables.keys();
+        let mut scanning = Scanning {
+            scans: names.map(|name| (name.to_string(), TableScan::default())).collect(),
+            shares: HashMap::new(),
+            transactions: 0,
+            last: None,
+        };
+        let segments = self.segments();
+        let mut progress = progress("reading the range", &segments);
+        for segment in &segments {
+            let Some(file) = self.files.get(segment).await? else { continue };
+            scanning.shares = self.shares(segment, &file)?;
+            let (range, all) = (self.order.range, self.incomparable());
+            let segment = segment.clone();
+            let read = segment.clone();
+            let scanned = tokio::task::spawn_blocking(move || {
+                reader::rows(&read, &file, |row, place| {
+                    scanning.take(row, place, range.has(row.ts), &all);
+                    Ok(())
+                })?;
+                Ok::<_, Error>(scanning)
+            });
+            scanning = scanned.await.expect("reading does not panic")?;
+            progress.add(bytes_of(segment.manifest()));
+        }
+        progress.finish();
+        let mut scans = scanning.scans;
+        self.leave_keyless(&mut scans);
+        Ok((self.report(&scans, scanning.transactions), scans))
+    }
+
+    /// Looks for the rest of rows of which the range tells only a part.
+    async fn look_back(&mut self, scans: &Scans) -> Result<Searches> {
+        let mut searches: Searches =
+            scans.iter().map(|(name, scan)| (name.clone(), Search::new(scan.origins()))).collect();
+        let mut seq = self.plan.tables.values().map(|table| table.last).max().unwrap_or(0);
+        while seq > 0 && searches.values().any(|search| !search.is_done()) {
+            let first = self.trail.manifests().first().map(|segment| segment.manifest().seq.get());
+            if first.is_none_or(|first| seq < first) && !self.trail.reach_further().await? {
+                searches.values_mut().for_each(Search::give_up);
+                break;
+            }
+            if let Some(segment) = self.segment(seq) {
+                self.look_into(&segment, &mut searches).await?;
+            }
+            seq -= 1;
+        }
+        Ok(searches)
+    }
+
+    async fn look_into(&mut self, segment: &Verified, searches: &mut Searches) -> Result<()> {
+        let manifest = segment.manifest();
+        let seq = manifest.seq.get();
+        for (name, plan) in &self.plan.tables {
+            let Some(search) = searches.get_mut(&name.to_string()) else { continue };
+            // What the gap swallowed may have been about these rows. Behind the range there is none.
+            if seq < plan.first && manifest.gaps.iter().any(|gap| concerns(gap, name)) {
+                search.give_up();
+            }
+        }
+        let wanted = |name: &&TableName| {
+            searches.get(&name.to_string()).is_some_and(|search| search.wants(seq))
+                && manifest.tables.contains_key(*name)
+        };
+        let names: Vec<String> = self.plan.tables.keys().filter(wanted).map(ToString::to_string).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let Some(file) = self.files.get(segment).await? else { return Ok(()) };
+        let mut shares = self.shares(segment, &file)?;
+        for name in names {
+            let (Some(mut search), Some(mut share)) = (searches.remove(&name), shares.remove(&name)) else {
+                continue;
+            };
+            let (segment, file, table) = (segment.clone(), file.clone(), name.clone());
+            let looked = tokio::task::spawn_blocking(move || {
+                let mut reading = Some(search.begin(seq));
+                while let Some(mut now) = reading.take() {
+                    reader::rows(&segment, &file, |row, place| {
+                        if row.table == table {
+                            search.take(&mut now, row, &mut share.shape, place);
+                        }
+                        Ok(())
+                    })?;
+                    reading = search.end(now);
+                }
+                Ok::<_, Error>(search)
+            });
+            let search = looked.await.expect("reading does not panic")?;
+            searches.insert(name, search);
+        }
+        Ok(())
+    }
+
+    /// Everything that is written, in one transaction.
+    async fn carry_out(&mut self, scans: Scans, searches: Searches, report: &mut Report) -> Result<()> {
+        let started = Instant::now();
+        let client = self.local.session.client();
+        let mut writer = Writer::new(self.local.replica);
+        client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
+        writer.begin(client).await?;
+        self.standing.checkpoint.claim(client, &self.local.meta).await?;
+        let wanted = self.wanted(scans, searches).await?;
+        let wanted = self.put_together(&mut writer, wanted).await?;
+        let mut entries = Vec::new();
+        client.batch_execute(FREE_PLANS).await.context(|| "preparing the transaction".to_owned())?;
+        for (name, table) in &self.plan.tables {
+            let Some(wanted) = wanted.get(&name.to_string()) else { continue };
+            let (changed, not_rebuilt) = self.merge(wanted, &writer, table).await?;
+            entries.push(self.entry(name, changed));
+            if let Some(table) = report.tables.get_mut(&name.to_string()) {
+                table.changed = Some(changed);
+                table.not_rebuilt = Some(not_rebuilt);
+            }
+        }
+        ledger::log(client, &self.local.meta, &entries, started.elapsed()).await?;
+        faults::hit("replay.before_commit")?;
+        client.batch_execute("COMMIT").await.context(|| "committing".to_owned())?;
+        Ok(())
+    }
+
+    /// Makes the shadows.
+    async fn wanted(&self, mut scans: Scans, mut searches: Searches) -> Result<HashMap<String, Wanted>> {
+        let mut wanted = HashMap::new();
+        for (number, (name, plan)) in self.plan.tables.iter().enumerate() {
+            let name = name.to_string();
+            let (Some(scan), Some(search)) = (scans.remove(&name), searches.remove(&name)) else { continue };
+            let line = |place: Place| (place.tx.seq, place.line);
+            let found: HashSet<(u64, u64)> = search.found().map(line).collect();
+            let parts = scan.parts().map(line).filter(|part| !found.contains(part)).collect();
+            let has_parts = search.has_not_found();
+            let shadow = Shadow::new(number, &plan.table, &plan.key, &plan.relation, &scan.forms, has_parts)?;
+            shadow.create(self.local.session.client()).await?;
+            let Search { keys: found, segments: older, .. } = search;
+            wanted.insert(name, Wanted { scan, found, older, parts, shadow: Arc::new(shadow) });
+        }
+        Ok(wanted)
+    }
+
+    /// The second reading: the records that matter go into the shadows.
+    async fn put_together(
+        &mut self,
+        writer: &mut Writer,
+        wanted: HashMap<String, Wanted>,
+    ) -> Result<Arc<HashMap<String, Wanted>>> {
+        let wanted = Arc::new(wanted);
+        let segments = self.segments_from_origins(&wanted);
+        let mut progress = progress("putting rows together", &segments);
+        for segment in &segments {
+            let Some(file) = self.files.get(segment).await? else { continue };
+            let shares = self.shares(segment, &file)?;
+            let (sender, mut items) = mpsc::channel(BATCHES_AHEAD);
+            let (read, wanted_here) = (segment.clone(), Arc::clone(&wanted));
+            let feeding = tokio::task::spawn_blocking(move || {
+                feed::segment(&wanted_here, shares, &read, &file, &sender)
+            });
+            while let Some(item) = items.recv().await {
+                self.write(writer, item?, &wanted).await?;
+            }
+            feeding.await.expect("reading does not panic")?;
+            progress.add(bytes_of(segment.manifest()));
+        }
+        progress.finish();
+        Ok(wanted)
+    }
+
+    async fn write(&self, writer: &mut Writer, item: Item, wanted: &HashMap<String, Wanted>) -> Result<()> {
+        match item {
+            Item::Emptied(table) => match wanted.get(&table) {
+                Some(wanted) => wanted.shadow.empty(self.local.session.client()).await,
+                None => Ok(()),
+            },
+            Item::Batch(prepared) => match writer.apply(&self.local.session, &prepared).await? {
+                Outcome::Applied(_) => Ok(()),
+                Outcome::Rejected(rejection) => Err(Error::new(
+                    Kind::Rejected,
+                    format!(
+                        "Failed to apply changes: segment {}, line {}: {}",
+                        rejection.place.tx.seq, rejection.place.line, rejection.reason
+                    ),
+                )
+                .hint("nothing was changed; mend the table, or leave it out with --tables")),
+            },
+        }
+    }
+
+    async fn merge(
+        &self,
+        wanted: &Wanted,
+        writer: &Writer,
+        plan: &TablePlan,
+    ) -> Result<(Changed, NotRebuilt)> {
+        let client = self.local.session.client();
+        let merge = Merge {
+            shadow: &wanted.shadow,
+            emptied: wanted.scan.emptied,
+            strange: !wanted.scan.strange.is_empty(),
+            replica: self.local.replica,
+        };
+        let done = merge.run(client).await?;
+        if writer.duplicates(client, &plan.table).await? {
+            let message = format!(
+                "two rows of {} would have the same value in a deferrable unique constraint",
+                plan.table.name
+            );
+            return Err(Error::new(Kind::Rejected, message).hint(
+                "nothing was changed; one of them was changed here by hand: mend it, or resync the table",
+            ));
+        }
+        Ok(done)
+    }
+
+    fn entry(&self, table: &TableName, changed: Changed) -> Entry {
+        let counts = OpCounts {
+            insert: changed.inserted,
+            update: changed.updated,
+            delete: changed.deleted,
+            truncate: 0,
+        };
+        Entry {
+            table: table.clone(),
+            archive_ref: format!("replay {}", self.order.range),
+            counts,
+            missing: 0,
+            transfer: Duration::ZERO,
+            error: None,
+        }
+    }
+
+    /// From the range on up to where the tables stand, those with records of them.
+    fn segments(&self) -> Vec<Verified> {
+        let concerned = |segment: &&Verified| {
+            let seq = segment.manifest().seq.get();
+            self.plan.tables.iter().any(|(name, plan)| {
+                segment.manifest().tables.contains_key(name) && (plan.first..=plan.last).contains(&seq)
+            })
+        };
+        self.trail.manifests().iter().filter(concerned).cloned().collect()
+    }
+
+    /// The same, and those before with records of rows that were looked for.
+    fn segments_from_origins(&self, wanted: &HashMap<String, Wanted>) -> Vec<Verified> {
+        let concerned = |segment: &&Verified| {
+            let seq = segment.manifest().seq.get();
+            self.plan.tables.iter().any(|(name, plan)| {
+                let Some(wanted) = wanted.get(&name.to_string()) else { return false };
+                let is_older = seq < plan.first && wanted.older.contains(&seq);
+                segment.manifest().tables.contains_key(name)
+                    && (is_older || (plan.first..=plan.last).contains(&seq))
+            })
+        };
+        self.trail.manifests().iter().filter(concerned).cloned().collect()
+    }
+
+    fn segment(&self, seq: u64) -> Option<Verified> {
+        let manifests = self.trail.manifests();
+        let first = manifests.first()?.manifest().seq.get();
+        manifests.get(usize::try_from(seq.checked_sub(first)?).ok()?).cloned()
+    }
+
+    /// What each table of the plan has in that segment.
+    fn shares(&self, segment: &Verified, file: &Path) -> Result<HashMap<String, Share>> {
+        let manifest = segment.manifest();
+        let mut shares = HashMap::new();
+        for (name, plan) in &self.plan.tables {
+            if !manifest.tables.contains_key(name) || plan.position <= manifest.start_lsn {
+                continue;
+            }
+            // A position in the middle of a segment is rare: only then is the file read twice.
+            let until = if plan.position < manifest.end_lsn {
+                let commits = reader::commits(segment, file)?;
+                Some(commits.iter().filter(|commit| commit.end_lsn <= plan.position).count() as u64)
+            } else {
+                None
+            };
+            let relation = manifest.relations.get(name).unwrap_or(&plan.relation);
+            let shape = Shape::new(&plan.table, &plan.key, relation, &self.hasher);
+            shares.insert(name.to_string(), Share { shape, until });
+        }
+        Ok(shares)
+    }
+
+    /// Tables whose keys are equal in ways that only the server knows.
+    fn incomparable(&self) -> HashSet<String> {
+        let unknown = |plan: &TablePlan| {
+            let mut key = plan.key.iter();
+            key.any(|&column| plan.table.columns[column].text_equality == TextEquality::Unknown)
+        };
+        let tables = self.plan.tables.iter().filter(|(_, plan)| unknown(plan));
+        tables.map(|(name, _)| name.to_string()).collect()
+    }
+
+    fn leave_keyless(&mut self, scans: &mut Scans) {
+        let keyless = |name: &TableName| scans.get(&name.to_string()).and_then(|scan| scan.keyless);
+        let found: Vec<_> =
+            self.plan.tables.keys().filter_map(|name| Some((name.clone(), keyless(name)?))).collect();
+        for (name, place) in found {
+            let reason =
+                format!("segment {}, line {}, does not say the key of its row", place.tx.seq, place.line);
+            self.plan.tables.remove(&name);
+            scans.remove(&name.to_string());
+            self.plan.left_alone.insert(name, reason);
+        }
+    }
+
+    fn report(&self, scans: &Scans, transactions: u64) -> Report {
+        let table = |(name, scan): (&String, &TableScan)| {
+            let report = TableReport {
+                keys: Some(scan.keys),
+                later: Some(scan.later),
+                without: scan.strange.iter().cloned().collect(),
+                ..TableReport::of(scan.counts)
+            };
+            (name.clone(), report)
+        };
+        let changed = scans.iter().filter(|(_, scan)| scan.counts.total() > 0);
+        let tables: BTreeMap<String, TableReport> = changed.map(table).collect();
+        let left_alone = self.plan.left_alone.iter();
+        let meets = |segment: &&Verified| self.order.range.meets(segment.manifest());
+        Report {
+            range: self.order.range.to_string(),
+            into: None,
+            dry_run: self.order.dry_run,
+            checkpoint: self.standing.seq().get(),
+            segments: self.segments().iter().filter(meets).count() as u64,
+            transactions,
+            tables,
+            left_alone: left_alone.map(|(name, reason)| (name.to_string(), reason.clone())).collect(),
+        }
+    }
+}
+
+impl Scanning {
+    fn take(&mut self, row: &Row<'_>, place: Place, in_range: bool, all: &HashSet<String>) {
+        let name = row.table.as_ref();
+        let (Some(scan), Some(share)) = (self.scans.get_mut(name), self.shares.get_mut(name)) else { return };
+        if share.until.is_some_and(|until| place.tx.index >= until) {
+            return;
+        }
+        let transaction = Some((place.tx.seq, place.tx.index));
+        if in_range && self.last != transaction {
+            self.last = transaction;
+            self.transactions += 1;
+        }
+        scan.take(row, &mut share.shape, place, in_range, all.contains(name));
+    }
+}
+
+fn progress(job: &str, segments: &[Verified]) -> Progress {
+    let bytes = segments.iter().map(|segment| bytes_of(segment.manifest())).sum();
+    Progress::start(job, Unit::Bytes, Some(bytes))
+}
+
+fn bytes_of(manifest: &Manifest) -> u64 {
+    manifest.file.as_ref().map_or(0, |file| file.bytes)
+}

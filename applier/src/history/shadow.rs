@@ -1,0 +1,210 @@
+//! A temporary table in which the rows of a replay are put together, beside the live one that they belong to.
+//!
+//! It has the columns of the live table and one more that says what is known of a row. Where not every value is known,
+//! one more for each column says whether that one is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use syncdata_service::postgres::ServerContext as _;
+
+use postgres_protocol::escape::escape_identifier;
+use syncdata_formats::error::{Context, Error as Shared};
+use syncdata_formats::manifest::{self, Relation, ReplicaIdentity};
+use syncdata_formats::name::TableName;
+use tokio_postgres::Client;
+
+use crate::error::Result;
+use crate::target::postgres::schema::{Column, Key, Shape, Table, Target, TextEquality, UniqueIndex};
+
+/// No column of a user has a name like these by accident.
+pub(super) const STATE: &str = "syncdata:state";
+const KNOWN: &str = "syncdata:known:";
+
+/// What is known of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RowState {
+    /// It is there, with these values.
+    Whole,
+    /// It is there, and has these values beside others that nobody told.
+    Part,
+    Gone,
+    /// Only needed for a row that went on from here: what lies there now is not known.
+    Aside,
+}
+
+impl RowState {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            RowState::Whole => "whole",
+            RowState::Part => "part",
+            RowState::Gone => "gone",
+            RowState::Aside => "aside",
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shadow {
+    pub live: Arc<Table>,
+    /// The temporary table as the writer of batches sees it.
+    pub target: Arc<Target>,
+    pub relation: Arc<Relation>,
+    /// Local columns that the archive has values for.
+    pub written: Vec<usize>,
+    /// Some values are not known: the extra columns are there.
+    pub has_holes: bool,
+}
+
+impl Shadow {
+    /// `forms` are the column lists that rows come with; `has_parts`: rows that no record tells whole.
+    pub(super) fn new(
+        number: usize,
+        live: &Arc<Table>,
+        key: &[usize],
+        newest: &Relation,
+        forms: &BTreeSet<Vec<String>>,
+        has_parts: bool,
+    ) -> Result<Shadow> {
+        let name = TableName::new("pg_temp", format!("syncdata_replay_{number}"))?;
+        let told: BTreeSet<usize> = forms.iter().flatten().filter_map(|name| live.column(name)).collect();
+        let described = newest.columns.iter().filter(|column| column.generated.is_none());
+        let described = described.filter_map(|column| live.column(&column.name));
+        let all: BTreeSet<usize> = told.into_iter().chain(described).chain(key.iter().copied()).collect();
+        let written: Vec<usize> = all.into_iter().filter(|&column| !live.columns[column].generated).collect();
+        let is_short = |form: &Vec<String>| written.iter().any(|&c| !form.contains(&live.columns[c].name));
+        let has_holes = has_parts || forms.iter().any(is_short);
+        let mut columns: Vec<Column> = live.columns.iter().map(plain).collect();
+        columns.push(own(STATE.to_owned(), "text", "text"));
+        if has_holes {
+            columns.extend(written.iter().map(|&column| own(known(column), "boolean", "bool")));
+        }
+        let described = columns.iter().map(|column| manifest::Column {
+            name: column.name.clone(),
+            type_name: column.type_name.clone(),
+            not_null: false,
+            generated: None,
+            identity: None,
+        });
+        let key_names = key.iter().map(|&column| live.columns[column].name.clone()).collect();
+        let relation = Relation::new(described.collect(), key_names, ReplicaIdentity::Default);
+        let nettable = key.iter().all(|&column| live.columns[column].text_equality != TextEquality::Unknown);
+        let table = Table {
+            name,
+            oid: 0,
+            shape: Shape::Ordinary,
+            columns,
+            unique: vec![UniqueIndex { columns: key.to_vec(), immediate: true }],
+            referenced_by: Vec::new(),
+            acts_on_delete: false,
+            acts_on_update: false,
+        };
+        let key = Key { columns: key.to_vec(), arbiter: true, deferrable: false, nettable };
+        Ok(Shadow {
+            live: Arc::clone(live),
+            target: Arc::new(Target { table: Arc::new(table), key }),
+            relation: Arc::new(relation),
+            written,
+            has_holes,
+        })
+    }
+
+    /// Which column says whether the value of that one is known.
+    pub(super) fn known(column: usize) -> String {
+        known(column)
+    }
+
+    /// Vanishes with the transaction.
+    pub(super) async fn create(&self, client: &Client) -> Result<()> {
+        let doing = || format!("making room for rows of {}", self.live.name);
+        let types = domains(client, &self.live).await.context(doing)?;
+        let own = self.live.columns.iter().map(|column| {
+            let below = types.iter().find(|(name, _)| *name == column.name);
+            // A domain may forbid the NULLs of a row that is gone.
+            let cast = below.map_or(String::new(), |(_, base)| format!("::{base}"));
+            format!("{0}{cast} AS {0}", column.sql())
+        });
+        let ours = self.target.table.columns[self.live.columns.len()..].iter();
+        let ours = ours.map(|column| format!("NULL::{} AS {}", column.base_type, column.sql()));
+        let list: Vec<String> = own.chain(ours).collect();
+        let name = escape_identifier(self.target.table.name.name());
+        let create = format!(
+            "CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA; \
+             CREATE UNIQUE INDEX ON {} ({})",
+            list.join(", "),
+            self.live.sql(),
+            self.sql(),
+            self.live.column_list(&self.target.key.columns)
+        );
+        client.batch_execute(&create).await.context(doing)?;
+        Ok(())
+    }
+
+    /// What the source emptied is gone; what comes later comes anew.
+    pub(super) async fn empty(&self, client: &Client) -> Result<()> {
+        let gone = format!(
+            "UPDATE {} SET {state} = '{}' WHERE {state} <> '{}'",
+            self.sql(),
+            RowState::Gone.as_str(),
+            RowState::Aside.as_str(),
+            state = escape_identifier(STATE),
+        );
+        client
+            .batch_execute(&gone)
+            .await
+            .context(|| format!("emptying the rows put together for {}", self.live.name))?;
+        Ok(())
+    }
+
+    pub(super) fn sql(&self) -> String {
+        self.target.table.name.sql()
+    }
+}
+
+fn known(column: usize) -> String {
+    format!("{KNOWN}{column}")
+}
+
+/// A column without everything that makes a row refused.
+fn plain(column: &Column) -> Column {
+    Column {
+        not_null: false,
+        has_default: false,
+        identity: false,
+        identity_always: false,
+        generated: column.generated,
+        ..column.clone()
+    }
+}
+
+fn own(name: String, type_name: &str, base: &str) -> Column {
+    Column {
+        name,
+        type_name: type_name.to_owned(),
+        base_type: format!("pg_catalog.{base}"),
+        text_equality: TextEquality::Exact,
+        equality: "=".to_owned(),
+        not_null: false,
+        has_default: false,
+        generated: false,
+        identity_always: false,
+        identity: false,
+    }
+}
+
+/// Columns whose type is a domain, with the type below it, modifier included.
+async fn domains(client: &Client, table: &Table) -> Result<Vec<(String, String)>, Shared> {
+    const BELOW: &str = "
+        WITH RECURSIVE below(name, type, modifier) AS (
+            SELECT a.attname::text, a.atttypid, a.atttypmod FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+            UNION ALL
+            SELECT below.name, t.typbasetype, t.typtypmod FROM below
+            JOIN pg_catalog.pg_type t ON t.oid = below.type AND t.typtype = 'd'
+        )
+        SELECT below.name, pg_catalog.format_type(below.type, below.modifier) FROM below
+        JOIN pg_catalog.pg_type t ON t.oid = below.type AND t.typtype <> 'd'
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = $1 AND a.attname = below.name AND a.atttypid <> below.type";
+    let rows = client.query(BELOW, &[&table.oid]).await.context(|| "reading domains".to_owned())?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}

@@ -1,0 +1,69 @@
+//! `clear`: empties all synced tables. Their positions stay, so that nothing fills them by itself.
+
+use serde_json::json;
+use syncdata_formats::error::Error as Shared;
+use syncdata_formats::name::TableName;
+use syncdata_service::config::Config;
+use syncdata_service::postgres::ServerContext as _;
+
+use super::{Answer, ask};
+use crate::error::{Error, Result};
+use crate::target::postgres::cursor::{self, State};
+use crate::target::postgres::local::Local;
+use crate::target::postgres::quarantine;
+use crate::target::postgres::schema;
+
+pub async fn run(config: &Config, is_sure: bool) -> Result<Answer> {
+    let local = Local::open(config).await?;
+    let names: Vec<TableName> =
+        cursor::table_states(local.session.client(), &local.meta).await?.into_keys().collect();
+    if names.is_empty() {
+        return Ok(Answer::done("No tables in whitelist\n".into(), json!({"cleared": []})));
+    }
+    if !is_sure && !confirm(config, &names)? {
+        return Ok(Answer { exit_code: 1, ..Answer::done(String::new(), json!({"cleared": []})) }
+            .with_words("nothing was changed"));
+    }
+    local.lock_pass().await?;
+    let cleared = empty(&local, &names).await?;
+    let text: String = cleared.iter().map(|table| format!("cleared {table}\n")).collect();
+    let cleared: Vec<String> = cleared.iter().map(ToString::to_string).collect();
+    Ok(Answer::done(text, json!({ "cleared": cleared }))
+        .with_words("the tables are pending: resync loads them again"))
+}
+
+fn confirm(config: &Config, names: &[TableName]) -> Result<bool> {
+    let location = config.postgres()?.location();
+    let listed: Vec<String> = names.iter().map(ToString::to_string).collect();
+    ask::confirm("clear", &format!("Empty {} tables at {location}: {}", names.len(), listed.join(", ")))
+}
+
+/// All in one transaction: tables that refer to each other go together.
+async fn empty(local: &Local, names: &[TableName]) -> Result<Vec<TableName>> {
+    let (client, meta) = (local.session.client(), &local.meta);
+    client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
+    let tables = schema::load(client, names).await?;
+    let list: Vec<String> = tables.values().map(schema::Table::sql).collect();
+    if !list.is_empty() {
+        let truncate = format!("TRUNCATE {}", list.join(", "));
+        client
+            .batch_execute(&truncate)
+            .await
+            .context(|| "emptying the tables".to_owned())
+            .map_err(explain)?;
+    }
+    for table in names {
+        let reason = Some("emptied by clear: it needs its rows again (resync)");
+        cursor::set_state(client, meta, table, State::Pending, None, reason).await?;
+        quarantine::forget(client, meta, table).await?;
+    }
+    client.batch_execute("COMMIT").await.context(|| "committing".to_owned())?;
+    Ok(tables.into_keys().collect())
+}
+
+fn explain(error: Shared) -> Error {
+    let hint =
+        "nothing was changed. A table that is not synced may refer to one of these, or somebody reads them";
+    let hint = error.hint_text().map_or(hint.to_owned(), |own| format!("{own}; {hint}"));
+    error.hint(hint).into()
+}

@@ -1,0 +1,193 @@
+//! Runs passes: opens the session and the archive, and ends at a commit boundary when somebody asks.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use syncdata_archive::{self, ArchiveHandle};
+use syncdata_service::backoff::{Backoff, Dice};
+use syncdata_service::config::Config;
+use syncdata_service::daemon::Stop;
+use syncdata_service::postgres::Canceller;
+
+use crate::apply::transaction::Rules;
+use crate::archive::acks::Acks;
+use crate::archive::fetch::Source;
+use crate::error::{Error, Remedy, Result};
+use crate::load;
+use crate::pass::{Pass, Report, Tally};
+use crate::target::postgres::ledger;
+use crate::target::postgres::local::Local;
+
+/// A pass is tried again so often, within about a minute, before its trouble is reported.
+const RETRIES: u32 = 8;
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// A transaction that was asked to stop may go on for so long; then it is abandoned, which loses nothing.
+const GRACE: Duration = Duration::from_secs(7);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Runner {
+    pub config: Config,
+    stop: Stop,
+    /// Of the pass that is under way.
+    canceller: Mutex<Option<Canceller>>,
+    /// Passes and the ends of loads take turns.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    acks: Arc<Acks>,
+    tally: Arc<Tally>,
+}
+
+impl Runner {
+    pub fn new(config: Config, stop: Stop) -> Runner {
+        Runner {
+            config,
+            stop,
+            canceller: Mutex::default(),
+            turn: Arc::default(),
+            acks: Arc::default(),
+            tally: Arc::default(),
+        }
+    }
+
+    /// What its passes have applied since it was made.
+    pub fn tally(&self) -> Arc<Tally> {
+        Arc::clone(&self.tally)
+    }
+
+    /// One pass; `None` when it had to be abandoned.
+    pub async fn pass(&self) -> Option<Result<Report>> {
+        let result = self.unless_stopped(self.pass_once()).await?;
+        if let Err(error) = &result {
+            self.note_failure(error).await;
+        }
+        Some(result)
+    }
+
+    /// One pass; what passes by itself is tried again, from the checkpoint on.
+    pub async fn patient_pass(&self) -> Option<Result<Report>> {
+        let (segments, records) = (self.tally.segments(), self.tally.records());
+        let done = self.patiently(async || self.pass_once().await).await?;
+        // What was applied before it had to be tried again counts too.
+        Some(done.map(|report| Report {
+            segments: self.tally.segments() - segments,
+            records: self.tally.records() - records,
+            ..report
+        }))
+    }
+
+    /// A pass, then what waits for a base, then what came behind it.
+    pub async fn sync(&self) -> Option<Result<Report>> {
+        let mut report = match self.patient_pass().await? {
+            Ok(report) if report.waits_for_base && !report.stopped => report,
+            ended => return Some(ended),
+        };
+        let loads = match self.patiently(async || self.load().await).await? {
+            Ok(loads) => loads,
+            Err(error) => return Some(Err(error)),
+        };
+        let changed = !loads.loaded.is_empty() || !loads.refused.is_empty();
+        if changed && !loads.stopped {
+            match self.patient_pass().await? {
+                Ok(behind) => report = behind.after(report),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        Some(Ok(report.with_loads(loads)))
+    }
+
+    async fn patiently<T>(&self, mut work: impl AsyncFnMut() -> Result<T>) -> Option<Result<T>> {
+        let mut backoff = Backoff::bounded(PAUSE_FIRST, PAUSE_MAX, RETRIES);
+        loop {
+            let error = match self.unless_stopped(work()).await? {
+                Ok(done) => return Some(Ok(done)),
+                Err(error) => error,
+            };
+            let pause = match error.kind().remedy() {
+                Remedy::Retry => backoff.next(Dice::roll()),
+                Remedy::Operator => None,
+            };
+            let Some(pause) = pause else {
+                self.note_failure(&error).await;
+                return Some(Err(error));
+            };
+            tracing::warn!(error = %error.one_line(), "it is tried again");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.asked() => return None,
+            }
+        }
+    }
+
+    /// In data_sync_logs, if the server can be reached: that it cannot may be the very failure.
+    async fn note_failure(&self, error: &Error) {
+        let noted = async {
+            let local = Local::open(&self.config).await?;
+            ledger::log_failure(local.session.client(), &local.meta, &error.with_hint()).await
+        };
+        if let Some(Err(second)) = self.stop.grant(Duration::ZERO, noted).await {
+            tracing::warn!(error = %second.one_line(), "the failure could not be noted in data_sync_logs");
+        }
+    }
+
+    /// Loads what waits for a base. On a task of its own, it goes on beside the passes.
+    pub fn load(&self) -> impl Future<Output = Result<load::Report>> + Send + 'static {
+        let (config, stop) = (self.config.clone(), self.stop.clone());
+        let (turn, acks) = (Arc::clone(&self.turn), Arc::clone(&self.acks));
+        async move { load::run(&config, &stop, &turn, &acks).await }
+    }
+
+    async fn pass_once(&self) -> Result<Report> {
+        let _turn = self.turn.lock().await;
+        let source = source(&self.config)?;
+        let local = Local::open_for_pass(&self.config).await?;
+        *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(local.session.canceller());
+        local.lock_pass().await?;
+        let rules = rules(&self.config);
+        let mut pass = Pass::new(&local, &source, &rules);
+        pass.stop = self.stop.clone();
+        pass.tally = Arc::clone(&self.tally);
+        let report = pass.run().await?;
+        self.acks.tell(&local, &source).await;
+        Ok(report)
+    }
+
+    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Option<Result<T>> {
+        let done = self.stop.grant(GRACE, work).await;
+        let canceller = self.canceller.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if done.is_none() {
+            tracing::warn!("stopping in the middle of a transaction; the next pass applies it again");
+            if let Some(canceller) = canceller
+                && let Err(error) = canceller.cancel().await
+            {
+                tracing::warn!(error = %error.one_line(), "the server was not told; its process ends by itself");
+            }
+        }
+        done
+    }
+}
+
+fn rules(config: &Config) -> Rules {
+    Rules {
+        apply_batch_changes: u64::from(config.apply_batch_changes.get()),
+        on_error: config.on_error,
+        metric_freq: config.metric_freq,
+    }
+}
+
+/// The archive of these settings.
+pub fn source(config: &Config) -> Result<Source> {
+    source_into(config, config.cache_of_copy())
+}
+
+/// The same for a load, which goes on beside passes: they sweep their cache.
+pub fn source_of_load(config: &Config) -> Result<Source> {
+    source_into(config, config.cache_of_copy().join("load"))
+}
+
+fn source_into(config: &Config, cache: PathBuf) -> Result<Source> {
+    let archive = ArchiveHandle::spawn(syncdata_archive::open(config.archive()?)?)?;
+    Source::new(archive, cache, config.cache_max.as_u64(), config.verify_key()?)
+}

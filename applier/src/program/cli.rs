@@ -1,0 +1,200 @@
+//! The command line: what can be asked for, and how the answers look.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
+use syncdata_archive::verify;
+use syncdata_formats::error::Context as _;
+use syncdata_service::config::{Config, Overrides};
+use syncdata_service::log;
+use syncdata_service::output::Output;
+use tracing::Level;
+
+use crate::error::Result;
+use crate::operations::{Answer, as_of, clear, history, replay, resync, retry, status, stop, sync, tables};
+use crate::program::check;
+use crate::program::daemon;
+use crate::program::daemon::ResyncOrder;
+
+/// Keeps chosen tables of a production PostgreSQL in step in this one, from an archive between them.
+#[derive(Debug, Parser)]
+#[command(name = "syncdata-applier", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// May stand before or after the command.
+#[derive(Debug, Args)]
+struct Global {
+    /// The settings file (instead of DATA_SYNC_CONFIG)
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Log as JSON, one object a line
+    #[arg(long, global = true)]
+    log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sync as a daemon, in the foreground: now, and every data_sync_freq
+    Start,
+    /// Stop the running daemon, and wait until it has ended
+    Stop,
+    /// What the daemon does, how far the tables are, and what is wrong
+    Status,
+    /// One pass now: all that the archive has and the local tables have not
+    Sync,
+    /// Put tables on the whitelist (names, schema.*, *)
+    AddTables {
+        #[arg(required = true)]
+        tables: Vec<String>,
+        /// Where their first rows come from
+        #[arg(long, value_enum, default_value = "auto")]
+        from: tables::From,
+    },
+    /// Take tables off the whitelist; their rows stay
+    RemoveTables {
+        #[arg(required = true)]
+        tables: Vec<String>,
+    },
+    /// Show the whitelist
+    ListTables,
+    /// Make tables anew from a base copy of the archive; they stay as they are until that is done
+    Resync {
+        #[arg(required_unless_present = "all")]
+        tables: Vec<String>,
+        /// All tables of the whitelist
+        #[arg(long)]
+        all: bool,
+        /// Take the configured archive as the new one
+        #[arg(long, requires = "all")]
+        adopt: bool,
+    },
+    /// Let tables out of quarantine: they go on where they stopped
+    Retry {
+        #[arg(required = true)]
+        tables: Vec<String>,
+        /// Go on over lost changes too; that is remembered for ever
+        #[arg(long)]
+        accept_gap: bool,
+    },
+    /// Empty all synced tables; they stay empty until they are loaded again
+    Clear {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Look for everything that could be wrong; each line with its remedy
+    Check,
+    /// Prove that the archive, or manifests named by hand, are sound; changes nothing
+    Verify(verify::Arguments),
+    /// Bring rows that changed in a stretch of time back to what the archive says of them, or show it in copies
+    Replay(replay::Arguments),
+    /// Make tables as they were at a moment, beside the live ones
+    AsOf(as_of::Arguments),
+    /// Every change of one row, from the archive, oldest first
+    History(history::Arguments),
+    /// Settings that hold, and where they come from
+    Config,
+    /// Print a shell completion script
+    Completions { shell: Shell },
+    /// Print the manual page
+    Man,
+}
+
+/// Runs the command of this process; errors go to stderr, 2 is their exit code.
+pub fn run() -> ExitCode {
+    let matches = named().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let output = Output::new(cli.global.json);
+    let quiet = if matches!(cli.command, Command::Start) { Level::INFO } else { Level::WARN };
+    log::start(log::level(quiet, cli.global.verbose), log::Style::of_stderr(cli.global.log_json));
+    answer(cli, output).unwrap_or_else(|error| {
+        output.words(&error.report());
+        ExitCode::from(2)
+    })
+}
+
+/// Under the name that it was called by: it is known as `syncdata` too.
+fn named() -> clap::Command {
+    let called = std::env::args_os().next();
+    let called = called.as_deref().map(Path::new).and_then(Path::file_name);
+    let name = if called.is_some_and(|name| name == "syncdata") { "syncdata" } else { "syncdata-applier" };
+    Cli::command().name(name).bin_name(name)
+}
+
+fn answer(cli: Cli, output: Output) -> Result<ExitCode> {
+    match cli.command {
+        Command::Completions { shell } => {
+            let mut command = named();
+            let name = command.get_name().to_owned();
+            clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man => {
+            let page = clap_mangen::Man::new(named());
+            page.render(&mut std::io::stdout()).context(|| "printing the manual page".to_owned())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Verify(arguments) => {
+            let config = Config::of_process(cli.global.config.as_deref(), &Overrides::default())?;
+            Ok(verify::run(&config, &arguments, output)?)
+        }
+        command => {
+            // One thread beside the reader's: waking another for every message costs more than the message.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.context(|| "starting the runtime".to_owned())?;
+            runtime.block_on(with_settings(&cli.global, command, output))
+        }
+    }
+}
+
+async fn with_settings(global: &Global, command: Command, output: Output) -> Result<ExitCode> {
+    let load = || Ok(Config::of_process(global.config.as_deref(), &Overrides::default())?);
+    let config = load()?;
+    let answer = match command {
+        Command::Start => {
+            daemon::serve(config, load).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Check => return Ok(output.findings(&check::all(&config).await)),
+        Command::Config => return Ok(output.settings(&config)),
+        Command::History(arguments) => return history::run(&config, arguments, output).await,
+        Command::Stop => stop::run(&config).await?,
+        Command::Status => status::run(&config).await?,
+        Command::Sync => sync::run(config).await?,
+        Command::AddTables { tables, from } => tables::add(&config, &tables, from).await?,
+        Command::RemoveTables { tables } => tables::remove(&config, &tables).await?,
+        Command::ListTables => tables::list(&config).await?,
+        Command::Retry { tables, accept_gap } => retry::run(config, tables, accept_gap).await?,
+        Command::Resync { tables, all, adopt } => {
+            resync::run(config, ResyncOrder { tables, all, adopt }).await?
+        }
+        Command::Clear { yes } => clear::run(&config, yes).await?,
+        Command::AsOf(arguments) => as_of::run(&config, arguments).await?,
+        Command::Replay(arguments) => replay::run(&config, arguments).await?,
+        Command::Verify(_) | Command::Completions { .. } | Command::Man => {
+            unreachable!("they need no connection")
+        }
+    };
+    Ok(print(&answer, output))
+}
+
+fn print(answer: &Answer, output: Output) -> ExitCode {
+    if let Some(words) = &answer.words {
+        output.words(words);
+    }
+    output.document(&answer.document, &answer.text);
+    ExitCode::from(answer.exit_code)
+}

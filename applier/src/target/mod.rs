@@ -1,0 +1,3 @@
+//! Where rows end up.
+
+pub mod postgres;

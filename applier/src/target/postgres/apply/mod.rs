@@ -1,0 +1,484 @@
+//! Writes batches into the local tables, inside a transaction that somebody else opens and commits.
+//!
+//! ```text
+//! batch ─▶ savepoint ─▶ truncates ─▶ steps, set by set ─▶ records in order ─▶ release
+//!              ▲                          │ error
+//!              └── again, that table in ◀─┘
+//!                  a more patient way: COPY straight in → staged upsert → row by row → the record to blame
+//! ```
+
+mod param;
+mod remedy;
+mod row;
+mod sql;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use syncdata_service::postgres::ServerContext as _;
+
+use bytes::Bytes;
+use futures_util::SinkExt as _;
+use futures_util::future::join_all;
+use syncdata_formats::change::Op;
+use syncdata_formats::error::Error as Shared;
+use syncdata_formats::name::TableName;
+use syncdata_service::postgres::{Session, db_error, failure, sqlstate};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage, Statement};
+
+use self::param::{ArrayParam, TextParam};
+use self::row::{Role, RowStatement};
+pub(crate) use self::sql::FREE_PLANS;
+use self::sql::Rows;
+use crate::batch::{Place, Record};
+use crate::error::Result;
+use crate::target::postgres::local::LOCK_TIMEOUT;
+use crate::target::postgres::schema::{Table, Target};
+use crate::target::postgres::step::{Body, Prepared, Step, StepKind};
+
+/// Statements in flight at once, row by row: enough to hide the round trips, few enough to bound memory.
+const PIPELINE_RECORDS: usize = 256;
+/// COPY data is handed over in pieces: the server holds each whole.
+const COPY_PIECE_BYTES: usize = 256 << 10;
+/// A statement that waits for a reader longer than this gives up, so that those who wait behind it get on.
+const TRUNCATE_LOCK_TIMEOUT: &str = "1s";
+
+/// How patiently a table's rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    /// New rows are copied straight into the table.
+    Direct,
+    /// Every row may be there already.
+    Staged,
+    RowByRow,
+}
+
+/// What a batch found that was not as at the source, by table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Oddities {
+    /// Updates and deletes of rows that are not here.
+    pub missing: u64,
+    /// Rows that were in the way of a key that moved.
+    pub replaced: u64,
+}
+
+/// A record that its table cannot take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    pub table: TableName,
+    pub place: Place,
+    pub sqlstate: Option<String>,
+    /// In the server's words, which may quote values: for the quarantine, never for a log.
+    pub reason: String,
+}
+
+#[derive(Debug)]
+pub enum Outcome {
+    Applied(BTreeMap<TableName, Oddities>),
+    Rejected(Rejection),
+}
+
+/// Writes into one session's transactions.
+#[derive(Debug)]
+pub struct Writer {
+    /// Foreign keys and ordinary triggers are off.
+    replica: bool,
+    statements: HashMap<String, Statement>,
+    /// Temporary tables of this session, by the table as it was then.
+    stages: Vec<(Table, String)>,
+    /// The tables as the statements were prepared for them.
+    known: BTreeMap<TableName, Table>,
+    /// Tables that have shown that their new rows may be there already.
+    staged: BTreeSet<TableName>,
+}
+
+/// A statement of one table failed.
+struct Failed {
+    /// `None`: a statement of no table in particular.
+    table: Option<usize>,
+    /// Its number in the batch.
+    record: Option<usize>,
+    error: Shared,
+}
+
+impl From<Shared> for Failed {
+    fn from(error: Shared) -> Failed {
+        Failed { table: None, record: None, error }
+    }
+}
+
+impl Writer {
+    pub fn new(replica: bool) -> Writer {
+        Writer {
+            replica,
+            statements: HashMap::new(),
+            stages: Vec::new(),
+            known: BTreeMap::new(),
+            staged: BTreeSet::new(),
+        }
+    }
+
+    /// A parameter has the type that its column had: a table that changed needs new statements.
+    pub fn meet(&mut self, tables: &BTreeMap<TableName, Table>) {
+        if self.known != *tables {
+            self.statements.clear();
+            self.known.clone_from(tables);
+        }
+    }
+
+    /// At the start of every transaction.
+    pub async fn begin(&self, client: &Client) -> Result<()> {
+        let mut settings = sql::INDEX_PLANS.to_owned();
+        if self.replica {
+            settings.push_str("; SET LOCAL session_replication_role = replica");
+        } else {
+            settings.push_str("; SET CONSTRAINTS ALL DEFERRED");
+        }
+        client.batch_execute(&settings).await.context(|| "preparing the transaction".to_owned())?;
+        Ok(())
+    }
+
+    /// All of the batch, or nothing of it.
+    pub async fn apply(&mut self, session: &Session, prepared: &Prepared) -> Result<Outcome> {
+        let client = session.client();
+        if let Some(rejection) = blocked_truncate(prepared) {
+            return Ok(Outcome::Rejected(rejection));
+        }
+        let mut ways: Vec<Way> =
+            prepared.batch.tables.iter().map(|table| self.first_way(&table.target)).collect();
+        if !self.replica && cascades(prepared) {
+            ways.fill(Way::RowByRow);
+        }
+        loop {
+            control(client, "SAVEPOINT syncdata_batch").await?;
+            let failed = match self.attempt(client, prepared, &ways).await {
+                Ok(oddities) => {
+                    control(client, "RELEASE SAVEPOINT syncdata_batch").await?;
+                    return Ok(Outcome::Applied(named(prepared, &oddities)));
+                }
+                Err(failed) if is_no_fault_of_a_record(&failed.error) => return Err(failed.error.into()),
+                Err(failed) => failed,
+            };
+            control(client, "ROLLBACK TO SAVEPOINT syncdata_batch").await?;
+            let Some(table) = failed.table else { return Err(failed.error.into()) };
+            // What a set left behind may have been in the record's way: only source order convicts.
+            if let Some(record) = failed.record
+                && self.is_patient(&ways, table, &failed.error)
+            {
+                let record = &prepared.batch.records[record];
+                let remedy = remedy::of(client, &prepared.batch, record, &failed.error).await?;
+                return Ok(Outcome::Rejected(rejection(prepared, record, &failed.error, &remedy)));
+            }
+            self.be_patient(prepared, &mut ways, table, &failed.error);
+        }
+    }
+
+    /// Before the commit: uniqueness that the replica role left unchecked.
+    pub async fn duplicates(&self, client: &Client, table: &Table) -> Result<bool> {
+        if !self.replica {
+            return Ok(false);
+        }
+        for index in table.deferrable_unique() {
+            let doing = || format!("looking for duplicates in {}", table.name);
+            let row =
+                client.query_one(&sql::has_duplicates(table, &index.columns), &[]).await.context(doing)?;
+            if row.get(0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn first_way(&self, target: &Target) -> Way {
+        if self.staged.contains(&target.table.name) { Way::Staged } else { Way::Direct }
+    }
+
+    /// Everything that the record depends on was done in source order.
+    fn is_patient(&self, ways: &[Way], table: usize, error: &Shared) -> bool {
+        let all = || ways.iter().all(|way| *way == Way::RowByRow);
+        ways[table] == Way::RowByRow && (all() || !self.ties_tables(error))
+    }
+
+    /// Without the replica role foreign keys tie the tables together: only source order satisfies them.
+    fn ties_tables(&self, error: &Shared) -> bool {
+        !self.replica && sqlstate(error) == Some(&SqlState::FOREIGN_KEY_VIOLATION)
+    }
+
+    /// Once a table's new rows were found there, its next ones will be too: a copy that is older than its data.
+    fn be_patient(&mut self, prepared: &Prepared, ways: &mut [Way], table: usize, error: &Shared) {
+        let target = &prepared.batch.tables[table].target;
+        let code = sqlstate(error);
+        tracing::debug!(
+            table = %target.table.name, sqlstate = code.map(SqlState::code), "the batch is tried more patiently"
+        );
+        let exists = code == Some(&SqlState::UNIQUE_VIOLATION);
+        if self.ties_tables(error) {
+            ways.fill(Way::RowByRow);
+        } else if ways[table] == Way::Direct && target.key.arbiter && exists {
+            ways[table] = Way::Staged;
+            self.staged.insert(target.table.name.clone());
+        } else {
+            ways[table] = Way::RowByRow;
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        client: &Client,
+        prepared: &Prepared,
+        ways: &[Way],
+    ) -> Result<Vec<Oddities>, Failed> {
+        let mut oddities = vec![Oddities::default(); ways.len()];
+        truncate(client, prepared).await?;
+        let mut in_order: Vec<u32> = Vec::new();
+        for (table, work) in prepared.work.iter().enumerate() {
+            if ways[table] == Way::RowByRow {
+                in_order.extend(&prepared.batch.tables[table].records);
+                continue;
+            }
+            in_order.extend(&work.in_order);
+            let missing = self.steps(client, prepared, table, ways[table]).await.map_err(|error| Failed {
+                table: Some(table),
+                record: None,
+                error,
+            })?;
+            oddities[table].missing += missing;
+        }
+        in_order.sort_unstable();
+        self.rows(client, prepared, &in_order, &mut oddities).await?;
+        Ok(oddities)
+    }
+
+    /// The steps of a table; how many rows they did not find.
+    async fn steps(
+        &mut self,
+        client: &Client,
+        prepared: &Prepared,
+        table: usize,
+        way: Way,
+    ) -> Result<u64, Shared> {
+        let target = &prepared.batch.tables[table].target;
+        let work = &prepared.work[table];
+        let mut missing = work.missing;
+        for step in &work.steps {
+            let hit = self.step(client, target, step, way).await?;
+            missing += match step.kind {
+                StepKind::Delete => work.expected_deletes.saturating_sub(hit),
+                StepKind::Update => (step.rows as u64).saturating_sub(hit),
+                StepKind::Insert => 0,
+            };
+        }
+        Ok(missing)
+    }
+
+    /// How many rows it hit.
+    async fn step(&mut self, client: &Client, target: &Target, step: &Step, way: Way) -> Result<u64, Shared> {
+        let doing = || format!("writing into {}", target.table.name);
+        let replaces = |hit: u64| {
+            hit < step.rows as u64 && target.key.arbiter && !target.fixed(&step.columns).is_empty()
+        };
+        match &step.body {
+            Body::Arrays(arrays) => {
+                let arrays = || arrays.iter().map(|array| ArrayParam(array.clone()));
+                let statement = self.prepared(client, &sql::statement(target, step, Rows::Arrays)).await?;
+                let hit = client.execute_raw(&statement, arrays()).await.context(doing)?;
+                if !replaces(hit) {
+                    return Ok(hit);
+                }
+                let replace = self.prepared(client, &sql::replace(target, step, Rows::Arrays)).await?;
+                Ok(hit + client.execute_raw(&replace, arrays()).await.context(doing)?)
+            }
+            Body::Copy(text)
+                if step.kind == StepKind::Insert && (way == Way::Direct || !target.key.arbiter) =>
+            {
+                copy(client, &sql::copy_to_table(&target.table, step), text).await.context(doing)
+            }
+            Body::Copy(text) => {
+                let stage = self.stage(client, target).await?;
+                copy(client, &sql::copy_to_stage(&stage, step), text).await.context(doing)?;
+                let staged = Rows::Staged(&stage);
+                let hit = freely(client, &sql::statement(target, step, staged)).await.context(doing)?;
+                if !replaces(hit) {
+                    return Ok(hit);
+                }
+                Ok(hit + freely(client, &sql::replace(target, step, staged)).await.context(doing)?)
+            }
+        }
+    }
+
+    /// The empty temporary table for the rows of that one.
+    async fn stage(&mut self, client: &Client, target: &Target) -> Result<String, Shared> {
+        let known = self.stages.iter().find(|(table, _)| *table == *target.table);
+        let name = match known {
+            Some((_, name)) => name.clone(),
+            None => {
+                let name = format!("syncdata_stage_{}", self.stages.len());
+                self.stages.push((Table::clone(&target.table), name.clone()));
+                name
+            }
+        };
+        // Made again each time: a rollback takes it away.
+        let doing = || format!("making room for rows of {}", target.table.name);
+        client.batch_execute(&sql::stage(&name, target)).await.context(doing)?;
+        Ok(name)
+    }
+
+    async fn rows(
+        &mut self,
+        client: &Client,
+        prepared: &Prepared,
+        records: &[u32],
+        oddities: &mut [Oddities],
+    ) -> Result<(), Failed> {
+        for records in records.chunks(PIPELINE_RECORDS) {
+            let mut pipeline = Vec::new();
+            for &index in records {
+                let record = &prepared.batch.records[index as usize];
+                for statement in row::statements(&prepared.batch, record) {
+                    let of_record = |error| Failed::of(prepared, index, error);
+                    let parsed = self.prepared(client, &statement.sql).await.map_err(of_record)?;
+                    pipeline.push((index, statement, parsed));
+                }
+            }
+            let sent = pipeline.iter().map(|(_, statement, parsed)| {
+                let values = statement.values.iter().map(|&cell| TextParam(prepared.batch.value(cell)));
+                client.execute_raw(parsed, values)
+            });
+            let answers = join_all(sent).await;
+            for ((index, statement, _), answer) in pipeline.iter().zip(answers) {
+                let table = prepared.batch.records[*index as usize].table;
+                let doing = || format!("writing into {}", prepared.batch.tables[table].target.table.name);
+                let hit = answer.context(doing).map_err(|error| Failed::of(prepared, *index, error))?;
+                count(&mut oddities[table], statement, hit);
+            }
+        }
+        Ok(())
+    }
+
+    async fn prepared(&mut self, client: &Client, sql: &str) -> Result<Statement, Shared> {
+        if let Some(statement) = self.statements.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = client.prepare(sql).await.context(|| "preparing a statement".to_owned())?;
+        self.statements.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+}
+
+impl Failed {
+    fn of(prepared: &Prepared, record: u32, error: Shared) -> Failed {
+        let record = record as usize;
+        Failed { table: Some(prepared.batch.records[record].table), record: Some(record), error }
+    }
+}
+
+fn count(oddities: &mut Oddities, statement: &RowStatement, hit: u64) {
+    match statement.role {
+        Role::Exactly if hit == 0 => oddities.missing += 1,
+        Role::Nothing => oddities.replaced += hit,
+        Role::Exactly | Role::Any => {}
+    }
+}
+
+async fn control(client: &Client, statement: &str) -> Result<()> {
+    client.batch_execute(statement).await.context(|| statement.to_owned())?;
+    Ok(())
+}
+
+/// A statement over many rows; how many it hit.
+async fn freely(client: &Client, statement: &str) -> Result<u64, tokio_postgres::Error> {
+    let statements = format!("{}; {statement}; {}", sql::FREE_PLANS, sql::INDEX_PLANS);
+    let answers = client.simple_query(&statements).await?;
+    // Those of the settings are 0.
+    let hits = |answer: &SimpleQueryMessage| match answer {
+        SimpleQueryMessage::CommandComplete(rows) => *rows,
+        _ => 0,
+    };
+    Ok(answers.iter().map(hits).sum())
+}
+
+async fn copy(client: &Client, statement: &str, text: &Bytes) -> Result<u64, tokio_postgres::Error> {
+    let sink = client.copy_in::<_, Bytes>(statement).await?;
+    let mut sink = std::pin::pin!(sink);
+    let mut rest = text.clone();
+    while !rest.is_empty() {
+        let piece = rest.split_to(rest.len().min(COPY_PIECE_BYTES));
+        // The server's reason comes with the end.
+        if sink.feed(piece).await.is_err() {
+            break;
+        }
+    }
+    sink.finish().await
+}
+
+/// Whether a foreign key here changes rows that the batch has a word about: then only source order says which of
+/// them were still there.
+fn cascades(prepared: &Prepared) -> bool {
+    prepared.batch.records.iter().any(|record| {
+        let table = &prepared.batch.tables[record.table].target.table;
+        match record.op {
+            Op::Delete => table.acts_on_delete,
+            Op::Update => table.acts_on_update,
+            Op::Insert | Op::Truncate => false,
+        }
+    })
+}
+
+/// One statement for all of them; where it fails, its first table is as good as any.
+async fn truncate(client: &Client, prepared: &Prepared) -> Result<(), Failed> {
+    let tables = || prepared.batch.tables.iter().filter(|table| table.truncated.is_some());
+    let Some(first) = prepared.batch.tables.iter().find_map(|table| table.truncated) else {
+        return Ok(());
+    };
+    let statement = sql::truncate(tables().map(|table| &*table.target.table));
+    let statements = format!(
+        "SET LOCAL lock_timeout = '{TRUNCATE_LOCK_TIMEOUT}'; {statement}; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
+    );
+    let done = client.batch_execute(&statements).await;
+    done.map_err(|error| Failed::of(prepared, first, failure("truncating tables", error)))
+}
+
+/// A local table that is not truncated with it refers to a truncated one: the server would refuse, and CASCADE
+/// would empty a table that nobody asked to be emptied.
+fn blocked_truncate(prepared: &Prepared) -> Option<Rejection> {
+    let truncated = |name: &TableName| {
+        let mut tables = prepared.batch.tables.iter();
+        tables.any(|table| table.truncated.is_some() && table.target.table.name == *name)
+    };
+    prepared.batch.tables.iter().find_map(|table| {
+        let record = &prepared.batch.records[table.truncated? as usize];
+        let local = &table.target.table;
+        let outsider = local.referenced_by.iter().find(|name| !truncated(name))?;
+        Some(Rejection {
+            table: local.name.clone(),
+            place: record.place,
+            sqlstate: Some("0A000".into()),
+            reason: format!(
+                "the source truncated it, and the local table {outsider}, which was not truncated, refers to it"
+            ),
+        })
+    })
+}
+
+fn rejection(prepared: &Prepared, record: &Record, error: &Shared, remedy: &str) -> Rejection {
+    Rejection {
+        table: prepared.batch.tables[record.table].target.table.name.clone(),
+        place: record.place,
+        sqlstate: db_error(error).map(|error| error.code().code().to_owned()),
+        reason: format!("{}{remedy}", error.one_line()),
+    }
+}
+
+fn named(prepared: &Prepared, oddities: &[Oddities]) -> BTreeMap<TableName, Oddities> {
+    let tables = prepared.batch.tables.iter().zip(oddities);
+    tables.map(|(table, oddities)| (table.target.table.name.clone(), *oddities)).collect()
+}
+
+/// Server, network, disk: trying again may help, looking for a record to blame does not.
+pub(crate) fn is_no_fault_of_a_record(error: &Shared) -> bool {
+    let Some(error) = db_error(error) else { return true };
+    let code = error.code().code();
+    let class = code.get(..2).unwrap_or_default();
+    matches!(class, "08" | "40" | "53" | "57" | "58" | "XX" | "25" | "3B")
+        || code == "55P03"
+        || code == "55006"
+}

@@ -1,0 +1,343 @@
+//! One record as statements: the way of last resort, in source order, which also finds the record to blame.
+
+use postgres_protocol::escape::escape_literal;
+use syncdata_formats::change::Op;
+use syncdata_formats::manifest::ReplicaIdentity;
+
+use super::sql;
+use crate::batch::{Batch, BatchTable, Cell, Record};
+use crate::target::postgres::schema::{Shape, Table, Target};
+
+/// A statement with one parameter for each value.
+#[derive(Debug)]
+pub(super) struct RowStatement {
+    pub(super) sql: String,
+    pub(super) values: Vec<Cell>,
+    pub(super) role: Role,
+}
+
+/// What the number of rows that it hits says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// One is right, none means that the row was missing.
+    Exactly,
+    /// Whatever there is.
+    Any,
+    /// None is right, one means that a key moved onto a row that should not have been there.
+    Nothing,
+}
+
+/// The statements of a record, in order.
+pub(super) fn statements(batch: &Batch, record: &Record) -> Vec<RowStatement> {
+    let writer = Writer::new(batch, record);
+    match record.op {
+        Op::Insert => writer.insert(),
+        Op::Update => writer.update(),
+        Op::Delete => vec![writer.delete()],
+        // Done for the whole batch before any row.
+        Op::Truncate => Vec::new(),
+    }
+}
+
+struct Writer<'a> {
+    batch: &'a Batch,
+    batch_table: &'a BatchTable,
+    target: &'a Target,
+    data: Vec<(usize, Cell)>,
+    find: Find,
+}
+
+/// How the row is found that the record speaks of.
+enum Find {
+    Key {
+        fields: Vec<(usize, Cell)>,
+        unique: bool,
+    },
+    /// By the text of every column: types without equality, and equal rows of which only one is meant.
+    Image(Vec<(usize, Cell)>),
+}
+
+impl<'a> Writer<'a> {
+    fn new(batch: &'a Batch, record: &Record) -> Writer<'a> {
+        let batch_table = &batch.tables[record.table];
+        let target: &Target = &batch_table.target;
+        let old: Vec<(usize, Cell)> = batch.old_keys(record).collect();
+        let of_key = |&column: &usize| old.iter().copied().find(|field| field.0 == column);
+        let key: Option<Vec<(usize, Cell)>> = target.key.columns.iter().map(of_key).collect();
+        let find = match key.filter(|key| !key.is_empty()) {
+            Some(fields) => Find::key(&target.table, fields),
+            None if batch_table.replica_identity() == ReplicaIdentity::Full => Find::Image(old),
+            None => Find::key(&target.table, old),
+        };
+        Writer { batch, batch_table, target, data: batch.data(record).collect(), find }
+    }
+
+    fn insert(&self) -> Vec<RowStatement> {
+        let mut statements = Vec::from_iter(self.replace_other());
+        statements.push(self.insert_or_overwrite());
+        statements
+    }
+
+    /// A row that is there under the key goes, and comes again, where it has another value in a column that the server
+    /// lets nobody update.
+    fn replace_other(&self) -> Option<RowStatement> {
+        let fixed = self.fixed(&self.target.key.columns);
+        let of_key = |key: &usize| self.data.iter().copied().find(|field| field.0 == *key);
+        let key: Option<Vec<(usize, Cell)>> = self.target.key.columns.iter().map(of_key).collect();
+        let key = key.filter(|key| !key.is_empty() && !fixed.is_empty())?;
+        let mut values = Vec::new();
+        let mut equal = |(column, cell): (usize, Cell)| {
+            values.push(cell);
+            self.target.table.columns[column].equals(&format!("${}", values.len()))
+        };
+        let key: Vec<String> = key.into_iter().map(&mut equal).collect();
+        let differs = self.differs(&fixed, &mut values);
+        let condition = format!("{} AND {differs}", key.join(" AND "));
+        let (gone, come) = self.gone_and_come(&condition, &mut values);
+        Some(RowStatement { sql: format!("WITH {gone} {come}"), values, role: Role::Any })
+    }
+
+    fn insert_or_overwrite(&self) -> RowStatement {
+        let table = &self.target.table;
+        let name = table.name.sql();
+        if self.data.is_empty() {
+            let sql = format!("INSERT INTO {name} DEFAULT VALUES");
+            return RowStatement { sql, values: Vec::new(), role: Role::Any };
+        }
+        let columns: Vec<usize> = self.data.iter().map(|field| field.0).collect();
+        let values = self.data.iter().map(|field| field.1).collect();
+        let list = table.column_list(&columns);
+        let parameters: Vec<String> = (1..=columns.len()).map(|n| format!("${n}")).collect();
+        let parameters = parameters.join(", ");
+        let upsert_by_hand =
+            self.target.key.deferrable && self.target.key.columns.iter().all(|key| columns.contains(key));
+        let sql = if upsert_by_hand {
+            format!(
+                "WITH there AS ({} RETURNING 1) INSERT INTO {name} ({list}) OVERRIDING SYSTEM VALUE \
+                 SELECT {parameters} WHERE NOT EXISTS (SELECT FROM there)",
+                self.overwrite(&columns)
+            )
+        } else {
+            format!(
+                "INSERT INTO {name} AS t ({list}) OVERRIDING SYSTEM VALUE VALUES ({parameters}){}",
+                sql::on_conflict(self.target, &columns)
+            )
+        };
+        RowStatement { sql, values, role: Role::Any }
+    }
+
+    /// For keys that ON CONFLICT cannot use: the row of that key takes the values, if it is there.
+    fn overwrite(&self, columns: &[usize]) -> String {
+        let table = &self.target.table;
+        let place = |&column: &usize| 1 + columns.iter().position(|c| *c == column).expect("among them");
+        let assign = |c: &usize| format!("{} = ${}", table.columns[*c].sql(), place(c));
+        let set: Vec<String> =
+            columns.iter().filter(|&&c| !table.columns[c].identity_always).map(assign).collect();
+        let equal = |c: &usize| table.columns[*c].equals(&format!("${}", place(c)));
+        let equal: Vec<String> = self.target.key.columns.iter().map(equal).collect();
+        format!("UPDATE {} SET {} WHERE {}", table.sql(), set.join(", "), equal.join(" AND "))
+    }
+
+    fn update(&self) -> Vec<RowStatement> {
+        let table = &self.target.table;
+        let moved = self.moved_key();
+        if moved.iter().any(|&(column, _)| table.columns[column].identity_always) {
+            return vec![self.replace()];
+        }
+        let mut set: Vec<(usize, Cell)> = self.data.clone();
+        set.retain(|&(column, _)| !table.columns[column].identity_always);
+        let mut statements = Vec::new();
+        if !moved.is_empty() && self.target.key.arbiter {
+            statements.push(self.make_way(&moved));
+        }
+        let mut values: Vec<Cell> = set.iter().map(|field| field.1).collect();
+        let mut assign: Vec<String> = set
+            .iter()
+            .enumerate()
+            .map(|(n, field)| format!("{} = ${}", table.columns[field.0].sql(), n + 1))
+            .collect();
+        if assign.is_empty() {
+            // Nothing to write, but a missing row is still to be noticed.
+            let Some(column) = table.columns.iter().find(|c| !c.generated && !c.identity_always) else {
+                return statements;
+            };
+            assign.push(format!("{0} = {0}", column.sql()));
+        }
+        let condition = self.condition(&mut values);
+        let update = format!("UPDATE {} SET {} WHERE {condition}", table.sql(), assign.join(", "));
+        let sql = match self.fixed(&self.key_columns()) {
+            fixed if fixed.is_empty() => update,
+            fixed => self.update_or_replace(&update, &fixed, &mut values),
+        };
+        statements.push(RowStatement { sql, values, role: Role::Exactly });
+        statements
+    }
+
+    /// One statement, so that both halves find the same row.
+    fn update_or_replace(&self, update: &str, fixed: &[(usize, Cell)], values: &mut Vec<Cell>) -> String {
+        let same = self.differs(fixed, values);
+        let condition = self.condition(values);
+        let condition = format!("{condition} AND {}", self.differs(fixed, values));
+        let (gone, come) = self.gone_and_come(&condition, values);
+        format!(
+            "WITH kept AS ({update} AND NOT {same} RETURNING 1), {gone}, come AS ({come} RETURNING 1) \
+             SELECT 1 FROM kept UNION ALL SELECT 1 FROM come"
+        )
+    }
+
+    /// What was sent for columns that the server lets nobody update, those that find the row left out.
+    fn fixed(&self, key: &[usize]) -> Vec<(usize, Cell)> {
+        let is_fixed = |field: &&(usize, Cell)| {
+            self.target.table.columns[field.0].identity_always && !key.contains(&field.0)
+        };
+        self.data.iter().filter(is_fixed).copied().collect()
+    }
+
+    fn key_columns(&self) -> Vec<usize> {
+        match &self.find {
+            Find::Key { fields, .. } => fields.iter().map(|field| field.0).collect(),
+            Find::Image(_) => Vec::new(),
+        }
+    }
+
+    /// `("n" IS DISTINCT FROM $1)`.
+    fn differs(&self, fields: &[(usize, Cell)], values: &mut Vec<Cell>) -> String {
+        let differs = |&(column, cell): &(usize, Cell)| {
+            values.push(cell);
+            format!("{} IS DISTINCT FROM ${}", self.target.table.columns[column].sql(), values.len())
+        };
+        let differs: Vec<String> = fields.iter().map(differs).collect();
+        format!("({})", differs.join(" OR "))
+    }
+
+    fn delete(&self) -> RowStatement {
+        let mut values = Vec::new();
+        let condition = self.condition(&mut values);
+        let sql = format!("DELETE FROM {} WHERE {condition}", self.target.table.sql());
+        RowStatement { sql, values, role: Role::Exactly }
+    }
+
+    /// Key columns whose text is another one afterwards.
+    fn moved_key(&self) -> Vec<(usize, Cell)> {
+        let Find::Key { fields, .. } = &self.find else { return Vec::new() };
+        let is_other = |&&(column, new): &&(usize, Cell)| {
+            let old = fields.iter().find(|field| field.0 == column);
+            old.is_some_and(|&(_, old)| self.batch.value(old) != self.batch.value(new))
+        };
+        self.data.iter().filter(is_other).copied().collect()
+    }
+
+    /// A key that moves onto another row replaces it: at the source that row is not there.
+    fn make_way(&self, moved: &[(usize, Cell)]) -> RowStatement {
+        let table = &self.target.table;
+        let mut values = Vec::new();
+        let old = self.condition(&mut values);
+        let Find::Key { fields, .. } = &self.find else { unreachable!("only keys move") };
+        let new: Vec<String> = fields
+            .iter()
+            .map(|&(column, old)| {
+                let new = moved.iter().find(|field| field.0 == column).map_or(old, |field| field.1);
+                values.push(new);
+                table.columns[column].equals(&format!("${}", values.len()))
+            })
+            .collect();
+        // The key may only be spelt differently: then the row that would be in the way is the row itself.
+        let sql = format!(
+            "DELETE FROM {0} WHERE {1} AND NOT ({old}) AND EXISTS (SELECT FROM {0} WHERE {old})",
+            table.sql(),
+            new.join(" AND "),
+        );
+        RowStatement { sql, values, role: Role::Nothing }
+    }
+
+    /// The server updates no IDENTITY ALWAYS column: the row goes, and comes again under its new key.
+    fn replace(&self) -> RowStatement {
+        let mut values = Vec::new();
+        let condition = self.condition(&mut values);
+        let (gone, come) = self.gone_and_come(&condition, &mut values);
+        RowStatement { sql: format!("WITH {gone} {come}"), values, role: Role::Exactly }
+    }
+
+    /// The halves of such a statement: the row as it was, and the row as it is to be.
+    fn gone_and_come(&self, condition: &str, values: &mut Vec<Cell>) -> (String, String) {
+        let table = &self.target.table;
+        let written: Vec<usize> =
+            (0..table.columns.len()).filter(|&column| !table.columns[column].generated).collect();
+        let new: Vec<String> = written
+            .iter()
+            .map(|&column| match self.data.iter().find(|field| field.0 == column) {
+                Some(&(_, cell)) => {
+                    values.push(cell);
+                    format!("${}", values.len())
+                }
+                None => format!("gone.{}", table.columns[column].sql()),
+            })
+            .collect();
+        let gone = format!("gone AS (DELETE FROM {} WHERE {condition} RETURNING *)", table.sql());
+        let come = format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone",
+            table.name.sql(),
+            table.column_list(&written),
+            new.join(", ")
+        );
+        (gone, come)
+    }
+
+    /// What is true for the one row; its values are added to those of the statement.
+    fn condition(&self, values: &mut Vec<Cell>) -> String {
+        let table = &self.target.table;
+        let (fields, unique, image) = match &self.find {
+            Find::Key { fields, unique } => (fields, *unique, false),
+            Find::Image(fields) => (fields, false, true),
+        };
+        let tests: Vec<String> = fields
+            .iter()
+            .map(|&(column, cell)| {
+                let column = &table.columns[column];
+                if self.batch.value(cell).is_none() {
+                    return format!("{} IS NULL", column.sql());
+                }
+                values.push(cell);
+                let value = format!("${}", values.len());
+                if image && self.batch_table.prints_alike(column) {
+                    column.prints(&value)
+                } else {
+                    column.equals(&value)
+                }
+            })
+            .collect();
+        let test = if tests.is_empty() { "true".to_owned() } else { tests.join(" AND ") };
+        if unique {
+            return test;
+        }
+        let row = match table.shape {
+            Shape::Ordinary => "ctid",
+            Shape::Partitioned => "tableoid, ctid",
+        };
+        format!("({row}) = (SELECT {row} FROM {} WHERE {test} LIMIT 1)", table.sql())
+    }
+}
+
+impl Find {
+    fn key(table: &Table, fields: Vec<(usize, Cell)>) -> Find {
+        let named = |column: &usize| fields.iter().any(|field| field.0 == *column);
+        let unique = table.unique.iter().any(|index| index.columns.iter().all(named));
+        Find::Key { fields, unique }
+    }
+}
+
+impl crate::target::postgres::schema::Column {
+    /// `"a" = $1`, by the equality that the type's own indexes use.
+    fn equals(&self, value: &str) -> String {
+        format!("{} {} {value}", self.sql(), self.equality)
+    }
+
+    /// `"a"` prints as the text $1.
+    fn prints(&self, value: &str) -> String {
+        // The archive writes true and false, the output function t and f.
+        if self.base_type == "pg_catalog.bool" {
+            return self.equals(value);
+        }
+        format!("pg_catalog.format({}, {}) COLLATE \"C\" = {value}", escape_literal("%s"), self.sql())
+    }
+}

@@ -1,0 +1,466 @@
+//! The positions: of the whole copy (the checkpoint) and of each table. They move in the transaction of the
+//! rows that they stand for, and nowhere else.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use syncdata_service::postgres::ServerContext as _;
+
+use postgres_protocol::escape::escape_literal;
+use syncdata_formats::chain::{ChainTip, Verified};
+use syncdata_formats::digest::Digest;
+use syncdata_formats::error::Error as Shared;
+use syncdata_formats::head::Head;
+use syncdata_formats::layout::SegmentSeq;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::Link;
+use syncdata_formats::name::TableName;
+use syncdata_formats::time::{Day, Timestamp};
+use tokio_postgres::{GenericClient, Row};
+use uuid::Uuid;
+
+use crate::error::{Error, Kind, Result};
+use crate::target::postgres::meta::MetaSchema;
+
+/// How far the copy as a whole has come.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Checkpoint {
+    /// `None` until the first pass has met an archive.
+    pub archive_id: Option<Uuid>,
+    /// `None`: nothing was applied yet.
+    pub segment: Option<Applied>,
+}
+
+/// The last segment that was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    pub link: Link,
+    pub end_lsn: Lsn,
+    pub day: Day,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// In the whitelist, but without the rows to begin with.
+    Pending,
+    /// Catching up from its base to the checkpoint.
+    Loading,
+    Live,
+    Quarantined,
+    /// Right as of its position; changes after that are lost.
+    Stale,
+}
+
+/// The base that a table waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// The newest snapshot that has it, or else everything since the archive's first segment.
+    Auto,
+    Snapshot,
+    Start,
+    /// As `Auto`, and then nothing else: rows that the base does not have go.
+    Rebuild,
+}
+
+/// One table of the whitelist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableState {
+    pub state: State,
+    /// All that committed up to here is in the table.
+    pub position: Option<Lsn>,
+    pub reason: Option<String>,
+    /// Gaps that an operator has accepted, `FROM..TO`.
+    pub accepted_gaps: Vec<String>,
+    /// What was asked for and is still to be done.
+    pub load: Option<Want>,
+}
+
+impl TableState {
+    /// The base that it waits for: one that was asked for, or its first.
+    pub fn wants(&self) -> Option<Want> {
+        match (self.state, self.position) {
+            // Its base does not fit: somebody has to mend it and say `retry`.
+            (State::Quarantined, None) => None,
+            (State::Pending | State::Loading, None) => self.load.or(Some(Want::Auto)),
+            _ => self.load,
+        }
+    }
+}
+
+/// What was there, and when, at the end of a transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Position {
+    pub lsn: Lsn,
+    /// Of the newest transaction up to there, where it is known.
+    pub commit_time: Option<Timestamp>,
+}
+
+impl Checkpoint {
+    pub fn end_lsn(&self) -> Lsn {
+        self.segment.map_or(Lsn::ZERO, |segment| segment.end_lsn)
+    }
+
+    pub fn seq(&self) -> u64 {
+        self.segment.map_or(0, |segment| segment.link.seq.get())
+    }
+
+    /// What the next manifest has to follow, in that archive.
+    pub fn tip(&self, archive_id: Uuid) -> ChainTip {
+        match self.segment {
+            None => ChainTip::origin(archive_id),
+            Some(Applied { link, end_lsn, day }) => ChainTip::behind(archive_id, link, end_lsn, day),
+        }
+    }
+
+    /// After that segment.
+    pub fn after(segment: &Verified) -> Checkpoint {
+        let manifest = segment.manifest();
+        let link = Link { seq: manifest.seq, sha256: segment.sha256() };
+        Checkpoint {
+            archive_id: Some(manifest.archive_id),
+            segment: Some(Applied { link, end_lsn: manifest.end_lsn, day: segment.day() }),
+        }
+    }
+
+    pub async fn read(client: &impl GenericClient, meta: &MetaSchema) -> Result<Checkpoint> {
+        Checkpoint::select(client, meta, "").await
+    }
+
+    /// Reads it and keeps everybody else from moving it until the end of the transaction. `Err`: it is not where
+    /// it was when this pass looked; somebody else has applied.
+    pub async fn claim(&self, client: &impl GenericClient, meta: &MetaSchema) -> Result<()> {
+        let found = Checkpoint::select(client, meta, " FOR UPDATE").await?;
+        if found == *self {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Passing,
+            format!("the checkpoint moved from segment {} to {} meanwhile", self.seq(), found.seq()),
+        ))
+    }
+
+    async fn select(client: &impl GenericClient, meta: &MetaSchema, lock: &str) -> Result<Checkpoint> {
+        let select = format!(
+            "SELECT archive_id::text, seq, manifest_sha256, end_lsn::text, day::text \
+             FROM {meta}.data_sync_checkpoint{lock}"
+        );
+        let rows = client.query(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
+        match rows.as_slice() {
+            [row] => Checkpoint::parse(row)
+                .map_err(|error| damaged("the checkpoint cannot be read").caused_by(error)),
+            rows => Err(damaged(&format!("data_sync_checkpoint has {} rows instead of one", rows.len()))),
+        }
+    }
+
+    fn parse(row: &Row) -> Result<Checkpoint, Shared> {
+        let bad = |what: &str| Shared::bad_input(what, "the checkpoint's");
+        let archive_id: Option<&str> = row.get(0);
+        let archive_id = archive_id.map(|text| text.parse().map_err(|_| bad("a uuid"))).transpose()?;
+        let seq: i64 = row.get(1);
+        if seq == 0 {
+            return Ok(Checkpoint { archive_id, segment: None });
+        }
+        let seq = SegmentSeq::new(u64::try_from(seq).map_err(|_| bad("a segment number"))?)?;
+        let sha256: Option<&str> = row.get(2);
+        let sha256: Digest = sha256.ok_or_else(|| bad("a SHA-256"))?.parse()?;
+        let end_lsn = row.get::<_, &str>(3).parse()?;
+        let day: Option<&str> = row.get(4);
+        let day = day.ok_or_else(|| bad("a day"))?.parse()?;
+        Ok(Checkpoint { archive_id, segment: Some(Applied { link: Link { seq, sha256 }, end_lsn, day }) })
+    }
+
+    /// In the transaction of the rows.
+    pub async fn write(
+        &self,
+        client: &impl GenericClient,
+        meta: &MetaSchema,
+        commit_time: Option<Timestamp>,
+    ) -> Result<()> {
+        let Some(Applied { link, end_lsn, day }) = self.segment else { return Ok(()) };
+        let update = format!(
+            "UPDATE {meta}.data_sync_checkpoint SET archive_id = $1::text::uuid, seq = $2, manifest_sha256 = $3, \
+             end_lsn = $4::text::pg_lsn, day = $5::text::date, \
+             commit_time = coalesce($6::text::timestamptz, commit_time), applied_at = clock_timestamp()"
+        );
+        let seq = i64::try_from(link.seq.get()).expect("ten digits");
+        let archive_id = self.archive_id.map(|id| id.to_string());
+        let commit_time = commit_time.map(|time| time.to_string());
+        let (sha256, end_lsn, day) = (link.sha256.to_string(), end_lsn.to_string(), day.to_string());
+        let updated = client
+            .execute(&update, &[&archive_id, &seq, &sha256, &end_lsn, &day, &commit_time])
+            .await
+            .context(|| "moving the checkpoint".to_owned())?;
+        if updated == 1 { Ok(()) } else { Err(damaged("data_sync_checkpoint has not one row")) }
+    }
+}
+
+fn damaged(what: &str) -> Error {
+    Error::new(Kind::StateDamaged, what).hint(
+        "nothing was applied: without it nobody knows what the tables hold. Restore data_sync_checkpoint from a \
+         backup of the same moment as the tables, or start over: syncdata-applier resync --all",
+    )
+}
+
+/// Notes which archive this copy belongs to.
+pub async fn adopt(client: &impl GenericClient, meta: &MetaSchema, archive_id: Uuid) -> Result<()> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_checkpoint SET archive_id = $1::text::uuid WHERE archive_id IS NULL"
+    );
+    client.execute(&update, &[&archive_id.to_string()]).await.context(|| "noting the archive".to_owned())?;
+    Ok(())
+}
+
+/// Notes how fresh the copy is: all of the archive is applied, and it covers all up to there.
+pub async fn note_covered(client: &impl GenericClient, meta: &MetaSchema, head: &Head) -> Result<()> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_checkpoint SET covered_lsn = $1::text::pg_lsn, covered_at = $2::text::timestamptz \
+         WHERE covered_at IS DISTINCT FROM $2::text::timestamptz"
+    );
+    let (lsn, at) = (head.covered_lsn.to_string(), head.covered_at.to_string());
+    client.execute(&update, &[&lsn, &at]).await.context(|| "noting the freshness".to_owned())?;
+    Ok(())
+}
+
+/// The tables of the whitelist with their states. One that was written into `tables_to_sync` by hand is pending.
+pub async fn table_states(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+) -> Result<BTreeMap<TableName, TableState>> {
+    let select = format!(
+        "SELECT w.table_name, coalesce(s.state, 'pending'), s.position_lsn::text, s.reason, \
+         coalesce(s.accepted_gaps, '{{}}'), s.load FROM {meta}.tables_to_sync w \
+         LEFT JOIN {meta}.data_sync_table_state s USING (table_name) ORDER BY w.id"
+    );
+    let rows = client.query(&select, &[]).await.context(|| "reading the states of the tables".to_owned())?;
+    let mut states = BTreeMap::new();
+    for row in rows {
+        let name = whitelisted(row.get(0))?;
+        let position: Option<&str> = row.get(2);
+        let state = TableState {
+            state: row.get::<_, &str>(1).parse()?,
+            position: position.map(str::parse).transpose()?,
+            reason: row.get(3),
+            accepted_gaps: row.get(4),
+            load: row.get::<_, Option<&str>>(5).map(str::parse).transpose()?,
+        };
+        states.insert(name, state);
+    }
+    Ok(states)
+}
+
+/// A line of the whitelist, which people may write into by hand. Another spelling would be another table to
+/// everything that joins by it.
+fn whitelisted(text: &str) -> Result<TableName> {
+    let name: TableName = text.parse()?;
+    let spelling = name.to_string();
+    if spelling == text {
+        return Ok(name);
+    }
+    Err(Error::new(
+        Kind::StateDamaged,
+        format!("tables_to_sync names {text:?}, which is written {spelling:?}"),
+    )
+    .hint(format!(
+        "UPDATE tables_to_sync SET table_name = {} WHERE table_name = {}",
+        escape_literal(&spelling),
+        escape_literal(text)
+    )))
+}
+
+/// Sets the state of a table; its position stays where it is, unless another one is given.
+pub async fn set_state(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    state: State,
+    position: Option<Position>,
+    reason: Option<&str>,
+) -> Result<()> {
+    let upsert = format!(
+        "INSERT INTO {meta}.data_sync_table_state AS s \
+         (table_name, state, position_lsn, position_time, reason) \
+         VALUES ($1, $2, $3::text::pg_lsn, $4::text::timestamptz, $5) \
+         ON CONFLICT (table_name) DO UPDATE SET state = EXCLUDED.state, \
+         position_lsn = coalesce(EXCLUDED.position_lsn, s.position_lsn), \
+         position_time = coalesce(EXCLUDED.position_time, s.position_time), reason = EXCLUDED.reason, \
+         since = CASE WHEN s.state = EXCLUDED.state THEN s.since ELSE now() END"
+    );
+    let lsn = position.map(|position| position.lsn.to_string());
+    let time = position.and_then(|position| position.commit_time).map(|time| time.to_string());
+    client
+        .execute(&upsert, &[&table.to_string(), &state.to_string(), &lsn, &time, &reason])
+        .await
+        .context(|| format!("noting the state of {table}"))?;
+    Ok(())
+}
+
+/// Asks for a base, or says that it is there.
+pub async fn want(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    want: Option<Want>,
+) -> Result<()> {
+    let upsert = format!(
+        "INSERT INTO {meta}.data_sync_table_state (table_name, state, load) VALUES ($1, 'pending', $2) \
+         ON CONFLICT (table_name) DO UPDATE SET load = EXCLUDED.load"
+    );
+    client
+        .execute(&upsert, &[&table.to_string(), &want.map(Want::as_str)])
+        .await
+        .context(|| format!("noting the base that {table} waits for"))?;
+    Ok(())
+}
+
+/// A table is as its base and all changes up to there make it.
+pub async fn note_loaded(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    position: Lsn,
+    taken_at: Option<Timestamp>,
+) -> Result<()> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state s SET state = 'live', load = NULL, gap = NULL, reason = NULL, \
+         position_lsn = $2::text::pg_lsn, position_time = coalesce(c.commit_time, $3::text::timestamptz), \
+         since = now() FROM {meta}.data_sync_checkpoint c WHERE s.table_name = $1"
+    );
+    let taken_at = taken_at.map(|time| time.to_string());
+    let noting = || format!("noting that {table} is loaded");
+    client.execute(&update, &[&table.to_string(), &position.to_string(), &taken_at]).await.context(noting)?;
+    Ok(())
+}
+
+/// Up to where everything that committed is in the live tables.
+pub async fn reached(client: &impl GenericClient, meta: &MetaSchema) -> Result<Lsn> {
+    // `covered_lsn` was noted when all of the archive was applied: behind the last segment nothing had happened.
+    let select = format!(
+        "SELECT greatest(end_lsn, coalesce(covered_lsn, '0/0'))::text FROM {meta}.data_sync_checkpoint"
+    );
+    let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
+    Ok(row.get::<_, &str>(0).parse()?)
+}
+
+/// Forgets all positions: what the tables hold is of another archive, or of a part that this one no longer has. They
+/// keep their rows and wait for a base.
+pub async fn start_over(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    archive_id: Uuid,
+    tables: &[TableName],
+) -> Result<()> {
+    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    let statements = [
+        format!("DELETE FROM {meta}.data_sync_checkpoint"),
+        format!("INSERT INTO {meta}.data_sync_checkpoint DEFAULT VALUES"),
+    ];
+    let doing = || "starting over".to_owned();
+    for statement in &statements {
+        client.execute(statement, &[]).await.context(doing)?;
+    }
+    adopt(client, meta, archive_id).await?;
+    let forget = format!(
+        "UPDATE {meta}.data_sync_table_state SET state = 'pending', load = 'rebuild', position_lsn = NULL, \
+         position_time = NULL, gap = NULL, reason = 'waits for its base: the copy was started over', \
+         since = now() WHERE table_name = ANY ($1)"
+    );
+    client.execute(&forget, &[&names]).await.context(doing)?;
+    Ok(())
+}
+
+/// What keeps a stale table back.
+pub async fn note_gap(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    gap: &str,
+) -> Result<()> {
+    let update = format!("UPDATE {meta}.data_sync_table_state SET gap = $2 WHERE table_name = $1");
+    client
+        .execute(&update, &[&table.to_string(), &gap])
+        .await
+        .context(|| format!("noting the gap of {table}"))?;
+    Ok(())
+}
+
+/// Lets a table go on over the gap that keeps it back, and remembers that for ever.
+pub async fn accept_gap(client: &impl GenericClient, meta: &MetaSchema, table: &TableName) -> Result<()> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state SET accepted_gaps = accepted_gaps || gap, gap = NULL \
+         WHERE table_name = $1 AND gap IS NOT NULL"
+    );
+    client
+        .execute(&update, &[&table.to_string()])
+        .await
+        .context(|| format!("accepting the gap of {table}"))?;
+    Ok(())
+}
+
+/// Moves tables on that took everything up to there.
+pub async fn advance(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    tables: &[String],
+    position: Position,
+) -> Result<()> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state SET position_lsn = $2::text::pg_lsn, \
+         position_time = coalesce($3::text::timestamptz, position_time) \
+         WHERE table_name = ANY ($1) AND (position_lsn IS NULL OR position_lsn < $2::text::pg_lsn)"
+    );
+    let time = position.commit_time.map(|time| time.to_string());
+    client
+        .execute(&update, &[&tables, &position.lsn.to_string(), &time])
+        .await
+        .context(|| "moving the tables' positions".to_owned())?;
+    Ok(())
+}
+
+impl Want {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Want::Auto => "auto",
+            Want::Snapshot => "snapshot",
+            Want::Start => "start",
+            Want::Rebuild => "rebuild",
+        }
+    }
+}
+
+impl FromStr for Want {
+    type Err = Shared;
+
+    fn from_str(text: &str) -> Result<Want, Shared> {
+        let all = [Want::Auto, Want::Snapshot, Want::Start, Want::Rebuild];
+        let found = all.into_iter().find(|want| want.as_str() == text);
+        found.ok_or_else(|| Shared::bad_input("a base that a table waits for", text))
+    }
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Pending => "pending",
+            State::Loading => "loading",
+            State::Live => "live",
+            State::Quarantined => "quarantined",
+            State::Stale => "stale",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for State {
+    type Err = Shared;
+
+    fn from_str(text: &str) -> Result<State, Shared> {
+        let all = [State::Pending, State::Loading, State::Live, State::Quarantined, State::Stale];
+        let found = all.into_iter().find(|state| state.as_str() == text);
+        found.ok_or_else(|| Shared::bad_input("a state of a table", text))
+    }
+}

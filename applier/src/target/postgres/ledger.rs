@@ -1,0 +1,122 @@
+//! What happened, for people: the log of every table and segment, and the counts per period. Written in the
+//! transaction of the rows, so that they are exact.
+
+use std::time::Duration;
+use syncdata_service::postgres::ServerContext as _;
+
+use syncdata_formats::manifest::OpCounts;
+use syncdata_formats::name::TableName;
+use syncdata_formats::time::Timestamp;
+use tokio_postgres::GenericClient;
+
+use crate::error::Result;
+use crate::target::postgres::meta::MetaSchema;
+
+/// One table in one segment.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub table: TableName,
+    pub archive_ref: String,
+    pub counts: OpCounts,
+    pub missing: u64,
+    pub transfer: Duration,
+    /// Why it took no more than that; `None`: it succeeded.
+    pub error: Option<String>,
+}
+
+/// Writes the entries; `apply` is how long their transaction took so far.
+pub async fn log(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    entries: &[Entry],
+    apply: Duration,
+) -> Result<()> {
+    let insert = format!(
+        "INSERT INTO {meta}.data_sync_logs \
+         (table_name, status, rows_synced, archive_ref, error_detail, rows_missing, transfer_ms, apply_ms, sync_time) \
+         SELECT t, CASE WHEN e IS NULL THEN 'SUCCESS' ELSE 'FAILED' END, r, a, e, m, d, $7, clock_timestamp() \
+         FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::bigint[], $6::bigint[]) AS u(t, r, a, e, m, d)"
+    );
+    let tables: Vec<String> = entries.iter().map(|entry| entry.table.to_string()).collect();
+    let rows: Vec<i32> = entries.iter().map(|entry| clamp(entry.counts.total())).collect();
+    let files: Vec<&str> = entries.iter().map(|entry| entry.archive_ref.as_str()).collect();
+    let errors: Vec<Option<&str>> = entries.iter().map(|entry| entry.error.as_deref()).collect();
+    let missing: Vec<i64> = entries.iter().map(|entry| clamp(entry.missing)).collect();
+    let transfer: Vec<i64> = entries.iter().map(|entry| milliseconds(entry.transfer)).collect();
+    client
+        .execute(&insert, &[&tables, &rows, &files, &errors, &missing, &transfer, &milliseconds(apply)])
+        .await
+        .context(|| "writing data_sync_logs".to_owned())?;
+    Ok(())
+}
+
+/// A pass that failed as a whole: under the name that stands for all tables.
+pub async fn log_failure(client: &impl GenericClient, meta: &MetaSchema, error: &str) -> Result<()> {
+    let insert = format!(
+        "INSERT INTO {meta}.data_sync_logs (table_name, status, error_detail) VALUES ('*', 'FAILED', $1)"
+    );
+    client.execute(&insert, &[&error]).await.context(|| "writing data_sync_logs".to_owned())?;
+    Ok(())
+}
+
+/// Adds counts to the periods that `now` lies in.
+pub async fn count(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    entries: &[Entry],
+    metric_freq: Duration,
+    now: Timestamp,
+) -> Result<()> {
+    // A week begins on Monday, in UTC like all of our periods.
+    let upsert = format!(
+        "INSERT INTO {meta}.data_sync_metrics AS m \
+         (table_name, period_start, period_end, period_type, records_added, records_updated, records_deleted) \
+         SELECT t, p.from, p.until, p.name, sum(i), sum(u), sum(d) \
+         FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) AS c(t, i, u, d) \
+         CROSS JOIN ( \
+             SELECT 'FREQ', to_timestamp(f.start), to_timestamp(f.start + $6::bigint) FROM ( \
+                 SELECT floor(extract(epoch FROM $5::text::timestamptz))::bigint / $6::bigint * $6::bigint) AS f(start) \
+             UNION ALL SELECT 'WEEK', w, w + interval '7 days' FROM date_trunc('week', $5::text::timestamptz) AS w \
+             UNION ALL SELECT 'MONTH', m, m + interval '1 month' FROM date_trunc('month', $5::text::timestamptz) AS m \
+         ) AS p(name, \"from\", until) \
+         GROUP BY t, p.from, p.until, p.name ORDER BY t, p.name \
+         ON CONFLICT (table_name, period_start, period_type) DO UPDATE SET \
+         records_added = m.records_added + EXCLUDED.records_added, \
+         records_updated = m.records_updated + EXCLUDED.records_updated, \
+         records_deleted = m.records_deleted + EXCLUDED.records_deleted"
+    );
+    let counted = |entry: &&Entry| entry.counts.total() > 0;
+    let entries: Vec<&Entry> = entries.iter().filter(counted).collect();
+    let column = |count: fn(&OpCounts) -> u64| -> Vec<i64> {
+        entries.iter().map(|entry| clamp(count(&entry.counts))).collect()
+    };
+    let tables: Vec<String> = entries.iter().map(|entry| entry.table.to_string()).collect();
+    let (added, updated, deleted) = (column(|c| c.insert), column(|c| c.update), column(|c| c.delete));
+    let seconds: i64 = clamp(metric_freq.as_secs().max(1));
+    client
+        .execute(&upsert, &[&tables, &added, &updated, &deleted, &now.to_string(), &seconds])
+        .await
+        .context(|| "counting in data_sync_metrics".to_owned())?;
+    Ok(())
+}
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The column's type is given; a count above it is as good as the largest.
+fn clamp<T: TryFrom<u64> + Bounded>(count: u64) -> T {
+    T::try_from(count).unwrap_or(T::LARGEST)
+}
+
+trait Bounded {
+    const LARGEST: Self;
+}
+
+impl Bounded for i32 {
+    const LARGEST: i32 = i32::MAX;
+}
+
+impl Bounded for i64 {
+    const LARGEST: i64 = i64::MAX;
+}

@@ -1,0 +1,163 @@
+//! The session through which the local tables are written.
+
+use std::time::Duration;
+use syncdata_service::postgres::ServerContext as _;
+
+use syncdata_service::config::Config;
+use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
+use tokio_postgres::error::SqlState;
+
+use crate::error::{Error, Kind, Result};
+use crate::target::postgres::meta::{self, MetaSchema};
+
+/// Advisory locks: the first number spells "sync".
+const LOCK_CLASS: i32 = 0x7379_6e63;
+const PASS_LOCK: i32 = 1;
+const DAEMON_LOCK: i32 = 2;
+const LOAD_LOCK: i32 = 3;
+
+/// Rows that readers hold locked: they win for so long, then the pass is tried again.
+pub(crate) const LOCK_TIMEOUT: &str = "10s";
+
+/// How long another pass may take before we say so.
+const PASS_LOCK_PATIENCE: Duration = Duration::from_secs(30);
+/// A daemon that has just ended may still have a session on the server.
+const DAEMON_LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// A loader that has just ended may still have a session on the server.
+const LOAD_LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(200);
+
+pub const APPLICATION_NAME: &str = "syncdata-applier";
+
+/// A session of ours, and what it may do.
+#[derive(Debug)]
+pub struct Local {
+    pub session: Session,
+    pub meta: MetaSchema,
+    /// It may switch foreign keys and triggers off for itself.
+    pub replica: bool,
+}
+
+impl Local {
+    /// Connects and makes our tables if they are missing.
+    pub async fn open(config: &Config) -> Result<Local> {
+        Local::open_as(config, APPLICATION_NAME).await
+    }
+
+    /// For rows. Their commits do not wait for the disk: one that a crash takes takes its checkpoint along, and
+    /// the segments are applied again.
+    pub async fn open_for_pass(config: &Config) -> Result<Local> {
+        let local = Local::open(config).await?;
+        let relax = "SET synchronous_commit = off";
+        local.session.client().batch_execute(relax).await.context(|| "preparing the session".to_owned())?;
+        Ok(local)
+    }
+
+    /// The name is what administrators see in `pg_stat_activity`.
+    pub async fn open_as(config: &Config, application_name: &str) -> Result<Local> {
+        let mut local = Local::connect_as(config, application_name).await?;
+        meta::create(&mut local.session, &local.meta, config.stale_after).await?;
+        Ok(local)
+    }
+
+    /// Connects, and leaves everything as it is.
+    pub async fn connect(config: &Config) -> Result<Local> {
+        Local::connect_as(config, APPLICATION_NAME).await
+    }
+
+    async fn connect_as(config: &Config, application_name: &str) -> Result<Local> {
+        let session = Session::open(config.postgres()?, application_name, &pinned()).await?;
+        let replica = may_be_replica(&session).await?;
+        Ok(Local { session, meta: MetaSchema::new(&config.meta_schema), replica })
+    }
+
+    /// One pass at a time in a database. Ends with the session.
+    pub async fn lock_pass(&self) -> Result<()> {
+        if self.lock(PASS_LOCK, PASS_LOCK_PATIENCE).await? {
+            return Ok(());
+        }
+        let holder = self.holder(PASS_LOCK).await?;
+        Err(Error::new(Kind::Passing, format!("{holder} is applying to this database"))
+            .hint("wait until it has finished, or end it with pg_terminate_backend"))
+    }
+
+    /// Lets the next pass go, before the session ends.
+    pub async fn unlock_pass(&self) -> Result<()> {
+        let unlock = "SELECT pg_advisory_unlock($1, $2)";
+        let unlocked = self.session.client().query_one(unlock, &[&LOCK_CLASS, &PASS_LOCK]).await;
+        unlocked.context(|| "giving an advisory lock back".to_owned())?;
+        Ok(())
+    }
+
+    /// One loader of base copies at a time. Ends with the session.
+    pub async fn lock_load(&self) -> Result<()> {
+        if self.lock(LOAD_LOCK, LOAD_LOCK_PATIENCE).await? {
+            return Ok(());
+        }
+        let holder = self.holder(LOAD_LOCK).await?;
+        Err(Error::new(Kind::Passing, format!("{holder} is loading tables of this database"))
+            .hint("it takes what waits for a base when it has finished; syncdata-applier status shows how far it is"))
+    }
+
+    /// One daemon for a database. Ends with the session.
+    pub async fn lock_daemon(&self) -> Result<()> {
+        if self.lock(DAEMON_LOCK, DAEMON_LOCK_PATIENCE).await? {
+            return Ok(());
+        }
+        let holder = self.holder(DAEMON_LOCK).await?;
+        Err(Error::new(Kind::Passing, format!("another daemon keeps this database: {holder}"))
+            .hint("one is enough; stop that one first: syncdata-applier stop, on its host"))
+    }
+
+    async fn lock(&self, lock: i32, patience: Duration) -> Result<bool> {
+        let started = tokio::time::Instant::now();
+        loop {
+            let try_lock = "SELECT pg_try_advisory_lock($1, $2)";
+            let row = self.session.client().query_one(try_lock, &[&LOCK_CLASS, &lock]).await;
+            let is_ours = row.context(|| "taking an advisory lock".to_owned())?.get(0);
+            if is_ours || started.elapsed() > patience {
+                return Ok(is_ours);
+            }
+            tokio::time::sleep(LOCK_PAUSE).await;
+        }
+    }
+
+    /// Who has the lock, in words.
+    async fn holder(&self, lock: i32) -> Result<String> {
+        let holder = "SELECT a.pid, coalesce(a.application_name, ''), coalesce(a.client_addr::text, 'this host') \
+            FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted \
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+            AND l.classid = $1::int::oid AND l.objid = $2::int::oid";
+        let row = self.session.client().query_opt(holder, &[&LOCK_CLASS, &lock]).await;
+        Ok(row.context(|| "asking who holds a lock".to_owned())?.map_or(
+            "another session".to_owned(),
+            |row| {
+                let (pid, name, host): (i32, &str, &str) = (row.get(0), row.get(1), row.get(2));
+                format!("{name} (server process {pid}, from {host})")
+            },
+        ))
+    }
+}
+
+/// Role defaults must not change what we write or when we give up.
+fn pinned() -> PinnedSettings {
+    PinnedSettings::new()
+        .with("default_transaction_read_only", "off")
+        .with("default_transaction_isolation", "read committed")
+        .with("default_transaction_deferrable", "off")
+        // A policy that hides rows is an error, not a row that is missing.
+        .with("row_security", "off")
+        .with("jit", "off")
+        // What an operator was told is done survives a crash.
+        .with("synchronous_commit", "on")
+        .with("lock_timeout", LOCK_TIMEOUT)
+}
+
+async fn may_be_replica(session: &Session) -> Result<bool> {
+    let probe = "SET session_replication_role = replica; RESET session_replication_role";
+    match session.client().batch_execute(probe).await.context(|| "asking for the replica role".to_owned()) {
+        Ok(()) => Ok(true),
+        Err(error) if sqlstate(&error) == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,114 @@
+//! Our own tables in the local database: made on first start, brought to the newest version later.
+
+use std::fmt;
+use std::time::Duration;
+use syncdata_service::postgres::ServerContext as _;
+
+use postgres_protocol::escape::escape_identifier;
+use syncdata_service::postgres::Session;
+
+use crate::error::{Error, Kind, Result};
+
+/// Each brings the tables one version further. What was released is never edited.
+const MIGRATIONS: &[&str] = &[include_str!("meta.sql"), include_str!("meta_2.sql")];
+
+/// Names of ours that are never synced.
+pub const TABLES: &[&str] = &[
+    "data_sync_logs",
+    "data_sync_metrics",
+    "tables_to_sync",
+    "data_sync_checkpoint",
+    "data_sync_table_state",
+    "data_sync_quarantine",
+    "data_sync_version",
+];
+
+/// The schema that holds our tables; prints as an identifier, quoted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetaSchema(String);
+
+impl MetaSchema {
+    pub fn new(name: impl Into<String>) -> MetaSchema {
+        MetaSchema(name.into())
+    }
+
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MetaSchema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&escape_identifier(&self.0))
+    }
+}
+
+/// Whether our tables are there, of any version.
+pub async fn exists(session: &Session, schema: &MetaSchema) -> Result<bool> {
+    Ok(version(session, schema).await? > 0)
+}
+
+/// Makes what is missing. Two programs may start at the same time: the second one waits.
+pub async fn create(session: &mut Session, schema: &MetaSchema, stale_after: Duration) -> Result<()> {
+    if version(session, schema).await? < MIGRATIONS.len() {
+        migrate(session, schema).await?;
+    }
+    let found = version(session, schema).await?;
+    if found > MIGRATIONS.len() {
+        return Err(Error::new(
+            Kind::StateDamaged,
+            format!(
+                "the tables in schema {schema} are of version {found}; this program knows {}",
+                MIGRATIONS.len()
+            ),
+        )
+        .hint("install the newer syncdata-applier again"));
+    }
+    let seconds = i64::try_from(stale_after.as_secs()).unwrap_or(i64::MAX);
+    let update = format!(
+        "UPDATE {schema}.data_sync_checkpoint SET stale_after = make_interval(secs => $1::bigint) \
+         WHERE stale_after <> make_interval(secs => $1::bigint)"
+    );
+    session.client().execute(&update, &[&seconds]).await.context(|| "noting stale_after".to_owned())?;
+    Ok(())
+}
+
+async fn migrate(session: &mut Session, schema: &MetaSchema) -> Result<()> {
+    let doing = || format!("making our tables in schema {schema}");
+    let transaction = session.client_mut().transaction().await.context(doing)?;
+    // The number spells "sync"; held until the commit.
+    transaction.batch_execute("SELECT pg_advisory_xact_lock(1937337955, 0)").await.context(doing)?;
+    let there = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
+    let there: bool = transaction.query_one(there, &[&schema.name()]).await.context(doing)?.get(0);
+    if !there {
+        transaction.batch_execute(&format!("CREATE SCHEMA {schema}")).await.context(doing)?;
+    }
+    let versions = format!("CREATE TABLE IF NOT EXISTS {schema}.data_sync_version (version INT NOT NULL)");
+    transaction.batch_execute(&versions).await.context(doing)?;
+    let newest = format!("SELECT coalesce(max(version), 0) FROM {schema}.data_sync_version");
+    let newest: i32 = transaction.query_one(&newest, &[]).await.context(doing)?.get(0);
+    let done = usize::try_from(newest).unwrap_or(0);
+    for (place, migration) in MIGRATIONS.iter().enumerate().skip(done) {
+        transaction.batch_execute(&migration.replace("{s}", &schema.to_string())).await.context(doing)?;
+        let version = i32::try_from(place + 1).expect("few migrations");
+        let note = format!("INSERT INTO {schema}.data_sync_version VALUES ($1)");
+        transaction.execute(&note, &[&version]).await.context(doing)?;
+    }
+    transaction.commit().await.context(doing)?;
+    tracing::info!(schema = %schema.name(), version = MIGRATIONS.len(), "our tables are made");
+    Ok(())
+}
+
+/// 0: there are none.
+async fn version(session: &Session, schema: &MetaSchema) -> Result<usize> {
+    let doing = || format!("looking for our tables in schema {schema}");
+    let there = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+    let name = format!("{schema}.data_sync_version");
+    let there: bool = session.client().query_one(there, &[&name]).await.context(doing)?.get(0);
+    if !there {
+        return Ok(0);
+    }
+    let newest = format!("SELECT coalesce(max(version), 0) FROM {schema}.data_sync_version");
+    let newest: i32 = session.client().query_one(&newest, &[]).await.context(doing)?.get(0);
+    Ok(usize::try_from(newest).unwrap_or(0))
+}

@@ -1,0 +1,10 @@
+//! The local PostgreSQL: its tables, our tables in it, and how rows get in.
+
+pub mod apply;
+pub mod cursor;
+pub mod ledger;
+pub mod local;
+pub mod meta;
+pub mod quarantine;
+pub mod schema;
+pub mod step;

@@ -1,0 +1,140 @@
+//! Whether the changes of an archived table can be written into the local one without loss.
+
+use std::fmt;
+use std::sync::Arc;
+
+use postgres_protocol::escape::escape_identifier;
+use syncdata_formats::manifest::{self, Relation, ReplicaIdentity};
+
+use super::faithful::takes;
+use super::{Key, Table, Target, TextEquality, UniqueIndex};
+
+/// Why a table cannot take what the archive holds, and the statement that mends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    pub what: String,
+    pub remedy: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; run: {}", self.what, self.remedy)
+    }
+}
+
+/// The target of an archived table's changes. `Err` says what keeps every one of them out.
+///
+/// A column that the local table lacks is not looked for here: a table renames and gains columns in the middle
+/// of a segment, and the rows before that still fit. [`lacking`] answers when a row carries it.
+pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Target, Difference> {
+    for column in relation.columns.iter().filter(|column| column.generated.is_none()) {
+        match table.columns.iter().find(|local| local.name == column.name) {
+            Some(local) if local.generated => return Err(generated_here(table, local)),
+            Some(local) if !takes(&local.type_name, &column.type_name) => {
+                return Err(other_type(table, column, &local.type_name));
+            }
+            _ => {}
+        }
+    }
+    let extra = |local: &&super::Column| relation.columns.iter().all(|column| column.name != local.name);
+    let required =
+        |local: &&super::Column| local.not_null && !local.has_default && !local.generated && !local.identity;
+    if let Some(local) = table.columns.iter().filter(extra).find(required) {
+        return Err(Difference {
+            what: format!(
+                "column {} of {} does not exist at the source, is NOT NULL and has no default",
+                local.sql(),
+                table.name
+            ),
+            remedy: format!("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL", table.name.sql(), local.sql()),
+        });
+    }
+    Ok(Target { table: Arc::clone(table), key: key(relation, table) })
+}
+
+/// The difference that a row has found which carries a column that the local table lacks.
+pub fn lacking(name: &str, relation: Option<&Relation>, table: &Table) -> Difference {
+    let sql = escape_identifier(name);
+    let column = relation.and_then(|relation| relation.columns.iter().find(|column| column.name == name));
+    let renamed = relation.and_then(|relation| {
+        // A column that only we have, of the same type, looks like its old name.
+        table.columns.iter().find(|local| {
+            relation.columns.iter().all(|column| column.name != local.name)
+                && column.is_some_and(|column| column.type_name == local.type_name)
+        })
+    });
+    let remedy = match (renamed, column) {
+        (Some(local), _) => format!(
+            "ALTER TABLE {} RENAME COLUMN {} TO {sql}  -- or ADD COLUMN, if it is a new one",
+            table.name.sql(),
+            local.sql()
+        ),
+        (None, Some(column)) => {
+            format!("ALTER TABLE {} ADD COLUMN {sql} {}", table.name.sql(), column.type_name)
+        }
+        // The archive describes the table as it was later. Text takes every value.
+        (None, None) => format!(
+            "ALTER TABLE {} ADD COLUMN {sql} text  -- if the source has dropped it since; if it was renamed in the \
+             middle of a transaction, resync {}",
+            table.name.sql(),
+            table.name
+        ),
+    };
+    Difference { what: format!("column {sql} of {} does not exist locally", table.name), remedy }
+}
+
+fn generated_here(table: &Table, local: &super::Column) -> Difference {
+    let name = local.sql();
+    Difference {
+        what: format!(
+            "column {name} of {} is generated here and an ordinary one at the source: its values would be lost",
+            table.name
+        ),
+        remedy: format!("ALTER TABLE {} ALTER COLUMN {name} DROP EXPRESSION", table.name.sql()),
+    }
+}
+
+fn other_type(table: &Table, column: &manifest::Column, local: &str) -> Difference {
+    let name = escape_identifier(&column.name);
+    Difference {
+        what: format!(
+            "column {name} of {} is {local} here and {} at the source: values would be altered",
+            table.name, column.type_name
+        ),
+        remedy: format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {}", table.name.sql(), column.type_name),
+    }
+}
+
+/// The columns by which `old_keys` and `data` name the same row, if there are such.
+fn key(relation: &Relation, table: &Table) -> Key {
+    let none = Key { columns: Vec::new(), arbiter: false, deferrable: false, nettable: false };
+    // The index behind `index` is not named; its columns stand in each row's `old_keys`.
+    let named_by_primary_key = match relation.replica_identity {
+        ReplicaIdentity::Default | ReplicaIdentity::Full | ReplicaIdentity::Nothing => true,
+        ReplicaIdentity::Index => false,
+    };
+    let columns: Option<Vec<usize>> = relation.key.iter().map(|name| table.column(name)).collect();
+    let Some(columns) = columns.filter(|columns| !columns.is_empty()) else { return none };
+    let covers = |unique: &&UniqueIndex| {
+        unique.columns.len() == columns.len() && columns.iter().all(|column| unique.columns.contains(column))
+    };
+    let covering: Vec<&UniqueIndex> = table.unique.iter().filter(covers).collect();
+    let arbiter = covering.iter().any(|unique| unique.immediate);
+    let exact = |&column: &usize| {
+        let local = &table.columns[column];
+        let source = relation.columns.iter().find(|source| source.name == local.name);
+        // Another type here may call different texts of the source equal.
+        local.text_equality != TextEquality::Unknown
+            && !local.generated
+            && source.is_some_and(|source| same_family(&source.type_name, &local.type_name))
+    };
+    let nettable = arbiter && named_by_primary_key && columns.iter().all(exact);
+    Key { deferrable: !arbiter && !covering.is_empty(), columns, arbiter, nettable }
+}
+
+/// Types whose equal values have equal texts on both sides.
+fn same_family(source: &str, local: &str) -> bool {
+    let integer = |name: &str| matches!(name, "smallint" | "integer" | "bigint");
+    let text = |name: &str| name == "text" || name.starts_with("character varying");
+    source == local || integer(source) && integer(local) || text(source) && text(local)
+}

@@ -1,0 +1,168 @@
+//! Reads local tables from the catalog.
+
+use std::collections::BTreeMap;
+use syncdata_service::postgres::ServerContext as _;
+
+use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::name::TableName;
+use tokio_postgres::{GenericClient, Row};
+
+use super::{Column, Shape, Table, TextEquality, UniqueIndex};
+
+const TABLES: &str = "
+SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text
+FROM unnest($1::text[], $2::text[]) AS wanted(schema, name)
+JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.schema
+JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'";
+
+// A domain stands for the type below it, however deep.
+const COLUMNS: &str = "
+WITH RECURSIVE below(oid, base) AS (
+    SELECT t.oid, t.oid FROM pg_catalog.pg_type t WHERE t.typtype <> 'd'
+    UNION ALL
+    SELECT t.oid, below.base FROM below
+    JOIN pg_catalog.pg_type t ON t.typbasetype = below.oid AND t.typtype = 'd'
+)
+SELECT a.attrelid, a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
+    pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname),
+    n.nspname = 'pg_catalog', t.typname::text, t.typtype = 'e', coalesce(l.collisdeterministic, true),
+    a.attnotnull, a.atthasdef, a.attgenerated <> '', a.attidentity::text,
+    coalesce('OPERATOR(' || pg_catalog.quote_ident(own.nspname) || '.' || own.oprname || ')', '=')
+FROM pg_catalog.pg_attribute a
+JOIN below ON below.oid = a.atttypid
+JOIN pg_catalog.pg_type t ON t.oid = below.base
+JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
+LEFT JOIN LATERAL (
+    SELECT s.nspname, o.oprname
+    FROM pg_catalog.pg_opclass c
+    JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
+    JOIN pg_catalog.pg_amop e ON e.amopfamily = c.opcfamily AND e.amopstrategy = 3
+        AND e.amoplefttype = c.opcintype AND e.amoprighttype = c.opcintype
+    JOIN pg_catalog.pg_operator o ON o.oid = e.amopopr
+    JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace
+    WHERE c.opcdefault AND c.opcintype = below.base AND s.nspname <> 'pg_catalog'
+    LIMIT 1
+) AS own ON true
+WHERE a.attrelid = ANY($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attrelid, a.attnum";
+
+const UNIQUE: &str = "
+SELECT i.indrelid, i.indimmediate,
+    ARRAY(SELECT k.attnum FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k(attnum, place)
+          WHERE k.place <= i.indnkeyatts ORDER BY k.place)
+FROM pg_catalog.pg_index i
+WHERE i.indrelid = ANY($1::oid[]) AND i.indisunique AND i.indisvalid
+  AND i.indpred IS NULL AND i.indexprs IS NULL
+ORDER BY i.indrelid, NOT i.indisprimary, i.indexrelid";
+
+// A partition stands for its root: the two are truncated together. What points to the table itself acts on it too.
+const REFERENCES: &str = "
+WITH f AS (
+    SELECT coalesce(pg_catalog.pg_partition_root(confrelid)::oid, confrelid) AS referenced,
+        coalesce(pg_catalog.pg_partition_root(conrelid)::oid, conrelid) AS referring,
+        confdeltype IN ('c', 'n', 'd') AS on_delete, confupdtype IN ('c', 'n', 'd') AS on_update
+    FROM pg_catalog.pg_constraint WHERE contype = 'f'
+)
+SELECT f.referenced, n.nspname::text, c.relname::text, f.referring <> f.referenced,
+    bool_or(f.on_delete), bool_or(f.on_update)
+FROM f
+JOIN pg_catalog.pg_class c ON c.oid = f.referring
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE f.referenced = ANY($1::oid[])
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3";
+
+/// Those of the tables that exist, each with all that applying needs to know.
+pub async fn load(client: &impl GenericClient, names: &[TableName]) -> Result<BTreeMap<TableName, Table>> {
+    let doing = || "reading the local tables from the catalog".to_owned();
+    let schemas: Vec<&str> = names.iter().map(TableName::schema).collect();
+    let relations: Vec<&str> = names.iter().map(TableName::name).collect();
+    let rows = client.query(TABLES, &[&schemas, &relations]).await.context(doing)?;
+    let mut tables: BTreeMap<u32, Table> = BTreeMap::new();
+    for row in rows {
+        let table = table(&row)?;
+        tables.insert(table.oid, table);
+    }
+    let oids: Vec<u32> = tables.keys().copied().collect();
+    let mut attnums: BTreeMap<u32, Vec<i16>> = BTreeMap::new();
+    for row in client.query(COLUMNS, &[&oids]).await.context(doing)? {
+        let (oid, attnum) = (row.get(0), row.get(1));
+        attnums.entry(oid).or_default().push(attnum);
+        of(&mut tables, oid)?.columns.push(column(&row));
+    }
+    for row in client.query(UNIQUE, &[&oids]).await.context(doing)? {
+        let oid: u32 = row.get(0);
+        let keys: Vec<i16> = row.get(2);
+        let places = attnums.get(&oid).map(Vec::as_slice).unwrap_or_default();
+        let place = |key| places.iter().position(|attnum| attnum == key);
+        // A system column in an index has no place; such an index is no key of ours.
+        if let Some(columns) = keys.iter().map(place).collect() {
+            of(&mut tables, oid)?.unique.push(UniqueIndex { columns, immediate: row.get(1) });
+        }
+    }
+    for row in client.query(REFERENCES, &[&oids]).await.context(doing)? {
+        let (schema, name, by_other): (&str, &str, bool) = (row.get(1), row.get(2), row.get(3));
+        let table = of(&mut tables, row.get(0))?;
+        if by_other {
+            table.referenced_by.push(TableName::new(schema, name)?);
+        }
+        table.acts_on_delete |= row.get::<_, bool>(4);
+        table.acts_on_update |= row.get::<_, bool>(5);
+    }
+    Ok(tables.into_values().map(|table| (table.name.clone(), table)).collect())
+}
+
+fn of(tables: &mut BTreeMap<u32, Table>, oid: u32) -> Result<&mut Table> {
+    // The statements see one snapshot each: a table may have gone in between.
+    tables.get_mut(&oid).ok_or_else(|| Error::new(Kind::Locked, "the local tables changed while being read"))
+}
+
+fn table(row: &Row) -> Result<Table> {
+    let (schema, name, kind): (&str, &str, &str) = (row.get(1), row.get(2), row.get(3));
+    Ok(Table {
+        name: TableName::new(schema, name)?,
+        oid: row.get(0),
+        shape: if kind == "p" { Shape::Partitioned } else { Shape::Ordinary },
+        columns: Vec::new(),
+        unique: Vec::new(),
+        referenced_by: Vec::new(),
+        acts_on_delete: false,
+        acts_on_update: false,
+    })
+}
+
+fn column(row: &Row) -> Column {
+    let (builtin, base_name, is_enum, deterministic): (bool, &str, bool, bool) =
+        (row.get(5), row.get(6), row.get(7), row.get(8));
+    let identity: &str = row.get(12);
+    Column {
+        name: row.get(2),
+        type_name: row.get(3),
+        base_type: row.get(4),
+        text_equality: match base_name {
+            _ if is_enum => TextEquality::Exact,
+            name if builtin && deterministic => text_equality(name),
+            _ => TextEquality::Unknown,
+        },
+        equality: row.get(13),
+        not_null: row.get(9),
+        has_default: row.get(10),
+        generated: row.get(11),
+        identity_always: identity == "a",
+        identity: !identity.is_empty(),
+    }
+}
+
+/// Of the types that PostgreSQL brings. What is not listed is left to the server: an interval of 24 hours
+/// equals one of a day, a box equals any box of its area.
+fn text_equality(base_name: &str) -> TextEquality {
+    match base_name {
+        "int2" | "int4" | "int8" | "oid" | "bool" | "uuid" | "text" | "varchar" | "name" | "char"
+        | "bytea" | "date" | "timestamp" | "timestamptz" | "time" | "macaddr" | "macaddr8" | "inet"
+        | "cidr" | "bit" | "varbit" | "xid8" | "pg_lsn" => TextEquality::Exact,
+        "numeric" => TextEquality::Numeric,
+        "bpchar" => TextEquality::Padded,
+        _ => TextEquality::Unknown,
+    }
+}

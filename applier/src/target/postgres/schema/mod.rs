@@ -1,0 +1,134 @@
+//! The local tables as the catalog describes them, and whether a table of the archive fits into them.
+
+mod compare;
+mod faithful;
+mod load;
+
+use std::sync::Arc;
+
+use postgres_protocol::escape::escape_identifier;
+use syncdata_formats::name::TableName;
+
+pub use self::compare::{Difference, fit, lacking};
+pub use self::load::load;
+
+/// A local table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    pub name: TableName,
+    pub oid: u32,
+    pub shape: Shape,
+    pub columns: Vec<Column>,
+    /// Valid, without predicate and expressions. The primary key comes first.
+    pub unique: Vec<UniqueIndex>,
+    /// Tables whose foreign keys point here, this one left out.
+    pub referenced_by: Vec<TableName>,
+    /// A foreign key that points here cascades, or sets its own columns: outside the replica role a DELETE (an UPDATE)
+    /// here changes other rows.
+    pub acts_on_delete: bool,
+    pub acts_on_update: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    Ordinary,
+    Partitioned,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    /// As `format_type` prints it.
+    pub type_name: String,
+    /// The type below all domains, qualified and quoted, without a modifier: a text cast to it is parsed by
+    /// its input function and cut by nobody.
+    pub base_type: String,
+    pub text_equality: TextEquality,
+    /// The type's own `=`, wherever its extension put it: `OPERATOR(public.=)`.
+    pub equality: String,
+    pub not_null: bool,
+    pub has_default: bool,
+    pub generated: bool,
+    pub identity_always: bool,
+    pub identity: bool,
+}
+
+/// When two texts of a type are the same value to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextEquality {
+    /// When they are the same bytes.
+    Exact,
+    /// When they are the same digits but for zeros at the end of the fraction and the sign of zero.
+    Numeric,
+    /// When they are the same bytes but for spaces at the end.
+    Padded,
+    /// Only the server knows.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UniqueIndex {
+    pub columns: Vec<usize>,
+    /// False for DEFERRABLE constraints: no arbiter of ON CONFLICT, and not enforced under the replica role.
+    pub immediate: bool,
+}
+
+/// A table of the archive and the local one that takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub table: Arc<Table>,
+    pub key: Key,
+}
+
+/// How the rows of a table are found again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Local columns that identify a row, by what the archive says. Empty: `old_keys` alone say.
+    pub columns: Vec<usize>,
+    /// An immediate unique index covers exactly these columns: ON CONFLICT can use it.
+    pub arbiter: bool,
+    /// Only a deferrable constraint covers them: an upsert takes two steps.
+    pub deferrable: bool,
+    /// Changes may be netted by the text of the key.
+    pub nettable: bool,
+}
+
+impl Table {
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// `ONLY` keeps children of ordinary tables out; partitioned ones are their children.
+    pub fn sql(&self) -> String {
+        match self.shape {
+            Shape::Ordinary => format!("ONLY {}", self.name.sql()),
+            Shape::Partitioned => self.name.sql(),
+        }
+    }
+
+    /// `"a", "b"`.
+    pub fn column_list(&self, columns: &[usize]) -> String {
+        let names: Vec<String> = columns.iter().map(|&c| self.columns[c].sql()).collect();
+        names.join(", ")
+    }
+
+    pub fn deferrable_unique(&self) -> impl Iterator<Item = &UniqueIndex> {
+        self.unique.iter().filter(|index| !index.immediate)
+    }
+}
+
+impl Target {
+    /// Those of the columns that the server lets nobody update, and that are no part of the key.
+    pub fn fixed(&self, columns: &[usize]) -> Vec<usize> {
+        let is_fixed = |column: &usize| {
+            self.table.columns[*column].identity_always && !self.key.columns.contains(column)
+        };
+        columns.iter().copied().filter(is_fixed).collect()
+    }
+}
+
+impl Column {
+    pub fn sql(&self) -> String {
+        escape_identifier(&self.name)
+    }
+}

@@ -1,0 +1,70 @@
+//! What the log was told: a state that lasts is told when it begins, when it changes and when it ends, not at
+//! every poll.
+
+use syncdata_formats::Error;
+use tracing::{error, info, warn};
+
+use crate::poll::Outcome;
+use crate::poll::guard::Pressure;
+
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    away: Option<String>,
+    held_back: Option<String>,
+    pressure: Pressure,
+}
+
+impl Told {
+    /// Tells what is new in the outcome of a poll.
+    pub(crate) fn tell(&mut self, outcome: &Outcome) {
+        let words = |error: &Option<Error>| error.as_ref().map(Error::one_line);
+        match change(&mut self.away, words(&outcome.away)) {
+            Some(Some(reason)) => warn!(
+                error = %reason, hint = outcome.away.as_ref().and_then(Error::hint_text),
+                "the backup host does not have everything yet"
+            ),
+            Some(None) => info!("the backup host has everything again"),
+            None => {}
+        }
+        match change(&mut self.held_back, words(&outcome.held_back)) {
+            Some(Some(reason)) => error!(
+                error = %reason, hint = outcome.held_back.as_ref().and_then(Error::hint_text),
+                "not everything could be read"
+            ),
+            Some(None) => info!("everything is read again"),
+            None => {}
+        }
+        match change(&mut self.pressure, outcome.pressure) {
+            Some(Pressure::None) => info!("the WAL guard is at rest again"),
+            Some(Pressure::ConfirmFromSpool) => {
+                warn!("the WAL guard acts: production forgets what is in the spool only");
+            }
+            Some(Pressure::GiveUp) => {
+                error!("the WAL guard acts: changes were given up to save production's disk, see the gap");
+            }
+            None => {}
+        }
+    }
+}
+
+/// The new value, if it is another one.
+fn change<T: PartialEq + Clone>(before: &mut T, now: T) -> Option<T> {
+    (*before != now).then(|| {
+        *before = now.clone();
+        now
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_changes_is_told() {
+        let mut before = None;
+        assert_eq!(change(&mut before, None::<&str>), None);
+        assert_eq!(change(&mut before, Some("away")), Some(Some("away")));
+        assert_eq!(change(&mut before, Some("away")), None);
+        assert_eq!(change(&mut before, None), Some(None));
+    }
+}

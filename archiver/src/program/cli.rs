@@ -1,0 +1,148 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use syncdata_archive::verify;
+use syncdata_formats::lsn::Lsn;
+
+/// Archives the changes of a production PostgreSQL on a backup host.
+#[derive(Debug, Parser)]
+#[command(name = "syncdata-archiver", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// May stand before or after the command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The settings file (instead of DATA_SYNC_CONFIG)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Log as JSON, one object a line
+    #[arg(long, global = true)]
+    pub log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check the source and create what is missing; print what a DBA has to run
+    Setup(Setup),
+    /// Archive: as a daemon, or one poll
+    Run(Run),
+    /// Copy tables as they are at one moment into the archive, while production works
+    Snapshot(SnapshotArguments),
+    /// Remove from the archive what is older than keep_days and needed by nobody
+    Prune {
+        /// Print what would be removed, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// What the archiver does, how far it is, and what is wrong
+    Status,
+    /// Look for everything that could be wrong; each line with its remedy
+    Check,
+    /// Prove that the archive, or manifests named by hand, are sound; changes nothing
+    Verify(verify::Arguments),
+    /// Drop the replication slot
+    DropSlot {
+        /// Even while changes wait in it: they are lost
+        #[arg(long)]
+        force: bool,
+    },
+    /// Declare changes as missing and go on behind them
+    DeclareGap(DeclareGapArguments),
+    /// Make a key for signing manifests
+    Keygen {
+        /// The secret key's file; the public key goes beside it with the ending .pub
+        #[arg(default_value = "syncdata.key")]
+        file: PathBuf,
+    },
+    /// Settings that hold, and where they come from
+    Config,
+    /// Print a shell completion script
+    Completions { shell: Shell },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Setup {
+    /// Create the replication slot
+    #[arg(long)]
+    pub create_slot: bool,
+    /// Let the slot be synchronized to standbys (PostgreSQL 17 and newer)
+    #[arg(long, requires = "create_slot")]
+    pub failover: bool,
+    /// Create the role syncdata_user
+    #[arg(long)]
+    pub create_user: bool,
+    /// The role's password; else it is asked for, or made
+    #[arg(long, value_name = "FILE", requires = "create_user")]
+    pub password_file: Option<PathBuf>,
+    /// Tables and patterns, instead of the setting `tables`
+    #[arg(long, value_name = "A,B")]
+    pub tables: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeclareGapArguments {
+    /// Where the gap ends: the end of the commit that cannot be read, or later
+    #[arg(long, value_name = "LSN")]
+    pub upto: Lsn,
+    /// Why, for everybody who asks later
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotArguments {
+    /// Tables and patterns, instead of all that is captured
+    #[arg(long, value_name = "A,B")]
+    pub tables: Option<String>,
+    /// Read no more than so many bytes of rows in a second, such as 20MiB
+    #[arg(long, value_name = "SIZE", value_parser = rate)]
+    pub rate: Option<ByteSize>,
+    /// Send every part whole, whatever the archive has of earlier snapshots
+    #[arg(long)]
+    pub full: bool,
+    /// Give up if transactions that are open now have not ended by then, such as 10min
+    #[arg(long, value_name = "DURATION")]
+    pub wait: Option<humantime::Duration>,
+}
+
+fn rate(text: &str) -> Result<ByteSize, String> {
+    let rate = text.trim().parse::<ByteSize>().ok().filter(|rate| rate.as_u64() > 0);
+    rate.ok_or_else(|| "a size above 0: 20MiB, or a number of bytes".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Tables and patterns, instead of the setting `tables`
+    #[arg(long, value_name = "A,B")]
+    pub tables: Option<String>,
+    /// One poll, then exit: 0 all shipped, 1 safe in the spool only or a gap, 2 nothing could be read
+    #[arg(long)]
+    pub once: bool,
+}
+
+impl Command {
+    /// `--tables`, where the command has it in place of the setting. (`snapshot` has it beside the setting.)
+    pub(crate) fn tables(&self) -> Option<&str> {
+        match self {
+            Command::Setup(Setup { tables, .. }) | Command::Run(Run { tables, .. }) => tables.as_deref(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! `setup`: checks the source, creates what may be created, and prints what a DBA has to run.
+
+use postgres_protocol::escape::escape_literal;
+use syncdata_formats::name::SlotName;
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::config::Config;
+use syncdata_service::finding::Finding;
+use syncdata_service::postgres::ServerContext as _;
+use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
+use tokio_postgres::error::SqlState;
+
+use crate::program::check;
+use crate::program::cli::Setup;
+use crate::source::catalog::Slot;
+use crate::source::connection::APPLICATION_NAME;
+use crate::source::role;
+
+/// Creates what was asked for and is not there yet; then looks at everything.
+pub(crate) async fn run(config: &Config, setup: &Setup, say: impl Fn(&str)) -> Result<Vec<Finding>> {
+    // Not the archiver's own session: that one is read only.
+    let session = match Session::open(config.postgres()?, APPLICATION_NAME, &PinnedSettings::new()).await {
+        Ok(session) => session,
+        Err(error) => return Ok(vec![check::unreachable(config, &error)]),
+    };
+    let mut findings = Vec::new();
+    if setup.create_user {
+        findings.push(role::create(config, &session, setup.password_file.as_deref(), say).await?);
+    }
+    if setup.failover {
+        findings.extend(check::failover(&session).await?);
+    }
+    let slot = match setup.create_slot {
+        true => Some(create_slot(config, &session, setup.failover).await),
+        false => try_plugin(config, &session).await?,
+    };
+    findings.extend(check::source(config).await);
+    // Last, because its statement works only after all the others were run.
+    findings.extend(slot);
+    Ok(findings)
+}
+
+async fn create_slot(config: &Config, session: &Session, failover: bool) -> Finding {
+    match slot(config, session, failover).await {
+        Ok(finding) => finding,
+        Err(error) => {
+            let finding = check::plugin_failure("slot", config, session.version().major(), error);
+            if failover && session.version().major() < 17 {
+                return finding;
+            }
+            // Whoever may can run it as it is; the rights that we lack are among the other findings.
+            finding.statement(format!("{};", slot_statement(&config.slot_name, failover)))
+        }
+    }
+}
+
+async fn slot(config: &Config, session: &Session, failover: bool) -> Result<Finding> {
+    let name = &config.slot_name;
+    if Slot::read(session.client(), name).await?.is_some() {
+        return Ok(Finding::ok("slot", format!("{name} exists already")));
+    }
+    if failover && session.version().major() < 17 {
+        return Err(Error::new(Kind::BadInput, "--failover needs PostgreSQL 17 or newer"));
+    }
+    // It waits for every transaction that is open now to end.
+    let made = session.client().batch_execute(&slot_statement(name, failover)).await;
+    made.context(|| format!("creating the slot {name}"))?;
+    Ok(Finding::ok("slot", format!("{name} created; it keeps WAL from now on")))
+}
+
+/// Without our slot, whether wal2json can be loaded shows in one that goes with the session. (A slot that is there
+/// is asked itself.) `None` when that cannot be told: the reason stands among the other findings.
+async fn try_plugin(config: &Config, session: &Session) -> Result<Option<Finding>> {
+    if Slot::read(session.client(), &config.slot_name).await?.is_some() {
+        return Ok(None);
+    }
+    // The plugin is loaded before open transactions are waited for.
+    let sql = "SET statement_timeout = '2s';
+        SELECT pg_create_logical_replication_slot('syncdata_try_' || pg_backend_pid(), 'wal2json', true);
+        SELECT pg_drop_replication_slot('syncdata_try_' || pg_backend_pid())";
+    let tried = session.client().batch_execute(sql).await.context(|| "loading wal2json".to_owned());
+    Ok(match tried {
+        Err(error) if sqlstate(&error) == Some(&SqlState::QUERY_CANCELED) => Some(loads()),
+        Err(error) if crate::source::wal2json::slot::is_about_plugin(&error) => {
+            Some(check::plugin_failure("wal2json", config, session.version().major(), error))
+        }
+        Err(_) => None,
+        Ok(()) => Some(loads()),
+    })
+}
+
+fn loads() -> Finding {
+    Finding::ok("wal2json", "it can be loaded")
+}
+
+fn slot_statement(name: &SlotName, failover: bool) -> String {
+    let options = if failover { ", false, false, true" } else { "" };
+    let name = escape_literal(name.as_str());
+    format!("SELECT lsn FROM pg_create_logical_replication_slot({name}, 'wal2json'{options})")
+}

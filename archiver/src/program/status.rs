@@ -1,0 +1,494 @@
+//! What `status` says: one value, made by the daemon after every poll or by the command itself, printed as text,
+//! as JSON and as metrics.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+use syncdata_formats::Error;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::Gap;
+use syncdata_formats::time::Timestamp;
+use syncdata_service::control::{Metrics, Sort};
+
+use crate::poll::guard::Pressure;
+use crate::poll::{Outcome, View};
+use crate::source::catalog::{OldestTransaction, Slot};
+use crate::spool::holdings::Holdings;
+use crate::spool::{HeldSnapshot, Spool};
+
+/// What a running daemon calls itself.
+const ACTIVE: &str = "active";
+
+/// As many polls may take longer than the time between two.
+const LATE_POLLS: u64 = 3;
+
+/// Everything that an operator may want to know, as of the last poll.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// `active` or `not-started`
+    pub status: String,
+    pub healthy: bool,
+    /// What is wrong, worst first; empty when healthy.
+    pub problems: Vec<String>,
+    pub poll_frequency_seconds: u64,
+    pub start_time: Option<Timestamp>,
+    pub last_poll: Option<Timestamp>,
+    pub records_archived: u64,
+    pub errors: u64,
+    pub source: Option<SourceStatus>,
+    pub spool: Option<SpoolStatus>,
+    pub archive: ArchiveStatus,
+    pub degraded: Vec<String>,
+    pub gaps: Vec<Gap>,
+    pub tables: Vec<String>,
+    pub tables_without_identity: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SourceStatus {
+    pub slot: String,
+    /// When these numbers were read.
+    pub seen_at: Timestamp,
+    pub wal_status: String,
+    pub confirmed_flush_lsn: Option<Lsn>,
+    pub restart_lsn: Option<Lsn>,
+    pub flush_lsn: Lsn,
+    pub retained_bytes: u64,
+    pub wal_guard_bytes: u64,
+    /// At the pace since the look before; `None` while the retained WAL does not grow.
+    pub seconds_until_guard: Option<u64>,
+    pub guard: String,
+    /// What decoding wrote to production's disk, since the slot was made.
+    pub spilled_bytes: Option<u64>,
+    pub server_version: String,
+    pub plugin: String,
+    pub oldest_transaction: Option<OldestTransaction>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SpoolStatus {
+    pub segments: usize,
+    pub bytes: u64,
+    pub unshipped_segments: usize,
+    pub unshipped_bytes: u64,
+    pub max_bytes: u64,
+    pub covered_lsn: Lsn,
+    /// `None` before the slot was read to its end for the first time.
+    pub covered_at: Option<Timestamp>,
+    /// The first hop's lag: WAL between what is spooled and the server's end, as of the last look at the server.
+    pub behind_source_bytes: u64,
+    /// How long ago all was spooled that had committed, as of now.
+    pub behind_source_seconds: Option<u64>,
+    /// The second hop's lag: how long the oldest segment waits for the backup host, as of now.
+    pub unshipped_seconds: u64,
+    pub unshipped_since: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ArchiveStatus {
+    pub location: String,
+    pub archive_id: Option<String>,
+    pub newest_segment: u64,
+    pub shipped_segment: u64,
+    pub last_shipped: Option<Timestamp>,
+    pub newest_snapshot: Option<SnapshotStatus>,
+    pub out_of_reach: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotStatus {
+    pub id: String,
+    pub taken_at: Timestamp,
+    pub age_seconds: u64,
+    pub tables: Vec<String>,
+}
+
+impl SnapshotStatus {
+    fn of(held: &HeldSnapshot, now: Timestamp) -> SnapshotStatus {
+        SnapshotStatus {
+            id: held.id.to_string(),
+            taken_at: held.taken_at,
+            age_seconds: now.since(held.taken_at).as_secs(),
+            tables: held.tables.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// What a status is made of beside the outcome of a poll.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame<'a> {
+    pub wal_guard: u64,
+    pub spool_max: u64,
+    pub location: &'a str,
+    pub now: Timestamp,
+}
+
+impl Status {
+    /// Before the first poll, which may take long: a gap that was there is there.
+    pub(crate) fn started(&mut self, frame: Frame<'_>, spool: Option<&Spool>) {
+        self.status = ACTIVE.into();
+        self.start_time = Some(frame.now);
+        if let Some(spool) = spool {
+            self.spooled(frame, &Holdings::of(spool), Lsn::from_u64(0));
+        }
+        self.problems = unmended(&self.gaps).into_iter().collect();
+        self.healthy = self.problems.is_empty();
+    }
+
+    /// Takes in what a poll found.
+    pub(crate) fn polled(&mut self, frame: Frame<'_>, outcome: &Outcome, spool: &Spool) {
+        self.last_poll = Some(frame.now);
+        self.records_archived += outcome.records;
+        let view = &outcome.view;
+        self.looked(frame, view, spool);
+        if let Some(source) = &mut self.source {
+            source.guard = words(outcome.pressure).to_owned();
+        }
+        self.degraded = view.plugin.as_ref().map(|plugin| plugin.degraded()).unwrap_or_default();
+        self.tables = view.capture.tables.iter().map(ToString::to_string).collect();
+        self.tables_without_identity =
+            view.capture.without_identity.iter().map(ToString::to_string).collect();
+        self.archive.out_of_reach = outcome.away.as_ref().map(|error| error.one_line());
+        self.problems = problems(self, outcome);
+        self.healthy = self.problems.is_empty();
+    }
+
+    /// Something else than the poll went wrong.
+    pub(crate) fn add_problem(&mut self, error: &Error) {
+        self.errors += 1;
+        self.healthy = false;
+        self.problems.push(error.one_line());
+    }
+
+    /// Takes in that a poll failed, and what was seen of the source all the same: its WAL goes on growing.
+    pub(crate) fn poll_failed(
+        &mut self,
+        frame: Frame<'_>,
+        error: &Error,
+        view: &View,
+        spool: Option<&Spool>,
+    ) {
+        if let Some(spool) = spool
+            && view.flush > Lsn::from_u64(0)
+        {
+            self.looked(frame, view, spool);
+        }
+        self.failed(error);
+    }
+
+    fn looked(&mut self, frame: Frame<'_>, view: &View, spool: &Spool) {
+        let before = self.source.as_ref().map(|source| (source.seen_at, source.retained_bytes));
+        self.source = view.slot.as_ref().map(|slot| SourceStatus {
+            server_version: view.server_version.clone(),
+            plugin: view.plugin.as_ref().map(|plugin| plugin.name.clone()).unwrap_or_default(),
+            oldest_transaction: view.oldest_transaction.clone(),
+            ..SourceStatus::of(slot, spool.state().source.slot.clone(), view.flush, frame, before)
+        });
+        self.spooled(frame, &Holdings::of(spool), view.flush);
+    }
+
+    /// With what grows by itself between two polls; and red by itself, for a poll that hangs says nothing.
+    pub(crate) fn seen_at(mut self, now: Timestamp) -> Status {
+        let quiet = self.last_poll.or(self.start_time).map_or(0, |last| now.since(last).as_secs());
+        if self.status == ACTIVE && quiet > LATE_POLLS * self.poll_frequency_seconds {
+            self.problems.push(format!("no poll has succeeded for {quiet} seconds"));
+            self.healthy = false;
+        }
+        if let Some(spool) = &mut self.spool {
+            spool.behind_source_seconds = spool.covered_at.map(|at| now.since(at).as_secs());
+            spool.unshipped_seconds = spool.unshipped_since.map_or(0, |since| now.since(since).as_secs());
+        }
+        self
+    }
+
+    /// What the spool alone can say.
+    pub(crate) fn spooled(&mut self, frame: Frame<'_>, holdings: &Holdings, flush: Lsn) {
+        let state = &holdings.state;
+        let covered_lsn = state.position();
+        self.spool = Some(SpoolStatus {
+            segments: holdings.segments,
+            bytes: holdings.bytes,
+            unshipped_segments: holdings.unshipped_segments,
+            unshipped_bytes: holdings.unshipped_bytes,
+            max_bytes: frame.spool_max,
+            covered_lsn,
+            covered_at: state.covered_at,
+            behind_source_bytes: flush.bytes_since(covered_lsn),
+            behind_source_seconds: None,
+            unshipped_seconds: 0,
+            unshipped_since: holdings.unshipped_since,
+        });
+        self.archive = ArchiveStatus {
+            location: frame.location.to_owned(),
+            archive_id: Some(state.archive_id.to_string()),
+            newest_segment: state.tip.seq(),
+            shipped_segment: state.shipped,
+            last_shipped: state.shipped_at,
+            newest_snapshot: state.newest_snapshot.as_ref().map(|held| SnapshotStatus::of(held, frame.now)),
+            out_of_reach: self.archive.out_of_reach.take(),
+        };
+        self.gaps = state.gaps.clone();
+    }
+
+    fn failed(&mut self, error: &Error) {
+        self.errors += 1;
+        self.healthy = false;
+        let hint = error.hint_text().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+        self.problems = vec![format!("{}{hint}", error.one_line())];
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        let time = |time: Option<Timestamp>| time.map_or_else(|| "-".to_owned(), |time| time.to_string());
+        let mut line = |name: &str, value: &dyn std::fmt::Display| {
+            writeln!(text, "{name}: {value}").expect("a String takes all");
+        };
+        line("status", &self.status);
+        line("poll frequency", &format_args!("{} seconds", self.poll_frequency_seconds));
+        line("start time", &time(self.start_time));
+        line("last poll", &time(self.last_poll));
+        line("records archived", &self.records_archived);
+        line("errors", &self.errors);
+        line("healthy", &if self.healthy { "yes" } else { "no" });
+        if let Some(source) = &self.source {
+            source.lines(&mut line);
+        }
+        if let Some(spool) = &self.spool {
+            line("covered", &format_args!("{} as of {}", spool.covered_lsn, time(spool.covered_at)));
+            let seconds =
+                spool.behind_source_seconds.map_or_else(|| "-".to_owned(), |seconds| seconds.to_string());
+            line(
+                "behind source",
+                &format_args!("{seconds} seconds, {} bytes of WAL", spool.behind_source_bytes),
+            );
+            line(
+                "spool",
+                &format_args!("{} of {} bytes, {} segments", spool.bytes, spool.max_bytes, spool.segments),
+            );
+            line(
+                "not shipped",
+                &format_args!(
+                    "{} segments, {} bytes, {} seconds",
+                    spool.unshipped_segments, spool.unshipped_bytes, spool.unshipped_seconds
+                ),
+            );
+        }
+        line("archive", &self.archive.location);
+        line("newest segment", &self.archive.newest_segment);
+        line(
+            "last shipped",
+            &format_args!("{} at {}", self.archive.shipped_segment, time(self.archive.last_shipped)),
+        );
+        match &self.archive.newest_snapshot {
+            Some(snapshot) => line(
+                "newest snapshot",
+                &format_args!(
+                    "{} as of {}, {} seconds old, {} tables",
+                    snapshot.id,
+                    snapshot.taken_at,
+                    snapshot.age_seconds,
+                    snapshot.tables.len()
+                ),
+            ),
+            None => line("newest snapshot", &"-"),
+        }
+        for degraded in &self.degraded {
+            line("degraded", degraded);
+        }
+        for gap in &self.gaps {
+            line("gap", &format_args!("after {} up to {}: {}", gap.from, gap.to, gap.reason));
+        }
+        for problem in &self.problems {
+            line("problem", problem);
+        }
+        writeln!(text, "\ncaptured tables ({}):", self.tables.len()).expect("a String takes all");
+        for table in &self.tables {
+            writeln!(text, "  - {table}").expect("a String takes all");
+        }
+        text
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        use Sort::{Counter, Gauge};
+        let mut metrics = Metrics::new();
+        let mut add = |name: &str, sort, help: &str, value: u64| {
+            metrics.add(&format!("syncdata_archiver_{name}"), sort, help, value);
+        };
+        add("healthy", Gauge, "1 when status names no problem", u64::from(self.healthy));
+        add("records_total", Counter, "Rows archived since start", self.records_archived);
+        add("errors_total", Counter, "Polls that failed since start", self.errors);
+        add("gaps", Gauge, "Gaps that no snapshot has mended", self.gaps.len() as u64);
+        add("newest_segment", Gauge, "Number of the newest segment", self.archive.newest_segment);
+        add(
+            "shipped_segment",
+            Gauge,
+            "Number of the newest segment on the backup host",
+            self.archive.shipped_segment,
+        );
+        if let Some(snapshot) = &self.archive.newest_snapshot {
+            let taken = snapshot.taken_at.as_micros().max(0).unsigned_abs() / 1_000_000;
+            add("newest_snapshot_timestamp_seconds", Gauge, "When the newest snapshot was taken", taken);
+        }
+        if let Some(source) = &self.source {
+            add("retained_wal_bytes", Gauge, "WAL that the slot keeps on production", source.retained_bytes);
+            add("wal_guard_bytes", Gauge, "Where the WAL guard acts", source.wal_guard_bytes);
+        }
+        if let Some(spool) = &self.spool {
+            add("spool_bytes", Gauge, "Bytes in the spool", spool.bytes);
+            add(
+                "unshipped_segments",
+                Gauge,
+                "Segments that only the spool has",
+                spool.unshipped_segments as u64,
+            );
+            add("behind_source_bytes", Gauge, "WAL that is not in the spool yet", spool.behind_source_bytes);
+            add("unshipped_seconds", Gauge, "How long the oldest of them waits", spool.unshipped_seconds);
+            if let Some(at) = spool.covered_at {
+                let covered = at.as_micros().max(0).unsigned_abs() / 1_000_000;
+                add("covered_timestamp_seconds", Gauge, "Until when all commits are safe", covered);
+            }
+        }
+        metrics
+    }
+}
+
+impl SourceStatus {
+    pub(crate) fn of(
+        slot: &Slot,
+        name: String,
+        flush: Lsn,
+        frame: Frame<'_>,
+        before: Option<(Timestamp, u64)>,
+    ) -> SourceStatus {
+        let retained_bytes = slot.restart_lsn.map_or(0, |restart| flush.bytes_since(restart));
+        SourceStatus {
+            slot: name,
+            seen_at: frame.now,
+            wal_status: slot.wal_status.clone(),
+            confirmed_flush_lsn: slot.confirmed_flush_lsn,
+            restart_lsn: slot.restart_lsn,
+            flush_lsn: flush,
+            retained_bytes,
+            wal_guard_bytes: frame.wal_guard,
+            seconds_until_guard: seconds_until_guard(retained_bytes, frame, before),
+            guard: String::new(),
+            spilled_bytes: slot.spilled_bytes,
+            server_version: String::new(),
+            plugin: String::new(),
+            oldest_transaction: None,
+        }
+    }
+
+    fn lines(&self, line: &mut impl FnMut(&str, &dyn std::fmt::Display)) {
+        let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
+        line("slot", &format_args!("{} ({})", self.slot, self.wal_status));
+        line("slot position", &lsn(self.confirmed_flush_lsn));
+        line("retained WAL", &format_args!("{} of {} bytes", self.retained_bytes, self.wal_guard_bytes));
+        if let Some(seconds) = self.seconds_until_guard {
+            line("WAL guard acts in", &format_args!("{seconds} seconds at this pace"));
+        }
+        if let Some(bytes) = self.spilled_bytes.filter(|bytes| *bytes > 0) {
+            line("decoding spilled", &format_args!("{bytes} bytes to production's disk"));
+        }
+        if !self.guard.is_empty() {
+            line("WAL guard", &self.guard);
+        }
+        if let Some(oldest) = &self.oldest_transaction {
+            line("oldest transaction", oldest);
+        }
+    }
+}
+
+fn seconds_until_guard(retained: u64, frame: Frame<'_>, before: Option<(Timestamp, u64)>) -> Option<u64> {
+    let (then, retained_then) = before?;
+    let grown = retained.checked_sub(retained_then).filter(|grown| *grown > 0)?;
+    let millis = u64::try_from(frame.now.since(then).as_millis()).ok()?.max(1);
+    let left = frame.wal_guard.saturating_sub(retained);
+    u64::try_from(u128::from(left) * u128::from(millis) / u128::from(grown) / 1000).ok()
+}
+
+fn words(pressure: Pressure) -> &'static str {
+    match pressure {
+        Pressure::None => "",
+        Pressure::ConfirmFromSpool => "acting: production forgets what is in the spool only",
+        Pressure::GiveUp => "acted: changes were given up, see gaps",
+    }
+}
+
+fn unmended(gaps: &[Gap]) -> Option<String> {
+    let count = gaps.len();
+    (count > 0).then(|| format!("{count} gaps that no snapshot has mended: run `syncdata-archiver snapshot`"))
+}
+
+fn problems(status: &Status, outcome: &Outcome) -> Vec<String> {
+    /// A transaction of an hour is somebody's mistake more often than somebody's work.
+    const LONG_SECONDS: i64 = 3600;
+    let mut problems: Vec<String> = unmended(&status.gaps).into_iter().collect();
+    problems.extend(outcome.held_back.iter().map(|error| error.one_line()));
+    problems.extend(outcome.away.iter().map(|error| format!("not shipped: {}", error.one_line())));
+    if outcome.pressure != Pressure::None {
+        problems.push(format!("WAL guard {}", words(outcome.pressure)));
+    }
+    if let Some(source) = &status.source
+        && source.retained_bytes > source.wal_guard_bytes
+    {
+        let blame = source.oldest_transaction.as_ref();
+        let blame =
+            blame.map_or_else(String::new, |oldest| format!("; the oldest transaction is that of {oldest}"));
+        problems.push(format!("the slot keeps {} bytes of WAL{blame}", source.retained_bytes));
+    } else if let Some(oldest) = status.source.as_ref().and_then(|source| source.oldest_transaction.as_ref())
+        && oldest.seconds > Some(LONG_SECONDS)
+    {
+        problems.push(format!("the transaction of {oldest} keeps WAL, and makes every poll read it again"));
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guard_is_foretold_from_the_pace() {
+        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000).expect("a time");
+        let frame = Frame { wal_guard: 1000, spool_max: 0, location: "", now: at(20) };
+        assert_eq!(seconds_until_guard(600, frame, Some((at(10), 500))), Some(40));
+        assert_eq!(seconds_until_guard(600, frame, Some((at(10), 600))), None, "it does not grow");
+        assert_eq!(seconds_until_guard(600, frame, None), None, "nothing to compare with");
+        assert_eq!(seconds_until_guard(2000, frame, Some((at(10), 500))), Some(0));
+    }
+
+    #[test]
+    fn a_daemon_that_ends_no_poll_turns_red_by_itself() {
+        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000).expect("a time");
+        let status = |last_poll, frequency| Status {
+            status: ACTIVE.into(),
+            healthy: true,
+            start_time: Some(at(0)),
+            last_poll,
+            poll_frequency_seconds: frequency,
+            ..Status::default()
+        };
+        for (last_poll, now, healthy) in
+            [(None, 180, true), (None, 181, false), (Some(at(100)), 280, true), (Some(at(100)), 281, false)]
+        {
+            let seen = status(last_poll, 60).seen_at(at(now));
+            assert_eq!(
+                (seen.healthy, seen.problems.is_empty()),
+                (healthy, healthy),
+                "{last_poll:?} at {now}"
+            );
+        }
+        let stopped = Status { status: "not-started".into(), ..status(None, 60) };
+        assert!(stopped.seen_at(at(1000)).healthy, "that has its own words");
+    }
+
+    #[test]
+    fn the_text_has_a_line_for_everything_that_is_wrong() {
+        let mut status = Status { status: "active".into(), ..Status::default() };
+        status.failed(&Error::new(syncdata_formats::Kind::Unreachable, "gone").hint("look"));
+        let text = status.text();
+        assert!(text.starts_with("status: active\n"), "{text}");
+        assert!(text.contains("problem: gone (hint: look)"), "{text}");
+    }
+}

@@ -1,0 +1,92 @@
+//! `prune`: what no captured table and no reader needs any more leaves the archive.
+//!
+//! ```text
+//! archive ─▶ inventory ─▶ plan ─▶ floor.json ─▶ spool ─▶ snapshots' manifests ─▶ segments ─▶ parts ─▶ empty folders
+//! ```
+//! The floor comes before everything else: what lies before it is pruned, whether it is still there or not, so that a
+//! prune which ends half way never looks like a loss.
+
+mod inventory;
+mod plan;
+
+use std::io::Cursor;
+
+use syncdata_archive::{Archive, Facts};
+use syncdata_formats::digest::Digest;
+use syncdata_formats::error::Context as _;
+use syncdata_formats::floor::Floor;
+use syncdata_formats::layout::{ArchivePath, SegmentSeq};
+use syncdata_formats::manifest::{FORMAT, Manifest};
+use syncdata_formats::time::Timestamp;
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::faults;
+use syncdata_service::progress::{Progress, Unit};
+
+pub(crate) use inventory::Inventory;
+pub(crate) use plan::{Plan, Terms};
+
+pub(crate) fn not_configured() -> Error {
+    Error::new(Kind::BadInput, "keep_days is not set: nothing is ever pruned")
+        .hint("set keep_days to the number of days that the archive shall reach back; 0 keeps the newest snapshot and what follows it")
+}
+
+/// Says that the floor is higher now. Nothing has been removed yet.
+pub(crate) fn raise_floor(
+    archive: &mut dyn Archive,
+    inventory: &Inventory,
+    seq: SegmentSeq,
+    archive_id: uuid::Uuid,
+) -> Result<()> {
+    let found = inventory.days.iter().find_map(|(day, entries)| {
+        let manifest =
+            entries.iter().find(|e| e.is_manifest && e.segment.is_some_and(|name| name.seq == seq))?;
+        Some((*day, manifest.segment?))
+    });
+    let (day, name) = found.ok_or_else(|| Error::new(Kind::NotFound, format!("segment {seq} is gone")))?;
+    let path = name.manifest(day);
+    let mut bytes = Vec::new();
+    archive.read(&path, 0, &mut bytes)?;
+    let manifest = Manifest::decode(&bytes).context(|| format!("reading {path}"))?;
+    if manifest.name() != name || manifest.archive_id != archive_id {
+        let message = format!("{path} is not a manifest of this archive under its own name");
+        return Err(Error::new(Kind::Foreign, message));
+    }
+    let floor =
+        Floor { format: FORMAT, archive_id, seq, previous: manifest.previous, pruned_at: Timestamp::now() };
+    archive.replace(&ArchivePath::floor(), &floor.encode())?;
+    faults::hit("prune.floor_raised")
+}
+
+/// An account that may write but not remove would leave a raised floor and nothing gone.
+pub(crate) fn check_rights(archive: &mut dyn Archive) -> Result<()> {
+    let path = ArchivePath::parse("prune.part").expect("a plain name");
+    let content = b"whether files may be removed here\n";
+    let facts = Facts { bytes: content.len() as u64, sha256: Digest::of(content) };
+    archive.put(&path, &mut Cursor::new(content), facts)?;
+    archive.remove(&path).map(|_| ()).map_err(|error| {
+        error.context("nothing was pruned: the account may not remove files of the archive").hint(
+            "allow remove and rmdir to the archiver's account (`-P` of sftp-server, in the sshd settings of the \
+             backup host), or unset keep_days",
+        )
+    })
+}
+
+/// The plan's removals, in its order.
+pub(crate) fn remove(archive: &mut dyn Archive, plan: &Plan) -> Result<()> {
+    let mut progress = Progress::start("pruning", Unit::Bytes, Some(plan.bytes()));
+    for removal in plan.removals() {
+        archive.remove(&ArchivePath::parse(&removal.path)?)?;
+        faults::hit("prune.removed")?;
+        progress.add(removal.bytes);
+    }
+    for folder in &plan.folders {
+        match archive.remove(&ArchivePath::parse(folder)?) {
+            // Somebody put a file of his own into it.
+            Err(error) if error.kind() == Kind::Conflict => {}
+            removed => drop(removed?),
+        }
+        faults::hit("prune.folder_removed")?;
+    }
+    progress.finish();
+    Ok(())
+}

@@ -1,0 +1,488 @@
+//! From the plugin's lines to finished change files: which lines are ours, under which name, and where a file ends.
+//!
+//! A file ends at the first commit past its limits and never inside a transaction. Nothing is collected: a line
+//! goes into the file's compressor as it comes, and one transaction may be larger than the machine.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::Write;
+use std::sync::Arc;
+
+use syncdata_formats::change::{Commit, LineBuilder, Op};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::Gap;
+use syncdata_formats::name::TableName;
+use syncdata_formats::segment::{SegmentWriter, Summary};
+use syncdata_formats::{Error, Kind, Result};
+
+use crate::capture::{Capture, Former, Target};
+use crate::source::wal2json::line::{self, Action, JsonString, Line, Part, Transaction};
+
+/// When a change file is long enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub changes: u64,
+    pub content_bytes: u64,
+    pub compression_level: i32,
+}
+
+/// Opens the files that segments are written to.
+pub(crate) trait Files {
+    type File: Write + Send + 'static;
+    fn open(&mut self) -> Result<Self::File>;
+}
+
+pub(crate) struct Segmenter<'a, F: Files> {
+    capture: &'a Capture,
+    files: F,
+    limits: Limits,
+    /// Where the chain ends, and so where the next segment starts.
+    start_lsn: Lsn,
+    /// Up to here all is archived: what the slot hands out again is passed over.
+    archived: Lsn,
+    /// The end of the last transaction that was looked at.
+    position: Lsn,
+    targets: Targets,
+    builder: LineBuilder,
+    open: Option<SegmentWriter<F::File>>,
+    finished: Vec<Finished<F::File>>,
+    transaction: Option<Open>,
+    truncates: Vec<(Lsn, Arc<Target>)>,
+    gaps: Vec<Gap>,
+    lines: u64,
+}
+
+/// The transaction whose rows are coming.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    begin: Transaction,
+    rows: u64,
+    archived_already: bool,
+}
+
+/// A change file that needs only a name and a manifest.
+#[derive(Debug)]
+pub(crate) struct Finished<W> {
+    pub file: W,
+    pub summary: Summary,
+    pub gaps: Vec<Gap>,
+}
+
+/// What a whole answer of the slot came to.
+#[derive(Debug)]
+pub(crate) struct Harvest<W> {
+    pub segments: Vec<Finished<W>>,
+    /// The end of the last transaction in the answer, whether it was captured or not.
+    pub position: Lsn,
+    /// Gaps behind the last segment.
+    pub gaps: Vec<Gap>,
+    /// Lines in the answer: what the limit of a peek counts.
+    pub lines: u64,
+}
+
+impl<'a, F: Files> Segmenter<'a, F> {
+    pub(crate) fn new(
+        capture: &'a Capture,
+        files: F,
+        limits: Limits,
+        start_lsn: Lsn,
+        archived: Lsn,
+    ) -> Segmenter<'a, F> {
+        Segmenter {
+            capture,
+            files,
+            limits,
+            start_lsn,
+            archived,
+            position: archived,
+            targets: Targets::default(),
+            builder: LineBuilder::new(),
+            open: None,
+            finished: Vec::new(),
+            transaction: None,
+            truncates: Vec::new(),
+            gaps: Vec::new(),
+            lines: 0,
+        }
+    }
+
+    /// Takes the next line of the answer.
+    pub(crate) fn line(&mut self, text: &str) -> Result<()> {
+        self.lines += 1;
+        match Line::parse(text)? {
+            Line::Begin(begin) => self.begin(begin),
+            Line::Row(row) => self.row(&row),
+            Line::Truncate(target) => self.truncate(&target),
+            Line::Commit(commit) => self.commit(&commit),
+            // Ours to send, nobody's to receive yet.
+            Line::Message => Ok(()),
+        }
+    }
+
+    /// The answer has ended.
+    pub(crate) fn finish(mut self) -> Result<Harvest<F::File>> {
+        if self.transaction.is_some() {
+            return Err(out_of_order("the answer ends inside a transaction"));
+        }
+        self.close()?;
+        Ok(Harvest { segments: self.finished, position: self.position, gaps: self.gaps, lines: self.lines })
+    }
+
+    fn begin(&mut self, begin: Transaction) -> Result<()> {
+        if self.transaction.is_some() {
+            return Err(out_of_order("a transaction begins inside another"));
+        }
+        let archived_already = begin.end_lsn <= self.archived;
+        self.transaction = Some(Open { begin, rows: 0, archived_already });
+        Ok(())
+    }
+
+    fn row(&mut self, row: &line::Row<'_>) -> Result<()> {
+        self.flush_truncates()?;
+        let found = self.find(row.target.schema, row.target.table)?;
+        self.doubt(&found, "a row of a partition that was detached since: before or after, nobody can say");
+        let Some(target) = found.target else { return Ok(()) };
+        let op = match row.action {
+            Action::Insert => Op::Insert,
+            Action::Update => Op::Update,
+            Action::Delete => Op::Delete,
+        };
+        self.builder.begin(&target.table, op);
+        let builder = &mut self.builder;
+        row.each_column(|part, column| match part {
+            _ if is_virtual(&target, column.name) => {}
+            Part::Columns => builder.data_column(column.name, &column.value),
+            Part::Identity => builder.old_key(column.name, &column.value),
+        })?;
+        self.write(&target.table, op, row.target.lsn)
+    }
+
+    /// Held back until the statement's last table is known: a partition's TRUNCATE says nothing beside its
+    /// parent's, and without it cannot be said.
+    fn truncate(&mut self, target: &line::Target<'_>) -> Result<()> {
+        if self.truncates.first().is_some_and(|(lsn, _)| *lsn != target.lsn) {
+            self.flush_truncates()?;
+        }
+        let found = self.find(target.schema, target.table)?;
+        self.doubt(&found, "TRUNCATE of a partition that was detached since");
+        if let Some(found) = found.target {
+            self.truncates.push((target.lsn, found));
+        }
+        Ok(())
+    }
+
+    fn flush_truncates(&mut self) -> Result<()> {
+        let statement = std::mem::take(&mut self.truncates);
+        let whole: BTreeSet<TableName> = statement
+            .iter()
+            .filter(|(_, target)| !target.is_partition)
+            .map(|(_, t)| t.table.clone())
+            .collect();
+        for (lsn, target) in &statement {
+            if !target.is_partition {
+                self.builder.begin(&target.table, Op::Truncate);
+                self.write(&target.table, Op::Truncate, *lsn)?;
+            } else if !whole.contains(&target.table) {
+                self.miss(&target.table, "TRUNCATE of a partition cannot be said of its parent");
+            }
+        }
+        Ok(())
+    }
+
+    /// A change may have been one of the table that its relation was a partition of.
+    fn doubt(&mut self, found: &Found, reason: &str) {
+        let ends = self.transaction.as_ref().map_or(self.position, |open| open.begin.end_lsn);
+        if let Some(former) = found.detached_from.as_ref().filter(|former| former.concerns(ends)) {
+            self.miss(&former.table, reason);
+        }
+    }
+
+    /// A change of `table` in the open transaction is lost, and known to be.
+    fn miss(&mut self, table: &TableName, reason: &str) {
+        let to = self.transaction.as_ref().map_or(self.position, |open| open.begin.end_lsn);
+        let gap =
+            Gap { from: self.position, to, reason: reason.to_owned(), tables: Some(vec![table.clone()]) };
+        if !self.gaps.contains(&gap) {
+            self.gaps.push(gap);
+        }
+    }
+
+    fn write(&mut self, table: &TableName, op: Op, lsn: Lsn) -> Result<()> {
+        let Some(transaction) = &mut self.transaction else {
+            return Err(out_of_order("a row outside a transaction"));
+        };
+        transaction.rows += 1;
+        let ts = transaction.begin.committed_at;
+        if self.open.is_none() {
+            let start_lsn = self.finished.last().map_or(self.start_lsn, |finished| finished.summary.end_lsn);
+            self.open =
+                Some(SegmentWriter::new(self.files.open()?, self.limits.compression_level, start_lsn)?);
+        }
+        let writer = self.open.as_mut().expect("opened above");
+        writer.row(table, op, self.builder.finish(lsn, ts)?)
+    }
+
+    fn commit(&mut self, commit: &Transaction) -> Result<()> {
+        self.flush_truncates()?;
+        let Some(open) = self.transaction.take() else {
+            return Err(out_of_order("a commit without a begin"));
+        };
+        if open.begin.end_lsn != commit.end_lsn || open.begin.xid != commit.xid {
+            return Err(out_of_order("a commit of another transaction than began"));
+        }
+        if open.archived_already {
+            return Ok(());
+        }
+        self.position = commit.end_lsn;
+        if open.rows == 0 {
+            return Ok(());
+        }
+        let Some(writer) = &mut self.open else { return Err(out_of_order("rows without a file")) };
+        writer.commit(&Commit {
+            xid: commit.xid,
+            changes: open.rows,
+            lsn: commit.lsn,
+            end_lsn: commit.end_lsn,
+            ts: commit.committed_at,
+        })?;
+        let is_long =
+            writer.records() >= self.limits.changes || writer.content_bytes() >= self.limits.content_bytes;
+        if is_long { self.close() } else { Ok(()) }
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let Some(writer) = self.open.take() else { return Ok(()) };
+        let (file, summary) = writer.finish()?;
+        // A transaction of which nothing travels may lie behind the file's last one, and its gap too.
+        let inside = |gap: &mut Gap| gap.to <= summary.end_lsn;
+        let gaps = self.gaps.extract_if(.., inside).collect();
+        self.finished.push(Finished { file, summary, gaps });
+        Ok(())
+    }
+
+    /// Nothing for what is not captured, and for all of a transaction that is archived already.
+    fn find(&mut self, schema: JsonString<'_>, table: JsonString<'_>) -> Result<Found> {
+        match &self.transaction {
+            None => Err(out_of_order("a row outside a transaction")),
+            Some(open) if open.archived_already => Ok(Found::default()),
+            Some(_) => self.targets.find(self.capture, schema, table),
+        }
+    }
+}
+
+/// Relations of the stream that were looked up already: neighbouring rows are mostly of one table.
+#[derive(Debug, Default)]
+struct Targets {
+    last: Option<(String, String)>,
+    last_found: Found,
+    known: HashMap<(String, String), Found>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Found {
+    target: Option<Arc<Target>>,
+    /// The captured table that it was a partition of.
+    detached_from: Option<Arc<Former>>,
+}
+
+impl Targets {
+    fn find(&mut self, capture: &Capture, schema: JsonString<'_>, table: JsonString<'_>) -> Result<Found> {
+        if !self.last.as_ref().is_some_and(|(s, t)| t == table && s == schema) {
+            let names = (schema.to_owned(), table.to_owned());
+            let found = match self.known.get(&names) {
+                Some(found) => found.clone(),
+                None => {
+                    let relation = TableName::new(unescape(schema)?, unescape(table)?)?;
+                    let found = Found {
+                        target: capture.target(&relation).map(Arc::new),
+                        detached_from: capture.detached_from(&relation).cloned().map(Arc::new),
+                    };
+                    self.known.insert(names.clone(), found.clone());
+                    found
+                }
+            };
+            self.last = Some(names);
+            self.last_found = found;
+        }
+        Ok(self.last_found.clone())
+    }
+}
+
+fn unescape(json: JsonString<'_>) -> Result<String> {
+    serde_json::from_str(json).map_err(|error| {
+        Error::new(Kind::Corrupt, "wal2json printed a name that is no JSON string").caused_by(error)
+    })
+}
+
+/// Columns without storage are printed as null, which is not their value: they do not travel.
+fn is_virtual(target: &Target, name: JsonString<'_>) -> bool {
+    let is = |column: &String| unescape(name).is_ok_and(|printed| &printed == column);
+    !target.virtual_columns.is_empty() && target.virtual_columns.iter().any(is)
+}
+
+fn out_of_order(what: &str) -> Error {
+    Error::new(Kind::Corrupt, format!("wal2json's answer is out of order: {what}"))
+        .hint("nothing was consumed from the slot; check the version of wal2json (2.5 to 2.7 are known)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct InMemory;
+
+    impl Files for InMemory {
+        type File = Vec<u8>;
+        fn open(&mut self) -> Result<Vec<u8>> {
+            Ok(Vec::new())
+        }
+    }
+
+    const NO_LIMITS: Limits = Limits { changes: u64::MAX, content_bytes: u64::MAX, compression_level: 1 };
+
+    fn capture() -> Capture {
+        use crate::capture::{CatalogTable, RelationKind};
+        let table = |oid, name: &str, kind, partition_of| CatalogTable {
+            oid,
+            name: name.parse().expect("a name"),
+            kind,
+            partition_of,
+            identity_usable: true,
+            virtual_columns: if oid == 1 { vec!["v\"".into()] } else { vec![] },
+        };
+        let catalog = [
+            table(1, "t", RelationKind::Table, None),
+            table(2, "p", RelationKind::Partitioned, None),
+            table(3, "p_1", RelationKind::Table, Some(2)),
+        ];
+        let patterns = ["t", "p"].map(|text| text.parse().expect("a pattern"));
+        Capture::resolve(&patterns, &BTreeSet::new(), &catalog, &Default::default()).expect("resolves")
+    }
+
+    fn mark(action: &str, xid: u32, end: u64) -> String {
+        format!(
+            r#"{{"action":"{action}","xid":{xid},"timestamp":"2026-02-05 10:30:00+00","lsn":"0/{:X}","nextlsn":"0/{end:X}"}}"#,
+            end - 1
+        )
+    }
+
+    fn row(action: &str, table: &str, lsn: u64, rest: &str) -> String {
+        format!(
+            r#"{{"action":"{action}","xid":1,"timestamp":"2026-02-05 10:30:00+00","lsn":"0/{lsn:X}","schema":"public","table":"{table}"{rest}}}"#
+        )
+    }
+
+    fn insert(table: &str, lsn: u64) -> String {
+        row("I", table, lsn, r#","columns":[{"name":"id","typeoid":23,"value":1}]"#)
+    }
+
+    fn transaction(xid: u32, end: u64, rows: &[String]) -> Vec<String> {
+        [&[mark("B", xid, end)], rows, &[mark("C", xid, end)]].concat()
+    }
+
+    fn harvest(limits: Limits, archived: u64, lines: &[Vec<String>]) -> Result<Harvest<Vec<u8>>> {
+        let capture = capture();
+        let mut segmenter =
+            Segmenter::new(&capture, InMemory, limits, Lsn::from_u64(archived), Lsn::from_u64(archived));
+        for line in lines.iter().flatten() {
+            segmenter.line(line)?;
+        }
+        segmenter.finish()
+    }
+
+    fn content(finished: &Finished<Vec<u8>>) -> Vec<String> {
+        let bytes = zstd::decode_all(finished.file.as_slice()).expect("a frame");
+        String::from_utf8(bytes).expect("text").lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn whole_transactions_become_lines_in_commit_order() {
+        let lines =
+            [transaction(7, 0x20, &[insert("t", 0x12)]), transaction(6, 0x30, &[insert("p_1", 0x10)])];
+        let harvest = harvest(NO_LIMITS, 0x5, &lines).expect("reads");
+        assert_eq!(
+            content(&harvest.segments[0]),
+            [
+                r#"{"table":"t","op":"INSERT","data":{"id":1},"lsn":"0/12","ts":"2026-02-05T10:30:00Z"}"#,
+                r#"{"op":"COMMIT","xid":7,"changes":1,"lsn":"0/1F","end_lsn":"0/20","ts":"2026-02-05T10:30:00Z"}"#,
+                r#"{"table":"p","op":"INSERT","data":{"id":1},"lsn":"0/10","ts":"2026-02-05T10:30:00Z"}"#,
+                r#"{"op":"COMMIT","xid":6,"changes":1,"lsn":"0/2F","end_lsn":"0/30","ts":"2026-02-05T10:30:00Z"}"#,
+            ]
+        );
+        assert_eq!(harvest.segments[0].summary.start_lsn, Lsn::from_u64(5));
+        assert_eq!(harvest.position, Lsn::from_u64(0x30));
+    }
+
+    #[test]
+    fn what_is_archived_already_is_passed_over() {
+        let lines = [transaction(7, 0x20, &[insert("t", 0x12)]), transaction(8, 0x30, &[insert("t", 0x22)])];
+        let harvest = harvest(NO_LIMITS, 0x20, &lines).expect("reads");
+        assert_eq!(harvest.segments.len(), 1);
+        assert_eq!(harvest.segments[0].summary.transactions, 1);
+        assert_eq!(harvest.segments[0].summary.start_lsn, Lsn::from_u64(0x20));
+    }
+
+    #[test]
+    fn a_transaction_without_captured_rows_leaves_no_line_but_moves_on() {
+        let lines = [transaction(7, 0x20, &[insert("other", 0x12)]), transaction(8, 0x30, &[])];
+        let harvest = harvest(NO_LIMITS, 0x5, &lines).expect("reads");
+        assert!(harvest.segments.is_empty());
+        assert_eq!((harvest.position, harvest.lines), (Lsn::from_u64(0x30), 5));
+    }
+
+    #[test]
+    fn a_file_ends_at_the_first_commit_past_a_limit() {
+        let three = || vec![insert("t", 1), insert("t", 2), insert("t", 3)];
+        let lines =
+            [transaction(1, 0x20, &three()), transaction(2, 0x30, &three()), transaction(3, 0x40, &three())];
+        let limits = Limits { changes: 4, ..NO_LIMITS };
+        let harvest = harvest(limits, 0, &lines).expect("reads");
+        let spans: Vec<_> =
+            harvest.segments.iter().map(|s| (s.summary.start_lsn, s.summary.end_lsn)).collect();
+        let lsn = Lsn::from_u64;
+        assert_eq!(spans, [(lsn(0), lsn(0x30)), (lsn(0x30), lsn(0x40))]);
+    }
+
+    #[test]
+    fn a_truncate_of_a_parent_is_one_line_and_one_of_a_partition_alone_is_a_gap() {
+        let truncate = |table: &str, lsn| row("T", table, lsn, "");
+        let lines = [
+            transaction(1, 0x20, &[truncate("p", 0x10), truncate("p_1", 0x10), truncate("t", 0x10)]),
+            transaction(2, 0x30, &[truncate("p_1", 0x21), insert("t", 0x22)]),
+            transaction(3, 0x40, &[truncate("p_1", 0x31)]),
+        ];
+        let harvest = harvest(NO_LIMITS, 0x5, &lines).expect("reads");
+        let ops: Vec<String> = content(&harvest.segments[0]).iter().map(|l| l[..30].to_owned()).collect();
+        assert_eq!(
+            ops[..2],
+            [r#"{"table":"p","op":"TRUNCATE","#, r#"{"table":"t","op":"TRUNCATE","#]
+                .map(|s| s.to_owned() + "\"")
+        );
+        let spans = |gaps: &[Gap]| gaps.iter().map(|gap| (gap.from, gap.to)).collect::<Vec<_>>();
+        let lsn = Lsn::from_u64;
+        assert_eq!(harvest.segments[0].summary.end_lsn, lsn(0x30));
+        assert_eq!(spans(&harvest.segments[0].gaps), [(lsn(0x20), lsn(0x30))]);
+        assert_eq!(spans(&harvest.gaps), [(lsn(0x30), lsn(0x40))], "behind all that the segment holds");
+    }
+
+    #[test]
+    fn virtual_columns_do_not_travel() {
+        let columns =
+            r#","columns":[{"name":"id","typeoid":23,"value":1},{"name":"v\"","typeoid":23,"value":null}]"#;
+        let lines = [transaction(1, 0x20, &[row("I", "t", 0x10, columns)])];
+        let harvest = harvest(NO_LIMITS, 0, &lines).expect("reads");
+        assert!(content(&harvest.segments[0])[0].contains(r#""data":{"id":1},"#));
+    }
+
+    #[test]
+    fn an_answer_out_of_order_is_refused() {
+        for lines in [
+            vec![insert("t", 1)],
+            vec![mark("B", 1, 0x20), mark("B", 2, 0x30)],
+            vec![mark("C", 1, 0x20)],
+            vec![mark("B", 1, 0x20), insert("t", 1)],
+            vec![mark("B", 1, 0x20), insert("t", 1), mark("C", 2, 0x20)],
+        ] {
+            assert!(harvest(NO_LIMITS, 0, std::slice::from_ref(&lines)).is_err(), "accepted {lines:?}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! From the spool to the backup host.
+
+pub(crate) mod ownership;
+pub(crate) mod shipper;

@@ -1,0 +1,407 @@
+//! `snapshot`: a consistent copy of tables into the archive, while production works.
+//!
+//! ```text
+//! start_lsn ─▶ older transactions have ended ─▶ BEGIN, end_lsn ─▶ rows ─▶ parts ─▶ archive ─▶ COMMIT
+//!                                                  ─▶ WAL is written up to end_lsn ─▶ manifest
+//! ```
+//! All that committed up to `start_lsn` is in the copy, nothing that committed behind `end_lsn` is, and of what lies
+//! between, the transaction's snapshot says which is. The order of these steps is the promise.
+
+mod barrier;
+mod cutter;
+mod earlier;
+mod lock;
+mod memory;
+mod publish;
+mod reading;
+mod rows;
+mod store;
+mod tables;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::{Duration, Instant};
+use syncdata_service::postgres::ServerContext as _;
+
+use bytesize::ByteSize;
+use futures_util::TryStreamExt as _;
+use serde::Serialize;
+use syncdata_archive::{self, Archive, ArchiveHandle};
+use syncdata_formats::digest::Digest;
+use syncdata_formats::identity::ArchiveIdentity;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::FORMAT;
+use syncdata_formats::name::{TableName, TablePattern};
+use syncdata_formats::signature::SigningKey;
+use syncdata_formats::snapshot::{SnapshotId, SnapshotManifest, SnapshotSource, TableCopy};
+use syncdata_formats::time::Timestamp;
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::config::Config;
+use syncdata_service::faults;
+use syncdata_service::progress::{Progress, Unit};
+use tokio_postgres::Client;
+use tracing::{info, warn};
+
+use crate::poll::gap;
+use crate::program::daemon;
+use crate::ship::ownership as home;
+use crate::ship::shipper::Shipper;
+use crate::source::catalog::{self, Position};
+use crate::source::connection::{Connection, Work};
+use crate::source::wal2json::slot;
+use crate::spool::{Spool, State};
+
+use earlier::Earlier;
+use memory::Memory;
+use reading::Pace;
+use store::{How, Store, Stored};
+use tables::{Selection, Table};
+use view::View;
+
+pub(crate) use earlier::{Files, has_manifest};
+pub(crate) use lock::SnapshotLock;
+
+const APPLICATION_NAME: &str = "syncdata-archiver snapshot";
+
+/// Parts that are packed and sent while the next one is read: each is in memory, twice where it is compressed.
+const PARTS_UNDER_WAY: usize = 2;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// Instead of all that is captured.
+    pub tables: Option<Vec<TablePattern>>,
+    /// Bytes of rows that are read in a second.
+    pub rate: Option<u64>,
+    pub full: bool,
+    /// How long older transactions may keep the snapshot from beginning.
+    pub wait: Option<Duration>,
+}
+
+/// What was taken, in figures.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Taken {
+    pub id: String,
+    pub start_lsn: Lsn,
+    pub end_lsn: Lsn,
+    pub tables: usize,
+    pub rows: u64,
+    pub parts: u64,
+    pub parts_reused: u64,
+    pub parts_delta: u64,
+    /// Of rows, uncompressed.
+    pub content_bytes: u64,
+    pub bytes_sent: u64,
+    pub seconds: f64,
+}
+
+/// Takes one. It exists when this returns, or does not.
+pub(crate) async fn take(config: &Config, options: &Options) -> Result<Taken> {
+    let started = Instant::now();
+    let _lock = SnapshotLock::wait(&config.spool_dir).await?;
+    let mut taken = Snapshot::prepare(config, options).await?.run().await?;
+    taken.seconds = started.elapsed().as_millis() as f64 / 1000.0;
+    Ok(taken)
+}
+
+/// One snapshot under way.
+struct Snapshot<'a> {
+    config: &'a Config,
+    options: &'a Options,
+    signing_key: Option<SigningKey>,
+    archive: ArchiveHandle,
+    state: State,
+    connection: Connection,
+}
+
+impl<'a> Snapshot<'a> {
+    /// Everything is looked at before anything is done.
+    async fn prepare(config: &'a Config, options: &'a Options) -> Result<Snapshot<'a>> {
+        let archive = ArchiveHandle::spawn(syncdata_archive::open(config.archive()?)?)?;
+        let signing_key = config.signing_key()?;
+        let (state, identity) = at_home(config, &Shipper::new(archive.clone())).await?;
+        let connection = Connection::open_as(config, APPLICATION_NAME).await?;
+        connection.lock(Work::Snapshots, &config.slot_name).await?;
+        let (client, facts) = (connection.session.client(), &connection.facts);
+        home::check_identity(&state, &identity, archive.location())?;
+        home::check_owner(&identity, &home::owner(config, facts), archive.location())?;
+        gap::check_origin(&state.source, facts, &config.slot_name)?;
+        let found = slot::read(client, &config.slot_name).await;
+        found.map_err(|error| gap::explain_missing_slot(error, &state.source, facts))?;
+        let position = Position::read(client).await?;
+        let switch = match position.timeline {
+            now if now == state.source.timeline => None,
+            now => {
+                catalog::switch_point(client, state.source.timeline, now, &config.postgres()?.user).await?
+            }
+        };
+        gap::check_history(&state, state.position(), position.timeline, position.flush, switch)?;
+        let mut snapshot = Snapshot { config, options, signing_key, archive, state, connection };
+        snapshot.make_sure_of_capture().await?;
+        Ok(snapshot)
+    }
+
+    /// The changes of a table that the running archiver does not capture yet would be in neither the copy nor the stream,
+    /// and nothing would ever tell.
+    async fn make_sure_of_capture(&mut self) -> Result<()> {
+        let wanted = self.selection().resolve(self.connection.session.client()).await?;
+        if wanted.is_subset(&self.state.remembered.tables) {
+            return Ok(());
+        }
+        // Tables that are new since the last poll: whoever captures them knows them after this one.
+        daemon::poll_now(self.config).await?;
+        if let Some(state) = Spool::peek_state(&self.config.spool_dir)? {
+            self.state = state;
+        }
+        let unknown: Vec<String> =
+            wanted.difference(&self.state.remembered.tables).map(ToString::to_string).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let message = format!("the running archiver does not capture {} yet", unknown.join(", "));
+        Err(Error::new(Kind::Refused, message).hint(
+            "have it read its settings again (systemctl reload syncdata-archiver), then take the snapshot: a copy from \
+             before would miss changes",
+        ))
+    }
+
+    async fn run(&self) -> Result<Taken> {
+        let client = self.connection.session.client();
+        let session = ServerProcess::of(client).await?;
+        let start_lsn = catalog::insert_position(client).await?;
+        barrier::wait_for_older_transactions(client, self.options.wait).await?;
+        let view = View::open(client, &self.selection(), &self.config.postgres()?.user).await?;
+        let id = SnapshotId::new(start_lsn, view.taken_at);
+        info!(snapshot = %id, end_lsn = %view.end_lsn, tables = view.tables.len(), "snapshot begun");
+        let taken = self.carry_out(id, start_lsn, view, &session).await;
+        taken.map_err(|error| {
+            error.context("the snapshot is discarded; the next one uses what was sent of it")
+        })
+    }
+
+    async fn carry_out(
+        &self,
+        id: SnapshotId,
+        start_lsn: Lsn,
+        view: View,
+        session: &ServerProcess,
+    ) -> Result<Taken> {
+        faults::hit("snapshot.begun")?;
+        let store = self.store(id, &view.tables).await?;
+        let mut taken = Taken::default();
+        let copies = self.copy(&view, &store, &mut taken).await?;
+        faults::hit("snapshot.all_parts_sent")?;
+        self.make_sure(session, &view).await.map_err(|error| {
+            error.context("nobody can say any more that production keeps what the snapshot saw")
+        })?;
+        let manifest = self.manifest(store.id.clone(), start_lsn, view, copies);
+        taken.describe(&manifest);
+        taken.bytes_sent += publish::publish(&self.archive, &manifest, self.signing_key.as_ref()).await?;
+        info!(snapshot = %manifest.id, rows = taken.rows, bytes = taken.bytes_sent, "snapshot published");
+        forget_others(&store, &manifest, self.options.tables.is_none());
+        Ok(taken)
+    }
+
+    fn selection(&self) -> Selection<'_> {
+        Selection {
+            captured: &self.config.tables,
+            only: self.options.tables.as_deref(),
+            remembered: &self.state.remembered,
+        }
+    }
+
+    async fn store(&self, id: SnapshotId, tables: &[Table]) -> Result<Store> {
+        let wanted: BTreeSet<TableName> = tables.iter().map(|table| table.name.clone()).collect();
+        let verify_key = self.signing_key.as_ref().map(SigningKey::verify_key);
+        let read = move |archive: &mut dyn Archive| Earlier::read(archive, wanted, verify_key.as_ref());
+        let earlier = self.archive.run(read).await?;
+        if earlier.has(&id) {
+            // start_lsn rises with every snapshot of one server.
+            let message = format!("the archive has a snapshot {id} already");
+            return Err(Error::new(Kind::Conflict, message).hint("look who else writes to this archive"));
+        }
+        Ok(Store {
+            archive: self.archive.clone(),
+            id,
+            earlier,
+            memory: Memory::new(&self.config.spool_dir),
+            compression_level: self.config.compression_level,
+            full: self.options.full,
+            sent: Default::default(),
+        })
+    }
+
+    async fn copy(
+        &self,
+        view: &View,
+        store: &Store,
+        taken: &mut Taken,
+    ) -> Result<BTreeMap<TableName, TableCopy>> {
+        let estimate = view.tables.iter().map(|table| table.rows_estimate).sum::<Option<u64>>();
+        let mut progress = Progress::start("snapshot", Unit::Rows, estimate);
+        let mut pace = Pace::new(self.options.rate);
+        let mut copies = BTreeMap::new();
+        for table in &view.tables {
+            let mut bases = store.earlier.bases_of(&table.name);
+            let parts =
+                reading::parts(self.connection.session.client(), table, &mut pace, &mut progress).await?;
+            let stored: Vec<Stored> = parts
+                .map_ok(|cut| {
+                    let base = bases.nearest(cut.first_key.as_deref());
+                    store.put(cut, base)
+                })
+                .try_buffered(PARTS_UNDER_WAY)
+                .try_collect()
+                .await?;
+            stored.iter().for_each(|stored| taken.count(stored));
+            copies.insert(table.name.clone(), copy_of(table, stored));
+        }
+        progress.finish();
+        Ok(copies)
+    }
+
+    /// What was seen has happened, for good, and the stream that follows is still the same one.
+    async fn make_sure(&self, session: &ServerProcess, view: &View) -> Result<()> {
+        let client = self.connection.session.client();
+        view.close(client).await?;
+        barrier::wait_for_flush(client, view.end_lsn).await?;
+        let now = ServerProcess::of(client).await?;
+        if now != *session {
+            let message =
+                format!("the session was {session} and is {now}: the server may have crashed between");
+            return Err(Error::new(Kind::Conflict, message)
+                .hint("connect to the server itself, not through a pooler that shares sessions"));
+        }
+        slot::read(client, &self.config.slot_name).await?;
+        let timeline = Position::read(client).await?.timeline;
+        if timeline != view.timeline {
+            let message = format!("the server was on timeline {}, and is on {timeline}", view.timeline);
+            return Err(Error::new(Kind::Foreign, message).hint("take another snapshot"));
+        }
+        Ok(())
+    }
+
+    fn manifest(
+        &self,
+        id: SnapshotId,
+        start_lsn: Lsn,
+        view: View,
+        tables: BTreeMap<TableName, TableCopy>,
+    ) -> SnapshotManifest {
+        let facts = &self.connection.facts;
+        SnapshotManifest {
+            format: FORMAT,
+            archive_id: self.state.archive_id,
+            id,
+            start_lsn,
+            end_lsn: view.end_lsn,
+            snapshot: view.seen,
+            taken_at: view.taken_at,
+            source: SnapshotSource {
+                system_identifier: facts.system_identifier.clone(),
+                timeline: view.timeline,
+                database: facts.database.clone(),
+                server_version: facts.server_version.clone(),
+                slot: self.config.slot_name.to_string(),
+                settings: view.settings,
+            },
+            tables,
+            created_at: Timestamp::now(),
+            archiver: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// Whose archive and whose spool. A poll comes first where one of the two is new: it founds what is missing.
+async fn at_home(config: &Config, shipper: &Shipper) -> Result<(State, ArchiveIdentity)> {
+    let look = async || Ok((Spool::peek_state(&config.spool_dir)?, shipper.identity().await?));
+    if let (Some(state), Some(identity)) = look().await? {
+        return Ok((state, identity));
+    }
+    info!("the archive is not founded yet, or this spool is new: a poll comes first");
+    daemon::poll_now(config).await?;
+    match look().await? {
+        (Some(state), Some(identity)) => Ok((state, identity)),
+        _ => Err(home::no_identity(shipper.location())),
+    }
+}
+
+fn copy_of(table: &Table, stored: Vec<Stored>) -> TableCopy {
+    let parts: Vec<_> = stored.into_iter().map(|stored| stored.part).collect();
+    TableCopy {
+        relation: table.relation.clone(),
+        columns: table.columns.clone(),
+        rows: parts.iter().map(|part| part.rows).sum(),
+        content_bytes: parts.iter().map(|part| part.content_bytes).sum(),
+        parts,
+        sequences: table.sequences.clone(),
+    }
+}
+
+/// Checksums of parts that the newest copies do not have any more. A snapshot of some tables knows nothing of the
+/// copies of the others.
+fn forget_others(store: &Store, manifest: &SnapshotManifest, has_all_tables: bool) {
+    let parts = manifest.tables.values().flat_map(|table| &table.parts);
+    let needed: BTreeSet<Digest> = parts.map(|part| part.content_sha256).collect();
+    let forgotten = if has_all_tables {
+        store.memory.retain(&needed)
+    } else {
+        let replaced = manifest.tables.keys().flat_map(|table| store.earlier.contents_of(table));
+        store.memory.forget(replaced.filter(|content| !needed.contains(content)))
+    };
+    if let Err(error) = forgotten {
+        warn!(error = %error.one_line(), "checksums of earlier parts stay on this host");
+    }
+}
+
+impl Taken {
+    fn count(&mut self, stored: &Stored) {
+        self.parts += 1;
+        self.parts_reused += u64::from(stored.how == How::Reused);
+        self.parts_delta += u64::from(stored.how == How::Delta);
+        self.bytes_sent += stored.bytes_sent;
+    }
+
+    fn describe(&mut self, manifest: &SnapshotManifest) {
+        self.id = manifest.id.to_string();
+        (self.start_lsn, self.end_lsn) = (manifest.start_lsn, manifest.end_lsn);
+        self.tables = manifest.tables.len();
+        (self.rows, self.content_bytes) = (manifest.rows(), manifest.content_bytes());
+    }
+
+    pub(crate) fn text(&self) -> String {
+        format!(
+            "snapshot {}: {} tables, {} rows, {} parts ({} of them already there, {} as differences), {} sent, {:.1} s\n",
+            self.id,
+            self.tables,
+            self.rows,
+            self.parts,
+            self.parts_reused,
+            self.parts_delta,
+            ByteSize::b(self.bytes_sent),
+            self.seconds
+        )
+    }
+}
+
+/// The server's end of a session: a crash of the server, and a pooler, put another one in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ServerProcess {
+    pid: i32,
+    started: String,
+}
+
+impl ServerProcess {
+    async fn of(client: &Client) -> Result<ServerProcess> {
+        let sql = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+        let row = client.query_typed_one(sql, &[]).await;
+        let row = row.context(|| "asking the source for its process".to_owned())?;
+        Ok(ServerProcess { pid: row.get(0), started: row.get(1) })
+    }
+}
+
+impl fmt::Display for ServerProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} of {}", self.pid, self.started)
+    }
+}

@@ -1,0 +1,370 @@
+//! The production server as the archiver sees it: the questions it is asked. All of them are read only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+use syncdata_service::postgres::ServerContext as _;
+
+use postgres_protocol::escape::escape_identifier;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::{Column, Generated, Identity, Relation, ReplicaIdentity};
+use syncdata_formats::name::{SlotName, TableName};
+use syncdata_formats::time::Timestamp;
+use syncdata_formats::{Error, Kind, Result};
+use tokio_postgres::types::{PgLsn, ToSql, Type};
+use tokio_postgres::{GenericClient, Row};
+
+use crate::capture::{CatalogTable, RelationKind};
+
+/// What does not change while a session lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub system_identifier: String,
+    pub database: String,
+    pub database_oid: u32,
+    pub server_version: String,
+    pub server_version_num: u32,
+    pub encoding: String,
+    pub in_recovery: bool,
+}
+
+/// Where the server stands, asked once per poll.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Position {
+    /// Production's clock, read before the position: what committed until then lies before it.
+    pub at: Timestamp,
+    pub flush: Lsn,
+    pub timeline: u32,
+}
+
+/// A replication slot as the server lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub plugin: String,
+    pub database: String,
+    pub active_pid: Option<i32>,
+    pub restart_lsn: Option<Lsn>,
+    pub confirmed_flush_lsn: Option<Lsn>,
+    /// reserved, extended, unreserved, lost
+    pub wal_status: String,
+    pub invalidation_reason: Option<String>,
+    /// Transactions handed out since the slot was made (or statistics were reset).
+    pub transactions: Option<u64>,
+    /// What decoding wrote to production's disk because it did not fit into memory, since likewise.
+    pub spilled_bytes: Option<u64>,
+}
+
+/// The longest open transaction that may keep the slot's WAL.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct OldestTransaction {
+    pub pid: i32,
+    pub user: String,
+    /// `None` where our role may not see when it began.
+    pub seconds: Option<i64>,
+}
+
+impl fmt::Display for OldestTransaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} of {}", self.pid, self.user)?;
+        self.seconds.map_or(Ok(()), |seconds| write!(f, ", open for {seconds} s"))
+    }
+}
+
+const FACTS: &str =
+    "SELECT (SELECT system_identifier::text FROM pg_control_system()), current_database()::text, d.oid,
+    current_setting('server_version'), current_setting('server_version_num')::int4,
+    pg_encoding_to_char(d.encoding)::text, pg_is_in_recovery()
+  FROM pg_database d WHERE d.datname = current_database()";
+
+const POSITION: &str =
+    "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, pg_current_wal_flush_lsn(),
+    ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int4";
+
+const SCHEMAS: &str = "SELECT nspname::text FROM pg_namespace
+  WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'";
+
+const SLOT: &str =
+    "SELECT coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), s.active_pid, s.restart_lsn,
+    s.confirmed_flush_lsn, coalesce(s.wal_status, 'lost'), to_jsonb(s)->>'invalidation_reason', t.total_txns,
+    t.spill_bytes
+  FROM pg_replication_slots s LEFT JOIN pg_stat_replication_slots t ON t.slot_name = s.slot_name
+  WHERE s.slot_name = $1 AND s.slot_type = 'logical'";
+
+/// Everything that is a relation for people; what is not captured is named by `check`.
+const CATALOG: &str =
+    "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
+    i.inhparent,
+    CASE c.relreplident WHEN 'f' THEN true WHEN 'n' THEN false
+      WHEN 'd' THEN EXISTS (SELECT FROM pg_index x
+        WHERE x.indrelid = c.oid AND x.indisprimary AND x.indisvalid AND x.indimmediate)
+      ELSE EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisreplident AND x.indisvalid) END,
+    ARRAY(SELECT a.attname::text FROM pg_attribute a
+      WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition
+  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+    AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
+
+const RELATIONS: &str = "SELECT n.nspname::text, c.relname::text, c.relreplident::text,
+    ARRAY(SELECT a.attname::text FROM pg_index x, unnest(x.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
+      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+      WHERE x.indrelid = c.oid AND x.indisprimary ORDER BY k.place),
+    a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated::text, a.attidentity::text
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN unnest($1::text[], $2::text[]) AS wanted(nspname, relname)
+      ON wanted.nspname = n.nspname AND wanted.relname = c.relname
+    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  WHERE c.relkind IN ('r', 'p')
+  ORDER BY c.oid, a.attnum";
+
+/// Everybody may see who holds which transaction number; since when, only roles that may read statistics.
+const OLDEST: &str =
+    "SELECT l.pid, coalesce(a.usename::text, ''), extract(epoch FROM clock_timestamp() - a.xact_start)::int8
+  FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+  WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
+    AND l.pid IS NOT NULL AND l.pid <> pg_backend_pid()
+  ORDER BY age(l.transactionid) DESC LIMIT 1";
+
+impl Facts {
+    pub(crate) async fn read(client: &impl GenericClient) -> Result<Facts> {
+        let row = one(client, "asking the source what it is", FACTS, &[]).await?;
+        let version: String = row.get(3);
+        Ok(Facts {
+            system_identifier: row.get(0),
+            database: row.get(1),
+            database_oid: row.get(2),
+            server_version: version.split(' ').next().unwrap_or_default().to_owned(),
+            server_version_num: row.get::<_, i32>(4).unsigned_abs(),
+            encoding: row.get(5),
+            in_recovery: row.get(6),
+        })
+    }
+
+    pub(crate) fn major(&self) -> u32 {
+        self.server_version_num / 10_000
+    }
+}
+
+impl Position {
+    /// A position behind all that had committed when it was asked for. A commit that nobody waits for
+    /// (synchronous_commit = off) is there for every reader before it is flushed, which is what can be decoded: the
+    /// server has a moment to flush it. (Longer than a moment only if wal_writer_delay was made so.)
+    pub(crate) async fn settled(client: &impl GenericClient) -> Result<Position> {
+        const ROUNDS_MAX: u32 = 20;
+        const PAUSE: Duration = Duration::from_millis(50);
+        let mut position = Position::read(client).await?;
+        let written = insert_position(client).await?;
+        let at = position.at;
+        for _ in 0..ROUNDS_MAX {
+            if position.flush >= written {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+            position = Position { at, ..Position::read(client).await? };
+        }
+        Ok(position)
+    }
+
+    pub(crate) async fn read(client: &impl GenericClient) -> Result<Position> {
+        // The clock first: what had committed then was flushed before the position is read.
+        let row = one(client, "asking the source for its WAL position", POSITION, &[]).await?;
+        Ok(Position {
+            at: Timestamp::from_micros(row.get(0))?,
+            flush: lsn(row.get(1)),
+            timeline: row.get::<_, i32>(2).unsigned_abs(),
+        })
+    }
+}
+
+/// Where the next record will be written: whatever is visible now was written before.
+pub(crate) async fn insert_position(client: &impl GenericClient) -> Result<Lsn> {
+    let row =
+        one(client, "asking the source for its WAL position", "SELECT pg_current_wal_insert_lsn()", &[])
+            .await?;
+    Ok(lsn(row.get(0)))
+}
+
+impl Slot {
+    pub(crate) async fn read(client: &impl GenericClient, name: &SlotName) -> Result<Option<Slot>> {
+        let rows =
+            many(client, "asking the source for the slot", SLOT, &[(&name.as_str(), Type::TEXT)]).await?;
+        Ok(rows.first().map(|row| Slot {
+            plugin: row.get(0),
+            database: row.get(1),
+            active_pid: row.get(2),
+            restart_lsn: row.get::<_, Option<PgLsn>>(3).map(lsn),
+            confirmed_flush_lsn: row.get::<_, Option<PgLsn>>(4).map(lsn),
+            wal_status: row.get(5),
+            invalidation_reason: row.get(6),
+            transactions: row.get::<_, Option<i64>>(7).map(i64::unsigned_abs),
+            spilled_bytes: row.get::<_, Option<i64>>(8).map(i64::unsigned_abs),
+        }))
+    }
+}
+
+/// The schemas that are not the system's, and what lies in them.
+pub(crate) async fn catalog(client: &impl GenericClient) -> Result<(BTreeSet<String>, Vec<CatalogTable>)> {
+    let rows = many(client, "reading the source's catalog", SCHEMAS, &[]).await?;
+    let schemas = rows.iter().map(|row| row.get(0)).collect();
+    let rows = many(client, "reading the source's catalog", CATALOG, &[]).await?;
+    let tables = rows.iter().map(catalog_table).collect::<Result<_>>()?;
+    Ok((schemas, tables))
+}
+
+/// The named tables as they are now; those that are gone have no entry.
+pub(crate) async fn relations(
+    client: &impl GenericClient,
+    tables: &BTreeSet<TableName>,
+) -> Result<BTreeMap<TableName, Relation>> {
+    let (schemas, names): (Vec<&str>, Vec<&str>) = tables.iter().map(|t| (t.schema(), t.name())).unzip();
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&schemas, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)];
+    let rows = many(client, "reading the columns of the source's tables", RELATIONS, &parameters).await?;
+    let mut columns: BTreeMap<TableName, Vec<Column>> = BTreeMap::new();
+    let mut others = BTreeMap::new();
+    for row in &rows {
+        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))?;
+        let all = columns.entry(table.clone()).or_default();
+        all.extend(column(row)?);
+        others.insert(table, (row.get::<_, Vec<String>>(3), replica_identity(row.get(2))?));
+    }
+    let described = |(table, columns)| {
+        let (key, identity) = others.remove(&table)?;
+        Some((table, Relation::new(columns, key, identity)))
+    };
+    Ok(columns.into_iter().filter_map(described).collect())
+}
+
+impl OldestTransaction {
+    pub(crate) async fn read(client: &impl GenericClient) -> Result<Option<OldestTransaction>> {
+        let rows = many(client, "asking for the oldest transaction", OLDEST, &[]).await?;
+        Ok(rows.first().map(|row| OldestTransaction {
+            pid: row.get(0),
+            user: row.get(1),
+            seconds: row.get(2),
+        }))
+    }
+}
+
+/// Where a timeline left its parent, from the history file that the server keeps: `None` when `from` is no
+/// ancestor. The function that reads it must have been granted to our role.
+pub(crate) async fn switch_point(
+    client: &impl GenericClient,
+    from: u32,
+    to: u32,
+    user: &str,
+) -> Result<Option<Lsn>> {
+    let path = format!("pg_wal/{to:08X}.history");
+    let sql = "SELECT pg_read_file($1)";
+    let row = one(client, "reading the server's timeline history", sql, &[(&path, Type::TEXT)])
+        .await
+        .map_err(|error| {
+            if error.kind() == Kind::Refused {
+                return error.hint(format!(
+                    "without the history nobody can tell whether archived changes were lost in the failover; run as \
+                     superuser: GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO {};",
+                    escape_identifier(user)
+                ));
+            }
+            error
+        })?;
+    parse_history(row.get(0), from)
+}
+
+/// A line is `parent<TAB>switch point<TAB>reason`.
+fn parse_history(history: &str, from: u32) -> Result<Option<Lsn>> {
+    for line in history.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        let mut fields = line.split_whitespace();
+        if fields.next().and_then(|id| id.parse().ok()) == Some(from) {
+            let switch = fields.next().ok_or_else(|| Error::bad_input("a timeline history", line))?;
+            return switch.parse().map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn catalog_table(row: &Row) -> Result<CatalogTable> {
+    let kind = match (row.get::<_, &str>(3), row.get::<_, &str>(4)) {
+        ("r" | "p", "u") => RelationKind::NotCaptured("an unlogged table"),
+        ("r" | "p", "t") => RelationKind::NotCaptured("a temporary table"),
+        ("r", _) => RelationKind::Table,
+        ("p", _) => RelationKind::Partitioned,
+        ("v", _) => RelationKind::NotCaptured("a view"),
+        ("m", _) => RelationKind::NotCaptured("a materialized view"),
+        ("f", _) => RelationKind::NotCaptured("a foreign table"),
+        _ => RelationKind::NotCaptured("a sequence"),
+    };
+    Ok(CatalogTable {
+        oid: row.get(0),
+        name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2))?,
+        kind,
+        partition_of: row.get(5),
+        identity_usable: row.get(6),
+        virtual_columns: row.get(7),
+    })
+}
+
+/// `None` for a table without columns, which the outer join shows as a row without one.
+fn column(row: &Row) -> Result<Option<Column>> {
+    let Some(name) = row.get::<_, Option<String>>(4) else { return Ok(None) };
+    let generated = match row.get::<_, &str>(7) {
+        "" => None,
+        "s" => Some(Generated::Stored),
+        "v" => Some(Generated::Virtual),
+        other => return Err(Error::bad_input("a kind of generated column", other)),
+    };
+    let identity = match row.get::<_, &str>(8) {
+        "" => None,
+        "a" => Some(Identity::Always),
+        "d" => Some(Identity::ByDefault),
+        other => return Err(Error::bad_input("a kind of identity column", other)),
+    };
+    Ok(Some(Column { name, type_name: row.get(5), not_null: row.get(6), generated, identity }))
+}
+
+fn replica_identity(code: &str) -> Result<ReplicaIdentity> {
+    match code {
+        "d" => Ok(ReplicaIdentity::Default),
+        "f" => Ok(ReplicaIdentity::Full),
+        "i" => Ok(ReplicaIdentity::Index),
+        "n" => Ok(ReplicaIdentity::Nothing),
+        other => Err(Error::bad_input("a replica identity", other)),
+    }
+}
+
+fn lsn(position: PgLsn) -> Lsn {
+    Lsn::from_u64(position.into())
+}
+
+async fn many(
+    client: &impl GenericClient,
+    doing: &str,
+    sql: &str,
+    parameters: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<Vec<Row>> {
+    client.query_typed(sql, parameters).await.context(|| doing.to_owned())
+}
+
+async fn one(
+    client: &impl GenericClient,
+    doing: &str,
+    sql: &str,
+    parameters: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<Row> {
+    let mut rows = many(client, doing, sql, parameters).await?;
+    rows.pop().ok_or_else(|| Error::new(Kind::NotFound, format!("{doing}: no answer")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_says_where_a_timeline_was_left() {
+        let history = "1\t0/3000148\tno recovery target specified\n\n2\t0/5000000\tbefore 2026-01-01\n";
+        assert_eq!(parse_history(history, 1).expect("reads"), Some("0/3000148".parse().expect("an LSN")));
+        assert_eq!(parse_history(history, 2).expect("reads"), Some("0/5000000".parse().expect("an LSN")));
+        assert_eq!(parse_history(history, 7).expect("reads"), None);
+        assert!(parse_history("1\n", 1).is_err());
+    }
+}

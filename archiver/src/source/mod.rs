@@ -1,0 +1,6 @@
+//! Where changes come from: production, asked and read.
+
+pub(crate) mod catalog;
+pub(crate) mod connection;
+pub(crate) mod role;
+pub(crate) mod wal2json;

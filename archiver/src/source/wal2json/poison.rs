@@ -1,0 +1,174 @@
+//! Finds the one transaction that cannot be read, so that all before it can be saved and it can be named.
+
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::faults;
+use syncdata_service::postgres::sqlstate;
+use tokio_postgres::error::SqlState;
+
+use crate::source::connection::{Connection, while_in_use};
+use crate::source::wal2json::line::Line;
+use crate::source::wal2json::slot::{Peek, Trouble};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Poison {
+    pub xid: u32,
+    pub end_lsn: Lsn,
+    /// The last commit that can still be read, if the answer has one before it.
+    pub readable_upto: Option<Lsn>,
+    /// Relations that cannot be read alone.
+    pub tables: Vec<TableName>,
+}
+
+impl Poison {
+    pub(crate) fn into_error(self, cause: Error) -> Error {
+        let tables = self.tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let tables =
+            if tables.is_empty() { "no table (a message with the prefix syncdata?)" } else { &tables };
+        // What may help without a loss comes first.
+        let mut first = cause.hint_text().map_or_else(String::new, |hint| format!("{hint}; or, "));
+        if self.may_be_the_sum(&cause) {
+            first = format!(
+                "the slot still hands out what is archived before it, and both may only be too large together: first \
+                 bring the backup host back, or set confirm = \"spooled\"; or, {first}"
+            );
+        }
+        let Poison { xid, end_lsn, .. } = self;
+        Error::new(
+            Kind::Corrupt,
+            format!("transaction {xid} (commit ends at {end_lsn}) of {tables} cannot be read; all before it is archived"),
+        )
+        .hint(format!(
+            "{first}to go on without it, run `syncdata-archiver declare-gap --upto {end_lsn} --reason \"transaction \
+             {xid} cannot be read\"`; the tables are then stale until their next snapshot"
+        ))
+        .caused_by(cause)
+    }
+
+    /// A limit counts all that the answer has, from where the slot stands.
+    fn may_be_the_sum(&self, cause: &Error) -> bool {
+        self.readable_upto.is_some() && sqlstate(cause) == Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED)
+    }
+}
+
+/// `whole` could not be read: why? `None` when all of it can be read after all, or nothing can be said. Every
+/// attempt may make the server print a gigabyte, so that none is made twice.
+pub(crate) async fn locate(
+    connection: &mut Connection,
+    whole: &Peek<'_>,
+    relations: Vec<(TableName, String)>,
+) -> Result<Option<Poison>> {
+    let commits = commits(connection, whole).await?;
+    // commits[..readable] can be read, commits[..unreadable] cannot.
+    let (mut readable, mut unreadable) = (0, commits.len());
+    if unreadable == 0 {
+        return Ok(None);
+    }
+    while unreadable - readable > 1 {
+        let middle = readable + (unreadable - readable) / 2;
+        let upto = commits[middle - 1].1;
+        if can_read(connection, &Peek { upto, lines_max: None, ..whole.clone() }).await? {
+            readable = middle;
+        } else {
+            unreadable = middle;
+        }
+    }
+    // The last one has not been tried: it was taken for unreadable because the whole is.
+    if unreadable == commits.len() && can_read(connection, whole).await? {
+        return Ok(None);
+    }
+    let (xid, end_lsn) = commits[unreadable - 1];
+    let only_it = Peek { upto: end_lsn, lines_max: None, ..whole.clone() };
+    if unreadable == commits.len() && can_read(connection, &only_it).await? {
+        // What lies behind the last commit is a message, which belongs to none: the next commit will show it.
+        return Ok(None);
+    }
+    let readable_upto = readable.checked_sub(1).map(|last| commits[last].1);
+    let tables = tables(connection, &Peek { messages: false, ..only_it }, relations).await?;
+    Ok(Some(Poison { xid, end_lsn, readable_upto, tables }))
+}
+
+/// Every transaction in reach, none of whose rows is printed.
+async fn commits(connection: &mut Connection, whole: &Peek<'_>) -> Result<Vec<(u32, Lsn)>> {
+    let mut commits = Vec::new();
+    let bare = Peek { filter: "", messages: false, lines_max: None, ..whole.clone() };
+    while_in_use(async || {
+        commits.clear();
+        let take = |line: &str| {
+            if let Line::Commit(commit) = Line::parse(line)? {
+                commits.push((commit.xid, commit.end_lsn));
+            }
+            Ok(())
+        };
+        connection.peek(&bare, take).await
+    })
+    .await?;
+    Ok(commits)
+}
+
+/// A connection that breaks, or a call that somebody cancels, says nothing of what was to be read.
+async fn can_read(connection: &mut Connection, peek: &Peek<'_>) -> Result<bool> {
+    let read = while_in_use(async || {
+        faults::hit("poison.before_try")?;
+        connection.peek(peek, |line| Line::check(line).map(|_| ())).await
+    });
+    match read.await {
+        Ok(()) => Ok(true),
+        Err(error) if Trouble::of(&error) == Trouble::Content => Ok(false),
+        Err(error) => Err(error.context("looking for the transaction that cannot be read")),
+    }
+}
+
+/// Halves the relations until single ones are left that fail alone.
+async fn tables(
+    connection: &mut Connection,
+    peek: &Peek<'_>,
+    relations: Vec<(TableName, String)>,
+) -> Result<Vec<TableName>> {
+    let mut suspects = halves(relations);
+    let mut found = Vec::new();
+    while let Some(some) = suspects.pop() {
+        let filter = some.iter().map(|(_, filter)| filter.as_str()).collect::<Vec<_>>().join(",");
+        if can_read(connection, &Peek { filter: &filter, ..peek.clone() }).await? {
+            continue;
+        }
+        match <[_; 1]>::try_from(some) {
+            Ok([(name, _)]) => found.push(name),
+            Err(several) => suspects.extend(halves(several)),
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// One alone stays one: it is to be tried.
+fn halves<T>(mut some: Vec<T>) -> Vec<Vec<T>> {
+    let second = some.split_off(some.len().div_ceil(2));
+    [some, second].into_iter().filter(|half| !half.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_have_everything_and_get_smaller() {
+        assert_eq!(halves(vec![1, 2, 3]), [vec![1, 2], vec![3]]);
+        assert_eq!(halves(vec![1]), [vec![1]]);
+        assert!(halves(Vec::<u8>::new()).is_empty());
+    }
+
+    #[test]
+    fn the_error_gives_the_command_to_run() {
+        let poison = Poison {
+            xid: 754,
+            end_lsn: Lsn::from_u64(0x20),
+            readable_upto: None,
+            tables: vec!["notes".parse().expect("a name")],
+        };
+        let report = poison.into_error(Error::new(Kind::BadInput, "too long")).report();
+        assert!(report.contains("declare-gap --upto 0/20 --reason"), "{report}");
+        assert!(report.contains("of notes cannot be read"), "{report}");
+    }
+}

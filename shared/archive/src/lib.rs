@@ -1,0 +1,91 @@
+//! The archive on the backup host: a dumb place for files. Two implementations (a local directory, SFTP)
+//! keep the same promises, and one suite of tests runs against both.
+//!
+//! The trait blocks, because libssh2 does; `ArchiveHandle` runs it on a thread of its own.
+
+mod content;
+mod directory;
+mod handle;
+mod sftp;
+pub mod snapshots;
+pub mod verify;
+
+use std::io::{Read, Seek, Write};
+
+pub use directory::DirectoryArchive;
+pub use handle::ArchiveHandle;
+pub use sftp::{Patience, SftpArchive};
+
+use syncdata_formats::digest::Digest;
+use syncdata_formats::error::Result;
+use syncdata_formats::layout::ArchivePath;
+use syncdata_service::config::ArchiveSettings;
+
+/// Connects to nobody yet: an absent backup host is an error of the first operation, not of the start.
+pub fn open(settings: &ArchiveSettings) -> Result<Box<dyn Archive>> {
+    match settings {
+        ArchiveSettings::Directory(dir) => Ok(Box::new(DirectoryArchive::new(dir))),
+        ArchiveSettings::Sftp(settings) => Ok(Box::new(SftpArchive::new(settings)?)),
+    }
+}
+
+/// What is put: read from the start, perhaps more than once.
+pub trait Content: Read + Seek + Send {}
+impl<T: Read + Seek + Send> Content for T {}
+
+/// What the putter knows about the content beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub bytes: u64,
+    pub sha256: Digest,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    Written,
+    /// The file was there already, with the same content.
+    AlreadyThere,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// A plain file name; foreign, so not yet one of ours.
+    pub name: String,
+    pub kind: EntryKind,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EntryKind {
+    File,
+    Directory,
+    /// A symbolic link, a device: never followed.
+    Other,
+}
+
+pub trait Archive: Send {
+    /// For messages: the folder, or `sftp://user@host:port/folder`.
+    fn location(&self) -> &str;
+
+    /// Puts an immutable file durably: folders are made, `<name>.part` is written, synced, its size checked,
+    /// and renamed. An equal file under that name is success, another one is `Kind::Conflict`. Content that is
+    /// not what `facts` say is `Kind::Corrupt` and gets no name.
+    fn put(&mut self, path: &ArchivePath, content: &mut dyn Content, facts: Facts) -> Result<Put>;
+
+    /// Replaces a small file as atomically as the server can. (Without posix-rename there is a moment in which
+    /// the file is missing.)
+    fn replace(&mut self, path: &ArchivePath, content: &[u8]) -> Result<()>;
+
+    /// Copies the file from `offset` on; the number of bytes copied. `Kind::NotFound` when there is none.
+    /// `into` may have received bytes when this fails: resume behind them.
+    fn read(&mut self, path: &ArchivePath, offset: u64, into: &mut dyn Write) -> Result<u64>;
+
+    /// The entries of a folder, sorted by name; empty when there is no such folder.
+    fn list(&mut self, folder: &ArchivePath) -> Result<Vec<Entry>>;
+
+    /// The entry of that path (links are not followed), `None` when there is none.
+    fn stat(&mut self, path: &ArchivePath) -> Result<Option<Entry>>;
+
+    /// Removes a file or an empty folder; false when it was not there.
+    fn remove(&mut self, path: &ArchivePath) -> Result<bool>;
+}

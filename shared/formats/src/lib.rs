@@ -1,0 +1,22 @@
+//! The formats of the archive, pure: bytes in, values out. No file, socket or clock is touched here, and the
+//! dependencies of this crate keep it so.
+
+pub mod ack;
+pub mod chain;
+pub mod change;
+pub mod digest;
+pub mod error;
+pub mod floor;
+pub mod head;
+pub mod identity;
+mod json;
+pub mod layout;
+pub mod lsn;
+pub mod manifest;
+pub mod name;
+pub mod segment;
+pub mod signature;
+pub mod snapshot;
+pub mod time;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,165 @@
+//! From what was given to what holds: every setting is taken once and understood, or refused.
+
+use std::path::PathBuf;
+
+use super::key::{RawArchive, RawPostgres, RawPrograms};
+use super::raw::{Given, Reading};
+use super::{ArchiveSettings, Config, Key, Places, SftpSettings, missing, value};
+use crate::postgres::{PostgresSettings, SslFiles};
+use syncdata_formats::error::Result;
+
+/// `find` answers what was given for a key; `backup_dir` is where the earlier script kept its files.
+pub(super) fn check(
+    find: &impl Fn(&Key) -> Option<Given>,
+    places: Places,
+    backup_dir: Option<PathBuf>,
+) -> Result<Config> {
+    let mut read = Reading::default();
+    let archive = archive(&mut read, RawArchive::collect(find), &places)?;
+    let postgres = postgres(&mut read, RawPostgres::collect(find), &places)?;
+    let found = Found { archive, postgres, places, backup_dir };
+    programs(read, RawPrograms::collect(find), found)
+}
+
+/// What the last step puts together.
+struct Found {
+    archive: Option<ArchiveSettings>,
+    postgres: Option<PostgresSettings>,
+    places: Places,
+    backup_dir: Option<PathBuf>,
+}
+
+fn archive(read: &mut Reading, raw: RawArchive, places: &Places) -> Result<Option<ArchiveSettings>> {
+    let RawArchive {
+        archive_host,
+        archive_user,
+        archive_port,
+        archive_dir,
+        archive_identity_file,
+        archive_identity_passphrase,
+        archive_known_hosts,
+    } = raw;
+    let host = read.optional(archive_host, value::text)?;
+    let user = read.optional(archive_user, value::text)?;
+    let port = read.value(archive_port, value::port)?;
+    let dir = read.optional(archive_dir, value::path)?;
+    let identity_file = read.optional(archive_identity_file, value::path)?;
+    let passphrase = read.optional(archive_identity_passphrase, value::secret)?;
+    let known_hosts =
+        read.derived(archive_known_hosts, value::path, || shown(places.home.join(".ssh/known_hosts")))?;
+    let Some(dir) = dir else { return Ok(None) };
+    let Some(host) = host else { return Ok(Some(ArchiveSettings::Directory(places.expand(dir)))) };
+    Ok(Some(ArchiveSettings::Sftp(SftpSettings {
+        host,
+        user: user.ok_or_else(|| missing("archive_user"))?,
+        port,
+        // A folder of the backup host is the backup host's to understand.
+        dir,
+        identity_file: identity_file.map(|path| places.expand(path)),
+        known_hosts: Some(places.expand(known_hosts)),
+        passphrase,
+    })))
+}
+
+fn postgres(read: &mut Reading, raw: RawPostgres, places: &Places) -> Result<Option<PostgresSettings>> {
+    let RawPostgres {
+        pg_host,
+        pg_port,
+        pg_user,
+        pg_password,
+        pg_database,
+        pg_sslmode,
+        pg_sslrootcert,
+        pg_sslcert,
+        pg_sslkey,
+    } = raw;
+    let host = read.value(pg_host, value::text)?;
+    let port = read.value(pg_port, value::port)?;
+    let user = read.value(pg_user, value::text)?;
+    let password = read.optional(pg_password, value::secret)?;
+    let database = read.optional(pg_database, value::text)?;
+    let ssl_mode = read.value(pg_sslmode, value::ssl_mode)?;
+    let mut file = |field| Ok(read.optional(field, value::path)?.map(|path| places.expand(path)));
+    let ssl_files =
+        SslFiles { root_cert: file(pg_sslrootcert)?, cert: file(pg_sslcert)?, key: file(pg_sslkey)? };
+    let (home, password_file) = (places.home.clone(), places.password_file.clone());
+    Ok(database.map(|database| PostgresSettings {
+        host,
+        port,
+        user,
+        password,
+        database,
+        ssl_mode,
+        ssl_files,
+        home,
+        password_file,
+    }))
+}
+
+fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config> {
+    let RawPrograms {
+        data_sync_freq,
+        metric_freq,
+        slot_name,
+        tables,
+        confirm,
+        wal_guard,
+        spool_dir,
+        spool_max,
+        poll_max_changes,
+        segment_max_changes,
+        segment_max_bytes,
+        compression_level,
+        cache_dir,
+        cache_max,
+        apply_batch_changes,
+        on_error,
+        stale_after,
+        meta_schema,
+        http_listen,
+        keep_days,
+        verify_key,
+        signing_key,
+    } = raw;
+    let Found { archive, postgres, places, backup_dir } = found;
+    let local = |path: PathBuf| places.expand(path);
+    let spool = backup_dir.as_ref().unwrap_or(&places.state).join("changes");
+    let data_sync_freq = read.value(data_sync_freq, value::sync_freq)?;
+    Ok(Config {
+        archive,
+        postgres,
+        data_sync_freq,
+        metric_freq: read.value(metric_freq, value::metric_freq)?,
+        slot_name: read.value(slot_name, value::slot_name)?,
+        tables: read.value(tables, value::patterns)?,
+        confirm: read.value(confirm, value::confirm)?,
+        wal_guard: read.value(wal_guard, value::size)?,
+        spool_dir: local(read.derived(spool_dir, value::path, || shown(spool))?),
+        spool_max: read.value(spool_max, value::size)?,
+        poll_max_changes: read.value(poll_max_changes, value::count)?,
+        segment_max_changes: read.value(segment_max_changes, value::count)?,
+        segment_max_bytes: read.value(segment_max_bytes, value::size)?,
+        compression_level: read.value(compression_level, value::compression_level)?,
+        cache_dir: local(read.derived(cache_dir, value::path, || shown(places.state.join("cache")))?),
+        cache_max: read.value(cache_max, value::size)?,
+        apply_batch_changes: read.value(apply_batch_changes, value::count)?,
+        on_error: read.value(on_error, value::on_error)?,
+        stale_after: read.derived(stale_after, value::seconds, || {
+            let age = data_sync_freq.saturating_mul(3);
+            (age, age.as_secs().to_string())
+        })?,
+        meta_schema: read.value(meta_schema, value::identifier)?,
+        http_listen: read.optional(http_listen, value::listen)?,
+        keep_days: read.optional(keep_days, value::days)?,
+        verify_key: read.optional(verify_key, value::text)?,
+        signing_key: read.optional(signing_key, value::path)?.map(local),
+        settings: read.settings,
+        places,
+    })
+}
+
+/// A folder that was derived, and how `config` shows it.
+fn shown(path: PathBuf) -> (PathBuf, String) {
+    let text = path.display().to_string();
+    (path, text)
+}

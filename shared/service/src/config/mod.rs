@@ -1,0 +1,237 @@
+//! The settings: found in a file, the environment and the command line, understood once, and from then on
+//! right. `Config` holds what was checked; how a value is written is known in this folder only.
+//!
+//! ```text
+//! source (file, environment, …) ─▶ raw (key, text, origin) ─▶ value (one parser per kind) ─▶ Config
+//! ```
+
+mod archive;
+mod check;
+mod key;
+mod places;
+mod raw;
+mod secret;
+mod source;
+mod value;
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde_json::{Map, Value, json};
+use tracing::warn;
+
+pub use self::archive::{ArchiveSettings, SftpSettings};
+pub use self::key::{Default, KEYS, Key};
+pub use self::places::{Places, Program};
+pub use self::raw::{Origin, Setting};
+pub use self::secret::{MASK, Secret};
+pub use self::source::Overrides;
+use self::source::{Credentials, SettingsFile};
+pub use self::value::split_list;
+use crate::postgres::PostgresSettings;
+use syncdata_formats::digest::Digest;
+use syncdata_formats::error::{Context, Error, Kind, Result};
+use syncdata_formats::name::{SlotName, TablePattern};
+use syncdata_formats::signature::{SigningKey, VerifyKey};
+
+/// What has to hold a change before production may forget it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirm {
+    /// The backup host.
+    Shipped,
+    /// The spool on production's own disk.
+    Spooled,
+}
+
+/// What a change that a table cannot take does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// The table is set aside, the others go on.
+    Quarantine,
+    /// Everything stops.
+    Stop,
+}
+
+/// Every setting, checked. Only what all commands need is required at load; `archive` and `postgres` ask for
+/// what their users need.
+#[derive(Clone, Debug)]
+pub struct Config {
+    archive: Option<ArchiveSettings>,
+    postgres: Option<PostgresSettings>,
+    pub data_sync_freq: Duration,
+    pub metric_freq: Duration,
+    pub slot_name: SlotName,
+    pub tables: Vec<TablePattern>,
+    pub confirm: Confirm,
+    pub wal_guard: ByteSize,
+    pub spool_dir: PathBuf,
+    pub spool_max: ByteSize,
+    pub poll_max_changes: NonZeroU32,
+    pub segment_max_changes: NonZeroU32,
+    pub segment_max_bytes: ByteSize,
+    pub compression_level: i32,
+    pub cache_dir: PathBuf,
+    pub cache_max: ByteSize,
+    pub apply_batch_changes: NonZeroU32,
+    pub on_error: OnError,
+    pub stale_after: Duration,
+    pub meta_schema: String,
+    pub http_listen: Option<SocketAddr>,
+    /// `None`: nothing is ever too old.
+    pub keep_days: Option<u32>,
+    verify_key: Option<String>,
+    signing_key: Option<PathBuf>,
+    pub places: Places,
+    settings: Vec<Setting>,
+}
+
+impl Config {
+    /// `file` is that of `--config`; without one, the environment's `DATA_SYNC_CONFIG` is read, if any.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl Fn(&str) -> Option<String>,
+        overrides: &Overrides,
+    ) -> Result<Config> {
+        let named = env("DATA_SYNC_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let file = match file.or(named.as_deref()) {
+            Some(path) => SettingsFile::read(path)?,
+            None => SettingsFile::default(),
+        };
+        let credentials_dir = env("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let credentials = Credentials::read(credentials_dir.as_deref())?;
+        let find = |key: &Key| {
+            let spoken = overrides.get(key).or_else(|| source::from_environment(key, &env));
+            spoken.or_else(|| file.get(key)).or_else(|| credentials.get(key))
+        };
+        let backup_dir = env("PG_BACKUP_DIR").filter(|path| !path.is_empty()).map(PathBuf::from);
+        check::check(&find, Places::find(&env), backup_dir)
+    }
+
+    /// Settings of this process. Start the log first: a variable that looks misspelt is a warning, since other
+    /// software (Kubernetes for a service of that name) makes variables that begin like ours.
+    pub fn of_process(file: Option<&Path>, overrides: &Overrides) -> Result<Config> {
+        for (name, meant) in
+            source::misspelt(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))
+        {
+            warn!(name, meant, "environment variable is not a setting");
+        }
+        Config::load(file, |name| std::env::var(name).ok(), overrides)
+    }
+
+    pub fn archive(&self) -> Result<&ArchiveSettings> {
+        self.archive.as_ref().ok_or_else(|| missing("archive_dir"))
+    }
+
+    pub fn postgres(&self) -> Result<&PostgresSettings> {
+        self.postgres.as_ref().ok_or_else(|| missing("pg_database"))
+    }
+
+    /// Where the daemon of these settings answers.
+    pub fn socket(&self, program: Program) -> PathBuf {
+        self.places.runtime.join(self.socket_name(program))
+    }
+
+    /// Where a command looks for it, in this order.
+    pub fn sockets(&self, program: Program) -> Vec<PathBuf> {
+        self.places.sockets(program, &self.socket_name(program))
+    }
+
+    /// Where the applier of these settings keeps segments. Two copies on one machine must not write into each other's.
+    pub fn cache_of_copy(&self) -> PathBuf {
+        self.cache_dir.join(self.who())
+    }
+
+    fn socket_name(&self, program: Program) -> String {
+        format!("{}-{}.sock", program.name(), self.who())
+    }
+
+    /// Several daemons may share a machine, one for each database and slot: a command must not stop another's.
+    fn who(&self) -> String {
+        let server = self.postgres.as_ref();
+        let who = [
+            server.map_or("", |server| &server.host),
+            &server.map_or(0, |server| server.port).to_string(),
+            server.map_or("", |server| &server.database),
+            self.slot_name.as_str(),
+            &self.meta_schema,
+        ];
+        let digest = Digest::of(who.join("\0").as_bytes()).to_string();
+        digest[..8].to_owned()
+    }
+
+    /// Whose signature manifests must have, if any is asked for.
+    pub fn verify_key(&self) -> Result<Option<VerifyKey>> {
+        let read = |path: &Path| std::fs::read_to_string(self.places.expand(path.to_owned()));
+        self.verify_key.as_deref().map(|setting| VerifyKey::from_setting(setting, read)).transpose()
+    }
+
+    /// What manifests are signed with, if they are.
+    pub fn signing_key(&self) -> Result<Option<SigningKey>> {
+        let Some(path) = &self.signing_key else { return Ok(None) };
+        let doing = || format!("reading the signing key {}", path.display());
+        let mode = std::fs::metadata(path).context(doing)?.mode();
+        if mode & 0o007 != 0 {
+            let message =
+                format!("everybody may read the signing key {} (mode {:04o})", path.display(), mode & 0o7777);
+            return Err(Error::new(Kind::BadInput, message).hint(format!("chmod 0600 {}", path.display())));
+        }
+        let text = std::fs::read_to_string(path).context(doing)?;
+        SigningKey::parse(&text, None).map(Some).context(doing)
+    }
+
+    /// What holds and who said so, secrets masked.
+    pub fn describe(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    /// `{"key": {"value": …, "origin": …}}`
+    pub fn describe_json(&self) -> Value {
+        let line = |setting: &Setting| {
+            let facts = json!({"value": setting.value, "origin": setting.origin.to_string()});
+            (setting.key.to_owned(), facts)
+        };
+        Value::Object(self.settings.iter().map(line).collect::<Map<String, Value>>())
+    }
+}
+
+fn missing(name: &str) -> Error {
+    let key = KEYS.iter().find(|key| key.name == name).expect("a key of ours");
+    let names: Vec<String> =
+        [key.env.map(str::to_owned), Some(key.own_env())].into_iter().flatten().collect();
+    Error::new(Kind::BadInput, format!("{name} is not set")).hint(format!(
+        "write {name} = \"…\" into the settings file, or set {} in the environment",
+        names.join(" or ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_given_is_enough_to_load() {
+        let config = Config::load(None, |_| None, &Overrides::default()).expect("defaults are right");
+        assert_eq!(config.describe().len(), KEYS.len());
+        let keys: Vec<&str> = config.describe().iter().map(|setting| setting.key).collect();
+        assert_eq!(keys, KEYS.iter().map(|key| key.name).collect::<Vec<_>>());
+        let error = config.archive().expect_err("no archive_dir");
+        assert!(error.report().contains("SYNCDATA_ARCHIVE_DIR"), "{error:?}");
+    }
+
+    #[test]
+    fn daemons_of_two_databases_have_two_sockets() {
+        let socket = |database: &str, program| {
+            let env = |name: &str| (name == "PG_DB_NAME").then(|| database.to_owned());
+            let config = Config::load(None, env, &Overrides::default()).expect("right");
+            assert!(config.sockets(program).contains(&config.socket(program)));
+            config.socket(program)
+        };
+        assert_eq!(socket("a", Program::Applier), socket("a", Program::Applier));
+        assert_ne!(socket("a", Program::Applier), socket("b", Program::Applier));
+        assert_ne!(socket("a", Program::Applier), socket("a", Program::Archiver));
+    }
+}

@@ -1,0 +1,189 @@
+//! What a setting's value may look like: one parser for each kind. An error says what is accepted.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::raw::{Given, Parsed, RawValue};
+use super::secret::Secret;
+use super::{Confirm, OnError};
+use crate::postgres::SslMode;
+use syncdata_formats::name::{SlotName, TablePattern};
+
+const FREQ_MIN: Duration = Duration::from_secs(60);
+
+/// Ten years: a longer one is a slip, and could not be added to every clock.
+const TIME_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+pub(super) fn text(given: &Given) -> Parsed<String> {
+    match &given.value {
+        RawValue::Text(text) if !text.is_empty() && !text.contains('\0') => Ok(text.clone()),
+        _ => Err("a text (in quotes, in the file)".to_owned()),
+    }
+}
+
+pub(super) fn secret(given: &Given) -> Parsed<Secret> {
+    text(given).map(Secret::new)
+}
+
+pub(super) fn path(given: &Given) -> Parsed<PathBuf> {
+    text(given).map(PathBuf::from)
+}
+
+/// An identifier that PostgreSQL would not cut.
+pub(super) fn identifier(given: &Given) -> Parsed<String> {
+    let accepted = || "a name of at most 63 bytes".to_owned();
+    text(given).ok().filter(|name| name.len() <= 63).ok_or_else(accepted)
+}
+
+fn whole(given: &Given) -> Option<i64> {
+    match &given.value {
+        RawValue::Number(number) => Some(*number),
+        RawValue::Text(text) if !given.is_typed() => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+pub(super) fn port(given: &Given) -> Parsed<u16> {
+    let port = whole(given).and_then(|number| u16::try_from(number).ok()).filter(|port| *port > 0);
+    port.ok_or_else(|| "a port number, 1 to 65535".to_owned())
+}
+
+/// PostgreSQL counts changes in an int4.
+pub(super) fn count(given: &Given) -> Parsed<NonZeroU32> {
+    let count = whole(given).and_then(|number| i32::try_from(number).ok());
+    let count = count.and_then(|number| u32::try_from(number).ok()).and_then(NonZeroU32::new);
+    count.ok_or_else(|| format!("a whole number, 1 to {}", i32::MAX))
+}
+
+pub(super) fn days(given: &Given) -> Parsed<u32> {
+    let days = whole(given).and_then(|number| u32::try_from(number).ok()).filter(|days| *days <= 36_500);
+    days.ok_or_else(|| "a number of days, 0 to 36500".to_owned())
+}
+
+/// Above 19, a reader would need more memory for the window than readers of the archive allow.
+pub(super) fn compression_level(given: &Given) -> Parsed<i32> {
+    let level = whole(given).and_then(|number| i32::try_from(number).ok());
+    level.filter(|level| (1..=19).contains(level)).ok_or_else(|| "a zstd level, 1 to 19".to_owned())
+}
+
+pub(super) fn size(given: &Given) -> Parsed<ByteSize> {
+    let size = match &given.value {
+        RawValue::Number(number) => u64::try_from(*number).ok().map(ByteSize::b),
+        RawValue::Text(text) => text.trim().parse().ok(),
+        RawValue::List(_) => None,
+    };
+    let accepted = || "a size above 0: 64MiB, 8GiB, or a number of bytes".to_owned();
+    size.filter(|size| size.as_u64() > 0).ok_or_else(accepted)
+}
+
+/// A time; `unit` is that of a bare number.
+fn time(given: &Given, unit: Duration) -> Option<Duration> {
+    let time = match (whole(given), &given.value) {
+        (Some(number), _) => u32::try_from(number).ok().and_then(|number| unit.checked_mul(number)),
+        (None, RawValue::Text(text)) => humantime::parse_duration(text.trim()).ok(),
+        _ => None,
+    };
+    time.filter(|time| *time <= TIME_MAX)
+}
+
+pub(super) fn sync_freq(given: &Given) -> Parsed<Duration> {
+    let freq = time(given, Duration::from_secs(1)).filter(|freq| *freq >= FREQ_MIN);
+    freq.ok_or_else(|| "a time of at least 60 seconds: 600, 10min, 1h".to_owned())
+}
+
+pub(super) fn seconds(given: &Given) -> Parsed<Duration> {
+    let time = time(given, Duration::from_secs(1)).filter(|time| *time >= Duration::from_secs(1));
+    time.ok_or_else(|| "a time of at least a second: 1800, 30min, 2h".to_owned())
+}
+
+/// The earlier tool counted this one in hours.
+pub(super) fn metric_freq(given: &Given) -> Parsed<Duration> {
+    let hour = Duration::from_secs(3600);
+    let freq = time(given, hour).filter(|freq| *freq >= FREQ_MIN);
+    freq.ok_or_else(|| "a time of at least a minute: 24 (hours), 24h, 30min".to_owned())
+}
+
+pub(super) fn slot_name(given: &Given) -> Parsed<SlotName> {
+    let accepted = || "a slot name: a-z, 0-9 and _, at most 63".to_owned();
+    text(given)?.parse().map_err(|_| accepted())
+}
+
+pub(super) fn listen(given: &Given) -> Parsed<SocketAddr> {
+    let accepted = || "an address and a port: 127.0.0.1:9187, [::1]:9187".to_owned();
+    text(given).ok().and_then(|text| text.parse().ok()).ok_or_else(accepted)
+}
+
+pub(super) fn ssl_mode(given: &Given) -> Parsed<SslMode> {
+    choice(given, &SslMode::ALL.map(|mode| (mode.as_str(), mode)))
+}
+
+pub(super) fn confirm(given: &Given) -> Parsed<Confirm> {
+    choice(given, &[("shipped", Confirm::Shipped), ("spooled", Confirm::Spooled)])
+}
+
+pub(super) fn on_error(given: &Given) -> Parsed<OnError> {
+    choice(given, &[("quarantine", OnError::Quarantine), ("stop", OnError::Stop)])
+}
+
+fn choice<T: Copy>(given: &Given, choices: &[(&str, T)]) -> Parsed<T> {
+    let chosen = |text: &str| choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+    let accepted = || {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        format!("one of {}", names.join(", "))
+    };
+    text(given).ok().and_then(|text| chosen(&text)).ok_or_else(accepted)
+}
+
+pub(super) fn patterns(given: &Given) -> Parsed<Vec<TablePattern>> {
+    let accepted = "a list of tables: users, sales.orders, \"Odd.Name\", sales.*, *";
+    let items = match &given.value {
+        RawValue::List(items) => items.clone(),
+        RawValue::Text(text) if !given.is_typed() => split_list(text).ok_or_else(|| accepted.to_owned())?,
+        _ => return Err(format!("{accepted} (in the file: [\"users\", \"sales.*\"])")),
+    };
+    let pattern = |item: &String| item.parse().map_err(|_| format!("{accepted}; {item:?} is none of these"));
+    items.iter().map(pattern).collect()
+}
+
+/// Splits at commas outside SQL quotes. `None` when a quote stays open or an item is empty.
+pub fn split_list(text: &str) -> Option<Vec<String>> {
+    if text.trim().is_empty() {
+        return Some(Vec::new());
+    }
+    let mut items = vec![String::new()];
+    let mut quoted = false;
+    for c in text.chars() {
+        // A doubled quote closes and opens: the state after it is right.
+        quoted ^= c == '"';
+        match items.last_mut() {
+            Some(item) if quoted || c != ',' => item.push(c),
+            _ => items.push(String::new()),
+        }
+    }
+    let items: Vec<String> = items.iter().map(|item| item.trim().to_owned()).collect();
+    (!quoted && items.iter().all(|item| !item.is_empty())).then_some(items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_respect_quotes() {
+        for (text, items) in [
+            ("", vec![]),
+            (" users , sales.* ", vec!["users", "sales.*"]),
+            ("users,\"a,b\".x", vec!["users", "\"a,b\".x"]),
+            ("\"a\"\",b\",c", vec!["\"a\"\",b\"", "c"]),
+        ] {
+            assert_eq!(split_list(text).expect(text), items);
+        }
+        for text in [",", "a,", "a,,b", "\"a,b", "\"a\"\"\",\""] {
+            assert_eq!(split_list(text), None, "accepted {text:?}");
+        }
+    }
+}

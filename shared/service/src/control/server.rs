@@ -1,0 +1,319 @@
+//! The daemon's side.
+
+use std::convert::Infallible;
+use std::fs::{self, DirBuilder, Permissions};
+use std::future::Future;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{debug, warn};
+
+use super::{Method, Request, Response};
+use syncdata_formats::error::{Context, Error, Kind, Result};
+
+/// A question is small and comes at once.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// More at once are made to wait in the listen queue.
+const CONNECTIONS_MAX: usize = 32;
+
+/// The daemon's own socket. The file goes with it.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Takes the place of a file that a killed daemon left, never that of a daemon that answers.
+    pub fn bind(path: &Path) -> Result<ControlSocket> {
+        let doing = || format!("opening the control socket {}", path.display());
+        let folder =
+            path.parent().ok_or_else(|| Error::bad_input("a path for a socket", &path.to_string_lossy()))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).context(doing)?;
+        refuse_if_taken(path)?;
+        // Bound under another name, so that nobody can connect before the mode is right.
+        let unfinished = folder.join(format!(".{}.sock", std::process::id()));
+        remove_if_there(&unfinished).context(doing)?;
+        let listener = UnixListener::bind(&unfinished).context(doing).map_err(|error| {
+            error.hint(
+                "a socket's path may have 107 bytes; the folder follows RUNTIME_DIRECTORY or XDG_RUNTIME_DIR",
+            )
+        })?;
+        fs::set_permissions(&unfinished, Permissions::from_mode(0o600)).context(doing)?;
+        fs::rename(&unfinished, path).context(doing)?;
+        Ok(ControlSocket { listener, path: path.to_owned() })
+    }
+
+    /// Answers until the future is dropped. A command may take long: its connection waits for it, the others
+    /// go on. When the asker hangs up, the handler's future is dropped.
+    pub async fn serve<H, F>(self, handler: H)
+    where
+        H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response> + Send + 'static,
+    {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    spawn_answer(stream, handler.clone(), Access::All, slot);
+                }
+                Err(error) => pause_after(&error).await,
+            }
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        if let Err(error) = remove_if_there(&self.path) {
+            warn!(path = %self.path.display(), %error, "control socket not removed");
+        }
+    }
+}
+
+/// Answers GET, and only GET, on an address that others may reach. The address that was bound comes back at
+/// once; the answers go on until the future is dropped.
+pub async fn serve_tcp<H, F>(
+    address: SocketAddr,
+    handler: H,
+) -> Result<(SocketAddr, impl Future<Output = ()> + Send)>
+where
+    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let doing = || format!("listening on {address} (http_listen)");
+    let listener = TcpListener::bind(address).await.context(doing)?;
+    let bound = listener.local_addr().context(doing)?;
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let serving = async move {
+        loop {
+            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    spawn_answer(stream, handler.clone(), Access::ReadOnly, slot);
+                }
+                Err(error) => pause_after(&error).await,
+            }
+        }
+    };
+    Ok((bound, serving))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    All,
+    ReadOnly,
+}
+
+/// The slot is free again when the connection is done with.
+fn spawn_answer<S, H, F>(stream: S, handler: H, access: Access, slot: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    tokio::spawn(async move {
+        answer(stream, handler, access).await;
+        drop(slot);
+    });
+}
+
+async fn answer<S, H, F>(stream: S, handler: H, access: Access)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let handler = handler.clone();
+        async move {
+            let response = match understand(request, access).await {
+                Ok(request) => handler(request).await,
+                Err(refusal) => refusal,
+            };
+            Ok::<_, Infallible>(to_http(response))
+        }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(READ_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        debug!(%error, "control connection ended early");
+    }
+}
+
+async fn understand(request: hyper::Request<Incoming>, access: Access) -> Result<Request, Response> {
+    let method = match (request.method(), access) {
+        (&hyper::Method::GET, _) => Method::Get,
+        (&hyper::Method::POST, Access::All) => Method::Post,
+        _ => return Err(Response::error(405, "this method is not offered here")),
+    };
+    let path = request.uri().path().to_owned();
+    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    match tokio::time::timeout(READ_TIMEOUT, body).await {
+        Ok(Ok(body)) => Ok(Request { method, path, body: body.to_bytes() }),
+        Ok(Err(_)) => Err(Response::error(413, "the message is too large or broke off")),
+        Err(_) => Err(Response::error(408, "the message did not come in time")),
+    }
+}
+
+fn to_http(response: Response) -> hyper::Response<Full<Bytes>> {
+    let built = hyper::Response::builder()
+        .status(response.status)
+        .header(CONTENT_TYPE, response.content_type)
+        .header(CACHE_CONTROL, "no-store")
+        .body(Full::new(response.body));
+    built.expect("handlers answer with a status and a type that HTTP has")
+}
+
+fn refuse_if_taken(path: &Path) -> Result<()> {
+    let message = |what: &str| format!("{} {what}", path.display());
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io(message("cannot be looked at"), error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(Error::new(Kind::Conflict, message("is in the way and no socket"))
+                .hint("move it away, then start again"));
+        }
+        Ok(_) => {}
+    }
+    match BlockingStream::connect(path) {
+        Ok(_) => Err(Error::new(Kind::Locked, message("is answered by a running daemon"))
+            .hint("stop that one first, or leave it running")),
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => Ok(()),
+        Err(error) => Err(Error::io(message("may belong to a running daemon"), error)),
+    }
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Too many open files is the usual reason; without the pause, the loop would burn a core.
+async fn pause_after(error: &std::io::Error) {
+    warn!(%error, "control connection not accepted");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::control::call;
+
+    async fn echo(request: Request) -> Response {
+        match (request.method, request.path.as_str()) {
+            (Method::Post, "/sync") => Response::json(200, &request.json().expect("the test sends JSON")),
+            (Method::Get, "/health") => Response::health(false, &json!({"state": "stale"})),
+            (_, path) => Response::not_found(path),
+        }
+    }
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary folder")
+    }
+
+    #[tokio::test]
+    async fn a_command_reaches_the_daemon_and_its_answer_comes_back() {
+        let folder = folder();
+        let path = folder.path().join("run/d.sock");
+        let socket = ControlSocket::bind(&path).expect("a free path");
+        let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&folder.path().join("run"))), (0o600, 0o700));
+        let serving = tokio::spawn(socket.serve(echo));
+
+        let body = json!({"tables": ["users"]});
+        let answer = call(&path, Method::Post, "/sync", Some(&body)).await;
+        let answer = answer.expect("it answers").expect("it runs");
+        assert!(answer.is_success());
+        assert_eq!(answer.read_json::<serde_json::Value>().expect("JSON"), body);
+        let health = call(&path, Method::Get, "/health?x=1", None).await.expect("it answers");
+        assert_eq!(health.expect("it runs").status, 503);
+
+        serving.abort();
+        assert!(serving.await.is_err_and(|error| error.is_cancelled()));
+        assert!(!path.exists(), "the file goes with the socket");
+        assert_eq!(call(&path, Method::Get, "/status", None).await.expect("no error"), None);
+    }
+
+    #[tokio::test]
+    async fn replaces_what_a_killed_daemon_left_and_nothing_else() {
+        let folder = folder();
+        let path = folder.path().join("d.sock");
+        // A socket whose listener is gone, as after kill -9.
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a free path"));
+        assert_eq!(call(&path, Method::Get, "/status", None).await.expect("no error"), None);
+        let socket = ControlSocket::bind(&path).expect("nobody listens");
+        let second = ControlSocket::bind(&path).expect_err("somebody listens");
+        assert_eq!(second.kind(), Kind::Locked);
+        drop(socket);
+        fs::write(&path, "a file").expect("writable");
+        let in_the_way = ControlSocket::bind(&path).expect_err("not a socket");
+        assert_eq!(in_the_way.kind(), Kind::Conflict);
+    }
+
+    async fn over_tcp(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        stream.write_all(request.as_bytes()).await.expect("it reads");
+        let mut answer = Vec::new();
+        // A refusal may close the connection before all was read.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[tokio::test]
+    async fn tcp_is_for_reading() {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let (address, serving) = serve_tcp(any, echo).await.expect("a free port");
+        let serving = tokio::spawn(serving);
+        let get = over_tcp(address, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(get.starts_with("HTTP/1.1 503 ") && get.ends_with("{\"state\":\"stale\"}\n"), "{get}");
+        let post = over_tcp(address, "POST /sync HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await;
+        assert!(post.starts_with("HTTP/1.1 405 "), "{post}");
+        let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
+        let long = over_tcp(address, &long).await;
+        assert!(!long.contains(" 200 ") && !long.contains(" 404 "), "{long}");
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_message_has_a_limit() {
+        let folder = folder();
+        let path = folder.path().join("d.sock");
+        let socket = ControlSocket::bind(&path).expect("a free path");
+        let serving = tokio::spawn(socket.serve(echo));
+        let body = json!("x".repeat(BODY_BYTES_MAX));
+        let answer = call(&path, Method::Post, "/sync", Some(&body)).await;
+        // The refusal may arrive, or the connection close while we still send.
+        assert!(answer.map_or(true, |answer| answer.is_some_and(|answer| answer.status == 413)));
+        serving.abort();
+    }
+}

@@ -1,0 +1,14 @@
+//! What any of our programs needs around its work: settings, logs, output, sessions with PostgreSQL, signals, a
+//! control socket, patience, and named stops for tests.
+
+pub mod backoff;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod disk;
+pub mod faults;
+pub mod finding;
+pub mod log;
+pub mod output;
+pub mod postgres;
+pub mod progress;

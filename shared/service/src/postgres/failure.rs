@@ -1,0 +1,141 @@
+//! PostgreSQL's errors as ours: the SQLSTATE decides what can be done about it.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use tokio_postgres::error::{DbError, SqlState};
+
+use syncdata_formats::error::{Error, Kind, Result};
+
+/// The server's or the connection's own words. The server's DETAIL is left out on purpose: it quotes rows.
+#[derive(Debug)]
+struct Failure(tokio_postgres::Error);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(error) = self.0.as_db_error() {
+            return write!(f, "{}: {} (SQLSTATE {})", error.severity(), error.message(), error.code().code());
+        }
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Failure {}
+
+/// `doing` says what was tried.
+pub fn failure(doing: impl Into<String>, error: tokio_postgres::Error) -> Error {
+    // A value that does not fit its column's type, an answer that is not what was asked for.
+    failure_or(doing, error, Kind::BadInput)
+}
+
+/// While connecting, what is neither the server's word nor the network's is TLS or authentication.
+pub(super) fn connect_failure(doing: impl Into<String>, error: tokio_postgres::Error) -> Error {
+    failure_or(doing, error, Kind::Refused)
+}
+
+fn failure_or(doing: impl Into<String>, error: tokio_postgres::Error, otherwise: Kind) -> Error {
+    let kind = match error.code() {
+        Some(code) => kind_of(code),
+        None => kind_of_connection(&error, otherwise),
+    };
+    Error::new(kind, doing).caused_by(Failure(error))
+}
+
+/// `syncdata_formats::error::Context` for what PostgreSQL answers.
+pub trait ServerContext<T> {
+    fn context(self, doing: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> ServerContext<T> for Result<T, tokio_postgres::Error> {
+    fn context(self, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| failure(doing(), error))
+    }
+}
+
+/// What the server said, wherever in the chain of causes.
+pub fn db_error(error: &Error) -> Option<&DbError> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(Failure(error)) = error.downcast_ref::<Failure>() {
+            return error.as_db_error();
+        }
+        cause = error.source();
+    }
+    None
+}
+
+pub fn sqlstate(error: &Error) -> Option<&SqlState> {
+    db_error(error).map(DbError::code)
+}
+
+fn kind_of(code: &SqlState) -> Kind {
+    match code.code() {
+        // Server restarts, connections that an administrator ended, too many of them.
+        "57P01" | "57P02" | "57P03" | "57P05" | "53300" => Kind::Unreachable,
+        // Out of memory passes like a full disk does: with time, or by an administrator.
+        "53000" | "53100" | "53200" => Kind::NoSpace,
+        // Held by another session: in use, lock not available, deadlock, serialization.
+        "55006" | "55P03" | "40001" | "40P01" => Kind::Locked,
+        "42501" | "0LP01" | "0L000" => Kind::Refused,
+        "XX001" | "XX002" => Kind::Corrupt,
+        "3D000" | "3F000" | "42P01" | "42703" | "42704" | "42883" => Kind::NotFound,
+        "42710" | "42P06" | "42P07" => Kind::Conflict,
+        // A configured limit was hit: trying again hits it again.
+        "53400" | "54000" | "54001" | "54011" | "54023" | "57014" => Kind::Refused,
+        code if code.starts_with("08") => Kind::Unreachable,
+        code if code.starts_with("28") => Kind::Refused,
+        code if code.starts_with("58") => Kind::Io,
+        _ => Kind::BadInput,
+    }
+}
+
+/// An error that is not the server's. A closed connection and a failed system call pass with time; what
+/// is left has another reason, which the caller knows.
+fn kind_of_connection(error: &tokio_postgres::Error, otherwise: Kind) -> Kind {
+    if error.is_closed() {
+        return Kind::Unreachable;
+    }
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            let denied = io.kind() == std::io::ErrorKind::PermissionDenied;
+            return if denied { Kind::Refused } else { Kind::Unreachable };
+        }
+        cause = inner.source();
+    }
+    otherwise
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syncdata_formats::error::Remedy;
+
+    #[test]
+    fn what_passes_by_itself_is_tried_again_and_nothing_else() {
+        for (code, kind) in [
+            ("57P01", Kind::Unreachable),
+            ("57P03", Kind::Unreachable),
+            ("08006", Kind::Unreachable),
+            ("53100", Kind::NoSpace),
+            ("53200", Kind::NoSpace),
+            ("40001", Kind::Locked),
+            ("40P01", Kind::Locked),
+            ("55006", Kind::Locked),
+            ("55P03", Kind::Locked),
+        ] {
+            assert_eq!(kind_of(&SqlState::from_code(code)), kind, "{code}");
+            assert_eq!(kind.remedy(), Remedy::Retry, "{code}");
+        }
+        for code in ["28P01", "28000", "42501", "42P01", "23505", "22P02", "57014", "53400", "XX001", "XX000"]
+        {
+            assert_eq!(kind_of(&SqlState::from_code(code)).remedy(), Remedy::Operator, "{code}");
+        }
+    }
+}

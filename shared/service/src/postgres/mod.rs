@@ -1,0 +1,16 @@
+//! Connections to PostgreSQL that hide nothing: the server's notices can be read, the settings that change
+//! its output are pinned and read back, and an error tells whether to try again.
+
+mod failure;
+mod notice;
+mod password;
+mod pinned;
+mod session;
+mod settings;
+mod tls;
+
+pub use self::failure::{ServerContext, db_error, failure, sqlstate};
+pub use self::notice::{Notice, Notices};
+pub use self::pinned::PinnedSettings;
+pub use self::session::{Canceller, ServerVersion, Session};
+pub use self::settings::{PostgresSettings, SslFiles, SslMode};
