@@ -8,7 +8,7 @@ use syncdata_tests::WorldOptions;
 use syncdata_tests::forge::Forge;
 use syncdata_tests::world::ARCHIVER_ROLE;
 
-const PAGE: &str = include_str!("../../docs/archive-format.md");
+const PAGE: &str = include_str!("../../../docs/archive-format.md");
 
 /// A script of the page, and what it prints, where the page says so.
 struct Script {

@@ -1,0 +1,12 @@
+//! One pass of the applier, against real servers: what arrives in the copy, and what a fault leaves there.
+
+mod basics;
+mod cascades;
+mod disk;
+mod memory;
+mod netting;
+mod positions;
+mod refused;
+mod schema;
+mod seeds;
+mod troubles;

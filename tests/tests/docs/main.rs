@@ -1,0 +1,4 @@
+//! Pages of docs/, tried.
+
+mod archive_format;
+mod faults;

@@ -1,0 +1,4 @@
+//! What surrounds the work of both programs: settings, and connections to servers.
+
+mod connections;
+mod settings;

@@ -1,0 +1,4 @@
+//! `verify`, with the real program.
+
+mod damage;
+mod kinds;
