@@ -11,7 +11,6 @@
 pub mod apply;
 pub mod archive;
 pub mod batch;
-pub mod error;
 pub mod history;
 pub mod load;
 pub mod operations;
@@ -19,5 +18,3 @@ pub mod pass;
 pub mod plan;
 pub mod program;
 pub mod target;
-
-pub use error::{Error, Kind, Result};

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use syncdata_formats::error::{Error, Kind};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Relation;
 use syncdata_formats::name::TableName;
@@ -11,7 +12,6 @@ use crate::apply::outcome::{Ended, Stop};
 use crate::apply::reader::{self, Admission, Task};
 use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
-use crate::error::{Error, Kind};
 use crate::plan::{self, Bound, Share};
 use crate::target::postgres::cursor::TableState;
 use crate::target::postgres::schema::{Table, Target};
@@ -124,7 +124,7 @@ impl Ground<'_> {
             };
         let Some(file) = &fetched.file else {
             let message = format!("{table} went live after segment {} was passed over", manifest.seq);
-            return Err(Ended::Failed(Error::new(Kind::Passing, message)));
+            return Err(Ended::Failed(Error::new(Kind::Locked, message)));
         };
         let exact = |until: &Bound| match until {
             Bound::End | Bound::Before(_) => None,

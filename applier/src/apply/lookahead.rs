@@ -1,13 +1,13 @@
 //! The segments that come, cut into groups that share a transaction, and the reader of the group after the one that is
 //! being applied: it works while the server does.
 
+use syncdata_formats::error::Result;
 use syncdata_formats::manifest::Manifest;
 use tokio::sync::mpsc;
 
 use crate::apply::layout::Ground;
 use crate::apply::reader::{Reading, Task};
 use crate::archive::fetch::Fetched;
-use crate::error::Result;
 use crate::plan;
 
 pub(crate) struct Ahead {

@@ -1,9 +1,9 @@
 //! Why a try at a transaction ended without a commit.
 
+use syncdata_formats::error::{Error, Kind};
 use syncdata_formats::name::TableName;
 
 use crate::batch::TxPlace;
-use crate::error::{Error, Kind};
 use crate::target::postgres::apply::Rejection;
 use crate::target::postgres::quarantine::Poison;
 use crate::target::postgres::schema::Difference;

@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use syncdata_formats::chain::Verified;
 use syncdata_formats::change::{Commit, Record, Row};
-use syncdata_formats::error::Context;
+use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{OpCounts, Relation};
 use syncdata_formats::segment::SegmentReader;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::{Batch, Limits, Place, TxPlace};
-use crate::error::{Error, Kind, Result};
 use crate::target::postgres::schema::{Difference, Target};
 use crate::target::postgres::step::{COPY_ROWS_MIN, Prepared};
 
@@ -91,7 +90,7 @@ impl Netting {
     }
 
     pub async fn prepared(self) -> Result<Box<Prepared>> {
-        let ended = |_| Error::new(Kind::Other, "the thread that nets a batch ended early");
+        let ended = |_| Error::new(Kind::Io, "the thread that nets a batch ended early");
         self.0.await.map_err(ended)
     }
 }
@@ -164,7 +163,7 @@ pub fn commits(segment: &Verified, file: &std::path::Path) -> Result<Vec<Commit>
 
 fn open(segment: &Verified, file: &std::path::Path) -> Result<SegmentReader<File>> {
     let source = File::open(file).context(|| format!("opening {}", file.display()))?;
-    Ok(SegmentReader::ahead(source, segment.manifest())?)
+    SegmentReader::ahead(source, segment.manifest())
 }
 
 /// Why reading ended early.

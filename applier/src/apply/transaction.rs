@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use syncdata_service::postgres::ServerContext as _;
 
-use syncdata_formats::error::Error as Shared;
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::OpCounts;
 use syncdata_formats::name::TableName;
@@ -23,7 +23,6 @@ use crate::apply::outcome::{Ended, Stop};
 use crate::apply::reader::{Item, Reading, SegmentEnd};
 use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
-use crate::error::{Error, Kind, Result};
 use crate::plan::Scope;
 use crate::target::postgres::apply::{Oddities, Outcome, Writer};
 use crate::target::postgres::cursor::{self, Checkpoint, Position, State, TableState};
@@ -203,7 +202,7 @@ impl Transaction<'_> {
         }
         // The reader has died without a word: nothing of this may be committed.
         if findings.ends.len() != expected {
-            return Err(Ended::Failed(Error::new(Kind::Other, "the reader ended early")));
+            return Err(Ended::Failed(Error::new(Kind::Io, "the reader ended early")));
         }
         Ok(findings)
     }
@@ -237,7 +236,7 @@ impl Transaction<'_> {
     }
 
     /// The table whose constraint it is. Where that has taken nothing, one that it refers to has lost a row.
-    fn blamed(&self, error: &Shared, tables: &BTreeMap<TableName, Arc<Table>>) -> Option<TableName> {
+    fn blamed(&self, error: &Error, tables: &BTreeMap<TableName, Arc<Table>>) -> Option<TableName> {
         let violated = violated_table(error)?;
         if tables.contains_key(&violated) && self.may_be_blamed(&violated) {
             return Some(violated);
@@ -416,7 +415,7 @@ impl Oddities {
     }
 }
 
-fn violated_table(error: &Shared) -> Option<TableName> {
+fn violated_table(error: &Error) -> Option<TableName> {
     let error = db_error(error)?;
     TableName::new(error.schema()?, error.table()?).ok()
 }

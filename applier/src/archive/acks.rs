@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use syncdata_service::postgres::ServerContext as _;
 
 use syncdata_formats::ack::{Ack, AckName};
+use syncdata_formats::error::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::FORMAT;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::Timestamp;
 
 use crate::archive::fetch::Source;
-use crate::error::{Kind, Result};
 use crate::target::postgres::cursor::{self, Checkpoint, State};
 use crate::target::postgres::local::Local;
 
@@ -48,8 +48,8 @@ impl Acks {
             return;
         }
         let Err(error) = self.try_to_tell(local, source).await else { return };
-        // What passes is tried again by the next pass.
-        self.told().is_refused = error.kind() != Kind::Passing;
+        // What is transient is tried again by the next pass.
+        self.told().is_refused = !error.kind().is_transient();
         tracing::debug!(error = %error.one_line(), "the archive takes no acknowledgement: prunes do not wait for us");
     }
 
@@ -108,5 +108,5 @@ async fn name(local: &Local) -> Result<AckName> {
     let (database, oid, cluster): (&str, u32, i64) = (row.get(0), row.get(1), row.get(2));
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' };
     let database: String = database.chars().take(DATABASE_CHARS_MAX).map(plain).collect();
-    Ok(format!("{database}-{}-{oid}", cluster.cast_unsigned()).parse()?)
+    format!("{database}-{}-{oid}", cluster.cast_unsigned()).parse()
 }

@@ -17,7 +17,7 @@ use syncdata_archive::snapshots;
 use syncdata_archive::{ArchiveHandle, EntryKind};
 use syncdata_formats::ack::Ack;
 use syncdata_formats::chain::{ChainTip, Verified};
-use syncdata_formats::error::{Context, Error as Shared, Kind as SharedKind};
+use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::floor::Floor;
 use syncdata_formats::head::{Head, Newest};
 use syncdata_formats::identity::ArchiveIdentity;
@@ -30,8 +30,6 @@ use syncdata_formats::time::Day;
 use syncdata_service::faults;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use uuid::Uuid;
-
-use crate::error::{Error, Kind, Result};
 
 /// Segments that wait in the cache; `cache_max` bounds their bytes.
 const SEGMENTS_AHEAD: usize = 16;
@@ -111,12 +109,10 @@ impl Source {
         let path = ArchivePath::identity();
         let bytes = self.small_file(&path, ArchiveIdentity::BYTES_MAX).await?.ok_or_else(|| {
             let message = format!("{} holds no archive: archive.json is missing", self.location());
-            Error::from(
-                Shared::new(SharedKind::NotFound, message)
-                    .hint("check archive_dir; the archiver writes archive.json at its first run"),
-            )
+            Error::new(Kind::NotFound, message)
+                .hint("check archive_dir; the archiver writes archive.json at its first run")
         })?;
-        Ok(ArchiveIdentity::decode(&bytes)?)
+        ArchiveIdentity::decode(&bytes)
     }
 
     /// `None` when there is none or it cannot be read: it is a hint, and the chain is the truth.
@@ -174,12 +170,11 @@ impl Source {
         if let Some(key) = &self.verify_key {
             let path = name.signature(day);
             let signature = self.small_file(&path, SIGNATURE_BYTES_MAX).await?.ok_or_else(|| {
-                Error::new(Kind::ArchiveRefused, format!("{path} is missing, and verify_key is set"))
+                Error::new(Kind::Foreign, format!("{path} is missing, and verify_key is set"))
                     .hint("nothing of this segment was applied; have the archiver sign (signing_key)")
             })?;
             key.verify(&bytes, &name.manifest_name(), &signature).map_err(|error| {
-                Error::new(Kind::ArchiveRefused, format!("{} is refused", name.manifest(day)))
-                    .caused_by(error)
+                Error::new(Kind::Foreign, format!("{} is refused", name.manifest(day))).caused_by(error)
             })?;
         }
         Ok(segment)
@@ -192,7 +187,7 @@ impl Source {
 
     /// Tells the archive how far a reader is.
     pub async fn acknowledge(&self, ack: Ack) -> Result<()> {
-        Ok(self.archive.run(move |archive| archive.replace(&ack.path(), &ack.encode())).await?)
+        self.archive.run(move |archive| archive.replace(&ack.path(), &ack.encode())).await
     }
 
     /// The archive's snapshots, from the newest to the oldest. One that cannot be trusted is as good as none.
@@ -206,7 +201,7 @@ impl Source {
                     Ok(manifest) => {
                         tracing::warn!(snapshot = %id, archive = %manifest.archive_id, "snapshot of another archive ignored");
                     }
-                    Err(error) if error.kind() == SharedKind::Unreachable => return Err(error),
+                    Err(error) if error.kind() == Kind::Unreachable => return Err(error),
                     Err(error) => {
                         tracing::warn!(snapshot = %id, error = %error.one_line(), "snapshot cannot be used");
                     }
@@ -214,7 +209,7 @@ impl Source {
             }
             Ok(found)
         });
-        Ok(read.await.map_err(|error| error.context("looking for snapshots"))?)
+        read.await.map_err(|error| error.context("looking for snapshots"))
     }
 
     /// All files that a part of a snapshot is made of.
@@ -389,8 +384,8 @@ impl Source {
         });
         match reading.await {
             Ok(_) => {}
-            Err(error) if error.kind() == SharedKind::NotFound => return Err(missing(path)),
-            Err(error) => return Err(error.context(format!("downloading {path}")).into()),
+            Err(error) if error.kind() == Kind::NotFound => return Err(missing(path)),
+            Err(error) => return Err(error.context(format!("downloading {path}"))),
         }
         let renaming = || format!("renaming {}", part.display());
         fs::rename(&part, cached).context(renaming)?;
@@ -413,8 +408,8 @@ impl Source {
         });
         match read.await {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == SharedKind::NotFound => Ok(None),
-            Err(error) => Err(error.context(format!("reading {path}")).into()),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error.context(format!("reading {path}"))),
         }
     }
 }
@@ -442,17 +437,17 @@ async fn check(file: &ChangeFile, cached: &Path) -> Result<()> {
         let mut source = File::open(&path).context(|| format!("opening {}", path.display()))?;
         file.check(&mut source)
     });
-    Ok(checked.await.expect("checking a file does not panic")?)
+    checked.await.expect("checking a file does not panic")
 }
 
 fn refused(message: String) -> Error {
-    Error::new(Kind::ArchiveRefused, message).hint(
+    Error::new(Kind::Foreign, message).hint(
         "nothing of it was applied; bring both files back from a sound copy or from the archiver's spool",
     )
 }
 
 fn missing(path: &ArchivePath) -> Error {
-    Error::new(Kind::ArchiveRefused, format!("{path} is missing on the backup host"))
+    Error::new(Kind::Foreign, format!("{path} is missing on the backup host"))
         .hint("put it back; the archiver keeps shipped files in its spool for a day and sends them again")
 }
 
@@ -465,7 +460,7 @@ fn part_of(cached: &Path) -> PathBuf {
 fn remove(file: &Path) -> Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Shared::io(format!("removing {}", file.display()), error).into())
+            Err(Error::io(format!("removing {}", file.display()), error))
         }
         _ => Ok(()),
     }

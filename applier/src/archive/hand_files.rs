@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 
 use syncdata_archive::{self, ArchiveHandle};
 use syncdata_formats::chain::Verified;
-use syncdata_formats::error::Context;
+use syncdata_formats::error::{Context, Result};
 use syncdata_service::config::Config;
 use tempfile::TempDir;
 
 use crate::archive::fetch::{Fetched, Source};
-use crate::error::Result;
 
 const PREFIX: &str = "by-hand-";
 

@@ -3,6 +3,7 @@
 
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::digest::Digest;
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::floor::Floor;
 use syncdata_formats::layout::{SegmentName, SegmentSeq};
 use syncdata_formats::manifest::Link;
@@ -10,7 +11,6 @@ use syncdata_formats::time::Day;
 use uuid::Uuid;
 
 use crate::archive::fetch::Source;
-use crate::error::{Error, Kind, Result};
 
 /// Read at once when somebody looks further back.
 const STRIDE: usize = 64;
@@ -43,7 +43,7 @@ impl<'a> Trail<'a> {
             && !listing.contains_key(&known.seq)
         {
             let message = format!("the archive no longer has segment {}, which is applied here", known.seq);
-            return Err(Error::new(Kind::ArchiveRefused, message).hint(
+            return Err(Error::new(Kind::Foreign, message).hint(
                 "nothing was changed; bring the archive back from a sound copy, or check archive_dir",
             ));
         }
@@ -119,6 +119,6 @@ impl<'a> Trail<'a> {
 
 fn rewritten(segment: &Verified) -> Error {
     let path = segment.manifest_path();
-    Error::new(Kind::ArchiveRefused, format!("{path} is not the one that is known: it was rewritten"))
+    Error::new(Kind::Foreign, format!("{path} is not the one that is known: it was rewritten"))
         .hint("nothing was changed; bring the archive back from a sound copy")
 }

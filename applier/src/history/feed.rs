@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use syncdata_formats::chain::Verified;
 use syncdata_formats::change::{Fields, Op, Row, Value};
-use syncdata_formats::error::{Error as Shared, Kind as SharedKind};
+use syncdata_formats::error::{Error, Kind, Result};
 use tokio::sync::mpsc;
 
 use super::scan::TableScan;
@@ -18,7 +18,6 @@ use super::shadow::{RowState, STATE, Shadow};
 use super::touch::{KeyHash, Shape, Touch};
 use crate::apply::reader;
 use crate::batch::{Batch, Limits, Place};
-use crate::error::{Error, Result};
 use crate::target::postgres::step::{COPY_ROWS_MIN, Prepared};
 
 /// One batch is made while the one before is written.
@@ -189,7 +188,7 @@ impl Feed<'_> {
         let shadow = &wanted.shadow;
         self.batch
             .push(row, &shadow.target, &shadow.relation, place)
-            .map_err(|difference| Error::from(Shared::new(SharedKind::Conflict, difference.to_string())))
+            .map_err(|difference| Error::new(Kind::Conflict, difference.to_string()))
     }
 
     fn flush(&mut self) {

@@ -8,7 +8,7 @@ use syncdata_service::postgres::ServerContext as _;
 use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::chain::Verified;
 use syncdata_formats::change::{Op, Row};
-use syncdata_formats::error::{Error as Shared, Kind as SharedKind};
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::manifest::{Manifest, OpCounts};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
@@ -25,7 +25,6 @@ use crate::archive::hand_files::HandFiles;
 use crate::archive::range::TimeRange;
 use crate::archive::trail::Trail;
 use crate::batch::{Batch, Limits, Place};
-use crate::error::{Error, Kind, Result};
 use crate::plan::not_found;
 use crate::target::postgres::apply::{Outcome, Writer};
 use crate::target::postgres::ledger::{self, Entry};
@@ -79,9 +78,8 @@ pub(super) async fn copies(local: &Local, standing: &Standing, schema_name: &str
         let copy = TableName::new(schema_name, name.name())?;
         if !taken.insert(copy.clone()) {
             let message = format!("two of the tables would have the copy {copy}");
-            return Err(Shared::new(SharedKind::BadInput, message)
-                .hint("replay them one after the other, each --into a schema of its own (--tables)")
-                .into());
+            return Err(Error::new(Kind::BadInput, message)
+                .hint("replay them one after the other, each --into a schema of its own (--tables)"));
         }
         let table = live.remove(&name).map(Arc::new);
         copies.insert(name, (copy, table));
@@ -94,9 +92,8 @@ pub(super) async fn make_copy(client: &Client, live: &TableName, copy: &TableNam
     let there = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
     let row = client.query_one(there, &[&copy.sql()]).await;
     if row.context(|| format!("looking for {copy}"))?.get(0) {
-        return Err(Shared::new(SharedKind::Conflict, format!("{copy} exists already"))
-            .hint("nothing was changed; choose another schema, or drop that one first")
-            .into());
+        return Err(Error::new(Kind::Conflict, format!("{copy} exists already"))
+            .hint("nothing was changed; choose another schema, or drop that one first"));
     }
     let like = format!("CREATE TABLE {} (LIKE {} INCLUDING ALL)", copy.sql(), live.sql());
     client.batch_execute(&like).await.context(|| format!("making {copy}"))?;
@@ -374,7 +371,7 @@ impl Feed {
         let row = self.fitting(row, &target.table);
         self.batch
             .push(&row, &target, &relation, place)
-            .map_err(|difference| Shared::new(SharedKind::Conflict, difference.to_string()))?;
+            .map_err(|difference| Error::new(Kind::Conflict, difference.to_string()))?;
         Ok(())
     }
 

@@ -2,14 +2,13 @@
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use serde::Serialize;
-use syncdata_formats::error::{Context, Error as Shared};
+use syncdata_formats::error::{Context, Error, Result};
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::sqlstate;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::shadow::{RowState, STATE, Shadow};
-use crate::error::Result;
 use crate::target::postgres::schema::{Column, TextEquality};
 
 /// Shown of the rows that could not be rebuilt.
@@ -63,14 +62,14 @@ impl Merge<'_> {
 
     /// Rows that change places in a unique constraint come in each other's way one by one. Then all that differ go,
     /// and come again.
-    async fn run_update(&self, client: &Client) -> Result<u64, Shared> {
+    async fn run_update(&self, client: &Client) -> Result<u64, Error> {
         let doing = || "updating rows".to_owned();
         if self.assigned().is_empty() {
             return Ok(0);
         }
         client.batch_execute("SAVEPOINT syncdata_merge").await.context(doing)?;
         let updated = client.execute(&self.update(), &[]).await.context(doing);
-        let in_the_way = |error: &Shared| sqlstate(error) == Some(&SqlState::UNIQUE_VIOLATION);
+        let in_the_way = |error: &Error| sqlstate(error) == Some(&SqlState::UNIQUE_VIOLATION);
         match updated {
             Err(error) if self.replica && in_the_way(&error) => {
                 client.batch_execute("ROLLBACK TO SAVEPOINT syncdata_merge").await.context(doing)?;
@@ -171,7 +170,7 @@ impl Merge<'_> {
         )
     }
 
-    async fn not_rebuilt(&self, client: &Client) -> Result<NotRebuilt, Shared> {
+    async fn not_rebuilt(&self, client: &Client) -> Result<NotRebuilt, Error> {
         if !self.shadow.has_holes {
             return Ok(NotRebuilt::default());
         }
@@ -212,7 +211,7 @@ impl Merge<'_> {
     }
 
     /// Expressions of the local columns' defaults.
-    async fn defaults(&self, client: &Client) -> Result<Vec<(String, String)>, Shared> {
+    async fn defaults(&self, client: &Client) -> Result<Vec<(String, String)>, Error> {
         if !self.shadow.has_holes {
             return Ok(Vec::new());
         }

@@ -28,7 +28,7 @@ mod touch;
 
 use std::collections::BTreeMap;
 
-use syncdata_formats::error::{Error as Shared, Kind as SharedKind};
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::manifest::Link;
 use syncdata_formats::name::{TableName, TablePattern};
@@ -37,7 +37,6 @@ use uuid::Uuid;
 
 use crate::archive::fetch::Source;
 use crate::archive::range::TimeRange;
-use crate::error::{Error, Kind, Result};
 use crate::target::postgres::cursor::{self, Checkpoint, TableState};
 use crate::target::postgres::local::Local;
 
@@ -72,17 +71,14 @@ impl Standing {
         let checkpoint = Checkpoint::read(client, meta).await?;
         let states = chosen(cursor::table_states(client, meta).await?, tables)?;
         let (Some(archive_id), Some(applied)) = (checkpoint.archive_id, checkpoint.segment) else {
-            return Err(Shared::new(SharedKind::NotFound, "nothing was applied here yet")
-                .hint("syncdata-applier sync applies what the archive has")
-                .into());
+            return Err(Error::new(Kind::NotFound, "nothing was applied here yet")
+                .hint("syncdata-applier sync applies what the archive has"));
         };
         let found = source.identity().await?.archive_id;
         if found != archive_id {
             let message =
                 format!("{} holds archive {found}, this copy belongs to {archive_id}", source.location());
-            return Err(
-                Error::new(Kind::ArchiveRefused, message).hint("nothing was changed; check archive_dir")
-            );
+            return Err(Error::new(Kind::Foreign, message).hint("nothing was changed; check archive_dir"));
         }
         Ok(Standing { archive_id, applied: applied.link, states, checkpoint })
     }
@@ -99,13 +95,13 @@ fn chosen(
 ) -> Result<BTreeMap<TableName, TableState>> {
     let Some(tables) = tables else { return Ok(states) };
     let items = split_list(tables)
-        .ok_or_else(|| Shared::bad_input("a list of tables (users,sales.orders,audit.*)", tables))?;
+        .ok_or_else(|| Error::bad_input("a list of tables (users,sales.orders,audit.*)", tables))?;
     let patterns = items.iter().map(|item| Ok((item, item.parse::<TablePattern>()?)));
-    let patterns: Vec<(&String, TablePattern)> = patterns.collect::<Result<_, Shared>>()?;
+    let patterns: Vec<(&String, TablePattern)> = patterns.collect::<Result<_, Error>>()?;
     let unknown = patterns.iter().find(|(_, pattern)| !states.keys().any(|table| pattern.matches(table)));
     if let Some((item, _)) = unknown {
-        let error = Shared::new(SharedKind::NotFound, format!("{item} is not in the whitelist"));
-        return Err(error.hint("syncdata-applier list-tables shows what is").into());
+        let error = Error::new(Kind::NotFound, format!("{item} is not in the whitelist"));
+        return Err(error.hint("syncdata-applier list-tables shows what is"));
     }
     let is_meant = |table: &TableName| patterns.iter().any(|(_, pattern)| pattern.matches(table));
     Ok(states.into_iter().filter(|(table, _)| is_meant(table)).collect())

@@ -8,6 +8,7 @@ use syncdata_service::postgres::ServerContext as _;
 
 use syncdata_formats::chain::Verified;
 use syncdata_formats::change::Row;
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::manifest::{Manifest, OpCounts};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
@@ -28,7 +29,6 @@ use crate::apply::reader;
 use crate::archive::hand_files::HandFiles;
 use crate::archive::trail::Trail;
 use crate::batch::Place;
-use crate::error::{Error, Kind, Result};
 use crate::plan::concerns;
 use crate::target::postgres::apply::{FREE_PLANS, Outcome, Writer};
 use crate::target::postgres::ledger::{self, Entry};

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
-use syncdata_formats::error::{Context, Error as Shared};
+use syncdata_formats::error::{Context, Error, Result};
 use syncdata_formats::manifest::{self, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
 use tokio_postgres::Client;
 
-use crate::error::Result;
 use crate::target::postgres::schema::{Column, Key, Shape, Table, Target, TextEquality, UniqueIndex};
 
 /// No column of a user has a name like these by accident.
@@ -193,7 +192,7 @@ fn own(name: String, type_name: &str, base: &str) -> Column {
 }
 
 /// Columns whose type is a domain, with the type below it, modifier included.
-async fn domains(client: &Client, table: &Table) -> Result<Vec<(String, String)>, Shared> {
+async fn domains(client: &Client, table: &Table) -> Result<Vec<(String, String)>, Error> {
     const BELOW: &str = "
         WITH RECURSIVE below(name, type, modifier) AS (
             SELECT a.attname::text, a.atttypid, a.atttypmod FROM pg_catalog.pg_attribute a

@@ -2,7 +2,7 @@
 //! missing come. Nothing stronger than the locks of writing rows is taken, the table stays the table that it is, and
 //! no reader ever sees it empty.
 
-use syncdata_formats::error::Error as Shared;
+use syncdata_formats::error::Error;
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::sqlstate;
 use tokio_postgres::Client;
@@ -39,7 +39,7 @@ pub(crate) struct Pair<'a> {
 
 impl Pair<'_> {
     /// Inside a transaction that somebody else commits.
-    pub(crate) async fn bring_over(&self, client: &Client) -> Result<Changes, Shared> {
+    pub(crate) async fn bring_over(&self, client: &Client) -> Result<Changes, Error> {
         if self.key.is_empty() {
             return self.by_image(client).await;
         }
@@ -67,7 +67,7 @@ impl Pair<'_> {
         self.columns.iter().any(|column| self.table.columns[*column].identity_always && !in_key(column))
     }
 
-    async fn in_place(&self, client: &Client) -> Result<Changes, Shared> {
+    async fn in_place(&self, client: &Client) -> Result<Changes, Error> {
         let (t, s, same_key) = (self.table.sql(), self.shadow.sql(), self.same_key());
         let deleted =
             format!("DELETE FROM {t} AS t WHERE NOT EXISTS (SELECT FROM {s} AS s WHERE {same_key})");
@@ -91,7 +91,7 @@ impl Pair<'_> {
     }
 
     /// Rows that differ go with those that are too many, and come with those that are missing.
-    async fn replacing(&self, client: &Client) -> Result<Changes, Shared> {
+    async fn replacing(&self, client: &Client) -> Result<Changes, Error> {
         let (t, s, same_key) = (self.table.sql(), self.shadow.sql(), self.same_key());
         let same = format!("{} OPERATOR(pg_catalog.*=) {}", self.image("t"), self.image("s"));
         let delete = format!(
@@ -101,7 +101,7 @@ impl Pair<'_> {
         Ok(Changes { inserted: self.insert_missing(client).await?, updated: 0, deleted })
     }
 
-    async fn insert_missing(&self, client: &Client) -> Result<u64, Shared> {
+    async fn insert_missing(&self, client: &Client) -> Result<u64, Error> {
         let (t, s, same_key) = (self.table.sql(), self.shadow.sql(), self.same_key());
         let insert = format!(
             "{} SELECT {} FROM {s} AS s WHERE NOT EXISTS (SELECT FROM {t} AS t WHERE {same_key})",
@@ -112,7 +112,7 @@ impl Pair<'_> {
     }
 
     /// Equal rows are as many afterwards as there are in the shadow, whichever of them stay.
-    async fn by_image(&self, client: &Client) -> Result<Changes, Shared> {
+    async fn by_image(&self, client: &Client) -> Result<Changes, Error> {
         let (t, s) = (self.table.sql(), self.shadow.sql());
         let counted = |table: &str| {
             format!(
@@ -194,12 +194,12 @@ impl Pair<'_> {
         format!("ROW({})::text", self.list(of))
     }
 
-    async fn execute(&self, client: &Client, statement: &str) -> Result<u64, Shared> {
+    async fn execute(&self, client: &Client, statement: &str) -> Result<u64, Error> {
         let bringing = || format!("bringing rows over to {}", self.table.name);
         client.execute(statement, &[]).await.context(bringing)
     }
 }
 
-async fn savepoint(client: &Client, statement: &str) -> Result<(), Shared> {
+async fn savepoint(client: &Client, statement: &str) -> Result<(), Error> {
     client.batch_execute(statement).await.context(|| statement.to_owned())
 }

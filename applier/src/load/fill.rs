@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use syncdata_formats::error::Result;
 use syncdata_service::progress::{Progress, Unit};
 
 use super::{Base, Copy, is_of_a_row, parts, shadow};
 use crate::archive::fetch::Source;
-use crate::error::Result;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::schema::{self, Table};
 

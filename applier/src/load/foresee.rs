@@ -1,12 +1,12 @@
 //! What loading will come to, said before it is done.
 
 use bytesize::ByteSize;
+use syncdata_formats::error::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 
 use super::{Choice, Offer};
-use crate::error::Result;
 use crate::pass::runner;
 use crate::target::postgres::cursor::{self, Want};
 use crate::target::postgres::local::Local;

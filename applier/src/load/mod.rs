@@ -23,6 +23,7 @@ use std::time::Instant;
 use syncdata_service::postgres::ServerContext as _;
 
 use syncdata_formats::chain::Verified;
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::OpCounts;
 use syncdata_formats::name::TableName;
@@ -41,7 +42,6 @@ use self::replay::Refusal;
 pub(crate) use self::replay::{Copy, Known};
 use crate::archive::acks::Acks;
 use crate::archive::fetch::Source;
-use crate::error::{Error, Kind, Result};
 use crate::pass::catch_up;
 use crate::pass::runner;
 use crate::plan::not_found;
@@ -112,7 +112,7 @@ pub async fn run(config: &Config, stop: &Stop, turn: &Mutex<()>, acks: &Acks) ->
         match done {
             Ok(()) => {}
             // A damaged base is no reason to leave the tables that have another one.
-            Err(error) if error.kind() == Kind::ArchiveRefused => {
+            Err(error) if error.kind().refuses_archive() => {
                 tracing::error!(base = base.name(), error = %error.one_line(), "the base cannot be used");
                 local.session.client().batch_execute("ROLLBACK").await.context(|| "ROLLBACK".to_owned())?;
                 bad = bad.or(Some(error));
@@ -265,7 +265,7 @@ impl Loader<'_> {
                 snapshot.id,
                 snapshot.start_lsn
             );
-            return Err(Error::new(Kind::ArchiveRefused, message)
+            return Err(Error::new(Kind::Foreign, message)
                 .hint("take a new snapshot: syncdata-archiver snapshot, on the production host"));
         }
         let from_snapshot = matches!(work.base, Base::Snapshot(_));
@@ -431,7 +431,7 @@ impl Loader<'_> {
             }
             Ok(changes) => Ok(changes),
             Err(error) => {
-                let error = Error::from(error);
+                let error = error;
                 if !is_of_a_row(&error) {
                     return Err(error);
                 }
@@ -538,8 +538,8 @@ fn entry(table: &TableName, loaded: &Loaded) -> Entry {
 
 /// Whether the server refused a row: then the table has to be mended, and trying again does not help.
 fn is_of_a_row(error: &Error) -> bool {
-    let has_code = syncdata_service::postgres::sqlstate(error.shared()).is_some();
-    has_code && !crate::target::postgres::apply::is_no_fault_of_a_record(error.shared())
+    let has_code = syncdata_service::postgres::sqlstate(error).is_some();
+    has_code && !crate::target::postgres::apply::is_no_fault_of_a_record(error)
 }
 
 async fn control(client: &tokio_postgres::Client, statement: &str) -> Result<()> {

@@ -11,7 +11,7 @@ use syncdata_service::postgres::ServerContext as _;
 
 use bytes::Bytes;
 use futures_util::SinkExt as _;
-use syncdata_formats::error::{Context, Error as Shared, Kind as SharedKind};
+use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::manifest::ChangeFile;
 use syncdata_formats::snapshot::{Part, TableCopy, pour};
 use syncdata_service::progress::Progress;
@@ -19,7 +19,6 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
 use crate::archive::fetch::{FetchedPart, Source};
-use crate::error::{Error, Result};
 use crate::target::postgres::schema::{Difference, Table, lacking};
 
 /// Pieces of at most 256 KiB between the thread and the connection.
@@ -63,12 +62,12 @@ pub(crate) async fn copy_in(
         progress.add(part.content_bytes);
         fetched.clean()?;
     }
-    fetching.await.map_err(|_| Shared::new(SharedKind::Io, "fetching parts of a snapshot ended early"))?;
+    fetching.await.map_err(|_| Error::new(Kind::Io, "fetching parts of a snapshot ended early"))?;
     if rows == copy.rows {
         return Ok(());
     }
     let message = format!("the snapshot says {} rows, its parts had {rows}", copy.rows);
-    Err(Shared::new(SharedKind::Corrupt, message).into())
+    Err(Error::new(Kind::Corrupt, message))
 }
 
 async fn copy_part(client: &Client, part: &Part, fetched: &FetchedPart, statement: &str) -> Result<u64> {
@@ -80,12 +79,12 @@ async fn copy_part(client: &Client, part: &Part, fetched: &FetchedPart, statemen
     let pouring = tokio::task::spawn_blocking(move || {
         let mut next = paths.into_iter();
         let open = |file: &ChangeFile| {
-            let path = next.next().ok_or_else(|| Shared::new(SharedKind::Io, "a part lost a file"))?;
+            let path = next.next().ok_or_else(|| Error::new(Kind::Io, "a part lost a file"))?;
             File::open(&path).context(|| format!("opening {}", file.file))
         };
         pour(&part, open, |piece| {
             let sent = sender.blocking_send(Bytes::copy_from_slice(piece));
-            sent.map_err(|_| Shared::new(SharedKind::Io, "the server takes no more rows"))
+            sent.map_err(|_| Error::new(Kind::Io, "the server takes no more rows"))
         })
     });
     let mut refused = false;
@@ -97,10 +96,10 @@ async fn copy_part(client: &Client, part: &Part, fetched: &FetchedPart, statemen
         }
     }
     drop(pieces);
-    let poured = pouring.await.map_err(|_| Shared::new(SharedKind::Io, "unpacking a part panicked"))?;
+    let poured = pouring.await.map_err(|_| Error::new(Kind::Io, "unpacking a part panicked"))?;
     match poured {
         // Dropped unfinished, the COPY fails on the server, and none of its rows stay.
-        Err(error) if !refused => Err(Error::from(error)),
+        Err(error) if !refused => Err(error),
         _ => Ok(sink.finish().await.context(doing)?),
     }
 }

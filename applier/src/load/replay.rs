@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use syncdata_formats::chain::Verified;
 use syncdata_formats::change::Commit;
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{Manifest, Relation};
 use syncdata_formats::name::TableName;
@@ -16,7 +17,6 @@ use syncdata_service::postgres::Session;
 use crate::apply::reader::{self, Admission, Item, Reading, Task};
 use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
-use crate::error::{Error, Kind, Result};
 use crate::plan;
 use crate::target::postgres::apply::{Outcome, Writer};
 use crate::target::postgres::schema::{self, Table};
@@ -135,7 +135,7 @@ pub(crate) async fn replay(
         }
     }
     if ends != expected {
-        return Err(Error::new(Kind::Other, "the reader ended early"));
+        return Err(Error::new(Kind::Io, "the reader ended early"));
     }
     faults::hit("load.replayed")?;
     done.missing.retain(|_, missing| *missing > 0);

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use syncdata_service::postgres::ServerContext as _;
 
+use syncdata_formats::error::Result;
 use syncdata_formats::name::TableName;
 use tokio_postgres::Client;
 
-use crate::error::Result;
 use crate::target::postgres::schema::{Shape, Table, Target};
 
 /// The schema of temporary tables, by the name that every session has for its own.

@@ -1,11 +1,11 @@
 //! `as-of`: tables as they were at a moment.
 
 use serde_json::json;
+use syncdata_formats::error::Result;
 use syncdata_formats::time::Moment;
 use syncdata_service::config::Config;
 
 use super::Answer;
-use crate::error::Result;
 use crate::history::{self, AsOf};
 
 #[derive(Clone, Debug, clap::Args)]

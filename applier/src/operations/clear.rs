@@ -1,13 +1,12 @@
 //! `clear`: empties all synced tables. Their positions stay, so that nothing fills them by itself.
 
 use serde_json::json;
-use syncdata_formats::error::Error as Shared;
+use syncdata_formats::error::{Error, Result};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 use syncdata_service::postgres::ServerContext as _;
 
 use super::{Answer, ask};
-use crate::error::{Error, Result};
 use crate::target::postgres::cursor::{self, State};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::quarantine;
@@ -61,9 +60,9 @@ async fn empty(local: &Local, names: &[TableName]) -> Result<Vec<TableName>> {
     Ok(tables.into_keys().collect())
 }
 
-fn explain(error: Shared) -> Error {
+fn explain(error: Error) -> Error {
     let hint =
         "nothing was changed. A table that is not synced may refer to one of these, or somebody reads them";
     let hint = error.hint_text().map_or(hint.to_owned(), |own| format!("{own}; {hint}"));
-    error.hint(hint).into()
+    error.hint(hint)
 }

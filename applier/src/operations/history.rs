@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use syncdata_formats::chain::Verified;
-use syncdata_formats::error::{Error as Shared, Kind as SharedKind};
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::manifest::{Manifest, Relation};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Moment;
@@ -16,7 +16,6 @@ use crate::apply::reader;
 use crate::archive::hand_files::HandFiles;
 use crate::archive::range::TimeRange;
 use crate::archive::trail::Trail;
-use crate::error::Result;
 use crate::history::row::{Change, History};
 
 /// Changes on their way from the reading thread.
@@ -71,7 +70,7 @@ pub async fn run(config: &Config, arguments: Arguments, output: Output) -> Resul
                 }
                 Ok(())
             })?;
-            Ok::<_, crate::Error>(history)
+            Ok::<_, Error>(history)
         });
         while let Some(change) = found.recv().await {
             told.tell(&change);
@@ -92,27 +91,22 @@ fn relation(segment: &Verified, table: &TableName) -> Option<Relation> {
 fn check_key(arguments: &Arguments, segments: &[&Verified]) -> Result<()> {
     let Arguments { table, key, .. } = arguments;
     if segments.is_empty() {
-        return Err(Shared::new(
-            SharedKind::NotFound,
-            format!("the archive has no changes of {table} there"),
-        )
-        .hint("names are those of the archive: users, sales.orders, \"Odd.Name\"")
-        .into());
+        return Err(Error::new(Kind::NotFound, format!("the archive has no changes of {table} there"))
+            .hint("names are those of the archive: users, sales.orders, \"Odd.Name\""));
     }
     let mut relations = segments.iter().rev().filter_map(|segment| segment.manifest().relations.get(table));
     let Some(relation) = relations.next() else {
         let message = format!("the archive does not describe {table}: it was dropped before it was read");
-        return Err(Shared::new(SharedKind::NotFound, message).into());
+        return Err(Error::new(Kind::NotFound, message));
     };
     if relation.key.is_empty() {
         let message = format!("{table} has no key: its rows cannot be told apart");
-        return Err(Shared::new(SharedKind::BadInput, message)
-            .hint("docs/archive-format.md shows how to search change files with zstdcat and jq")
-            .into());
+        return Err(Error::new(Kind::BadInput, message)
+            .hint("docs/archive-format.md shows how to search change files with zstdcat and jq"));
     }
     if relation.key.len() != key.len() {
         let message = format!("the key of {table} is ({}): one value for each", relation.key.join(", "));
-        return Err(Shared::new(SharedKind::BadInput, message).into());
+        return Err(Error::new(Kind::BadInput, message));
     }
     Ok(())
 }

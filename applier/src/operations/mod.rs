@@ -14,8 +14,7 @@ pub mod tables;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-
-use crate::error::Error;
+use syncdata_formats::error::Error;
 
 /// What a command has to say, here or over the control socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,12 +1,12 @@
 //! `replay`: repairs the rows of a stretch of time, or shows that stretch in copies.
 
 use serde_json::json;
+use syncdata_formats::error::Result;
 use syncdata_formats::time::Moment;
 use syncdata_service::config::Config;
 
 use super::{Answer, ask};
 use crate::archive::range::TimeRange;
-use crate::error::Result;
 use crate::history::{self, Order, Report};
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;

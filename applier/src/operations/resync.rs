@@ -4,13 +4,12 @@ use std::time::Duration;
 use syncdata_service::postgres::ServerContext as _;
 
 use serde_json::json;
-use syncdata_formats::error::{Error as Shared, Kind as SharedKind};
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::Config;
 
 use super::{Answer, sync};
-use crate::error::{Error, Kind, Result};
 use crate::load;
 use crate::pass::runner;
 use crate::program::daemon::{self, ResyncOrder};
@@ -22,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub async fn run(config: Config, order: ResyncOrder) -> Result<Answer> {
     if order.all && !order.tables.is_empty() {
-        return Err(Shared::new(SharedKind::BadInput, "--all leaves no table to be named").into());
+        return Err(Error::new(Kind::BadInput, "--all leaves no table to be named"));
     }
     let asked_at = Timestamp::now();
     match daemon::ask(&config, "/resync", Some(&json!(order))).await? {
@@ -48,15 +47,13 @@ fn is_made(state: &TableState) -> bool {
 /// Notes what is to be made anew; from then on every pass, and the daemon at once, sees to it.
 pub async fn request(config: &Config, order: &ResyncOrder) -> Result<Vec<TableName>> {
     if order.adopt && !order.all {
-        return Err(
-            Shared::new(SharedKind::BadInput, "another archive is adopted for all tables: --all").into()
-        );
+        return Err(Error::new(Kind::BadInput, "another archive is adopted for all tables: --all"));
     }
     let local = Local::open(config).await?;
     local.lock_pass().await?;
     let tables = wanted(&local, order).await?;
     if tables.is_empty() {
-        return Err(Shared::new(SharedKind::NotFound, "No tables in whitelist").into());
+        return Err(Error::new(Kind::NotFound, "No tables in whitelist"));
     }
     let names: Vec<TableName> = tables.iter().map(|(table, _)| table.clone()).collect();
     let starts_over = starts_over(config, &local, order).await?;
@@ -92,7 +89,7 @@ async fn starts_over(config: &Config, local: &Local, order: &ResyncOrder) -> Res
     }
     if checkpoint.archive_id.is_some_and(|ours| ours != identity.archive_id) {
         return Err(Error::new(
-            Kind::ArchiveRefused,
+            Kind::Foreign,
             format!("{} holds archive {}, this copy belongs to another", source.location(), identity.archive_id),
         )
         .hint("nothing was changed; check archive_dir. If production really has a new archive: resync --all --adopt"));
@@ -105,7 +102,7 @@ async fn starts_over(config: &Config, local: &Local, order: &ResyncOrder) -> Res
         None => Ok(None),
         Some(_) if order.all => Ok(Some(identity.archive_id)),
         Some(floor) => Err(Error::new(
-            Kind::ArchiveRefused,
+            Kind::Foreign,
             format!(
                 "the archive was pruned up to segment {}; this copy ends at {}",
                 floor.seq,
@@ -123,9 +120,8 @@ async fn wanted(local: &Local, order: &ResyncOrder) -> Result<Vec<(TableName, Ta
     }
     let state_of = |name: TableName| match states.get(&name) {
         Some(state) => Ok((name, state.clone())),
-        None => Err(Shared::new(SharedKind::NotFound, format!("{name} is not in the whitelist"))
-            .hint("syncdata-applier list-tables shows what is")
-            .into()),
+        None => Err(Error::new(Kind::NotFound, format!("{name} is not in the whitelist"))
+            .hint("syncdata-applier list-tables shows what is")),
     };
     sync::parse_names(&order.tables)?.into_iter().map(state_of).collect()
 }
@@ -139,7 +135,7 @@ async fn wait(config: &Config, order: &ResyncOrder, asked_at: Timestamp) -> Resu
             return told(&local, tables, asked_at).await;
         }
         if daemon::ask_status(config).await?.is_none() {
-            let error = Error::new(Kind::Passing, "the daemon has ended before the tables were made anew");
+            let error = Error::new(Kind::Locked, "the daemon has ended before the tables were made anew");
             return Err(
                 error.hint("it goes on with it when it is started again; or run: syncdata-applier sync")
             );

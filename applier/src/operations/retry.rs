@@ -1,12 +1,11 @@
 //! `retry`: lets tables out of quarantine and brings them to the checkpoint.
 
 use serde_json::json;
-use syncdata_formats::error::{Error as Shared, Kind as SharedKind};
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 
 use super::{Answer, sync};
-use crate::error::Result;
 use crate::program::daemon::{self, RetryOrder};
 use crate::target::postgres::cursor::{self, State, TableState};
 use crate::target::postgres::local::Local;
@@ -29,7 +28,7 @@ pub async fn release(config: &Config, names: &[String], accept_gap: bool) -> Res
     let states = cursor::table_states(local.session.client(), &local.meta).await?;
     for table in &names {
         let state = states.get(table).ok_or_else(|| {
-            Shared::new(SharedKind::NotFound, format!("{table} is not in the whitelist"))
+            Error::new(Kind::NotFound, format!("{table} is not in the whitelist"))
                 .hint("syncdata-applier list-tables shows what is")
         })?;
         check(table, state, accept_gap)?;
@@ -54,5 +53,5 @@ fn check(table: &TableName, state: &TableState, accept_gap: bool) -> Result<()> 
             ("has no base yet", "it needs its first rows: syncdata-applier status says from where")
         }
     };
-    Err(Shared::new(SharedKind::BadInput, format!("{table} {}", refusal.0)).hint(refusal.1).into())
+    Err(Error::new(Kind::BadInput, format!("{table} {}", refusal.0)).hint(refusal.1))
 }

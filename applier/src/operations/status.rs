@@ -1,10 +1,10 @@
 //! `status`: from the running daemon, else from the database.
 
 use serde_json::json;
+use syncdata_formats::error::Result;
 use syncdata_service::config::Config;
 
 use super::Answer;
-use crate::error::Result;
 use crate::program::daemon;
 use crate::program::status::{Found, Status};
 use crate::target::postgres::local::Local;

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::config::{Config, Program};
 use syncdata_service::control::{self, Method};
 
 use super::Answer;
-use crate::error::{Error, Kind, Result};
 use crate::program::daemon;
 
 /// Ten seconds are promised; a machine under load may need more.
@@ -21,7 +21,7 @@ pub async fn run(config: &Config) -> Result<Answer> {
     let deadline = Instant::now() + PATIENCE;
     while is_there(config).await {
         if Instant::now() > deadline {
-            return Err(Error::new(Kind::Other, format!("the daemon did not stop within {PATIENCE:?}"))
+            return Err(Error::new(Kind::Refused, format!("the daemon did not stop within {PATIENCE:?}"))
                 .hint("look into its log; kill -9 loses nothing: what is not committed is applied again"));
         }
         tokio::time::sleep(PAUSE).await;

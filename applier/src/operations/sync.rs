@@ -1,13 +1,13 @@
 //! `sync`: one pass now.
 
 use serde_json::{Value, json};
+use syncdata_formats::error::Result;
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 use syncdata_service::daemon::Stop;
 
 use super::Answer;
-use crate::error::{Error, Result};
 use crate::load::{Changes, Loaded};
 use crate::pass::Report;
 use crate::pass::runner::Runner;
@@ -121,5 +121,5 @@ pub fn missing(seq: SegmentSeq) -> String {
 
 /// The tables as the command line names them.
 pub fn parse_names(names: &[String]) -> Result<Vec<TableName>> {
-    names.iter().map(|name| name.parse().map_err(Error::from)).collect()
+    names.iter().map(|name| name.parse()).collect()
 }

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use syncdata_service::postgres::ServerContext as _;
 
 use serde_json::{Value, json};
-use syncdata_formats::error::{Error as Shared, Kind as SharedKind};
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_service::config::Config;
 
 use super::Answer;
-use crate::error::{Error, Kind, Result};
 use crate::load;
 use crate::pass::runner;
 use crate::program::daemon;
@@ -215,12 +214,12 @@ async fn newest(config: &Config, local: &Local) -> Result<Position> {
         return Ok(Position { lsn: checkpoint.end_lsn(), commit_time: None });
     }
     let head = runner::source(config)?.head().await?;
-    let head = head.ok_or_else(|| Error::new(Kind::ArchiveRefused, "the archive has no head.json yet"))?;
+    let head = head.ok_or_else(|| Error::new(Kind::Foreign, "the archive has no head.json yet"))?;
     // The position means something in that archive alone.
     cursor::adopt(local.session.client(), &local.meta, head.archive_id).await?;
     Ok(Position { lsn: head.covered_lsn, commit_time: Some(head.covered_at) })
 }
 
 fn not_found(message: String, hint: &str) -> Error {
-    Shared::new(SharedKind::NotFound, message).hint(hint).into()
+    Error::new(Kind::NotFound, message).hint(hint)
 }

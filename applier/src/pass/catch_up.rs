@@ -6,6 +6,7 @@ use syncdata_service::postgres::ServerContext as _;
 
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::digest::Digest;
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::floor::Floor;
 use syncdata_formats::layout::{SegmentName, SegmentSeq};
 use syncdata_formats::lsn::Lsn;
@@ -15,7 +16,6 @@ use syncdata_formats::time::Day;
 
 use crate::apply::transaction;
 use crate::archive::fetch::{Listing, Source};
-use crate::error::{Error, Kind, Result};
 use crate::pass::{Pass, clean};
 use crate::plan::{self, Scope};
 use crate::target::postgres::cursor::{self, Applied, Checkpoint, State, TableState};
@@ -156,7 +156,7 @@ pub(crate) async fn chain(
     }
     if tip.previous() != Some(own.link) {
         return Err(Error::new(
-            Kind::ArchiveRefused,
+            Kind::Foreign,
             format!("the archive's segments up to {} are not those that were applied here", own.link.seq),
         )
         .hint("nothing was applied; bring the archive back from a sound copy"));

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use syncdata_formats::chain::ChainTip;
 use syncdata_formats::digest::Digest;
-use syncdata_formats::error::Context;
+use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::floor::Floor;
 use syncdata_formats::head::Head;
 use syncdata_formats::layout::{SegmentName, SegmentSeq};
@@ -29,7 +29,6 @@ use tokio::sync::mpsc;
 use crate::apply::lookahead::Ahead;
 use crate::apply::transaction::{self, Rules};
 use crate::archive::fetch::{Fetched, Listing, Source};
-use crate::error::{Error, Kind, Result};
 use crate::load::{self, Choice, Loaded, Offer};
 use crate::plan::Scope;
 use crate::target::postgres::apply::Writer;
@@ -150,7 +149,7 @@ impl<'a> Pass<'a> {
         let view = self.view(&checkpoint).await?;
         self.sweep(&states, &checkpoint)?;
         let settled = match self.settle(&states, &checkpoint, &view, &mut report).await {
-            Err(error) if error.kind() == Kind::Passing => return Err(error),
+            Err(error) if error.kind().is_transient() => return Err(error),
             settled => settled,
         };
         let states = cursor::table_states(client, &self.local.meta).await?;
@@ -188,7 +187,7 @@ impl<'a> Pass<'a> {
         let identity = self.source.identity().await?;
         match checkpoint.archive_id {
             Some(ours) if ours != identity.archive_id => Err(Error::new(
-                Kind::ArchiveRefused,
+                Kind::Foreign,
                 format!("{} holds archive {}, this copy belongs to {ours}", self.source.location(), identity.archive_id),
             )
             .hint("nothing was applied; check archive_dir. If production really has a new archive: resync --all --adopt")),
@@ -216,7 +215,7 @@ impl<'a> Pass<'a> {
         if let Some(floor) = &floor
             && floor.archive_id != archive_id
         {
-            return Err(Error::new(Kind::ArchiveRefused, "floor.json is of another archive"));
+            return Err(Error::new(Kind::Foreign, "floor.json is of another archive"));
         }
         let mut listing = self.source.list(checkpoint.segment.map(|segment| segment.day)).await?;
         if let (None, Some(floor)) = (checkpoint.segment, &floor) {
@@ -255,7 +254,7 @@ impl<'a> Pass<'a> {
                 }
             }
             return Err(Error::new(
-                Kind::ArchiveRefused,
+                Kind::Foreign,
                 format!("segment {seq}, which is applied here, was rewritten in the archive"),
             )
             .hint("nothing was applied; bring the archive back from a sound copy"));
@@ -263,12 +262,12 @@ impl<'a> Pass<'a> {
         match floor {
             Some(floor) if floor.previous == Some(own.link) => Ok(()),
             Some(floor) if floor.seq > seq.next() => Err(Error::new(
-                Kind::ArchiveRefused,
+                Kind::Foreign,
                 format!("the archive was pruned up to segment {}; this copy ends at {seq}", floor.seq),
             )
             .hint("what lies between is gone from the archive: syncdata-applier resync --all")),
             _ => Err(Error::new(
-                Kind::ArchiveRefused,
+                Kind::Foreign,
                 format!("the archive no longer has segment {seq}, which is applied here: it was rolled back"),
             )
             .hint("nothing was applied; bring the newer archive back, or check archive_dir")),
@@ -431,7 +430,7 @@ impl<'a> Pass<'a> {
 }
 
 fn is_about_a_segment(error: &Error) -> bool {
-    matches!(error.kind(), Kind::ArchiveRefused | Kind::Rejected)
+    error.kind().refuses_archive() || error.kind() == Kind::Rejected
 }
 
 /// The manifests after the checkpoint, in order; where one number stands twice, both, so that the chain refuses.

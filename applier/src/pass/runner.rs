@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use syncdata_archive::{self, ArchiveHandle};
+use syncdata_formats::error::{Error, Remedy, Result};
 use syncdata_service::backoff::{Backoff, Dice};
 use syncdata_service::config::Config;
 use syncdata_service::daemon::Stop;
@@ -13,7 +14,6 @@ use syncdata_service::postgres::Canceller;
 use crate::apply::transaction::Rules;
 use crate::archive::acks::Acks;
 use crate::archive::fetch::Source;
-use crate::error::{Error, Remedy, Result};
 use crate::load;
 use crate::pass::{Pass, Report, Tally};
 use crate::target::postgres::ledger;
@@ -107,7 +107,7 @@ impl Runner {
             };
             let pause = match error.kind().remedy() {
                 Remedy::Retry => backoff.next(Dice::roll()),
-                Remedy::Operator => None,
+                Remedy::Wait | Remedy::Operator => None,
             };
             let Some(pause) = pause else {
                 self.note_failure(&error).await;

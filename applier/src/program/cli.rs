@@ -6,13 +6,12 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use syncdata_archive::verify;
-use syncdata_formats::error::Context as _;
+use syncdata_formats::error::{Context as _, Result};
 use syncdata_service::config::{Config, Overrides};
 use syncdata_service::log;
 use syncdata_service::output::Output;
 use tracing::Level;
 
-use crate::error::Result;
 use crate::operations::{Answer, as_of, clear, history, replay, resync, retry, status, stop, sync, tables};
 use crate::program::check;
 use crate::program::daemon;
@@ -161,7 +160,7 @@ fn answer(cli: Cli, output: Output) -> Result<ExitCode> {
 }
 
 async fn with_settings(global: &Global, command: Command, output: Output) -> Result<ExitCode> {
-    let load = || Ok(Config::of_process(global.config.as_deref(), &Overrides::default())?);
+    let load = || Config::of_process(global.config.as_deref(), &Overrides::default());
     let config = load()?;
     let answer = match command {
         Command::Start => {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use syncdata_formats::error::{Error as Shared, Kind as SharedKind};
+use syncdata_formats::error::{Error, Kind, Remedy, Result};
 use syncdata_formats::time::Timestamp;
 use syncdata_service::backoff::{Backoff, Dice};
 use syncdata_service::config::{ArchiveSettings, Config, Program};
@@ -24,7 +24,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::error::{Error, Kind, Remedy, Result};
 use crate::load;
 use crate::operations::{Answer, resync, retry, sync};
 use crate::pass::runner::Runner;
@@ -98,7 +97,7 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -> Resul
     let mut runner = Runner::new(config.clone(), stop.clone());
     let life = Arc::new(Life::new(&config, runner.tally()));
     match life.only_one(&config).await {
-        Err(error) if error.shared().kind() == SharedKind::Unreachable => {
+        Err(error) if error.kind() == Kind::Unreachable => {
             warn!(error = %error.one_line(), "the local server is not there yet");
         }
         result => result?,
@@ -163,7 +162,7 @@ async fn finished(loading: &mut Option<JoinHandle<Result<load::Report>>>) -> Res
     let Some(task) = loading else { return std::future::pending().await };
     let done = task.await;
     *loading = None;
-    done.unwrap_or_else(|_| Err(Error::new(Kind::Other, "the load of a base copy has panicked")))
+    done.unwrap_or_else(|_| Err(Error::new(Kind::Io, "the load of a base copy has panicked")))
 }
 
 /// Settings that cannot be used change nothing.
@@ -176,7 +175,7 @@ fn reloaded(runner: &mut Runner, reload: &impl Fn() -> Result<Config>, life: &Li
             info!("settings reloaded");
         }
         Err(error) => {
-            error!(error = %error.one_line(), hint = error.shared().hint_text(), "settings not reloaded, going on with the old ones");
+            error!(error = %error.one_line(), hint = error.hint_text(), "settings not reloaded, going on with the old ones");
         }
     }
     notify(Phase::Ready);
@@ -190,7 +189,7 @@ fn same_daemon(old: &Config, new: Config) -> Result<Config> {
         return Ok(new);
     }
     let message = "the target database, meta_schema or http_listen changed: that takes a restart";
-    Err(Shared::new(SharedKind::BadInput, message).hint("syncdata-applier stop, then start again").into())
+    Err(Error::new(Kind::BadInput, message).hint("syncdata-applier stop, then start again"))
 }
 
 impl Life {
@@ -265,10 +264,10 @@ impl Life {
                 }
             }
             Err(error) => {
-                let (words, hint) = (error.one_line(), error.shared().hint_text());
+                let (words, hint) = (error.one_line(), error.hint_text());
                 match error.kind().remedy() {
                     Remedy::Retry => warn!(error = %words, hint, "pass failed, it is tried again"),
-                    Remedy::Operator => error!(error = %words, hint, "pass failed"),
+                    Remedy::Wait | Remedy::Operator => error!(error = %words, hint, "pass failed"),
                 }
                 facts.errors += 1;
                 facts.trouble = Some(error.with_hint());
@@ -292,7 +291,7 @@ impl Life {
                 !report.loaded.is_empty()
             }
             Err(error) => {
-                error!(error = %error.one_line(), hint = error.shared().hint_text(), "loading base copies failed");
+                error!(error = %error.one_line(), hint = error.hint_text(), "loading base copies failed");
                 facts.errors += 1;
                 false
             }
@@ -445,7 +444,7 @@ pub async fn ask(config: &Config, path: &str, body: Option<&Value>) -> Result<Op
         Some(response) if response.is_success() => Ok(Some(response.read_json()?)),
         Some(response) => {
             let words = String::from_utf8_lossy(&response.body).trim().to_owned();
-            Err(Error::new(Kind::Passing, format!("the daemon answered {}: {words}", response.status)))
+            Err(Error::new(Kind::Locked, format!("the daemon answered {}: {words}", response.status)))
         }
     }
 }
@@ -454,7 +453,7 @@ pub async fn ask(config: &Config, path: &str, body: Option<&Value>) -> Result<Op
 pub async fn ask_status(config: &Config) -> Result<Option<Status>> {
     let sockets = config.sockets(Program::Applier);
     let response = control::call_first(&sockets, Method::Get, "/status", None).await?;
-    Ok(response.map(|response| response.read_json()).transpose()?)
+    response.map(|response| response.read_json()).transpose()
 }
 
 /// What `status` starts from while no daemon runs.

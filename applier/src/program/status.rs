@@ -6,13 +6,12 @@ use std::time::Duration;
 use syncdata_service::postgres::ServerContext as _;
 
 use serde::{Deserialize, Serialize};
-use syncdata_formats::error::escape_control;
+use syncdata_formats::error::{Result, escape_control};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::control::{Metrics, Sort};
 use tokio_postgres::Row;
 
-use crate::error::Result;
 use crate::target::postgres::local::Local;
 
 /// Everything that an operator may want to know, as of now.
@@ -112,7 +111,7 @@ fn table(row: &Row) -> Result<TableStatus> {
 }
 
 fn time(text: Option<&str>) -> Result<Option<Timestamp>> {
-    Ok(text.map(Timestamp::from_postgres).transpose()?)
+    text.map(Timestamp::from_postgres).transpose()
 }
 
 /// Without the fraction of a second: for people.

@@ -63,7 +63,12 @@ struct Parcel {
 pub(crate) fn is_away(error: &Error) -> bool {
     match error.kind() {
         Kind::Unreachable | Kind::Refused | Kind::NoSpace | Kind::Locked | Kind::Io | Kind::BadInput => true,
-        Kind::Corrupt | Kind::Foreign | Kind::Conflict | Kind::NotFound => false,
+        Kind::Corrupt
+        | Kind::Foreign
+        | Kind::Conflict
+        | Kind::NotFound
+        | Kind::StateDamaged
+        | Kind::Rejected => false,
     }
 }
 

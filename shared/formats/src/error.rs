@@ -1,4 +1,4 @@
-//! The one error of this crate: what happened, which thing it happened to, and a `Kind` that answers
+//! The one error of the project: what happened, which thing it happened to, and a `Kind` that answers
 //! "what now?". `Display` prints its own line only; `report` prints the whole story for a person.
 
 use std::error::Error as StdError;
@@ -23,6 +23,10 @@ pub enum Kind {
     NotFound,
     /// Something else of that name exists.
     Conflict,
+    /// Our own tables in the local database contradict themselves.
+    StateDamaged,
+    /// A table cannot take a change of the source, and everything waits until it can.
+    Rejected,
     /// A disk, a quota or an inode table is full.
     NoSpace,
     /// Another process holds what we need.
@@ -34,8 +38,10 @@ pub enum Kind {
 /// Who has to act before a repetition can succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Nobody: try again, with backoff.
+    /// Nobody: it is transient, try again after a pause.
     Retry,
+    /// Nobody here: somebody makes room, and the next round finds it.
+    Wait,
     /// A person.
     Operator,
 }
@@ -43,15 +49,28 @@ pub enum Remedy {
 impl Kind {
     pub fn remedy(self) -> Remedy {
         match self {
-            Kind::Unreachable | Kind::Locked | Kind::NoSpace => Remedy::Retry,
+            Kind::Unreachable | Kind::Locked => Remedy::Retry,
+            Kind::NoSpace => Remedy::Wait,
             Kind::BadInput
             | Kind::Refused
             | Kind::Corrupt
             | Kind::Foreign
             | Kind::NotFound
             | Kind::Conflict
+            | Kind::StateDamaged
+            | Kind::Rejected
             | Kind::Io => Remedy::Operator,
         }
+    }
+
+    /// A deadlock, a lost connection, a restart: the same try may succeed a moment later.
+    pub fn is_transient(self) -> bool {
+        self.remedy() == Remedy::Retry
+    }
+
+    /// The archive cannot be trusted, or is not the one that was followed so far.
+    pub fn refuses_archive(self) -> bool {
+        matches!(self, Kind::Corrupt | Kind::Foreign)
     }
 }
 
@@ -129,6 +148,12 @@ impl Error {
     /// `message: cause: cause` in one line, control characters escaped: for logs and tables.
     pub fn one_line(&self) -> String {
         escape_control(&chain(self).join(": "))
+    }
+
+    /// On one line: what happened, and what to do about it.
+    pub fn with_hint(&self) -> String {
+        let hint = self.0.hint.as_ref().map(|hint| format!(" (hint: {hint})"));
+        format!("{}{}", self.one_line(), hint.unwrap_or_default())
     }
 
     /// The lines a person reads on stderr.
@@ -223,6 +248,31 @@ mod tests {
             error.report(),
             "error: spooling segment 7\n  writing a.part\n  no storage space\nhint: free some space"
         );
+    }
+
+    #[test]
+    fn what_nobody_has_to_mend_is_tried_again_soon_or_in_the_next_round() {
+        for (kind, is_transient, refuses_archive) in [
+            (Kind::Unreachable, true, false),
+            (Kind::Locked, true, false),
+            (Kind::NoSpace, false, false),
+            (Kind::Corrupt, false, true),
+            (Kind::Foreign, false, true),
+            (Kind::StateDamaged, false, false),
+            (Kind::Rejected, false, false),
+            (Kind::Refused, false, false),
+            (Kind::BadInput, false, false),
+            (Kind::NotFound, false, false),
+            (Kind::Conflict, false, false),
+            (Kind::Io, false, false),
+        ] {
+            assert_eq!(
+                (kind.is_transient(), kind.refuses_archive()),
+                (is_transient, refuses_archive),
+                "{kind:?}"
+            );
+        }
+        assert_eq!(Kind::NoSpace.remedy(), Remedy::Wait);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use syncdata_formats::chain::ChainTip;
+use syncdata_formats::error::Result;
 use syncdata_formats::head::Head;
 use syncdata_formats::identity::ArchiveIdentity;
 use syncdata_formats::layout::SegmentName;
@@ -15,7 +16,6 @@ use uuid::Uuid;
 
 use super::failed;
 use crate::archive::fetch::Source;
-use crate::error::Result;
 use crate::pass::runner;
 
 /// How many of the newest manifests are searched for the shapes of tables.

@@ -4,11 +4,11 @@ mod archive;
 mod server;
 mod tables;
 
+use syncdata_formats::error::Error;
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
 
 use self::archive::Newest;
-use crate::error::Error;
 use crate::target::postgres::local::Local;
 
 pub(crate) async fn all(config: &Config) -> Vec<Finding> {
@@ -38,5 +38,5 @@ async fn of_server(config: &Config, local: &Local, newest: &Newest, findings: &m
 }
 
 fn failed(subject: &str, error: &Error) -> Finding {
-    Finding::of_error(subject, error.shared())
+    Finding::of_error(subject, error)
 }

@@ -1,12 +1,12 @@
 //! The local server: can it be reached, and may we do there what we have to.
 
 use postgres_protocol::escape::escape_identifier;
+use syncdata_formats::error::Result;
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::ServerContext as _;
 
 use super::archive::Newest;
-use crate::error::Result;
 use crate::target::postgres::cursor::Checkpoint;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;

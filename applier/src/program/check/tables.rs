@@ -6,12 +6,12 @@ use std::sync::Arc;
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
+use syncdata_formats::error::Result;
 use syncdata_formats::manifest::{self, Generated, Relation};
 use syncdata_formats::name::TableName;
 use syncdata_service::finding::Finding;
 
 use super::archive::Newest;
-use crate::error::Result;
 use crate::plan;
 use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;

@@ -9,7 +9,7 @@ use syncdata_service::postgres::ServerContext as _;
 use postgres_protocol::escape::escape_literal;
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::digest::Digest;
-use syncdata_formats::error::Error as Shared;
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::head::Head;
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
@@ -19,7 +19,6 @@ use syncdata_formats::time::{Day, Timestamp};
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
-use crate::error::{Error, Kind, Result};
 use crate::target::postgres::meta::MetaSchema;
 
 /// How far the copy as a whole has come.
@@ -134,7 +133,7 @@ impl Checkpoint {
             return Ok(());
         }
         Err(Error::new(
-            Kind::Passing,
+            Kind::Locked,
             format!("the checkpoint moved from segment {} to {} meanwhile", self.seq(), found.seq()),
         ))
     }
@@ -152,8 +151,8 @@ impl Checkpoint {
         }
     }
 
-    fn parse(row: &Row) -> Result<Checkpoint, Shared> {
-        let bad = |what: &str| Shared::bad_input(what, "the checkpoint's");
+    fn parse(row: &Row) -> Result<Checkpoint, Error> {
+        let bad = |what: &str| Error::bad_input(what, "the checkpoint's");
         let archive_id: Option<&str> = row.get(0);
         let archive_id = archive_id.map(|text| text.parse().map_err(|_| bad("a uuid"))).transpose()?;
         let seq: i64 = row.get(1);
@@ -338,7 +337,7 @@ pub async fn reached(client: &impl GenericClient, meta: &MetaSchema) -> Result<L
         "SELECT greatest(end_lsn, coalesce(covered_lsn, '0/0'))::text FROM {meta}.data_sync_checkpoint"
     );
     let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
-    Ok(row.get::<_, &str>(0).parse()?)
+    row.get::<_, &str>(0).parse()
 }
 
 /// Forgets all positions: what the tables hold is of another archive, or of a part that this one no longer has. They
@@ -428,12 +427,12 @@ impl Want {
 }
 
 impl FromStr for Want {
-    type Err = Shared;
+    type Err = Error;
 
-    fn from_str(text: &str) -> Result<Want, Shared> {
+    fn from_str(text: &str) -> Result<Want, Error> {
         let all = [Want::Auto, Want::Snapshot, Want::Start, Want::Rebuild];
         let found = all.into_iter().find(|want| want.as_str() == text);
-        found.ok_or_else(|| Shared::bad_input("a base that a table waits for", text))
+        found.ok_or_else(|| Error::bad_input("a base that a table waits for", text))
     }
 }
 
@@ -456,11 +455,11 @@ impl fmt::Display for State {
 }
 
 impl FromStr for State {
-    type Err = Shared;
+    type Err = Error;
 
-    fn from_str(text: &str) -> Result<State, Shared> {
+    fn from_str(text: &str) -> Result<State, Error> {
         let all = [State::Pending, State::Loading, State::Live, State::Quarantined, State::Stale];
         let found = all.into_iter().find(|state| state.as_str() == text);
-        found.ok_or_else(|| Shared::bad_input("a state of a table", text))
+        found.ok_or_else(|| Error::bad_input("a state of a table", text))
     }
 }

@@ -4,12 +4,12 @@
 use std::time::Duration;
 use syncdata_service::postgres::ServerContext as _;
 
+use syncdata_formats::error::Result;
 use syncdata_formats::manifest::OpCounts;
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use tokio_postgres::GenericClient;
 
-use crate::error::Result;
 use crate::target::postgres::meta::MetaSchema;
 
 /// One table in one segment.

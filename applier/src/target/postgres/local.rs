@@ -1,13 +1,13 @@
 //! The session through which the local tables are written.
 
 use std::time::Duration;
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::postgres::ServerContext as _;
 
 use syncdata_service::config::Config;
 use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
 use tokio_postgres::error::SqlState;
 
-use crate::error::{Error, Kind, Result};
 use crate::target::postgres::meta::{self, MetaSchema};
 
 /// Advisory locks: the first number spells "sync".
@@ -77,7 +77,7 @@ impl Local {
             return Ok(());
         }
         let holder = self.holder(PASS_LOCK).await?;
-        Err(Error::new(Kind::Passing, format!("{holder} is applying to this database"))
+        Err(Error::new(Kind::Locked, format!("{holder} is applying to this database"))
             .hint("wait until it has finished, or end it with pg_terminate_backend"))
     }
 
@@ -95,7 +95,7 @@ impl Local {
             return Ok(());
         }
         let holder = self.holder(LOAD_LOCK).await?;
-        Err(Error::new(Kind::Passing, format!("{holder} is loading tables of this database"))
+        Err(Error::new(Kind::Locked, format!("{holder} is loading tables of this database"))
             .hint("it takes what waits for a base when it has finished; syncdata-applier status shows how far it is"))
     }
 
@@ -105,7 +105,7 @@ impl Local {
             return Ok(());
         }
         let holder = self.holder(DAEMON_LOCK).await?;
-        Err(Error::new(Kind::Passing, format!("another daemon keeps this database: {holder}"))
+        Err(Error::new(Kind::Locked, format!("another daemon keeps this database: {holder}"))
             .hint("one is enough; stop that one first: syncdata-applier stop, on its host"))
     }
 
@@ -158,6 +158,6 @@ async fn may_be_replica(session: &Session) -> Result<bool> {
     match session.client().batch_execute(probe).await.context(|| "asking for the replica role".to_owned()) {
         Ok(()) => Ok(true),
         Err(error) if sqlstate(&error) == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(false),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }

@@ -2,12 +2,11 @@
 
 use std::fmt;
 use std::time::Duration;
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
 use syncdata_service::postgres::Session;
-
-use crate::error::{Error, Kind, Result};
 
 /// Each brings the tables one version further. What was released is never edited.
 const MIGRATIONS: &[&str] = &[include_str!("meta.sql"), include_str!("meta_2.sql")];

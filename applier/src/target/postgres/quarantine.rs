@@ -4,14 +4,13 @@ use std::path::Path;
 use syncdata_service::postgres::ServerContext as _;
 
 use syncdata_formats::change::{Fields, Record, Row};
-use syncdata_formats::error::Context;
+use syncdata_formats::error::{Context, Result};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Manifest;
 use syncdata_formats::name::TableName;
 use syncdata_formats::segment::SegmentReader;
 use tokio_postgres::GenericClient;
 
-use crate::error::Result;
 use crate::target::postgres::meta::MetaSchema;
 
 /// Why a table was set aside.

@@ -263,7 +263,9 @@ impl Trouble {
                 | Kind::Corrupt
                 | Kind::Foreign
                 | Kind::NotFound
-                | Kind::Conflict => Trouble::Content,
+                | Kind::Conflict
+                | Kind::StateDamaged
+                | Kind::Rejected => Trouble::Content,
             },
         }
     }

@@ -187,7 +187,13 @@ fn verdict(error: &Error) -> Option<Verdict> {
         Kind::Foreign => Some(Verdict::Foreign),
         Kind::NotFound => Some(Verdict::Lost),
         Kind::Corrupt | Kind::BadInput | Kind::Conflict => Some(Verdict::Damaged),
-        Kind::Unreachable | Kind::Locked | Kind::Refused | Kind::NoSpace | Kind::Io => None,
+        Kind::Unreachable
+        | Kind::Locked
+        | Kind::Refused
+        | Kind::NoSpace
+        | Kind::StateDamaged
+        | Kind::Rejected
+        | Kind::Io => None,
     }
 }
 

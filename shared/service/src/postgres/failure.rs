@@ -83,7 +83,8 @@ fn kind_of(code: &SqlState) -> Kind {
         // Held by another session: in use, lock not available, deadlock, serialization.
         "55006" | "55P03" | "40001" | "40P01" => Kind::Locked,
         "42501" | "0LP01" | "0L000" => Kind::Refused,
-        "XX001" | "XX002" => Kind::Corrupt,
+        // The server's own disk is damaged. `Corrupt` would speak of the archive's.
+        "XX001" | "XX002" => Kind::Refused,
         "3D000" | "3F000" | "42P01" | "42703" | "42704" | "42883" => Kind::NotFound,
         "42710" | "42P06" | "42P07" => Kind::Conflict,
         // A configured limit was hit: trying again hits it again.
@@ -131,11 +132,14 @@ mod tests {
             ("55P03", Kind::Locked),
         ] {
             assert_eq!(kind_of(&SqlState::from_code(code)), kind, "{code}");
-            assert_eq!(kind.remedy(), Remedy::Retry, "{code}");
+            assert_ne!(kind.remedy(), Remedy::Operator, "{code}");
         }
-        for code in ["28P01", "28000", "42501", "42P01", "23505", "22P02", "57014", "53400", "XX001", "XX000"]
-        {
-            assert_eq!(kind_of(&SqlState::from_code(code)).remedy(), Remedy::Operator, "{code}");
+        for code in [
+            "28P01", "28000", "42501", "42P01", "23505", "22P02", "57014", "53400", "XX001", "XX002", "XX000",
+        ] {
+            let kind = kind_of(&SqlState::from_code(code));
+            assert_eq!(kind.remedy(), Remedy::Operator, "{code}");
+            assert!(!kind.refuses_archive(), "{code}");
         }
     }
 }

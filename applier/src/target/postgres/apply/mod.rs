@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::SinkExt as _;
 use futures_util::future::join_all;
 use syncdata_formats::change::Op;
-use syncdata_formats::error::Error as Shared;
+use syncdata_formats::error::{Error, Result};
 use syncdata_formats::name::TableName;
 use syncdata_service::postgres::{Session, db_error, failure, sqlstate};
 use tokio_postgres::error::SqlState;
@@ -30,7 +30,6 @@ use self::row::{Role, RowStatement};
 pub(crate) use self::sql::FREE_PLANS;
 use self::sql::Rows;
 use crate::batch::{Place, Record};
-use crate::error::Result;
 use crate::target::postgres::local::LOCK_TIMEOUT;
 use crate::target::postgres::schema::{Table, Target};
 use crate::target::postgres::step::{Body, Prepared, Step, StepKind};
@@ -97,11 +96,11 @@ struct Failed {
     table: Option<usize>,
     /// Its number in the batch.
     record: Option<usize>,
-    error: Shared,
+    error: Error,
 }
 
-impl From<Shared> for Failed {
-    fn from(error: Shared) -> Failed {
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
         Failed { table: None, record: None, error }
     }
 }
@@ -155,11 +154,11 @@ impl Writer {
                     control(client, "RELEASE SAVEPOINT syncdata_batch").await?;
                     return Ok(Outcome::Applied(named(prepared, &oddities)));
                 }
-                Err(failed) if is_no_fault_of_a_record(&failed.error) => return Err(failed.error.into()),
+                Err(failed) if is_no_fault_of_a_record(&failed.error) => return Err(failed.error),
                 Err(failed) => failed,
             };
             control(client, "ROLLBACK TO SAVEPOINT syncdata_batch").await?;
-            let Some(table) = failed.table else { return Err(failed.error.into()) };
+            let Some(table) = failed.table else { return Err(failed.error) };
             // What a set left behind may have been in the record's way: only source order convicts.
             if let Some(record) = failed.record
                 && self.is_patient(&ways, table, &failed.error)
@@ -193,18 +192,18 @@ impl Writer {
     }
 
     /// Everything that the record depends on was done in source order.
-    fn is_patient(&self, ways: &[Way], table: usize, error: &Shared) -> bool {
+    fn is_patient(&self, ways: &[Way], table: usize, error: &Error) -> bool {
         let all = || ways.iter().all(|way| *way == Way::RowByRow);
         ways[table] == Way::RowByRow && (all() || !self.ties_tables(error))
     }
 
     /// Without the replica role foreign keys tie the tables together: only source order satisfies them.
-    fn ties_tables(&self, error: &Shared) -> bool {
+    fn ties_tables(&self, error: &Error) -> bool {
         !self.replica && sqlstate(error) == Some(&SqlState::FOREIGN_KEY_VIOLATION)
     }
 
     /// Once a table's new rows were found there, its next ones will be too: a copy that is older than its data.
-    fn be_patient(&mut self, prepared: &Prepared, ways: &mut [Way], table: usize, error: &Shared) {
+    fn be_patient(&mut self, prepared: &Prepared, ways: &mut [Way], table: usize, error: &Error) {
         let target = &prepared.batch.tables[table].target;
         let code = sqlstate(error);
         tracing::debug!(
@@ -255,7 +254,7 @@ impl Writer {
         prepared: &Prepared,
         table: usize,
         way: Way,
-    ) -> Result<u64, Shared> {
+    ) -> Result<u64, Error> {
         let target = &prepared.batch.tables[table].target;
         let work = &prepared.work[table];
         let mut missing = work.missing;
@@ -271,7 +270,7 @@ impl Writer {
     }
 
     /// How many rows it hit.
-    async fn step(&mut self, client: &Client, target: &Target, step: &Step, way: Way) -> Result<u64, Shared> {
+    async fn step(&mut self, client: &Client, target: &Target, step: &Step, way: Way) -> Result<u64, Error> {
         let doing = || format!("writing into {}", target.table.name);
         let replaces = |hit: u64| {
             hit < step.rows as u64 && target.key.arbiter && !target.fixed(&step.columns).is_empty()
@@ -306,7 +305,7 @@ impl Writer {
     }
 
     /// The empty temporary table for the rows of that one.
-    async fn stage(&mut self, client: &Client, target: &Target) -> Result<String, Shared> {
+    async fn stage(&mut self, client: &Client, target: &Target) -> Result<String, Error> {
         let known = self.stages.iter().find(|(table, _)| *table == *target.table);
         let name = match known {
             Some((_, name)) => name.clone(),
@@ -354,7 +353,7 @@ impl Writer {
         Ok(())
     }
 
-    async fn prepared(&mut self, client: &Client, sql: &str) -> Result<Statement, Shared> {
+    async fn prepared(&mut self, client: &Client, sql: &str) -> Result<Statement, Error> {
         if let Some(statement) = self.statements.get(sql) {
             return Ok(statement.clone());
         }
@@ -365,7 +364,7 @@ impl Writer {
 }
 
 impl Failed {
-    fn of(prepared: &Prepared, record: u32, error: Shared) -> Failed {
+    fn of(prepared: &Prepared, record: u32, error: Error) -> Failed {
         let record = record as usize;
         Failed { table: Some(prepared.batch.records[record].table), record: Some(record), error }
     }
@@ -459,7 +458,7 @@ fn blocked_truncate(prepared: &Prepared) -> Option<Rejection> {
     })
 }
 
-fn rejection(prepared: &Prepared, record: &Record, error: &Shared, remedy: &str) -> Rejection {
+fn rejection(prepared: &Prepared, record: &Record, error: &Error, remedy: &str) -> Rejection {
     Rejection {
         table: prepared.batch.tables[record.table].target.table.name.clone(),
         place: record.place,
@@ -474,7 +473,7 @@ fn named(prepared: &Prepared, oddities: &[Oddities]) -> BTreeMap<TableName, Oddi
 }
 
 /// Server, network, disk: trying again may help, looking for a record to blame does not.
-pub(crate) fn is_no_fault_of_a_record(error: &Shared) -> bool {
+pub(crate) fn is_no_fault_of_a_record(error: &Error) -> bool {
     let Some(error) = db_error(error) else { return true };
     let code = error.code().code();
     let class = code.get(..2).unwrap_or_default();
