@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use syncdata_archive::snapshots;
 use syncdata_archive::{ArchiveHandle, EntryKind};
+use syncdata_archive::{small, snapshots};
 use syncdata_formats::ack::Ack;
 use syncdata_formats::chain::{ChainTip, Verified};
+use syncdata_formats::document::Document;
 use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::floor::Floor;
 use syncdata_formats::head::{Head, Newest};
@@ -24,7 +25,7 @@ use syncdata_formats::identity::ArchiveIdentity;
 use syncdata_formats::layout::{ArchivePath, SegmentFile, SegmentName, SegmentSeq};
 use syncdata_formats::manifest::{ChangeFile, Manifest};
 use syncdata_formats::name::TableName;
-use syncdata_formats::signature::{SIGNATURE_BYTES_MAX, VerifyKey};
+use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::snapshot::{Part, PartName, SnapshotManifest};
 use syncdata_formats::time::Day;
 use syncdata_service::faults;
@@ -107,7 +108,7 @@ impl Source {
 
     pub async fn identity(&self) -> Result<ArchiveIdentity> {
         let path = ArchivePath::identity();
-        let bytes = self.small_file(&path, ArchiveIdentity::BYTES_MAX).await?.ok_or_else(|| {
+        let bytes = self.small_file(&path, Document::Identity).await?.ok_or_else(|| {
             let message = format!("{} holds no archive: archive.json is missing", self.location());
             Error::new(Kind::NotFound, message)
                 .hint("check archive_dir; the archiver writes archive.json at its first run")
@@ -117,7 +118,7 @@ impl Source {
 
     /// `None` when there is none or it cannot be read: it is a hint, and the chain is the truth.
     pub async fn head(&self) -> Result<Option<Head>> {
-        let Some(bytes) = self.small_file(&ArchivePath::head(), Head::BYTES_MAX).await? else {
+        let Some(bytes) = self.small_file(&ArchivePath::head(), Document::Head).await? else {
             return Ok(None);
         };
         match Head::decode(&bytes) {
@@ -130,7 +131,7 @@ impl Source {
     }
 
     pub async fn floor(&self) -> Result<Option<Floor>> {
-        match self.small_file(&ArchivePath::floor(), Floor::BYTES_MAX).await? {
+        match self.small_file(&ArchivePath::floor(), Document::Floor).await? {
             Some(bytes) => Ok(Some(Floor::decode(&bytes)?)),
             None => Ok(None),
         }
@@ -169,7 +170,7 @@ impl Source {
         let segment = Verified::new(tip, day, name, &bytes)?;
         if let Some(key) = &self.verify_key {
             let path = name.signature(day);
-            let signature = self.small_file(&path, SIGNATURE_BYTES_MAX).await?.ok_or_else(|| {
+            let signature = self.small_file(&path, Document::Signature).await?.ok_or_else(|| {
                 Error::new(Kind::Foreign, format!("{path} is missing, and verify_key is set"))
                     .hint("nothing of this segment was applied; have the archiver sign (signing_key)")
             })?;
@@ -182,12 +183,15 @@ impl Source {
 
     pub async fn manifest_bytes(&self, day: Day, name: SegmentName) -> Result<Vec<u8>> {
         let path = name.manifest(day);
-        self.small_file(&path, Manifest::BYTES_MAX).await?.ok_or_else(|| missing(&path))
+        self.small_file(&path, Document::Manifest).await?.ok_or_else(|| missing(&path))
     }
 
     /// Tells the archive how far a reader is.
     pub async fn acknowledge(&self, ack: Ack) -> Result<()> {
-        self.archive.run(move |archive| archive.replace(&ack.path(), &ack.encode())).await
+        let replaced = self
+            .archive
+            .run(move |archive| small::replace(archive, &ack.path(), Document::Ack, &ack.encode()));
+        replaced.await
     }
 
     /// The archive's snapshots, from the newest to the oldest. One that cannot be trusted is as good as none.
@@ -399,18 +403,10 @@ impl Source {
     }
 
     /// `None`: there is no such file.
-    async fn small_file(&self, path: &ArchivePath, bytes_max: usize) -> Result<Option<Vec<u8>>> {
+    async fn small_file(&self, path: &ArchivePath, document: Document) -> Result<Option<Vec<u8>>> {
         let wanted = path.clone();
-        let read = self.archive.run(move |archive| {
-            let mut small = Small { bytes: Vec::new(), bytes_max };
-            archive.read(&wanted, 0, &mut small)?;
-            Ok(small.bytes)
-        });
-        match read.await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == Kind::NotFound => Ok(None),
-            Err(error) => Err(error.context(format!("reading {path}"))),
-        }
+        let read = self.archive.run(move |archive| small::read(archive, &wanted, document));
+        read.await.map_err(|error| error.context(format!("reading {path}")))
     }
 }
 
@@ -495,25 +491,6 @@ impl Write for Bounded<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
-    }
-}
-
-struct Small {
-    bytes: Vec<u8>,
-    bytes_max: usize,
-}
-
-impl Write for Small {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.bytes.len() + bytes.len() > self.bytes_max {
-            return Err(io::Error::other("the file is longer than such a file can be"));
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

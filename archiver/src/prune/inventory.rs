@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use syncdata_archive::snapshots;
 use syncdata_archive::{Archive, Entry, EntryKind};
+use syncdata_archive::{small, snapshots};
 use syncdata_formats::ack::{Ack, AckName};
+use syncdata_formats::document::Document;
 use syncdata_formats::error::{Kind, Result};
 use syncdata_formats::floor::Floor;
 use syncdata_formats::layout::{ArchivePath, SegmentFile, SegmentName};
@@ -73,12 +74,8 @@ impl Inventory {
     }
 
     fn read_floor(&mut self, archive: &mut dyn Archive) -> Result<()> {
-        let path = ArchivePath::floor();
-        if archive.stat(&path)?.is_some() {
-            let mut bytes = Vec::new();
-            archive.read(&path, 0, &mut bytes)?;
-            self.floor = Some(Floor::decode(&bytes)?);
-        }
+        let bytes = small::read(archive, &ArchivePath::floor(), Document::Floor)?;
+        self.floor = bytes.map(|bytes| Floor::decode(&bytes)).transpose()?;
         Ok(())
     }
 
@@ -112,10 +109,14 @@ impl Inventory {
                 continue;
             };
             let path = name.path();
-            let mut bytes = Vec::new();
-            if entry.bytes <= Ack::BYTES_MAX as u64 {
-                archive.read(&path, 0, &mut bytes)?;
-            }
+            let bytes = match small::read(archive, &path, Document::Ack) {
+                Ok(bytes) => bytes.unwrap_or_default(),
+                Err(error) if error.kind() == Kind::Corrupt => {
+                    self.troubles.push(error.one_line());
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match Ack::decode(&bytes) {
                 Ok(ack) if ack.name == name => self.acks.push(ack),
                 Ok(ack) => self.troubles.push(format!("{path} is the report of {}", ack.name)),

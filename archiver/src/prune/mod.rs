@@ -11,8 +11,9 @@ mod plan;
 
 use std::io::Cursor;
 
-use syncdata_archive::{Archive, Facts};
+use syncdata_archive::{Archive, Facts, small};
 use syncdata_formats::digest::Digest;
+use syncdata_formats::document::Document;
 use syncdata_formats::error::Context as _;
 use syncdata_formats::floor::Floor;
 use syncdata_formats::layout::{ArchivePath, SegmentSeq};
@@ -44,8 +45,8 @@ pub(crate) fn raise_floor(
     });
     let (day, name) = found.ok_or_else(|| Error::new(Kind::NotFound, format!("segment {seq} is gone")))?;
     let path = name.manifest(day);
-    let mut bytes = Vec::new();
-    archive.read(&path, 0, &mut bytes)?;
+    let bytes = small::read(archive, &path, Document::Manifest)?
+        .ok_or_else(|| Error::new(Kind::NotFound, format!("{path} is gone")))?;
     let manifest = Manifest::decode(&bytes).context(|| format!("reading {path}"))?;
     if manifest.name() != name || manifest.archive_id != archive_id {
         let message = format!("{path} is not a manifest of this archive under its own name");
@@ -53,7 +54,7 @@ pub(crate) fn raise_floor(
     }
     let floor =
         Floor { format: FORMAT, archive_id, seq, previous: manifest.previous, pruned_at: Timestamp::now() };
-    archive.replace(&ArchivePath::floor(), &floor.encode())?;
+    small::replace(archive, &ArchivePath::floor(), Document::Floor, &floor.encode())?;
     faults::hit("prune.floor_raised")
 }
 

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Cursor;
 
-use syncdata_archive::snapshots;
-use syncdata_archive::{Archive, ArchiveHandle, Entry, EntryKind, Facts, Put};
+use syncdata_archive::{Archive, ArchiveHandle, Entry, EntryKind, Facts};
+use syncdata_archive::{small, snapshots};
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::digest::{Digest, Hashing};
+use syncdata_formats::document::Document;
 use syncdata_formats::error::Context as _;
 use syncdata_formats::head::{Head, Newest};
 use syncdata_formats::identity::ArchiveIdentity;
@@ -20,7 +20,7 @@ use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::{Day, Timestamp};
 use syncdata_formats::{Error, Kind, Result};
-use syncdata_service::faults;
+use syncdata_service::{faults, small_file};
 use tracing::{info, warn};
 
 use crate::prune::{self, Inventory, Plan};
@@ -93,7 +93,7 @@ impl Shipper {
     pub(crate) async fn identity(&self) -> Result<Option<ArchiveIdentity>> {
         self.archive
             .run(|archive| {
-                let bytes = read_small(archive, &ArchivePath::identity(), ArchiveIdentity::BYTES_MAX)?;
+                let bytes = small::read(archive, &ArchivePath::identity(), Document::Identity)?;
                 bytes.map(|bytes| ArchiveIdentity::decode(&bytes)).transpose()
             })
             .await
@@ -101,7 +101,10 @@ impl Shipper {
 
     pub(crate) async fn found(&self, identity: ArchiveIdentity) -> Result<()> {
         self.archive
-            .run(move |archive| put_bytes(archive, &ArchivePath::identity(), &identity.encode()))
+            .run(move |archive| {
+                let path = ArchivePath::identity();
+                small::put(archive, &path, Document::Identity, &identity.encode()).map(drop)
+            })
             .await
     }
 
@@ -271,7 +274,9 @@ impl Shipper {
             archiver: env!("CARGO_PKG_VERSION").to_owned(),
         };
         faults::hit("ship.before_head")?;
-        let replaced = self.archive.run(move |archive| archive.replace(&ArchivePath::head(), &head.encode()));
+        let replaced = self.archive.run(move |archive| {
+            small::replace(archive, &ArchivePath::head(), Document::Head, &head.encode())
+        });
         let away = unless_away(replaced.await)?;
         faults::hit("ship.after_head")?;
         Ok(away)
@@ -291,12 +296,8 @@ impl Parcel {
             let opened = File::open(&path).context(|| format!("opening {}", path.display()));
             opened.map(|opened| (name.file(day), opened, facts))
         });
-        let signature = match std::fs::read(&signature) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            bytes => {
-                Some((name.signature(day), bytes.context(|| format!("reading {}", signature.display()))?))
-            }
-        };
+        let signature = small_file::read_if_there(&signature, Document::Signature.bytes_max())?
+            .map(|bytes| (name.signature(day), bytes));
         let manifest_path = name.manifest(day);
         Ok(Parcel { name, manifest, manifest_path, signature, changes: changes.transpose()? })
     }
@@ -306,7 +307,7 @@ impl Parcel {
     fn deliver(mut self, archive: &mut dyn Archive) -> Result<()> {
         match self.send(archive) {
             Err(error) if error.kind() == Kind::Conflict => {
-                let there = read_small(archive, &self.manifest_path, Manifest::BYTES_MAX)?;
+                let there = small::read(archive, &self.manifest_path, Document::Manifest)?;
                 if there.is_some_and(|bytes| bytes != self.manifest && Manifest::decode(&bytes).is_ok()) {
                     return Err(error.hint("another archiver writes to this archive: stop one of them"));
                 }
@@ -325,9 +326,9 @@ impl Parcel {
         }
         faults::hit("ship.changes_there")?;
         if let Some((path, bytes)) = &self.signature {
-            put_bytes(archive, path, bytes).context(doing)?;
+            small::put(archive, path, Document::Signature, bytes).context(doing)?;
         }
-        put_bytes(archive, &self.manifest_path, &self.manifest).context(doing)?;
+        small::put(archive, &self.manifest_path, Document::Manifest, &self.manifest).context(doing)?;
         faults::hit("ship.manifest_there")
     }
 
@@ -368,13 +369,6 @@ impl Parcel {
     }
 }
 
-fn put_bytes(archive: &mut dyn Archive, path: &ArchivePath, bytes: &[u8]) -> Result<()> {
-    let facts = Facts { bytes: bytes.len() as u64, sha256: Digest::of(bytes) };
-    match archive.put(path, &mut Cursor::new(bytes), facts)? {
-        Put::Written | Put::AlreadyThere => Ok(()),
-    }
-}
-
 fn digest_of(archive: &mut dyn Archive, path: &ArchivePath) -> Result<Option<Digest>> {
     let mut hashing = Hashing::new(std::io::sink());
     match archive.read(path, 0, &mut hashing) {
@@ -385,23 +379,9 @@ fn digest_of(archive: &mut dyn Archive, path: &ArchivePath) -> Result<Option<Dig
 }
 
 /// A whole small file; `None` when there is none.
-fn read_small(archive: &mut dyn Archive, path: &ArchivePath, bytes_max: usize) -> Result<Option<Vec<u8>>> {
-    let Some(entry) = archive.stat(path)? else { return Ok(None) };
-    if entry.kind != EntryKind::File || entry.bytes > bytes_max as u64 {
-        let message = format!("{path} on {} is not a file of at most {bytes_max} bytes", archive.location());
-        return Err(Error::new(Kind::Corrupt, message));
-    }
-    let mut bytes = Vec::new();
-    match archive.read(path, 0, &mut bytes) {
-        Ok(_) => Ok(Some(bytes)),
-        Err(error) if error.kind() == Kind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 fn read_manifest(archive: &mut dyn Archive, day: Day, name: SegmentName) -> Result<Vec<u8>> {
     let path = name.manifest(day);
-    read_small(archive, &path, Manifest::BYTES_MAX)?
+    small::read(archive, &path, Document::Manifest)?
         .ok_or_else(|| Error::new(Kind::NotFound, format!("{path} was listed but is not there")))
 }
 
@@ -424,7 +404,7 @@ fn list_manifests(archive: &mut dyn Archive, from: Option<Day>) -> Result<Vec<(D
 }
 
 fn read_head(archive: &mut dyn Archive) -> Result<Option<Head>> {
-    let bytes = read_small(archive, &ArchivePath::head(), Head::BYTES_MAX)?;
+    let bytes = small::read(archive, &ArchivePath::head(), Document::Head)?;
     Ok(bytes.and_then(|bytes| Head::decode(&bytes).ok()))
 }
 

@@ -1,10 +1,8 @@
 //! The manifest, last: with it the snapshot exists.
 
-use std::io::Cursor;
-
-use syncdata_archive::{Archive, ArchiveHandle, Facts};
+use syncdata_archive::{Archive, ArchiveHandle, small};
 use syncdata_formats::Result;
-use syncdata_formats::digest::Digest;
+use syncdata_formats::document::Document;
 use syncdata_formats::error::Context as _;
 use syncdata_formats::layout::ArchivePath;
 use syncdata_formats::signature::SigningKey;
@@ -21,27 +19,26 @@ pub(crate) async fn publish(
     // What we would refuse to read must not be written.
     SnapshotManifest::decode(&bytes).context(|| "checking the snapshot's manifest".to_owned())?;
     let id = &manifest.id;
-    let mut files = vec![(id.digest(), SnapshotManifest::digest_file(&bytes))];
+    let mut files = vec![(id.digest(), Document::SnapshotDigest, SnapshotManifest::digest_file(&bytes))];
     if let Some(key) = signing_key {
-        files.push((id.signature(), key.sign(&bytes, SnapshotId::MANIFEST)?));
+        files.push((id.signature(), Document::Signature, key.sign(&bytes, SnapshotId::MANIFEST)?));
     }
     let path = id.manifest();
     archive
         .run(move |archive| {
             let mut sent = 0;
-            for (path, bytes) in files {
-                sent += put(archive, &path, &bytes)?;
+            for (path, document, bytes) in files {
+                sent += put(archive, &path, document, &bytes)?;
             }
             faults::hit("snapshot.before_manifest")?;
-            sent += put(archive, &path, &bytes)?;
+            sent += put(archive, &path, Document::SnapshotManifest, &bytes)?;
             faults::hit("snapshot.after_manifest")?;
             Ok(sent)
         })
         .await
 }
 
-fn put(archive: &mut dyn Archive, path: &ArchivePath, bytes: &[u8]) -> Result<u64> {
-    let facts = Facts { bytes: bytes.len() as u64, sha256: Digest::of(bytes) };
-    archive.put(path, &mut Cursor::new(bytes), facts)?;
-    Ok(facts.bytes)
+fn put(archive: &mut dyn Archive, path: &ArchivePath, document: Document, bytes: &[u8]) -> Result<u64> {
+    small::put(archive, path, document, bytes)?;
+    Ok(bytes.len() as u64)
 }

@@ -14,6 +14,7 @@ use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::Session;
+use syncdata_service::small_file;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
@@ -133,7 +134,7 @@ pub(crate) fn allow_plugin(role: &str) -> String {
 /// From the file, from a person, or made and shown once.
 fn password(file: Option<&Path>, say: impl Fn(&str)) -> Result<String> {
     if let Some(file) = file {
-        let text = std::fs::read_to_string(file).context(|| format!("reading {}", file.display()))?;
+        let text = small_file::read_text(file)?;
         let password = text.trim_end_matches(['\r', '\n']).to_owned();
         if password.is_empty() {
             return Err(Error::new(Kind::BadInput, format!("{} is empty", file.display())));

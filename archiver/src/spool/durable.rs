@@ -1,7 +1,7 @@
 //! Writes that a power cut cannot take back, and the small file work around them.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -9,15 +9,6 @@ use syncdata_formats::error::Context as _;
 use syncdata_formats::{Error, Result};
 use syncdata_service::disk;
 use syncdata_service::faults;
-
-/// Manifests and states are small; a file that is not was not written by us.
-pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
-    const BYTES_MAX: u64 = 64 * 1024 * 1024;
-    let mut bytes = Vec::new();
-    let file = File::open(path).context(|| format!("opening {}", path.display()))?;
-    file.take(BYTES_MAX).read_to_end(&mut bytes).context(|| format!("reading {}", path.display()))?;
-    Ok(bytes)
-}
 
 pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     make_folder(parent(path))?;

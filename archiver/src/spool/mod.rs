@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use syncdata_formats::chain::{ChainTip, Verified};
+use syncdata_formats::document::Document;
 use syncdata_formats::error::Context as _;
 use syncdata_formats::layout::{ArchivePath, SegmentFile, SegmentName, SegmentSeq};
 use syncdata_formats::lsn::Lsn;
@@ -30,8 +31,9 @@ use syncdata_formats::time::{Day, Timestamp};
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::disk;
 use syncdata_service::faults;
+use syncdata_service::small_file;
 
-use durable::{parent, read_bounded, read_folder, sync_folder, write_durably};
+use durable::{parent, read_folder, sync_folder, write_durably};
 use state::{read_state, write_state};
 
 pub(crate) use durable::{make_folder, private_file, remove_if_there};
@@ -421,7 +423,8 @@ impl Spool {
     }
 
     pub(crate) fn manifest_bytes(&self, segment: &Spooled) -> Result<Vec<u8>> {
-        read_bounded(&self.path(&segment.name.manifest(segment.day)))
+        let path = self.path(&segment.name.manifest(segment.day));
+        small_file::read(&path, Document::Manifest.bytes_max())
     }
 }
 

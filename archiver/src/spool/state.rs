@@ -11,10 +11,13 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::{SnapshotId, SnapshotManifest};
 use syncdata_formats::time::{Day, Timestamp};
 use syncdata_formats::{Error, Kind, Result};
-use syncdata_service::faults;
+use syncdata_service::{faults, small_file};
 
-use super::durable::{read_bounded, write_durably};
+use super::durable::write_durably;
 use crate::capture::Remembered;
+
+/// Gaps and warnings of ten thousand tables make less.
+const BYTES_MAX: usize = 64 << 20;
 
 /// What no segment can say.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -123,10 +126,7 @@ impl State {
 
 pub(super) fn read_state(root: &Path) -> Result<Option<State>> {
     let path = root.join("state.json");
-    if !path.exists() {
-        return Ok(None);
-    }
-    let bytes = read_bounded(&path)?;
+    let Some(bytes) = small_file::read_if_there(&path, BYTES_MAX)? else { return Ok(None) };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
         Error::new(Kind::Corrupt, format!("{} cannot be read", path.display()))
             .caused_by(error)
@@ -137,6 +137,11 @@ pub(super) fn read_state(root: &Path) -> Result<Option<State>> {
 pub(super) fn write_state(root: &Path, state: &State) -> Result<()> {
     let mut bytes = serde_json::to_vec_pretty(state).expect("a state has string keys only");
     bytes.push(b'\n');
+    // It would never be read again.
+    if bytes.len() > BYTES_MAX {
+        let message = format!("the state of the spool {} has {} bytes", root.display(), bytes.len());
+        return Err(Error::new(Kind::BadInput, message).hint("capture fewer tables with one archiver"));
+    }
     write_durably(&root.join("state.json"), &bytes)?;
     faults::hit("spool.state_written")
 }

@@ -144,6 +144,22 @@ fn a_damaged_manifest_stops_the_start() {
 }
 
 #[test]
+fn a_manifest_as_large_as_the_format_allows_is_read_whole_and_a_larger_one_is_refused() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut spool = claimed(root.path());
+    let manifest = gap_manifest(spool.state(), 0x20);
+    spool.publish(&manifest, day(), None).expect("publishes");
+    let spooled = Spooled { name: manifest.name(), day: day(), bytes: 0 };
+    let file = OpenOptions::new().write(true).open(spool.path(&manifest.name().manifest(day())));
+    let file = file.expect("it is there");
+    let bytes_max = Document::Manifest.bytes_max();
+    file.set_len(bytes_max as u64).expect("without blocks on the disk");
+    assert_eq!(spool.manifest_bytes(&spooled).expect("allowed").len(), bytes_max);
+    file.set_len(bytes_max as u64 + 1).expect("without blocks on the disk");
+    assert_eq!(spool.manifest_bytes(&spooled).expect_err("too long").kind(), Kind::Corrupt);
+}
+
+#[test]
 fn segments_without_a_state_are_taken_over_or_refused_but_never_passed_over() {
     let root = tempfile::tempdir().expect("a folder");
     let mut spool = claimed(root.path());

@@ -7,6 +7,7 @@ mod content;
 mod directory;
 mod handle;
 mod sftp;
+pub mod small;
 pub mod snapshots;
 pub mod verify;
 

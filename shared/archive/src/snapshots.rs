@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Archive, Entry, EntryKind};
+use crate::{Archive, Entry, EntryKind, small};
+use syncdata_formats::document::Document;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::layout::ArchivePath;
-use syncdata_formats::signature::{SIGNATURE_BYTES_MAX, VerifyKey};
+use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::snapshot::{SnapshotId, SnapshotManifest};
 
 /// Every folder that is named as a snapshot's is, with what lies in it, from the oldest to the newest. One without a
@@ -36,8 +37,8 @@ pub fn read(
     id: &SnapshotId,
     verify_key: Option<&VerifyKey>,
 ) -> Result<SnapshotManifest> {
-    let bytes = small_file(archive, &id.manifest(), SnapshotManifest::BYTES_MAX)?;
-    let beside = small_file(archive, &id.digest(), DIGEST_FILE_BYTES_MAX)?;
+    let bytes = required(archive, &id.manifest(), Document::SnapshotManifest)?;
+    let beside = required(archive, &id.digest(), Document::SnapshotDigest)?;
     if beside != SnapshotManifest::digest_file(&bytes) {
         let message = format!("{} is not the file whose SHA-256 stands in {}", id.manifest(), id.digest());
         return Err(Error::new(Kind::Corrupt, message).hint(
@@ -45,7 +46,7 @@ pub fn read(
         ));
     }
     if let Some(key) = verify_key {
-        let signature = small_file(archive, &id.signature(), SIGNATURE_BYTES_MAX)?;
+        let signature = required(archive, &id.signature(), Document::Signature)?;
         key.verify(&bytes, SnapshotId::MANIFEST, &signature)
             .map_err(|error| error.context(format!("snapshot {id}")))?;
     }
@@ -57,18 +58,9 @@ pub fn read(
     Ok(manifest)
 }
 
-const DIGEST_FILE_BYTES_MAX: usize = 1024;
-
-fn small_file(archive: &mut dyn Archive, path: &ArchivePath, bytes_max: usize) -> Result<Vec<u8>> {
-    match archive.stat(path)? {
-        Some(Entry { kind: EntryKind::File, bytes, .. }) if bytes <= bytes_max as u64 => {
-            let mut content = Vec::new();
-            archive.read(path, 0, &mut content)?;
-            Ok(content)
-        }
-        Some(_) => Err(Error::new(Kind::Corrupt, format!("{path} is no file of at most {bytes_max} bytes"))),
-        None => Err(Error::new(Kind::NotFound, format!("{path} is missing on the backup host"))),
-    }
+fn required(archive: &mut dyn Archive, path: &ArchivePath, document: Document) -> Result<Vec<u8>> {
+    small::read(archive, path, document)?
+        .ok_or_else(|| Error::new(Kind::NotFound, format!("{path} is missing on the backup host")))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::json;
 use crate::layout::ArchivePath;
@@ -34,14 +35,12 @@ pub struct Ack {
 }
 
 impl Ack {
-    pub const BYTES_MAX: usize = 64 * 1024;
-
     pub fn encode(&self) -> Vec<u8> {
         json::encode(self)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Ack> {
-        json::decode("an acknowledgement", bytes, Ack::BYTES_MAX)
+        json::decode(Document::Ack, bytes)
     }
 
     pub fn path(&self) -> ArchivePath {
@@ -96,7 +95,7 @@ impl Serialize for AckName {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::FORMAT;
+    use crate::document::FORMAT;
     use crate::manifest::sample::{archive_id, lsn, ts};
 
     fn ack() -> Ack {

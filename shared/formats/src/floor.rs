@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::chain::ChainTip;
+use crate::document::Document;
 use crate::error::{Error, Kind, Result};
 use crate::json;
 use crate::layout::SegmentSeq;
@@ -23,14 +24,12 @@ pub struct Floor {
 }
 
 impl Floor {
-    pub const BYTES_MAX: usize = 64 * 1024;
-
     pub fn encode(&self) -> Vec<u8> {
         json::encode(self)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Floor> {
-        let floor: Floor = json::decode("floor.json", bytes, Floor::BYTES_MAX)?;
+        let floor: Floor = json::decode(Document::Floor, bytes)?;
         if floor.tip().next_seq() != floor.seq {
             let message = format!("floor.json: segment {} does not follow {:?}", floor.seq, floor.previous);
             return Err(Error::new(Kind::Corrupt, message));
@@ -47,7 +46,7 @@ impl Floor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::FORMAT;
+    use crate::document::FORMAT;
     use crate::manifest::sample::{archive_id, link, ts};
 
     fn floor(seq: u64, previous: Option<Link>) -> Floor {

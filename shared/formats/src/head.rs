@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::digest::Digest;
+use crate::document::{Document, FORMAT};
 use crate::error::Result;
 use crate::json;
 use crate::layout::{ArchivePath, SegmentName, parse_manifest_path};
 use crate::lsn::Lsn;
-use crate::manifest::FORMAT;
 use crate::time::{Day, Timestamp};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,14 +36,12 @@ pub struct Newest {
 }
 
 impl Head {
-    pub const BYTES_MAX: usize = 64 * 1024;
-
     pub fn encode(&self) -> Vec<u8> {
         json::encode(self)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Head> {
-        json::decode("head.json", bytes, Head::BYTES_MAX)
+        json::decode(Document::Head, bytes)
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::document::Document;
 use crate::error::Result;
 use crate::json;
 use crate::time::Timestamp;
@@ -26,21 +27,19 @@ pub struct IdentitySource {
 }
 
 impl ArchiveIdentity {
-    pub const BYTES_MAX: usize = 64 * 1024;
-
     pub fn encode(&self) -> Vec<u8> {
         json::encode(self)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<ArchiveIdentity> {
-        json::decode("archive.json", bytes, ArchiveIdentity::BYTES_MAX)
+        json::decode(Document::Identity, bytes)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::FORMAT;
+    use crate::document::FORMAT;
     use crate::manifest::sample::{archive_id, ts};
 
     fn identity() -> ArchiveIdentity {

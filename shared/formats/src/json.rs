@@ -9,15 +9,17 @@ use std::str::FromStr;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::document::{Document, FORMAT};
 use crate::error::{Error, Kind, Result};
-use crate::manifest::FORMAT;
+use crate::number;
 
 /// Deeper than any document of ours, and shallow enough for the smallest stack.
 const DEPTH_MAX: usize = 32;
 
 /// Reads a whole document of format 1. Unknown fields are ignored, an unknown `format` is refused by name.
-pub(crate) fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8], bytes_max: usize) -> Result<T> {
-    check(bytes, bytes_max).map_err(|error| error.context(format!("{what} is not sound")))?;
+pub(crate) fn decode<T: DeserializeOwned>(document: Document, bytes: &[u8]) -> Result<T> {
+    let what = document.what();
+    check(bytes, document.bytes_max()).map_err(|error| error.context(format!("{what} is not sound")))?;
     let format: Format = parse(what, bytes)?;
     if format.format != FORMAT {
         return Err(Error::new(
@@ -240,31 +242,14 @@ impl<'a> Scanner<'a> {
     pub(crate) fn number(&mut self) -> Result<&'a str> {
         self.peek();
         let from = self.at;
-        self.step_over(|b| b == b'-', 1);
-        if self.step_over(|b| b == b'0', 1) == 0 && self.step_over(|b| b.is_ascii_digit(), usize::MAX) == 0 {
-            return Err(self.error("expected a digit"));
-        }
-        if self.step_over(|b| b == b'.', 1) == 1 && self.digits() == 0 {
-            return Err(self.error("expected a digit"));
-        }
-        if self.step_over(|b| matches!(b, b'e' | b'E'), 1) == 1 {
-            self.step_over(|b| matches!(b, b'+' | b'-'), 1);
-            if self.digits() == 0 {
+        match number::length(&self.text.as_bytes()[from..]) {
+            Ok(bytes) => self.at += bytes,
+            Err(missing) => {
+                self.at += missing;
                 return Err(self.error("expected a digit"));
             }
         }
         Ok(&self.text[from..self.at])
-    }
-
-    fn digits(&mut self) -> usize {
-        self.step_over(|b| b.is_ascii_digit(), usize::MAX)
-    }
-
-    fn step_over(&mut self, wanted: impl Fn(u8) -> bool, at_most: usize) -> usize {
-        let rest = &self.text.as_bytes()[self.at..];
-        let count = rest.iter().take(at_most).take_while(|&&b| wanted(b)).count();
-        self.at += count;
-        count
     }
 
     /// A string; borrowed when nothing in it is escaped.
@@ -491,8 +476,9 @@ mod tests {
 
     #[test]
     fn a_document_is_one_object_and_nothing_else() {
-        let decode =
-            |bytes: &[u8]| super::decode::<Format>("it", bytes, 100).map(|_| ()).map_err(|e| e.report());
+        let decode = |bytes: &[u8]| {
+            super::decode::<Format>(Document::Head, bytes).map(|_| ()).map_err(|error| error.report())
+        };
         assert_eq!(decode(b"{\"format\":1}\n"), Ok(()));
         assert_eq!(decode(b"{\"format\":1,\"later\":[{}]}\n"), Ok(()));
         for (bytes, says) in [
@@ -510,7 +496,7 @@ mod tests {
             (b"{\"format\":1,\"x\":\"\xFF\"}\n", "not UTF-8"),
             (b"{\"format\":1}", "its last line has no end"),
             (b"", "its last line has no end"),
-            (&[b' '; 101], "at most 100"),
+            (&vec![b' '; (64 << 10) + 1], "at most 65536"),
         ] {
             let error = decode(bytes).expect_err("refused");
             assert!(error.contains(says), "{says:?} is not in {error:?}");

@@ -3,16 +3,14 @@
 //! What is signed is the manifest, whose digests cover all the rest. The file's name stands in the trusted comment.
 
 use std::fmt;
-use std::io::{self, Cursor};
+use std::io::Cursor;
 use std::path::Path;
 use std::str::FromStr;
 
 use minisign::{KeyPair, PublicKey, PublicKeyBox, SecretKey, SecretKeyBox, SignatureBox};
 
+use crate::document::Document;
 use crate::error::{Error, Kind, Result};
-
-/// Larger than any signature file that minisign writes.
-pub const SIGNATURE_BYTES_MAX: usize = 8 * 1024;
 
 /// Base64 of the 64 bytes that sign the signature and its trusted comment.
 const GLOBAL_SIGNATURE_CHARS: usize = 88;
@@ -74,12 +72,13 @@ impl SigningKey {
 
 impl VerifyKey {
     /// A setting: the key as `minisign -P` takes it, or the path of a .pub file, which `read` reads.
-    pub fn from_setting(setting: &str, read: impl FnOnce(&Path) -> io::Result<String>) -> Result<VerifyKey> {
+    pub fn from_setting(setting: &str, read: impl FnOnce(&Path) -> Result<String>) -> Result<VerifyKey> {
         if let Ok(key) = PublicKey::from_base64(setting.trim()) {
             return Ok(VerifyKey(key));
         }
         let text = read(Path::new(setting)).map_err(|error| {
-            Error::io(format!("{setting:?} is neither a public key nor a file of one"), error)
+            error
+                .context(format!("{setting:?} is neither a public key nor a file of one"))
                 .hint("set verify_key to the line that begins with RW, or to the path of the .pub file")
         })?;
         text.parse::<VerifyKey>().map_err(|error| error.context(format!("reading {setting}")))
@@ -100,7 +99,7 @@ impl VerifyKey {
         file_name: &str,
         signature: &[u8],
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        if signature.len() > SIGNATURE_BYTES_MAX {
+        if signature.len() > Document::Signature.bytes_max() {
             return Err("it is longer than a signature".into());
         }
         let text = std::str::from_utf8(signature)?;
@@ -190,7 +189,10 @@ mod tests {
         let global = text.lines().nth(3).expect("four lines");
         let short = text.replace(global, "AAAA");
         assert!(verify.verify(MANIFEST, NAME, short.as_bytes()).is_err(), "a short signature of the comment");
-        assert!(verify.verify(MANIFEST, NAME, &[b'\n'; SIGNATURE_BYTES_MAX + 1]).is_err(), "too long");
+        assert!(
+            verify.verify(MANIFEST, NAME, &[b'\n'; Document::Signature.bytes_max() + 1]).is_err(),
+            "too long"
+        );
         for bit in 0..MANIFEST.len() * 8 {
             let mut flipped = MANIFEST.to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -226,7 +228,7 @@ mod tests {
         assert_eq!(VerifyKey::from_setting(&base64, never).ok(), Some(key.clone()));
         let file = format!("untrusted comment: minisign public key\n{base64}\n");
         assert_eq!(VerifyKey::from_setting("/etc/syncdata/key.pub", |_| Ok(file)).ok(), Some(key));
-        let missing = |_: &Path| Err(io::ErrorKind::NotFound.into());
+        let missing = |path: &Path| Err(Error::new(Kind::NotFound, format!("opening {}", path.display())));
         let error = VerifyKey::from_setting("RWnonsense", missing).expect_err("neither");
         assert!(error.report().contains("neither a public key nor a file of one"));
         assert!(VerifyKey::from_setting("/etc/passwd", |_| Ok("root:x:0:0".into())).is_err());

@@ -12,3 +12,4 @@ pub mod log;
 pub mod output;
 pub mod postgres;
 pub mod progress;
+pub mod small_file;

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use memchr::memchr2;
 use syncdata_formats::lsn::Lsn;
+use syncdata_formats::number;
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
 
@@ -138,34 +139,11 @@ impl Printing {
             Printing::Number => {
                 let bare = printed.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
                 // NaN and the infinities are no JSON numbers: they keep their quotes.
-                Cow::Borrowed(bare.filter(|text| is_json_number(text)).unwrap_or(printed))
+                Cow::Borrowed(bare.filter(|text| number::is_number(text)).unwrap_or(printed))
             }
             Printing::AsIs => Cow::Borrowed(printed),
         }
     }
-}
-
-fn is_json_number(text: &str) -> bool {
-    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
-    let rest = text.strip_prefix('-').unwrap_or(text);
-    let whole = digits(rest);
-    if whole == 0 || whole > 1 && rest.starts_with('0') {
-        return false;
-    }
-    let mut rest = &rest[whole..];
-    if let Some(fraction) = rest.strip_prefix('.') {
-        let n = digits(fraction);
-        if n == 0 {
-            return false;
-        }
-        rest = &fraction[n..];
-    }
-    if let Some(exponent) = rest.strip_prefix(['e', 'E']) {
-        let unsigned = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
-        let n = digits(unsigned);
-        return n > 0 && n == unsigned.len();
-    }
-    rest.is_empty()
 }
 
 /// A place in a line. Every step returns `None` when something else stands there.
@@ -274,7 +252,7 @@ impl<'a> Scanner<'a> {
             _ => {
                 let rest = &self.text.as_bytes()[from..];
                 self.at += rest.iter().take_while(|b| !matches!(b, b'}' | b',')).count();
-                return Some(&self.text[from..self.at]).filter(|text| is_json_number(text));
+                return Some(&self.text[from..self.at]).filter(|text| number::is_number(text));
             }
         }
         Some(&self.text[from..self.at])
@@ -440,10 +418,10 @@ mod tests {
     #[test]
     fn json_numbers() {
         for text in ["0", "-0", "10", "1.10", "1e+20", "1E-310", "123456789012345678901234567890.5"] {
-            assert!(is_json_number(text), "{text}");
+            assert!(number::is_number(text), "{text}");
         }
         for text in ["", "-", "01", ".5", "1.", "1e", "1e+", "NaN", "Infinity", "1 ", "0x1", "--1", "1.2.3"] {
-            assert!(!is_json_number(text), "{text}");
+            assert!(!number::is_number(text), "{text}");
         }
     }
 }

@@ -12,6 +12,7 @@ use ssh2::{ErrorCode, Session};
 
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::config::Secret;
+use syncdata_service::small_file;
 
 /// Where keys come from.
 #[derive(Clone, Debug)]
@@ -155,12 +156,13 @@ fn is_no_answer(error: &ssh2::Error) -> bool {
 /// Refuses, as ssh does, a key of ours that others can read: it is no secret.
 fn read_private_key(path: &Path) -> Result<String> {
     // Never `Kind::NotFound`, which is for what the archive does not have.
-    let reading = |error: io::Error| {
+    let unreadable = |error: Error| {
         Error::new(Kind::BadInput, format!("cannot read the private key {}", path.display()))
             .caused_by(error)
             .hint("archive_identity_file must name a private key that this account can read")
     };
-    let mut file = fs::File::open(path).map_err(reading)?;
+    let reading = |error| unreadable(Error::io(format!("opening {}", path.display()), error));
+    let file = fs::File::open(path).map_err(reading)?;
     let metadata = file.metadata().map_err(reading)?;
     let mode = metadata.mode() & 0o777;
     if metadata.uid() == rustix::process::getuid().as_raw() && mode & 0o077 != 0 {
@@ -170,9 +172,7 @@ fn read_private_key(path: &Path) -> Result<String> {
         )
         .hint(format!("run: chmod 600 {}", path.display())));
     }
-    let mut key = String::new();
-    file.read_to_string(&mut key).map_err(reading)?;
-    Ok(key)
+    small_file::read_opened_text(file, path).map_err(unreadable)
 }
 
 /// OpenSSH's format names its cipher in front; PEM says it in a header.

@@ -2,7 +2,6 @@
 //! reader, because libssh2's lets a revoked or changed key pass when another line matches, knows no wildcards,
 //! and gives up on a whole file for one line it does not like.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use openssl::hash::MessageDigest;
@@ -10,6 +9,7 @@ use openssl::pkey::PKey;
 use openssl::sign::Signer;
 
 use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_service::small_file;
 
 /// The lines of a known_hosts file that name a key.
 #[derive(Debug)]
@@ -81,9 +81,9 @@ impl KnownHosts {
     /// A file that is not there knows nobody; one that cannot be read is an error, because it could have
     /// revoked the key.
     pub(super) fn read(path: &Path) -> Result<KnownHosts> {
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        let bytes = match small_file::read_if_there(path, small_file::OPERATORS_BYTES_MAX) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => {
                 return Ok(KnownHosts { missing: true, ..KnownHosts::empty(path) });
             }
             Err(error) => {

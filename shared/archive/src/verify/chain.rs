@@ -10,12 +10,13 @@ use super::report::{Class, Missing, Report, Verdict};
 use crate::Archive;
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::digest::Digest;
+use syncdata_formats::document::Document;
 use syncdata_formats::error::{Error, Result};
 use syncdata_formats::head::Head;
 use syncdata_formats::identity::ArchiveIdentity;
 use syncdata_formats::layout::{ArchivePath, SegmentSeq};
 use syncdata_formats::manifest::{Link, Manifest};
-use syncdata_formats::signature::{SIGNATURE_BYTES_MAX, VerifyKey};
+use syncdata_formats::signature::VerifyKey;
 
 pub(super) struct Walk<'a> {
     /// `None`: archive.json cannot tell, the first manifest does.
@@ -59,7 +60,7 @@ impl Walk<'_> {
             }
             expected = Some(seq.next());
             let path = listed.name.manifest(listed.day);
-            let Some(bytes) = super::small_file(archive, &path, Manifest::BYTES_MAX, report)? else {
+            let Some(bytes) = super::small_file(archive, &path, Document::Manifest, report)? else {
                 tip = None;
                 continue;
             };
@@ -225,7 +226,7 @@ impl Walk<'_> {
             report.problem(Verdict::Unsigned, seq, path.as_str(), "the signature is missing");
             return Ok(());
         }
-        if let Some(signature) = super::small_file(archive, &path, SIGNATURE_BYTES_MAX, report)?
+        if let Some(signature) = super::small_file(archive, &path, Document::Signature, report)?
             && let Err(error) = key.verify(manifest, &listed.name.manifest_name(), &signature)
         {
             report.error(Verdict::Unsigned, seq, path.as_str(), &error);

@@ -1,16 +1,17 @@
 //! Manifests that lie on this machine, named by hand: each with the change file beside it, no archive around.
 
 use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::contents;
 use super::report::{Report, Verdict};
 use syncdata_formats::chain::{ChainTip, Verified};
+use syncdata_formats::document::Document;
 use syncdata_formats::error::{Context as _, Error, Kind, Result};
 use syncdata_formats::manifest::{ChangeFile, Manifest};
 use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::time::Day;
+use syncdata_service::small_file;
 
 /// Those that follow each other by number must also follow each other in the chain.
 pub(super) fn verify_files(manifests: &[PathBuf], quick: bool, verify_key: Option<&VerifyKey>) -> Report {
@@ -65,7 +66,7 @@ fn verdict(error: &Error) -> Verdict {
 }
 
 fn read_one(path: &Path) -> Result<(Manifest, Vec<u8>)> {
-    let bytes = read(path, Manifest::BYTES_MAX)?;
+    let bytes = small_file::read(path, Document::Manifest.bytes_max())?;
     let manifest = Manifest::decode(&bytes)?;
     let name = manifest.name().manifest_name();
     if path.file_name().is_none_or(|found| found != name.as_str()) {
@@ -76,7 +77,8 @@ fn read_one(path: &Path) -> Result<(Manifest, Vec<u8>)> {
 
 fn check_signature(path: &Path, manifest: &Manifest, bytes: &[u8], key: Option<&VerifyKey>) -> Result<()> {
     let Some(key) = key else { return Ok(()) };
-    let signature = read(&path.with_file_name(manifest.name().signature_name()), Manifest::BYTES_MAX)?;
+    let beside = path.with_file_name(manifest.name().signature_name());
+    let signature = small_file::read(&beside, Document::Signature.bytes_max())?;
     key.verify(bytes, &manifest.name().manifest_name(), &signature)
 }
 
@@ -95,13 +97,4 @@ fn check_file(beside: &Path, file: &ChangeFile, manifest: &Manifest, quick: bool
         return Err(Error::new(Kind::Corrupt, message));
     }
     if quick { Ok(()) } else { contents::read_all(opened, manifest) }
-}
-
-fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).context(|| format!("opening {}", path.display()))?;
-    file.take(bytes_max as u64 + 1)
-        .read_to_end(&mut bytes)
-        .context(|| format!("reading {}", path.display()))?;
-    Ok(bytes)
 }

@@ -10,6 +10,7 @@ use super::range::Range;
 use super::report::{Class, Missing, Report, Verdict};
 use crate::Archive;
 use syncdata_formats::digest::Digest;
+use syncdata_formats::document::Document;
 use syncdata_formats::error::{Error, Result};
 use syncdata_formats::head::{Head, Newest};
 use syncdata_formats::identity::ArchiveIdentity;
@@ -55,7 +56,7 @@ pub(super) enum HeadFile {
 impl HeadFile {
     pub(super) fn read(archive: &mut dyn Archive, report: &mut Report) -> Result<HeadFile> {
         let problems = report.problems.len();
-        Ok(match super::small_file(archive, &ArchivePath::head(), Head::BYTES_MAX, report)? {
+        Ok(match super::small_file(archive, &ArchivePath::head(), Document::Head, report)? {
             None if report.problems.len() > problems => HeadFile::Unfit,
             None => HeadFile::Missing,
             Some(bytes) => Head::decode(&bytes).map_or_else(HeadFile::Damaged, HeadFile::Sound),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::range::Range;
 use super::report::{Report, Verdict};
 use crate::{Archive, EntryKind};
+use syncdata_formats::document::Document;
 use syncdata_formats::error::Result;
 use syncdata_formats::floor::Floor;
 use syncdata_formats::head::Head;
@@ -34,7 +35,7 @@ pub(super) struct Listed {
 impl Inventory {
     /// `.part` files and files without a manifest are notes: a crash leaves them, and they do not exist.
     pub(super) fn take(archive: &mut dyn Archive, range: &Range, report: &mut Report) -> Result<Inventory> {
-        let floor = super::small_file(archive, &ArchivePath::floor(), Floor::BYTES_MAX, report)?;
+        let floor = super::small_file(archive, &ArchivePath::floor(), Document::Floor, report)?;
         let mut inventory = Inventory::default();
         match floor.map(|bytes| Floor::decode(&bytes)).transpose() {
             Ok(floor) => inventory.floor = floor,

@@ -19,7 +19,8 @@ mod snapshots;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::{Archive, Entry, EntryKind};
+use crate::{Archive, small};
+use syncdata_formats::document::Document;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::floor::Floor;
 use syncdata_formats::head::Head;
@@ -116,7 +117,7 @@ fn verify_archive(
     }
     // A prune raises the floor before it removes anything.
     if !report.problems.is_empty() {
-        let floor = small_file(archive, &ArchivePath::floor(), Floor::BYTES_MAX, &mut aside)?;
+        let floor = small_file(archive, &ArchivePath::floor(), Document::Floor, &mut aside)?;
         if let Some(floor) = floor.and_then(|bytes| Floor::decode(&bytes).ok()) {
             report.pruned_meanwhile(floor.seq.get());
         }
@@ -133,7 +134,7 @@ fn identity(
     report: &mut Report,
 ) -> Result<Option<ArchiveIdentity>> {
     let path = ArchivePath::identity();
-    let found = small_file(archive, &path, ArchiveIdentity::BYTES_MAX, report)?;
+    let found = small_file(archive, &path, Document::Identity, report)?;
     let Some(bytes) = found else {
         if inventory.is_empty() {
             let message = format!("there is no archive in {}", archive.location());
@@ -167,7 +168,7 @@ fn agreed(
     let Some(head) = head.filter(|head| head.archive_id != identity.archive_id) else { return Ok(identity) };
     let Some(first) = inventory.manifests.values().next() else { return Ok(identity) };
     let mut aside = Report::new("", true);
-    let bytes = small_file(archive, &first.name.manifest(first.day), Manifest::BYTES_MAX, &mut aside)?;
+    let bytes = small_file(archive, &first.name.manifest(first.day), Document::Manifest, &mut aside)?;
     match bytes.and_then(|bytes| Manifest::decode(&bytes).ok()) {
         Some(manifest) if manifest.archive_id == head.archive_id => {
             let what = format!(
@@ -206,28 +207,19 @@ fn is_of_one_file(error: &Error) -> bool {
 fn small_file(
     archive: &mut dyn Archive,
     path: &ArchivePath,
-    bytes_max: usize,
+    document: Document,
     report: &mut Report,
 ) -> Result<Option<Vec<u8>>> {
-    match archive.stat(path)? {
-        None => Ok(None),
-        Some(Entry { kind: EntryKind::File, bytes, .. }) if bytes <= bytes_max as u64 => {
-            let mut content = Vec::new();
-            match archive.read(path, 0, &mut content) {
-                Ok(_) => Ok(Some(content)),
-                // It was there a moment ago.
-                Err(error) if error.kind() == Kind::NotFound => Ok(None),
-                Err(error) if is_of_one_file(&error) => {
-                    report.error(Verdict::Unreadable, None, path.as_str(), &error);
-                    Ok(None)
-                }
-                Err(error) => Err(error),
-            }
-        }
-        Some(entry) => {
-            let what = format!("it is no file of at most {bytes_max} bytes ({} bytes)", entry.bytes);
-            report.problem(Verdict::Damaged, None, path.as_str(), what);
-            Ok(None)
-        }
-    }
+    let error = match small::read(archive, path, document) {
+        Ok(found) => return Ok(found),
+        Err(error) => error,
+    };
+    let verdict = match error.kind() {
+        // No file at all, or one that is too long.
+        Kind::Corrupt | Kind::Foreign => Verdict::Damaged,
+        _ if is_of_one_file(&error) => Verdict::Unreadable,
+        _ => return Err(error),
+    };
+    report.error(verdict, None, path.as_str(), &error);
+    Ok(None)
 }

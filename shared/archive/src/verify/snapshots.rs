@@ -8,9 +8,10 @@ use super::contents::Job;
 use super::report::{Problem, Report, Verdict};
 use crate::snapshots;
 use crate::{Archive, Entry, EntryKind};
+use syncdata_formats::document::Document;
 use syncdata_formats::error::Result;
 use syncdata_formats::layout::ArchivePath;
-use syncdata_formats::signature::{SIGNATURE_BYTES_MAX, VerifyKey};
+use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::snapshot::{PartName, SnapshotId, SnapshotManifest};
 
 /// What lies below `snapshots/`.
@@ -124,8 +125,8 @@ impl Snapshots<'_> {
             report.problem(Verdict::Unsigned, None, path.as_str(), "the signature is missing");
             return Ok(());
         }
-        let manifest = super::small_file(archive, &id.manifest(), SnapshotManifest::BYTES_MAX, report)?;
-        let signature = super::small_file(archive, &path, SIGNATURE_BYTES_MAX, report)?;
+        let manifest = super::small_file(archive, &id.manifest(), Document::SnapshotManifest, report)?;
+        let signature = super::small_file(archive, &path, Document::Signature, report)?;
         if let (Some(manifest), Some(signature)) = (manifest, signature)
             && let Err(error) = key.verify(&manifest, SnapshotId::MANIFEST, &signature)
         {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::Op;
 use crate::digest::Digest;
+use crate::document::Document;
 use crate::error::Result;
 use crate::json;
 use crate::layout::{SegmentName, SegmentSeq};
@@ -22,10 +23,8 @@ use crate::lsn::Lsn;
 use crate::name::TableName;
 use crate::time::Timestamp;
 
+pub use crate::document::FORMAT;
 pub use relation::{Column, Generated, Identity, Relation, ReplicaIdentity};
-
-/// The only format there is, of manifests and of every other document.
-pub const FORMAT: u64 = 1;
 
 /// One segment, described. Field order is the order in the file.
 ///
@@ -59,9 +58,6 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Larger than ten thousand relations of a hundred columns make it; nothing longer is read.
-    pub const BYTES_MAX: usize = 128 << 20;
-
     /// The file's bytes: one JSON object with a line end.
     pub fn encode(&self) -> Vec<u8> {
         json::encode(self)
@@ -69,7 +65,7 @@ impl Manifest {
 
     /// Strict: one sound JSON object of format 1 in which no key stands twice; unknown fields are ignored.
     pub fn decode(bytes: &[u8]) -> Result<Manifest> {
-        let manifest: Manifest = json::decode("the manifest", bytes, Manifest::BYTES_MAX)?;
+        let manifest: Manifest = json::decode(Document::Manifest, bytes)?;
         manifest.check()?;
         Ok(manifest)
     }

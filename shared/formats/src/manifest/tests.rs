@@ -197,7 +197,7 @@ fn refuses_every_truncation_and_what_stands_around_it() {
     }
     let deep = format!("{{\"format\":1,\"x\":{}", "[".repeat(100_000));
     assert!(Manifest::decode(deep.as_bytes()).is_err());
-    assert!(Manifest::decode(&vec![b' '; Manifest::BYTES_MAX + 1]).is_err());
+    assert!(Manifest::decode(&vec![b' '; Document::Manifest.bytes_max() + 1]).is_err());
 }
 
 /// A flip may make another sound manifest (a digit of a date, a letter of a name). Such a one never has the

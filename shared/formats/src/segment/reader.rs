@@ -10,7 +10,7 @@ use super::frame::Frame;
 use super::lines::Lines;
 use super::shape::Shapes;
 use super::tally::Tally;
-use crate::change::{Record, Row};
+use crate::change::Record;
 use crate::error::{Error, Kind, Result};
 use crate::lsn::Lsn;
 use crate::manifest::{Manifest, OpCounts, Span};
@@ -41,7 +41,8 @@ struct Counting {
     promised: Promised,
     tally: Tally,
     spellings: HashMap<String, usize>,
-    last_table: (String, usize),
+    /// Its spelling and its number; `None` before the first row.
+    last_table: Option<(String, usize)>,
 }
 
 /// What the manifest says about the records.
@@ -85,7 +86,7 @@ impl<R: Read> SegmentReader<R> {
                 },
                 tally: Tally::new(manifest.start_lsn),
                 spellings: HashMap::new(),
-                last_table: (String::new(), 0),
+                last_table: None,
             },
             line: 0,
             state: State::Reading,
@@ -165,24 +166,41 @@ impl Counting {
     /// Reads a line of a shape that is not known yet.
     fn parse<'a>(&mut self, text: &'a [u8], shapes: &mut Shapes) -> Result<Record<'a>> {
         let record = Record::parse(text)?;
-        self.count(&record)?;
-        shapes.learn(text, &record, self.last_table.1);
-        Ok(record)
-    }
-
-    fn count(&mut self, record: &Record<'_>) -> Result<()> {
-        match record {
+        match &record {
             Record::Row(row) => {
-                let table = number_of(row, &mut self.last_table, &mut self.spellings, &mut self.tally)?;
+                let table = self.number_of(&row.table)?;
                 self.tally.row(table, row.op);
-                Ok(())
+                shapes.learn(text, row, table);
             }
             Record::Commit(commit) => self
                 .tally
                 .commit(commit)
                 .and_then(|()| self.promised.check_position(&self.tally))
-                .map_err(|problem| Error::new(Kind::Corrupt, problem)),
+                .map_err(|problem| Error::new(Kind::Corrupt, problem))?,
         }
+        Ok(record)
+    }
+
+    /// The tally's number of a table. Each spelling is checked once.
+    fn number_of(&mut self, spelling: &str) -> Result<usize> {
+        if let Some((last, number)) = &self.last_table
+            && last == spelling
+        {
+            return Ok(*number);
+        }
+        let number = match self.spellings.get(spelling) {
+            Some(&number) => number,
+            None => {
+                let number = self.tally.number_of(&TableName::from_archive(spelling)?);
+                self.spellings.insert(spelling.to_owned(), number);
+                number
+            }
+        };
+        let (last, last_number) = self.last_table.get_or_insert_default();
+        last.clear();
+        last.push_str(spelling);
+        *last_number = number;
+        Ok(number)
     }
 
     fn check_records(&self) -> Result<(), String> {
@@ -240,29 +258,6 @@ impl Promised {
         }
         Ok(())
     }
-}
-
-/// Each spelling is checked once.
-fn number_of(
-    row: &Row<'_>,
-    last: &mut (String, usize),
-    spellings: &mut HashMap<String, usize>,
-    tally: &mut Tally,
-) -> Result<usize> {
-    if last.0 != row.table {
-        let number = match spellings.get(row.table.as_ref()) {
-            Some(&number) => number,
-            None => {
-                let number = tally.number_of(&TableName::from_archive(&row.table)?);
-                spellings.insert(row.table.clone().into_owned(), number);
-                number
-            }
-        };
-        last.0.clear();
-        last.0.push_str(&row.table);
-        last.1 = number;
-    }
-    Ok(last.1)
 }
 
 impl<R> fmt::Debug for SegmentReader<R> {

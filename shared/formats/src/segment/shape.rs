@@ -1,15 +1,16 @@
 //! Lines that look like one that was read in full before: the same table, operation and columns, only other values.
 //! Most lines of an archive do, and reading them again takes no looking at names.
 //!
-//! A line that matches is exactly what [`Record::parse`] would find in it. Whatever does not match is parsed.
+//! A line that matches is exactly what [`Record::parse`](crate::change::Record::parse) would find in it. Whatever does not match is parsed.
 
 use std::borrow::Cow;
 use std::ops::Range;
 use std::str::FromStr;
 
-use crate::change::{Fields, Op, Record, Row, Value};
+use crate::change::{Fields, Op, Row, Value};
 use crate::json::{Scanner, plain_bytes, utf8};
 use crate::lsn::Lsn;
+use crate::number;
 use crate::time::Timestamp;
 
 /// Shapes of some tables, three operations each, take turns; more would be looked through in vain.
@@ -106,8 +107,7 @@ impl Shapes {
     }
 
     /// Remembers the shape of a line that was parsed.
-    pub(super) fn learn(&mut self, line: &[u8], record: &Record<'_>, table: usize) {
-        let Record::Row(row) = record else { return };
+    pub(super) fn learn(&mut self, line: &[u8], row: &Row<'_>, table: usize) {
         // One that is known did not match, because it holds something rare.
         if let Some(form) = cut(line).filter(|form| self.known.iter().all(|known| known.form != *form)) {
             self.known.truncate(SHAPES_MAX - 1);
@@ -188,7 +188,7 @@ fn measure(text: &[u8]) -> Option<(usize, bool)> {
         b'n' => word("null"),
         b't' => word("true"),
         b'f' => word("false"),
-        _ => Some((number_bytes(text)?, false)),
+        _ => Some((number::length(text).ok()?, false)),
     }
 }
 
@@ -216,32 +216,6 @@ fn escape_bytes(text: &[u8]) -> Option<usize> {
         }
         _ => None,
     }
-}
-
-fn number_bytes(text: &[u8]) -> Option<usize> {
-    let digits = |from: usize| text[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let mut at = usize::from(text[0] == b'-');
-    let whole = digits(at);
-    if whole == 0 || whole > 1 && text[at] == b'0' {
-        return None;
-    }
-    at += whole;
-    if text.get(at) == Some(&b'.') {
-        let fraction = digits(at + 1);
-        at += 1 + fraction;
-        if fraction == 0 {
-            return None;
-        }
-    }
-    if matches!(text.get(at), Some(b'e' | b'E')) {
-        at += 1 + usize::from(matches!(text.get(at + 1), Some(b'+' | b'-')));
-        let exponent = digits(at);
-        at += exponent;
-        if exponent == 0 {
-            return None;
-        }
-    }
-    Some(at)
 }
 
 /// What of a row's line is the same in others of its shape. Only lines as our writer spells them are cut.
@@ -307,13 +281,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::change::Record;
 
     const LINE: &str = r#"{"table":"t","op":"UPDATE","data":{"id":1,"v":"x","n":null},"old_keys":{"id":1},"lsn":"0/1","ts":"2026-02-05T10:30:00Z"}"#;
 
     fn shapes(line: &str) -> Shapes {
         let mut shapes = Shapes::default();
         let record = Record::parse(line.as_bytes()).expect("a row");
-        shapes.learn(line.as_bytes(), &record, 7);
+        let Record::Row(row) = record else { panic!("{line} is no row") };
+        shapes.learn(line.as_bytes(), &row, 7);
         shapes
     }
 

@@ -185,6 +185,21 @@ fn refuses_a_file_that_is_longer_or_other_than_promised() {
     refused(&file, &other, "its content is longer than");
 }
 
+/// The first line of a file too: no reader may take a table for one that it knows before it has seen any.
+#[test]
+fn refuses_a_table_without_a_name() {
+    let first = content().replacen("\"table\":\"users\"", "\"table\":\"\"", 1);
+    let last = content().replacen(
+        "\"table\":\"sales.orders\",\"op\":\"TRUNCATE\"",
+        "\"table\":\"\",\"op\":\"TRUNCATE\"",
+        1,
+    );
+    for content in [first, last] {
+        let (file, manifest) = of_content(content.as_bytes());
+        refused(&file, &manifest, "is not a table name");
+    }
+}
+
 #[test]
 fn refuses_anything_around_the_one_frame() {
     let (file, _) = sample::segment();

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::digest::Digest;
+use crate::document::Document;
 use crate::error::Result;
 use crate::json;
 use crate::lsn::Lsn;
@@ -103,17 +104,13 @@ impl SnapshotManifest {
         format!("{}  {}\n", Digest::of(bytes), SnapshotId::MANIFEST).into_bytes()
     }
 
-    /// A terabyte in parts of 16 MiB makes less.
-    pub const BYTES_MAX: usize = 256 << 20;
-
     pub fn encode(&self) -> Vec<u8> {
         json::encode(self)
     }
 
     /// Strict, as manifests of segments are.
     pub fn decode(bytes: &[u8]) -> Result<SnapshotManifest> {
-        let manifest: SnapshotManifest =
-            json::decode("the snapshot's manifest", bytes, SnapshotManifest::BYTES_MAX)?;
+        let manifest: SnapshotManifest = json::decode(Document::SnapshotManifest, bytes)?;
         manifest.check()?;
         Ok(manifest)
     }

@@ -33,6 +33,7 @@ pub use self::source::Overrides;
 use self::source::{Credentials, SettingsFile};
 pub use self::value::split_list;
 use crate::postgres::PostgresSettings;
+use crate::small_file;
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::name::{SlotName, TablePattern};
@@ -165,7 +166,7 @@ impl Config {
 
     /// Whose signature manifests must have, if any is asked for.
     pub fn verify_key(&self) -> Result<Option<VerifyKey>> {
-        let read = |path: &Path| std::fs::read_to_string(self.places.expand(path.to_owned()));
+        let read = |path: &Path| small_file::read_text(&self.places.expand(path.to_owned()));
         self.verify_key.as_deref().map(|setting| VerifyKey::from_setting(setting, read)).transpose()
     }
 
@@ -179,7 +180,7 @@ impl Config {
                 format!("everybody may read the signing key {} (mode {:04o})", path.display(), mode & 0o7777);
             return Err(Error::new(Kind::BadInput, message).hint(format!("chmod 0600 {}", path.display())));
         }
-        let text = std::fs::read_to_string(path).context(doing)?;
+        let text = small_file::read_text(path).context(doing)?;
         SigningKey::parse(&text, None).map(Some).context(doing)
     }
 

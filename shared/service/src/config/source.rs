@@ -9,10 +9,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::key::{self, KEYS, Key};
 use super::raw::{Given, Origin, RawValue};
+use crate::small_file;
 use syncdata_formats::error::{Context, Error, Kind, Result};
-
-/// A settings file larger than this is another file.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What a settings file says.
 #[derive(Debug, Default)]
@@ -22,10 +20,7 @@ impl SettingsFile {
     pub(super) fn read(path: &Path) -> Result<SettingsFile> {
         let reading = || format!("reading the settings file {}", path.display());
         let metadata = std::fs::metadata(path).context(reading)?;
-        if metadata.len() > FILE_BYTES_MAX {
-            return Err(Error::new(Kind::BadInput, format!("{} is too large for settings", path.display())));
-        }
-        let text = std::fs::read_to_string(path).context(reading)?;
+        let text = small_file::read_text(path).context(reading)?;
         let file = SettingsFile::parse(&text, path)?;
         file.refuse_if_exposed(path, metadata.mode())?;
         Ok(file)
@@ -174,7 +169,7 @@ impl Credentials {
 
 fn read_secret(path: &Path) -> Result<String> {
     let text =
-        std::fs::read_to_string(path).context(|| format!("reading the credential {}", path.display()))?;
+        small_file::read_text(path).context(|| format!("reading the credential {}", path.display()))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 

@@ -1,0 +1,96 @@
+//! The documents of an archive: what messages call each of them, and how long it may be.
+//!
+//! One limit for whoever writes and whoever reads: what is longer could be written once and never be read again.
+
+use crate::error::{Error, Kind, Result};
+
+/// The only format there is, of manifests and of every other document.
+pub const FORMAT: u64 = 1;
+
+/// A small file of the archive, which is read whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// archive.json
+    Identity,
+    /// head.json
+    Head,
+    /// floor.json
+    Floor,
+    Manifest,
+    SnapshotManifest,
+    /// The line beside a snapshot's manifest, for `sha256sum -c`.
+    SnapshotDigest,
+    /// Of a manifest.
+    Signature,
+    /// How far a reader is.
+    Ack,
+}
+
+impl Document {
+    pub const ALL: [Document; 8] = [
+        Document::Identity,
+        Document::Head,
+        Document::Floor,
+        Document::Manifest,
+        Document::SnapshotManifest,
+        Document::SnapshotDigest,
+        Document::Signature,
+        Document::Ack,
+    ];
+
+    /// Nothing longer is written or read.
+    pub const fn bytes_max(self) -> usize {
+        match self {
+            Document::Identity | Document::Head | Document::Floor | Document::Ack => 64 << 10,
+            // Larger than ten thousand relations of a hundred columns make it.
+            Document::Manifest => 128 << 20,
+            // A terabyte in parts of 16 MiB makes less.
+            Document::SnapshotManifest => 256 << 20,
+            Document::SnapshotDigest => 1 << 10,
+            // Larger than any signature file that minisign writes.
+            Document::Signature => 8 << 10,
+        }
+    }
+
+    /// For messages.
+    pub const fn what(self) -> &'static str {
+        match self {
+            Document::Identity => "archive.json",
+            Document::Head => "head.json",
+            Document::Floor => "floor.json",
+            Document::Manifest => "the manifest",
+            Document::SnapshotManifest => "the snapshot's manifest",
+            Document::SnapshotDigest => "the snapshot's digest",
+            Document::Signature => "the signature",
+            Document::Ack => "an acknowledgement",
+        }
+    }
+
+    /// Refuses to write what would be refused when it is read.
+    pub fn check_length(self, bytes: usize) -> Result<()> {
+        if bytes <= self.bytes_max() {
+            return Ok(());
+        }
+        let (what, max) = (self.what(), self.bytes_max());
+        Err(Error::new(
+            Kind::BadInput,
+            format!("{what} has {bytes} bytes; more than {max} are never read back"),
+        )
+        .hint("it was not written; capture fewer tables with one archiver"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_to_be_read_is_not_written() {
+        for document in Document::ALL {
+            let max = document.bytes_max();
+            assert!(document.check_length(max).is_ok(), "{document:?}");
+            let error = document.check_length(max + 1).expect_err("too long");
+            assert!(error.report().contains(document.what()), "{error:?}");
+        }
+    }
+}

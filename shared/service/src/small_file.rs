@@ -1,0 +1,79 @@
+//! Files of this host that are read whole: settings, keys, manifests in the spool. The one way to read them, so that a
+//! file which turned out to be another one (a disk image, a device without an end) does not fill the memory.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use syncdata_formats::error::{Context as _, Error, Kind, Result};
+
+/// For what an operator writes or makes: settings, keys, passwords, known hosts.
+pub const OPERATORS_BYTES_MAX: usize = 16 << 20;
+
+/// `Kind::NotFound` when there is none, `Kind::Corrupt` when it is longer than `bytes_max`.
+pub fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
+    let opened = File::open(path).context(|| format!("opening {}", path.display()))?;
+    read_opened(opened, path, bytes_max)
+}
+
+/// The same; `None` when there is none.
+pub fn read_if_there(path: &Path, bytes_max: usize) -> Result<Option<Vec<u8>>> {
+    match read(path, bytes_max) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The text of a file that an operator wrote or made.
+pub fn read_text(path: &Path) -> Result<String> {
+    text(read(path, OPERATORS_BYTES_MAX)?, path)
+}
+
+/// The same, of a file whose rights were looked at after it was opened.
+pub fn read_opened_text(opened: File, path: &Path) -> Result<String> {
+    text(read_opened(opened, path, OPERATORS_BYTES_MAX)?, path)
+}
+
+fn read_opened(opened: File, path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = (bytes_max as u64).saturating_add(1);
+    opened.take(limit).read_to_end(&mut bytes).context(|| format!("reading {}", path.display()))?;
+    if bytes.len() > bytes_max {
+        let message = format!("{} has more than {bytes_max} bytes: it is another file", path.display());
+        return Err(Error::new(Kind::Corrupt, message));
+    }
+    Ok(bytes)
+}
+
+fn text(bytes: Vec<u8>, path: &Path) -> Result<String> {
+    String::from_utf8(bytes)
+        .map_err(|_| Error::new(Kind::BadInput, format!("{} is not text in UTF-8", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_end_is_refused_after_its_limit() {
+        for path in ["/dev/zero", "/dev/urandom"] {
+            let error = read(Path::new(path), 1 << 20).expect_err("endless");
+            assert_eq!(error.kind(), Kind::Corrupt);
+            assert!(error.report().contains(path), "{error:?}");
+        }
+        assert!(read_text(Path::new("/dev/zero")).is_err());
+    }
+
+    #[test]
+    fn reads_up_to_the_limit() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        assert!(read_if_there(&path, 4).expect("nothing is fine").is_none());
+        assert_eq!(read(&path, 4).expect_err("nothing").kind(), Kind::NotFound);
+        std::fs::write(&path, "four").expect("ours");
+        assert_eq!(read(&path, 4).expect("it fits"), b"four");
+        assert_eq!(read_text(&path).expect("text"), "four");
+        assert!(read(&path, 3).is_err());
+    }
+}
