@@ -68,17 +68,24 @@ pub trait Archive: Send {
     /// For messages: the folder, or `sftp://user@host:port/folder`.
     fn location(&self) -> &str;
 
-    /// Puts an immutable file durably: folders are made, `<name>.part` is written, synced, its size checked,
-    /// and renamed. An equal file under that name is success, another one is `Kind::Conflict`. Content that is
-    /// not what `facts` say is `Kind::Corrupt` and gets no name.
+    /// Puts a file that never changes again. Once this has returned:
+    ///
+    /// - the file is whole: nobody has seen, or will see, a part of it under its name, whenever we are killed;
+    /// - it is durable: a power cut of the backup host does not take it back, as far as the server can promise;
+    /// - it was put once: the same content under that name is success (`AlreadyThere`, which is durable as well),
+    ///   other content is `Kind::Conflict`, and what was there stays;
+    /// - content that is not what `facts` say is `Kind::Corrupt` and gets no name.
+    ///
+    /// How that comes about is each implementation's business; what it leaves when it is killed is passed over by
+    /// all who read, and is cleared away by the next `put` of that name.
     fn put(&mut self, path: &ArchivePath, content: &mut dyn Content, facts: Facts) -> Result<Put>;
 
-    /// Replaces a small file as atomically as the server can. (Without posix-rename there is a moment in which
-    /// the file is missing.)
+    /// Replaces a small file as atomically as the server can: readers see the old content, the new, or, where a
+    /// server cannot replace in one step, for a moment none.
     fn replace(&mut self, path: &ArchivePath, content: &[u8]) -> Result<()>;
 
     /// Copies the file from `offset` on; the number of bytes copied. `Kind::NotFound` when there is none.
-    /// `into` may have received bytes when this fails: resume behind them.
+    /// `into` may have received bytes when this fails: resume after them.
     fn read(&mut self, path: &ArchivePath, offset: u64, into: &mut dyn Write) -> Result<u64>;
 
     /// The entries of a folder, sorted by name; empty when there is no such folder.

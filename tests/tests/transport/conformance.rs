@@ -1,4 +1,4 @@
-//! What every archive promises, each promise tried on a directory and over SFTP.
+//! What every archive promises, tried on every implementation.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,7 +15,7 @@ use syncdata_tests::sshd::Sshd;
 
 use super::{assert_refused, content, path, put, read, sftp};
 
-/// An archive, and its folder as the backup host sees it.
+/// An implementation under test, and its folder as the backup host sees it.
 struct Bench {
     archive: Box<dyn Archive>,
     dir: PathBuf,
@@ -23,17 +23,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn directory() -> Bench {
-        // The server lends its folder only.
+    /// Every implementation gets a server and the folder that it lends; a directory uses the folder only.
+    fn new(open: impl FnOnce(&Sshd) -> Box<dyn Archive>) -> Bench {
         let server = Sshd::start();
-        let dir = server.archive_dir().to_owned();
-        Bench { archive: Box::new(DirectoryArchive::new(&dir)), dir, server }
-    }
-
-    fn sftp() -> Bench {
-        let server = Sshd::start();
-        let dir = server.archive_dir().to_owned();
-        Bench { archive: Box::new(sftp(&server.settings())), dir, server }
+        Bench { archive: open(&server), dir: server.archive_dir().to_owned(), server }
     }
 
     /// A folder beside the archive, that nothing may touch.
@@ -62,18 +55,22 @@ fn collect_names(base: &Path, below: &Path, names: &mut Vec<String>) {
     }
 }
 
-macro_rules! both {
+/// The suite, once for each implementation: a further one is one more line here.
+macro_rules! suite {
     ($($case:ident),* $(,)?) => {
-        mod directory {
-            $(#[test] fn $case() { super::$case(&mut super::Bench::directory()); })*
-        }
-        mod over_sftp {
-            $(#[test] fn $case() { super::$case(&mut super::Bench::sftp()); })*
+        suite!(@for directory, |server| Box::new(DirectoryArchive::new(server.archive_dir())), $($case)*);
+        suite!(@for over_sftp, |server| Box::new(sftp(&server.settings())), $($case)*);
+    };
+    (@for $name:ident, $open:expr, $($case:ident)*) => {
+        mod $name {
+            use super::*;
+
+            $(#[test] fn $case() { super::$case(&mut Bench::new($open)); })*
         }
     };
 }
 
-both!(
+suite!(
     put_then_read_returns_every_byte,
     put_makes_folders_and_files_private,
     put_of_the_same_content_is_already_there,
