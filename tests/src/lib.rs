@@ -1,6 +1,7 @@
 //! The test world: real PostgreSQL servers, a real sshd, and the real programs between them. A missing
 //! server is a failed test that says which script installs it, never a skipped one.
 
+pub mod differential;
 pub mod disk;
 pub mod forge;
 pub mod installation;

@@ -1,0 +1,450 @@
+//! A world in which a script is played.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::path::PathBuf;
+
+use tokio_postgres::Client;
+
+use super::image::{self, Image, PINNED, difference};
+use super::kinds::{EXTENSIONS, Known, TYPES};
+use super::not_yet::{Shape, is_mended};
+use super::script::{Kill, Step, script};
+use super::statements::{End, Transaction};
+use super::tables::{self, Table};
+use crate::program::{Finished, Program};
+use crate::workload::Prng;
+use crate::world::{World, WorldOptions};
+
+/// How much of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub tables: usize,
+    pub rounds: usize,
+}
+
+/// Why production and the copy are not as promised, with all that is needed to see it again.
+#[derive(Clone, Debug)]
+pub struct Failure(String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Story {
+    seed: u64,
+    world: World,
+    tables: Vec<Table>,
+    /// Fault points that were visited, of each program.
+    points: BTreeMap<&'static str, BTreeSet<String>>,
+    moments: Vec<Moment>,
+    held_up: Option<usize>,
+    /// Everything that was done, as it was done.
+    told: Vec<String>,
+    done: u64,
+    refused: u64,
+    kills: u64,
+}
+
+#[derive(Debug)]
+struct Moment {
+    time: String,
+    images: Vec<Image>,
+}
+
+/// Whether a base copy can be brought over while its rows are there.
+pub(super) fn can_be_loaded(table: &Table) -> bool {
+    (!table.has_exclusion || is_mended(Shape::ExchangeUnderExclusion))
+        && (!table.is_parent || is_mended(Shape::ResyncOfParent))
+}
+
+const SLOT: &str = "SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json')";
+const ARCHIVER: &str = "archiver";
+const APPLIER: &str = "applier";
+
+type Told = Result<(), String>;
+
+impl Story {
+    /// Everything that follows from this seed, from the beginning to the end.
+    pub async fn play(seed: u64, limits: Limits) -> Result<Story, Failure> {
+        let mut random = Prng::new(seed);
+        let mut story = Story::begin(seed, &mut random, limits).await;
+        let steps = script(&mut random, &story.tables, limits.rounds);
+        let ended = story.run(&steps).await;
+        let kept = story.keep();
+        match ended {
+            Ok(()) => Ok(story),
+            Err(reason) => Err(story.failure(&reason, &kept)),
+        }
+    }
+
+    /// How often one of the programs was killed.
+    pub fn kills(&self) -> u64 {
+        self.kills
+    }
+
+    async fn begin(seed: u64, random: &mut Prng, limits: Limits) -> Story {
+        let mut options = WorldOptions::default()
+            .source(|options| options.setting("autovacuum", "off"))
+            .archiver_setting("segment_max_changes", *random.pick(&[1_i64, 3, 20, 250_000]))
+            .applier_setting("apply_batch_changes", *random.pick(&[1_i64, 2, 7, 50, 100_000]));
+        if random.chance(70) {
+            options = options.without_sftp();
+        }
+        let world = options.start().await;
+        let extensions = extensions(&world).await;
+        let known = Known { major: world.source.installation().major(), extensions };
+        let tables = tables::random(random, &known, limits.tables);
+        let mut story = Story {
+            seed,
+            world,
+            tables,
+            points: BTreeMap::new(),
+            moments: Vec::new(),
+            held_up: None,
+            told: Vec::new(),
+            done: 0,
+            refused: 0,
+            kills: 0,
+        };
+        story.make_tables(&known).await;
+        story
+    }
+
+    async fn make_tables(&mut self, known: &Known) {
+        let mut both: Vec<String> =
+            known.extensions.iter().map(|name| format!("CREATE EXTENSION {name} SCHEMA public")).collect();
+        both.push(format!("{TYPES} CREATE SCHEMA sales; CREATE SCHEMA leaves;"));
+        for sql in &both {
+            self.world.execute_on_both(sql).await;
+        }
+        for table in &self.tables {
+            for sql in table.source_ddl() {
+                self.told.push(format!("{sql};"));
+                self.world.source.execute(sql).await;
+            }
+            for sql in table.target_ddl() {
+                self.told.push(format!("-- here: {}", sql.replace('\n', "\n-- ")));
+                self.world.target.execute(sql).await;
+            }
+        }
+        self.world.source.execute(SLOT).await;
+    }
+
+    async fn run(&mut self, steps: &[Step]) -> Told {
+        self.clean(ARCHIVER, &["run", "--once"]).await?;
+        let names: Vec<String> = self.tables.iter().map(|table| table.name.clone()).collect();
+        let mut arguments = vec!["add-tables"];
+        arguments.extend(names.iter().map(String::as_str));
+        self.clean(APPLIER, &arguments).await?;
+        for step in steps {
+            self.step(step).await?;
+        }
+        self.look_back().await?;
+        if self.refused > self.done {
+            return Err(format!("{} statements were refused, {} done: poor work", self.refused, self.done));
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, step: &Step) -> Told {
+        match step {
+            Step::Work(transactions) => {
+                for transaction in transactions {
+                    self.work(transaction).await?;
+                }
+                return Ok(());
+            }
+            Step::HoldUp(place) => self.told.push(format!("-- hold up {}", self.tables[*place].name)),
+            step => self.told.push(format!("-- {step:?}")),
+        }
+        match step {
+            Step::Work(_) => Ok(()),
+            Step::Poll(kill) => self.once(ARCHIVER, &["run", "--once"], *kill).await,
+            Step::Sync(kill) => self.once(APPLIER, &["sync"], *kill).await,
+            Step::Compare => self.compare().await,
+            Step::Snapshot => self.clean(ARCHIVER, &["snapshot"]).await,
+            Step::Resync(place) => {
+                let name = self.tables[*place].name.clone();
+                self.clean(APPLIER, &["resync", &name]).await
+            }
+            Step::Replay(places) => self.replay(places).await,
+            Step::HoldUp(place) => {
+                self.held_up = Some(*place);
+                let name = &self.tables[*place].name;
+                let sql = format!("ALTER TABLE {name} ADD CONSTRAINT held_up CHECK (false) NOT VALID");
+                self.world.target.execute(&sql).await;
+                Ok(())
+            }
+            Step::Release => self.release().await,
+            Step::Remember => self.remember().await,
+            Step::CrashSource => {
+                self.world.source.crash();
+                self.world.source.resume().await;
+                Ok(())
+            }
+            Step::CrashTarget => {
+                self.world.target.crash();
+                self.world.target.resume().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// A transaction of production. A statement that is refused is taken back by its savepoint.
+    async fn work(&mut self, transaction: &Transaction) -> Told {
+        let client = self.world.source.connect().await;
+        let send =
+            async |sql: &str| client.batch_execute(sql).await.map_err(|error| format!("{sql}: {error:?}"));
+        send(PINNED).await?;
+        send("BEGIN").await?;
+        self.told.push("BEGIN;".to_owned());
+        for statement in &transaction.statements {
+            send("SAVEPOINT s").await?;
+            let refused = client.batch_execute(&statement.sql).await.err();
+            let is_undone = statement.is_undone || refused.is_some();
+            send(if is_undone { "ROLLBACK TO s" } else { "RELEASE s" }).await?;
+            match &refused {
+                Some(error) => {
+                    self.refused += 1;
+                    let words = error.as_db_error().map_or("", |error| error.message());
+                    self.told.push(format!("-- refused ({words}): {}", statement.sql));
+                }
+                None => {
+                    self.done += 1;
+                    let undone = if is_undone { "SAVEPOINT s; " } else { "" };
+                    let back = if is_undone { " ROLLBACK TO s;" } else { "" };
+                    self.told.push(format!("{undone}{};{back}", statement.sql));
+                }
+            }
+        }
+        self.end(&client, transaction.end).await
+    }
+
+    async fn end(&mut self, client: &Client, end: End) -> Told {
+        let sqls: &[&str] = match end {
+            End::Commit => &["COMMIT"],
+            End::Rollback => &["ROLLBACK"],
+            End::CommitPrepared => &["PREPARE TRANSACTION 'p'", "COMMIT PREPARED 'p'"],
+            End::RollbackPrepared => &["PREPARE TRANSACTION 'p'", "ROLLBACK PREPARED 'p'"],
+        };
+        for sql in sqls {
+            if let Err(error) = client.batch_execute(sql).await {
+                // A deferred constraint: the transaction is gone, as at any production.
+                self.told.push(format!("-- refused: {sql}: {error}"));
+                break;
+            }
+            self.told.push(format!("{sql};"));
+        }
+        Ok(())
+    }
+
+    fn program(&self, which: &'static str, arguments: &[&str]) -> Program {
+        let program = match which {
+            ARCHIVER => self.world.archiver(arguments),
+            _ => self.world.applier(arguments),
+        };
+        program.trace(&self.trace(which))
+    }
+
+    fn trace(&self, which: &str) -> PathBuf {
+        self.world.folder().join(format!("{which}.trace"))
+    }
+
+    /// A run that may be killed first, and then one that must end well.
+    async fn once(&mut self, which: &'static str, arguments: &[&str], kill: Option<Kill>) -> Told {
+        let points: Vec<String> = self.points.get(which).into_iter().flatten().cloned().collect();
+        if let Some(kill) = kill.filter(|_| !points.is_empty()) {
+            let point = &points[usize::try_from(kill.point % points.len() as u64).expect("a few points")];
+            let plan = format!("{point}=kill@{}", kill.visit);
+            let done = self.program(which, arguments).fault(&plan).run().await;
+            self.told
+                .push(format!("-- {plan}: {}", if done.was_killed() { "killed" } else { "not reached" }));
+        }
+        self.clean(which, arguments).await
+    }
+
+    async fn clean(&mut self, which: &'static str, arguments: &[&str]) -> Told {
+        let done = self.program(which, arguments).run().await;
+        let trace = fs::read_to_string(self.trace(which)).unwrap_or_default();
+        self.points.entry(which).or_default().extend(trace.lines().map(str::to_owned));
+        // It would grow with every run.
+        let _ = fs::remove_file(self.trace(which));
+        self.judge(arguments, &done)
+    }
+
+    fn judge(&self, arguments: &[&str], done: &Finished) -> Told {
+        let is_held_up = self.held_up.is_some() && arguments == ["sync"];
+        match done.code() {
+            Some(0) => Ok(()),
+            Some(1) if is_held_up => Ok(()),
+            _ => Err(format!("{done}")),
+        }
+    }
+
+    /// Every table that calls itself live holds what production holds; every other one has a reason, and we
+    /// gave it.
+    async fn compare(&mut self) -> Told {
+        for table in &self.tables {
+            let (state, reason) = self.state(table).await;
+            if state != "live" {
+                if reason.is_empty() {
+                    return Err(format!("{} is {state} without a reason", table.name));
+                }
+                if self.held_up.is_none() {
+                    return Err(format!("{} is {state}: {reason}", table.name));
+                }
+                continue;
+            }
+            let names = names(table);
+            let source = image::image(&self.world.source, &table.name, &names).await?;
+            let here = image::image(&self.world.target, &table.name, &names).await?;
+            if let Some(words) = difference(&names, &source, &here) {
+                return Err(format!("{} is live and differs: {words}", table.name));
+            }
+        }
+        Ok(())
+    }
+
+    async fn state(&self, table: &Table) -> (String, String) {
+        let name = postgres_protocol::escape::escape_literal(&table.name);
+        let sql = format!("SELECT state, reason FROM data_sync_table_state WHERE table_name = {name}");
+        let mut rows = self.world.target.query(&sql).await;
+        let mut row = rows.pop().unwrap_or_default().into_iter();
+        let state = row.next().flatten().unwrap_or_else(|| "unknown".to_owned());
+        (state, row.next().flatten().unwrap_or_default())
+    }
+
+    async fn release(&mut self) -> Told {
+        let Some(place) = self.held_up.take() else { return Ok(()) };
+        let table = &self.tables[place];
+        let sql = format!("ALTER TABLE {} DROP CONSTRAINT held_up", table.name);
+        self.world.target.execute(&sql).await;
+        let mut waiting = Vec::new();
+        for table in &self.tables {
+            if self.state(table).await.0 != "live" {
+                waiting.push(table.name.clone());
+            }
+        }
+        if !waiting.is_empty() {
+            let arguments: Vec<&str> =
+                ["retry"].into_iter().chain(waiting.iter().map(String::as_str)).collect();
+            self.clean(APPLIER, &arguments).await?;
+        }
+        self.clean(APPLIER, &["sync"]).await
+    }
+
+    async fn replay(&mut self, places: &[usize]) -> Told {
+        let mut names = Vec::new();
+        for place in places {
+            let table = &self.tables[*place];
+            names.push(table.name.clone());
+            // Nobody's foreign keys: only these rows are spoiled.
+            let mut sql = format!(
+                "SET session_replication_role = replica;
+                 DELETE FROM {0} WHERE (tableoid, ctid) IN (SELECT tableoid, ctid FROM {0} LIMIT 2);",
+                table.name
+            );
+            let nullable = |place: &&usize| !table.columns[**place].not_null;
+            if let Some(place) = table.free().iter().find(nullable) {
+                let column = &table.columns[*place].name;
+                write!(
+                    sql,
+                    "UPDATE {0} SET {column} = NULL WHERE (tableoid, ctid) IN (SELECT tableoid, ctid FROM {0} LIMIT 2);",
+                    table.name
+                )
+                .expect("a String takes all");
+            }
+            self.told.push(format!("-- here: {sql}"));
+            self.world.target.execute(&sql).await;
+        }
+        let list = names.join(",");
+        let arguments = ["replay", "--yes", "--from", "2000-01-01", "--to", "2100-01-01", "--tables", &list];
+        self.clean(APPLIER, &arguments).await
+    }
+
+    async fn remember(&mut self) -> Told {
+        let clock = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM pg_sleep(0.01)";
+        let time = self.world.source.value(clock).await;
+        self.world.source.query("SELECT pg_sleep(0.01)").await;
+        let mut images = Vec::new();
+        for table in &self.tables {
+            images.push(image::image(&self.world.source, &table.name, &names(table)).await?);
+        }
+        self.moments.push(Moment { time, images });
+        Ok(())
+    }
+
+    /// The tables as they were at every moment that was remembered.
+    async fn look_back(&mut self) -> Told {
+        for number in 0..self.moments.len() {
+            let moment = &self.moments[number];
+            let schema = format!("then_{number}");
+            let arguments = ["as-of", &moment.time, "--into", &schema, "--json"];
+            let done = self.program(APPLIER, &arguments).run().await;
+            if done.code() != Some(0) {
+                return Err(format!("{done}"));
+            }
+            for (table, source) in self.tables.iter().zip(&moment.images) {
+                let name = table.name.rsplit_once("s.").map_or(table.name.as_str(), |(_, name)| name);
+                let names = names(table);
+                let then = image::image(&self.world.target, &format!("{schema}.{name}"), &names).await?;
+                if let Some(words) = difference(&names, source, &then) {
+                    return Err(format!("{name} as of {}: {words}\n{done}", moment.time));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes down everything that was done; where, in words.
+    fn keep(&self) -> String {
+        let major = self.world.source.installation().major();
+        let folder = crate::scratch::profile().join("differential");
+        let file = folder.join(format!("seed-{}-pg{major}.sql", self.seed));
+        let kept = fs::create_dir_all(&folder).and_then(|()| fs::write(&file, self.told.join("\n")));
+        match kept {
+            Ok(()) => format!("all that was done: {}", file.display()),
+            Err(error) => format!("what was done could not be kept: {}: {error}", file.display()),
+        }
+    }
+
+    fn failure(&self, reason: &str, kept: &str) -> Failure {
+        let major = self.world.source.installation().major();
+        let seed = self.seed;
+        let mut words = format!(
+            "seed {seed} on PostgreSQL {major}: {reason}\n\nSYNCDATA_TEST_SEED={seed} plays it again; {kept}"
+        );
+        let guilty = self.tables.iter().find(|table| reason.contains(&table.name));
+        for sql in guilty.into_iter().flat_map(|table| table.source_ddl().iter().chain(table.target_ddl())) {
+            write!(words, "\n{sql};").expect("a String takes all");
+        }
+        words.push_str("\nthe last lines:\n");
+        for line in &self.told[self.told.len().saturating_sub(25)..] {
+            let line: String = line.chars().take(400).collect();
+            words.push_str(&line);
+            words.push('\n');
+        }
+        Failure(words)
+    }
+}
+
+fn names(table: &Table) -> Vec<&str> {
+    table.columns.iter().map(|column| column.name.as_str()).collect()
+}
+
+async fn extensions(world: &World) -> Vec<&'static str> {
+    let mut known = Vec::new();
+    for name in EXTENSIONS {
+        let sql = format!("SELECT count(*) FROM pg_available_extensions WHERE name = '{name}'");
+        if world.source.value(&sql).await == "1" {
+            known.push(*name);
+        }
+    }
+    known
+}
