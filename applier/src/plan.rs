@@ -124,7 +124,7 @@ pub fn as_local(table: &Table) -> Relation {
         type_name: column.type_name.clone(),
         not_null: column.not_null,
         generated: column.generated.then_some(Generated::Stored),
-        identity: None,
+        ..manifest::Column::default()
     });
     let key = table.unique.first().map(|index| index.columns.as_slice()).unwrap_or_default();
     let key = key.iter().map(|&column| table.columns[column].name.clone()).collect();

@@ -1,6 +1,6 @@
 //! Archives made by hand: what the applier would find if production had done just that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,8 @@ use syncdata_formats::identity::{ArchiveIdentity, IdentitySource};
 use syncdata_formats::layout::{SegmentName, SegmentSeq};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{
-    Column, FORMAT, Gap, Generated, Identity, Link, Manifest, Relation, ReplicaIdentity, Source,
+    Column, FORMAT, Gap, Generated, Identity, Link, Manifest, Relation, ReplicaIdentity, Since, Source,
+    SourceKind,
 };
 use syncdata_formats::name::TableName;
 use syncdata_formats::segment::SegmentWriter;
@@ -37,6 +38,9 @@ pub struct Forge {
     /// Of the folder: that of the last commit, never earlier than the one before.
     day: Day,
     relations: BTreeMap<TableName, Relation>,
+    /// Tables that were described and are in no manifest's `capture_since` yet.
+    new_tables: BTreeSet<TableName>,
+    since: BTreeMap<TableName, Since>,
     gaps: Vec<Gap>,
     /// Parts of the newest snapshot with their rows, by table.
     copied: BTreeMap<TableName, Vec<(Part, Vec<u8>)>>,
@@ -63,6 +67,8 @@ impl Forge {
             clock: "2026-02-05T10:30:00Z".parse().expect("a time"),
             day: Day::EPOCH,
             relations: BTreeMap::new(),
+            new_tables: BTreeSet::new(),
+            since: BTreeMap::new(),
             gaps: Vec::new(),
             copied: BTreeMap::new(),
         };
@@ -90,7 +96,30 @@ impl Forge {
     pub fn relation_with(&mut self, table: &str, columns: &[&str], key: &[&str], identity: ReplicaIdentity) {
         let columns = columns.iter().map(|text| column(text)).collect();
         let key = key.iter().map(|&name| name.to_owned()).collect();
-        self.relations.insert(name(table), Relation::new(columns, key, identity));
+        self.describe(table, Relation::new(columns, key, identity));
+    }
+
+    /// The same with all that a catalog says.
+    pub fn describe(&mut self, table: &str, relation: Relation) {
+        if self.relations.insert(name(table), relation).is_none() {
+            self.new_tables.insert(name(table));
+        }
+    }
+
+    /// The table had rows when its capture began: with the next segment.
+    pub fn had_rows(&mut self, table: &str) {
+        self.new_tables.remove(&name(table));
+        self.since.insert(name(table), Since { lsn: self.end_lsn, empty: false });
+    }
+
+    /// As the next manifest says it, if something has changed.
+    fn capture_since(&mut self, start_lsn: Lsn) -> BTreeMap<TableName, Since> {
+        if self.previous.is_some() && self.new_tables.is_empty() {
+            return BTreeMap::new();
+        }
+        let new = std::mem::take(&mut self.new_tables);
+        self.since.extend(new.into_iter().map(|table| (table, Since { lsn: start_lsn, empty: true })));
+        self.since.clone()
     }
 
     /// The next segment declares that all changes of these tables since the last one are lost.
@@ -133,6 +162,7 @@ impl Forge {
         }
         let (bytes, summary) = writer.finish().expect("all transactions are closed");
         let name = SegmentName { seq: self.next_seq(), end_lsn: summary.end_lsn };
+        let capture_since = self.capture_since(start_lsn);
         let named = |table: &&TableName| summary.tables.contains_key(table);
         let relations = self.relations.iter().filter(|(table, _)| named(table));
         let manifest = Manifest {
@@ -149,6 +179,7 @@ impl Forge {
             span: Some(summary.span),
             source: source(),
             capture: self.relations.keys().cloned().collect(),
+            capture_since,
             relations: relations.map(|(table, relation)| (table.clone(), relation.clone())).collect(),
             gaps: std::mem::take(&mut self.gaps),
             created_at: self.clock,
@@ -295,6 +326,7 @@ impl Forge {
         let head = Head {
             archive_id: self.archive_id,
             newest,
+            recent: Vec::new(),
             covered_lsn: self.end_lsn,
             covered_at: Timestamp::now(),
             archiver: "forged".into(),
@@ -377,11 +409,19 @@ fn column(text: &str) -> Column {
     let identity = take(" always").then_some(Identity::Always);
     let not_null = take(" not null");
     // A space in a name is written as a control character, which no name here has otherwise.
-    Column { name: name.replace('\u{1}', " "), type_name: rest.into(), not_null, generated, identity }
+    Column {
+        name: name.replace('\u{1}', " "),
+        type_name: rest.into(),
+        not_null,
+        generated,
+        identity,
+        ..Column::default()
+    }
 }
 
 fn source() -> Source {
     Source {
+        kind: SourceKind::Wal2json,
         system_identifier: "7300000000000000001".into(),
         timeline: 1,
         database: "app".into(),

@@ -82,8 +82,7 @@ impl Shadow {
             name: column.name.clone(),
             type_name: column.type_name.clone(),
             not_null: false,
-            generated: None,
-            identity: None,
+            ..manifest::Column::default()
         });
         let key_names = key.iter().map(|&column| live.columns[column].name.clone()).collect();
         let relation = Relation::new(described.collect(), key_names, ReplicaIdentity::Default);

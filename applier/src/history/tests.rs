@@ -42,8 +42,7 @@ fn shape(hasher: &KeyHasher) -> Shape {
         name: name.into(),
         type_name: "text".into(),
         not_null: false,
-        generated: None,
-        identity: None,
+        ..Described::default()
     });
     let relation = Relation::new(described.into(), vec!["id".into()], ReplicaIdentity::Default);
     Shape::new(&Arc::new(table), &[0], &relation, hasher)

@@ -9,7 +9,7 @@ use syncdata_service::postgres::ServerContext as _;
 use syncdata_formats::Result;
 use syncdata_formats::layout::SegmentName;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{FORMAT, Gap, Manifest, Relation, Source};
+use syncdata_formats::manifest::{FORMAT, Gap, Manifest, Relation, Source, SourceKind};
 use syncdata_formats::name::TableName;
 use syncdata_formats::segment::Summary;
 use syncdata_formats::signature::SigningKey;
@@ -244,6 +244,7 @@ impl Reading<'_> {
 
     fn source(&self, connection: &Connection, state: &State, settings: BTreeMap<String, String>) -> Source {
         Source {
+            kind: SourceKind::Wal2json,
             system_identifier: state.source.system_identifier.clone(),
             timeline: state.source.timeline,
             database: state.source.database.clone(),
@@ -316,6 +317,7 @@ fn draft(state: &State, source: Source, capture: &Capture, end_lsn: Lsn, gaps: V
         span: None,
         source,
         capture: capture.tables.iter().cloned().collect(),
+        capture_since: BTreeMap::new(),
         relations: BTreeMap::new(),
         gaps,
         created_at: Timestamp::now(),

@@ -269,6 +269,7 @@ impl Shipper {
         let head = Head {
             archive_id: state.archive_id,
             newest,
+            recent: Vec::new(),
             covered_lsn: state.covered_lsn,
             covered_at,
             archiver: env!("CARGO_PKG_VERSION").to_owned(),

@@ -319,7 +319,14 @@ fn column(row: &Row) -> Result<Option<Column>> {
         "d" => Some(Identity::ByDefault),
         other => return Err(Error::bad_input("a kind of identity column", other)),
     };
-    Ok(Some(Column { name, type_name: row.get(5), not_null: row.get(6), generated, identity }))
+    Ok(Some(Column {
+        name,
+        type_name: row.get(5),
+        not_null: row.get(6),
+        generated,
+        identity,
+        ..Column::default()
+    }))
 }
 
 fn replica_identity(code: &str) -> Result<ReplicaIdentity> {

@@ -82,13 +82,8 @@ mod tests {
     }
 
     fn manifest() -> SnapshotManifest {
-        let id_column = Column {
-            name: "id".into(),
-            type_name: "bigint".into(),
-            not_null: true,
-            generated: None,
-            identity: None,
-        };
+        let id_column =
+            Column { name: "id".into(), type_name: "bigint".into(), not_null: true, ..Column::default() };
         let empty = TableCopy {
             relation: Relation::new(vec![id_column], vec!["id".into()], ReplicaIdentity::Default),
             columns: vec!["id".into()],

@@ -20,6 +20,9 @@ pub struct Head {
     pub archive_id: Uuid,
     /// `None` before the first segment.
     pub newest: Option<Newest>,
+    /// The newest segments, the newest first; empty where it is not known. Names hold end positions and cannot be
+    /// computed: with this a reader near the end needs no listing.
+    pub recent: Vec<Newest>,
     /// Everything that committed up to here is in the archive.
     pub covered_lsn: Lsn,
     /// By production's clock: everything that committed before is in the archive.
@@ -36,6 +39,9 @@ pub struct Newest {
 }
 
 impl Head {
+    /// A day of polls is more, and a reader that far back lists.
+    pub const RECENT_MAX: usize = 64;
+
     pub fn encode(&self) -> Vec<u8> {
         json::encode(self)
     }
@@ -65,6 +71,15 @@ struct RawHead {
     covered_lsn: Lsn,
     covered_at: Timestamp,
     archiver: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    recent: Vec<RawRecent>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RawRecent {
+    seq: u64,
+    manifest: String,
+    sha256: Digest,
 }
 
 impl From<Head> for RawHead {
@@ -78,6 +93,17 @@ impl From<Head> for RawHead {
             covered_lsn: head.covered_lsn,
             covered_at: head.covered_at,
             archiver: head.archiver,
+            recent: head.recent.into_iter().map(RawRecent::from).collect(),
+        }
+    }
+}
+
+impl From<Newest> for RawRecent {
+    fn from(segment: Newest) -> RawRecent {
+        RawRecent {
+            seq: segment.name.seq.get(),
+            manifest: segment.manifest_path().as_str().to_owned(),
+            sha256: segment.sha256,
         }
     }
 }
@@ -88,23 +114,52 @@ impl TryFrom<RawHead> for Head {
     fn try_from(raw: RawHead) -> Result<Head, String> {
         let newest = match (raw.seq, raw.manifest, raw.sha256) {
             (0, None, None) => None,
-            (seq, Some(path), Some(sha256)) => {
-                let (day, name) = parse_manifest_path(&path).map_err(|error| error.to_string())?;
-                if name.seq.get() != seq {
-                    return Err(format!("seq is {seq}, but manifest is {path:?}"));
-                }
-                Some(Newest { day, name, sha256 })
-            }
+            (seq, Some(manifest), Some(sha256)) => Some(named(RawRecent { seq, manifest, sha256 })?),
             (seq, _, _) => return Err(format!("seq {seq} does not fit manifest and sha256")),
         };
+        let recent = raw.recent.into_iter().map(named).collect::<Result<Vec<Newest>, String>>()?;
+        check_recent(newest, &recent)?;
         Ok(Head {
             archive_id: raw.archive_id,
             newest,
+            recent,
             covered_lsn: raw.covered_lsn,
             covered_at: raw.covered_at,
             archiver: raw.archiver,
         })
     }
+}
+
+fn named(raw: RawRecent) -> Result<Newest, String> {
+    let (day, name) = parse_manifest_path(&raw.manifest).map_err(|error| error.to_string())?;
+    if name.seq.get() != raw.seq {
+        return Err(format!("seq is {}, but manifest is {:?}", raw.seq, raw.manifest));
+    }
+    Ok(Newest { day, name, sha256: raw.sha256 })
+}
+
+/// The newest one first, each followed by the one before it.
+fn check_recent(newest: Option<Newest>, recent: &[Newest]) -> Result<(), String> {
+    if recent.len() > Head::RECENT_MAX {
+        return Err(format!(
+            "{} recent segments, of which at most {} are expected",
+            recent.len(),
+            Head::RECENT_MAX
+        ));
+    }
+    if recent.first().is_some_and(|first| Some(*first) != newest) {
+        return Err("recent does not begin with the newest segment".into());
+    }
+    for pair in recent.windows(2) {
+        let [later, earlier] = pair else { continue };
+        if earlier.name.seq.next() != later.name.seq
+            || earlier.day > later.day
+            || earlier.name.end_lsn > later.name.end_lsn
+        {
+            return Err(format!("recent: {} does not follow {}", later.name, earlier.name));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -116,6 +171,7 @@ mod tests {
         Head {
             archive_id: archive_id(),
             newest,
+            recent: newest.into_iter().chain(newest.map(|_| earlier())).collect(),
             covered_lsn: lsn("0/16B4000"),
             covered_at: ts("2026-02-05T10:45:00.5Z"),
             archiver: "0.1.0".into(),
@@ -126,6 +182,12 @@ mod tests {
         let path = "segments/2026-02-05/0000000042-00000000016B3D40.manifest.json";
         let (day, name) = parse_manifest_path(path).expect("a path");
         Newest { day, name, sha256: Digest::of(b"the manifest") }
+    }
+
+    fn earlier() -> Newest {
+        let path = "segments/2026-02-04/0000000041-00000000016B3D00.manifest.json";
+        let (day, name) = parse_manifest_path(path).expect("a path");
+        Newest { day, name, sha256: Digest::of(b"the manifest before") }
     }
 
     fn text(head: &Head) -> String {
@@ -177,6 +239,39 @@ mod tests {
         }
         let later = none.replace("\"seq\":0", "\"seq\":0,\"later\":{\"a\":1}");
         assert_eq!(Head::decode(later.as_bytes()).ok(), Some(head(None)));
+    }
+
+    #[test]
+    fn recent_segments_follow_each_other() {
+        let sound = text(&head(Some(newest())));
+        assert!(sound.contains(
+            "\"recent\":[{\"seq\":42,\"manifest\":\"segments/2026-02-05/0000000042-00000000016B3D40.manifest.json\",\"sha256\":\""
+        ));
+        let without = Head { recent: vec![], ..head(Some(newest())) };
+        assert!(!text(&without).contains("recent"));
+        assert_eq!(Head::decode(&without.encode()).ok(), Some(without));
+        for (from, to, says) in [
+            ("{\"seq\":41,", "{\"seq\":40,", "seq is 40, but manifest is"),
+            (
+                "{\"seq\":41,\"manifest\":\"segments/2026-02-04/0000000041",
+                "{\"seq\":40,\"manifest\":\"segments/2026-02-04/0000000040",
+                "does not follow",
+            ),
+            ("2026-02-04/", "2026-02-06/", "does not follow"),
+            ("00000000016B3D00", "00000000016B3D50", "does not follow"),
+            ("\"manifest\":\"segments/2026-02-04", "\"manifest\":\"../2026-02-04", "is not the path"),
+        ] {
+            let changed = sound.replace(from, to);
+            assert_ne!(changed, sound, "{from}");
+            let error = Head::decode(changed.as_bytes()).expect_err(says).report();
+            assert!(error.contains(says), "{says:?} is not in {error}");
+        }
+        let other = Head { recent: vec![earlier()], ..head(Some(newest())) };
+        assert!(Head::decode(&other.encode()).expect_err("other").report().contains("does not begin"));
+        let none = Head { newest: None, ..head(Some(newest())) };
+        assert!(Head::decode(&none.encode()).is_err());
+        let many = Head { recent: vec![newest(); 65], ..head(Some(newest())) };
+        assert!(Head::decode(&many.encode()).expect_err("many").report().contains("at most 64"));
     }
 
     #[test]

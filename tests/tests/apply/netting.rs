@@ -223,8 +223,7 @@ impl Bench {
             name: name.into(),
             type_name: if ty == "citext" { "public.citext".into() } else { ty.into() },
             not_null: false,
-            generated: None,
-            identity: None,
+            ..Column::default()
         };
         let columns =
             kind.columns.iter().copied().chain([("u", "integer"), ("big", "text")]).map(source).collect();

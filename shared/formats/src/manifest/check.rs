@@ -40,8 +40,21 @@ impl Manifest {
             return Err(format!("records is {}, the counts of its tables add up to {counted}", self.records));
         }
         for (table, relation) in &self.relations {
-            if !relation.has_its_fingerprint() {
-                return Err(format!("the fingerprint of relation {table} does not fit its columns"));
+            relation.check().map_err(|problem| format!("relation {table}: {problem}"))?;
+        }
+        self.check_capture_since()
+    }
+
+    fn check_capture_since(&self) -> Result<(), String> {
+        for (table, since) in &self.capture_since {
+            if !self.capture.contains(table) {
+                return Err(format!("capture_since names {table}, which is not captured"));
+            }
+            if since.lsn > self.end_lsn {
+                return Err(format!(
+                    "{table} is captured since {}, past end_lsn {}",
+                    since.lsn, self.end_lsn
+                ));
             }
         }
         Ok(())

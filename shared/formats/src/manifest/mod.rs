@@ -24,7 +24,7 @@ use crate::name::TableName;
 use crate::time::Timestamp;
 
 pub use crate::document::FORMAT;
-pub use relation::{Column, Generated, Identity, Relation, ReplicaIdentity};
+pub use relation::{Column, FingerprintVersion, Generated, Identity, Relation, ReplicaIdentity};
 
 /// One segment, described. Field order is the order in the file.
 ///
@@ -50,6 +50,9 @@ pub struct Manifest {
     pub span: Option<Span>,
     pub source: Source,
     pub capture: Vec<TableName>,
+    /// Since when each captured table is, in the first manifest and in those before which that changed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub capture_since: BTreeMap<TableName, Since>,
     pub relations: BTreeMap<TableName, Relation>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
@@ -126,9 +129,37 @@ impl OpCounts {
     }
 }
 
+/// From which position on a table is captured without interruption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// What committed later is captured.
+    pub lsn: Lsn,
+    /// It had no rows there: its changes from there on are all of it.
+    pub empty: bool,
+}
+
+/// What the changes were read from. Not written for wal2json, which was the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceKind {
+    #[default]
+    #[serde(skip)]
+    Wal2json,
+    Pgoutput,
+    Triggers,
+}
+
+impl SourceKind {
+    fn is_wal2json(&self) -> bool {
+        *self == SourceKind::Wal2json
+    }
+}
+
 /// Where the changes were read, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
+    #[serde(default, skip_serializing_if = "SourceKind::is_wal2json")]
+    pub kind: SourceKind,
     pub system_identifier: String,
     pub timeline: u32,
     pub database: String,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{ChangeFile, Gap, Link, Manifest, OpCounts, Relation, Source, Span};
+use super::{ChangeFile, Gap, Link, Manifest, OpCounts, Relation, Since, Source, Span};
 use crate::digest::Digest;
 use crate::json;
 use crate::layout::SegmentSeq;
@@ -36,6 +36,8 @@ pub(super) struct RawManifest {
     max_xid: Option<u32>,
     source: Source,
     capture: Vec<TableName>,
+    #[serde(default)]
+    capture_since: BTreeMap<TableName, Since>,
     relations: BTreeMap<TableName, Relation>,
     #[serde(default)]
     gaps: Vec<Gap>,
@@ -79,6 +81,7 @@ impl TryFrom<RawManifest> for Manifest {
             span,
             source: raw.source,
             capture: raw.capture,
+            capture_since: raw.capture_since,
             relations: raw.relations,
             gaps: raw.gaps,
             created_at: raw.created_at,

@@ -86,6 +86,7 @@ pub(crate) fn manifest(seq: u64, previous: Option<Link>, summary: &Summary) -> M
         end_lsn: summary.end_lsn,
         span: Some(summary.span),
         source: Source {
+            kind: SourceKind::Wal2json,
             system_identifier: "7300000000000000001".into(),
             timeline: 1,
             database: "app".into(),
@@ -96,6 +97,7 @@ pub(crate) fn manifest(seq: u64, previous: Option<Link>, summary: &Summary) -> M
             degraded: vec![],
         },
         capture: vec![table("users"), table("sales.orders")],
+        capture_since: BTreeMap::new(),
         relations: BTreeMap::from([(table("users"), users())]),
         gaps: vec![],
         created_at: ts("2026-02-05T10:45:00Z"),
@@ -110,6 +112,7 @@ pub(crate) fn users() -> Relation {
         not_null: name == "id",
         generated: None,
         identity: (name == "id").then_some(Identity::Always),
+        ..Column::default()
     };
     let columns = vec![column("id", "bigint"), column("name", "text")];
     Relation::new(columns, vec!["id".into()], ReplicaIdentity::Default)

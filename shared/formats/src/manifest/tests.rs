@@ -125,8 +125,8 @@ fn refuses_what_contradicts_itself() {
         ("/end_lsn", json!("0/16B3D41"), "beside this manifest lies"),
         ("/tables", json!({"Users": {"insert":5,"update":0,"delete":0,"truncate":0}}), "a table name"),
         ("/capture", json!(["public.users"]), "a table name"),
-        ("/relations/users/fingerprint", json!(fake), "the fingerprint of relation users"),
-        ("/relations/users/columns/0/type", json!("int"), "the fingerprint of relation users"),
+        ("/relations/users/fingerprint", json!(fake), "relation users: the fingerprint does not fit"),
+        ("/relations/users/columns/0/type", json!("int"), "relation users: the fingerprint does not fit"),
         ("/relations/users/replica_identity", json!("none"), "unknown variant"),
         ("/archive_id", json!("x"), "\"x\" cannot be read"),
         ("/end_lsn", json!("0/016b3d40"), "is not written \"0/16B3D40\""),
@@ -225,7 +225,7 @@ fn a_fingerprint_tells_every_fact_apart() {
     let of = |change: &dyn Fn(&mut Relation)| {
         let mut relation = base.clone();
         change(&mut relation);
-        Relation::fingerprint_of(&relation.columns, &relation.key, relation.replica_identity)
+        relation.fingerprint_of()
     };
     let prints = [
         of(&|_| {}),
@@ -255,4 +255,145 @@ fn a_fingerprint_tells_every_fact_apart() {
 fn counts_add_up_without_overflow() {
     let counts = OpCounts { insert: u64::MAX, update: 1, delete: 1, truncate: 1 };
     assert_eq!(counts.total(), u64::MAX);
+}
+
+/// `users` with all that a catalog says.
+fn described() -> Relation {
+    let mut columns = users().columns;
+    for (column, attnum) in columns.iter_mut().zip([1, 4]) {
+        column.attnum = Some(attnum);
+    }
+    columns.push(Column {
+        name: "mood".into(),
+        type_name: "public.mood".into(),
+        attnum: Some(5),
+        missing: Some("so-so \"\\ ü".into()),
+        default: Some("'so-so'::public.mood".into()),
+        ..Column::default()
+    });
+    let types = BTreeMap::from([("public.mood".into(), vec!["sad".into(), "so-so \"\\ ü".into()])]);
+    Relation::described(columns, vec!["id".into()], ReplicaIdentity::Default, types)
+}
+
+#[test]
+fn columns_of_the_past_are_read_as_they_are_written() {
+    let (_, mut manifest) = segment();
+    manifest.relations.insert(table("users"), described());
+    manifest.source.kind = SourceKind::Triggers;
+    manifest.capture_since = BTreeMap::from([
+        (table("users"), Since { lsn: lsn("0/16B3D00"), empty: true }),
+        (table("sales.orders"), Since { lsn: lsn("0/16B3D40"), empty: false }),
+    ]);
+    let bytes = manifest.encode();
+    assert_eq!(Manifest::decode(&bytes).ok(), Some(manifest));
+    let text = String::from_utf8(bytes).expect("UTF-8");
+    for written in [
+        r#"{"name":"name","type":"text","not_null":false,"attnum":4}"#,
+        r#""attnum":5,"missing":"so-so \"\\ ü","default":"'so-so'::public.mood"}]"#,
+        r#""types":{"public.mood":["sad","so-so \"\\ ü"]},"fingerprint_version":2,"fingerprint":"#,
+        r#""capture_since":{"users":{"lsn":"0/16B3D00","empty":true},"sales.orders":{"lsn":"0/16B3D40","empty":false}},"relations":"#,
+        r#""source":{"kind":"triggers","system_identifier""#,
+    ] {
+        assert!(text.contains(written), "{written} is not in {text}");
+    }
+}
+
+#[test]
+fn refuses_facts_that_nothing_vouches_for() {
+    let (_, mut sound) = segment();
+    sound.relations.insert(table("users"), described());
+    sound.capture_since.insert(table("users"), Since { lsn: lsn("0/16B3D00"), empty: true });
+    for (pointer, value, says) in [
+        ("/relations/users/fingerprint_version", Value::Null, "invalid type"),
+        ("/relations/users/fingerprint_version", json!(1), "fingerprint_version 1: this program knows 2"),
+        ("/relations/users/fingerprint_version", json!(3), "install a newer version"),
+        ("/relations/users/columns/1/attnum", json!(5), "the fingerprint does not fit"),
+        ("/relations/users/columns/1/attnum", json!(-1), "invalid value"),
+        ("/relations/users/columns/1/attnum", json!(70_000), "invalid value"),
+        ("/relations/users/columns/2/missing", Value::Null, "the fingerprint does not fit"),
+        ("/relations/users/columns/2/missing", json!(1), "invalid type"),
+        ("/relations/users/columns/2/default", json!("now()"), "the fingerprint does not fit"),
+        ("/relations/users/types/public.mood", json!([]), "the fingerprint does not fit"),
+        ("/relations/users/types", json!({}), "the fingerprint does not fit"),
+        ("/capture_since/users/lsn", json!("0/16b3d00"), "is not written"),
+        ("/capture_since/users/lsn", json!("0/16B3D41"), "past end_lsn"),
+        ("/capture_since/users/empty", json!(1), "invalid type"),
+        ("/capture_since", json!({"other": {"lsn":"0/1","empty":true}}), "which is not captured"),
+        ("/source/kind", json!("oracle"), "unknown variant"),
+        // The first one is not written, so that there is one spelling.
+        ("/source/kind", json!("wal2json"), "unknown variant"),
+    ] {
+        let mut document = document(&sound);
+        match document.pointer_mut(pointer) {
+            Some(field) => *field = value.clone(),
+            None => document["source"]["kind"] = value.clone(),
+        }
+        let error = decode(&document).expect_err(pointer).report();
+        assert!(error.contains(says), "{pointer} = {value}: {says:?} is not in {error}");
+    }
+    let mut document = document(&sound);
+    document["relations"]["users"].as_object_mut().expect("an object").remove("fingerprint_version");
+    let error = decode(&document).expect_err("the first version").report();
+    assert!(error.contains("more than a fingerprint of the first version covers"), "{error}");
+}
+
+#[test]
+fn a_fingerprint_of_the_second_version_tells_every_fact_apart() {
+    let base = described();
+    let of = |change: &dyn Fn(&mut Relation)| {
+        let mut relation = base.clone();
+        change(&mut relation);
+        relation.fingerprint_of()
+    };
+    let prints = [
+        of(&|_| {}),
+        of(&|r| r.columns[1].attnum = None),
+        of(&|r| r.columns[1].attnum = Some(2)),
+        of(&|r| r.columns[2].missing = None),
+        of(&|r| r.columns[2].missing = Some(String::new())),
+        of(&|r| r.columns[2].default = None),
+        of(&|r| r.columns[2].default = r.columns[2].missing.take()),
+        of(&|r| r.types.clear()),
+        of(&|r| r.types.values_mut().for_each(|labels| labels.reverse())),
+        of(&|r| r.types.values_mut().for_each(Vec::clear)),
+        of(&|r| r.types = BTreeMap::from([("mood".into(), vec!["sad".into(), "so-so \"\\ ü".into()])])),
+    ];
+    assert_eq!(prints[0], base.fingerprint);
+    let different: std::collections::HashSet<_> = prints.iter().collect();
+    assert_eq!(different.len(), prints.len());
+    // As the format page has it.
+    let text = "column \"id\" \"bigint\" not null identity always attnum 1\n\
+                column \"name\" \"text\" attnum 4\n\
+                column \"mood\" \"public.mood\" attnum 5 missing \"so-so \\\"\\\\ ü\" default \"'so-so'::public.mood\"\n\
+                type \"public.mood\" \"sad\" \"so-so \\\"\\\\ ü\"\nkey \"id\"\nreplica identity default\n";
+    assert_eq!(base.fingerprint, Digest::of(text.as_bytes()));
+}
+
+proptest::proptest! {
+    /// Whatever names, values and labels are: they come back, and no bit of the document can change unseen.
+    #[test]
+    fn any_facts_come_back_and_no_flipped_bit_leaves_them(
+        names in proptest::collection::vec(("\\PC{1,12}", proptest::option::of(1_u16..1700),
+            proptest::option::of(".{0,12}"), proptest::option::of("\\PC{0,12}")), 0..5),
+        labels in proptest::collection::vec("\\PC{1,6}", 0..4),
+        bit in proptest::prelude::any::<proptest::sample::Index>(),
+    ) {
+        let columns = names.into_iter().map(|(name, attnum, missing, default)| {
+            Column { name, type_name: "text".into(), attnum, missing, default, ..Column::default() }
+        });
+        let types = BTreeMap::from([("mood".into(), labels)]);
+        let relation = Relation::described(columns.collect(), vec![], ReplicaIdentity::Full, types);
+        let (_, mut manifest) = segment();
+        manifest.relations.insert(table("users"), relation);
+        let mut bytes = manifest.encode();
+        assert_eq!(Manifest::decode(&bytes).ok().as_ref(), Some(&manifest));
+        let bit = bit.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(other) = Manifest::decode(&bytes) {
+            // A fingerprint covers its relation; all else has another digest than the one that names the manifest.
+            let name = table("users");
+            assert!(other.relations.get(&name).is_none_or(|found| Some(found) == manifest.relations.get(&name)));
+            assert_ne!(Digest::of(&bytes), Digest::of(&manifest.encode()));
+        }
+    }
 }

@@ -32,9 +32,7 @@ impl SnapshotManifest {
 
 impl TableCopy {
     fn check(&self) -> Result<(), String> {
-        if !self.relation.has_its_fingerprint() {
-            return Err("the fingerprint of its relation does not fit its columns".into());
-        }
+        self.relation.check().map_err(|problem| format!("its relation: {problem}"))?;
         let travels = self.relation.columns.iter().filter(|c| c.generated != Some(Generated::Virtual));
         if !travels.map(|column| &column.name).eq(&self.columns) {
             return Err("columns are not those of its relation".into());

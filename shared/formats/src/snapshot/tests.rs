@@ -75,8 +75,7 @@ fn manifest() -> SnapshotManifest {
         name: name.into(),
         type_name: "text".into(),
         not_null: true,
-        generated: None,
-        identity: None,
+        ..Column::default()
     };
     let copy = TableCopy {
         relation: crate::manifest::Relation::new(
