@@ -38,6 +38,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fuzz_copy_row() {
+        let names = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        let places = KeyPlaces::of(&[names[2].clone(), names[0].clone()], &names).expect("both are columns");
+        syncdata_fuzz::replay("copy_row", |bytes| {
+            let key = places.key_of(bytes).expect("the table has a key");
+            assert_eq!(key.iter().filter(|byte| **byte == b'\t').count(), 1);
+            bytes.iter().filter(|byte| **byte == b'\t').count() == 2
+        });
+    }
+
+    #[test]
     fn a_key_is_found_wherever_its_columns_stand() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let columns = names(&["a", "b", "c"]);

@@ -8,6 +8,8 @@ pub mod digest;
 pub mod document;
 pub mod error;
 pub mod floor;
+#[cfg(test)]
+mod fuzz;
 pub mod head;
 pub mod identity;
 mod json;

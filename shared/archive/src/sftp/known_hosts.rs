@@ -450,6 +450,25 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_known_hosts() {
+        let key = blob(KEY);
+        syncdata_fuzz::replay("known_hosts", |bytes| {
+            let Ok(known) = KnownHosts::parse(Path::new("/"), &String::from_utf8_lossy(bytes)) else {
+                return false;
+            };
+            let mut trusted = false;
+            for (host, port) in [("backup.example", 22), ("backup.example", 2222), ("", 0), ("*", 22)] {
+                let host = HostName::new(host, port);
+                let is_trusted = known.judge(&host, &key) == Verdict::Trusted;
+                assert_eq!(known.refusal(&host, &key).is_none(), is_trusted);
+                known.key_types(&host);
+                trusted |= is_trusted;
+            }
+            trusted
+        });
+    }
+
+    #[test]
     fn globs() {
         for (pattern, text, hit) in [
             ("", "", true),

@@ -176,6 +176,21 @@ fn read_secret(path: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Places, check};
+
+    /// Whatever the file holds, it is understood whole or refused with a line for the operator.
+    #[test]
+    fn fuzz_settings() {
+        syncdata_fuzz::replay("settings", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let Ok(file) = SettingsFile::parse(&text, Path::new("/etc/syncdata.toml")) else { return false };
+            let checked = check::check(&|key| file.get(key), Places::find(&|_| None), None);
+            if let Err(error) = &checked {
+                assert!(!error.one_line().is_empty());
+            }
+            checked.is_ok()
+        });
+    }
 
     #[test]
     fn a_variable_that_looks_like_a_setting_is_noticed() {
