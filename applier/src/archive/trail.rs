@@ -113,7 +113,7 @@ impl<'a> Trail<'a> {
         let (day, name) = self.places[before];
         let bytes = self.source.manifest_bytes(day, name).await?;
         let link = Link { seq: name.seq, sha256: Digest::of(&bytes) };
-        Ok(ChainTip::behind(self.archive_id, link, name.end_lsn, day))
+        Ok(ChainTip::after(self.archive_id, link, name.end_lsn, day))
     }
 }
 

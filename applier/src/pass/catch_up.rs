@@ -177,7 +177,7 @@ async fn tip_before(
         // Not verified by itself; the links from here to the checkpoint do that.
         let bytes = source.manifest_bytes(day, name).await?;
         let link = Link { seq: name.seq, sha256: Digest::of(&bytes) };
-        return Ok(ChainTip::behind(archive_id, link, name.end_lsn, day));
+        return Ok(ChainTip::after(archive_id, link, name.end_lsn, day));
     }
     Ok(floor.map_or(ChainTip::origin(archive_id), Floor::tip))
 }

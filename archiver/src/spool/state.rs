@@ -119,7 +119,7 @@ impl State {
     pub(crate) fn chain_tip(&self) -> ChainTip {
         match self.tip.last {
             None => ChainTip::origin(self.archive_id),
-            Some(last) => ChainTip::behind(self.archive_id, last.segment, self.tip.end_lsn, last.day),
+            Some(last) => ChainTip::after(self.archive_id, last.segment, self.tip.end_lsn, last.day),
         }
     }
 }

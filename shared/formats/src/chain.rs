@@ -46,8 +46,8 @@ impl ChainTip {
         ChainTip { archive_id, previous, end: None }
     }
 
-    /// Behind a segment that was verified earlier, as a checkpoint remembers it.
-    pub fn behind(archive_id: Uuid, segment: Link, end_lsn: Lsn, day: Day) -> ChainTip {
+    /// After a segment that was verified earlier, as a checkpoint remembers it.
+    pub fn after(archive_id: Uuid, segment: Link, end_lsn: Lsn, day: Day) -> ChainTip {
         ChainTip { archive_id, previous: Some(segment), end: Some(End { lsn: end_lsn, day }) }
     }
 
@@ -116,7 +116,7 @@ impl ChainTip {
             text(known)
         );
         Err(Error::new(Kind::Foreign, message)
-            .hint("bring both manifests back from a sound copy; nothing behind them was applied"))
+            .hint("bring both manifests back from a sound copy; nothing after them was applied"))
     }
 
     fn check_position(&self, manifest: &Manifest, day: Day) -> Result<()> {
@@ -129,7 +129,7 @@ impl ChainTip {
         }
         let Some(end) = self.end else { return Ok(()) };
         if *start_lsn != end.lsn {
-            let how = if *start_lsn < end.lsn { "overlaps" } else { "leaves a hole behind" };
+            let how = if *start_lsn < end.lsn { "overlaps" } else { "leaves a hole after" };
             return foreign(format!(
                 "segment {seq} starts at {start_lsn}, the one before ended at {}: it {how} it",
                 end.lsn
@@ -195,10 +195,10 @@ impl Verified {
         self.manifest.file.as_ref().map(|_| self.name().file(self.day))
     }
 
-    /// The tip behind this segment.
+    /// The tip after this segment.
     pub fn tip(&self) -> ChainTip {
         let link = Link { seq: self.manifest.seq, sha256: self.sha256 };
-        ChainTip::behind(self.manifest.archive_id, link, self.manifest.end_lsn, self.day)
+        ChainTip::after(self.manifest.archive_id, link, self.manifest.end_lsn, self.day)
     }
 }
 
@@ -230,8 +230,8 @@ mod tests {
         ChainTip::origin(sample::archive_id())
     }
 
-    /// The tip behind the first `count` segments.
-    fn tip_behind(count: usize) -> ChainTip {
+    /// The tip after the first `count` segments.
+    fn tip_after(count: usize) -> ChainTip {
         chain()[..count].iter().fold(origin(), |tip, segment| next(&tip, segment).expect("in order").tip())
     }
 
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn each_segment_follows_the_one_before() {
-        let tip = tip_behind(3);
+        let tip = tip_after(3);
         assert_eq!(tip.next_seq().get(), 4);
         assert_eq!((tip.end_lsn(), tip.day()), (Some(lsn("0/16B4000")), Some(day("2026-02-06"))));
         let first = next(&origin(), &chain()[0]).expect("in order");
@@ -254,16 +254,16 @@ mod tests {
             first.file_path().expect("it has a change file").as_str(),
             "segments/2026-02-05/0000000001-00000000016B3D40.jsonl.zst"
         );
-        assert_eq!(next(&tip_behind(1), &chain()[1]).expect("in order").file_path(), None);
+        assert_eq!(next(&tip_after(1), &chain()[1]).expect("in order").file_path(), None);
     }
 
     #[test]
     fn a_checkpoint_takes_up_where_it_was() {
-        let tip = tip_behind(2);
+        let tip = tip_after(2);
         let (link, lsn, day) = (tip.previous(), tip.end_lsn(), tip.day());
-        let again = ChainTip::behind(
+        let again = ChainTip::after(
             tip.archive_id(),
-            link.expect("behind a segment"),
+            link.expect("after a segment"),
             lsn.expect("known"),
             day.expect("known"),
         );
@@ -282,20 +282,20 @@ mod tests {
     fn a_hole_is_named() {
         let chain = chain();
         refused(&origin(), &chain[1], Kind::NotFound, "segment 0000000001 is missing");
-        refused(&tip_behind(1), &chain[2], Kind::NotFound, "segment 0000000002 is missing");
-        let error = next(&tip_behind(1), &chain[2]).expect_err("a hole");
+        refused(&tip_after(1), &chain[2], Kind::NotFound, "segment 0000000002 is missing");
+        let error = next(&tip_after(1), &chain[2]).expect_err("a hole");
         assert!(error.hint_text().is_some_and(|hint| hint.contains("put segment 0000000002")));
     }
 
     #[test]
     fn what_came_before_is_not_taken_again() {
         refused(
-            &tip_behind(2),
+            &tip_after(2),
             &chain()[0],
             Kind::Foreign,
             "segment 0000000001 comes again where segment 0000000003",
         );
-        refused(&tip_behind(3), &chain()[2], Kind::Foreign, "comes again");
+        refused(&tip_after(3), &chain()[2], Kind::Foreign, "comes again");
     }
 
     #[test]
@@ -314,7 +314,7 @@ mod tests {
         refused(&rewritten, &chain[1], Kind::Foreign, "one of them was rewritten");
     }
 
-    /// Every bit of a manifest that the next one names: what still decodes and belongs here breaks the link behind it.
+    /// Every bit of a manifest that the next one names: what still decodes and belongs here breaks the link after it.
     #[test]
     fn every_flipped_bit_of_a_manifest_breaks_the_chain() {
         let chain = chain();
@@ -340,13 +340,13 @@ mod tests {
     #[test]
     fn positions_meet_and_rise_and_days_never_go_back() {
         let (day_2, gap) = chain().remove(1);
-        let tip = tip_behind(1);
+        let tip = tip_after(1);
         let mut overlapping = gap.clone();
         overlapping.start_lsn = lsn("0/16B3D30");
         refused(&tip, &(day_2, overlapping), Kind::Foreign, "overlaps");
         let mut apart = gap.clone();
         apart.start_lsn = lsn("0/16B3D50");
-        refused(&tip, &(day_2, apart), Kind::Foreign, "leaves a hole behind");
+        refused(&tip, &(day_2, apart), Kind::Foreign, "leaves a hole after");
         let mut standing = sample::gap_alone(2, gap.previous, "0/16B3D40", "0/16B3D40");
         standing.gaps[0].from = lsn("0/1");
         refused(&tip, &(day_2, standing), Kind::Foreign, "it covers nothing");
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn the_next_day_is_the_last_commit_s_but_never_earlier() {
-        let tip = tip_behind(3);
+        let tip = tip_after(3);
         assert_eq!(tip.day_of_next(ts("2026-02-05T23:00:00Z")), day("2026-02-06"));
         assert_eq!(tip.day_of_next(ts("2026-02-07T01:00:00Z")), day("2026-02-07"));
         assert_eq!(origin().day_of_next(ts("2026-02-05T23:00:00Z")), day("2026-02-05"));

@@ -1,4 +1,5 @@
-//! floor.json: after a prune, the first segment that is kept. What lies before it is pruned; a hole behind it is a loss.
+//! floor.json: after a prune, the first segment that is kept. What lies before it was pruned on purpose; a
+//! segment that is missing after it is lost.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

@@ -154,7 +154,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Walks over an object: `member` is called behind each name's colon and must step over the value.
+    /// Walks over an object: `member` is called after each name's colon and must step over the value.
     pub(crate) fn object(
         &mut self,
         mut member: impl FnMut(&mut Scanner<'a>, Cow<'a, str>) -> Result<()>,
@@ -290,7 +290,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// What stands behind a backslash.
+    /// What follows a backslash.
     fn escape(&mut self) -> Result<char> {
         let letter = self.text.as_bytes().get(self.at).copied();
         self.at += 1;
@@ -457,7 +457,7 @@ mod tests {
                     let mut bytes = vec![filler; length];
                     bytes.push(stop);
                     bytes.extend_from_slice(b"\"\\\"\\\"\\\"\\\"");
-                    assert_eq!(plain_bytes(&bytes), length, "{stop} behind {length} times {filler}");
+                    assert_eq!(plain_bytes(&bytes), length, "{stop} after {length} times {filler}");
                 }
             }
         }

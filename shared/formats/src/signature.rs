@@ -203,14 +203,14 @@ mod tests {
         assert!(error.report().contains(NAME) && error.hint_text().is_some());
     }
 
-    /// The first line is a comment that minisign itself calls untrusted; no flip behind it goes unnoticed.
+    /// The first line is a comment that minisign itself calls untrusted; no flip after it goes unnoticed.
     #[test]
     fn refuses_every_flipped_bit_and_truncation_behind_the_untrusted_comment() {
         let key = key();
         let signature = key.sign(MANIFEST, NAME).expect("signed");
         let verify = key.verify_key();
-        let behind = memchr::memchr(b'\n', &signature).expect("lines") + 1;
-        for bit in behind * 8..signature.len() * 8 {
+        let after = memchr::memchr(b'\n', &signature).expect("lines") + 1;
+        for bit in after * 8..signature.len() * 8 {
             let mut flipped = signature.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(verify.verify(MANIFEST, NAME, &flipped).is_err(), "bit {bit}");

@@ -83,7 +83,7 @@ async fn verified(
     let manifest = Manifest::decode(&source.manifest_bytes(day, name).await?)?;
     let tip = match manifest.previous {
         None => ChainTip::origin(identity.archive_id),
-        Some(previous) => ChainTip::behind(identity.archive_id, previous, manifest.start_lsn, day),
+        Some(previous) => ChainTip::after(identity.archive_id, previous, manifest.start_lsn, day),
     };
     source.manifest(&tip, day, name).await?;
     let signed = if config.verify_key()?.is_some() { "signed by verify_key" } else { "no verify_key is set" };

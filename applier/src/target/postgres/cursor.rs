@@ -107,7 +107,7 @@ impl Checkpoint {
     pub fn tip(&self, archive_id: Uuid) -> ChainTip {
         match self.segment {
             None => ChainTip::origin(archive_id),
-            Some(Applied { link, end_lsn, day }) => ChainTip::behind(archive_id, link, end_lsn, day),
+            Some(Applied { link, end_lsn, day }) => ChainTip::after(archive_id, link, end_lsn, day),
         }
     }
 

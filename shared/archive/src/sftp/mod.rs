@@ -1,4 +1,4 @@
-//! An archive behind an SSH account that offers SFTP and nothing else. One session is kept and used again; when
+//! An archive in an SSH account that offers SFTP and nothing else. One session is kept and used again; when
 //! it breaks, the operation starts over on a new one, because each of them may be repeated: a put begins its
 //! part anew, a read goes on where it was.
 

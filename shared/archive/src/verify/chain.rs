@@ -46,7 +46,7 @@ impl Walk<'_> {
         let mut walked = Walked::default();
         let mut expected = self.first_seq();
         let mut tip = None;
-        // What is missing behind the range is nobody's question.
+        // What is missing after the range was not asked about.
         let mut is_over = false;
         for listed in self.inventory.manifests.values() {
             let seq = listed.name.seq;

@@ -123,7 +123,7 @@ fn fetch(archive: &mut dyn Archive, file: &ChangeFile) -> Result<File> {
     let doing = || "keeping a part in a temporary file".to_owned();
     let path = file.file.parse::<PartName>()?.path();
     let mut local = tempfile::tempfile().context(doing)?;
-    // A file that grew behind its manifest must not fill our disk: what is behind a byte too many is not looked at.
+    // A file that grew after its manifest was written must not fill our disk: one byte too many is enough to refuse it.
     let mut bounded = Bounded { file: &mut local, left: file.bytes.saturating_add(1) };
     let read = archive.read(&path, 0, &mut bounded);
     if bounded.left > 0 {

@@ -88,15 +88,15 @@ impl Range {
     pub(super) fn has(&self, manifest: &Manifest, day: Day) -> bool {
         let Some(span) = manifest.span else {
             let before = matches!(self.from, Some(Bound::Time(from)) if day < from.day());
-            let behind = matches!(self.to, Some(Bound::Time(to)) if day.start() >= to);
-            return !before && !behind;
+            let after = matches!(self.to, Some(Bound::Time(to)) if day.start() >= to);
+            return !before && !after;
         };
         let before = matches!(self.from, Some(Bound::Time(from)) if span.last_ts < from);
-        let behind = matches!(self.to, Some(Bound::Time(to)) if span.first_ts >= to);
-        !before && !behind
+        let after = matches!(self.to, Some(Bound::Time(to)) if span.first_ts >= to);
+        !before && !after
     }
 
-    /// Whether that segment's commits are all behind it.
+    /// Whether that segment's commits are all after it.
     pub(super) fn ends_before(&self, manifest: &Manifest) -> bool {
         let Some(span) = manifest.span else { return false };
         matches!(self.to, Some(Bound::Time(to)) if span.first_ts >= to)

@@ -32,7 +32,7 @@ pub enum Verdict {
 pub enum Class {
     /// On its way, or still in the archiver's spool.
     NotYetShipped,
-    /// Removed on purpose: the floor lies behind it.
+    /// Removed on purpose: the floor was raised past it.
     Pruned,
     /// It was there, or must have been.
     Lost,

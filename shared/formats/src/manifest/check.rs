@@ -24,7 +24,7 @@ impl Manifest {
             _ => {}
         }
         if self.start_lsn > self.end_lsn {
-            return Err(format!("start_lsn {} lies behind end_lsn {}", self.start_lsn, self.end_lsn));
+            return Err(format!("start_lsn {} is after end_lsn {}", self.start_lsn, self.end_lsn));
         }
         Ok(())
     }
@@ -99,7 +99,7 @@ impl Manifest {
                 return Err(format!("a gap from {from} to {to}"));
             }
             if *to > self.end_lsn {
-                return Err(format!("a gap up to {to}, behind end_lsn {}", self.end_lsn));
+                return Err(format!("a gap up to {to}, after end_lsn {}", self.end_lsn));
             }
             if tables.as_ref().is_some_and(Vec::is_empty) {
                 return Err("a gap that concerns no table".into());

@@ -121,7 +121,7 @@ fn refuses_what_contradicts_itself() {
         ("/records", json!(6), "records is 6, the counts of its tables add up to 5"),
         ("/tables/users/insert", json!(u64::MAX), "add up to"),
         ("/transactions", json!(0), "without a transaction"),
-        ("/start_lsn", json!("1/0"), "lies behind end_lsn"),
+        ("/start_lsn", json!("1/0"), "is after end_lsn"),
         ("/end_lsn", json!("0/16B3D41"), "beside this manifest lies"),
         ("/tables", json!({"Users": {"insert":5,"update":0,"delete":0,"truncate":0}}), "a table name"),
         ("/capture", json!(["public.users"]), "a table name"),

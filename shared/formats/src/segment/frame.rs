@@ -105,7 +105,7 @@ impl<R: Read> Frame<R> {
         Ok(())
     }
 
-    /// Reads behind what is there; never far beyond the promised size.
+    /// Appends to what is there; never reads far beyond the promised size.
     fn refill(&mut self) -> Result<usize> {
         let left = (self.promised.bytes - self.compressed.bytes()).saturating_add(1);
         let room = (INPUT_BYTES - self.input_to).min(usize::try_from(left).unwrap_or(INPUT_BYTES));
@@ -151,8 +151,8 @@ impl<R: Read> Frame<R> {
 
     /// The frame is over: so must the file be.
     fn end(&mut self) -> Result<()> {
-        let behind = self.input_to - self.input_from;
-        let (end, promised) = (self.compressed.bytes() - behind as u64, self.promised.bytes);
+        let unread = self.input_to - self.input_from;
+        let (end, promised) = (self.compressed.bytes() - unread as u64, self.promised.bytes);
         if end != promised {
             return Err(self.promised.refused(format!("its zstd frame ends at byte {end} of {promised}")));
         }

@@ -252,7 +252,7 @@ impl Promised {
     fn check_position(&self, tally: &Tally) -> Result<(), String> {
         if tally.end_lsn > self.end_lsn {
             return Err(format!(
-                "a transaction ends at {}, behind the segment's {}",
+                "a transaction ends at {}, after the segment's {}",
                 tally.end_lsn, self.end_lsn
             ));
         }

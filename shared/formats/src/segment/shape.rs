@@ -59,7 +59,7 @@ struct Shape {
 struct Form {
     /// What stands before each value, and what that value is.
     pieces: Vec<(Vec<u8>, Slot)>,
-    /// What stands behind the last one.
+    /// What follows the last one.
     end: Vec<u8>,
 }
 

@@ -60,10 +60,10 @@ impl Tally {
             return Err(format!("transaction {xid} should have {changes} rows and has {}", self.open_rows));
         }
         if end_lsn <= self.end_lsn {
-            return Err(format!("transaction {xid} ends at {end_lsn}, not behind {}", self.end_lsn));
+            return Err(format!("transaction {xid} ends at {end_lsn}, not after {}", self.end_lsn));
         }
         if lsn > end_lsn {
-            return Err(format!("transaction {xid} commits at {lsn}, behind its own end {end_lsn}"));
+            return Err(format!("transaction {xid} commits at {lsn}, after its own end {end_lsn}"));
         }
         self.open_rows = 0;
         self.transactions += 1;

@@ -323,10 +323,10 @@ fn refuses_content_that_is_not_what_the_manifest_counts() {
         (content.replace("\"users\"", "\"people\""), "its counts should be"),
         (content.replace("\"users\"", "\"public.users\""), "line 1"),
         (content.replace("\"users\"", "\"Users\""), "line 1"),
-        (content.replace("0/16B3D40", "0/16B3D41"), "line 7: a transaction ends at 0/16B3D41, behind"),
+        (content.replace("0/16B3D40", "0/16B3D41"), "line 7: a transaction ends at 0/16B3D41, after"),
         (content.replace("0/16B3D40", "0/16B3D38"), "it should end at 0/16B3D40 and ends at 0/16B3D38"),
-        (content.replace("0/16B3D30", "0/16B3D50"), "commits at 0/16B3D50, behind its own end"),
-        (content.replace("0/16B3D20", "0/16B3D00"), "line 5: transaction 754 ends at 0/16B3D00, not behind"),
+        (content.replace("0/16B3D30", "0/16B3D50"), "commits at 0/16B3D50, after its own end"),
+        (content.replace("0/16B3D20", "0/16B3D00"), "line 5: transaction 754 ends at 0/16B3D00, not after"),
         (
             content.replace("0/16B3D30", "0/2").replace("0/16B3D40", "0/16B3D20"),
             "line 7: transaction 751 ends",
@@ -366,9 +366,9 @@ fn the_writer_takes_whole_transactions_in_order_only() {
     };
     assert!(writer.row(&table("users"), Op::Insert, b"{}").is_err(), "no line end");
     assert!(writer.commit(&commit(1, "0/20")).is_err(), "a row that was never given");
-    assert!(writer.commit(&commit(0, "0/10")).is_err(), "not behind the segment before");
+    assert!(writer.commit(&commit(0, "0/10")).is_err(), "not after the segment before");
     writer.commit(&commit(0, "0/20")).expect("in order");
-    assert!(writer.commit(&commit(0, "0/20")).is_err(), "not behind the last commit");
+    assert!(writer.commit(&commit(0, "0/20")).is_err(), "not after the last commit");
     writer.row(&table("users"), Op::Insert, b"{}\n").expect("taken");
     assert!(writer.finish().is_err(), "a row without COMMIT");
     let empty = SegmentWriter::new(Vec::new(), 3, lsn("0/10")).expect("zstd starts");

@@ -95,7 +95,7 @@ impl<W: Write + Send + 'static> SegmentWriter<W> {
         let (Some(span), Some(last_commit_ts), 0) = (tally.span, tally.last_commit_ts, tally.open_rows)
         else {
             let message = format!(
-                "a segment of {} transactions with {} rows behind the last COMMIT",
+                "a segment of {} transactions with {} rows after the last COMMIT",
                 tally.transactions, tally.open_rows
             );
             return Err(Error::new(Kind::BadInput, message));

@@ -17,7 +17,7 @@ impl SnapshotManifest {
             return Err(format!("its start_lsn is {}, not that of its name", self.start_lsn));
         }
         if self.start_lsn > self.end_lsn {
-            return Err(format!("start_lsn {} lies behind end_lsn {}", self.start_lsn, self.end_lsn));
+            return Err(format!("start_lsn {} is after end_lsn {}", self.start_lsn, self.end_lsn));
         }
         self.snapshot.check()
     }

@@ -48,7 +48,7 @@ pub struct SnapshotManifest {
     pub id: SnapshotId,
     /// All that committed up to here is in the copy.
     pub start_lsn: Lsn,
-    /// Nothing that committed behind it is. What committed in between is there if `snapshot` says so.
+    /// Nothing that committed after this is. What committed in between is there if `snapshot` says so.
     pub end_lsn: Lsn,
     pub snapshot: Seen,
     /// Production's clock, when the copy began.

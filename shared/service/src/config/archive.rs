@@ -9,7 +9,7 @@ use super::Secret;
 pub enum ArchiveSettings {
     /// A local or mounted directory.
     Directory(PathBuf),
-    /// A folder behind an SSH account that offers SFTP.
+    /// A folder of an SSH account that offers SFTP.
     Sftp(SftpSettings),
 }
 

@@ -20,7 +20,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The daemon accepts at once or is stuck. The answer itself may take as long as the command.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Asks the daemon behind `socket`; `None` when there is none.
+/// Asks the daemon that listens on `socket`; `None` when there is none.
 pub async fn call(
     socket: &Path,
     method: Method,
@@ -32,7 +32,7 @@ pub async fn call(
     exchange(stream, method, path, body).await.map(Some).context(doing)
 }
 
-/// Asks the first daemon that answers behind one of these.
+/// Asks the first daemon that answers on one of these sockets.
 pub async fn call_first(
     sockets: &[PathBuf],
     method: Method,
