@@ -151,12 +151,23 @@ impl fmt::Display for TablePattern {
         match self {
             TablePattern::All => f.write_str("*"),
             TablePattern::Schema(schema) => {
-                write_part(schema, f)?;
+                write_literally(schema, f)?;
                 f.write_str(".*")
             }
-            TablePattern::Table(name) => name.fmt(f),
+            TablePattern::Table(table) => {
+                if table.schema != "public" {
+                    write_literally(&table.schema, f)?;
+                    f.write_str(".")?;
+                }
+                write_literally(&table.name, f)
+            }
         }
     }
+}
+
+/// One part of a pattern in which a star is only a star.
+fn write_literally(part: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if part.contains('*') { f.write_str(&escape_identifier(part)) } else { write_part(part, f) }
 }
 
 struct Part {
@@ -284,7 +295,9 @@ mod tests {
         assert_eq!(parse("*").ok(), Some(TablePattern::All));
         assert_eq!(parse("sales.*").ok(), Some(TablePattern::Schema("sales".into())));
         assert_eq!(parse("\"*\"").ok(), TableName::new("public", "*").map(TablePattern::Table).ok());
-        assert_eq!(parse("\"*\"").expect("quoted").to_string(), "\"*\"");
+        for text in ["\"*\"", "\"a*\"", "\"s*\".\"a*\"", "\"s*\".*", "sales.\"*\""] {
+            assert_eq!(parse(text).expect("quoted").to_string(), text, "printed as it can be read again");
+        }
         for text in ["us*", "*.users", "a*.*", "sales.a*"] {
             assert!(parse(text).is_err(), "accepted {text:?}");
         }
