@@ -25,6 +25,7 @@ use syncdata_service::output::Output;
 use tracing::Level;
 
 use crate::program::cli::{Cli, Command};
+use crate::program::{commands, daemon};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -48,7 +49,7 @@ fn answer(cli: &Cli, output: Output) -> Result<ExitCode> {
             page.render(&mut std::io::stdout()).context(|| "printing the manual page".to_owned())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Keygen { file } => operations::keygen(file, output),
+        Command::Keygen { file } => commands::keygen(file, output),
         Command::Verify(arguments) => {
             let config = Config::of_process(cli.global.config.as_deref(), &Overrides::default())?;
             verify::run(&config, arguments, output)
@@ -81,15 +82,15 @@ async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<E
     };
     let config = load()?;
     match command {
-        Command::Setup(arguments) => operations::set_up(&config, arguments, output).await,
-        Command::Run(run) if run.once => program::daemon::once(config, run.tables.is_none(), output).await,
-        Command::Run(_) => program::daemon::serve(config, load).await,
-        Command::Status => operations::status(&config, output).await,
-        Command::Check => operations::check(&config, output).await,
-        Command::Snapshot(arguments) => operations::snapshot(&config, arguments, output).await,
-        Command::Prune { dry_run } => operations::prune(config, *dry_run, output).await,
-        Command::DropSlot { force } => operations::drop_slot(&config, *force, output).await,
-        Command::DeclareGap(arguments) => operations::declare_gap(config, arguments, output).await,
+        Command::Setup(arguments) => commands::set_up(&config, arguments, output).await,
+        Command::Run(run) if run.once => commands::run_once(config, run.tables.is_none(), output).await,
+        Command::Run(_) => daemon::serve(config, load).await,
+        Command::Status => commands::status(&config, output).await,
+        Command::Check => commands::check(&config, output).await,
+        Command::Snapshot(arguments) => commands::snapshot(&config, arguments, output).await,
+        Command::Prune { dry_run } => commands::prune(config, *dry_run, output).await,
+        Command::DropSlot { force } => commands::drop_slot(&config, *force, output).await,
+        Command::DeclareGap(arguments) => commands::declare_gap(config, arguments, output).await,
         Command::Config => Ok(output.settings(&config)),
         Command::Verify(_) | Command::Keygen { .. } | Command::Completions { .. } | Command::Man => {
             unreachable!("they need no settings")

@@ -39,18 +39,17 @@ pub(crate) async fn waits(config: &Config, connection: &mut Connection) -> Resul
         lines_max: Some(lines_max),
     };
     let (mut lines, mut changes, mut is_new) = (0, false, true);
-    connection
-        .peek(&peek, |line| {
-            lines += 1;
-            match Line::parse(line)? {
-                Line::Begin(begin) => is_new = begin.end_lsn > archived,
-                Line::Row(row) => changes |= is_new && travels(&capture, row.target.schema, row.target.table),
-                Line::Truncate(target) => changes |= is_new && travels(&capture, target.schema, target.table),
-                Line::Commit(_) | Line::Message => {}
-            }
-            Ok(())
-        })
-        .await?;
+    peek.run(connection, |line| {
+        lines += 1;
+        match Line::parse(line)? {
+            Line::Begin(begin) => is_new = begin.end_lsn > archived,
+            Line::Row(row) => changes |= is_new && travels(&capture, row.target.schema, row.target.table),
+            Line::Truncate(target) => changes |= is_new && travels(&capture, target.schema, target.table),
+            Line::Commit(_) | Line::Message => {}
+        }
+        Ok(())
+    })
+    .await?;
     Ok(match changes {
         true => Pending::Changes,
         false if lines >= lines_max => Pending::TooMuchToTell,

@@ -4,9 +4,8 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 
-use super::Poll;
-use super::relief::is_local_disk_full;
 use crate::poll::gap;
+use crate::poll::steps::{Poll, is_local_disk_full};
 use crate::segment::reading::{Batch, Taken};
 use crate::source::connection::{ATTEMPTS_MAX, while_in_use};
 use crate::source::wal2json::poison::{self, Poison};

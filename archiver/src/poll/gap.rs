@@ -4,77 +4,9 @@
 
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
-use syncdata_formats::name::SlotName;
-use syncdata_formats::{Error, Kind, Result};
 
 use crate::source::catalog::{Facts, Slot};
-use crate::spool::{Origin, State};
-
-/// What the server's facts mean for this spool: that it is another server is an error, never a gap.
-pub(crate) fn check_origin(origin: &Origin, facts: &Facts, slot: &SlotName) -> Result<()> {
-    let refuse = |what: &str, before: &str, now: &str| {
-        Err(Error::new(
-            Kind::Foreign,
-            format!("the source is not the one of this spool: {what} was {before}, is {now}"),
-        )
-        .hint(
-            "check pg_host, pg_port, pg_database and slot_name; another source needs a new archive_dir and a new \
-             spool_dir",
-        ))
-    };
-    if origin.system_identifier != facts.system_identifier {
-        return refuse("system_identifier", &origin.system_identifier, &facts.system_identifier);
-    }
-    if origin.database != facts.database {
-        return refuse("the database", &origin.database, &facts.database);
-    }
-    if origin.slot != slot.as_str() {
-        return refuse("slot_name", &origin.slot, slot.as_str());
-    }
-    Ok(())
-}
-
-/// A database takes its slots along when it is dropped.
-pub(crate) fn explain_missing_slot(error: Error, origin: &Origin, facts: &Facts) -> Error {
-    if error.kind() != Kind::NotFound || origin.database_oid == facts.database_oid {
-        return error;
-    }
-    let (before, now) = (origin.database_oid, facts.database_oid);
-    error.context(format!(
-        "the database {} was dropped and made again (its oid was {before}, is {now}), and its slots went with it",
-        facts.database
-    ))
-}
-
-/// Whether a server on another timeline, or behind us, still has the history that we archived.
-pub(crate) fn check_history(
-    state: &State,
-    position: Lsn,
-    timeline: u32,
-    flush: Lsn,
-    switch: Option<Lsn>,
-) -> Result<()> {
-    let diverged = |why: String| {
-        Err(Error::new(Kind::Foreign, format!("the source has diverged from the archive: {why}")).hint(
-            "archived changes are not in production any more: use a new archive_dir and spool_dir, \
-             then `resync --all --adopt` on the local side",
-        ))
-    };
-    if state.source.timeline != timeline {
-        let (from, to) = (state.source.timeline, timeline);
-        return match switch {
-            Some(switch) if position <= switch => Ok(()),
-            Some(switch) => diverged(format!(
-                "timeline {to} left timeline {from} at {switch}, but changes up to {position} are archived"
-            )),
-            None => diverged(format!("timeline {to} does not descend from timeline {from}")),
-        };
-    }
-    if flush < position {
-        return diverged(format!("its WAL ends at {flush}, but changes up to {position} are archived"));
-    }
-    Ok(())
-}
+use crate::spool::State;
 
 /// The gap that a slot ahead of the archive means; `None` when it is not ahead.
 pub(crate) fn of_slot(state: &State, position: Lsn, facts: &Facts, slot: &Slot) -> Option<Gap> {
@@ -106,7 +38,7 @@ mod tests {
 
     use super::*;
     use crate::capture::Remembered;
-    use crate::spool::Tip;
+    use crate::spool::{Origin, Tip};
 
     fn lsn(position: u64) -> Lsn {
         Lsn::from_u64(position)
@@ -186,30 +118,5 @@ mod tests {
             );
             assert_eq!((gap.from, gap.to, gap.tables), (lsn(0x20), lsn(0x30), None));
         }
-    }
-
-    #[test]
-    fn another_cluster_database_or_slot_is_refused() {
-        let slot = |name: &str| name.parse().expect("a name");
-        for (facts, name) in [
-            (Facts { system_identifier: "8".into(), ..facts() }, "syncdata_slot"),
-            (Facts { database: "other".into(), ..facts() }, "syncdata_slot"),
-            (facts(), "other_slot"),
-        ] {
-            assert!(check_origin(&state().source, &facts, &slot(name)).is_err());
-        }
-        assert!(check_origin(&state().source, &facts(), &slot("syncdata_slot")).is_ok());
-    }
-
-    #[test]
-    fn history_is_ours_only_if_the_archive_ends_before_the_switch() {
-        let at = |timeline, flush, switch: Option<u64>| {
-            check_history(&state(), lsn(0x20), timeline, lsn(flush), switch.map(Lsn::from_u64))
-        };
-        assert!(at(1, 0x20, None).is_ok());
-        assert!(at(1, 0x1F, None).is_err(), "the server lost what we have");
-        assert!(at(2, 0x40, Some(0x20)).is_ok());
-        assert!(at(2, 0x40, Some(0x1F)).is_err());
-        assert!(at(3, 0x40, None).is_err(), "not our descendant");
     }
 }

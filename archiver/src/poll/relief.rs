@@ -1,13 +1,12 @@
 //! The fuse of a poll: what it lets go of when the slot keeps more WAL than the guard allows.
 
+use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
-use syncdata_formats::{Error, Kind, Result};
-use syncdata_service::postgres::sqlstate;
 use tracing::error;
 
-use super::Poll;
 use crate::poll::guard::{self, Load, Pressure};
+use crate::poll::steps::{Poll, is_local_disk_full};
 use crate::source::wal2json::slot;
 
 impl Poll<'_> {
@@ -64,8 +63,4 @@ impl Poll<'_> {
         self.slot = slot::release_wal(self.connection.session.client(), &self.config.slot_name, upto).await?;
         Ok(())
     }
-}
-
-pub(super) fn is_local_disk_full(error: &Error) -> bool {
-    error.kind() == Kind::NoSpace && sqlstate(error).is_none()
 }

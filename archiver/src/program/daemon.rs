@@ -9,32 +9,27 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use syncdata_formats::error::Remedy;
-use syncdata_formats::lsn::Lsn;
 use syncdata_formats::time::Timestamp;
-use syncdata_formats::{Error, Kind, Result};
+use syncdata_formats::{Kind, Result};
 use syncdata_service::backoff::{Backoff, Dice};
 use syncdata_service::config::{Config, Program};
 use syncdata_service::control::{self, ControlSocket, Method, Request, Response};
 use syncdata_service::daemon::{Heartbeat, Phase, Reloads, Stop, notify};
-use syncdata_service::output::Output;
-use syncdata_service::postgres::Canceller;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use crate::poll::told::Told;
-use crate::poll::{Archiver, Outcome};
-use crate::program::status::{Frame, SpoolStatus, Status};
-use crate::prune::Plan;
-
-/// A poll that was asked to stop may end by itself for so long; then it is abandoned, which loses nothing.
-const GRACE: Duration = Duration::from_secs(7);
-
-/// So long a server is told that nobody waits for its answer any more; one that stands still hears nothing.
-const TELLING_MAX: Duration = Duration::from_secs(2);
+use crate::operations;
+use crate::operations::declare_gap::DeclareGap;
+use crate::operations::prune::Prune;
+use crate::operations::status::{Frame, SpoolStatus, Status};
+use crate::poll::archiver::Archiver;
+use crate::poll::outcome::Outcome;
+use crate::program::answer::Answer;
+use crate::program::poll_log::PollLog;
+use crate::program::stopping::unless_stopped;
 
 /// Without any sign of life for so long, the watchdog may strike.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -46,99 +41,10 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 enum Order {
     Poll(oneshot::Sender<Response>),
     DeclareGap(DeclareGap, oneshot::Sender<Response>),
-    Prune(PruneOrder, oneshot::Sender<Response>),
-}
-
-/// As it travels to the daemon.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct DeclareGap {
-    pub upto: Lsn,
-    pub reason: String,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct PruneOrder {
-    pub dry_run: bool,
-}
-
-/// What the daemon answers a command with.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Answer {
-    pub exit_code: u8,
-    pub message: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub plan: Option<Plan>,
-}
-
-impl Answer {
-    fn new(exit_code: u8, message: impl Into<String>) -> Answer {
-        Answer { exit_code, message: message.into(), plan: None }
-    }
+    Prune(Prune, oneshot::Sender<Response>),
 }
 
 type Shared = Arc<Mutex<Status>>;
-
-/// One poll. A running daemon does it, if there is one and its settings are to be used.
-pub(crate) async fn once(config: Config, as_configured: bool, output: Output) -> Result<ExitCode> {
-    if as_configured && let Some(answer) = ask(&config, "/poll", None).await? {
-        if !answer.message.is_empty() {
-            output.words(&answer.message);
-        }
-        return Ok(ExitCode::from(answer.exit_code));
-    }
-    let mut archiver = Archiver::new(config)?;
-    let stop = Stop::new();
-    stop.on_signals()?;
-    let canceller = archiver.canceller();
-    match unless_stopped(archiver.poll(), &stop, &canceller).await {
-        Some(outcome) => {
-            let outcome = outcome?;
-            Told::default().tell(&outcome);
-            Ok(ExitCode::from(exit_code(&outcome)))
-        }
-        // Everything up to here is safe; the next run goes on.
-        None => Ok(ExitCode::SUCCESS),
-    }
-}
-
-/// One poll for a command that needs it: by the running daemon, or here. It is that of the settings, always.
-pub(crate) async fn poll_now(config: &Config) -> Result<Answer> {
-    if let Some(answer) = ask(config, "/poll", None).await? {
-        return match answer.exit_code {
-            0 | 1 => Ok(answer),
-            _ => Err(Error::new(Kind::Refused, format!("the daemon could not poll: {}", answer.message))),
-        };
-    }
-    let outcome = Archiver::new(config.clone())?.poll().await?;
-    Told::default().tell(&outcome);
-    Ok(Answer::new(exit_code(&outcome), ""))
-}
-
-fn exit_code(outcome: &Outcome) -> u8 {
-    let clean = outcome.away.is_none() && outcome.held_back.is_none() && outcome.gaps.is_empty();
-    u8::from(!clean)
-}
-
-/// `None` when it had to be abandoned.
-async fn unless_stopped<T>(
-    work: impl Future<Output = T>,
-    stop: &Stop,
-    canceller: &Arc<Mutex<Option<Canceller>>>,
-) -> Option<T> {
-    let done = stop.grant(GRACE, work).await;
-    if done.is_none() {
-        warn!("stopping in the middle of a poll; the next run reads it again");
-        let canceller = canceller.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(canceller) = canceller {
-            let told = tokio::time::timeout(TELLING_MAX, canceller.cancel()).await;
-            let told = told.unwrap_or_else(|_| Err(Error::new(Kind::Unreachable, "it does not answer")));
-            if let Err(error) = told {
-                warn!(error = %error.one_line(), "the server was not told; its process ends by itself");
-            }
-        }
-    }
-    done
-}
 
 /// The daemon. `reload` reads the settings again.
 pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -> Result<ExitCode> {
@@ -159,11 +65,11 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     heartbeat.feed_watchdog(PATIENCE);
     info!(version = env!("CARGO_PKG_VERSION"), "started");
     let mut backoff = Backoff::endless(FIRST_RETRY, archiver.config.data_sync_freq);
-    let mut told = Told::default();
+    let mut log = PollLog::default();
     while !stop.is_asked() {
         let polled = {
             let _waiting = heartbeat.wait();
-            poll(&mut archiver, &mut told, &status, &stop).await
+            poll(&mut archiver, &mut log, &status, &stop).await
         };
         let Some(outcome) = polled else { break };
         let pause = match outcome {
@@ -189,7 +95,7 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
                     break;
                 }
                 Some(order) = ordered.recv() => {
-                    if obey(order, &mut archiver, &mut told, &status, &stop).await {
+                    if obey(order, &mut archiver, &mut log, &status, &stop).await {
                         break;
                     }
                 }
@@ -204,19 +110,19 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
 /// `None`: abandoned, because the daemon stops.
 async fn poll(
     archiver: &mut Archiver,
-    told: &mut Told,
+    log: &mut PollLog,
     status: &Shared,
     stop: &Stop,
 ) -> Option<Result<Outcome>> {
     let canceller = archiver.canceller();
-    let outcome = unless_stopped(archiver.poll(), stop, &canceller).await?;
+    let outcome = unless_stopped(operations::poll::poll(archiver), stop, &canceller).await?;
     match &outcome {
         Ok(outcome) => {
-            told.tell(outcome);
+            log.note(outcome);
             if let Some(spool) = archiver.spool() {
                 lock(status).polled(frame(archiver), outcome, spool);
             }
-            if exit_code(outcome) == 0 && archiver.is_prune_due() {
+            if outcome.is_clean() && archiver.is_prune_due() {
                 prune(archiver, status, stop).await?;
             }
         }
@@ -232,7 +138,9 @@ async fn poll(
 /// `None`: abandoned, because the daemon stops. What fails is tried again after the next poll.
 async fn prune(archiver: &mut Archiver, status: &Shared, stop: &Stop) -> Option<()> {
     let canceller = archiver.canceller();
-    match unless_stopped(archiver.prune(false), stop, &canceller).await? {
+    match unless_stopped(operations::prune::prune(archiver, Prune { dry_run: false }), stop, &canceller)
+        .await?
+    {
         Ok(_) => {}
         Err(error) if error.kind() == Kind::Locked => {
             info!(reason = %error.one_line(), "not pruned now");
@@ -284,26 +192,28 @@ fn reloaded(archiver: Archiver, reload: &impl Fn() -> Result<Config>, status: &S
 }
 
 /// Whether a poll has to follow.
-async fn obey(order: Order, archiver: &mut Archiver, told: &mut Told, status: &Shared, stop: &Stop) -> bool {
+async fn obey(
+    order: Order,
+    archiver: &mut Archiver,
+    log: &mut PollLog,
+    status: &Shared,
+    stop: &Stop,
+) -> bool {
     let declares = matches!(order, Order::DeclareGap(..));
     let canceller = archiver.canceller();
     let (answer, to) = match order {
         Order::Poll(to) => {
-            let polled = poll(archiver, told, status, stop).await;
-            (polled.map(|polled| polled.map(|outcome| Answer::new(exit_code(&outcome), ""))), to)
+            let polled = poll(archiver, log, status, stop).await;
+            (polled.map(|polled| polled.map(|outcome| Answer::of_poll(&outcome))), to)
         }
         Order::DeclareGap(gap, to) => {
             let declared =
-                unless_stopped(archiver.declare_gap(gap.upto, &gap.reason), stop, &canceller).await;
-            let answer = |outcome: Outcome| {
-                let (exit_code, message) = declared_gap(&gap, &outcome);
-                Answer::new(exit_code, message)
-            };
-            (declared.map(|declared| declared.map(answer)), to)
+                unless_stopped(operations::declare_gap::declare_gap(archiver, &gap), stop, &canceller).await;
+            (declared.map(|declared| declared.map(|gap| Answer::new(gap.exit_code(), gap.text()))), to)
         }
-        Order::Prune(PruneOrder { dry_run }, to) => {
-            let pruned = unless_stopped(archiver.prune(dry_run), stop, &canceller).await;
-            (pruned.map(|pruned| pruned.map(|plan| Answer { plan: Some(plan), ..Answer::new(0, "") })), to)
+        Order::Prune(prune, to) => {
+            let pruned = unless_stopped(operations::prune::prune(archiver, prune), stop, &canceller).await;
+            (pruned.map(|pruned| pruned.map(Answer::of_prune)), to)
         }
     };
     let changed = declares && matches!(answer, Some(Ok(_)));
@@ -315,21 +225,6 @@ async fn obey(order: Order, archiver: &mut Archiver, told: &mut Told, status: &S
     // Who asked may have gone; it was done all the same.
     let _ = to.send(response);
     changed
-}
-
-/// The exit code of a gap that is declared, and the words for it.
-pub(crate) fn declared_gap(gap: &DeclareGap, outcome: &Outcome) -> (u8, String) {
-    let message = format!("gap declared up to {}", gap.upto);
-    match &outcome.away {
-        None => (0, message),
-        Some(away) => (
-            1,
-            format!(
-                "{message}\nit is in the spool, not yet on the backup host, and the slot waits for that: {}",
-                away.one_line()
-            ),
-        ),
-    }
 }
 
 async fn serve_control(
@@ -364,7 +259,7 @@ async fn answer(request: Request, status: Shared, orders: mpsc::Sender<Order>, s
             Response::json(200, &json!(Answer::new(0, "stopping")))
         }
         (Method::Post, "/poll") => ordered(&orders, Order::Poll).await,
-        (Method::Post, "/prune") => match request.json::<PruneOrder>() {
+        (Method::Post, "/prune") => match request.json::<Prune>() {
             Ok(order) => ordered(&orders, |to| Order::Prune(order, to)).await,
             Err(error) => Response::error(400, &error.one_line()),
         },
@@ -395,27 +290,4 @@ fn as_of_now(status: &Shared) -> Status {
 /// A panic elsewhere leaves a status that is at worst old.
 fn lock(status: &Shared) -> std::sync::MutexGuard<'_, Status> {
     status.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Asks the daemon to do something; `None` when there is none.
-pub(crate) async fn ask(
-    config: &Config,
-    path: &str,
-    body: Option<&serde_json::Value>,
-) -> Result<Option<Answer>> {
-    let sockets = config.sockets(Program::Archiver);
-    match control::call_first(&sockets, Method::Post, path, body).await? {
-        None => Ok(None),
-        Some(response) if response.is_success() => response.read_json().map(Some),
-        Some(response) => {
-            Err(Error::new(Kind::Refused, String::from_utf8_lossy(&response.body).trim().to_owned()))
-        }
-    }
-}
-
-/// The daemon's own status; `None` when there is none.
-pub(crate) async fn ask_status(config: &Config) -> Result<Option<Status>> {
-    let sockets = config.sockets(Program::Archiver);
-    let response = control::call_first(&sockets, Method::Get, "/status", None).await?;
-    response.map(|response| response.read_json()).transpose()
 }

@@ -1,7 +1,10 @@
-//! The program around the work: command line, daemon, status, check, setup.
+//! The program: its command line, its daemon, and what both ask and print.
 
-pub(crate) mod check;
 pub(crate) mod cli;
+pub(crate) mod commands;
 pub(crate) mod daemon;
-pub(crate) mod setup;
-pub(crate) mod status;
+
+mod answer;
+mod client;
+mod poll_log;
+mod stopping;

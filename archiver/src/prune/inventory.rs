@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use syncdata_archive::{Archive, Entry, EntryKind};
-use syncdata_archive::{small, snapshots};
+use syncdata_archive::snapshots::{self, Files, has_manifest};
+use syncdata_archive::{Archive, Entry, EntryKind, small};
 use syncdata_formats::ack::{Ack, AckName};
 use syncdata_formats::document::Document;
 use syncdata_formats::error::{Kind, Result};
@@ -13,8 +13,6 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::Day;
-
-use crate::snapshot::{Files, has_manifest};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inventory {

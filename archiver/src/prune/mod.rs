@@ -9,22 +9,84 @@
 mod inventory;
 mod plan;
 
+use std::collections::BTreeSet;
 use std::io::Cursor;
 
-use syncdata_archive::{Archive, Facts, small};
+use syncdata_archive::{Archive, ArchiveHandle, Facts, small};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::document::Document;
 use syncdata_formats::error::Context as _;
 use syncdata_formats::floor::Floor;
 use syncdata_formats::layout::{ArchivePath, SegmentSeq};
 use syncdata_formats::manifest::{FORMAT, Manifest};
+use syncdata_formats::name::TableName;
+use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::faults;
 use syncdata_service::progress::{Progress, Unit};
+use tracing::info;
 
-pub(crate) use inventory::Inventory;
-pub(crate) use plan::{Plan, Terms};
+use crate::spool::Spool;
+use inventory::Inventory;
+use plan::Terms;
+
+pub(crate) use plan::Plan;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub keep_days: u32,
+    pub captured: BTreeSet<TableName>,
+    pub verify_key: Option<VerifyKey>,
+    /// Only says what would go.
+    pub dry_run: bool,
+}
+
+/// The order of these lines is the promise: nothing goes before the floor says so, and the spool sends nothing of
+/// it again.
+pub(crate) async fn carry_out(archive: &ArchiveHandle, spool: &mut Spool, wanted: Wanted) -> Result<Plan> {
+    let Wanted { keep_days, captured, verify_key, dry_run } = wanted;
+    let archive_id = spool.state().archive_id;
+    let inventory = archive.run(move |archive| Inventory::read(archive, verify_key.as_ref())).await?;
+    let terms = Terms { archive_id, keep_days, captured: &captured, now: Timestamp::now() };
+    let plan = Plan::of(&inventory, &terms);
+    if dry_run || plan.is_empty() {
+        return Ok(plan);
+    }
+    faults::hit("prune.planned")?;
+
+    let floor = plan.floor.or(inventory.floor.as_ref().map(|floor| floor.seq));
+    begin(archive, &plan, inventory, archive_id).await?;
+    if let Some(floor) = floor {
+        spool.forget_before(floor)?;
+    }
+    faults::hit("prune.spool_forgot")?;
+
+    let removed = plan.clone();
+    archive.run(move |archive| remove(archive, &removed)).await?;
+    info!(files = plan.removals().count(), bytes = plan.bytes(), "archive pruned");
+    Ok(plan)
+}
+
+/// Makes sure that files can be removed, and then says that the archive begins later now. Nothing is removed yet.
+async fn begin(
+    archive: &ArchiveHandle,
+    plan: &Plan,
+    inventory: Inventory,
+    archive_id: uuid::Uuid,
+) -> Result<()> {
+    let floor = plan.floor;
+    archive
+        .run(move |archive| {
+            check_rights(archive)?;
+            match floor {
+                Some(seq) => raise_floor(archive, &inventory, seq, archive_id),
+                None => Ok(()),
+            }
+        })
+        .await
+}
 
 pub(crate) fn not_configured() -> Error {
     Error::new(Kind::BadInput, "keep_days is not set: nothing is ever pruned")
@@ -32,7 +94,7 @@ pub(crate) fn not_configured() -> Error {
 }
 
 /// Says that the floor is higher now. Nothing has been removed yet.
-pub(crate) fn raise_floor(
+fn raise_floor(
     archive: &mut dyn Archive,
     inventory: &Inventory,
     seq: SegmentSeq,
@@ -59,7 +121,7 @@ pub(crate) fn raise_floor(
 }
 
 /// An account that may write but not remove would leave a raised floor and nothing gone.
-pub(crate) fn check_rights(archive: &mut dyn Archive) -> Result<()> {
+fn check_rights(archive: &mut dyn Archive) -> Result<()> {
     let path = ArchivePath::parse("prune.part").expect("a plain name");
     let content = b"whether files may be removed here\n";
     let facts = Facts { bytes: content.len() as u64, sha256: Digest::of(content) };
@@ -73,7 +135,7 @@ pub(crate) fn check_rights(archive: &mut dyn Archive) -> Result<()> {
 }
 
 /// The plan's removals, in its order.
-pub(crate) fn remove(archive: &mut dyn Archive, plan: &Plan) -> Result<()> {
+fn remove(archive: &mut dyn Archive, plan: &Plan) -> Result<()> {
     let mut progress = Progress::start("pruning", Unit::Bytes, Some(plan.bytes()));
     for removal in plan.removals() {
         archive.remove(&ArchivePath::parse(&removal.path)?)?;

@@ -1,70 +1,47 @@
 //! Whose spool and whose archive: before anything is read or written, both must belong to this source.
 
-use std::path::Path;
-
 use syncdata_formats::identity::{ArchiveIdentity, IdentitySource};
-use syncdata_formats::layout::{SegmentName, SegmentSeq};
+use syncdata_formats::layout::SegmentName;
 use syncdata_formats::manifest::FORMAT;
 use syncdata_formats::time::{Day, Timestamp};
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use tracing::{info, warn};
 
+use crate::ship::head;
 use crate::ship::shipper::{Shipper, is_away};
 use crate::source::catalog::{Facts, Position};
 use crate::source::connection::Connection;
 use crate::source::wal2json::slot;
-use crate::spool::{Folder, Opened, Origin, Spool, State, Tip};
+use crate::spool::{Opened, Origin, Spool, State, Tip};
 
-#[derive(Debug)]
-pub(crate) enum Home {
-    /// A spool that has never been used: the archive must be seen once before anything can be spooled.
-    New(Folder),
-    Ours(Box<Spool>),
-}
-
-impl Home {
-    pub(crate) fn open(spool_dir: &Path) -> Result<Home> {
-        Ok(match Spool::open(spool_dir)? {
-            Opened::New(folder) => Home::New(folder),
-            Opened::Ours(spool) => Home::Ours(spool),
-        })
+/// Makes sure that spool, archive and source belong together, and founds what is not there yet. With the spool
+/// comes the reason why the backup host could not be asked, if it could not.
+pub(crate) async fn settle<'a>(
+    opened: &'a mut Opened,
+    config: &Config,
+    connection: &Connection,
+    shipper: &Shipper,
+) -> Result<(&'a mut Spool, Option<Error>)> {
+    let identity = shipper.identity().await;
+    if let Opened::New(folder) = opened {
+        // A spool that has never been used: the archive must be seen once before anything can be spooled.
+        let identity = identity.map_err(|error| {
+            error.context("this spool has never been used, and the archive must be seen before it can be")
+        })?;
+        let state = found(config, connection, shipper, identity).await?;
+        *opened = Opened::Ours(Box::new(folder.claim(state)?));
+        let Opened::Ours(spool) = opened else { unreachable!("claimed above") };
+        return Ok((spool, None));
     }
-
-    pub(crate) fn spool(&self) -> Option<&Spool> {
-        match self {
-            Home::Ours(spool) => Some(spool),
-            Home::New(_) => None,
-        }
-    }
-
-    /// Makes sure that spool, archive and source belong together, and founds what is not there yet. With the spool
-    /// comes the reason why the backup host could not be asked, if it could not.
-    pub(crate) async fn settle(
-        &mut self,
-        config: &Config,
-        connection: &Connection,
-        shipper: &Shipper,
-    ) -> Result<(&mut Spool, Option<Error>)> {
-        let identity = shipper.identity().await;
-        if let Home::New(folder) = self {
-            let identity = identity.map_err(|error| {
-                error.context("this spool has never been used, and the archive must be seen before it can be")
-            })?;
-            let state = found(config, connection, shipper, identity).await?;
-            *self = Home::Ours(Box::new(folder.claim(state)?));
-            let Home::Ours(spool) = self else { unreachable!("claimed above") };
-            return Ok((spool, None));
-        }
-        let Home::Ours(spool) = self else { unreachable!("the other case returned") };
-        // After whatever happened since: the position comes from spool and archive, never from memory.
-        spool.reload()?;
-        let away = match meet(spool, identity, shipper).await {
-            Err(error) if is_away(&error) => Some(error),
-            met => met?,
-        };
-        Ok((spool, away))
-    }
+    let Opened::Ours(spool) = opened else { unreachable!("the other case returned") };
+    // After whatever happened since: the position comes from spool and archive, never from memory.
+    spool.reload()?;
+    let away = match meet(spool, identity, shipper).await {
+        Err(error) if is_away(&error) => Some(error),
+        met => met?,
+    };
+    Ok((spool, away))
 }
 
 /// Spool and archive compare what they hold; the reason why the archive cannot be used now, if it cannot.
@@ -143,17 +120,12 @@ async fn catch_up_with_head(spool: &mut Spool, shipper: &Shipper) -> Result<()> 
     if let Some(newest) = head.newest
         && newest.name.seq.get() > state.tip.seq()
     {
-        return Err(missing_behind_head(newest.name.seq));
+        return Err(head::missing_segment(newest.name.seq));
     }
     spool.update(|state| {
         state.covered_lsn = head.covered_lsn;
         state.covered_at = Some(head.covered_at);
     })
-}
-
-pub(crate) fn missing_behind_head(seq: SegmentSeq) -> Error {
-    Error::new(Kind::NotFound, format!("head.json names segment {seq}, which the archive does not have"))
-        .hint("put the missing segments back on the backup host; nothing was written")
 }
 
 /// Days never go back: what was shipped later lies in this folder or in a later one.

@@ -4,27 +4,26 @@
 //! stops us when it is not; what it lost since is sent again while the spool still has it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 
-use syncdata_archive::{Archive, ArchiveHandle, Entry, EntryKind, Facts};
-use syncdata_archive::{small, snapshots};
+use syncdata_archive::{Archive, ArchiveHandle, Entry, small, snapshots};
 use syncdata_formats::chain::{ChainTip, Verified};
-use syncdata_formats::digest::{Digest, Hashing};
+use syncdata_formats::digest::Digest;
 use syncdata_formats::document::Document;
 use syncdata_formats::error::Context as _;
-use syncdata_formats::head::{Head, Newest};
+use syncdata_formats::head::Head;
 use syncdata_formats::identity::ArchiveIdentity;
-use syncdata_formats::layout::{ArchivePath, SegmentFile, SegmentName};
+use syncdata_formats::layout::{ArchivePath, SegmentName};
 use syncdata_formats::manifest::{Link, Manifest};
 use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::{Day, Timestamp};
 use syncdata_formats::{Error, Kind, Result};
-use syncdata_service::{faults, small_file};
+use syncdata_service::faults;
 use tracing::{info, warn};
 
-use crate::prune::{self, Inventory, Plan};
-use crate::ship::ownership::missing_behind_head;
+use crate::ship::files::{list_manifests, read_manifest};
+use crate::ship::head;
+use crate::ship::parcel::Parcel;
 use crate::spool::{HeldSnapshot, Last, Spool, Spooled, State, Tip};
 
 /// The archive as its only writer uses it.
@@ -47,15 +46,6 @@ pub(crate) struct Sent {
     pub segments: u64,
     /// Why the backup host does not have the rest.
     pub away: Option<Error>,
-}
-
-/// Files of one segment, on the way. All that the spool has to give is at hand before the backup host is asked.
-struct Parcel {
-    name: SegmentName,
-    manifest: Vec<u8>,
-    manifest_path: ArchivePath,
-    signature: Option<(ArchivePath, Vec<u8>)>,
-    changes: Option<(ArchivePath, File, Facts)>,
 }
 
 /// The backup host cannot be used now, and the spool goes on without it: it is out of reach, or it refuses us, or
@@ -83,6 +73,10 @@ fn unless_away(done: Result<()>) -> Result<Option<Error>> {
 impl Shipper {
     pub(crate) fn new(archive: ArchiveHandle) -> Shipper {
         Shipper { archive }
+    }
+
+    pub(crate) fn archive(&self) -> &ArchiveHandle {
+        &self.archive
     }
 
     pub(crate) fn location(&self) -> &str {
@@ -140,7 +134,7 @@ impl Shipper {
 
     /// `None` also when it cannot be made out: a torn head is as good as a missing one.
     pub(crate) async fn head(&self) -> Result<Option<Head>> {
-        self.archive.run(read_head).await
+        self.archive.run(head::read).await
     }
 
     /// Sends what the backup host does not have, oldest first. That it is away ends this and is no error; what was
@@ -185,7 +179,7 @@ impl Shipper {
             let read_back = segment.name == newest;
             let looked = self.archive.run(move |archive| {
                 if !whole || read_back && !parcel.is_there(archive)? {
-                    warn!(segment = %parcel.name.seq, "the backup host lost a segment, sending it again");
+                    warn!(segment = %parcel.seq(), "the backup host lost a segment, sending it again");
                     parcel.replace(archive)?;
                 }
                 Ok(())
@@ -195,34 +189,6 @@ impl Shipper {
             }
         }
         Ok(None)
-    }
-
-    /// What lies in the archive.
-    pub(crate) async fn inventory(&self, verify_key: Option<VerifyKey>) -> Result<Inventory> {
-        self.archive.run(move |archive| Inventory::read(archive, verify_key.as_ref())).await
-    }
-
-    /// Makes sure that files can be removed, and then says that the archive begins later now. Nothing is removed yet.
-    pub(crate) async fn begin_prune(
-        &self,
-        plan: &Plan,
-        inventory: Inventory,
-        archive_id: uuid::Uuid,
-    ) -> Result<()> {
-        let floor = plan.floor;
-        self.archive
-            .run(move |archive| {
-                prune::check_rights(archive)?;
-                match floor {
-                    Some(seq) => prune::raise_floor(archive, &inventory, seq, archive_id),
-                    None => Ok(()),
-                }
-            })
-            .await
-    }
-
-    pub(crate) async fn remove(&self, plan: Plan) -> Result<()> {
-        self.archive.run(move |archive| prune::remove(archive, &plan)).await
     }
 
     /// The snapshots that the archive has, from the oldest to the newest. Manifests are read once: `known` are those of
@@ -261,19 +227,7 @@ impl Shipper {
 
     /// The heartbeat: what the archive holds now, and until when. The reason, if the backup host is away.
     pub(crate) async fn publish_head(&self, state: &State, covered_at: Timestamp) -> Result<Option<Error>> {
-        let newest = state.tip.last.map(|last| Newest {
-            day: last.day,
-            name: SegmentName { seq: last.segment.seq, end_lsn: state.tip.end_lsn },
-            sha256: last.segment.sha256,
-        });
-        let head = Head {
-            archive_id: state.archive_id,
-            newest,
-            recent: Vec::new(),
-            covered_lsn: state.covered_lsn,
-            covered_at,
-            archiver: env!("CARGO_PKG_VERSION").to_owned(),
-        };
+        let head = head::of(state, covered_at);
         faults::hit("ship.before_head")?;
         let replaced = self.archive.run(move |archive| {
             small::replace(archive, &ArchivePath::head(), Document::Head, &head.encode())
@@ -284,139 +238,14 @@ impl Shipper {
     }
 }
 
-impl Parcel {
-    fn pack(spool: &Spool, segment: &Spooled) -> Result<Parcel> {
-        let (name, day) = (segment.name, segment.day);
-        let manifest = spool.manifest_bytes(segment)?;
-        let signature = spool.path(&name.signature(day));
-        let described =
-            Manifest::decode(&manifest).context(|| format!("reading {} in the spool", name.manifest(day)))?;
-        let changes = described.file.map(|file| {
-            let facts = Facts { bytes: file.bytes, sha256: file.sha256 };
-            let path = spool.path(&name.file(day));
-            let opened = File::open(&path).context(|| format!("opening {}", path.display()));
-            opened.map(|opened| (name.file(day), opened, facts))
-        });
-        let signature = small_file::read_if_there(&signature, Document::Signature.bytes_max())?
-            .map(|bytes| (name.signature(day), bytes));
-        let manifest_path = name.manifest(day);
-        Ok(Parcel { name, manifest, manifest_path, signature, changes: changes.transpose()? })
-    }
-
-    /// A power cut between rename and sync can leave a torn file under its final name, and it is ours to replace;
-    /// a sound manifest of somebody else is not.
-    fn deliver(mut self, archive: &mut dyn Archive) -> Result<()> {
-        match self.send(archive) {
-            Err(error) if error.kind() == Kind::Conflict => {
-                let there = small::read(archive, &self.manifest_path, Document::Manifest)?;
-                if there.is_some_and(|bytes| bytes != self.manifest && Manifest::decode(&bytes).is_ok()) {
-                    return Err(error.hint("another archiver writes to this archive: stop one of them"));
-                }
-                warn!(segment = %self.name.seq, "the backup host holds a torn file, sending the segment again");
-                self.replace(archive)
-            }
-            done => done,
-        }
-    }
-
-    fn send(&mut self, archive: &mut dyn Archive) -> Result<()> {
-        let seq = self.name.seq;
-        let doing = || format!("shipping segment {seq}");
-        if let Some((path, file, facts)) = &mut self.changes {
-            archive.put(path, file, *facts).context(doing)?;
-        }
-        faults::hit("ship.changes_there")?;
-        if let Some((path, bytes)) = &self.signature {
-            small::put(archive, path, Document::Signature, bytes).context(doing)?;
-        }
-        small::put(archive, &self.manifest_path, Document::Manifest, &self.manifest).context(doing)?;
-        faults::hit("ship.manifest_there")
-    }
-
-    fn is_listed_whole(&self, entries: &[Entry]) -> bool {
-        let has = |name: &str, bytes: u64| {
-            entries
-                .iter()
-                .any(|entry| entry.kind == EntryKind::File && entry.name == name && entry.bytes == bytes)
-        };
-        let changes = self.changes.as_ref().is_none_or(|(path, _, facts)| has(path.file_name(), facts.bytes));
-        let signature = self.signature.as_ref();
-        let signed = signature.is_none_or(|(path, bytes)| has(path.file_name(), bytes.len() as u64));
-        changes && signed && has(self.manifest_path.file_name(), self.manifest.len() as u64)
-    }
-
-    /// Reads it back.
-    fn is_there(&self, archive: &mut dyn Archive) -> Result<bool> {
-        let mut same = digest_of(archive, &self.manifest_path)? == Some(Digest::of(&self.manifest));
-        if let Some((path, _, facts)) = &self.changes {
-            same = same && digest_of(archive, path)? == Some(facts.sha256);
-        }
-        if let Some((path, bytes)) = &self.signature {
-            same = same && digest_of(archive, path)? == Some(Digest::of(bytes));
-        }
-        Ok(same)
-    }
-
-    /// Ours to replace: the spool has what the manifest promises, the backup host has something else.
-    fn replace(&mut self, archive: &mut dyn Archive) -> Result<()> {
-        archive.remove(&self.manifest_path)?;
-        if let Some((path, _)) = &self.signature {
-            archive.remove(path)?;
-        }
-        if let Some((path, _, _)) = &self.changes {
-            archive.remove(path)?;
-        }
-        self.send(archive)
-    }
-}
-
-fn digest_of(archive: &mut dyn Archive, path: &ArchivePath) -> Result<Option<Digest>> {
-    let mut hashing = Hashing::new(std::io::sink());
-    match archive.read(path, 0, &mut hashing) {
-        Ok(_) => Ok(Some(hashing.finish().1)),
-        Err(error) if error.kind() == Kind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// A whole small file; `None` when there is none.
-fn read_manifest(archive: &mut dyn Archive, day: Day, name: SegmentName) -> Result<Vec<u8>> {
-    let path = name.manifest(day);
-    small::read(archive, &path, Document::Manifest)?
-        .ok_or_else(|| Error::new(Kind::NotFound, format!("{path} was listed but is not there")))
-}
-
-/// All manifests from a day on, in order of their numbers.
-fn list_manifests(archive: &mut dyn Archive, from: Option<Day>) -> Result<Vec<(Day, SegmentName)>> {
-    let mut manifests = Vec::new();
-    for folder in archive.list(&ArchivePath::segments())? {
-        let Ok(day) = folder.name.parse::<Day>() else { continue };
-        if from.is_some_and(|from| day < from) {
-            continue;
-        }
-        for entry in archive.list(&ArchivePath::day(day))? {
-            if let Some(SegmentFile::Manifest(name)) = SegmentFile::parse(&entry.name) {
-                manifests.push((day, name));
-            }
-        }
-    }
-    manifests.sort_by_key(|(_, name)| name.seq);
-    Ok(manifests)
-}
-
-fn read_head(archive: &mut dyn Archive) -> Result<Option<Head>> {
-    let bytes = small::read(archive, &ArchivePath::head(), Document::Head)?;
-    Ok(bytes.and_then(|bytes| Head::decode(&bytes).ok()))
-}
-
 fn find_end(archive: &mut dyn Archive, archive_id: uuid::Uuid) -> Result<End> {
-    let head = read_head(archive)?.filter(|head| head.archive_id == archive_id);
+    let head = head::read(archive)?.filter(|head| head.archive_id == archive_id);
     let from = head.as_ref().and_then(|head| head.newest).map(|newest| newest.day);
     let newest = list_manifests(archive, from)?.pop();
     if let Some(claimed) = head.as_ref().and_then(|head| head.newest)
         && newest.is_none_or(|(_, name)| name.seq < claimed.name.seq)
     {
-        return Err(missing_behind_head(claimed.name.seq));
+        return Err(head::missing_segment(claimed.name.seq));
     }
     let Some((day, name)) = newest else { return Ok(End { last: None, head }) };
     let bytes = read_manifest(archive, day, name)?;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use syncdata_archive::snapshots;
+use syncdata_archive::snapshots::{self, Files, has_manifest};
 use syncdata_archive::{Archive, Entry, EntryKind};
 use syncdata_formats::Result;
 use syncdata_formats::digest::Digest;
@@ -135,35 +135,5 @@ impl Bases {
         let part = self.parts.get(place)?.clone();
         self.next = place + 1;
         Some(part)
-    }
-}
-
-pub(crate) fn has_manifest(entries: &[Entry]) -> bool {
-    entries.iter().any(|entry| entry.kind == EntryKind::File && entry.name == SnapshotId::MANIFEST)
-}
-
-/// Which files of parts are there, with their sizes.
-#[derive(Debug, Default)]
-pub(crate) struct Files(HashMap<String, u64>);
-
-impl Files {
-    pub(crate) fn of(listed: &BTreeMap<SnapshotId, Vec<Entry>>) -> Files {
-        let mut files = HashMap::new();
-        for (id, entries) in listed {
-            for entry in entries.iter().filter(|entry| entry.kind == EntryKind::File) {
-                if let Some(name) = PartName::parse_in(id, &entry.name) {
-                    files.insert(name.to_string(), entry.bytes);
-                }
-            }
-        }
-        Files(files)
-    }
-
-    pub(crate) fn have(&self, part: &Part) -> bool {
-        part.files.iter().all(|file| self.has(file))
-    }
-
-    pub(crate) fn has(&self, file: &ChangeFile) -> bool {
-        self.0.get(&file.file) == Some(&file.bytes)
     }
 }

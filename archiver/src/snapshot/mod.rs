@@ -10,7 +10,6 @@
 mod barrier;
 mod cutter;
 mod earlier;
-mod lock;
 mod memory;
 mod publish;
 mod reading;
@@ -43,14 +42,12 @@ use syncdata_service::progress::{Progress, Unit};
 use tokio_postgres::Client;
 use tracing::{info, warn};
 
-use crate::poll::gap;
-use crate::program::daemon;
-use crate::ship::ownership as home;
 use crate::ship::shipper::Shipper;
+use crate::ship::{origin, ownership};
 use crate::source::catalog::{self, Position};
 use crate::source::connection::{Connection, Work};
 use crate::source::wal2json::slot;
-use crate::spool::{Spool, State};
+use crate::spool::{SnapshotLock, Spool, State};
 
 use earlier::Earlier;
 use memory::Memory;
@@ -58,9 +55,6 @@ use reading::Pace;
 use store::{How, Store, Stored};
 use tables::{Selection, Table};
 use view::View;
-
-pub(crate) use earlier::{Files, has_manifest};
-pub(crate) use lock::SnapshotLock;
 
 const APPLICATION_NAME: &str = "syncdata-archiver snapshot";
 
@@ -95,11 +89,15 @@ pub(crate) struct Taken {
     pub seconds: f64,
 }
 
-/// Takes one. It exists when this returns, or does not.
-pub(crate) async fn take(config: &Config, options: &Options) -> Result<Taken> {
+/// Takes one. It exists when this returns, or does not. `poll` has the archiver of these settings poll once.
+pub(crate) async fn take(
+    config: &Config,
+    options: &Options,
+    poll: impl AsyncFn() -> Result<()>,
+) -> Result<Taken> {
     let started = Instant::now();
     let _lock = SnapshotLock::wait(&config.spool_dir).await?;
-    let mut taken = Snapshot::prepare(config, options).await?.run().await?;
+    let mut taken = Snapshot::prepare(config, options, &poll).await?.run().await?;
     taken.seconds = started.elapsed().as_millis() as f64 / 1000.0;
     Ok(taken)
 }
@@ -116,40 +114,38 @@ struct Snapshot<'a> {
 
 impl<'a> Snapshot<'a> {
     /// Everything is looked at before anything is done.
-    async fn prepare(config: &'a Config, options: &'a Options) -> Result<Snapshot<'a>> {
+    async fn prepare(
+        config: &'a Config,
+        options: &'a Options,
+        poll: &impl AsyncFn() -> Result<()>,
+    ) -> Result<Snapshot<'a>> {
         let archive = ArchiveHandle::spawn(syncdata_archive::open(config.archive()?)?)?;
         let signing_key = config.signing_key()?;
-        let (state, identity) = at_home(config, &Shipper::new(archive.clone())).await?;
+        let (state, identity) = founded(config, &Shipper::new(archive.clone()), poll).await?;
         let connection = Connection::open_as(config, APPLICATION_NAME).await?;
         connection.lock(Work::Snapshots, &config.slot_name).await?;
         let (client, facts) = (connection.session.client(), &connection.facts);
-        home::check_identity(&state, &identity, archive.location())?;
-        home::check_owner(&identity, &home::owner(config, facts), archive.location())?;
-        gap::check_origin(&state.source, facts, &config.slot_name)?;
-        let found = slot::read(client, &config.slot_name).await;
-        found.map_err(|error| gap::explain_missing_slot(error, &state.source, facts))?;
+        ownership::check_identity(&state, &identity, archive.location())?;
+        ownership::check_owner(&identity, &ownership::owner(config, facts), archive.location())?;
+        origin::check_server(&state.source, facts, &config.slot_name)?;
+        origin::read_slot(&state.source, &connection, &config.slot_name).await?;
         let position = Position::read(client).await?;
-        let switch = match position.timeline {
-            now if now == state.source.timeline => None,
-            now => {
-                catalog::switch_point(client, state.source.timeline, now, &config.postgres()?.user).await?
-            }
-        };
-        gap::check_history(&state, state.position(), position.timeline, position.flush, switch)?;
+        origin::check_history(&state, &connection, &position, &config.postgres()?.user).await?;
+
         let mut snapshot = Snapshot { config, options, signing_key, archive, state, connection };
-        snapshot.make_sure_of_capture().await?;
+        snapshot.make_sure_of_capture(poll).await?;
         Ok(snapshot)
     }
 
     /// The changes of a table that the running archiver does not capture yet would be in neither the copy nor the stream,
     /// and nothing would ever tell.
-    async fn make_sure_of_capture(&mut self) -> Result<()> {
+    async fn make_sure_of_capture(&mut self, poll: &impl AsyncFn() -> Result<()>) -> Result<()> {
         let wanted = self.selection().resolve(self.connection.session.client()).await?;
         if wanted.is_subset(&self.state.remembered.tables) {
             return Ok(());
         }
         // Tables that are new since the last poll: whoever captures them knows them after this one.
-        daemon::poll_now(self.config).await?;
+        poll().await?;
         if let Some(state) = Spool::peek_state(&self.config.spool_dir)? {
             self.state = state;
         }
@@ -313,16 +309,20 @@ impl<'a> Snapshot<'a> {
 }
 
 /// Whose archive and whose spool. A poll comes first where one of the two is new: it founds what is missing.
-async fn at_home(config: &Config, shipper: &Shipper) -> Result<(State, ArchiveIdentity)> {
+async fn founded(
+    config: &Config,
+    shipper: &Shipper,
+    poll: &impl AsyncFn() -> Result<()>,
+) -> Result<(State, ArchiveIdentity)> {
     let look = async || Ok((Spool::peek_state(&config.spool_dir)?, shipper.identity().await?));
     if let (Some(state), Some(identity)) = look().await? {
         return Ok((state, identity));
     }
     info!("the archive is not founded yet, or this spool is new: a poll comes first");
-    daemon::poll_now(config).await?;
+    poll().await?;
     match look().await? {
         (Some(state), Some(identity)) => Ok((state, identity)),
-        _ => Err(home::no_identity(shipper.location())),
+        _ => Err(ownership::no_identity(shipper.location())),
     }
 }
 

@@ -13,7 +13,6 @@ use tokio_postgres::types::Type;
 use tracing::warn;
 
 use crate::source::catalog::Facts;
-use crate::source::wal2json::slot::{Peek, Plugin};
 
 pub(crate) const APPLICATION_NAME: &str = "syncdata-archiver";
 
@@ -33,8 +32,6 @@ pub(crate) const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
 pub(crate) struct Connection {
     pub session: Session,
     pub facts: Facts,
-    /// Asked once the slot is known to be there.
-    pub plugin: Option<Plugin>,
 }
 
 impl Connection {
@@ -59,7 +56,7 @@ impl Connection {
                 "its text has no known encoding and cannot be archived faithfully; convert the database",
             ));
         }
-        Ok(Connection { session, facts, plugin: None })
+        Ok(Connection { session, facts })
     }
 
     /// Keeps others with the same work away, on whatever host: the lock goes when the connection does.
@@ -104,12 +101,6 @@ impl Connection {
             .query_typed(sql, &[(&class, Type::INT4), (&slot.as_str(), Type::TEXT)])
             .await;
         unlocked.context(|| format!("unlocking the slot {slot}")).map(|_| ())
-    }
-
-    /// A peek in a transaction of its own, so that its failure leaves the session usable.
-    pub(crate) async fn peek(&mut self, peek: &Peek<'_>, take: impl FnMut(&str) -> Result<()>) -> Result<()> {
-        let tx = self.transaction().await?;
-        peek.read(&tx, take).await
     }
 
     /// A transaction with the settings pinned inside: poolers forget what a session pinned.

@@ -10,6 +10,7 @@
 pub(crate) mod holdings;
 
 mod durable;
+mod snapshot_lock;
 mod state;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ use durable::{parent, read_folder, sync_folder, write_durably};
 use state::{read_state, write_state};
 
 pub(crate) use durable::{make_folder, private_file, remove_if_there};
+pub(crate) use snapshot_lock::SnapshotLock;
 pub(crate) use state::{HeldSnapshot, Last, Origin, State, Tip};
 
 /// Shipped files stay this long: a power cut on the backup host may take back what it said it had.
@@ -94,6 +96,16 @@ impl Folder {
         // What the archive has under these numbers is what counts; a copy that nobody can vouch for is none.
         spool.make_room()?;
         Ok(spool)
+    }
+}
+
+impl Opened {
+    /// `None` while nobody has used the folder.
+    pub(crate) fn spool(&self) -> Option<&Spool> {
+        match self {
+            Opened::Ours(spool) => Some(spool),
+            Opened::New(_) => None,
+        }
     }
 }
 
@@ -439,7 +451,7 @@ fn lock(root: &Path) -> Result<File> {
 }
 
 /// Held until the file is dropped, or the process dies. `busy` is told which process has it.
-pub(crate) fn lock_file(path: &Path, busy: impl FnOnce(&str) -> Error) -> Result<File> {
+fn lock_file(path: &Path, busy: impl FnOnce(&str) -> Error) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file = options.open(path).context(|| format!("opening {}", path.display()))?;

@@ -1,13 +1,14 @@
 //! Which snapshots an archive has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::{Archive, Entry, EntryKind, small};
 use syncdata_formats::document::Document;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::layout::ArchivePath;
+use syncdata_formats::manifest::ChangeFile;
 use syncdata_formats::signature::VerifyKey;
-use syncdata_formats::snapshot::{SnapshotId, SnapshotManifest};
+use syncdata_formats::snapshot::{Part, PartName, SnapshotId, SnapshotManifest};
 
 /// Every folder that is named as a snapshot's is, with what lies in it, from the oldest to the newest. One without a
 /// manifest is being written, or was left by a crash.
@@ -24,9 +25,6 @@ pub fn file_names(archive: &mut dyn Archive) -> Result<BTreeMap<SnapshotId, Vec<
 
 /// Those that exist, which is those that have a manifest.
 pub fn list(archive: &mut dyn Archive) -> Result<Vec<SnapshotId>> {
-    let has_manifest = |entries: &[Entry]| {
-        entries.iter().any(|entry| entry.kind == EntryKind::File && entry.name == SnapshotId::MANIFEST)
-    };
     let found = file_names(archive)?.into_iter();
     Ok(found.filter(|(_, entries)| has_manifest(entries)).map(|(id, _)| id).collect())
 }
@@ -61,6 +59,37 @@ pub fn read(
 fn required(archive: &mut dyn Archive, path: &ArchivePath, document: Document) -> Result<Vec<u8>> {
     small::read(archive, path, document)?
         .ok_or_else(|| Error::new(Kind::NotFound, format!("{path} is missing on the backup host")))
+}
+
+/// Whether the snapshot exists: without a manifest it is being written, or was left by a crash.
+pub fn has_manifest(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| entry.kind == EntryKind::File && entry.name == SnapshotId::MANIFEST)
+}
+
+/// Which files of parts are there, with their sizes.
+#[derive(Debug, Default)]
+pub struct Files(HashMap<String, u64>);
+
+impl Files {
+    pub fn of(listed: &BTreeMap<SnapshotId, Vec<Entry>>) -> Files {
+        let mut files = HashMap::new();
+        for (id, entries) in listed {
+            for entry in entries.iter().filter(|entry| entry.kind == EntryKind::File) {
+                if let Some(name) = PartName::parse_in(id, &entry.name) {
+                    files.insert(name.to_string(), entry.bytes);
+                }
+            }
+        }
+        Files(files)
+    }
+
+    pub fn have(&self, part: &Part) -> bool {
+        part.files.iter().all(|file| self.has(file))
+    }
+
+    pub fn has(&self, file: &ChangeFile) -> bool {
+        self.0.get(&file.file) == Some(&file.bytes)
+    }
 }
 
 #[cfg(test)]

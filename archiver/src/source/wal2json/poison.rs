@@ -101,7 +101,7 @@ async fn commits(connection: &mut Connection, whole: &Peek<'_>) -> Result<Vec<(u
             }
             Ok(())
         };
-        connection.peek(&bare, take).await
+        bare.run(connection, take).await
     })
     .await?;
     Ok(commits)
@@ -111,7 +111,7 @@ async fn commits(connection: &mut Connection, whole: &Peek<'_>) -> Result<Vec<(u
 async fn can_read(connection: &mut Connection, peek: &Peek<'_>) -> Result<bool> {
     let read = while_in_use(async || {
         faults::hit("poison.before_try")?;
-        connection.peek(peek, |line| Line::check(line).map(|_| ())).await
+        peek.run(connection, |line| Line::check(line).map(|_| ())).await
     });
     match read.await {
         Ok(()) => Ok(true),

@@ -12,6 +12,7 @@ use postgres_protocol::escape::escape_literal;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::config::Config;
 use syncdata_service::faults;
 use syncdata_service::postgres::{db_error, sqlstate};
 use tokio_postgres::binary_copy::BinaryCopyOutStream;
@@ -76,10 +77,10 @@ impl Plugin {
             lines_max: Some(1),
         };
         let mut plugin = Plugin { name: String::new(), numbers_as_text: true };
-        match connection.peek(&peek(&plugin), |_| Ok(())).await {
+        match peek(&plugin).run(connection, |_| Ok(())).await {
             Err(error) if is_unknown_option(&error) => {
                 plugin.numbers_as_text = false;
-                connection.peek(&peek(&plugin), |_| Ok(())).await?;
+                peek(&plugin).run(connection, |_| Ok(())).await?;
             }
             probed => probed?,
         }
@@ -107,6 +108,16 @@ impl Plugin {
 }
 
 impl Peek<'_> {
+    /// In a transaction of its own, so that its failure leaves the session usable.
+    pub(crate) async fn run(
+        &self,
+        connection: &mut Connection,
+        take: impl FnMut(&str) -> Result<()>,
+    ) -> Result<()> {
+        let tx = connection.transaction().await?;
+        self.read(&tx, take).await
+    }
+
     /// Hands the answer's lines to `take`, one by one, as they come.
     pub(crate) async fn read(
         &self,
@@ -280,6 +291,12 @@ pub(crate) fn is_gate(error: &Error) -> bool {
 /// The plugin is not there, or may not be used.
 pub(crate) fn is_about_plugin(error: &Error) -> bool {
     is_gate(error) || sqlstate(error) == Some(&SqlState::UNDEFINED_FILE)
+}
+
+/// The same for whoever has the settings and the connection at hand.
+pub(crate) fn explain_to(error: Error, config: &Config, connection: &Connection) -> Error {
+    let user = config.postgres().map_or("", |postgres| postgres.user.as_str());
+    explain(error, user, connection.facts.major())
 }
 
 /// Adds what a DBA has to run, where that is known.

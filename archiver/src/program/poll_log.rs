@@ -1,22 +1,23 @@
-//! What the log was told: a state that lasts is told when it begins, when it changes and when it ends, not at
-//! every poll.
+//! What polls write into the log: a state that lasts is logged when it begins, when it changes and when it ends, not
+//! at every poll.
 
 use syncdata_formats::Error;
 use tracing::{error, info, warn};
 
-use crate::poll::Outcome;
 use crate::poll::guard::Pressure;
+use crate::poll::outcome::Outcome;
 
+/// As it was logged last.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct PollLog {
     away: Option<String>,
     held_back: Option<String>,
     pressure: Pressure,
 }
 
-impl Told {
-    /// Tells what is new in the outcome of a poll.
-    pub(crate) fn tell(&mut self, outcome: &Outcome) {
+impl PollLog {
+    /// Logs what is new in the outcome of a poll.
+    pub(crate) fn note(&mut self, outcome: &Outcome) {
         let words = |error: &Option<Error>| error.as_ref().map(Error::one_line);
         match change(&mut self.away, words(&outcome.away)) {
             Some(Some(reason)) => warn!(
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_changes_is_told() {
+    fn only_what_changes_is_logged() {
         let mut before = None;
         assert_eq!(change(&mut before, None::<&str>), None);
         assert_eq!(change(&mut before, Some("away")), Some(Some("away")));

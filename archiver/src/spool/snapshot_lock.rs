@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use syncdata_formats::{Error, Kind, Result};
 
-use crate::spool::{lock_file, make_folder};
+use super::{lock_file, make_folder};
 
 const ATTEMPTS_MAX: u32 = 20;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);

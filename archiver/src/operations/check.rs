@@ -1,4 +1,4 @@
-//! Everything that could be wrong, looked at without changing anything: what `check` prints and `setup` mends.
+//! `check`: everything that could be wrong, looked at without changing anything.
 
 use std::collections::BTreeSet;
 use syncdata_service::postgres::ServerContext as _;
@@ -18,6 +18,13 @@ use crate::source::connection::Connection;
 use crate::source::role;
 use crate::source::wal2json::slot::{self, Plugin};
 use crate::spool::Spool;
+
+/// Source, backup host and our own disk.
+pub(crate) async fn check(config: &Config) -> Vec<Finding> {
+    let mut findings = source(config).await;
+    findings.extend(archive(config).await);
+    findings
+}
 
 /// Looks at the source only.
 pub(crate) async fn source(config: &Config) -> Vec<Finding> {
@@ -39,7 +46,7 @@ pub(crate) async fn source(config: &Config) -> Vec<Finding> {
 }
 
 /// Looks at the backup host and at our own disk.
-pub(crate) async fn archive(config: &Config) -> Vec<Finding> {
+async fn archive(config: &Config) -> Vec<Finding> {
     vec![
         backup_host(config).await.unwrap_or_else(|error| failed("archive", &error)),
         spool(config).unwrap_or_else(|error| failed("spool", &error)),

@@ -1,20 +1,22 @@
-//! What `status` says: one value, made by the daemon after every poll or by the command itself, printed as text,
-//! as JSON and as metrics.
+//! `status`: one value, made by the daemon after every poll, or from what spool and source say themselves.
 
-use std::fmt::Write as _;
+mod metrics;
+mod text;
+mod without_daemon;
 
 use serde::{Deserialize, Serialize};
 use syncdata_formats::Error;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
 use syncdata_formats::time::Timestamp;
-use syncdata_service::control::{Metrics, Sort};
 
 use crate::poll::guard::Pressure;
-use crate::poll::{Outcome, View};
+use crate::poll::outcome::{Outcome, View};
 use crate::source::catalog::{OldestTransaction, Slot};
 use crate::spool::holdings::Holdings;
 use crate::spool::{HeldSnapshot, Spool};
+
+pub(crate) use without_daemon::without_daemon;
 
 /// What a running daemon calls itself.
 const ACTIVE: &str = "active";
@@ -230,125 +232,11 @@ impl Status {
         self.gaps = state.gaps.clone();
     }
 
-    fn failed(&mut self, error: &Error) {
+    pub(super) fn failed(&mut self, error: &Error) {
         self.errors += 1;
         self.healthy = false;
         let hint = error.hint_text().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
         self.problems = vec![format!("{}{hint}", error.one_line())];
-    }
-
-    pub(crate) fn text(&self) -> String {
-        let mut text = String::new();
-        let time = |time: Option<Timestamp>| time.map_or_else(|| "-".to_owned(), |time| time.to_string());
-        let mut line = |name: &str, value: &dyn std::fmt::Display| {
-            writeln!(text, "{name}: {value}").expect("a String takes all");
-        };
-        line("status", &self.status);
-        line("poll frequency", &format_args!("{} seconds", self.poll_frequency_seconds));
-        line("start time", &time(self.start_time));
-        line("last poll", &time(self.last_poll));
-        line("records archived", &self.records_archived);
-        line("errors", &self.errors);
-        line("healthy", &if self.healthy { "yes" } else { "no" });
-        if let Some(source) = &self.source {
-            source.lines(&mut line);
-        }
-        if let Some(spool) = &self.spool {
-            line("covered", &format_args!("{} as of {}", spool.covered_lsn, time(spool.covered_at)));
-            let seconds =
-                spool.behind_source_seconds.map_or_else(|| "-".to_owned(), |seconds| seconds.to_string());
-            line(
-                "behind source",
-                &format_args!("{seconds} seconds, {} bytes of WAL", spool.behind_source_bytes),
-            );
-            line(
-                "spool",
-                &format_args!("{} of {} bytes, {} segments", spool.bytes, spool.max_bytes, spool.segments),
-            );
-            line(
-                "not shipped",
-                &format_args!(
-                    "{} segments, {} bytes, {} seconds",
-                    spool.unshipped_segments, spool.unshipped_bytes, spool.unshipped_seconds
-                ),
-            );
-        }
-        line("archive", &self.archive.location);
-        line("newest segment", &self.archive.newest_segment);
-        line(
-            "last shipped",
-            &format_args!("{} at {}", self.archive.shipped_segment, time(self.archive.last_shipped)),
-        );
-        match &self.archive.newest_snapshot {
-            Some(snapshot) => line(
-                "newest snapshot",
-                &format_args!(
-                    "{} as of {}, {} seconds old, {} tables",
-                    snapshot.id,
-                    snapshot.taken_at,
-                    snapshot.age_seconds,
-                    snapshot.tables.len()
-                ),
-            ),
-            None => line("newest snapshot", &"-"),
-        }
-        for degraded in &self.degraded {
-            line("degraded", degraded);
-        }
-        for gap in &self.gaps {
-            line("gap", &format_args!("after {} up to {}: {}", gap.from, gap.to, gap.reason));
-        }
-        for problem in &self.problems {
-            line("problem", problem);
-        }
-        writeln!(text, "\ncaptured tables ({}):", self.tables.len()).expect("a String takes all");
-        for table in &self.tables {
-            writeln!(text, "  - {table}").expect("a String takes all");
-        }
-        text
-    }
-
-    pub(crate) fn metrics(&self) -> Metrics {
-        use Sort::{Counter, Gauge};
-        let mut metrics = Metrics::new();
-        let mut add = |name: &str, sort, help: &str, value: u64| {
-            metrics.add(&format!("syncdata_archiver_{name}"), sort, help, value);
-        };
-        add("healthy", Gauge, "1 when status names no problem", u64::from(self.healthy));
-        add("records_total", Counter, "Rows archived since start", self.records_archived);
-        add("errors_total", Counter, "Polls that failed since start", self.errors);
-        add("gaps", Gauge, "Gaps that no snapshot has mended", self.gaps.len() as u64);
-        add("newest_segment", Gauge, "Number of the newest segment", self.archive.newest_segment);
-        add(
-            "shipped_segment",
-            Gauge,
-            "Number of the newest segment on the backup host",
-            self.archive.shipped_segment,
-        );
-        if let Some(snapshot) = &self.archive.newest_snapshot {
-            let taken = snapshot.taken_at.as_micros().max(0).unsigned_abs() / 1_000_000;
-            add("newest_snapshot_timestamp_seconds", Gauge, "When the newest snapshot was taken", taken);
-        }
-        if let Some(source) = &self.source {
-            add("retained_wal_bytes", Gauge, "WAL that the slot keeps on production", source.retained_bytes);
-            add("wal_guard_bytes", Gauge, "Where the WAL guard acts", source.wal_guard_bytes);
-        }
-        if let Some(spool) = &self.spool {
-            add("spool_bytes", Gauge, "Bytes in the spool", spool.bytes);
-            add(
-                "unshipped_segments",
-                Gauge,
-                "Segments that only the spool has",
-                spool.unshipped_segments as u64,
-            );
-            add("behind_source_bytes", Gauge, "WAL that is not in the spool yet", spool.behind_source_bytes);
-            add("unshipped_seconds", Gauge, "How long the oldest of them waits", spool.unshipped_seconds);
-            if let Some(at) = spool.covered_at {
-                let covered = at.as_micros().max(0).unsigned_abs() / 1_000_000;
-                add("covered_timestamp_seconds", Gauge, "Until when all commits are safe", covered);
-            }
-        }
-        metrics
     }
 }
 
@@ -376,25 +264,6 @@ impl SourceStatus {
             server_version: String::new(),
             plugin: String::new(),
             oldest_transaction: None,
-        }
-    }
-
-    fn lines(&self, line: &mut impl FnMut(&str, &dyn std::fmt::Display)) {
-        let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
-        line("slot", &format_args!("{} ({})", self.slot, self.wal_status));
-        line("slot position", &lsn(self.confirmed_flush_lsn));
-        line("retained WAL", &format_args!("{} of {} bytes", self.retained_bytes, self.wal_guard_bytes));
-        if let Some(seconds) = self.seconds_until_guard {
-            line("WAL guard acts in", &format_args!("{seconds} seconds at this pace"));
-        }
-        if let Some(bytes) = self.spilled_bytes.filter(|bytes| *bytes > 0) {
-            line("decoding spilled", &format_args!("{bytes} bytes to production's disk"));
-        }
-        if !self.guard.is_empty() {
-            line("WAL guard", &self.guard);
-        }
-        if let Some(oldest) = &self.oldest_transaction {
-            line("oldest transaction", oldest);
         }
     }
 }
@@ -481,14 +350,5 @@ mod tests {
         }
         let stopped = Status { status: "not-started".into(), ..status(None, 60) };
         assert!(stopped.seen_at(at(1000)).healthy, "that has its own words");
-    }
-
-    #[test]
-    fn the_text_has_a_line_for_everything_that_is_wrong() {
-        let mut status = Status { status: "active".into(), ..Status::default() };
-        status.failed(&Error::new(syncdata_formats::Kind::Unreachable, "gone").hint("look"));
-        let text = status.text();
-        assert!(text.starts_with("status: active\n"), "{text}");
-        assert!(text.contains("problem: gone (hint: look)"), "{text}");
     }
 }

@@ -1,5 +1,7 @@
 //! `setup`: checks the source, creates what may be created, and prints what a DBA has to run.
 
+use std::path::PathBuf;
+
 use postgres_protocol::escape::escape_literal;
 use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
@@ -9,28 +11,38 @@ use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
 use tokio_postgres::error::SqlState;
 
-use crate::program::check;
-use crate::program::cli::Setup;
+use crate::operations::check;
 use crate::source::catalog::Slot;
 use crate::source::connection::APPLICATION_NAME;
 use crate::source::role;
 
+/// What is to be created.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    pub slot: bool,
+    /// The slot is one that standbys get too.
+    pub failover: bool,
+    pub user: bool,
+    /// The user's password; else it is asked for, or made.
+    pub password_file: Option<PathBuf>,
+}
+
 /// Creates what was asked for and is not there yet; then looks at everything.
-pub(crate) async fn run(config: &Config, setup: &Setup, say: impl Fn(&str)) -> Result<Vec<Finding>> {
+pub(crate) async fn setup(config: &Config, wanted: &Wanted, say: impl Fn(&str)) -> Result<Vec<Finding>> {
     // Not the archiver's own session: that one is read only.
     let session = match Session::open(config.postgres()?, APPLICATION_NAME, &PinnedSettings::new()).await {
         Ok(session) => session,
         Err(error) => return Ok(vec![check::unreachable(config, &error)]),
     };
     let mut findings = Vec::new();
-    if setup.create_user {
-        findings.push(role::create(config, &session, setup.password_file.as_deref(), say).await?);
+    if wanted.user {
+        findings.push(role::create(config, &session, wanted.password_file.as_deref(), say).await?);
     }
-    if setup.failover {
+    if wanted.failover {
         findings.extend(check::failover(&session).await?);
     }
-    let slot = match setup.create_slot {
-        true => Some(create_slot(config, &session, setup.failover).await),
+    let slot = match wanted.slot {
+        true => Some(create_slot(config, &session, wanted.failover).await),
         false => try_plugin(config, &session).await?,
     };
     findings.extend(check::source(config).await);

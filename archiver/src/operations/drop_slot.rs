@@ -1,0 +1,47 @@
+//! `drop-slot`: the slot goes, unless changes wait in it.
+
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::config::Config;
+use syncdata_service::postgres::ServerContext as _;
+use tokio_postgres::types::Type;
+
+use crate::operations::pending::{self, Pending};
+use crate::source::catalog::Slot;
+use crate::source::connection::{Connection, Work};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    Now,
+    WasNotThere,
+}
+
+/// With `force` even while changes wait: they are lost.
+pub(crate) async fn drop_slot(config: &Config, force: bool) -> Result<Dropped> {
+    let name = &config.slot_name;
+    let mut connection = Connection::open(config).await?;
+    // A running archiver would not even notice before its next poll.
+    connection.lock(Work::Reading, name).await?;
+    let Some(slot) = Slot::read(connection.session.client(), name).await? else {
+        return Ok(Dropped::WasNotThere);
+    };
+    if !force && slot.lost_because().is_none() {
+        refuse_while_pending(config, &mut connection).await?;
+    }
+    let sql = "SELECT pg_drop_replication_slot($1)";
+    let dropped = connection.session.client().query_typed(sql, &[(&name.as_str(), Type::NAME)]).await;
+    dropped.context(|| format!("dropping the replication slot {name}"))?;
+    Ok(Dropped::Now)
+}
+
+/// WAL that is no change of a captured table may wait: there is always some on a busy server.
+async fn refuse_while_pending(config: &Config, connection: &mut Connection) -> Result<()> {
+    let name = &config.slot_name;
+    let hint = "run `syncdata-archiver run --once` first, or say --force: the changes are then lost";
+    let refuse = |what: &str| Error::new(Kind::Refused, format!("{what} in the slot {name}")).hint(hint);
+    let waits = pending::waits(config, connection).await;
+    match waits.map_err(|error| refuse("nobody can say whether changes wait").caused_by(error))? {
+        Pending::Nothing => Ok(()),
+        Pending::Changes => Err(refuse("changes wait")),
+        Pending::TooMuchToTell => Err(refuse("there is more than one poll reads")),
+    }
+}

@@ -1,0 +1,51 @@
+//! `prune`: what nobody needs any more leaves the archive.
+
+use serde::{Deserialize, Serialize};
+use syncdata_formats::Result;
+use syncdata_formats::signature::SigningKey;
+
+use crate::poll::archiver::Archiver;
+use crate::poll::steps::Poll;
+use crate::prune::{self, Plan, Wanted};
+use crate::source::connection::Work;
+use crate::spool::SnapshotLock;
+
+/// As it travels to the daemon.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Prune {
+    /// Only says what would go.
+    pub dry_run: bool,
+}
+
+/// Removes what nobody needs any more, or only says what that is.
+pub(crate) async fn prune(archiver: &mut Archiver, Prune { dry_run }: Prune) -> Result<Plan> {
+    let keep_days = archiver.config.keep_days.ok_or_else(prune::not_configured)?;
+    let _lock = match dry_run {
+        true => None,
+        false => Some(SnapshotLock::take(&archiver.config.spool_dir)?),
+    };
+    let slot = archiver.config.slot_name.clone();
+    let mut connection = archiver.connect().await?;
+    if !dry_run {
+        connection.lock(Work::Snapshots, &slot).await?;
+    }
+
+    let plan = carry_out(archiver.begin(&mut connection).await?, keep_days, dry_run).await?;
+
+    if !dry_run {
+        connection.unlock(Work::Snapshots, &slot).await?;
+        archiver.mark_pruned();
+    }
+    archiver.keep(connection);
+    Ok(plan)
+}
+
+async fn carry_out(mut poll: Poll<'_>, keep_days: u32, dry_run: bool) -> Result<Plan> {
+    if let Some(away) = poll.outcome.away.take() {
+        return Err(away.context("nothing was pruned"));
+    }
+    let captured = poll.captured().await?;
+    let verify_key = poll.signing_key.map(SigningKey::verify_key);
+    let wanted = Wanted { keep_days, captured, verify_key, dry_run };
+    prune::carry_out(poll.shipper.archive(), poll.spool, wanted).await
+}

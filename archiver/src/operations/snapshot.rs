@@ -1,0 +1,24 @@
+//! `snapshot`: a copy of tables, and a poll that brings the changes which belong to it.
+
+use syncdata_formats::{Error, Result};
+use syncdata_service::config::Config;
+
+use crate::snapshot::{self, Options, Taken};
+
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub taken: Taken,
+    /// Why the changes up to its end are not in the archive yet. It stands all the same.
+    pub not_polled: Option<Error>,
+}
+
+/// `poll` has the archiver of these settings poll once, wherever it runs.
+pub(crate) async fn snapshot(
+    config: &Config,
+    options: &Options,
+    poll: impl AsyncFn() -> Result<()>,
+) -> Result<Snapshot> {
+    let taken = snapshot::take(config, options, &poll).await?;
+    let not_polled = poll().await.err();
+    Ok(Snapshot { taken, not_polled })
+}

@@ -1,0 +1,118 @@
+//! The status as people read it.
+
+use std::fmt::Write as _;
+
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::time::Timestamp;
+
+use super::{SourceStatus, Status};
+
+impl Status {
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        let time = |time: Option<Timestamp>| time.map_or_else(|| "-".to_owned(), |time| time.to_string());
+        let mut line = |name: &str, value: &dyn std::fmt::Display| {
+            writeln!(text, "{name}: {value}").expect("a String takes all");
+        };
+        line("status", &self.status);
+        line("poll frequency", &format_args!("{} seconds", self.poll_frequency_seconds));
+        line("start time", &time(self.start_time));
+        line("last poll", &time(self.last_poll));
+        line("records archived", &self.records_archived);
+        line("errors", &self.errors);
+        line("healthy", &if self.healthy { "yes" } else { "no" });
+        if let Some(source) = &self.source {
+            source.lines(&mut line);
+        }
+        if let Some(spool) = &self.spool {
+            line("covered", &format_args!("{} as of {}", spool.covered_lsn, time(spool.covered_at)));
+            let seconds =
+                spool.behind_source_seconds.map_or_else(|| "-".to_owned(), |seconds| seconds.to_string());
+            line(
+                "behind source",
+                &format_args!("{seconds} seconds, {} bytes of WAL", spool.behind_source_bytes),
+            );
+            line(
+                "spool",
+                &format_args!("{} of {} bytes, {} segments", spool.bytes, spool.max_bytes, spool.segments),
+            );
+            line(
+                "not shipped",
+                &format_args!(
+                    "{} segments, {} bytes, {} seconds",
+                    spool.unshipped_segments, spool.unshipped_bytes, spool.unshipped_seconds
+                ),
+            );
+        }
+        line("archive", &self.archive.location);
+        line("newest segment", &self.archive.newest_segment);
+        line(
+            "last shipped",
+            &format_args!("{} at {}", self.archive.shipped_segment, time(self.archive.last_shipped)),
+        );
+        match &self.archive.newest_snapshot {
+            Some(snapshot) => line(
+                "newest snapshot",
+                &format_args!(
+                    "{} as of {}, {} seconds old, {} tables",
+                    snapshot.id,
+                    snapshot.taken_at,
+                    snapshot.age_seconds,
+                    snapshot.tables.len()
+                ),
+            ),
+            None => line("newest snapshot", &"-"),
+        }
+        for degraded in &self.degraded {
+            line("degraded", degraded);
+        }
+        for gap in &self.gaps {
+            line("gap", &format_args!("after {} up to {}: {}", gap.from, gap.to, gap.reason));
+        }
+        for problem in &self.problems {
+            line("problem", problem);
+        }
+        writeln!(text, "\ncaptured tables ({}):", self.tables.len()).expect("a String takes all");
+        for table in &self.tables {
+            writeln!(text, "  - {table}").expect("a String takes all");
+        }
+        text
+    }
+}
+
+impl SourceStatus {
+    fn lines(&self, line: &mut impl FnMut(&str, &dyn std::fmt::Display)) {
+        let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
+        line("slot", &format_args!("{} ({})", self.slot, self.wal_status));
+        line("slot position", &lsn(self.confirmed_flush_lsn));
+        line("retained WAL", &format_args!("{} of {} bytes", self.retained_bytes, self.wal_guard_bytes));
+        if let Some(seconds) = self.seconds_until_guard {
+            line("WAL guard acts in", &format_args!("{seconds} seconds at this pace"));
+        }
+        if let Some(bytes) = self.spilled_bytes.filter(|bytes| *bytes > 0) {
+            line("decoding spilled", &format_args!("{bytes} bytes to production's disk"));
+        }
+        if !self.guard.is_empty() {
+            line("WAL guard", &self.guard);
+        }
+        if let Some(oldest) = &self.oldest_transaction {
+            line("oldest transaction", oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syncdata_formats::{Error, Kind};
+
+    use super::*;
+
+    #[test]
+    fn the_text_has_a_line_for_everything_that_is_wrong() {
+        let mut status = Status { status: "active".into(), ..Status::default() };
+        status.failed(&Error::new(Kind::Unreachable, "gone").hint("look"));
+        let text = status.text();
+        assert!(text.starts_with("status: active\n"), "{text}");
+        assert!(text.contains("problem: gone (hint: look)"), "{text}");
+    }
+}

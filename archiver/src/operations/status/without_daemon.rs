@@ -1,0 +1,54 @@
+//! The status while no daemon runs: what spool and source say themselves.
+
+use syncdata_formats::Result;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::time::Timestamp;
+use syncdata_service::config::Config;
+
+use super::{Frame, SourceStatus, Status};
+use crate::source::catalog::{Position, Slot};
+use crate::source::connection::Connection;
+use crate::spool::holdings::Holdings;
+
+pub(crate) async fn without_daemon(config: &Config) -> Status {
+    let location = config.archive().map(|archive| format!("{}", archive.dir().display())).unwrap_or_default();
+    let frame = Frame {
+        wal_guard: config.wal_guard.as_u64(),
+        spool_max: config.spool_max.as_u64(),
+        location: &location,
+        now: Timestamp::now(),
+    };
+    let mut status = Status {
+        status: "not-started".into(),
+        poll_frequency_seconds: config.data_sync_freq.as_secs(),
+        problems: vec!["no daemon is running".into()],
+        ..Status::default()
+    };
+    let mut flush = Default::default();
+    match source_status(config, frame).await {
+        Ok((source, at)) => {
+            flush = at;
+            status.source = source;
+            if status.source.is_none() {
+                status.problems.push(format!("the replication slot {} does not exist", config.slot_name));
+            }
+        }
+        Err(error) => status.problems.push(error.one_line()),
+    }
+    match Holdings::look(&config.spool_dir) {
+        Ok(Some(holdings)) => status.spooled(frame, &holdings, flush),
+        Ok(None) => {}
+        Err(error) => status.problems.push(error.one_line()),
+    }
+    status.seen_at(Timestamp::now())
+}
+
+async fn source_status(config: &Config, frame: Frame<'_>) -> Result<(Option<SourceStatus>, Lsn)> {
+    let connection = Connection::open(config).await?;
+    let client = connection.session.client();
+    let position = Position::read(client).await?;
+    let slot = Slot::read(client, &config.slot_name).await?;
+    let status =
+        slot.map(|slot| SourceStatus::of(&slot, config.slot_name.to_string(), position.flush, frame, None));
+    Ok((status, position.flush))
+}

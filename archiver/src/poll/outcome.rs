@@ -1,0 +1,63 @@
+//! What a poll came to, and what it saw of the source.
+
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::Gap;
+use syncdata_formats::name::SlotName;
+use syncdata_formats::{Error, Result};
+
+use crate::capture::Capture;
+use crate::poll::guard::Pressure;
+use crate::source::catalog::{OldestTransaction, Position, Slot};
+use crate::source::connection::Connection;
+use crate::source::wal2json::slot::Plugin;
+
+/// What a poll came to.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub segments: u64,
+    pub records: u64,
+    pub shipped: u64,
+    /// Why the backup host does not have everything.
+    pub away: Option<Error>,
+    /// Why there is more in the slot than was read.
+    pub held_back: Option<Error>,
+    pub gaps: Vec<Gap>,
+    pub pressure: Pressure,
+    pub view: View,
+}
+
+/// What `status` shows of the source, as it was at the end of the poll.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    pub slot: Option<Slot>,
+    pub flush: Lsn,
+    pub oldest_transaction: Option<OldestTransaction>,
+    pub plugin: Option<Plugin>,
+    pub capture: Capture,
+    pub server_version: String,
+}
+
+impl Outcome {
+    /// Everything is on the backup host, and nothing is missing.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.away.is_none() && self.held_back.is_none() && self.gaps.is_empty()
+    }
+}
+
+impl View {
+    pub(super) async fn look(
+        connection: &Connection,
+        slot: &SlotName,
+        plugin: Option<Plugin>,
+    ) -> Result<View> {
+        let client = connection.session.client();
+        Ok(View {
+            slot: Slot::read(client, slot).await?,
+            flush: Position::read(client).await?.flush,
+            oldest_transaction: OldestTransaction::read(client).await?,
+            plugin,
+            capture: Capture::default(),
+            server_version: connection.facts.server_version.clone(),
+        })
+    }
+}

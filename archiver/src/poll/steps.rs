@@ -1,0 +1,169 @@
+//! The steps of a poll, each by itself. In which order they are taken is `run`'s to say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::Gap;
+use syncdata_formats::name::TableName;
+use syncdata_formats::signature::SigningKey;
+use syncdata_formats::snapshot::SnapshotId;
+use syncdata_formats::time::Timestamp;
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::config::{Config, Confirm};
+use syncdata_service::postgres::sqlstate;
+use tracing::info;
+
+use crate::poll::gap;
+use crate::poll::mended;
+use crate::poll::outcome::{Outcome, View};
+use crate::segment::reading::{Reading, publish_gap};
+use crate::ship::shipper::Shipper;
+use crate::source::catalog::{Position, Slot};
+use crate::source::connection::Connection;
+use crate::source::wal2json::poison::Poison;
+use crate::source::wal2json::slot::{self, Plugin};
+use crate::spool::{HeldSnapshot, Spool};
+
+/// One poll under way.
+pub(crate) struct Poll<'a> {
+    pub config: &'a Config,
+    pub shipper: &'a Shipper,
+    pub signing_key: Option<&'a SigningKey>,
+    pub spool: &'a mut Spool,
+    pub connection: &'a mut Connection,
+    pub snapshots: &'a mut BTreeMap<SnapshotId, HeldSnapshot>,
+    pub slot: Slot,
+    pub plugin: Plugin,
+    pub position: Position,
+    /// What head.json says since this poll: all before is archived, by position and by clock.
+    pub head: Option<(Lsn, Timestamp)>,
+    /// What stops the reading.
+    pub poison: Option<Poison>,
+    pub outcome: Outcome,
+}
+
+impl<'a> Poll<'a> {
+    /// A slot that is ahead of the archive has lost changes: that is published, once.
+    pub(super) async fn find_gap(&mut self) -> Result<()> {
+        let (state, archived) = (self.spool.state(), self.spool.position());
+        if let Some(gap) = gap::of_slot(state, archived, &self.connection.facts, &self.slot) {
+            self.publish_gap(gap).await?;
+        }
+        let oid = self.connection.facts.database_oid;
+        self.spool.update(|state| state.source.database_oid = oid)
+    }
+
+    pub(super) async fn publish_gap(&mut self, gap: Gap) -> Result<()> {
+        let reading = self.reading();
+        let (source, capture) = reading.describe(self.connection, self.spool.state()).await?;
+        let end = gap.to;
+        let manifest = publish_gap(self.spool, source, &capture, end, vec![gap], self.signing_key)?;
+        self.outcome.gaps.extend(manifest.gaps);
+        Ok(())
+    }
+
+    pub(super) fn reading(&self) -> Reading<'a> {
+        Reading { config: self.config, plugin: self.plugin.clone(), signing_key: self.signing_key }
+    }
+
+    /// Sends again what the backup host has lost since.
+    pub(super) async fn look_back(&mut self) -> Result<()> {
+        if self.outcome.away.is_some() {
+            return Ok(());
+        }
+        self.outcome.away = self.shipper.look_back(self.spool).await?;
+        Ok(())
+    }
+
+    /// Sends what waits, and then says in head.json how far that goes: without it nobody who has lost this spool
+    /// could tell an idle slot that moved on from one that lost changes.
+    pub(super) async fn ship(&mut self) -> Result<()> {
+        if self.outcome.away.is_some() {
+            return Ok(());
+        }
+        let sent = self.shipper.ship(self.spool).await?;
+        self.outcome.shipped += sent.segments;
+        self.outcome.away = sent.away;
+        // Before the slot was read to its end once, nobody knows how fresh the archive is.
+        let covered = self.spool.state().covered_at.map(|at| (self.spool.position(), at));
+        if let Some((_, at)) = covered
+            && self.outcome.away.is_none()
+            && self.head != covered
+        {
+            self.outcome.away = self.shipper.publish_head(self.spool.state(), at).await?;
+            self.head = covered.filter(|_| self.outcome.away.is_none());
+        }
+        Ok(())
+    }
+
+    /// Lets the slot move up to what is safe where `confirm` says.
+    pub(super) async fn confirm(&mut self) -> Result<()> {
+        let upto = match self.config.confirm {
+            Confirm::Spooled => Some(self.spool.position()),
+            Confirm::Shipped => self.spool.shipped_position().max(self.head.map(|(covered, _)| covered)),
+        };
+        match upto {
+            Some(upto) => self.advance(upto).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn advance(&mut self, upto: Lsn) -> Result<()> {
+        if self.slot.confirmed_flush_lsn >= Some(upto) {
+            return Ok(());
+        }
+        self.slot = slot::confirm(self.connection.session.client(), &self.config.slot_name, upto).await?;
+        Ok(())
+    }
+
+    pub(super) fn explain(&self, error: Error) -> Error {
+        slot::explain_to(error, self.config, self.connection)
+    }
+
+    /// Which snapshots there are, and which gaps they have mended.
+    pub(super) async fn look_at_snapshots(&mut self) -> Result<()> {
+        if self.outcome.away.is_some() {
+            return Ok(());
+        }
+        let known = std::mem::take(self.snapshots);
+        let verify_key = self.signing_key.map(SigningKey::verify_key);
+        let held = match self.shipper.snapshots(known, verify_key).await? {
+            Ok(held) => held,
+            Err(away) => {
+                self.outcome.away = Some(away);
+                return Ok(());
+            }
+        };
+        let captured = &self.outcome.view.capture.tables;
+        let gaps = mended::unmended(&self.spool.state().gaps, held.values(), captured);
+        if gaps.len() < self.spool.state().gaps.len() {
+            info!(left = gaps.len(), "snapshots have mended gaps");
+        }
+        let newest = held.values().next_back().cloned();
+        *self.snapshots = held;
+        self.spool.update(|state| (state.gaps, state.newest_snapshot) = (gaps, newest))
+    }
+
+    /// The tables that are captured, as the source's catalog is now.
+    pub(crate) async fn captured(&mut self) -> Result<BTreeSet<TableName>> {
+        let (_, capture) = self.reading().describe(self.connection, self.spool.state()).await?;
+        Ok(capture.tables)
+    }
+
+    /// The end of a poll: old files go, and what `status` shows.
+    pub(super) async fn look_around(&mut self) -> Result<()> {
+        self.spool.sweep(self.config.spool_max.as_u64())?;
+        // As late as can be: a slot that was made again has handed out fewer than this one by now.
+        self.slot = slot::read(self.connection.session.client(), &self.config.slot_name).await?;
+        let transactions = self.slot.transactions;
+        self.spool.update(|state| state.slot_transactions = transactions)?;
+        let view = View::look(self.connection, &self.config.slot_name, Some(self.plugin.clone())).await?;
+        let capture = std::mem::take(&mut self.outcome.view.capture);
+        self.outcome.view = View { capture, ..view };
+        Ok(())
+    }
+}
+
+pub(super) fn is_local_disk_full(error: &Error) -> bool {
+    error.kind() == Kind::NoSpace && sqlstate(error).is_none()
+}

@@ -1,0 +1,28 @@
+//! What the daemon answers a command with.
+
+use serde::{Deserialize, Serialize};
+
+use crate::poll::outcome::Outcome;
+use crate::prune::Plan;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    pub exit_code: u8,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
+}
+
+impl Answer {
+    pub(crate) fn new(exit_code: u8, message: impl Into<String>) -> Answer {
+        Answer { exit_code, message: message.into(), plan: None }
+    }
+
+    pub(crate) fn of_poll(outcome: &Outcome) -> Answer {
+        Answer::new(u8::from(!outcome.is_clean()), "")
+    }
+
+    pub(crate) fn of_prune(plan: Plan) -> Answer {
+        Answer { plan: Some(plan), ..Answer::new(0, "") }
+    }
+}

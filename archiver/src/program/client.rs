@@ -1,0 +1,47 @@
+//! Asking the running daemon, if there is one.
+
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::config::{Config, Program};
+use syncdata_service::control::{self, Method};
+
+use crate::operations;
+use crate::operations::status::Status;
+use crate::poll::archiver::Archiver;
+use crate::program::answer::Answer;
+use crate::program::poll_log::PollLog;
+
+/// Asks the daemon to do something; `None` when there is none.
+pub(crate) async fn ask(
+    config: &Config,
+    path: &str,
+    body: Option<&serde_json::Value>,
+) -> Result<Option<Answer>> {
+    let sockets = config.sockets(Program::Archiver);
+    match control::call_first(&sockets, Method::Post, path, body).await? {
+        None => Ok(None),
+        Some(response) if response.is_success() => response.read_json().map(Some),
+        Some(response) => {
+            Err(Error::new(Kind::Refused, String::from_utf8_lossy(&response.body).trim().to_owned()))
+        }
+    }
+}
+
+/// The daemon's own status; `None` when there is none.
+pub(crate) async fn ask_status(config: &Config) -> Result<Option<Status>> {
+    let sockets = config.sockets(Program::Archiver);
+    let response = control::call_first(&sockets, Method::Get, "/status", None).await?;
+    response.map(|response| response.read_json()).transpose()
+}
+
+/// One poll for a command that needs it: by the running daemon, or here. It is that of the settings, always.
+pub(crate) async fn poll_now(config: &Config) -> Result<()> {
+    if let Some(answer) = ask(config, "/poll", None).await? {
+        return match answer.exit_code {
+            0 | 1 => Ok(()),
+            _ => Err(Error::new(Kind::Refused, format!("the daemon could not poll: {}", answer.message))),
+        };
+    }
+    let outcome = operations::poll::poll(&mut Archiver::new(config.clone())?).await?;
+    PollLog::default().note(&outcome);
+    Ok(())
+}

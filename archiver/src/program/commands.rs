@@ -1,0 +1,167 @@
+//! The commands that are not the daemon: each asks the running daemon first, where there may be one, and prints what
+//! came of it.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::json;
+use syncdata_formats::name::TablePattern;
+use syncdata_formats::{Error, Result};
+use syncdata_service::config::{Config, split_list};
+use syncdata_service::daemon::Stop;
+use syncdata_service::finding::{Finding, Level, worst};
+use syncdata_service::output::Output;
+
+use crate::operations;
+use crate::operations::declare_gap::DeclareGap;
+use crate::operations::drop_slot::Dropped;
+use crate::operations::prune::Prune;
+use crate::operations::setup::Wanted;
+use crate::poll::archiver::Archiver;
+use crate::program::answer::Answer;
+use crate::program::cli::{DeclareGapArguments, Setup, SnapshotArguments};
+use crate::program::client;
+use crate::program::poll_log::PollLog;
+use crate::program::stopping::unless_stopped;
+use crate::prune;
+use crate::snapshot::Options;
+
+/// One poll. A running daemon does it, if there is one and its settings are to be used.
+pub(crate) async fn run_once(config: Config, as_configured: bool, output: Output) -> Result<ExitCode> {
+    if as_configured && let Some(answer) = client::ask(&config, "/poll", None).await? {
+        if !answer.message.is_empty() {
+            output.words(&answer.message);
+        }
+        return Ok(ExitCode::from(answer.exit_code));
+    }
+    let mut archiver = Archiver::new(config)?;
+    let stop = Stop::new();
+    stop.on_signals()?;
+    let canceller = archiver.canceller();
+    match unless_stopped(operations::poll::poll(&mut archiver), &stop, &canceller).await {
+        Some(outcome) => {
+            let outcome = outcome?;
+            PollLog::default().note(&outcome);
+            Ok(ExitCode::from(Answer::of_poll(&outcome).exit_code))
+        }
+        // Everything up to here is safe; the next run goes on.
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+pub(crate) async fn status(config: &Config, output: Output) -> Result<ExitCode> {
+    let status = match client::ask_status(config).await? {
+        Some(status) => status,
+        None => operations::status::without_daemon(config).await,
+    };
+    output.document(&json!(status), &status.text());
+    Ok(ExitCode::from(u8::from(!status.healthy)))
+}
+
+pub(crate) async fn check(config: &Config, output: Output) -> Result<ExitCode> {
+    Ok(output.findings(&operations::check::check(config).await))
+}
+
+pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -> Result<ExitCode> {
+    let wanted = Wanted {
+        slot: arguments.create_slot,
+        failover: arguments.failover,
+        user: arguments.create_user,
+        password_file: arguments.password_file.clone(),
+    };
+    let findings = operations::setup::setup(config, &wanted, |words| output.words(words)).await?;
+    if output.is_json() {
+        return Ok(output.findings(&findings));
+    }
+    // Words for the person; the statements alone on stdout, to be piped into psql.
+    for finding in &findings {
+        output.words(&finding.to_string());
+    }
+    for statement in findings.iter().flat_map(|finding| &finding.statements) {
+        output.line(statement);
+    }
+    Ok(exit_code(&findings))
+}
+
+pub(crate) async fn snapshot(
+    config: &Config,
+    arguments: &SnapshotArguments,
+    output: Output,
+) -> Result<ExitCode> {
+    let options = Options {
+        tables: arguments.tables.as_deref().map(patterns).transpose()?,
+        rate: arguments.rate.map(|rate| rate.as_u64()),
+        full: arguments.full,
+        wait: arguments.wait.map(Into::into),
+    };
+    let poll = async || client::poll_now(config).await;
+    let snapshot = operations::snapshot::snapshot(config, &options, poll).await?;
+    if let Some(error) = snapshot.not_polled {
+        output.words(&format!(
+            "the snapshot is complete; the changes that belong to it come with the next poll, since this one failed: {}",
+            error.one_line()
+        ));
+    }
+    output.document(&json!(snapshot.taken), &snapshot.taken.text());
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn prune(config: Config, dry_run: bool, output: Output) -> Result<ExitCode> {
+    if config.keep_days.is_none() {
+        return Err(prune::not_configured());
+    }
+    let request = Prune { dry_run };
+    let plan = match client::ask(&config, "/prune", Some(&json!(request))).await? {
+        Some(Answer { plan: Some(plan), .. }) => plan,
+        Some(answer) => {
+            output.words(&answer.message);
+            return Ok(ExitCode::from(answer.exit_code));
+        }
+        None => operations::prune::prune(&mut Archiver::new(config)?, request).await?,
+    };
+    output.document(&json!({"dry_run": dry_run, "plan": plan}), &plan.text());
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn declare_gap(
+    config: Config,
+    arguments: &DeclareGapArguments,
+    output: Output,
+) -> Result<ExitCode> {
+    let gap = DeclareGap { upto: arguments.upto, reason: arguments.reason.clone() };
+    let answer = match client::ask(&config, "/declare-gap", Some(&json!(gap))).await? {
+        Some(answer) => answer,
+        None => {
+            let declared = operations::declare_gap::declare_gap(&mut Archiver::new(config)?, &gap).await?;
+            Answer::new(declared.exit_code(), declared.text())
+        }
+    };
+    output.words(&answer.message);
+    Ok(ExitCode::from(answer.exit_code))
+}
+
+pub(crate) async fn drop_slot(config: &Config, force: bool, output: Output) -> Result<ExitCode> {
+    let name = &config.slot_name;
+    output.words(&match operations::drop_slot::drop_slot(config, force).await? {
+        Dropped::Now => format!("the replication slot {name} is dropped; changes from now on are not kept"),
+        Dropped::WasNotThere => format!("the replication slot {name} does not exist"),
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn keygen(file: &Path, output: Output) -> Result<ExitCode> {
+    let public_file = operations::keygen::keygen(file)?;
+    output.words(&format!("secret key: {} (signing_key of the archiver)", file.display()));
+    output.words(&format!("public key: {} (verify_key of the applier)", public_file.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn patterns(list: &str) -> Result<Vec<TablePattern>> {
+    let items = split_list(list).filter(|items| !items.is_empty());
+    let items = items.ok_or_else(|| Error::bad_input("a list of tables", list))?;
+    items.iter().map(|item| item.parse()).collect()
+}
+
+fn exit_code(findings: &[Finding]) -> ExitCode {
+    ExitCode::from(u8::from(worst(findings) == Level::Fail))
+}

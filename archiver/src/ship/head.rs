@@ -1,0 +1,38 @@
+//! `head.json`: how far the archive goes, and until when by production's clock.
+
+use syncdata_archive::{Archive, small};
+use syncdata_formats::document::Document;
+use syncdata_formats::head::{Head, Newest};
+use syncdata_formats::layout::{ArchivePath, SegmentName, SegmentSeq};
+use syncdata_formats::time::Timestamp;
+use syncdata_formats::{Error, Kind, Result};
+
+use crate::spool::State;
+
+/// What it says when the archive holds all that the state speaks of.
+pub(super) fn of(state: &State, covered_at: Timestamp) -> Head {
+    let newest = state.tip.last.map(|last| Newest {
+        day: last.day,
+        name: SegmentName { seq: last.segment.seq, end_lsn: state.tip.end_lsn },
+        sha256: last.segment.sha256,
+    });
+    Head {
+        archive_id: state.archive_id,
+        newest,
+        covered_lsn: state.covered_lsn,
+        covered_at,
+        recent: Vec::new(),
+        archiver: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// `None` also when it cannot be made out: a torn head is as good as a missing one.
+pub(super) fn read(archive: &mut dyn Archive) -> Result<Option<Head>> {
+    let bytes = small::read(archive, &ArchivePath::head(), Document::Head)?;
+    Ok(bytes.and_then(|bytes| Head::decode(&bytes).ok()))
+}
+
+pub(super) fn missing_segment(seq: SegmentSeq) -> Error {
+    Error::new(Kind::NotFound, format!("head.json names segment {seq}, which the archive does not have"))
+        .hint("put the missing segments back on the backup host; nothing was written")
+}

@@ -1,0 +1,165 @@
+//! Is this server still the source of the spool, with the history that was archived?
+
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::SlotName;
+use syncdata_formats::{Error, Kind, Result};
+
+use crate::source::catalog::{self, Facts, Position, Slot};
+use crate::source::connection::Connection;
+use crate::source::wal2json::slot;
+use crate::spool::{Origin, State};
+
+/// The slot, or why it is not there.
+pub(crate) async fn read_slot(origin: &Origin, connection: &Connection, name: &SlotName) -> Result<Slot> {
+    let slot = slot::read(connection.session.client(), name).await;
+    slot.map_err(|error| explain_missing_slot(error, origin, &connection.facts))
+}
+
+/// Refuses a server that has lost archived changes, or never had them.
+pub(crate) async fn check_history(
+    state: &State,
+    connection: &Connection,
+    position: &Position,
+    user: &str,
+) -> Result<()> {
+    let (before, now) = (state.source.timeline, position.timeline);
+    let switch = match before == now {
+        true => None,
+        false => catalog::switch_point(connection.session.client(), before, now, user).await?,
+    };
+    is_ours(state, state.position(), now, position.flush, switch)
+}
+
+/// What the server's facts mean for this spool: that it is another server is an error, never a gap.
+pub(crate) fn check_server(origin: &Origin, facts: &Facts, slot: &SlotName) -> Result<()> {
+    let refuse = |what: &str, before: &str, now: &str| {
+        Err(Error::new(
+            Kind::Foreign,
+            format!("the source is not the one of this spool: {what} was {before}, is {now}"),
+        )
+        .hint(
+            "check pg_host, pg_port, pg_database and slot_name; another source needs a new archive_dir and a new \
+             spool_dir",
+        ))
+    };
+    if origin.system_identifier != facts.system_identifier {
+        return refuse("system_identifier", &origin.system_identifier, &facts.system_identifier);
+    }
+    if origin.database != facts.database {
+        return refuse("the database", &origin.database, &facts.database);
+    }
+    if origin.slot != slot.as_str() {
+        return refuse("slot_name", &origin.slot, slot.as_str());
+    }
+    Ok(())
+}
+
+/// A database takes its slots along when it is dropped.
+fn explain_missing_slot(error: Error, origin: &Origin, facts: &Facts) -> Error {
+    if error.kind() != Kind::NotFound || origin.database_oid == facts.database_oid {
+        return error;
+    }
+    let (before, now) = (origin.database_oid, facts.database_oid);
+    error.context(format!(
+        "the database {} was dropped and made again (its oid was {before}, is {now}), and its slots went with it",
+        facts.database
+    ))
+}
+
+/// Whether a server on another timeline, or one that ends before the archive, still has the history that we archived.
+fn is_ours(state: &State, position: Lsn, timeline: u32, flush: Lsn, switch: Option<Lsn>) -> Result<()> {
+    let diverged = |why: String| {
+        Err(Error::new(Kind::Foreign, format!("the source has diverged from the archive: {why}")).hint(
+            "archived changes are not in production any more: use a new archive_dir and spool_dir, \
+             then `resync --all --adopt` on the local side",
+        ))
+    };
+    if state.source.timeline != timeline {
+        let (from, to) = (state.source.timeline, timeline);
+        return match switch {
+            Some(switch) if position <= switch => Ok(()),
+            Some(switch) => diverged(format!(
+                "timeline {to} left timeline {from} at {switch}, but changes up to {position} are archived"
+            )),
+            None => diverged(format!("timeline {to} does not descend from timeline {from}")),
+        };
+    }
+    if flush < position {
+        return diverged(format!("its WAL ends at {flush}, but changes up to {position} are archived"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::capture::Remembered;
+    use crate::spool::Tip;
+
+    fn lsn(position: u64) -> Lsn {
+        Lsn::from_u64(position)
+    }
+
+    fn state() -> State {
+        State {
+            archive_id: uuid::Uuid::nil(),
+            source: Origin {
+                system_identifier: "7".into(),
+                timeline: 1,
+                database: "app".into(),
+                database_oid: 5,
+                slot: "syncdata_slot".into(),
+            },
+            tip: Tip { last: None, end_lsn: lsn(0x10) },
+            shipped: 0,
+            shipped_at: None,
+            covered_lsn: lsn(0x10),
+            covered_at: None,
+            gaps: Vec::new(),
+            newest_snapshot: None,
+            remembered: Remembered::default(),
+            warned: BTreeMap::new(),
+            warned_from: None,
+            slot_transactions: Some(9),
+        }
+    }
+
+    fn facts() -> Facts {
+        Facts {
+            system_identifier: "7".into(),
+            database: "app".into(),
+            database_oid: 5,
+            server_version: "18.6".into(),
+            server_version_num: 180_006,
+            encoding: "UTF8".into(),
+            in_recovery: false,
+        }
+    }
+
+    #[test]
+    fn another_cluster_database_or_slot_is_refused() {
+        let slot = |name: &str| name.parse().expect("a name");
+        for (facts, name) in [
+            (Facts { system_identifier: "8".into(), ..facts() }, "syncdata_slot"),
+            (Facts { database: "other".into(), ..facts() }, "syncdata_slot"),
+            (facts(), "other_slot"),
+        ] {
+            assert!(check_server(&state().source, &facts, &slot(name)).is_err());
+        }
+        assert!(check_server(&state().source, &facts(), &slot("syncdata_slot")).is_ok());
+    }
+
+    #[test]
+    fn history_is_ours_only_if_the_archive_ends_before_the_switch() {
+        let at = |timeline, flush, switch: Option<u64>| {
+            is_ours(&state(), lsn(0x20), timeline, lsn(flush), switch.map(Lsn::from_u64))
+        };
+        assert!(at(1, 0x20, None).is_ok());
+        assert!(at(1, 0x1F, None).is_err(), "the server lost what we have");
+        assert!(at(2, 0x40, Some(0x20)).is_ok());
+        assert!(at(2, 0x40, Some(0x1F)).is_err());
+        assert!(at(3, 0x40, None).is_err(), "not our descendant");
+    }
+}
