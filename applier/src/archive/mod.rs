@@ -2,6 +2,9 @@
 
 pub mod acks;
 pub mod fetch;
+pub(crate) mod groups;
 pub mod hand_files;
+pub mod open;
 pub mod range;
+pub(crate) mod stretch;
 pub mod trail;

@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use syncdata_formats::error::{Error, Kind, Result, escape_control};
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
 use serde::Serialize;
 use syncdata_formats::chain::Verified;
-use syncdata_formats::error::{Error, Kind, Result, escape_control};
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::manifest::OpCounts;
 use syncdata_formats::name::TableName;
@@ -28,7 +28,7 @@ use crate::archive::fetch::Source;
 use crate::archive::hand_files::HandFiles;
 use crate::archive::trail::Trail;
 use crate::batch::TxPlace;
-use crate::load::{self, Base, Copy, Known, Pair};
+use crate::load::{self, Base, BaseKey, Copy, Halt, Known, Pair, Refusal};
 use crate::plan::{concerns, gap_name, not_found};
 use crate::target::postgres::apply::{FREE_PLANS, Writer};
 use crate::target::postgres::ledger::{self, Entry};
@@ -100,20 +100,24 @@ pub async fn as_of(config: &Config, order: &AsOf) -> Result<Past> {
     let source = files.source.clone();
     let local = Local::open(config).await?;
     let standing = Standing::read(&local, &source, order.tables.as_deref()).await?;
+
     let copies = copies(&local, &standing, &order.schema).await?;
     let mut past = Past { as_of: order.at.to_string(), into: order.schema.clone(), ..Past::default() };
     let head = source.head().await?.filter(|head| head.archive_id == standing.archive_id);
     past.covered_at = head.map(|head| head.covered_at).filter(|at| *at < order.at).map(|at| at.to_string());
+
     let mut making =
         Making { local: &local, source: &source, order, past, writer: Writer::new(local.replica) };
     let bases = making.bases(&standing, &copies).await?;
     let mut trail = Trail::open(&source, standing.archive_id, Some(standing.applied), None).await?;
+
     let client = local.session.client();
     client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
     making.writer.begin(client).await?;
     let schema = escape_identifier(&order.schema);
     let make = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
     client.batch_execute(&make).await.context(|| format!("making schema {schema}"))?;
+
     let mut number = 0;
     for (base, names) in bases {
         trail.reach(base.first_day()).await?;
@@ -138,7 +142,7 @@ impl Making<'_> {
         let snapshots = self.source.snapshots(standing.archive_id).await?;
         let floor = self.source.floor().await?;
         let is_whole = floor.is_none_or(|floor| floor.seq == SegmentSeq::FIRST);
-        let mut groups: BTreeMap<String, (Base, Vec<TableName>)> = BTreeMap::new();
+        let mut groups: BTreeMap<BaseKey, (Base, Vec<TableName>)> = BTreeMap::new();
         for (name, (_, table)) in copies {
             let has_it = |snapshot: &&Arc<SnapshotManifest>| {
                 snapshot.tables.contains_key(name) && snapshot.taken_at <= self.order.at
@@ -152,7 +156,7 @@ impl Making<'_> {
                         .to_owned()),
                 };
             match base {
-                Ok(base) => groups.entry(base.name()).or_insert((base, Vec::new())).1.push(name.clone()),
+                Ok(base) => groups.entry(base.key()).or_insert((base, Vec::new())).1.push(name.clone()),
                 Err(reason) => drop(self.past.left_alone.insert(name.to_string(), reason)),
             }
         }
@@ -179,8 +183,8 @@ impl Making<'_> {
             }
             let shadow = load::shadow::make(self.local.session.client(), &table, *number).await?;
             *number += 1;
-            let filled = load::fill(self.local, self.source, base, &table, shadow).await?;
-            let copy = filled.map_err(|reason| cannot_be_made(&name, &reason))?;
+            let filled = load::fill(self.local, self.source, base, &table, shadow).await;
+            let copy = filled.map_err(cannot_be_made)?;
             made.insert(name, copy);
         }
         let missing = self.changes(&segments, &known, &mut made).await?;
@@ -242,10 +246,9 @@ impl Making<'_> {
                 continue;
             }
             let fetched = [self.source.fetch_file(segment.clone()).await?];
-            let replayed =
-                load::replay::replay(&self.local.session, &mut self.writer, &fetched, known, made).await?;
-            let replayed = replayed.map_err(|refusal| cannot_be_made(&refusal.table, &refusal.reason))?;
-            for (table, rows) in replayed.missing {
+            let session = &self.local.session;
+            let done = load::catch_up::catch_up(session, &mut self.writer, &fetched, known, made).await;
+            for (table, rows) in done.map_err(cannot_be_made)?.missing {
                 *missing.entry(table).or_insert(0) += rows;
             }
             progress.add(segment.manifest().file.as_ref().map_or(0, |file| file.bytes));
@@ -261,13 +264,12 @@ impl Making<'_> {
         make_copy(client, live, name).await?;
         let mut tables = schema::load(client, std::slice::from_ref(name)).await?;
         let Some(table) = tables.remove(name) else {
-            return Err(cannot_be_made(live, "its copy is not there"));
+            return Err(cannot_be_made(Halt::refused(live, "its copy is not there")));
         };
         let table = Arc::new(table);
-        let target = match schema::fit(&copy.relation, &table) {
-            Ok(target) => target,
-            Err(difference) => return Err(cannot_be_made(live, &difference.to_string())),
-        };
+        let target = schema::fit(&copy.relation, &table)
+            .map_err(|difference| cannot_be_made(Halt::refused(live, difference)))?;
+
         client.batch_execute(FREE_PLANS).await.context(|| "preparing the transaction".to_owned())?;
         let key: &[usize] = if target.key.arbiter { &target.key.columns } else { &[] };
         let pair = Pair {
@@ -307,7 +309,7 @@ fn unreachable_from(base: &Base, segments: &[&Verified], table: &TableName) -> O
     match base {
         Base::Snapshot(snapshot) => {
             if manifests().next().is_some_and(|first| first.start_lsn > snapshot.start_lsn) {
-                return Some(format!("the archive begins behind snapshot {}", snapshot.id));
+                return Some(format!("the archive begins after snapshot {}", snapshot.id));
             }
             if let Some(manifest) = manifests().find(|manifest| !manifest.capture.contains(table)) {
                 return Some(format!("segment {} did not capture it", manifest.seq));
@@ -324,8 +326,15 @@ fn unreachable_from(base: &Base, segments: &[&Verified], table: &TableName) -> O
     Some(format!("changes {} of it are lost ({})", gap_name(lost), lost.reason))
 }
 
-fn cannot_be_made(table: &TableName, reason: &str) -> Error {
-    Error::new(Kind::Rejected, format!("{table} cannot be made as it was: {reason}")).hint(
-        "nothing was made; leave it out with --tables, or mend the live table that the copy is made like",
-    )
+fn cannot_be_made(halt: Halt) -> Error {
+    match halt {
+        Halt::Failed(error) => error,
+        Halt::Refused(Refusal { table, reason }) => Error::new(
+            Kind::Rejected,
+            format!("{table} cannot be made as it was: {reason}"),
+        )
+        .hint(
+            "nothing was made; leave it out with --tables, or mend the live table that the copy is made like",
+        ),
+    }
 }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::chain::Verified;
 use syncdata_formats::change::{Op, Row};
-use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::manifest::{Manifest, OpCounts};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
@@ -16,10 +16,9 @@ use syncdata_service::progress::{Progress, Unit};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
-use super::feed::BATCHES_AHEAD;
+use super::keys::{KeyHash, KeyHasher, Shape};
 use super::report::{Report, TableReport};
-use super::touch::{KeyHash, KeyHasher, Shape};
-use super::{Order, Standing};
+use super::{BATCHES_AHEAD, Order, Standing};
 use crate::apply::reader;
 use crate::archive::hand_files::HandFiles;
 use crate::archive::range::TimeRange;
@@ -40,11 +39,13 @@ pub async fn look(config: &Config, order: &Order, schema_name: &str) -> Result<R
     let standing = Standing::read(&local, &source, order.tables.as_deref()).await?;
     let mut trail = Trail::open(&source, standing.archive_id, Some(standing.applied), None).await?;
     trail.reach(order.range.first_day()).await?;
+
     let copies = copies(&local, &standing, schema_name).await?;
     let mut looking = Looking::new(&local, order, copies);
     if !order.dry_run {
         looking.begin(schema_name).await?;
     }
+
     let meets = |segment: &&Verified| {
         let manifest = segment.manifest();
         order.range.meets(manifest) && looking.copies.keys().any(|name| manifest.tables.contains_key(name))
@@ -52,6 +53,7 @@ pub async fn look(config: &Config, order: &Order, schema_name: &str) -> Result<R
     let segments: Vec<Verified> = trail.manifests().iter().filter(meets).cloned().collect();
     let chain: Vec<&Manifest> = trail.manifests().iter().map(Verified::manifest).collect();
     looking.note_gaps(&chain);
+
     let bytes = segments.iter().filter_map(|segment| segment.manifest().file.as_ref()).map(|f| f.bytes).sum();
     let mut progress = Progress::start("replaying the range", Unit::Bytes, Some(bytes));
     for segment in &segments {

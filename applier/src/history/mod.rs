@@ -1,30 +1,12 @@
-//! Replays a stretch of time. Repairing brings every row that changed in it to the state that the archive gives it
-//! where its table stands, and moves no position; looking applies the stretch alone to copies in another schema.
-//!
-//! ```text
-//! manifests ─▶ plan ─▶ scan: keys of the range, and where their rows went ─▶ origins: look back for what is not told
-//!                                                                                       │
-//!       live table ◀─ merge: what differs ◀─ shadow ◀─ feed: the records of those keys ─┘
-//! ```
-//!
-//! The records of a row are never written over the live one: what lies between may stand in the way of a unique value
-//! that another row has by now. They are put together beside it, and only what differs in the end is brought over.
-
-pub mod row;
+//! What operators do with the archive by hand: repair the rows of a stretch of time, look at that stretch in copies, make
+//! tables as they were at a moment, read every change of one row.
 
 mod as_of;
-mod feed;
 mod into;
-mod merge;
-mod origins;
-mod plan;
+mod keys;
 mod repair;
 mod report;
-mod scan;
-mod shadow;
-#[cfg(test)]
-mod tests;
-mod touch;
+pub mod row;
 
 use std::collections::BTreeMap;
 
@@ -40,12 +22,13 @@ use crate::archive::range::TimeRange;
 use crate::target::postgres::cursor::{self, Checkpoint, TableState};
 use crate::target::postgres::local::Local;
 
-pub use as_of::{AsOf, Past, PastTable, as_of};
-pub use into::look;
-pub use merge::{Changed, NotRebuilt};
-pub use plan::{Known, Plan, TablePlan};
-pub use repair::repair;
-pub use report::{Report, TableReport};
+pub use self::as_of::{AsOf, Past, PastTable, as_of};
+pub use self::into::look;
+pub use self::repair::{Changed, Known, NotRebuilt, Plan, TablePlan, repair};
+pub use self::report::{Report, TableReport};
+
+/// One batch is made while the one before is written.
+pub(super) const BATCHES_AHEAD: usize = 1;
 
 /// What an operator asks for.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use serde::Serialize;
 use syncdata_formats::error::escape_control;
 use syncdata_formats::manifest::OpCounts;
 
-use super::merge::{Changed, NotRebuilt};
+use super::repair::{Changed, NotRebuilt};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
-use syncdata_formats::snapshot::SnapshotManifest;
+use syncdata_formats::snapshot::{SnapshotId, SnapshotManifest};
 use syncdata_formats::time::Day;
 
 use super::Known;
@@ -22,7 +22,21 @@ pub(crate) enum Base {
     },
 }
 
+/// What tells bases apart, and the order in which they are loaded.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum BaseKey {
+    Snapshot(SnapshotId),
+    Start { over: bool },
+}
+
 impl Base {
+    pub(crate) fn key(&self) -> BaseKey {
+        match self {
+            Base::Snapshot(snapshot) => BaseKey::Snapshot(snapshot.id.clone()),
+            Base::Start { over } => BaseKey::Start { over: *over },
+        }
+    }
+
     pub(crate) fn known(&self) -> Known {
         match self {
             Base::Snapshot(snapshot) => {
@@ -32,7 +46,7 @@ impl Base {
         }
     }
 
-    /// The first folder that may hold changes behind it: what was seen committed before it was taken, and clocks go back.
+    /// The first folder that may hold changes after it: what was seen committed before it was taken, and clocks go back.
     pub(crate) fn first_day(&self) -> Option<Day> {
         match self {
             Base::Snapshot(snapshot) => Some(snapshot.taken_at.day().days_before(CLOCK_DAYS)),
@@ -55,7 +69,7 @@ impl Base {
         }
     }
 
-    /// What is loaded together: changes behind the base are read once for all of it, and its shadows need room at the
+    /// What is loaded together: changes after the base are read once for all of it, and its shadows need room at the
     /// same time. Without the replica role foreign keys tie all tables together.
     pub(super) fn in_groups(&self, tables: &[TableName], replica: bool) -> Vec<Vec<TableName>> {
         let bytes_of = |table: &TableName| match self {

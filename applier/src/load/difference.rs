@@ -2,7 +2,7 @@
 //! missing come. Nothing stronger than the locks of writing rows is taken, the table stays the table that it is, and
 //! no reader ever sees it empty.
 
-use syncdata_formats::error::Error;
+use syncdata_formats::error::{Error, Result};
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::sqlstate;
 use tokio_postgres::Client;

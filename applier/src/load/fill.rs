@@ -5,41 +5,31 @@ use std::sync::Arc;
 use syncdata_formats::error::Result;
 use syncdata_service::progress::{Progress, Unit};
 
-use super::{Base, Copy, is_of_a_row, parts, shadow};
+use super::{Base, Copy, Halt, is_of_a_row, parts, shadow};
 use crate::archive::fetch::Source;
 use crate::target::postgres::local::Local;
-use crate::target::postgres::schema::{self, Table};
+use crate::target::postgres::schema::{self, Difference, Table};
 
-/// `Err`: why the table cannot hold the base.
+/// Refused: the table cannot hold the base.
 pub(crate) async fn fill(
     local: &Local,
     source: &Source,
     base: &Base,
     table: &Arc<Table>,
     shadow: Arc<Table>,
-) -> Result<Result<Copy, String>> {
+) -> Result<Copy, Halt> {
     let client = local.session.client();
+    let refused = |difference: Difference| Halt::refused(&table.name, difference);
     let (relation, columns) = match base {
         Base::Snapshot(snapshot) => {
             let copy = &snapshot.tables[&table.name];
-            let statement = match (schema::fit(&copy.relation, table), parts::statement(copy, &shadow)) {
-                (Ok(_), Ok(statement)) => statement,
-                (Err(difference), _) => return Ok(Err(difference.to_string())),
-                (_, Err(difference)) => {
-                    // It names the shadow; the column is the table's.
-                    let what = difference.what.replace(&shadow.name.to_string(), &table.name.to_string());
-                    let remedy = difference.remedy.replace(&shadow.name.sql(), &table.name.sql());
-                    return Ok(Err(format!("{what}; run: {remedy}")));
-                }
-            };
+            schema::fit(&copy.relation, table).map_err(refused)?;
+            let statement = parts::statement(copy, table, &shadow.name).map_err(refused)?;
             let job = format!("loading {} from {}", table.name, base.name());
             let mut progress = Progress::start(job, Unit::Bytes, Some(copy.content_bytes));
-            let copied = parts::copy_in(client, source, copy, &statement, &mut progress).await;
-            match copied {
-                Ok(()) => {}
-                Err(error) if is_of_a_row(&error) => return Ok(Err(error.one_line())),
-                Err(error) => return Err(error),
-            }
+            parts::copy_in(client, source, copy, &statement, &mut progress).await.map_err(|error| {
+                if is_of_a_row(&error) { Halt::refused(&table.name, error.one_line()) } else { error.into() }
+            })?;
             progress.finish();
             let places = copy.columns.iter().filter_map(|name| table.column(name));
             let columns = places.filter(|column| !table.columns[*column].generated).collect();
@@ -54,10 +44,7 @@ pub(crate) async fn fill(
         }
     };
     let relation = Arc::new(relation);
-    let target = match schema::fit(&relation, &shadow) {
-        Ok(target) => target,
-        Err(difference) => return Ok(Err(difference.to_string())),
-    };
+    let target = schema::fit(&relation, &shadow).map_err(refused)?;
     let shadow = shadow::index(client, &shadow, &target).await?;
-    Ok(Ok(Copy { table: Arc::clone(table), shadow, relation, columns }))
+    Ok(Copy { table: Arc::clone(table), shadow, relation, columns })
 }

@@ -7,7 +7,7 @@ use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 
 use super::{Choice, Offer};
-use crate::pass::runner;
+use crate::archive;
 use crate::target::postgres::cursor::{self, Want};
 use crate::target::postgres::local::Local;
 
@@ -18,7 +18,7 @@ pub async fn foresee(
     tables: &[TableName],
     want: Want,
 ) -> Result<Vec<(TableName, Result<String, String>)>> {
-    let source = runner::source(config)?;
+    let source = archive::open::open(config)?;
     let identity = source.identity().await?;
     let snapshots = source.snapshots(identity.archive_id).await?;
     let (floor, listing) = (source.floor().await?, source.list(None).await?);
@@ -28,21 +28,21 @@ pub async fn foresee(
     let head = source.head().await?.map(|head| head.covered_lsn);
     let reached = reached.max(newest.unwrap_or(Lsn::ZERO)).max(head.unwrap_or(Lsn::ZERO));
     let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached };
-    let behind = |from: Lsn| listing.values().flatten().filter(|(_, name)| name.end_lsn > from).count();
+    let after = |from: Lsn| listing.values().flatten().filter(|(_, name)| name.end_lsn > from).count();
     let words = |table: &TableName| match offer.choose(table, want) {
         Choice::Snapshot(snapshot) => {
             let copy = &snapshot.tables[table];
             Ok(format!(
-                "is loaded from snapshot {} of {} ({} rows, {}), then {} segments behind it",
+                "is loaded from snapshot {} of {} ({} rows, {}), then {} segments after it",
                 snapshot.id,
                 snapshot.taken_at,
                 copy.rows,
                 ByteSize(copy.content_bytes),
-                behind(snapshot.start_lsn)
+                after(snapshot.start_lsn)
             ))
         }
         Choice::Start => {
-            Ok(format!("starts with the archive's first segment: {} segments", behind(Lsn::ZERO)))
+            Ok(format!("starts with the archive's first segment: {} segments", after(Lsn::ZERO)))
         }
         Choice::Wait(id) => Ok(format!("is loaded from snapshot {id} once the archive covers it")),
         Choice::Nothing(reason) => Err(reason),

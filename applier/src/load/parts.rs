@@ -7,12 +7,13 @@
 
 use std::fs::File;
 use std::pin::pin;
+use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_service::postgres::ServerContext as _;
 
 use bytes::Bytes;
 use futures_util::SinkExt as _;
-use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::manifest::ChangeFile;
+use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::{Part, TableCopy, pour};
 use syncdata_service::progress::Progress;
 use tokio::sync::mpsc;
@@ -24,15 +25,15 @@ use crate::target::postgres::schema::{Difference, Table, lacking};
 /// Pieces of at most 256 KiB between the thread and the connection.
 const PIECES_WAITING: usize = 4;
 
-/// `COPY … FROM STDIN` for rows as the snapshot has them.
-pub(crate) fn statement(copy: &TableCopy, table: &Table) -> Result<String, Difference> {
+/// `COPY … FROM STDIN` for rows as the snapshot has them, into a shadow of the table.
+pub(crate) fn statement(copy: &TableCopy, table: &Table, shadow: &TableName) -> Result<String, Difference> {
     let column = |name: &String| table.column(name).ok_or_else(|| lacking(name, Some(&copy.relation), table));
     let columns = copy.columns.iter().map(column).collect::<Result<Vec<usize>, _>>()?;
     if columns.is_empty() {
         // COPY has no word for rows without columns.
-        return Ok(format!("COPY {} FROM STDIN", table.name.sql()));
+        return Ok(format!("COPY {} FROM STDIN", shadow.sql()));
     }
-    Ok(format!("COPY {} ({}) FROM STDIN", table.name.sql(), table.column_list(&columns)))
+    Ok(format!("COPY {} ({}) FROM STDIN", shadow.sql(), table.column_list(&columns)))
 }
 
 /// Copies all rows; every part is proved before its rows stay.

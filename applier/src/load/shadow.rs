@@ -2,9 +2,9 @@
 //! session: whatever kills a load leaves nothing behind.
 
 use std::sync::Arc;
+use syncdata_formats::error::Result;
 use syncdata_service::postgres::ServerContext as _;
 
-use syncdata_formats::error::Result;
 use syncdata_formats::name::TableName;
 use tokio_postgres::Client;
 

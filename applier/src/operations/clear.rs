@@ -6,23 +6,24 @@ use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 use syncdata_service::postgres::ServerContext as _;
 
-use super::{Answer, ask};
+use super::Answer;
 use crate::target::postgres::cursor::{self, State};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::quarantine;
 use crate::target::postgres::schema;
 
-pub async fn run(config: &Config, is_sure: bool) -> Result<Answer> {
+/// `confirm` is asked whether to go on.
+pub async fn clear(config: &Config, confirm: impl FnOnce(&str) -> Result<bool>) -> Result<Answer> {
     let local = Local::open(config).await?;
     let names: Vec<TableName> =
         cursor::table_states(local.session.client(), &local.meta).await?.into_keys().collect();
     if names.is_empty() {
         return Ok(Answer::done("No tables in whitelist\n".into(), json!({"cleared": []})));
     }
-    if !is_sure && !confirm(config, &names)? {
-        return Ok(Answer { exit_code: 1, ..Answer::done(String::new(), json!({"cleared": []})) }
-            .with_words("nothing was changed"));
+    if !confirm(&question(config, &names)?)? {
+        return Ok(Answer::declined(json!({"cleared": []})));
     }
+
     local.lock_pass().await?;
     let cleared = empty(&local, &names).await?;
     let text: String = cleared.iter().map(|table| format!("cleared {table}\n")).collect();
@@ -31,16 +32,17 @@ pub async fn run(config: &Config, is_sure: bool) -> Result<Answer> {
         .with_words("the tables are pending: resync loads them again"))
 }
 
-fn confirm(config: &Config, names: &[TableName]) -> Result<bool> {
+fn question(config: &Config, names: &[TableName]) -> Result<String> {
     let location = config.postgres()?.location();
     let listed: Vec<String> = names.iter().map(ToString::to_string).collect();
-    ask::confirm("clear", &format!("Empty {} tables at {location}: {}", names.len(), listed.join(", ")))
+    Ok(format!("Empty {} tables at {location}: {}", names.len(), listed.join(", ")))
 }
 
 /// All in one transaction: tables that refer to each other go together.
 async fn empty(local: &Local, names: &[TableName]) -> Result<Vec<TableName>> {
     let (client, meta) = (local.session.client(), &local.meta);
     client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
+
     let tables = schema::load(client, names).await?;
     let list: Vec<String> = tables.values().map(schema::Table::sql).collect();
     if !list.is_empty() {
@@ -51,6 +53,7 @@ async fn empty(local: &Local, names: &[TableName]) -> Result<Vec<TableName>> {
             .context(|| "emptying the tables".to_owned())
             .map_err(explain)?;
     }
+
     for table in names {
         let reason = Some("emptied by clear: it needs its rows again (resync)");
         cursor::set_state(client, meta, table, State::Pending, None, reason).await?;

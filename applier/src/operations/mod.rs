@@ -1,22 +1,24 @@
-//! The commands, one file each. Where a daemon runs, it does the work and the command waits for its answer.
+//! What a command, or a request to the daemon, does: one function each, in a file of its name. None of them knows whether
+//! a daemon runs.
 
+pub mod add_tables;
 pub mod as_of;
-pub mod ask;
 pub mod clear;
 pub mod history;
+pub mod list_tables;
+pub mod remove_tables;
 pub mod replay;
 pub mod resync;
 pub mod retry;
 pub mod status;
-pub mod stop;
 pub mod sync;
-pub mod tables;
+mod whitelist;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use syncdata_formats::error::Error;
 
-/// What a command has to say, here or over the control socket.
+/// What there is to say afterwards, here or over the control socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// 0: done, clean. 1: a difference, stale, unhealthy. 2: could not do it.
@@ -32,6 +34,11 @@ pub struct Answer {
 impl Answer {
     pub fn done(text: String, document: Value) -> Answer {
         Answer { exit_code: 0, text, document, words: None }
+    }
+
+    /// An operator was asked and said no.
+    pub fn declined(document: Value) -> Answer {
+        Answer { exit_code: 1, ..Answer::done(String::new(), document) }.with_words("nothing was changed")
     }
 
     pub fn failed(error: &Error) -> Answer {

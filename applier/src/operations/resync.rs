@@ -1,43 +1,53 @@
 //! `resync`: makes tables anew from a base of the archive. They stay as they are until that is done.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
-use syncdata_service::postgres::ServerContext as _;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::Config;
+use syncdata_service::postgres::ServerContext as _;
 
+use super::whitelist::{not_listed, parse_names};
 use super::{Answer, sync};
+use crate::archive;
 use crate::load;
-use crate::pass::runner;
-use crate::program::daemon::{self, ResyncOrder};
 use crate::target::postgres::cursor::{self, Checkpoint, State, TableState, Want};
 use crate::target::postgres::local::Local;
 
 /// How often the tables are looked at while the daemon makes them anew.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-pub async fn run(config: Config, order: ResyncOrder) -> Result<Answer> {
-    if order.all && !order.tables.is_empty() {
-        return Err(Error::new(Kind::BadInput, "--all leaves no table to be named"));
-    }
-    let asked_at = Timestamp::now();
-    match daemon::ask(&config, "/resync", Some(&json!(order))).await? {
-        Some(answer) if answer.exit_code != 0 => Ok(answer),
-        Some(_) => wait(&config, &order, asked_at).await,
-        None => {
-            let tables = request(&config, &order).await?;
-            let Some(report) = sync::report_here(config).await? else {
-                return Ok(Answer::done(String::new(), json!({}))
-                    .with_words("stopped; what was asked for is noted, and the next sync does it"));
-            };
-            let answer = sync::of_report(&report);
-            let is_done = tables.iter().all(|table| report.loaded.contains_key(table));
-            Ok(Answer { exit_code: answer.exit_code.max(u8::from(!is_done)), ..answer })
+/// What is asked for; it may travel to the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resync {
+    pub tables: Vec<String>,
+    pub all: bool,
+    pub adopt: bool,
+}
+
+impl Resync {
+    pub fn new(tables: Vec<String>, all: bool, adopt: bool) -> Result<Resync> {
+        if all && !tables.is_empty() {
+            return Err(Error::new(Kind::BadInput, "--all leaves no table to be named"));
         }
+        Ok(Resync { tables, all, adopt })
     }
+}
+
+pub async fn resync(config: Config, resync: &Resync) -> Result<Answer> {
+    let tables = request(&config, resync).await?;
+    let Some(synced) = sync::run(config).await? else {
+        return Ok(Answer::done(String::new(), json!({}))
+            .with_words("stopped; what was asked for is noted, and the next sync does it"));
+    };
+
+    let answer = sync::answer(&synced);
+    let is_done = tables.iter().all(|table| synced.loaded.contains_key(table));
+    Ok(Answer { exit_code: answer.exit_code.max(u8::from(!is_done)), ..answer })
 }
 
 fn is_made(state: &TableState) -> bool {
@@ -45,18 +55,20 @@ fn is_made(state: &TableState) -> bool {
 }
 
 /// Notes what is to be made anew; from then on every pass, and the daemon at once, sees to it.
-pub async fn request(config: &Config, order: &ResyncOrder) -> Result<Vec<TableName>> {
-    if order.adopt && !order.all {
+pub async fn request(config: &Config, resync: &Resync) -> Result<Vec<TableName>> {
+    if resync.adopt && !resync.all {
         return Err(Error::new(Kind::BadInput, "another archive is adopted for all tables: --all"));
     }
+
     let local = Local::open(config).await?;
     local.lock_pass().await?;
-    let tables = wanted(&local, order).await?;
+    let tables = wanted(&local, resync).await?;
     if tables.is_empty() {
         return Err(Error::new(Kind::NotFound, "No tables in whitelist"));
     }
     let names: Vec<TableName> = tables.iter().map(|(table, _)| table.clone()).collect();
-    let starts_over = starts_over(config, &local, order).await?;
+    let starts_over = starts_over(config, &local, resync).await?;
+
     let (client, meta) = (local.session.client(), &local.meta);
     client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
     if let Some(archive_id) = starts_over {
@@ -75,16 +87,16 @@ pub async fn request(config: &Config, order: &ResyncOrder) -> Result<Vec<TableNa
 }
 
 /// The archive to begin with, when what is here cannot go on from where it is.
-async fn starts_over(config: &Config, local: &Local, order: &ResyncOrder) -> Result<Option<uuid::Uuid>> {
-    let source = runner::source(config)?;
+async fn starts_over(config: &Config, local: &Local, resync: &Resync) -> Result<Option<uuid::Uuid>> {
+    let source = archive::open::open(config)?;
     let identity = source.identity().await?;
     let checkpoint = match Checkpoint::read(local.session.client(), &local.meta).await {
-        Err(error) if error.kind() == Kind::StateDamaged && order.all => {
+        Err(error) if error.kind() == Kind::StateDamaged && resync.all => {
             return Ok(Some(identity.archive_id));
         }
         checkpoint => checkpoint?,
     };
-    if order.adopt {
+    if resync.adopt {
         return Ok(Some(identity.archive_id));
     }
     if checkpoint.archive_id.is_some_and(|ours| ours != identity.archive_id) {
@@ -100,7 +112,7 @@ async fn starts_over(config: &Config, local: &Local, order: &ResyncOrder) -> Res
         .filter(|floor| checkpoint.segment.is_some() && floor.seq.get() > checkpoint.seq() + 1);
     match pruned {
         None => Ok(None),
-        Some(_) if order.all => Ok(Some(identity.archive_id)),
+        Some(_) if resync.all => Ok(Some(identity.archive_id)),
         Some(floor) => Err(Error::new(
             Kind::Foreign,
             format!(
@@ -113,28 +125,33 @@ async fn starts_over(config: &Config, local: &Local, order: &ResyncOrder) -> Res
     }
 }
 
-async fn wanted(local: &Local, order: &ResyncOrder) -> Result<Vec<(TableName, TableState)>> {
+async fn wanted(local: &Local, resync: &Resync) -> Result<Vec<(TableName, TableState)>> {
     let states = cursor::table_states(local.session.client(), &local.meta).await?;
-    if order.all {
+    if resync.all {
         return Ok(states.into_iter().collect());
     }
     let state_of = |name: TableName| match states.get(&name) {
         Some(state) => Ok((name, state.clone())),
-        None => Err(Error::new(Kind::NotFound, format!("{name} is not in the whitelist"))
-            .hint("syncdata-applier list-tables shows what is")),
+        None => Err(not_listed(&name)),
     };
-    sync::parse_names(&order.tables)?.into_iter().map(state_of).collect()
+    parse_names(&resync.tables)?.into_iter().map(state_of).collect()
 }
 
-/// The daemon is at it; interrupted here, it goes on all the same.
-async fn wait(config: &Config, order: &ResyncOrder, asked_at: Timestamp) -> Result<Answer> {
+/// Waits until somebody else has made the tables anew, as `is_running` says that it does; interrupted here, it goes on
+/// all the same.
+pub async fn wait(
+    config: &Config,
+    resync: &Resync,
+    asked_at: Timestamp,
+    is_running: impl AsyncFn() -> Result<bool>,
+) -> Result<Answer> {
     let local = Local::connect(config).await?;
     loop {
-        let tables = wanted(&local, order).await?;
+        let tables = wanted(&local, resync).await?;
         if tables.iter().all(|(_, state)| state.wants().is_none()) {
-            return told(&local, tables, asked_at).await;
+            return outcome(&local, tables, asked_at).await;
         }
-        if daemon::ask_status(config).await?.is_none() {
+        if !is_running().await? {
             let error = Error::new(Kind::Locked, "the daemon has ended before the tables were made anew");
             return Err(
                 error.hint("it goes on with it when it is started again; or run: syncdata-applier sync")
@@ -144,23 +161,12 @@ async fn wait(config: &Config, order: &ResyncOrder, asked_at: Timestamp) -> Resu
     }
 }
 
-/// A table that could not be made is as it was: only the log knows why.
-async fn told(local: &Local, tables: Vec<(TableName, TableState)>, asked_at: Timestamp) -> Result<Answer> {
-    let select = format!(
-        "SELECT DISTINCT ON (table_name) table_name, error_detail FROM {}.data_sync_logs \
-         WHERE status = 'FAILED' AND archive_ref = $1 AND sync_time >= $2::text::timestamptz \
-         ORDER BY table_name, sync_time DESC",
-        local.meta
-    );
-    let rows = local.session.client().query(&select, &[&load::LOG_REF, &asked_at.to_string()]).await;
-    let rows = rows.context(|| "reading data_sync_logs".to_owned())?;
-    let failed = |table: &TableName| {
-        let row = rows.iter().find(|row| row.get::<_, &str>(0) == table.to_string())?;
-        row.get::<_, Option<String>>(1)
-    };
+/// How each of the tables is now.
+async fn outcome(local: &Local, tables: Vec<(TableName, TableState)>, asked_at: Timestamp) -> Result<Answer> {
+    let mut failed = failures_since(local, asked_at).await?;
     let (mut text, mut document, mut is_done) = (String::new(), Vec::new(), true);
     for (table, state) in tables {
-        let reason = failed(&table).or(state.reason.clone());
+        let reason = failed.remove(&table).or(state.reason.clone());
         is_done &= is_made(&state) && reason.is_none();
         let words = reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
         text.push_str(&format!("{table}: {}{words}\n", state.state));
@@ -168,4 +174,22 @@ async fn told(local: &Local, tables: Vec<(TableName, TableState)>, asked_at: Tim
         document.push(json!({"table": table.to_string(), "state": state, "reason": reason}));
     }
     Ok(Answer { exit_code: u8::from(!is_done), ..Answer::done(text, json!({ "tables": document })) })
+}
+
+/// The newest failure of each table. One that could not be made is as it was: only the log knows why.
+async fn failures_since(local: &Local, asked_at: Timestamp) -> Result<BTreeMap<TableName, String>> {
+    let select = format!(
+        "SELECT DISTINCT ON (table_name) table_name, error_detail FROM {}.data_sync_logs \
+         WHERE status = 'FAILED' AND archive_ref = $1 AND sync_time >= $2::text::timestamptz \
+         ORDER BY table_name, sync_time DESC",
+        local.meta
+    );
+    let rows = local.session.client().query(&select, &[&load::LOG_REF, &asked_at.to_string()]).await;
+    let mut failures = BTreeMap::new();
+    for row in rows.context(|| "reading data_sync_logs".to_owned())? {
+        if let Some(reason) = row.get(1) {
+            failures.insert(row.get::<_, &str>(0).parse()?, reason);
+        }
+    }
+    Ok(failures)
 }

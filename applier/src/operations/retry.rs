@@ -1,36 +1,37 @@
 //! `retry`: lets tables out of quarantine and brings them to the checkpoint.
 
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 
+use super::whitelist::{not_listed, parse_names};
 use super::{Answer, sync};
-use crate::program::daemon::{self, RetryOrder};
 use crate::target::postgres::cursor::{self, State, TableState};
 use crate::target::postgres::local::Local;
 
-/// The next pass, run at once, goes on where each of the tables stopped.
-pub async fn run(config: Config, tables: Vec<String>, accept_gap: bool) -> Result<Answer> {
-    let order = RetryOrder { tables, accept_gap };
-    if let Some(answer) = daemon::ask(&config, "/retry", Some(&json!(order))).await? {
-        return Ok(answer);
-    }
-    release(&config, &order.tables, order.accept_gap).await?;
-    sync::here(config).await
+/// What is asked for; it may travel to the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    pub tables: Vec<String>,
+    pub accept_gap: bool,
+}
+
+/// A pass, run at once, goes on where each of the tables stopped.
+pub async fn retry(config: Config, retry: &Retry) -> Result<Answer> {
+    release(&config, retry).await?;
+    sync::sync(config).await
 }
 
 /// From here on they are caught up by the next pass.
-pub async fn release(config: &Config, names: &[String], accept_gap: bool) -> Result<()> {
-    let names = sync::parse_names(names)?;
+pub async fn release(config: &Config, retry: &Retry) -> Result<()> {
+    let accept_gap = retry.accept_gap;
+    let names = parse_names(&retry.tables)?;
     let local = Local::open(config).await?;
     local.lock_pass().await?;
     let states = cursor::table_states(local.session.client(), &local.meta).await?;
     for table in &names {
-        let state = states.get(table).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("{table} is not in the whitelist"))
-                .hint("syncdata-applier list-tables shows what is")
-        })?;
+        let state = states.get(table).ok_or_else(|| not_listed(table))?;
         check(table, state, accept_gap)?;
     }
     for table in &names {

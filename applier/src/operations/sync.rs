@@ -3,48 +3,31 @@
 use serde_json::{Value, json};
 use syncdata_formats::error::Result;
 use syncdata_formats::layout::SegmentSeq;
-use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 use syncdata_service::daemon::Stop;
 
 use super::Answer;
 use crate::load::{Changes, Loaded};
-use crate::pass::Report;
-use crate::pass::runner::Runner;
-use crate::program::daemon;
+use crate::pass::runner::{Runner, Synced};
 
-pub async fn run(config: Config) -> Result<Answer> {
-    match daemon::ask(&config, "/sync", None).await? {
-        Some(answer) => Ok(answer),
-        None => here(config).await,
-    }
-}
-
-/// In this process.
-pub async fn here(config: Config) -> Result<Answer> {
-    Ok(match report_here(config).await? {
-        Some(report) => of_report(&report),
-        // Everything up to here is committed; the next pass goes on.
+/// Everything up to a stop is committed; the next pass goes on.
+pub async fn sync(config: Config) -> Result<Answer> {
+    Ok(match run(config).await? {
+        Some(report) => answer(&report),
         None => Answer::done(String::new(), json!({})).with_words("stopped"),
     })
 }
 
-/// `None`: stopped.
-pub async fn report_here(config: Config) -> Result<Option<Report>> {
+/// A pass, and the loads that it asks for. `None`: stopped.
+pub async fn run(config: Config) -> Result<Option<Synced>> {
     let stop = Stop::new();
     stop.on_signals()?;
     Runner::new(config, stop).sync().await.transpose()
 }
 
-pub fn answer(result: Result<Report>) -> Answer {
-    match result {
-        Ok(report) => of_report(&report),
-        Err(error) => Answer::failed(&error),
-    }
-}
-
-pub fn of_report(report: &Report) -> Answer {
+pub fn answer(report: &Synced) -> Answer {
     let unhealthy: Vec<Value> = report
+        .pass
         .unhealthy
         .iter()
         .map(|(table, (state, reason))| {
@@ -68,32 +51,32 @@ pub fn of_report(report: &Report) -> Answer {
         .map(|(table, reason)| json!({"table": table.to_string(), "reason": reason}))
         .collect();
     let document = json!({
-        "segments": report.segments,
-        "records": report.records,
-        "tables": report.tables,
-        "missing_segment": report.missing.map(|seq| seq.get()),
-        "stopped": report.stopped,
+        "segments": report.pass.segments,
+        "records": report.pass.records,
+        "tables": report.pass.tables,
+        "missing_segment": report.pass.missing.map(|seq| seq.get()),
+        "stopped": report.pass.stopped,
         "loaded": loaded,
         "not_loaded": not_loaded,
         "unhealthy": unhealthy,
     });
-    let exit_code = u8::from(!report.is_clean());
+    let exit_code = u8::from(!report.pass.is_clean());
     Answer { exit_code, ..Answer::done(describe(report), document) }
 }
 
 /// For people: what was done, and what is not as it should be.
-fn describe(report: &Report) -> String {
-    if report.tables == 0 {
+fn describe(report: &Synced) -> String {
+    if report.pass.tables == 0 {
         return "No tables in whitelist\n".to_owned();
     }
     let mut text = format!(
         "applied {} records in {} segments to {} tables\n",
-        report.records, report.segments, report.tables
+        report.pass.records, report.pass.segments, report.pass.tables
     );
-    if report.stopped {
+    if report.pass.stopped {
         text.push_str("stopped; the next pass goes on from here\n");
     }
-    if let Some(seq) = report.missing {
+    if let Some(seq) = report.pass.missing {
         text.push_str(&format!("{}\n", missing(seq)));
     }
     for (table, Loaded { base, changes: Changes { inserted, updated, deleted }, position }) in &report.loaded
@@ -103,12 +86,12 @@ fn describe(report: &Report) -> String {
         ));
     }
     for (table, reason) in &report.not_loaded {
-        let is_told = report.unhealthy.get(table).is_some_and(|(_, told)| told == reason);
+        let is_told = report.pass.unhealthy.get(table).is_some_and(|(_, told)| told == reason);
         if !is_told {
             text.push_str(&format!("{table}: not loaded: {reason}\n"));
         }
     }
-    for (table, (state, reason)) in &report.unhealthy {
+    for (table, (state, reason)) in &report.pass.unhealthy {
         let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         text.push_str(&format!("{table}: {state}{reason}\n"));
     }
@@ -117,9 +100,4 @@ fn describe(report: &Report) -> String {
 
 pub fn missing(seq: SegmentSeq) -> String {
     format!("segment {seq} is missing on the backup host, though its head names it")
-}
-
-/// The tables as the command line names them.
-pub fn parse_names(names: &[String]) -> Result<Vec<TableName>> {
-    names.iter().map(|name| name.parse()).collect()
 }

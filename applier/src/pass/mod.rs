@@ -5,35 +5,29 @@
 //!                                                         └▶ segments after the checkpoint, group by group
 //! ```
 
-pub mod catch_up;
+mod catch_up;
+mod context;
 pub mod runner;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use syncdata_formats::chain::ChainTip;
-use syncdata_formats::digest::Digest;
-use syncdata_formats::error::{Context, Error, Kind, Result};
-use syncdata_formats::floor::Floor;
-use syncdata_formats::head::Head;
-use syncdata_formats::layout::{SegmentName, SegmentSeq};
+use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Link;
 use syncdata_formats::name::TableName;
-use syncdata_formats::time::Day;
-use syncdata_service::daemon::Stop;
-use syncdata_service::faults;
 use tokio::sync::mpsc;
 
+use self::catch_up::catch_up;
+use self::context::clean;
+pub use self::context::{PassContext, Tally};
+use self::view::View;
 use crate::apply::lookahead::Ahead;
-use crate::apply::transaction::{self, Rules};
-use crate::archive::fetch::{Fetched, Listing, Source};
-use crate::load::{self, Choice, Loaded, Offer};
+use crate::archive::fetch::Fetched;
+use crate::load::{Choice, Offer};
 use crate::plan::Scope;
-use crate::target::postgres::apply::Writer;
 use crate::target::postgres::cursor::{self, Checkpoint, Position, State, TableState, Want};
-use crate::target::postgres::local::Local;
 
 /// What a pass did and what is left to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,10 +41,6 @@ pub struct Report {
     pub tables: usize,
     /// Some table waits for a base.
     pub waits_for_base: bool,
-    /// Tables that were loaded from one.
-    pub loaded: BTreeMap<TableName, Loaded>,
-    /// Tables that wanted to be and could not, with the reason.
-    pub not_loaded: BTreeMap<TableName, String>,
     /// Somebody asked to stop: there may be more.
     pub stopped: bool,
 }
@@ -61,120 +51,61 @@ impl Report {
         let wrong = |state: &State| matches!(state, State::Quarantined | State::Stale);
         self.missing.is_none() && !self.unhealthy.values().any(|(state, _)| wrong(state))
     }
-
-    /// One that follows another: counts add up, the newer one knows how things are.
-    #[must_use]
-    pub fn after(mut self, earlier: Report) -> Report {
-        self.segments += earlier.segments;
-        self.records += earlier.records;
-        self
-    }
-
-    #[must_use]
-    pub fn with_loads(mut self, loads: load::Report) -> Report {
-        self.records += loads.records;
-        self.stopped |= loads.stopped;
-        self.loaded.extend(loads.loaded);
-        for (table, reason) in loads.refused.into_iter().chain(loads.waiting) {
-            // What it waits for is all that there is to say of a table without a base.
-            if let Some((State::Pending | State::Loading, known)) = self.unhealthy.get_mut(&table) {
-                known.clone_from(&reason);
-            }
-            self.not_loaded.insert(table, reason);
-        }
-        self
-    }
 }
 
-/// What passes have applied, also those that failed behind it.
-#[derive(Debug, Default)]
-pub struct Tally {
-    segments: AtomicU64,
-    records: AtomicU64,
-}
-
-impl Tally {
-    pub(crate) fn add(&self, segments: usize, records: u64) {
-        self.segments.fetch_add(segments as u64, Ordering::Relaxed);
-        self.records.fetch_add(records, Ordering::Relaxed);
-    }
-
-    pub fn segments(&self) -> u64 {
-        self.segments.load(Ordering::Relaxed)
-    }
-
-    pub fn records(&self) -> u64 {
-        self.records.load(Ordering::Relaxed)
-    }
-}
-
-/// What a pass works with.
+/// See the module.
 #[derive(Debug)]
 pub struct Pass<'a> {
-    pub local: &'a Local,
-    pub source: &'a Source,
-    pub rules: &'a Rules,
-    pub writer: Writer,
-    /// Asked, the pass ends behind the transaction that is under way.
-    pub stop: Stop,
-    pub tally: Arc<Tally>,
-}
-
-/// What the archive shows of itself.
-#[derive(Debug)]
-pub(crate) struct View {
-    head: Option<Head>,
-    floor: Option<Floor>,
-    listing: Listing,
-    /// Behind the checkpoint, or where the archive begins.
-    tip: ChainTip,
+    context: PassContext<'a>,
 }
 
 impl<'a> Pass<'a> {
-    pub fn new(local: &'a Local, source: &'a Source, rules: &'a Rules) -> Pass<'a> {
-        let writer = Writer::new(local.replica);
-        Pass { local, source, rules, writer, stop: Stop::new(), tally: Arc::default() }
+    pub fn new(context: PassContext<'a>) -> Pass<'a> {
+        Pass { context }
     }
 
     /// Applies everything that is there. `Err` after sound segments leaves those applied.
     pub async fn run(&mut self) -> Result<Report> {
-        let client = self.local.session.client();
+        let client = self.context.local.session.client();
         let mut report = Report::default();
-        let states = cursor::table_states(client, &self.local.meta).await?;
+        let states = cursor::table_states(client, &self.context.local.meta).await?;
         if states.is_empty() {
             tracing::warn!("No tables in whitelist");
             return Ok(report);
         }
+
         let checkpoint = self.checkpoint(&states).await?;
-        let view = self.view(&checkpoint).await?;
+        let view = View::of(self.context.source, &checkpoint).await?;
         self.sweep(&states, &checkpoint)?;
         let settled = match self.settle(&states, &checkpoint, &view, &mut report).await {
             Err(error) if error.kind().is_transient() => return Err(error),
             settled => settled,
         };
-        let states = cursor::table_states(client, &self.local.meta).await?;
+
+        let states = cursor::table_states(client, &self.context.local.meta).await?;
         let live = states.iter().filter(|(_, state)| state.state == State::Live);
         let live: BTreeSet<TableName> = live.map(|(table, _)| table.clone()).collect();
         // A base is loaded up to where the copy is: it has to get there, even with nothing to apply.
         if !live.is_empty() || states.values().any(|state| state.wants().is_some()) {
-            let names = behind(&checkpoint, &view);
+            let names = view.after(&checkpoint);
             let newest = view.head.as_ref().and_then(|head| head.newest);
-            let stream = self.source.stream(view.tip, names, newest, live);
+            let stream = self.context.source.stream(view.tip, names, newest, live);
             let applied = self.apply_stream(checkpoint, stream, &mut report).await?;
-            if !self.stop.is_asked() {
+            if !self.context.stop.is_asked() {
                 self.note_freshness(&applied, &view, &mut report).await?;
             }
         }
+
         // What keeps one table from its base keeps no other from going on.
         settled?;
-        report.stopped = self.stop.is_asked();
+        report.stopped = self.context.stop.is_asked();
         self.describe(&mut report).await?;
         Ok(report)
     }
 
     /// The checkpoint, in the archive that it belongs to.
     async fn checkpoint(&self, states: &BTreeMap<TableName, TableState>) -> Result<Checkpoint> {
-        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        let (client, meta) = (self.context.local.session.client(), &self.context.local.meta);
         let checkpoint = Checkpoint::read(client, meta).await?;
         let reached = states.values().filter_map(|state| state.position).max().unwrap_or(Lsn::ZERO);
         if checkpoint.archive_id.is_none() && checkpoint.segment.is_none() && reached > Lsn::ZERO {
@@ -184,102 +115,29 @@ impl<'a> Pass<'a> {
             )
             .hint("restore data_sync_checkpoint from a backup of the same moment as the tables"));
         }
-        let identity = self.source.identity().await?;
+
+        let identity = self.context.source.identity().await?;
         match checkpoint.archive_id {
             Some(ours) if ours != identity.archive_id => Err(Error::new(
                 Kind::Foreign,
-                format!("{} holds archive {}, this copy belongs to {ours}", self.source.location(), identity.archive_id),
+                format!("{} holds archive {}, this copy belongs to {ours}", self.context.source.location(), identity.archive_id),
             )
             .hint("nothing was applied; check archive_dir. If production really has a new archive: resync --all --adopt")),
             Some(_) => Ok(checkpoint),
             None => {
                 cursor::adopt(client, meta, identity.archive_id).await?;
-                tracing::info!(archive = %identity.archive_id, location = self.source.location(), "archive adopted");
+                tracing::info!(archive = %identity.archive_id, location = self.context.source.location(), "archive adopted");
                 Ok(Checkpoint { archive_id: Some(identity.archive_id), ..checkpoint })
             }
         }
     }
 
-    /// Looks at the archive and refuses it if it is not what it was.
-    async fn view(&self, checkpoint: &Checkpoint) -> Result<View> {
-        let archive_id = checkpoint.archive_id.expect("adopted before");
-        // The head first: what it names was there when it was written.
-        let head = self.source.head().await?.filter(|head| {
-            let ours = head.archive_id == archive_id;
-            if !ours {
-                tracing::warn!(archive = %head.archive_id, "head.json is of another archive and ignored");
-            }
-            ours
-        });
-        let floor = self.source.floor().await?;
-        if let Some(floor) = &floor
-            && floor.archive_id != archive_id
-        {
-            return Err(Error::new(Kind::Foreign, "floor.json is of another archive"));
-        }
-        let mut listing = self.source.list(checkpoint.segment.map(|segment| segment.day)).await?;
-        if let (None, Some(floor)) = (checkpoint.segment, &floor) {
-            // A prune that was interrupted leaves some before the floor: they do not exist.
-            listing.retain(|seq, _| *seq >= floor.seq);
-        }
-        let tip = match checkpoint.segment {
-            None => floor.as_ref().map_or(ChainTip::origin(archive_id), Floor::tip),
-            Some(_) => checkpoint.tip(archive_id),
-        };
-        if checkpoint.segment.is_some() {
-            self.check_own(checkpoint, &listing, floor.as_ref()).await?;
-        }
-        if let Some(newest) = head.as_ref().and_then(|head| head.newest)
-            && newest.name.seq.get() < checkpoint.seq()
-        {
-            tracing::warn!(segment = newest.name.seq.get(), "head.json is behind the checkpoint and ignored");
-        }
-        Ok(View { head, floor, listing, tip })
-    }
-
-    /// The segment at the checkpoint is still there as it was, or was pruned.
-    async fn check_own(
-        &self,
-        checkpoint: &Checkpoint,
-        listing: &Listing,
-        floor: Option<&Floor>,
-    ) -> Result<()> {
-        let own = checkpoint.segment.expect("asked for one that has");
-        let seq = own.link.seq;
-        if let Some(places) = listing.get(&seq) {
-            for &(day, name) in places {
-                let bytes = self.source.manifest_bytes(day, name).await?;
-                if name.end_lsn == own.end_lsn && Digest::of(&bytes) == own.link.sha256 {
-                    return Ok(());
-                }
-            }
-            return Err(Error::new(
-                Kind::Foreign,
-                format!("segment {seq}, which is applied here, was rewritten in the archive"),
-            )
-            .hint("nothing was applied; bring the archive back from a sound copy"));
-        }
-        match floor {
-            Some(floor) if floor.previous == Some(own.link) => Ok(()),
-            Some(floor) if floor.seq > seq.next() => Err(Error::new(
-                Kind::Foreign,
-                format!("the archive was pruned up to segment {}; this copy ends at {seq}", floor.seq),
-            )
-            .hint("what lies between is gone from the archive: syncdata-applier resync --all")),
-            _ => Err(Error::new(
-                Kind::Foreign,
-                format!("the archive no longer has segment {seq}, which is applied here: it was rolled back"),
-            )
-            .hint("nothing was applied; bring the newer archive back, or check archive_dir")),
-        }
-    }
-
-    /// The cache keeps what the checkpoint, or a table behind it, has still to take.
+    /// The cache keeps what the live tables, or a table that lags, have still to take.
     fn sweep(&self, states: &BTreeMap<TableName, TableState>, checkpoint: &Checkpoint) -> Result<()> {
         let loading = states.values().filter(|state| state.state == State::Loading);
-        let behind = loading.map(|state| state.position.unwrap_or(Lsn::ZERO)).min();
-        let applied = behind.map_or(checkpoint.end_lsn(), |behind| behind.min(checkpoint.end_lsn()));
-        self.source.sweep(|segment| segment.end_lsn > applied)
+        let lagging = loading.map(|state| state.position.unwrap_or(Lsn::ZERO)).min();
+        let applied = lagging.map_or(checkpoint.end_lsn(), |lagging| lagging.min(checkpoint.end_lsn()));
+        self.context.source.sweep(|segment| segment.end_lsn > applied)
     }
 
     /// Before anything was applied, a table that starts with the archive needs no base. One that left quarantine is
@@ -291,7 +149,7 @@ impl<'a> Pass<'a> {
         view: &View,
         report: &mut Report,
     ) -> Result<()> {
-        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        let (client, meta) = (self.context.local.session.client(), &self.context.local.meta);
         if checkpoint.segment.is_none() {
             for table in self.starting_with_the_archive(states, checkpoint, view).await? {
                 let start = Some(Position { lsn: Lsn::ZERO, commit_time: None });
@@ -304,7 +162,7 @@ impl<'a> Pass<'a> {
         let loading: Vec<TableName> =
             states.iter().filter(|(_, state)| is_loading(state)).map(|(table, _)| table.clone()).collect();
         if !loading.is_empty() {
-            let done = catch_up::run(self, checkpoint, &loading).await?;
+            let done = catch_up(&mut self.context, checkpoint, &loading).await?;
             report.segments += done.segments;
             report.records += done.records;
         }
@@ -323,7 +181,7 @@ impl<'a> Pass<'a> {
             return Ok(Vec::new());
         }
         let archive_id = checkpoint.archive_id.expect("adopted before");
-        let snapshots = self.source.snapshots(archive_id).await?;
+        let snapshots = self.context.source.snapshots(archive_id).await?;
         let offer = Offer { snapshots: &snapshots, floor: view.floor.as_ref(), reached: Lsn::ZERO };
         let starts = |&(table, want): &(&TableName, Want)| {
             // What is made anew must not be written over what is there.
@@ -339,16 +197,16 @@ impl<'a> Pass<'a> {
         stream: mpsc::Receiver<Result<Fetched>>,
         report: &mut Report,
     ) -> Result<Checkpoint> {
-        let mut ahead = Ahead::new(stream, self.rules.apply_batch_changes);
+        let mut ahead = Ahead::new(stream, self.context.rules.apply_batch_changes);
         loop {
             let group = tokio::select! {
                 next = ahead.group() => match next {
                     Some(group) => group?,
                     None => return Ok(checkpoint),
                 },
-                () = self.stop.asked() => return Ok(checkpoint),
+                () = self.context.stop.asked() => return Ok(checkpoint),
             };
-            if self.stop.is_asked() {
+            if self.context.stop.is_asked() {
                 return Ok(checkpoint);
             }
             checkpoint = match self.apply_group(&checkpoint, &group, Some(&mut ahead), report).await {
@@ -356,7 +214,7 @@ impl<'a> Pass<'a> {
                 Err(error) if group.len() > 1 && is_about_a_segment(&error) => {
                     ahead.forget();
                     for one in group.chunks(1) {
-                        if self.stop.is_asked() {
+                        if self.context.stop.is_asked() {
                             return Ok(checkpoint);
                         }
                         checkpoint = self.apply_group(&checkpoint, one, None, report).await?;
@@ -375,14 +233,11 @@ impl<'a> Pass<'a> {
         ahead: Option<&mut Ahead>,
         report: &mut Report,
     ) -> Result<Checkpoint> {
-        let (local, rules, scope) = (self.local, self.rules, Scope::Live);
-        let writer = &mut self.writer;
-        let done = transaction::apply(local, writer, rules, checkpoint, &scope, group, ahead).await?;
+        let done = self.context.apply(checkpoint, &Scope::Live, group, ahead).await?;
         let last = group.last().expect("it has one");
         let checkpoint = Checkpoint::after(&last.segment);
         report.segments += group.len() as u64;
         report.records += done.records;
-        self.tally.add(group.len(), done.records);
         tracing::info!(
             segment = checkpoint.seq(), lsn = %checkpoint.end_lsn(), segments = group.len(),
             records = done.records, "segments applied"
@@ -406,7 +261,8 @@ impl<'a> Pass<'a> {
             let same = head.newest.map(|newest| Link { seq: newest.name.seq, sha256: newest.sha256 })
                 == checkpoint.segment.map(|segment| segment.link);
             if same {
-                cursor::note_covered(self.local.session.client(), &self.local.meta, head).await?;
+                cursor::note_covered(self.context.local.session.client(), &self.context.local.meta, head)
+                    .await?;
             } else {
                 tracing::warn!(
                     "head.json names another manifest than the one applied; its freshness is not taken"
@@ -417,7 +273,8 @@ impl<'a> Pass<'a> {
     }
 
     async fn describe(&self, report: &mut Report) -> Result<()> {
-        let states = cursor::table_states(self.local.session.client(), &self.local.meta).await?;
+        let states =
+            cursor::table_states(self.context.local.session.client(), &self.context.local.meta).await?;
         report.tables = states.len();
         for (table, state) in states {
             report.waits_for_base |= state.wants().is_some();
@@ -431,18 +288,4 @@ impl<'a> Pass<'a> {
 
 fn is_about_a_segment(error: &Error) -> bool {
     error.kind().refuses_archive() || error.kind() == Kind::Rejected
-}
-
-/// The manifests after the checkpoint, in order; where one number stands twice, both, so that the chain refuses.
-fn behind(checkpoint: &Checkpoint, view: &View) -> Vec<(Day, SegmentName)> {
-    let later = view.listing.iter().filter(|(seq, _)| seq.get() > checkpoint.seq());
-    later.flat_map(|(_, places)| places.iter().copied()).collect()
-}
-
-pub(crate) fn clean(group: &[Fetched]) -> Result<()> {
-    for fetched in group {
-        fetched.clean()?;
-    }
-    faults::hit("apply.cache_cleaned").context(|| "cleaning the cache".to_owned())?;
-    Ok(())
 }

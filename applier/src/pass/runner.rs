@@ -1,21 +1,22 @@
 //! Runs passes: opens the session and the archive, and ends at a commit boundary when somebody asks.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use syncdata_archive::{self, ArchiveHandle};
 use syncdata_formats::error::{Error, Remedy, Result};
+use syncdata_formats::name::TableName;
 use syncdata_service::backoff::{Backoff, Dice};
 use syncdata_service::config::Config;
 use syncdata_service::daemon::Stop;
 use syncdata_service::postgres::Canceller;
 
+use super::{Pass, PassContext, Report, Tally};
 use crate::apply::transaction::Rules;
+use crate::archive;
 use crate::archive::acks::Acks;
-use crate::archive::fetch::Source;
-use crate::load;
-use crate::pass::{Pass, Report, Tally};
+use crate::load::{self, Loaded};
+use crate::target::postgres::cursor::State;
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
 
@@ -26,6 +27,44 @@ const PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// A transaction that was asked to stop may go on for so long; then it is abandoned, which loses nothing.
 const GRACE: Duration = Duration::from_secs(7);
+
+/// What passes and loads came to together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// Of all passes: counts are added up, and the newest one knows how things are.
+    pub pass: Report,
+    /// Tables that were loaded from a base.
+    pub loaded: BTreeMap<TableName, Loaded>,
+    /// Tables that wanted to be and could not, with the reason.
+    pub not_loaded: BTreeMap<TableName, String>,
+}
+
+impl From<Report> for Synced {
+    fn from(pass: Report) -> Synced {
+        Synced { pass, ..Synced::default() }
+    }
+}
+
+impl Synced {
+    fn then(&mut self, later: Report) {
+        let earlier = std::mem::replace(&mut self.pass, later);
+        self.pass.segments += earlier.segments;
+        self.pass.records += earlier.records;
+    }
+
+    fn add(&mut self, loads: load::Report) {
+        self.pass.records += loads.records;
+        self.pass.stopped |= loads.stopped;
+        self.loaded.extend(loads.loaded);
+        for (table, reason) in loads.refused.into_iter().chain(loads.waiting) {
+            // What it waits for is all that there is to say of a table without a base.
+            if let Some((State::Pending | State::Loading, known)) = self.pass.unhealthy.get_mut(&table) {
+                known.clone_from(&reason);
+            }
+            self.not_loaded.insert(table, reason);
+        }
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -78,24 +117,27 @@ impl Runner {
         }))
     }
 
-    /// A pass, then what waits for a base, then what came behind it.
-    pub async fn sync(&self) -> Option<Result<Report>> {
-        let mut report = match self.patient_pass().await? {
-            Ok(report) if report.waits_for_base && !report.stopped => report,
-            ended => return Some(ended),
+    /// A pass, then loads of what waits for a base, then what came after their bases.
+    pub async fn sync(&self) -> Option<Result<Synced>> {
+        let pass = match self.patient_pass().await? {
+            Ok(pass) if pass.waits_for_base && !pass.stopped => pass,
+            ended => return Some(ended.map(Synced::from)),
         };
         let loads = match self.patiently(async || self.load().await).await? {
             Ok(loads) => loads,
             Err(error) => return Some(Err(error)),
         };
+
         let changed = !loads.loaded.is_empty() || !loads.refused.is_empty();
+        let mut synced = Synced::from(pass);
         if changed && !loads.stopped {
             match self.patient_pass().await? {
-                Ok(behind) => report = behind.after(report),
+                Ok(later) => synced.then(later),
                 Err(error) => return Some(Err(error)),
             }
         }
-        Some(Ok(report.with_loads(loads)))
+        synced.add(loads);
+        Some(Ok(synced))
     }
 
     async fn patiently<T>(&self, mut work: impl AsyncFnMut() -> Result<T>) -> Option<Result<T>> {
@@ -141,15 +183,15 @@ impl Runner {
 
     async fn pass_once(&self) -> Result<Report> {
         let _turn = self.turn.lock().await;
-        let source = source(&self.config)?;
+        let source = archive::open::open(&self.config)?;
         let local = Local::open_for_pass(&self.config).await?;
         *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(local.session.canceller());
         local.lock_pass().await?;
         let rules = rules(&self.config);
-        let mut pass = Pass::new(&local, &source, &rules);
-        pass.stop = self.stop.clone();
-        pass.tally = Arc::clone(&self.tally);
-        let report = pass.run().await?;
+        let mut context = PassContext::new(&local, &source, &rules);
+        context.stop = self.stop.clone();
+        context.tally = Arc::clone(&self.tally);
+        let report = Pass::new(context).run().await?;
         self.acks.tell(&local, &source).await;
         Ok(report)
     }
@@ -175,19 +217,4 @@ fn rules(config: &Config) -> Rules {
         on_error: config.on_error,
         metric_freq: config.metric_freq,
     }
-}
-
-/// The archive of these settings.
-pub fn source(config: &Config) -> Result<Source> {
-    source_into(config, config.cache_of_copy())
-}
-
-/// The same for a load, which goes on beside passes: they sweep their cache.
-pub fn source_of_load(config: &Config) -> Result<Source> {
-    source_into(config, config.cache_of_copy().join("load"))
-}
-
-fn source_into(config: &Config, cache: PathBuf) -> Result<Source> {
-    let archive = ArchiveHandle::spawn(syncdata_archive::open(config.archive()?)?)?;
-    Source::new(archive, cache, config.cache_max.as_u64(), config.verify_key()?)
 }

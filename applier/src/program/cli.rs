@@ -12,10 +12,18 @@ use syncdata_service::log;
 use syncdata_service::output::Output;
 use tracing::Level;
 
-use crate::operations::{Answer, as_of, clear, history, replay, resync, retry, status, stop, sync, tables};
-use crate::program::check;
-use crate::program::daemon;
-use crate::program::daemon::ResyncOrder;
+use super::arguments::{AsOfArguments, From, HistoryArguments, ReplayArguments};
+use super::confirm::confirm;
+use super::{check, client, commands, daemon};
+use crate::operations::Answer;
+use crate::operations::as_of::as_of;
+use crate::operations::clear::clear;
+use crate::operations::history::history;
+use crate::operations::list_tables::list_tables;
+use crate::operations::remove_tables::remove_tables;
+use crate::operations::replay::replay;
+use crate::operations::resync::Resync;
+use crate::operations::retry::Retry;
 
 /// Keeps chosen tables of a production PostgreSQL in step in this one, from an archive between them.
 #[derive(Debug, Parser)]
@@ -60,7 +68,7 @@ enum Command {
         tables: Vec<String>,
         /// Where their first rows come from
         #[arg(long, value_enum, default_value = "auto")]
-        from: tables::From,
+        from: From,
     },
     /// Take tables off the whitelist; their rows stay
     RemoveTables {
@@ -99,11 +107,11 @@ enum Command {
     /// Prove that the archive, or manifests named by hand, are sound; changes nothing
     Verify(verify::Arguments),
     /// Bring rows that changed in a stretch of time back to what the archive says of them, or show it in copies
-    Replay(replay::Arguments),
+    Replay(ReplayArguments),
     /// Make tables as they were at a moment, beside the live ones
-    AsOf(as_of::Arguments),
+    AsOf(AsOfArguments),
     /// Every change of one row, from the archive, oldest first
-    History(history::Arguments),
+    History(HistoryArguments),
     /// Settings that hold, and where they come from
     Config,
     /// Print a shell completion script
@@ -169,20 +177,25 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
         }
         Command::Check => return Ok(output.findings(&check::all(&config).await)),
         Command::Config => return Ok(output.settings(&config)),
-        Command::History(arguments) => return history::run(&config, arguments, output).await,
-        Command::Stop => stop::run(&config).await?,
-        Command::Status => status::run(&config).await?,
-        Command::Sync => sync::run(config).await?,
-        Command::AddTables { tables, from } => tables::add(&config, &tables, from).await?,
-        Command::RemoveTables { tables } => tables::remove(&config, &tables).await?,
-        Command::ListTables => tables::list(&config).await?,
-        Command::Retry { tables, accept_gap } => retry::run(config, tables, accept_gap).await?,
-        Command::Resync { tables, all, adopt } => {
-            resync::run(config, ResyncOrder { tables, all, adopt }).await?
+        Command::History(arguments) => return history(&config, &arguments.row()?, output).await,
+        Command::Stop => client::stop(&config).await?,
+        Command::Status => commands::status(&config).await?,
+        Command::Sync => commands::sync(config).await?,
+        Command::AddTables { tables, from } => commands::add_tables(&config, &tables, from.want()).await?,
+        Command::RemoveTables { tables } => remove_tables(&config, &tables).await?,
+        Command::ListTables => list_tables(&config).await?,
+        Command::Retry { tables, accept_gap } => {
+            commands::retry(config, Retry { tables, accept_gap }).await?
         }
-        Command::Clear { yes } => clear::run(&config, yes).await?,
-        Command::AsOf(arguments) => as_of::run(&config, arguments).await?,
-        Command::Replay(arguments) => replay::run(&config, arguments).await?,
+        Command::Resync { tables, all, adopt } => {
+            commands::resync(config, Resync::new(tables, all, adopt)?).await?
+        }
+        Command::Clear { yes } => clear(&config, |question| Ok(yes || confirm("clear", question)?)).await?,
+        Command::AsOf(arguments) => as_of(&config, &arguments.order()).await?,
+        Command::Replay(arguments) => {
+            let is_sure = |question: &str| Ok(arguments.yes || confirm("replay", question)?);
+            replay(&config, &arguments.order()?, arguments.into.as_deref(), is_sure).await?
+        }
         Command::Verify(_) | Command::Completions { .. } | Command::Man => {
             unreachable!("they need no connection")
         }

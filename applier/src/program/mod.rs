@@ -1,6 +1,11 @@
 //! The program around the work: command line, daemon, status, check.
 
-pub mod check;
+mod arguments;
+mod check;
 pub mod cli;
-pub mod daemon;
-pub mod status;
+mod client;
+mod commands;
+mod confirm;
+mod daemon;
+mod request;
+mod status;

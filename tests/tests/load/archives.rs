@@ -72,7 +72,7 @@ async fn damaged_bases_are_refused_and_the_table_keeps_its_rows() {
 #[tokio::test]
 async fn killed_anywhere_a_load_has_happened_or_has_not() {
     for point in
-        ["load.part_fetched", "load.filled", "load.replayed", "load.before_commit", "load.after_commit"]
+        ["load.part_fetched", "load.filled", "load.caught_up", "load.before_commit", "load.after_commit"]
     {
         let mut copy = users().await;
         copy.forge.segment(&[vec![insert(1, "one"), insert(2, "two")]]);

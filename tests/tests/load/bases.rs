@@ -15,7 +15,7 @@ async fn a_new_copy_of_a_pruned_archive_is_loaded_and_follows() {
     copy.forge.prune_before(&kept);
     let added = copy.applier(&["add-tables", "users"]).succeed().await;
     assert!(added.stderr.contains("is loaded from snapshot"), "{added}");
-    assert!(added.stderr.contains("(3 rows, 20 B), then 1 segments behind it"), "{added}");
+    assert!(added.stderr.contains("(3 rows, 20 B), then 1 segments after it"), "{added}");
     let said = copy.sync(0).await;
     assert!(said.contains("loaded users from snapshot"), "{said}");
     assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 2,zwei 3,three 4,four");

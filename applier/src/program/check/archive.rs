@@ -15,8 +15,8 @@ use syncdata_service::finding::Finding;
 use uuid::Uuid;
 
 use super::failed;
+use crate::archive;
 use crate::archive::fetch::Source;
-use crate::pass::runner;
 
 /// How many of the newest manifests are searched for the shapes of tables.
 const MANIFESTS_MAX: usize = 32;
@@ -32,7 +32,7 @@ pub(super) struct Newest {
 }
 
 pub(super) async fn look(config: &Config, findings: &mut Vec<Finding>) -> Result<Newest> {
-    let source = runner::source(config)?;
+    let source = archive::open::open(config)?;
     let identity = source.identity().await?;
     let message =
         format!("{}, archive {} of {}", source.location(), identity.archive_id, identity.source.database);

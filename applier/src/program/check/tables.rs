@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use syncdata_formats::error::Result;
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
-use syncdata_formats::error::Result;
 use syncdata_formats::manifest::{self, Generated, Relation};
 use syncdata_formats::name::TableName;
 use syncdata_service::finding::Finding;

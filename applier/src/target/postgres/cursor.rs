@@ -7,6 +7,7 @@ use std::str::FromStr;
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_literal;
+use serde::{Deserialize, Serialize};
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Error, Kind, Result};
@@ -38,7 +39,8 @@ pub struct Applied {
     pub day: Day,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// In the whitelist, but without the rows to begin with.
     Pending,

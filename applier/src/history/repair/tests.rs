@@ -7,8 +7,8 @@ use syncdata_formats::manifest::{Column as Described, Relation, ReplicaIdentity}
 
 use super::origins::Search;
 use super::scan::TableScan;
-use super::touch::{KeyHash, KeyHasher, Shape, Touch};
 use crate::batch::{Place, TxPlace};
+use crate::history::keys::{KeyHash, KeyHasher, Shape, Touch};
 use crate::target::postgres::schema::{self, Column, Table, TextEquality, UniqueIndex};
 
 fn column(name: &str) -> Column {

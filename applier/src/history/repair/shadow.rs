@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use syncdata_formats::error::{Context, Error, Result};
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
-use syncdata_formats::error::{Context, Error, Result};
 use syncdata_formats::manifest::{self, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
 use tokio_postgres::Client;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use syncdata_formats::error::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{Generated, Manifest, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
@@ -93,7 +94,7 @@ impl Known<'_> {
         };
         if let Some(manifest) = in_range.iter().find(lost) {
             return Err(format!(
-                "changes of it are lost behind the range (segment {}): the archive does not say how its rows are now; \
+                "changes of it are lost after the range (segment {}): the archive does not say how its rows are now; \
                  mend it with resync",
                 manifest.seq
             ));
@@ -117,7 +118,7 @@ fn key_of_all<'a>(
     let mut newest: Option<&Relation> = None;
     for relation in relations {
         if newest.is_some_and(|newest| newest.key != relation.key) {
-            return Err("its key became another one behind the range; mend it with resync".into());
+            return Err("its key became another one after the range; mend it with resync".into());
         }
         schema::fit(relation, local).map_err(|difference| difference.to_string())?;
         newest = Some(relation);

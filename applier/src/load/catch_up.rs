@@ -1,4 +1,4 @@
-//! Applies the changes of segments to shadows, exactly those that are not in them yet.
+//! Brings shadows up to date: applies the changes of segments, exactly those that are not in them yet.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -14,6 +14,7 @@ use syncdata_formats::snapshot::SnapshotManifest;
 use syncdata_service::faults;
 use syncdata_service::postgres::Session;
 
+use super::Halt;
 use crate::apply::reader::{self, Admission, Item, Reading, Task};
 use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
@@ -26,9 +27,9 @@ use crate::target::postgres::schema::{self, Table};
 pub(crate) struct Known {
     /// All that committed up to here.
     pub upto: Lsn,
-    /// And those behind it that this snapshot has seen.
+    /// And those after it that this snapshot has seen.
     pub snapshot: Option<Arc<SnapshotManifest>>,
-    /// This transaction and all behind it are not wanted.
+    /// This transaction and all after it are not wanted.
     pub until: Option<TxPlace>,
 }
 
@@ -76,40 +77,30 @@ impl Copy {
 
 /// What some segments came to.
 #[derive(Debug, Default)]
-pub(crate) struct Replayed {
+pub(crate) struct CaughtUp {
     pub records: u64,
     /// Updates and deletes of rows that were not there, by table.
     pub missing: BTreeMap<TableName, u64>,
 }
 
-/// A table that cannot take its changes, and why.
-#[derive(Debug)]
-pub(crate) struct Refusal {
-    pub table: TableName,
-    pub reason: String,
-}
-
 /// Applies the segments' changes of these tables inside a transaction that somebody else commits.
-pub(crate) async fn replay(
+pub(crate) async fn catch_up(
     session: &Session,
     writer: &mut Writer,
     segments: &[Fetched],
     known: &Known,
     copies: &mut BTreeMap<TableName, Copy>,
-) -> Result<Result<Replayed, Refusal>> {
+) -> Result<CaughtUp, Halt> {
     let mut tasks = Vec::new();
     for fetched in segments {
-        match task(fetched, known, copies)? {
-            Ok(task) => tasks.extend(task),
-            Err(refusal) => return Ok(Err(refusal)),
-        }
+        tasks.extend(task(fetched, known, copies)?);
     }
     let real = |shadow: &TableName| {
         let pair = copies.iter().find(|(_, copy)| copy.shadow.name == *shadow);
         pair.map(|(name, _)| name.clone()).expect("changes go to shadows only")
     };
     let expected = tasks.len();
-    let (mut done, mut ends) = (Replayed::default(), 0);
+    let (mut done, mut ends) = (CaughtUp::default(), 0);
     let mut reading = Reading::start(tasks)?;
     while let Some(item) = reading.next().await {
         match item? {
@@ -122,7 +113,7 @@ pub(crate) async fn replay(
                 Outcome::Rejected(rejection) => {
                     let (seq, line) = (rejection.place.tx.seq, rejection.place.line);
                     let reason = format!("segment {seq}, line {line}: {}", rejection.reason);
-                    return Ok(Err(Refusal { table: real(&rejection.table), reason }));
+                    return Err(Halt::refused(&real(&rejection.table), reason));
                 }
             },
             Item::Segment(end) => {
@@ -130,16 +121,16 @@ pub(crate) async fn replay(
                 done.records += end.counts.values().map(|counts| counts.total()).sum::<u64>();
             }
             Item::Lacking { table, difference, .. } => {
-                return Ok(Err(Refusal { table: table.parse()?, reason: difference.to_string() }));
+                return Err(Halt::refused(&table.parse()?, difference));
             }
         }
     }
     if ends != expected {
-        return Err(Error::new(Kind::Io, "the reader ended early"));
+        return Err(Halt::Failed(Error::new(Kind::Io, "the reader ended early")));
     }
-    faults::hit("load.replayed")?;
+    faults::hit("load.caught_up")?;
     done.missing.retain(|_, missing| *missing > 0);
-    Ok(Ok(done))
+    Ok(done)
 }
 
 /// What of a segment goes where; `None`: nothing.
@@ -147,9 +138,9 @@ fn task(
     fetched: &Fetched,
     known: &Known,
     copies: &mut BTreeMap<TableName, Copy>,
-) -> Result<Result<Option<Task>, Refusal>> {
+) -> Result<Option<Task>, Halt> {
     let manifest = fetched.segment.manifest();
-    let Some(file) = &fetched.file else { return Ok(Ok(None)) };
+    let Some(file) = &fetched.file else { return Ok(None) };
     let (from, skip) = if known.reaches_into(manifest) {
         passed_over(&fetched.segment, file, known)?
     } else {
@@ -163,23 +154,17 @@ fn task(
         };
         copy.meet(&relation);
         // First against the table itself: a difference names that one.
-        if let Err(difference) = schema::fit(&relation, &copy.table) {
-            return Ok(Err(Refusal { table: name.clone(), reason: difference.to_string() }));
-        }
-        let target = match schema::fit(&relation, &copy.shadow) {
-            Ok(target) => Arc::new(target),
-            Err(difference) => {
-                return Ok(Err(Refusal { table: name.clone(), reason: difference.to_string() }));
-            }
-        };
+        let refused = |difference| Halt::refused(name, difference);
+        schema::fit(&relation, &copy.table).map_err(refused)?;
+        let target = Arc::new(schema::fit(&relation, &copy.shadow).map_err(refused)?);
         let until = known.until.filter(|until| until.seq == manifest.seq.get()).map(|until| until.index);
         let admission = Admission { target, relation, from, until, skip: skip.clone() };
         admitted.insert(name.to_string(), admission);
     }
-    Ok(Ok(Some(Task { segment: fetched.segment.clone(), file: file.clone(), admitted })))
+    Ok(Some(Task { segment: fetched.segment.clone(), file: file.clone(), admitted }))
 }
 
-/// The first transaction that is not known, and those behind it that are.
+/// The first transaction that is not known, and those after it that are.
 fn passed_over(segment: &Verified, file: &Path, known: &Known) -> Result<(u64, HashSet<u64>)> {
     let commits = reader::commits(segment, file)?;
     let places = (0_u64..).zip(&commits);

@@ -15,13 +15,10 @@ use tokio::sync::mpsc;
 
 use super::scan::TableScan;
 use super::shadow::{RowState, STATE, Shadow};
-use super::touch::{KeyHash, Shape, Touch};
 use crate::apply::reader;
 use crate::batch::{Batch, Limits, Place};
+use crate::history::keys::{KeyHash, Shape, Touch};
 use crate::target::postgres::step::{COPY_ROWS_MIN, Prepared};
-
-/// One batch is made while the one before is written.
-pub(super) const BATCHES_AHEAD: usize = 1;
 
 #[derive(Debug)]
 pub(super) enum Item {

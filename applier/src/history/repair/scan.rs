@@ -8,8 +8,8 @@ use std::collections::{BTreeSet, HashMap};
 use syncdata_formats::change::Row;
 use syncdata_formats::manifest::OpCounts;
 
-use super::touch::{KeyHash, Shape, Touch};
 use crate::batch::Place;
+use crate::history::keys::{KeyHash, Shape, Touch};
 
 /// What is known of the row at a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

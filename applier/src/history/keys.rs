@@ -1,4 +1,4 @@
-//! What a record does to which keys: the same reading for everything that a replay does with it.
+//! What a record does to which keys.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher as _, RandomState};

@@ -1,40 +1,29 @@
-//! `add-tables`, `remove-tables`, `list-tables`: the whitelist.
+//! `add-tables`.
 
-use std::collections::BTreeSet;
+use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::name::TableName;
+use syncdata_service::config::Config;
 use syncdata_service::postgres::ServerContext as _;
 
-use serde_json::{Value, json};
-use syncdata_formats::error::{Error, Kind, Result};
-use syncdata_formats::name::{TableName, TablePattern};
-use syncdata_service::config::Config;
-
 use super::Answer;
+use super::whitelist::{matching, named, not_found};
+use crate::archive;
 use crate::load;
-use crate::pass::runner;
-use crate::program::daemon;
-use crate::program::status;
 use crate::target::postgres::cursor::{self, Checkpoint, Position, State, Want};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
 
-/// Where the first rows of a new table come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum From {
-    /// From the newest base copy that has it; without one, from the archive's first segment
-    Auto,
-    /// From a base copy in the archive
-    Snapshot,
-    /// From the archive's first segment
-    Start,
-    /// They are there already: loaded with pg_dump, just now
-    Now,
-}
-
-/// Puts tables on the whitelist. One that is there already stays as it is.
-pub async fn add(config: &Config, patterns: &[String], from: From) -> Result<Answer> {
+/// Puts tables on the whitelist. One that is there already stays as it is. `want` is the base that their first rows come
+/// from, `None` where they are there already. `wake` has a running daemon load them, and says whether there is one.
+pub async fn add_tables(
+    config: &Config,
+    patterns: &[String],
+    want: Option<Want>,
+    wake: impl AsyncFnOnce() -> Result<bool>,
+) -> Result<Answer> {
     let local = Local::open(config).await?;
     let (client, meta) = (local.session.client(), &local.meta);
-    if from == From::Now {
+    if want.is_none() {
         // A pass would move the checkpoint from under the new position.
         local.lock_pass().await?;
     }
@@ -42,19 +31,16 @@ pub async fn add(config: &Config, patterns: &[String], from: From) -> Result<Ans
     let known = cursor::table_states(client, meta).await?;
     let (known, new): (Vec<TableName>, Vec<TableName>) =
         names.into_iter().partition(|name| known.contains_key(name));
-    let position = match from {
-        From::Now => Some(newest(config, &local).await?),
-        From::Auto | From::Snapshot | From::Start => None,
-    };
-    let want = from.want();
-    let mut words = match want {
-        Some(want) => foreseen(config, &local, &new, want).await?,
-        None => Vec::new(),
+
+    let (position, mut words) = match want {
+        Some(want) => (None, foreseen(config, &local, &new, want).await?),
+        None => (Some(newest(config, &local).await?), Vec::new()),
     };
     for table in &new {
         add_one(&local, table, position, want).await?;
     }
-    if want.is_some() && !new.is_empty() && daemon::ask(config, "/load", None).await?.is_some() {
+
+    if want.is_some() && !new.is_empty() && wake().await? {
         words.push("the running daemon sees to it now".to_owned());
     }
     if !known.is_empty() {
@@ -63,18 +49,6 @@ pub async fn add(config: &Config, patterns: &[String], from: From) -> Result<Ans
     }
     let answer = named("added", &new);
     Ok(if words.is_empty() { answer } else { answer.with_words(words.join("\n")) })
-}
-
-impl From {
-    /// The base that the tables wait for; none where the rows are there.
-    fn want(self) -> Option<Want> {
-        match self {
-            From::Auto => Some(Want::Auto),
-            From::Snapshot => Some(Want::Snapshot),
-            From::Start => Some(Want::Start),
-            From::Now => None,
-        }
-    }
 }
 
 /// What will come of it. A base that was asked for by name has to be there.
@@ -121,46 +95,6 @@ async fn add_one(
     Ok(())
 }
 
-/// Takes tables off the whitelist, all or none; their rows stay.
-pub async fn remove(config: &Config, patterns: &[String]) -> Result<Answer> {
-    let local = Local::open(config).await?;
-    local.lock_pass().await?;
-    let (client, meta) = (local.session.client(), &local.meta);
-    let known: Vec<TableName> = cursor::table_states(client, meta).await?.into_keys().collect();
-    let names = matching(&known, patterns, |stranger| {
-        not_found(format!("{stranger} is not in the whitelist"), "syncdata-applier list-tables")
-    })?;
-    client.batch_execute("BEGIN").await.context(|| "removing tables from the whitelist".to_owned())?;
-    for table in &names {
-        for place in ["tables_to_sync", "data_sync_table_state", "data_sync_quarantine"] {
-            let delete = format!("DELETE FROM {meta}.{place} WHERE table_name = $1");
-            let removing = || format!("removing {table} from the whitelist");
-            client.execute(&delete, &[&table.to_string()]).await.context(removing)?;
-        }
-    }
-    client.batch_execute("COMMIT").await.context(|| "removing tables from the whitelist".to_owned())?;
-    Ok(named("removed", &names))
-}
-
-fn named(did: &str, names: &[TableName]) -> Answer {
-    let text = names.iter().map(|name| format!("{did} {name}\n")).collect();
-    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-    Answer::done(text, json!({ did: names }))
-}
-
-/// The whitelist, in the order in which it grew.
-pub async fn list(config: &Config) -> Result<Answer> {
-    let local = Local::connect(config).await?;
-    if !meta::exists(&local.session, &local.meta).await? {
-        return Ok(Answer::done(String::new(), json!([])));
-    }
-    let tables = status::Found::read(&local).await?.tables;
-    let text = tables.iter().map(|table| format!("{}\n", table.table)).collect();
-    let document: Value =
-        tables.iter().map(|table| json!({"table": table.table, "state": table.state})).collect();
-    Ok(Answer::done(text, document))
-}
-
 /// The local tables that the patterns name, in the order of the patterns.
 async fn resolve(local: &Local, patterns: &[String]) -> Result<Vec<TableName>> {
     matching(&local_tables(local).await?, patterns, |stranger| {
@@ -169,24 +103,6 @@ async fn resolve(local: &Local, patterns: &[String]) -> Result<Vec<TableName>> {
             "create it here as it is at the source, then add it",
         )
     })
-}
-
-/// Those of the tables that the patterns name, in the order of the patterns, each of which names one at least.
-fn matching(
-    tables: &[TableName],
-    patterns: &[String],
-    strange: impl Fn(&TablePattern) -> Error,
-) -> Result<Vec<TableName>> {
-    let (mut names, mut seen) = (Vec::new(), BTreeSet::new());
-    for text in patterns {
-        let pattern: TablePattern = text.parse()?;
-        let found: Vec<&TableName> = tables.iter().filter(|table| pattern.matches(table)).collect();
-        if found.is_empty() {
-            return Err(strange(&pattern));
-        }
-        names.extend(found.into_iter().filter(|table| seen.insert((*table).clone())).cloned());
-    }
-    Ok(names)
 }
 
 /// Ordinary and partitioned tables, their leaves and our own left out.
@@ -213,13 +129,9 @@ async fn newest(config: &Config, local: &Local) -> Result<Position> {
     if checkpoint.segment.is_some() {
         return Ok(Position { lsn: checkpoint.end_lsn(), commit_time: None });
     }
-    let head = runner::source(config)?.head().await?;
+    let head = archive::open::open(config)?.head().await?;
     let head = head.ok_or_else(|| Error::new(Kind::Foreign, "the archive has no head.json yet"))?;
     // The position means something in that archive alone.
     cursor::adopt(local.session.client(), &local.meta, head.archive_id).await?;
     Ok(Position { lsn: head.covered_lsn, commit_time: Some(head.covered_at) })
-}
-
-fn not_found(message: String, hint: &str) -> Error {
-    Error::new(Kind::NotFound, message).hint(hint)
 }

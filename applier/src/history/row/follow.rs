@@ -30,7 +30,7 @@ pub struct Change {
 
 /// Follows one row through the archive.
 #[derive(Debug)]
-pub struct History {
+pub(super) struct History {
     table: String,
     asked: Vec<String>,
     /// Where rows went that once had the key.
@@ -41,12 +41,12 @@ pub struct History {
 
 impl History {
     /// `asked` are the values of the key's columns, in their order.
-    pub fn new(table: String, asked: Vec<String>) -> History {
+    pub(super) fn new(table: String, asked: Vec<String>) -> History {
         History { table, asked, moved_to: Vec::new(), images: HashMap::new() }
     }
 
     /// `None`: it is about another row.
-    pub fn take(&mut self, row: &Row<'_>, relation: &Relation, segment: u64) -> Option<Change> {
+    pub(super) fn take(&mut self, row: &Row<'_>, relation: &Relation, segment: u64) -> Option<Change> {
         if row.table != self.table {
             return None;
         }

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use syncdata_formats::change::Row;
 
 use super::scan::Origin;
-use super::touch::{KeyHash, Shape, Touch};
 use crate::batch::Place;
+use crate::history::keys::{KeyHash, Shape, Touch};
 
 /// Where the row at a key came from, seen from the beginning of the segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,64 @@
+//! Segments, fetched in groups that share one local transaction.
+
+use std::iter::Peekable;
+use std::vec::IntoIter;
+
+use syncdata_formats::chain::Verified;
+use syncdata_formats::error::Result;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::Manifest;
+
+use crate::archive::fetch::{Fetched, Source};
+use crate::plan;
+
+/// Each segment of a group holds room in the cache until the group is committed.
+const GROUP_SEGMENTS_MAX: usize = 16;
+
+/// The segments that are still to come.
+pub(crate) struct Groups<'a> {
+    source: &'a Source,
+    segments: Peekable<IntoIter<Verified>>,
+    apply_batch_changes: u64,
+}
+
+/// What one transaction takes.
+pub(crate) struct Group {
+    pub segments: Vec<Fetched>,
+    /// Where its last segment ends, also when that one was not wanted.
+    pub end: Lsn,
+}
+
+impl<'a> Groups<'a> {
+    pub(crate) fn new(source: &'a Source, segments: Vec<Verified>, apply_batch_changes: u64) -> Groups<'a> {
+        Groups { source, segments: segments.into_iter().peekable(), apply_batch_changes }
+    }
+
+    /// The next group; segments that are not wanted are passed over. `None`: there are no more segments.
+    pub(crate) async fn next(&mut self, is_wanted: impl Fn(&Manifest) -> bool) -> Result<Option<Group>> {
+        let mut group: Option<Group> = None;
+        let mut records = 0;
+
+        while let Some(segment) = self.segments.next() {
+            let end = segment.manifest().end_lsn;
+            let mut fetched = group.map_or_else(Vec::new, |group| group.segments);
+            if is_wanted(segment.manifest()) {
+                records += segment.manifest().records;
+                fetched.push(self.source.fetch_file(segment).await?);
+            }
+
+            let is_full = fetched.len() >= GROUP_SEGMENTS_MAX;
+            group = Some(Group { segments: fetched, end });
+            // What the group holds of the cache it holds until its commit: to wait for more would be for ever.
+            let next_fits = self.segments.peek().is_some_and(|next| {
+                !is_wanted(next.manifest())
+                    || !is_full
+                        && plan::fits(records, next.manifest(), self.apply_batch_changes)
+                        && self.source.has_room_for(next)
+            });
+            if !next_fits {
+                break;
+            }
+        }
+        Ok(group)
+    }
+}

@@ -1,0 +1,139 @@
+//! The end of a load: the last changes, the difference between tables and shadows, and the positions.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use syncdata_formats::error::Result;
+use syncdata_formats::manifest::OpCounts;
+use syncdata_formats::name::TableName;
+use syncdata_service::faults;
+
+use super::difference::{Changes, Pair};
+use super::loader::{Loader, Work, control};
+use super::{Base, Halt, Loaded, Refusal, is_of_a_row};
+use crate::target::postgres::apply::{FREE_PLANS, Writer};
+use crate::target::postgres::cursor::{self, Checkpoint};
+use crate::target::postgres::ledger::{self, Entry};
+use crate::target::postgres::quarantine;
+use crate::target::postgres::schema;
+
+impl Loader<'_> {
+    /// One transaction. No pass runs meanwhile.
+    pub(super) async fn bring_over(
+        &mut self,
+        work: &mut Work<'_>,
+        writer: &mut Writer,
+        started: Instant,
+    ) -> Result<()> {
+        while self.catch_up(work, writer).await? {}
+        if work.copies.is_empty() || self.report.stopped {
+            return Ok(());
+        }
+
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        let checkpoint = Checkpoint::read(client, meta).await?;
+        control(client, "BEGIN").await?;
+        writer.begin(client).await?;
+        control(client, FREE_PLANS).await?;
+        checkpoint.claim(client, meta).await?;
+
+        let position = checkpoint.end_lsn().max(work.base.end());
+        let names: Vec<TableName> = work.copies.keys().cloned().collect();
+        let (mut loaded, mut refused) = (BTreeMap::new(), BTreeMap::new());
+        for name in names {
+            match self.bring_one_over(work, writer, &name).await {
+                Ok(changes) => {
+                    loaded.insert(name, Loaded { base: work.base.name(), changes, position });
+                }
+                Err(Halt::Refused(Refusal { table, reason })) => {
+                    refused.insert(table, reason);
+                }
+                Err(Halt::Failed(error)) => return Err(error),
+            }
+        }
+
+        let taken_at = match work.base {
+            Base::Snapshot(snapshot) => Some(snapshot.taken_at),
+            Base::Start { .. } => None,
+        };
+        for table in loaded.keys() {
+            cursor::note_loaded(client, meta, table, position, taken_at).await?;
+            quarantine::forget(client, meta, table).await?;
+        }
+        let entries: Vec<Entry> = loaded.iter().map(|(table, loaded)| entry(table, loaded)).collect();
+        ledger::log(client, meta, &entries, started.elapsed()).await?;
+        faults::hit("load.before_commit")?;
+        control(client, "COMMIT").await?;
+        faults::hit("load.after_commit")?;
+
+        for (table, done) in &loaded {
+            let Changes { inserted, updated, deleted } = done.changes;
+            tracing::info!(%table, base = done.base, lsn = %position, inserted, updated, deleted, "table is live");
+        }
+        self.report.loaded.extend(loaded);
+        for (table, reason) in refused {
+            self.fail(&table, &reason).await?;
+        }
+        Ok(())
+    }
+
+    async fn bring_one_over(
+        &self,
+        work: &Work<'_>,
+        writer: &Writer,
+        name: &TableName,
+    ) -> Result<Changes, Halt> {
+        let is_silent = !work.records.contains_key(name);
+        match work.base {
+            // A table that is silent since the archive began is as it was before: in a base copy, or nowhere.
+            Base::Start { over: true } if is_silent => return Ok(Changes::default()),
+            Base::Start { over: false } if is_silent => {
+                let reason = "the archive has no change of it since its first segment: nobody knows its rows. Run \
+                              `syncdata-archiver snapshot` on the production host";
+                return Err(Halt::refused(name, reason));
+            }
+            Base::Start { .. } | Base::Snapshot(_) => {}
+        }
+
+        let copy = &work.copies[name];
+        let target =
+            schema::fit(&copy.relation, &copy.table).map_err(|difference| Halt::refused(name, difference))?;
+        let pair = Pair {
+            table: &copy.table,
+            shadow: &copy.shadow,
+            key: if target.key.arbiter { &target.key.columns } else { &[] },
+            columns: copy.columns.clone(),
+            replica: self.local.replica,
+        };
+
+        let client = self.local.session.client();
+        control(client, "SAVEPOINT syncdata_table").await?;
+        let refusal = match pair.bring_over(client).await {
+            Ok(changes) if writer.duplicates(client, &copy.table).await? => {
+                tracing::debug!(table = %name, rows = changes.total(), "brought over in vain");
+                Halt::refused(name, "two rows have the same value in a deferrable unique constraint")
+            }
+            Ok(changes) => return Ok(changes),
+            Err(error) => {
+                if !is_of_a_row(&error) {
+                    return Err(Halt::Failed(error));
+                }
+                Halt::refused(name, error.one_line())
+            }
+        };
+        control(client, "ROLLBACK TO SAVEPOINT syncdata_table").await?;
+        Err(refusal)
+    }
+}
+
+fn entry(table: &TableName, loaded: &Loaded) -> Entry {
+    let Changes { inserted, updated, deleted } = loaded.changes;
+    Entry {
+        table: table.clone(),
+        archive_ref: loaded.base.clone(),
+        counts: OpCounts { insert: inserted, update: updated, delete: deleted, truncate: 0 },
+        missing: 0,
+        transfer: Duration::ZERO,
+        error: None,
+    }
+}

@@ -1,0 +1,234 @@
+//! One group of tables on its way from a base to the moment in which all of them are live.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use syncdata_formats::chain::Verified;
+use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::manifest::Manifest;
+use syncdata_formats::name::TableName;
+use syncdata_service::config::Config;
+use syncdata_service::daemon::Stop;
+use syncdata_service::faults;
+use syncdata_service::postgres::ServerContext as _;
+use tokio::sync::Mutex;
+use tokio_postgres::Client;
+
+use super::catch_up::{self, Copy, Known};
+use super::{Base, Halt, Refusal, Report, fill, shadow};
+use crate::archive::fetch::{Fetched, Source};
+use crate::archive::groups::Groups;
+use crate::archive::stretch::stretch;
+use crate::plan::not_found;
+use crate::target::postgres::apply::Writer;
+use crate::target::postgres::cursor::{self, Checkpoint, State, TableState};
+use crate::target::postgres::local::Local;
+use crate::target::postgres::schema;
+
+pub(super) struct Loader<'a> {
+    pub local: &'a Local,
+    pub source: &'a Source,
+    pub config: &'a Config,
+    pub stop: &'a Stop,
+    pub turn: &'a Mutex<()>,
+    pub report: &'a mut Report,
+}
+
+/// A group of tables under way.
+pub(super) struct Work<'a> {
+    pub base: &'a Base,
+    pub known: Known,
+    pub copies: BTreeMap<TableName, Copy>,
+    /// Changes of each table that were applied over the base.
+    pub records: BTreeMap<TableName, u64>,
+}
+
+impl Work<'_> {
+    fn has_some_of(&self, manifest: &Manifest) -> bool {
+        manifest.tables.keys().any(|table| self.copies.contains_key(table))
+    }
+
+    fn count(&mut self, manifest: &Manifest) {
+        for (table, counts) in manifest.tables.iter().filter(|(table, _)| self.copies.contains_key(*table)) {
+            *self.records.entry(table.clone()).or_default() += counts.total();
+        }
+    }
+}
+
+impl Loader<'_> {
+    /// One group, which is brought over in one transaction.
+    pub(super) async fn load(&mut self, base: &Base, tables: &[TableName]) -> Result<()> {
+        let started = Instant::now();
+        let states = cursor::table_states(self.local.session.client(), &self.local.meta).await?;
+        for table in tables {
+            let is_first = |state: &TableState| state.state == State::Pending && state.position.is_none();
+            if states.get(table).is_some_and(is_first) {
+                let reason = format!("is loaded from {}", base.name());
+                let (client, meta) = (self.local.session.client(), &self.local.meta);
+                cursor::set_state(client, meta, table, State::Loading, None, Some(&reason)).await?;
+            }
+        }
+        tracing::info!(base = base.name(), tables = tables.len(), "loading tables");
+        let mut work = Work { base, known: base.known(), copies: BTreeMap::new(), records: BTreeMap::new() };
+        let mut writer = Writer::new(self.local.replica);
+        self.make_shadows(&mut work, tables).await?;
+        // The others move on meanwhile: again, until nothing is left.
+        while !work.copies.is_empty() && self.catch_up(&mut work, &mut writer).await? {}
+        if work.copies.is_empty() || self.report.stopped {
+            return Ok(());
+        }
+        let _turn = self.turn.lock().await;
+        self.local.lock_pass().await?;
+        // After an error the lock goes with the session, or with the next group's.
+        self.bring_over(&mut work, &mut writer, started).await?;
+        self.local.unlock_pass().await
+    }
+
+    /// Rows of the base, with the key that changes are applied by.
+    async fn make_shadows(&mut self, work: &mut Work<'_>, tables: &[TableName]) -> Result<()> {
+        let client = self.local.session.client();
+        let loaded = schema::load(client, tables).await?;
+        for (number, name) in tables.iter().enumerate() {
+            if self.must_stop() {
+                return Ok(());
+            }
+            let Some(table) = loaded.get(name) else {
+                self.fail(name, &not_found(name).to_string()).await?;
+                continue;
+            };
+
+            let table = Arc::new(table.clone());
+            let shadow = shadow::make(client, &table, number).await?;
+            match fill(self.local, self.source, work.base, &table, shadow).await {
+                Ok(copy) => drop(work.copies.insert(name.clone(), copy)),
+                Err(Halt::Refused(refusal)) => self.fail(name, &refusal.reason).await?,
+                Err(Halt::Failed(error)) => return Err(error),
+            }
+            faults::hit("load.filled")?;
+        }
+        Ok(())
+    }
+
+    /// Applies what the shadows lack up to the checkpoint. False: it was nothing.
+    pub(super) async fn catch_up(&mut self, work: &mut Work<'_>, writer: &mut Writer) -> Result<bool> {
+        let checkpoint = Checkpoint::read(self.local.session.client(), &self.local.meta).await?;
+        let Some(own) = checkpoint.segment else { return Ok(false) };
+        if own.end_lsn <= work.known.upto {
+            return Ok(false);
+        }
+        let archive_id = checkpoint.archive_id.expect("a run without one ends before it loads");
+        let segments = stretch(self.source, archive_id, own.link, work.known.upto).await?;
+        self.check_whole(work, &segments).await?;
+
+        let limit = u64::from(self.config.apply_batch_changes.get());
+        let mut groups = Groups::new(self.source, segments, limit);
+        while let Some(group) = groups.next(|manifest| work.has_some_of(manifest)).await? {
+            self.apply_changes(work, writer, &group.segments).await?;
+            group.segments.iter().try_for_each(Fetched::clean)?;
+            work.known.upto = work.known.upto.max(group.end);
+            if work.copies.is_empty() || self.must_stop() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Nothing between the base and the checkpoint may be missing.
+    async fn check_whole(&mut self, work: &mut Work<'_>, segments: &[Verified]) -> Result<()> {
+        if let (Some(first), Base::Snapshot(snapshot)) = (segments.first(), work.base)
+            && first.manifest().start_lsn > work.known.upto
+        {
+            let message = format!(
+                "the archive begins at {}, after snapshot {}, which needs all from {} on",
+                first.manifest().start_lsn,
+                snapshot.id,
+                snapshot.start_lsn
+            );
+            return Err(Error::new(Kind::Foreign, message)
+                .hint("take a new snapshot: syncdata-archiver snapshot, on the production host"));
+        }
+
+        let from_snapshot = matches!(work.base, Base::Snapshot(_));
+        let names: Vec<TableName> = work.copies.keys().cloned().collect();
+        for table in names {
+            let uncaptured = segments
+                .iter()
+                .map(Verified::manifest)
+                .find(|manifest| from_snapshot && !manifest.capture.contains(&table));
+            let reason = match (catch_up::lost(segments, &table, work.known.upto), uncaptured) {
+                (Some(lost), _) => lost,
+                (None, Some(manifest)) => format!(
+                    "segment {} did not capture it, though it is newer than the base: capture it (tables), then take a \
+                     new snapshot",
+                    manifest.seq
+                ),
+                (None, None) => continue,
+            };
+            work.copies.remove(&table);
+            self.fail(&table, &reason).await?;
+        }
+        Ok(())
+    }
+
+    /// A table that cannot take its changes leaves; the others take theirs again without it.
+    async fn apply_changes(
+        &mut self,
+        work: &mut Work<'_>,
+        writer: &mut Writer,
+        group: &[Fetched],
+    ) -> Result<()> {
+        let session = &self.local.session;
+        while !group.is_empty() && !work.copies.is_empty() {
+            control(session.client(), "BEGIN").await?;
+            writer.begin(session.client()).await?;
+            match catch_up::catch_up(session, writer, group, &work.known, &mut work.copies).await {
+                Ok(done) => {
+                    control(session.client(), "COMMIT").await?;
+                    self.report.records += done.records;
+                    self.look_at_missing(work, done.missing).await?;
+                    group.iter().for_each(|fetched| work.count(fetched.segment.manifest()));
+                    return Ok(());
+                }
+                Err(Halt::Refused(Refusal { table, reason })) => {
+                    control(session.client(), "ROLLBACK").await?;
+                    work.copies.remove(&table);
+                    self.fail(&table, &reason).await?;
+                }
+                Err(Halt::Failed(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// A table that is made anew from changes alone must not lack rows: those that are older than the archive.
+    async fn look_at_missing(
+        &mut self,
+        work: &mut Work<'_>,
+        missing: BTreeMap<TableName, u64>,
+    ) -> Result<()> {
+        for (table, rows) in missing {
+            if matches!(work.base, Base::Start { over: false }) {
+                work.copies.remove(&table);
+                let reason = format!(
+                    "{rows} changes of rows that the archive never inserted: it does not reach back to them. Run \
+                     `syncdata-archiver snapshot` on the production host"
+                );
+                self.fail(&table, &reason).await?;
+            } else {
+                tracing::warn!(%table, rows, "rows to update or delete were not in the base");
+            }
+        }
+        Ok(())
+    }
+
+    fn must_stop(&mut self) -> bool {
+        self.report.stopped |= self.stop.is_asked();
+        self.report.stopped
+    }
+}
+
+pub(super) async fn control(client: &Client, statement: &str) -> Result<()> {
+    client.batch_execute(statement).await.context(|| statement.to_owned())?;
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! Tables that cannot be loaded, or not yet: what is noted of them, and where.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use syncdata_formats::error::{Error, Result};
+use syncdata_formats::manifest::OpCounts;
+use syncdata_formats::name::TableName;
+
+use super::LOG_REF;
+use super::base::{Base, BaseKey};
+use super::loader::Loader;
+use super::plan::{Choice, Offer};
+use crate::target::postgres::cursor::{self, State, TableState, Want};
+use crate::target::postgres::ledger::{self, Entry};
+
+/// A table that cannot be loaded, and why.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub table: TableName,
+    pub reason: String,
+}
+
+/// What ends the work on a table.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// The table is in the way; the others go on.
+    Refused(Refusal),
+    /// Nothing goes on.
+    Failed(Error),
+}
+
+impl Halt {
+    pub(crate) fn refused(table: &TableName, reason: impl ToString) -> Halt {
+        Halt::Refused(Refusal { table: table.clone(), reason: reason.to_string() })
+    }
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Halt {
+        Halt::Failed(error)
+    }
+}
+
+impl Loader<'_> {
+    /// The tables by their base; the others are told what they wait for.
+    pub(super) async fn choose(
+        &mut self,
+        states: &BTreeMap<TableName, TableState>,
+        offer: &Offer<'_>,
+    ) -> Result<Vec<(Base, Vec<TableName>)>> {
+        let mut groups: BTreeMap<BaseKey, (Base, Vec<TableName>)> = BTreeMap::new();
+        for (table, state) in states {
+            let Some(want) = state.wants() else { continue };
+            let base = match offer.choose(table, want) {
+                Choice::Snapshot(snapshot) => Base::Snapshot(snapshot),
+                Choice::Start => Base::Start { over: want != Want::Rebuild },
+                Choice::Wait(id) => {
+                    let reason = format!(
+                        "waits until the archive covers snapshot {id}: the archiver's next poll does that"
+                    );
+                    self.note(table, state, &reason).await?;
+                    self.report.waiting.insert(table.clone(), reason);
+                    continue;
+                }
+                Choice::Nothing(reason) => {
+                    self.refuse(table, state, &reason).await?;
+                    continue;
+                }
+            };
+            groups.entry(base.key()).or_insert_with(|| (base, Vec::new())).1.push(table.clone());
+        }
+        Ok(groups.into_values().collect())
+    }
+
+    async fn note(&self, table: &TableName, state: &TableState, reason: &str) -> Result<()> {
+        let now = match state.state {
+            // A load that was interrupted.
+            State::Loading => State::Pending,
+            other => other,
+        };
+        let is_known = now == state.state && state.reason.as_deref() == Some(reason);
+        // A table that is live stays so until its new base is there.
+        if is_known || now == State::Live {
+            return Ok(());
+        }
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        cursor::set_state(client, meta, table, now, None, Some(reason)).await
+    }
+
+    /// There is no base for it. A table that never had one goes on waiting, an operator's wish is answered.
+    async fn refuse(&mut self, table: &TableName, state: &TableState, reason: &str) -> Result<()> {
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        if state.position.is_some() {
+            cursor::want(client, meta, table, None).await?;
+            self.log_failure(table, reason).await?;
+        } else {
+            self.note(table, state, reason).await?;
+        }
+        self.report.refused.insert(table.clone(), reason.to_owned());
+        Ok(())
+    }
+
+    /// The table itself is in the way. It is left as it was; one without a position is set aside, lest it be tried, in
+    /// vain, with every pass.
+    pub(super) async fn fail(&mut self, table: &TableName, reason: &str) -> Result<()> {
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        tracing::error!(%table, reason, "Failed to apply changes: the table cannot be loaded");
+        let states = cursor::table_states(client, meta).await?;
+        if states.get(table).is_some_and(|state| state.position.is_none()) {
+            cursor::set_state(client, meta, table, State::Quarantined, None, Some(reason)).await?;
+        } else {
+            cursor::want(client, meta, table, None).await?;
+        }
+        self.log_failure(table, reason).await?;
+        self.report.refused.insert(table.clone(), reason.to_owned());
+        Ok(())
+    }
+
+    async fn log_failure(&self, table: &TableName, reason: &str) -> Result<()> {
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        let entry = Entry {
+            table: table.clone(),
+            archive_ref: LOG_REF.to_owned(),
+            counts: OpCounts::default(),
+            missing: 0,
+            transfer: Duration::ZERO,
+            error: Some(format!("Failed to apply changes: {reason}")),
+        };
+        ledger::log(client, meta, &[entry], Duration::ZERO).await
+    }
+}

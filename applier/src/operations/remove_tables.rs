@@ -1,0 +1,33 @@
+//! `remove-tables`.
+
+use syncdata_formats::error::Result;
+use syncdata_formats::name::TableName;
+use syncdata_service::config::Config;
+use syncdata_service::postgres::ServerContext as _;
+
+use super::Answer;
+use super::whitelist::{matching, named, not_found};
+use crate::target::postgres::cursor;
+use crate::target::postgres::local::Local;
+
+/// Takes tables off the whitelist, all or none; their rows stay.
+pub async fn remove_tables(config: &Config, patterns: &[String]) -> Result<Answer> {
+    let local = Local::open(config).await?;
+    local.lock_pass().await?;
+    let (client, meta) = (local.session.client(), &local.meta);
+    let known: Vec<TableName> = cursor::table_states(client, meta).await?.into_keys().collect();
+    let names = matching(&known, patterns, |stranger| {
+        not_found(format!("{stranger} is not in the whitelist"), "syncdata-applier list-tables")
+    })?;
+
+    client.batch_execute("BEGIN").await.context(|| "removing tables from the whitelist".to_owned())?;
+    for table in &names {
+        for place in ["tables_to_sync", "data_sync_table_state", "data_sync_quarantine"] {
+            let delete = format!("DELETE FROM {meta}.{place} WHERE table_name = $1");
+            let removing = || format!("removing {table} from the whitelist");
+            client.execute(&delete, &[&table.to_string()]).await.context(removing)?;
+        }
+    }
+    client.batch_execute("COMMIT").await.context(|| "removing tables from the whitelist".to_owned())?;
+    Ok(named("removed", &names))
+}

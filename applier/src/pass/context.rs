@@ -1,0 +1,80 @@
+//! What a pass works with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use syncdata_formats::error::{Context as _, Result};
+use syncdata_service::daemon::Stop;
+use syncdata_service::faults;
+
+use crate::apply::lookahead::Ahead;
+use crate::apply::transaction::{self, Done, Rules};
+use crate::archive::fetch::{Fetched, Source};
+use crate::plan::Scope;
+use crate::target::postgres::apply::Writer;
+use crate::target::postgres::cursor::Checkpoint;
+use crate::target::postgres::local::Local;
+
+/// See the module.
+#[derive(Debug)]
+pub struct PassContext<'a> {
+    pub local: &'a Local,
+    pub source: &'a Source,
+    pub rules: &'a Rules,
+    pub writer: Writer,
+    /// Asked, the pass ends after the transaction that is under way.
+    pub stop: Stop,
+    pub tally: Arc<Tally>,
+}
+
+impl<'a> PassContext<'a> {
+    pub fn new(local: &'a Local, source: &'a Source, rules: &'a Rules) -> PassContext<'a> {
+        let writer = Writer::new(local.replica);
+        PassContext { local, source, rules, writer, stop: Stop::new(), tally: Arc::default() }
+    }
+
+    /// Applies the group in one transaction and counts it.
+    pub(super) async fn apply(
+        &mut self,
+        checkpoint: &Checkpoint,
+        scope: &Scope,
+        group: &[Fetched],
+        ahead: Option<&mut Ahead>,
+    ) -> Result<Done> {
+        let (local, rules, writer) = (self.local, self.rules, &mut self.writer);
+        let done = transaction::apply(local, writer, rules, checkpoint, scope, group, ahead).await?;
+        self.tally.add(group.len(), done.records);
+        Ok(done)
+    }
+}
+
+/// Gives the group's room in the cache back.
+pub(super) fn clean(group: &[Fetched]) -> Result<()> {
+    for fetched in group {
+        fetched.clean()?;
+    }
+    faults::hit("apply.cache_cleaned").context(|| "cleaning the cache".to_owned())?;
+    Ok(())
+}
+
+/// What passes have applied, also those that failed afterwards.
+#[derive(Debug, Default)]
+pub struct Tally {
+    segments: AtomicU64,
+    records: AtomicU64,
+}
+
+impl Tally {
+    fn add(&self, segments: usize, records: u64) {
+        self.segments.fetch_add(segments as u64, Ordering::Relaxed);
+        self.records.fetch_add(records, Ordering::Relaxed);
+    }
+
+    pub fn segments(&self) -> u64 {
+        self.segments.load(Ordering::Relaxed)
+    }
+
+    pub fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,104 @@
+//! What the archive shows of itself at the beginning of a pass.
+
+use syncdata_formats::chain::ChainTip;
+use syncdata_formats::digest::Digest;
+use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::floor::Floor;
+use syncdata_formats::head::Head;
+use syncdata_formats::layout::SegmentName;
+use syncdata_formats::time::Day;
+
+use crate::archive::fetch::{Listing, Source};
+use crate::target::postgres::cursor::Checkpoint;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct View {
+    pub head: Option<Head>,
+    pub floor: Option<Floor>,
+    listing: Listing,
+    /// After the checkpoint's segment, or where the archive begins.
+    pub tip: ChainTip,
+}
+
+impl View {
+    /// Looks at the archive and refuses it if it is not what it was.
+    pub(super) async fn of(source: &Source, checkpoint: &Checkpoint) -> Result<View> {
+        let archive_id = checkpoint.archive_id.expect("adopted before");
+        // The head first: what it names was there when it was written.
+        let head = source.head().await?.filter(|head| {
+            let ours = head.archive_id == archive_id;
+            if !ours {
+                tracing::warn!(archive = %head.archive_id, "head.json is of another archive and ignored");
+            }
+            ours
+        });
+        let floor = source.floor().await?;
+        if let Some(floor) = &floor
+            && floor.archive_id != archive_id
+        {
+            return Err(Error::new(Kind::Foreign, "floor.json is of another archive"));
+        }
+        let mut listing = source.list(checkpoint.segment.map(|segment| segment.day)).await?;
+        if let (None, Some(floor)) = (checkpoint.segment, &floor) {
+            // A prune that was interrupted leaves some before the floor: they do not exist.
+            listing.retain(|seq, _| *seq >= floor.seq);
+        }
+        let tip = match checkpoint.segment {
+            None => floor.as_ref().map_or(ChainTip::origin(archive_id), Floor::tip),
+            Some(_) => checkpoint.tip(archive_id),
+        };
+        if checkpoint.segment.is_some() {
+            check_own(source, checkpoint, &listing, floor.as_ref()).await?;
+        }
+        if let Some(newest) = head.as_ref().and_then(|head| head.newest)
+            && newest.name.seq.get() < checkpoint.seq()
+        {
+            tracing::warn!(segment = newest.name.seq.get(), "head.json is behind the checkpoint and ignored");
+        }
+        Ok(View { head, floor, listing, tip })
+    }
+
+    /// The manifests after the checkpoint, in order; where one number stands twice, both, so that the chain refuses.
+    pub(super) fn after(&self, checkpoint: &Checkpoint) -> Vec<(Day, SegmentName)> {
+        let later = self.listing.iter().filter(|(seq, _)| seq.get() > checkpoint.seq());
+        later.flat_map(|(_, places)| places.iter().copied()).collect()
+    }
+}
+
+/// The segment at the checkpoint is still there as it was, or was pruned.
+async fn check_own(
+    source: &Source,
+    checkpoint: &Checkpoint,
+    listing: &Listing,
+    floor: Option<&Floor>,
+) -> Result<()> {
+    let own = checkpoint.segment.expect("asked for one that has");
+    let seq = own.link.seq;
+    if let Some(places) = listing.get(&seq) {
+        for &(day, name) in places {
+            let bytes = source.manifest_bytes(day, name).await?;
+            if name.end_lsn == own.end_lsn && Digest::of(&bytes) == own.link.sha256 {
+                return Ok(());
+            }
+        }
+        return Err(Error::new(
+            Kind::Foreign,
+            format!("segment {seq}, which is applied here, was rewritten in the archive"),
+        )
+        .hint("nothing was applied; bring the archive back from a sound copy"));
+    }
+    match floor {
+        Some(floor) if floor.previous == Some(own.link) => Ok(()),
+        Some(floor) if floor.seq > seq.next() => Err(Error::new(
+            Kind::Foreign,
+            format!("the archive was pruned up to segment {}; this copy ends at {seq}", floor.seq),
+        )
+        .hint("what lies between is gone from the archive: syncdata-applier resync --all")),
+        _ => Err(Error::new(
+            Kind::Foreign,
+            format!("the archive no longer has segment {seq}, which is applied here: it was rolled back"),
+        )
+        .hint("nothing was applied; bring the newer archive back, or check archive_dir")),
+    }
+}

@@ -1,0 +1,103 @@
+//! Arguments of the commands that take several, and the values that operations take.
+
+use syncdata_formats::error::Result;
+use syncdata_formats::name::TableName;
+use syncdata_formats::time::Moment;
+
+use crate::archive::range::TimeRange;
+use crate::history::row::RowOf;
+use crate::history::{AsOf, Order};
+use crate::target::postgres::cursor::Want;
+
+/// Where the first rows of a new table come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum From {
+    /// From the newest base copy that has it; without one, from the archive's first segment
+    Auto,
+    /// From a base copy in the archive
+    Snapshot,
+    /// From the archive's first segment
+    Start,
+    /// They are there already: loaded with pg_dump, just now
+    Now,
+}
+
+impl From {
+    /// The base that the tables wait for; none where the rows are there.
+    pub(super) fn want(self) -> Option<Want> {
+        match self {
+            From::Auto => Some(Want::Auto),
+            From::Snapshot => Some(Want::Snapshot),
+            From::Start => Some(Want::Start),
+            From::Now => None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ReplayArguments {
+    /// From this day (its midnight UTC) or time of commit on
+    #[arg(long, value_name = "T")]
+    from: Moment,
+    /// Up to, and without, this day or time
+    #[arg(long, value_name = "T")]
+    to: Moment,
+    /// Tables and patterns of the whitelist, separated by commas, instead of all
+    #[arg(long)]
+    tables: Option<String>,
+    /// Apply the range alone to copies of the tables in this schema, and leave the live ones as they are
+    #[arg(long, value_name = "SCHEMA")]
+    pub(super) into: Option<String>,
+    /// Only say what there is to do
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
+}
+
+impl ReplayArguments {
+    pub(super) fn order(&self) -> Result<Order> {
+        let range = TimeRange::new(Some(self.from), Some(self.to))?;
+        Ok(Order { range, tables: self.tables.clone(), dry_run: self.dry_run })
+    }
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct AsOfArguments {
+    /// The moment: a day (its midnight UTC) or a time
+    time: Moment,
+    /// Where the tables are made; the live ones are left as they are
+    #[arg(long, value_name = "SCHEMA")]
+    into: String,
+    /// Tables and patterns of the whitelist, separated by commas, instead of all
+    #[arg(long)]
+    tables: Option<String>,
+}
+
+impl AsOfArguments {
+    pub(super) fn order(self) -> AsOf {
+        AsOf { at: self.time.0, schema: self.into, tables: self.tables }
+    }
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct HistoryArguments {
+    /// The table, as the archive names it
+    table: TableName,
+    /// The row's key: a value for each of its columns, in their order
+    #[arg(required = true, value_name = "KEY", allow_negative_numbers = true)]
+    key: Vec<String>,
+    /// From this day (its midnight UTC) or time of commit on
+    #[arg(long, value_name = "T")]
+    from: Option<Moment>,
+    /// Up to, and without, this day or time
+    #[arg(long, value_name = "T")]
+    to: Option<Moment>,
+}
+
+impl HistoryArguments {
+    pub(super) fn row(self) -> Result<RowOf> {
+        Ok(RowOf { table: self.table, key: self.key, range: TimeRange::new(self.from, self.to)? })
+    }
+}

@@ -1,0 +1,127 @@
+//! The control socket and the HTTP listener: what is answered at once, and what the daemon's loop is asked to do.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use syncdata_formats::error::Result;
+use syncdata_service::config::{Config, Program};
+use syncdata_service::control::{self, ControlSocket, Method, Response};
+use syncdata_service::daemon::Stop;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tracing::info;
+
+use super::life::Life;
+use crate::operations::Answer;
+use crate::operations::resync::{self, Resync};
+use crate::operations::retry::{self, Retry};
+use crate::operations::sync;
+use crate::pass::runner::{Runner, Synced};
+use crate::program::request::Request;
+use crate::program::status;
+
+/// What the loop does between two passes.
+#[derive(Debug)]
+pub(super) enum Order {
+    Sync,
+    Retry(Retry),
+    Resync(Resync),
+}
+
+pub(super) type Orders = mpsc::Sender<(Order, oneshot::Sender<Response>)>;
+
+pub(super) async fn serve(
+    config: &Config,
+    life: &Arc<Life>,
+    orders: &Orders,
+    stop: &Stop,
+) -> Result<Vec<JoinHandle<()>>> {
+    let handler = {
+        let (life, orders, stop) = (Arc::clone(life), orders.clone(), stop.clone());
+        move |request| answer(request, Arc::clone(&life), orders.clone(), stop.clone())
+    };
+    let socket = ControlSocket::bind(&config.socket(Program::Applier))?;
+    let mut serving = vec![tokio::spawn(socket.serve(handler.clone()))];
+    if let Some(address) = config.http_listen {
+        let (address, answers) = control::serve_tcp(address, handler).await?;
+        info!(%address, "listening");
+        serving.push(tokio::spawn(answers));
+    }
+    Ok(serving)
+}
+
+async fn answer(request: control::Request, life: Arc<Life>, orders: Orders, stop: Stop) -> Response {
+    match (request.method, request.path.as_str()) {
+        (Method::Get, "/status") => Response::json(200, &json!(life.status().await)),
+        (Method::Get, "/health") => {
+            let status = life.status().await;
+            Response::health(status.healthy, &json!({"healthy": status.healthy, "problems": status.problems}))
+        }
+        (Method::Get, "/metrics") => Response::metrics(status::metrics(&life.status().await)),
+        (Method::Post, path) => match Request::read(&request) {
+            Ok(Some(asked)) => do_as_asked(asked, &orders, &stop).await,
+            Ok(None) => Response::not_found(path),
+            Err(error) => Response::error(400, &error.one_line()),
+        },
+        (_, path) => Response::not_found(path),
+    }
+}
+
+async fn do_as_asked(asked: Request, orders: &Orders, stop: &Stop) -> Response {
+    match asked {
+        Request::Stop => {
+            info!("stop asked for by a command");
+            stop.ask();
+            Response::json(200, &json!(Answer::done("stopping".into(), json!({}))))
+        }
+        Request::Sync => enqueue(orders, Order::Sync).await,
+        Request::Load => {
+            let (to, _) = oneshot::channel();
+            // A full queue ends in a pass all the same.
+            let _ = orders.try_send((Order::Sync, to));
+            Response::json(200, &json!(accepted()))
+        }
+        Request::Retry(retry) => enqueue(orders, Order::Retry(retry)).await,
+        Request::Resync(resync) => enqueue(orders, Order::Resync(resync)).await,
+    }
+}
+
+fn accepted() -> Answer {
+    Answer::done("accepted".into(), json!({"accepted": true}))
+}
+
+async fn enqueue(orders: &Orders, order: Order) -> Response {
+    let (to, answered) = oneshot::channel();
+    if orders.send((order, to)).await.is_err() {
+        return stopping();
+    }
+    answered.await.unwrap_or_else(|_| stopping())
+}
+
+fn stopping() -> Response {
+    Response::error(503, "the daemon is stopping")
+}
+
+/// Carries an order out, and answers who asked.
+pub(super) async fn obey(order: Order, life: &Life, runner: &Runner) -> Response {
+    let released = match order {
+        Order::Sync => Ok(()),
+        Order::Retry(retry) => retry::release(&runner.config, &retry).await,
+        Order::Resync(resync) => {
+            // Who asked looks at the tables until they are made; a pass comes next, and the load after it.
+            let noted = resync::request(&runner.config, &resync).await;
+            let answer = noted.map_or_else(|error| Answer::failed(&error), |_| accepted());
+            return Response::json(200, &json!(answer));
+        }
+    };
+    let answer = match released {
+        // Somebody waits for the end: what passes by itself is not a failure yet.
+        Ok(()) => match life.pass(&runner.config, runner.patient_pass()).await {
+            None => return stopping(),
+            Some(Ok(report)) => sync::answer(&Synced::from(report)),
+            Some(Err(error)) => Answer::failed(&error),
+        },
+        Err(error) => Answer::failed(&error),
+    };
+    Response::json(200, &json!(answer))
+}

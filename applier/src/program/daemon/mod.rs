@@ -1,0 +1,142 @@
+//! `start`: passes, until somebody asks to stop.
+//!
+//! ```text
+//! signals ─▶ Stop, Reloads ┐
+//! control socket ─ orders ─┼─▶ loop { pass, or an order, or wait } ─▶ Life ┐
+//!                          └─▶ GET /status /health /metrics ◀─ database ◀──┘
+//! ```
+//!
+//! One session is kept beside those of the passes: it holds the lock that makes this the only daemon of its
+//! database, and answers how far the tables are.
+
+mod answers;
+mod life;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_service::backoff::{Backoff, Dice};
+use syncdata_service::config::{Config, Program};
+use syncdata_service::daemon::{Heartbeat, Phase, Reloads, Stop, notify};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use self::answers::Order;
+use self::life::Life;
+use crate::load;
+use crate::pass::runner::Runner;
+
+/// Without any sign of life for so long, the watchdog may strike.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// The daemon. `reload` reads the settings again.
+pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -> Result<()> {
+    let stop = Stop::new();
+    stop.on_signals()?;
+    let mut reloads = Reloads::listen()?;
+    let mut runner = Runner::new(config.clone(), stop.clone());
+    let life = Arc::new(Life::new(&config, runner.tally()));
+    match life.only_one(&config).await {
+        Err(error) if error.kind() == Kind::Unreachable => {
+            warn!(error = %error.one_line(), "the local server is not there yet");
+        }
+        result => result?,
+    }
+
+    let (orders, mut ordered) = mpsc::channel(8);
+    let serving = answers::serve(&config, &life, &orders, &stop).await?;
+    let heartbeat = Heartbeat::new();
+    notify(Phase::Ready);
+    heartbeat.feed_watchdog(PATIENCE);
+    info!(version = env!("CARGO_PKG_VERSION"), "started");
+
+    let mut backoff = Backoff::endless(FIRST_RETRY, runner.config.data_sync_freq);
+    let (mut is_due, mut pause) = (true, runner.config.data_sync_freq);
+    // What waits for a base is loaded beside the passes, one load at a time.
+    let mut loading: Option<JoinHandle<Result<load::Report>>> = None;
+    while !stop.is_asked() {
+        let frequency = runner.config.data_sync_freq;
+        let _waiting = heartbeat.wait();
+        if is_due {
+            pause = match life.pass(&runner.config, runner.pass()).await {
+                None => break,
+                Some(Ok(_)) => {
+                    backoff.reset();
+                    frequency
+                }
+                Some(Err(_)) => backoff.next(Dice::roll()).unwrap_or(frequency).min(frequency),
+            };
+        }
+
+        if loading.is_none() && life.waits_for_base() {
+            loading = Some(tokio::spawn(runner.load()));
+        }
+
+        is_due = true;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.asked() => {}
+            () = reloads.next() => reloaded(&mut runner, &reload, &life),
+            // A pass comes next and says how the tables are now. What was in vain is tried again with the next regular one.
+            loaded = finished(&mut loading) => is_due = life.loaded(loaded),
+            Some((order, to)) = ordered.recv() => {
+                is_due = matches!(order, Order::Resync(_));
+                let response = answers::obey(order, &life, &runner).await;
+                // Who asked may have gone; it was done all the same.
+                let _ = to.send(response);
+            }
+        }
+    }
+
+    notify(Phase::Stopping);
+    if let Some(loading) = loading {
+        // It loses nothing: the next daemon begins it anew.
+        loading.abort();
+    }
+    for task in serving {
+        task.abort();
+        // The socket's file goes with its task; the lock after it.
+        let _ = task.await;
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// The load that was under way; never, without one.
+async fn finished(loading: &mut Option<JoinHandle<Result<load::Report>>>) -> Result<load::Report> {
+    let Some(task) = loading else { return std::future::pending().await };
+    let done = task.await;
+    *loading = None;
+    done.unwrap_or_else(|_| Err(Error::new(Kind::Io, "the load of a base copy has panicked")))
+}
+
+/// Settings that cannot be used change nothing.
+fn reloaded(runner: &mut Runner, reload: &impl Fn() -> Result<Config>, life: &Life) {
+    notify(Phase::Reloading);
+    match reload().and_then(|config| same_daemon(&runner.config, config)) {
+        Ok(config) => {
+            life.configured(&config);
+            runner.config = config;
+            info!("settings reloaded");
+        }
+        Err(error) => {
+            error!(error = %error.one_line(), hint = error.hint_text(), "settings not reloaded, going on with the old ones");
+        }
+    }
+    notify(Phase::Ready);
+}
+
+/// Lock, socket and address are those of the start.
+fn same_daemon(old: &Config, new: Config) -> Result<Config> {
+    let is_same =
+        old.socket(Program::Applier) == new.socket(Program::Applier) && old.http_listen == new.http_listen;
+    if is_same {
+        return Ok(new);
+    }
+    let message = "the target database, meta_schema or http_listen changed: that takes a restart";
+    Err(Error::new(Kind::BadInput, message).hint("syncdata-applier stop, then start again"))
+}
