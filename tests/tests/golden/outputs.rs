@@ -1,0 +1,57 @@
+//! What the applier answers: of a copy of two tables, one of which cannot take a change.
+
+use expect_test::{ExpectFile, expect_file};
+use syncdata_tests::LocalCopy;
+
+use crate::steady;
+
+const TABLES: &str = "CREATE TABLE users (id int PRIMARY KEY, name text);
+    CREATE TABLE orders (id int PRIMARY KEY, user_id int, CHECK (user_id < 100))";
+
+async fn copy() -> LocalCopy {
+    let mut copy = LocalCopy::start(TABLES).await;
+    // Forged changes are of a fixed time in the past; the copy is not to be called old for it.
+    copy.set("SYNCDATA_STALE_AFTER", "3650d");
+    copy.forge.relation("users", &["id integer not null", "name text"], &["id"]);
+    copy.forge.relation("orders", &["id integer not null", "user_id integer"], &["id"]);
+    copy.forge.segment(&[
+        vec![
+            r#"{"table":"users","op":"INSERT","data":{"id":1,"name":"Ann"}}"#,
+            r#"{"table":"users","op":"INSERT","data":{"id":2,"name":"Bob"}}"#,
+        ],
+        vec![r#"{"table":"orders","op":"INSERT","data":{"id":7,"user_id":1}}"#],
+    ]);
+    copy.forge.segment(&[
+        vec![r#"{"table":"users","op":"UPDATE","data":{"id":1,"name":"Anne"},"old_keys":{"id":1}}"#],
+        vec![r#"{"table":"orders","op":"INSERT","data":{"id":8,"user_id":100}}"#],
+    ]);
+    copy
+}
+
+/// What it prints, with the exit code: words for people come last.
+async fn check(copy: &LocalCopy, arguments: &[&str], expected: ExpectFile) {
+    let done = copy.applier(arguments).run().await;
+    let code = done.code().expect("it ended by itself");
+    let text = format!("exit code {code}\n{}--- words\n{}", done.stdout, done.stderr);
+    expected.assert_eq(&steady::of_copy(copy, &text));
+}
+
+#[tokio::test]
+async fn main_outputs_are_as_they_were() {
+    let copy = copy().await;
+    check(&copy, &["add-tables", "users", "orders"], expect_file!["files/add-tables.txt"]).await;
+    check(&copy, &["sync"], expect_file!["files/sync.txt"]).await;
+    check(&copy, &["status"], expect_file!["files/status.txt"]).await;
+    check(&copy, &["status", "--json"], expect_file!["files/status-json.txt"]).await;
+    check(&copy, &["check"], expect_file!["files/check.txt"]).await;
+    check(&copy, &["check", "--json"], expect_file!["files/check-json.txt"]).await;
+    check(&copy, &["list-tables"], expect_file!["files/list-tables.txt"]).await;
+    check(&copy, &["list-tables", "--json"], expect_file!["files/list-tables-json.txt"]).await;
+    check(&copy, &["verify"], expect_file!["files/verify.txt"]).await;
+    check(&copy, &["verify", "--json"], expect_file!["files/verify-json.txt"]).await;
+    let replay = ["replay", "--from", "2026-02-05", "--to", "2026-02-06", "--dry-run"];
+    check(&copy, &replay, expect_file!["files/replay-dry-run.txt"]).await;
+    let replay = [&replay[..], &["--json"]].concat();
+    check(&copy, &replay, expect_file!["files/replay-dry-run-json.txt"]).await;
+    check(&copy, &["history", "users", "1"], expect_file!["files/history.txt"]).await;
+}

@@ -1,0 +1,83 @@
+//! The same text for every run: what differs from run to run becomes a fixed word.
+
+use syncdata_tests::LocalCopy;
+
+/// The hexadecimal digits of a UUID's five parts.
+const UUID: [usize; 5] = [8, 4, 4, 4, 12];
+
+/// The output of a command of that copy.
+pub(crate) fn of_copy(copy: &LocalCopy, text: &str) -> String {
+    let server = &copy.server;
+    let text = text.replace(&copy.archive_dir().display().to_string(), "ARCHIVE_DIR");
+    let text = text.replace(&copy.folder().display().to_string(), "FOLDER");
+    let text = text.replace(&format!("{}:{}", server.host(), server.port()), "HOST:PORT");
+    let text = text.replace(server.host(), "HOST").replace(&format!("user {}", server.user()), "user USER");
+    let lines = text.lines().map(without_server_version);
+    let text: String = lines.map(|line| line + "\n").collect();
+    steady(&text)
+}
+
+/// The tests run on several versions of PostgreSQL.
+fn without_server_version(line: &str) -> String {
+    match line.split_once("PostgreSQL ") {
+        Some((before, after)) if after.starts_with(|c: char| c.is_ascii_digit()) => {
+            let end = if line.contains('"') { after.find('"') } else { None };
+            format!("{before}PostgreSQL VERSION{}", end.map_or("", |end| &after[end..]))
+        }
+        _ => line.to_owned(),
+    }
+}
+
+/// Times and UUIDs as fixed words.
+pub(crate) fn steady(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let (word, length) = if let Some(length) = time(rest) {
+            ("TIME", length)
+        } else if let Some(length) = uuid(rest) {
+            ("UUID", length)
+        } else {
+            (&rest[..c.len_utf8()], c.len_utf8())
+        };
+        out.push_str(word);
+        rest = &rest[length..];
+    }
+    out
+}
+
+/// `2026-02-05T10:30:00.123456Z` at the beginning: its length.
+fn time(text: &str) -> Option<usize> {
+    let shape = "dddd-dd-ddTdd:dd:dd";
+    let fits = |(have, want): (char, char)| if want == 'd' { have.is_ascii_digit() } else { have == want };
+    if text.len() < shape.len() || !text.is_char_boundary(shape.len()) {
+        return None;
+    }
+    if !text.chars().zip(shape.chars()).all(fits) {
+        return None;
+    }
+    let fraction = text[shape.len()..].find(|c: char| c != '.' && !c.is_ascii_digit())?;
+    let end = shape.len() + fraction;
+    text[end..].starts_with('Z').then_some(end + 1)
+}
+
+/// `6f1c2f0e-…` at the beginning: its length.
+fn uuid(text: &str) -> Option<usize> {
+    let mut end = 0;
+    for (number, digits) in UUID.into_iter().enumerate() {
+        if number > 0 {
+            end += text[end..].strip_prefix('-').map(|_| 1)?;
+        }
+        let part = text.get(end..end + digits)?;
+        part.chars().all(|c| c.is_ascii_hexdigit()).then_some(())?;
+        end += digits;
+    }
+    Some(end)
+}
+
+#[test]
+fn times_and_ids_become_words_and_all_else_stays() {
+    let text =
+        "as of 2026-02-05T10:30:00.5Z, archive 6f1c2f0e-0000-4000-8000-00000000abcd; 2026-02-05 stays – so";
+    assert_eq!(steady(text), "as of TIME, archive UUID; 2026-02-05 stays – so");
+}
