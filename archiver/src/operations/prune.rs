@@ -41,6 +41,7 @@ pub(crate) async fn prune(archiver: &mut Archiver, Prune { dry_run }: Prune) -> 
 }
 
 async fn carry_out(mut poll: Poll<'_>, keep_days: u32, dry_run: bool) -> Result<Plan> {
+    poll.refuse_diverged().await?;
     if let Some(away) = poll.outcome.away.take() {
         return Err(away.context("nothing was pruned"));
     }

@@ -2,7 +2,7 @@
 
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::{Error, Kind, Result};
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, Confirm};
 
 use crate::poll::gap;
 use crate::poll::steps::{Poll, is_local_disk_full};
@@ -14,6 +14,11 @@ use crate::source::wal2json::slot::{Peek, Trouble};
 impl Poll<'_> {
     /// Reads until nothing is left that had committed when the poll began.
     pub(super) async fn read_all(&mut self) -> Result<()> {
+        if self.waits_for_more() {
+            let (_, capture) = self.reading().describe(self.connection, self.spool.state()).await?;
+            self.outcome.view.capture = capture;
+            return Ok(());
+        }
         let changes_max = self.config.poll_max_changes.get();
         // The server counts BEGIN and COMMIT too. Every further call decodes all that the slot keeps again.
         let mut lines_max = changes_max.saturating_add(changes_max / 4);
@@ -50,6 +55,24 @@ impl Poll<'_> {
             self.ship().await?;
             self.confirm().await?;
         }
+    }
+
+    /// While the slot cannot move, every answer repeats all that it has, and production writes it into temporary
+    /// files again. Nothing is lost by waiting: production keeps what was not read. So an answer is asked for when as
+    /// much came as there was before, and while all answers together stay within a few times what they say.
+    fn waits_for_more(&self) -> bool {
+        const ANSWERS_MAX: u64 = 3;
+        // So little stays in the server's memory.
+        const FREE_BYTES: u64 = 256 << 10;
+        let Some(read) = self.spool.state().rereading else { return false };
+        let can_move = self.outcome.away.is_none() || self.config.confirm == Confirm::Spooled;
+        if can_move || self.slot.confirmed_flush_lsn != Some(read.from) {
+            return false;
+        }
+        let (before, new) = (read.upto.bytes_since(read.from), self.position.flush.bytes_since(read.upto));
+        let is_spent = read.spent_bytes > read.answer_bytes.saturating_mul(ANSWERS_MAX);
+        let is_dear = read.answer_bytes > FREE_BYTES;
+        self.position.flush <= read.upto || is_dear && (new < before || is_spent)
     }
 
     async fn read_some(&mut self, lines_max: u32) -> Result<Batch> {

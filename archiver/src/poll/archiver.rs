@@ -5,23 +5,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use syncdata_archive::ArchiveHandle;
-use syncdata_formats::Result;
+use syncdata_formats::chain::Verified;
 use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
 use syncdata_formats::signature::SigningKey;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::{Day, Timestamp};
+use syncdata_formats::{Error, Result};
 use syncdata_service::config::Config;
 use syncdata_service::postgres::Canceller;
 use tracing::warn;
 
+use crate::capture::{Capture, Remembered};
 use crate::poll::outcome::{Outcome, View};
 use crate::poll::steps::Poll;
+use crate::ship::adoption::Claims;
+use crate::ship::ownership::Met;
 use crate::ship::shipper::Shipper;
 use crate::ship::{origin, ownership};
-use crate::source::catalog::Position;
+use crate::source::catalog::{self, Position, Slot};
 use crate::source::connection::{Connection, Work, while_in_use};
-use crate::source::wal2json::slot::{self, Plugin};
-use crate::spool::{HeldSnapshot, Opened, Spool};
+use crate::source::wal2json::commits::{commits, offered};
+use crate::source::wal2json::slot::{self, Peek, Plugin};
+use crate::spool::{ArchivedCommit, HeldSnapshot, Opened, Spool, State};
 
 /// For a server that does not answer any more.
 const LAST_LOOK: Duration = Duration::from_secs(5);
@@ -36,6 +42,8 @@ pub(crate) struct Archiver {
     connection: Option<Connection>,
     /// As it was asked over that connection.
     plugin: Option<Plugin>,
+    /// Whether the server of that connection is known to have the history that was archived.
+    has_our_history: bool,
     /// What the archive's snapshots hold, as far as it has been read.
     snapshots: BTreeMap<SnapshotId, HeldSnapshot>,
     /// On which occasion what nobody needs was removed last.
@@ -58,6 +66,7 @@ impl Archiver {
             spool,
             connection: None,
             plugin: None,
+            has_our_history: false,
             canceller: Arc::default(),
             last_view: View::default(),
             snapshots: BTreeMap::new(),
@@ -134,6 +143,7 @@ impl Archiver {
                 connection.lock(Work::Reading, &self.config.slot_name).await?;
                 // Another server may have answered, with another plugin.
                 self.plugin = None;
+                self.has_our_history = false;
                 let canceller = connection.session.canceller();
                 *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller);
                 Ok(connection)
@@ -149,17 +159,39 @@ impl Archiver {
     /// Everything is looked at before anything is done.
     pub(crate) async fn begin<'a>(&'a mut self, connection: &'a mut Connection) -> Result<Poll<'a>> {
         let config = &self.config;
-        let (spool, away) = ownership::settle(&mut self.spool, config, connection, &self.shipper).await?;
-        origin::check_server(&spool.state().source, &connection.facts, &config.slot_name)?;
-        let slot = origin::read_slot(&spool.state().source, connection, &config.slot_name).await?;
+        let key = self.signing_key.as_ref().map(SigningKey::verify_key);
+        let met = ownership::meet(&mut self.spool, config, connection, &self.shipper, key.as_ref()).await?;
+        let state = met.state(&self.spool);
+        origin::check_server(&state.source, &connection.facts, &config.slot_name)?;
+        let slot = origin::read_slot(&state.source, connection, &config.slot_name).await?;
         let position = Position::settled(connection.session.client()).await?;
-        origin::check_history(spool.state(), connection, &position, &config.postgres()?.user).await?;
-        spool.update(|state| state.source.timeline = position.timeline)?;
+        let mut diverged = origin::divergence(state, connection, &position, &config.postgres()?.user).await?;
 
         let plugin = match &self.plugin {
             Some(known) => known.clone(),
             None => self.plugin.insert(probe(config, connection).await?).clone(),
         };
+        // Before anything is confirmed: what the slot is moved past cannot be compared any more.
+        if diverged.is_none() && !self.has_our_history {
+            diverged = last_commit_missing(config, connection, &plugin, &slot, state).await?;
+            self.has_our_history = diverged.is_none();
+        }
+        let (spool, away) = match diverged {
+            // Nothing of this source says anything about the archive.
+            Some(_) if met.is_fresh() => {
+                return Err(origin::diverged(&diverged.unwrap_or_default()));
+            }
+            Some(_) => ownership::keep_apart(&mut self.spool, met)?,
+            None => {
+                let asked = Asked { config, plugin: &plugin, archive: self.shipper.archive(), slot: &slot };
+                let met = asked.about_strangers(connection, &self.spool, met).await?;
+                ownership::take_over(&mut self.spool, met, slot.confirmed_flush_lsn)?
+            }
+        };
+        spool.update(|state| match &diverged {
+            Some(_) => state.diverged.clone_from(&diverged),
+            None => state.source.timeline = position.timeline,
+        })?;
         Ok(Poll {
             config,
             shipper: &self.shipper,
@@ -172,8 +204,109 @@ impl Archiver {
             position,
             head: None,
             poison: None,
+            answer_failed: false,
             outcome: Outcome { away, ..Outcome::default() },
         })
+    }
+}
+
+/// A slot that stands before the last archived commit offers it again: the same one, or the source has another history.
+async fn last_commit_missing(
+    config: &Config,
+    connection: &mut Connection,
+    plugin: &Plugin,
+    slot: &Slot,
+    state: &State,
+) -> Result<Option<String>> {
+    let is_offered = |last: &ArchivedCommit| slot.confirmed_flush_lsn < Some(last.end_lsn);
+    let Some(last) = state.last_commit.filter(is_offered) else { return Ok(None) };
+    let peek = Peek {
+        slot: &config.slot_name,
+        plugin: plugin.clone(),
+        filter: "",
+        messages: false,
+        upto: last.end_lsn,
+        lines_max: None,
+    };
+    let offered = commits(connection, &peek).await;
+    let offered = offered.map_err(|error| slot::explain_to(error, config, connection))?;
+    let found = offered.iter().find(|commit| commit.end_lsn >= last.end_lsn);
+    let instead = match found {
+        Some(same) if (same.end_lsn, same.xid, same.committed_at) == (last.end_lsn, last.xid, last.ts) => {
+            return Ok(None);
+        }
+        Some(other) => {
+            format!("transaction {} of {} ending at {}", other.xid, other.committed_at, other.end_lsn)
+        }
+        None => "nothing".to_owned(),
+    };
+    Ok(Some(format!(
+        "the archive has transaction {} of {} ending at {}, and the source's slot offers {instead} there",
+        last.xid, last.ts, last.end_lsn
+    )))
+}
+
+/// Who is asked about segments that the spool does not know.
+struct Asked<'a> {
+    config: &'a Config,
+    plugin: &'a Plugin,
+    archive: &'a ArchiveHandle,
+    slot: &'a Slot,
+}
+
+impl Asked<'_> {
+    /// What the slot does not know, it cannot vouch for: then nothing of the archive is taken over. A spool in use goes
+    /// on without it.
+    async fn about_strangers(
+        &self,
+        connection: &mut Connection,
+        opened: &Opened,
+        mut met: Met,
+    ) -> Result<Met> {
+        let confirmed = self.slot.confirmed_flush_lsn.unwrap_or_default();
+        let open: Vec<Verified> =
+            met.strangers.iter().filter(|segment| segment.manifest().end_lsn > confirmed).cloned().collect();
+        if open.is_empty() {
+            return Ok(met);
+        }
+        let claims = match Claims::read(self.archive, &open).await {
+            Err(error) if !met.is_fresh() => return Ok(met.without_archive(error)),
+            claims => claims?,
+        };
+        let remembered = met.state(opened).remembered.clone();
+        match self.check(connection, &claims, confirmed, &remembered).await? {
+            Ok(()) => {
+                met.last_commit = claims.last();
+                Ok(met)
+            }
+            Err(error) if met.is_fresh() => Err(error),
+            Err(error) => Ok(met.without_archive(error)),
+        }
+    }
+
+    async fn check(
+        &self,
+        connection: &mut Connection,
+        claims: &Claims,
+        confirmed: Lsn,
+        remembered: &Remembered,
+    ) -> Result<Result<(), Error>> {
+        let tx = connection.transaction().await?;
+        let (schemas, catalog) = catalog::catalog(&tx).await?;
+        drop(tx);
+        let capture = Capture::resolve(&self.config.tables, &schemas, &catalog, remembered)?;
+        let peek = Peek {
+            slot: &self.config.slot_name,
+            plugin: self.plugin.clone(),
+            filter: &capture.filter,
+            messages: false,
+            upto: claims.end_lsn(),
+            lines_max: None,
+        };
+        let offered = offered(connection, &peek).await;
+        let offered = offered.map_err(|error| slot::explain_to(error, self.config, connection))?;
+        let travels_as = |relation: &TableName| capture.target(relation).map(|target| target.table);
+        Ok(claims.check(&offered, confirmed, travels_as))
     }
 }
 

@@ -65,6 +65,9 @@ mod tests {
             warned: BTreeMap::new(),
             warned_from: None,
             slot_transactions: Some(9),
+            last_commit: None,
+            diverged: None,
+            rereading: None,
         }
     }
 

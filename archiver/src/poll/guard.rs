@@ -5,10 +5,10 @@
 /// What the guard demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) enum Pressure {
-    /// The slot keeps less than the guard, or everything that it keeps can still be shipped.
+    /// The slot keeps less than the guard, or everything that it keeps goes its ordinary way.
     #[default]
     None,
-    /// The backup host is away: the spool alone has to do.
+    /// The ordinary way is blocked: the spool alone has to do.
     ConfirmFromSpool,
     /// The spool is full as well: production's disk goes before the copy. A gap is published.
     GiveUp,
@@ -18,14 +18,15 @@ pub(crate) enum Pressure {
 pub(crate) struct Load {
     pub retained: u64,
     pub guard: u64,
-    pub backup_host_away: bool,
+    /// The backup host does not take what is read, or the source does not hand out what it has.
+    pub is_stuck: bool,
     pub spool_full: bool,
     /// WAL behind what the spool holds: only that could be given up.
     pub unread: u64,
 }
 
 pub(crate) fn decide(load: Load) -> Pressure {
-    if load.retained <= load.guard || !load.backup_host_away {
+    if load.retained <= load.guard || !load.is_stuck {
         Pressure::None
     } else if load.spool_full && load.unread > 0 {
         Pressure::GiveUp
@@ -40,7 +41,7 @@ mod tests {
 
     #[test]
     fn production_is_given_up_last() {
-        for (retained, backup_host_away, spool_full, unread, pressure) in [
+        for (retained, is_stuck, spool_full, unread, pressure) in [
             (100, true, true, 1, Pressure::None),
             (101, false, false, 1, Pressure::None),
             (101, false, true, 1, Pressure::None),
@@ -48,7 +49,7 @@ mod tests {
             (101, true, true, 0, Pressure::ConfirmFromSpool),
             (101, true, true, 1, Pressure::GiveUp),
         ] {
-            let load = Load { retained, guard: 100, backup_host_away, spool_full, unread };
+            let load = Load { retained, guard: 100, is_stuck, spool_full, unread };
             assert_eq!(decide(load), pressure, "{load:?}");
         }
     }

@@ -1,12 +1,16 @@
 //! The fuse of a poll: what it lets go of when the slot keeps more WAL than the guard allows.
 
+use std::collections::BTreeSet;
+
 use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
+use syncdata_formats::name::TableName;
 use tracing::error;
 
 use crate::poll::guard::{self, Load, Pressure};
 use crate::poll::steps::{Poll, is_local_disk_full};
+use crate::source::wal2json::poison::Poison;
 use crate::source::wal2json::slot;
 
 impl Poll<'_> {
@@ -33,7 +37,7 @@ impl Poll<'_> {
         Load {
             retained: flush.bytes_since(self.slot.restart_lsn.unwrap_or(flush)),
             guard: self.config.wal_guard.as_u64(),
-            backup_host_away: self.outcome.away.is_some(),
+            is_stuck: self.outcome.away.is_some() || self.answer_failed,
             spool_full: self.outcome.held_back.is_some(),
             unread: flush.bytes_since(self.spool.position()),
         }
@@ -41,8 +45,8 @@ impl Poll<'_> {
 
     async fn give_up(&mut self, retained: u64) -> Result<()> {
         let reason = format!(
-            "the WAL guard gave up: {retained} bytes of WAL were retained, the backup host was out of reach and the \
-             spool was full"
+            "the WAL guard gave up: {retained} bytes of WAL were retained, the backup host did not take what was read and \
+             the spool was full"
         );
         let gap = Gap { from: self.spool.position(), to: self.position.flush, reason, tables: None };
         if let Err(error) = self.publish_gap(gap.clone()).await {
@@ -56,6 +60,37 @@ impl Poll<'_> {
                 "gap: changes are missing, and the spool's disk has no room to say so");
             self.outcome.gaps.push(gap);
         }
+        self.release_wal(self.position.flush).await
+    }
+
+    /// A transaction that cannot be read keeps production's WAL: its tables have a gap, the others go on.
+    pub(super) async fn give_up_transaction(&mut self, poison: &Poison) -> Result<()> {
+        let (_, capture) = self.reading().describe(self.connection, self.spool.state()).await?;
+        let travels_as = |relation: &TableName| capture.target(relation).map(|target| target.table);
+        let relations = poison.besides.as_ref().map(|besides| poison.tables.iter().chain(besides));
+        let tables: Option<BTreeSet<TableName>> =
+            relations.map(|relations| relations.filter_map(travels_as).collect());
+        let reason = format!(
+            "the WAL guard gave up transaction {}, which cannot be read: more WAL than wal_guard was retained before it",
+            poison.xid
+        );
+        let tables = tables.filter(|tables| !tables.is_empty()).map(|tables| tables.into_iter().collect());
+        error!(xid = poison.xid, lsn = %poison.end_lsn, ?tables, "the WAL guard gives up a transaction that cannot be read");
+        self.publish_gap(Gap { from: self.spool.position(), to: poison.end_lsn, reason, tables }).await?;
+        self.outcome.pressure = Pressure::GiveUp;
+        Ok(())
+    }
+
+    /// Of a source with another history than the archive's nothing can be kept: past the guard, its WAL goes.
+    pub(super) async fn let_go_of_all(&mut self) -> Result<()> {
+        let load = self.load();
+        if load.retained <= load.guard {
+            return Ok(());
+        }
+        error!(
+            retained = load.retained,
+            "the WAL guard acts: the source has diverged, and its slot moves on unread"
+        );
         self.release_wal(self.position.flush).await
     }
 

@@ -12,23 +12,20 @@ use syncdata_formats::manifest::Gap;
 use syncdata_formats::{Error, Kind, Result};
 use tracing::warn;
 
+use crate::poll::guard::Pressure;
 use crate::poll::outcome::Outcome;
 use crate::poll::steps::Poll;
+use crate::ship::origin;
 use crate::source::wal2json::slot::Trouble;
 
 impl Poll<'_> {
     pub(super) async fn run(mut self) -> Result<Outcome> {
+        self.refuse_diverged().await?;
         self.find_gap().await?;
         self.look_back().await?;
         self.ship().await?;
         self.confirm().await?;
-        if let Err(error) = self.read_all().await {
-            // The fuse does not wait for the operator of a transaction that cannot be read.
-            if self.poison.is_some() {
-                self.relieve().await?;
-            }
-            return Err(error);
-        }
+        self.read_under_the_fuse().await?;
         self.ship().await?;
         self.confirm().await?;
         self.relieve().await?;
@@ -37,11 +34,49 @@ impl Poll<'_> {
         Ok(self.outcome)
     }
 
+    /// Reads all there is. The fuse does not wait for whoever has to mend what keeps an answer from coming.
+    async fn read_under_the_fuse(&mut self) -> Result<()> {
+        // Every round lets go of a transaction, or of what the spool holds.
+        const ROUNDS_MAX: usize = 1000;
+        for _ in 0..ROUNDS_MAX {
+            let Err(error) = self.read_all().await else { return Ok(()) };
+            self.answer_failed = true;
+            let stood = self.slot.confirmed_flush_lsn;
+            self.relieve().await?;
+            let poison = self.poison.take();
+            if self.slot.confirmed_flush_lsn > stood && poison.is_some() {
+                // It may have been too large only together with what the spool holds.
+            } else if let Some(poison) = poison.clone().filter(|_| self.outcome.pressure != Pressure::None) {
+                self.give_up_transaction(&poison).await?;
+                self.ship().await?;
+                self.confirm().await?;
+            } else {
+                self.poison = poison;
+                return Err(error);
+            }
+            self.answer_failed = false;
+        }
+        Ok(())
+    }
+
+    /// Nothing is read or published before an operator decides.
+    pub(crate) async fn refuse_diverged(&mut self) -> Result<()> {
+        let Some(why) = self.spool.state().diverged.clone() else { return Ok(()) };
+        self.let_go_of_all().await?;
+        Err(origin::diverged(&why))
+    }
+
     /// A gap that an operator declares: told first, then the slot moves past it. What can be read is read before,
     /// so that no more is given up than has to be.
     pub(super) async fn declare(mut self, upto: Lsn, reason: &str) -> Result<Outcome> {
-        self.find_gap().await?;
-        if let Err(error) = self.read_all().await {
+        let diverged = self.spool.state().diverged.is_some();
+        if diverged {
+            // What it offers belongs to another history than the archive's: none of it is read.
+            self.check_upto(upto)?;
+        } else {
+            self.find_gap().await?;
+        }
+        if !diverged && let Err(error) = self.read_all().await {
             // Of what is behind it nobody knows yet whether it can be read.
             if Trouble::of(&error) == Trouble::Passing {
                 return Err(error);
@@ -49,15 +84,8 @@ impl Poll<'_> {
             warn!(error = %error.one_line(), "this is what the declared gap steps over");
             self.spool.reload()?;
         }
+        self.check_upto(upto)?;
         let from = self.spool.position();
-        if upto <= from || upto > self.position.flush {
-            let message = format!("a gap up to {upto} cannot be declared: it must end past {from}");
-            let hint = format!(
-                "what is before {from} is archived; the source's WAL ends at {}",
-                self.position.flush
-            );
-            return Err(Error::new(Kind::BadInput, message).hint(hint));
-        }
         if let Some(poison) = &self.poison
             && upto < poison.end_lsn
         {
@@ -66,9 +94,29 @@ impl Poll<'_> {
             return Err(Error::new(Kind::BadInput, message).hint(format!("use --upto {}", poison.end_lsn)));
         }
         self.publish_gap(Gap { from, to: upto, reason: reason.to_owned(), tables: None }).await?;
+        // Only now: without the gap the divergence must not be forgotten.
+        if diverged {
+            let timeline = self.position.timeline;
+            self.spool.update(|state| {
+                (state.diverged, state.last_commit) = (None, None);
+                state.source.timeline = timeline;
+            })?;
+        }
         // With the backup host away the slot stays: what lies before the gap may be in the spool alone.
         self.ship().await?;
         self.confirm().await?;
         Ok(self.outcome)
+    }
+
+    fn check_upto(&self, upto: Lsn) -> Result<()> {
+        // A slot that was moved already has nothing before its position to give.
+        let from = self.spool.position();
+        if upto > from && upto <= self.position.flush {
+            return Ok(());
+        }
+        let message = format!("a gap up to {upto} cannot be declared: it must end past {from}");
+        let hint =
+            format!("what is before {from} is archived; the source's WAL ends at {}", self.position.flush);
+        Err(Error::new(Kind::BadInput, message).hint(hint))
     }
 }

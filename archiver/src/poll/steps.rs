@@ -39,6 +39,8 @@ pub(crate) struct Poll<'a> {
     pub head: Option<(Lsn, Timestamp)>,
     /// What stops the reading.
     pub poison: Option<Poison>,
+    /// An answer of the source could not be had, for whatever reason.
+    pub answer_failed: bool,
     pub outcome: Outcome,
 }
 
@@ -127,7 +129,7 @@ impl<'a> Poll<'a> {
         }
         let known = std::mem::take(self.snapshots);
         let verify_key = self.signing_key.map(SigningKey::verify_key);
-        let held = match self.shipper.snapshots(known, verify_key).await? {
+        let held = match self.shipper.snapshots(known, verify_key).await {
             Ok(held) => held,
             Err(away) => {
                 self.outcome.away = Some(away);

@@ -57,6 +57,7 @@ pub(crate) enum Taken {
 /// What the server said in the transaction of the peek.
 struct Answer {
     harvest: Harvest<Scratch>,
+    bytes: u64,
     capture: Capture,
     relations: BTreeMap<TableName, Relation>,
     settings: BTreeMap<String, String>,
@@ -113,6 +114,7 @@ impl Reading<'_> {
         let was_cut = lines_max.is_some_and(|max| answer.harvest.lines >= u64::from(max));
         let end = answer.harvest.position.max(before);
         let catalog_at = answer.catalog_at;
+        let answer_bytes = answer.bytes;
         let mut batch = Batch { was_cut, capture: answer.capture.clone(), ..Batch::default() };
         let warned = spool.state().warned_by(stands);
         self.publish(connection, spool, answer, &lost.newer_than(&warned), end, &mut batch)?;
@@ -122,6 +124,8 @@ impl Reading<'_> {
             state.warned = lost.added_to(warned);
             state.warned_from = stands;
             state.remembered = remembered;
+            let read_upto = if complete { end.max(upto) } else { end };
+            state.rereading = Some(state.read_again(stands, read_upto, answer_bytes));
             state.covered_lsn = state.covered_lsn.max(end);
             if complete {
                 state.covered_lsn = state.covered_lsn.max(position.flush);
@@ -144,13 +148,13 @@ impl Reading<'_> {
         let (schemas, catalog) = catalog::catalog(&tx).await?;
         let catalog_at = catalog::insert_position(&tx).await?;
         let capture = Capture::resolve(&self.config.tables, &schemas, &catalog, &spool.state().remembered)?;
-        let harvest = self.peek(&tx, spool, &capture, upto, lines_max).await?;
+        let (harvest, bytes) = self.peek(&tx, spool, &capture, upto, lines_max).await?;
         let slot = slot::read(&tx, &self.config.slot_name).await?;
         let named: BTreeSet<TableName> =
             harvest.segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
         let relations = catalog::relations(&tx, &named).await?;
         tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;
-        Ok(Answer { harvest, capture, relations, settings, catalog_at, slot })
+        Ok(Answer { harvest, bytes, capture, relations, settings, catalog_at, slot })
     }
 
     async fn peek(
@@ -160,7 +164,7 @@ impl Reading<'_> {
         capture: &Capture,
         upto: Lsn,
         lines_max: Option<u32>,
-    ) -> Result<Harvest<Scratch>> {
+    ) -> Result<(Harvest<Scratch>, u64)> {
         let limits = Limits {
             changes: u64::from(self.config.segment_max_changes.get()),
             content_bytes: self.config.segment_max_bytes.as_u64(),
@@ -183,8 +187,9 @@ impl Reading<'_> {
             segmenter.line(line)
         })
         .await?;
+        let bytes = length.bytes;
         length.tell();
-        segmenter.finish()
+        Ok((segmenter.finish()?, bytes))
     }
 
     /// Names the files, writes their manifests, and last a manifest for a gap behind them.
@@ -197,11 +202,11 @@ impl Reading<'_> {
         end: Lsn,
         batch: &mut Batch,
     ) -> Result<()> {
-        let Answer { harvest, capture, relations, settings, catalog_at: _, slot: _ } = answer;
+        let Answer { harvest, bytes: _, capture, relations, settings, catalog_at: _, slot: _ } = answer;
         let source = self.source(connection, spool.state(), settings);
         let lost_in = |from: Lsn, to: Lsn| lost_gap(lost, from, to);
         for finished in harvest.segments {
-            let Finished { file, summary, mut gaps } = finished;
+            let Finished { file, summary, last_commit, mut gaps } = finished;
             gaps.extend(lost_in(summary.start_lsn, summary.end_lsn));
             let draft = draft(spool.state(), source.clone(), &capture, summary.end_lsn, gaps);
             let manifest = with_changes(draft, &summary, &relations);
@@ -211,6 +216,7 @@ impl Reading<'_> {
             batch.records += summary.records;
             batch.gaps.extend(manifest.gaps.iter().cloned());
             spool.publish(&manifest, day, self.signing_key)?;
+            spool.update(|state| state.last_commit = last_commit)?;
             info!(
                 segment = %manifest.seq, lsn = %manifest.end_lsn, records = summary.records,
                 bytes = summary.bytes, "segment spooled"

@@ -16,6 +16,7 @@ use syncdata_formats::{Error, Kind, Result};
 
 use crate::capture::{Capture, Former, Target};
 use crate::source::wal2json::line::{self, Action, JsonString, Line, Part, Transaction};
+use crate::spool::ArchivedCommit;
 
 /// When a change file is long enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,7 @@ pub(crate) struct Segmenter<'a, F: Files> {
     truncates: Vec<(Lsn, Arc<Target>)>,
     gaps: Vec<Gap>,
     lines: u64,
+    last_commit: Option<ArchivedCommit>,
 }
 
 /// The transaction whose rows are coming.
@@ -64,6 +66,7 @@ struct Open {
 pub(crate) struct Finished<W> {
     pub file: W,
     pub summary: Summary,
+    pub last_commit: Option<ArchivedCommit>,
     pub gaps: Vec<Gap>,
 }
 
@@ -102,6 +105,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
             truncates: Vec::new(),
             gaps: Vec::new(),
             lines: 0,
+            last_commit: None,
         }
     }
 
@@ -244,6 +248,8 @@ impl<'a, F: Files> Segmenter<'a, F> {
             end_lsn: commit.end_lsn,
             ts: commit.committed_at,
         })?;
+        self.last_commit =
+            Some(ArchivedCommit { end_lsn: commit.end_lsn, xid: commit.xid, ts: commit.committed_at });
         let is_long =
             writer.records() >= self.limits.changes || writer.content_bytes() >= self.limits.content_bytes;
         if is_long { self.close() } else { Ok(()) }
@@ -255,7 +261,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
         // A transaction of which nothing travels may lie behind the file's last one, and its gap too.
         let inside = |gap: &mut Gap| gap.to <= summary.end_lsn;
         let gaps = self.gaps.extract_if(.., inside).collect();
-        self.finished.push(Finished { file, summary, gaps });
+        self.finished.push(Finished { file, summary, last_commit: self.last_commit, gaps });
         Ok(())
     }
 

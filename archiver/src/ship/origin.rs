@@ -15,19 +15,32 @@ pub(crate) async fn read_slot(origin: &Origin, connection: &Connection, name: &S
     slot.map_err(|error| explain_missing_slot(error, origin, &connection.facts))
 }
 
-/// Refuses a server that has lost archived changes, or never had them.
-pub(crate) async fn check_history(
+/// Why a server is not the one that was archived: it has lost archived changes, or never had them.
+pub(crate) async fn divergence(
     state: &State,
     connection: &Connection,
     position: &Position,
     user: &str,
-) -> Result<()> {
+) -> Result<Option<String>> {
+    if state.diverged.is_some() {
+        return Ok(state.diverged.clone());
+    }
     let (before, now) = (state.source.timeline, position.timeline);
     let switch = match before == now {
         true => None,
         false => catalog::switch_point(connection.session.client(), before, now, user).await?,
     };
-    is_ours(state, state.position(), now, position.flush, switch)
+    Ok(is_ours(state, state.tip.end_lsn, now, position.flush, switch).err())
+}
+
+/// What an operator reads of a divergence, at every poll until one decides.
+pub(crate) fn diverged(why: &str) -> Error {
+    Error::new(Kind::Foreign, format!("the source has diverged from the archive: {why}")).hint(
+        "archived changes are not in production any more. Either use a new archive_dir and spool_dir, then \
+         `resync --all --adopt` on the local side; or keep the archive and run `syncdata-archiver declare-gap --upto LSN \
+         --reason TEXT` with the source's present position (SELECT pg_current_wal_flush_lsn()), then `syncdata-archiver \
+         snapshot`, then `resync --all` on the local side",
+    )
 }
 
 /// What the server's facts mean for this spool: that it is another server is an error, never a gap.
@@ -67,25 +80,25 @@ fn explain_missing_slot(error: Error, origin: &Origin, facts: &Facts) -> Error {
 }
 
 /// Whether a server on another timeline, or one that ends before the archive, still has the history that we archived.
-fn is_ours(state: &State, position: Lsn, timeline: u32, flush: Lsn, switch: Option<Lsn>) -> Result<()> {
-    let diverged = |why: String| {
-        Err(Error::new(Kind::Foreign, format!("the source has diverged from the archive: {why}")).hint(
-            "archived changes are not in production any more: use a new archive_dir and spool_dir, \
-             then `resync --all --adopt` on the local side",
-        ))
-    };
+fn is_ours(
+    state: &State,
+    position: Lsn,
+    timeline: u32,
+    flush: Lsn,
+    switch: Option<Lsn>,
+) -> Result<(), String> {
     if state.source.timeline != timeline {
         let (from, to) = (state.source.timeline, timeline);
         return match switch {
             Some(switch) if position <= switch => Ok(()),
-            Some(switch) => diverged(format!(
+            Some(switch) => Err(format!(
                 "timeline {to} left timeline {from} at {switch}, but changes up to {position} are archived"
             )),
-            None => diverged(format!("timeline {to} does not descend from timeline {from}")),
+            None => Err(format!("timeline {to} does not descend from timeline {from}")),
         };
     }
     if flush < position {
-        return diverged(format!("its WAL ends at {flush}, but changes up to {position} are archived"));
+        return Err(format!("its WAL ends at {flush}, but changes up to {position} are archived"));
     }
     Ok(())
 }
@@ -123,6 +136,9 @@ mod tests {
             warned: BTreeMap::new(),
             warned_from: None,
             slot_transactions: Some(9),
+            last_commit: None,
+            diverged: None,
+            rereading: None,
         }
     }
 

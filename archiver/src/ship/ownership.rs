@@ -1,66 +1,155 @@
 //! Whose spool and whose archive: before anything is read or written, both must belong to this source.
 
+use syncdata_formats::chain::Verified;
+use syncdata_formats::head::Head;
 use syncdata_formats::identity::{ArchiveIdentity, IdentitySource};
 use syncdata_formats::layout::SegmentName;
+use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::FORMAT;
+use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::time::{Day, Timestamp};
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use tracing::{info, warn};
 
 use crate::ship::head;
-use crate::ship::shipper::{Shipper, is_away};
+use crate::ship::shipper::Shipper;
 use crate::source::catalog::{Facts, Position};
 use crate::source::connection::Connection;
 use crate::source::wal2json::slot;
-use crate::spool::{Opened, Origin, Spool, State, Tip};
+use crate::spool::{ArchivedCommit, Opened, Origin, Spool, State, Tip};
 
-/// Makes sure that spool, archive and source belong together, and founds what is not there yet. With the spool
-/// comes the reason why the backup host could not be asked, if it could not.
-pub(crate) async fn settle<'a>(
-    opened: &'a mut Opened,
+/// What spool and archive know of each other.
+#[derive(Debug, Default)]
+pub(crate) struct Met {
+    /// Segments of the archive that the spool does not know and that go on where it ends. They are not ours before the
+    /// slot has been asked.
+    pub strangers: Vec<Verified>,
+    /// What the archive says of idle progress.
+    head: Option<Head>,
+    /// Why the archive cannot be used now, if it cannot.
+    pub away: Option<Error>,
+    /// What a spool that has never been used will begin with.
+    fresh: Option<State>,
+    /// The last commit of the strangers, once they are known to be ours.
+    pub last_commit: Option<ArchivedCommit>,
+}
+
+impl Met {
+    pub(crate) fn state<'a>(&'a self, opened: &'a Opened) -> &'a State {
+        match opened {
+            Opened::Ours(spool) => spool.state(),
+            Opened::New(_) => self.fresh.as_ref().expect("made where a new spool was met"),
+        }
+    }
+
+    /// Goes on as if the archive could not be reached.
+    pub(crate) fn without_archive(self, reason: Error) -> Met {
+        Met { strangers: Vec::new(), head: None, away: Some(reason), ..self }
+    }
+
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.fresh.is_some()
+    }
+}
+
+/// Makes sure that spool and archive belong together, and founds the archive in an empty place. Whatever is wrong
+/// with the archive of a spool in use is a reason to go on without it.
+pub(crate) async fn meet(
+    opened: &mut Opened,
     config: &Config,
     connection: &Connection,
     shipper: &Shipper,
-) -> Result<(&'a mut Spool, Option<Error>)> {
+    key: Option<&VerifyKey>,
+) -> Result<Met> {
     let identity = shipper.identity().await;
-    if let Opened::New(folder) = opened {
+    let Opened::Ours(spool) = opened else {
         // A spool that has never been used: the archive must be seen once before anything can be spooled.
         let identity = identity.map_err(|error| {
             error.context("this spool has never been used, and the archive must be seen before it can be")
         })?;
-        let state = found(config, connection, shipper, identity).await?;
-        *opened = Opened::Ours(Box::new(folder.claim(state)?));
-        let Opened::Ours(spool) = opened else { unreachable!("claimed above") };
-        return Ok((spool, None));
-    }
-    let Opened::Ours(spool) = opened else { unreachable!("the other case returned") };
+        return found(config, connection, shipper, identity, key).await;
+    };
     // After whatever happened since: the position comes from spool and archive, never from memory.
     spool.reload()?;
-    let away = match meet(spool, identity, shipper).await {
-        Err(error) if is_away(&error) => Some(error),
-        met => met?,
-    };
+    match meet_again(spool, identity, shipper, key).await {
+        Ok((strangers, head)) => Ok(Met { strangers, head, ..Met::default() }),
+        Err(error) => Ok(Met { away: Some(advised(error)), ..Met::default() }),
+    }
+}
+
+/// Takes over what the archive knows better, now that the strangers among its segments are known to be ours. `slot_at`
+/// is where the slot stands: nobody's word moves a position past what it still offers.
+pub(crate) fn take_over(
+    opened: &mut Opened,
+    met: Met,
+    slot_at: Option<Lsn>,
+) -> Result<(&mut Spool, Option<Error>)> {
+    let Met { strangers, head, away, fresh, last_commit } = met;
+    if let (Opened::New(folder), Some(state)) = (&*opened, fresh) {
+        *opened = Opened::Ours(Box::new(folder.claim(state)?));
+    }
+    let Opened::Ours(spool) = opened else { unreachable!("a new spool was claimed above") };
+    // Of a new spool they are in the state already.
+    let known = spool.state().tip.seq();
+    for verified in strangers.iter().filter(|verified| verified.manifest().seq.get() > known) {
+        warn!(segment = %verified.manifest().seq, "the archive has a segment that this spool did not know");
+        spool.adopt(verified)?;
+    }
+    if last_commit.is_some() {
+        spool.update(|state| state.last_commit = last_commit)?;
+    }
+    if let (Some(head), Some(slot_at)) = (head, slot_at) {
+        let excused = head.covered_lsn.min(slot_at);
+        spool.update(|state| {
+            if head.archive_id == state.archive_id && excused > state.covered_lsn {
+                state.covered_lsn = excused;
+                state.covered_at = Some(head.covered_at);
+            }
+        })?;
+    }
     Ok((spool, away))
 }
 
-/// Spool and archive compare what they hold; the reason why the archive cannot be used now, if it cannot.
-async fn meet(
-    spool: &mut Spool,
+/// Of a source with another history: spool and archive stay as they are.
+pub(crate) fn keep_apart(opened: &mut Opened, met: Met) -> Result<(&mut Spool, Option<Error>)> {
+    match opened {
+        Opened::Ours(spool) => Ok((spool, met.away)),
+        Opened::New(_) => Err(Error::new(Kind::Foreign, "this spool has never been used")),
+    }
+}
+
+fn advised(error: Error) -> Error {
+    match error.hint_text() {
+        Some(_) => error,
+        None => error.hint(
+            "capture goes on into the spool meanwhile; bring the file back from a sound copy (`syncdata-archiver verify` \
+             says what else is wrong)",
+        ),
+    }
+}
+
+/// What spool and archive hold that the other does not. Changes nothing.
+async fn meet_again(
+    spool: &Spool,
     identity: Result<Option<ArchiveIdentity>>,
     shipper: &Shipper,
-) -> Result<Option<Error>> {
+    key: Option<&VerifyKey>,
+) -> Result<(Vec<Verified>, Option<Head>)> {
     let identity = match identity {
         Err(error) if error.kind() == Kind::NotFound => None,
         identity => identity?,
     };
-    let Some(identity) = identity else {
-        // As a disk that is not mounted looks: nothing is written there, and capture goes on.
-        return Ok(Some(no_identity(shipper.location())));
-    };
+    // As a disk that is not mounted looks: nothing is written there, and capture goes on.
+    let Some(identity) = identity else { return Err(no_identity(shipper.location())) };
     check_identity(spool.state(), &identity, shipper.location())?;
-    catch_up(spool, shipper).await?;
-    Ok(None)
+    let strangers = strangers(spool, shipper, key).await?;
+    let head = shipper.head().await?.filter(|head| head.archive_id == spool.state().archive_id);
+    let end = strangers.last().map_or(spool.state().tip.seq(), |verified| verified.manifest().seq.get());
+    match head.as_ref().and_then(|head| head.newest) {
+        Some(newest) if newest.name.seq.get() > end => Err(head::missing_segment(newest.name.seq)),
+        _ => Ok((strangers, head)),
+    }
 }
 
 pub(crate) fn no_identity(location: &str) -> Error {
@@ -83,7 +172,7 @@ pub(crate) fn check_identity(state: &State, identity: &ArchiveIdentity, location
 }
 
 /// The archive may know more than a spool that was restored from a backup, or less than it shipped.
-async fn catch_up(spool: &mut Spool, shipper: &Shipper) -> Result<()> {
+async fn strangers(spool: &Spool, shipper: &Shipper, key: Option<&VerifyKey>) -> Result<Vec<Verified>> {
     let listed = shipper.list(day_of_shipped(spool)).await?;
     if listed.last().is_none_or(|(_, newest)| newest.seq.get() < spool.state().shipped) {
         check_rollback(spool, &shipper.list(None).await?, shipper.location())?;
@@ -103,29 +192,7 @@ async fn catch_up(spool: &mut Spool, shipper: &Shipper) -> Result<()> {
         return Err(Error::new(Kind::Conflict, message)
             .hint("another archiver writes to this archive: stop one of them"));
     }
-    for verified in shipper.read(tip, theirs).await? {
-        warn!(segment = %verified.manifest().seq, "the archive has a segment that this spool did not know");
-        spool.adopt(&verified)?;
-    }
-    catch_up_with_head(spool, shipper).await
-}
-
-/// Idle progress stands in the head alone.
-async fn catch_up_with_head(spool: &mut Spool, shipper: &Shipper) -> Result<()> {
-    let Some(head) = shipper.head().await? else { return Ok(()) };
-    let state = spool.state();
-    if head.archive_id != state.archive_id || head.covered_lsn <= state.covered_lsn {
-        return Ok(());
-    }
-    if let Some(newest) = head.newest
-        && newest.name.seq.get() > state.tip.seq()
-    {
-        return Err(head::missing_segment(newest.name.seq));
-    }
-    spool.update(|state| {
-        state.covered_lsn = head.covered_lsn;
-        state.covered_at = Some(head.covered_at);
-    })
+    shipper.read(tip, theirs, key.cloned()).await
 }
 
 /// Days never go back: what was shipped later lies in this folder or in a later one.
@@ -160,7 +227,8 @@ async fn found(
     connection: &Connection,
     shipper: &Shipper,
     identity: Option<ArchiveIdentity>,
-) -> Result<State> {
+    key: Option<&VerifyKey>,
+) -> Result<Met> {
     let client = connection.session.client();
     let facts = &connection.facts;
     let slot = slot::read(client, &config.slot_name).await?;
@@ -188,10 +256,17 @@ async fn found(
         warned: Default::default(),
         warned_from: None,
         slot_transactions: slot.transactions,
+        last_commit: None,
+        diverged: None,
+        rereading: None,
     };
-    match identity {
-        Some(identity) => adopt_archive(&mut state, &identity, &ours, shipper).await?,
+    let strangers = match identity {
+        Some(identity) => {
+            check_owner(&identity, &ours, shipper.location())?;
+            adopt_archive(&mut state, &identity, began, shipper, key).await?
+        }
         None => {
+            refuse_remains(shipper).await?;
             let archive_id = state.archive_id;
             let identity = ArchiveIdentity {
                 format: FORMAT,
@@ -202,9 +277,26 @@ async fn found(
             };
             shipper.found(identity).await?;
             info!(%archive_id, archive = shipper.location(), lsn = %began, "archive founded");
+            Vec::new()
         }
+    };
+    Ok(Met { strangers, fresh: Some(state), ..Met::default() })
+}
+
+/// An archive is founded in an empty place only: a second one on top of another would be the end of both.
+async fn refuse_remains(shipper: &Shipper) -> Result<()> {
+    let remains = shipper.remains().await?;
+    if remains.is_empty() {
+        return Ok(());
     }
-    Ok(state)
+    let message = format!(
+        "{} has no archive.json, but {} of an archive",
+        shipper.location(),
+        remains.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    );
+    Err(Error::new(Kind::Foreign, message).hint(
+        "nothing was written: bring archive.json back from a sound copy, or use an empty archive_dir for a new archive",
+    ))
 }
 
 /// Who an archive of ours belongs to.
@@ -227,16 +319,17 @@ pub(crate) fn check_owner(identity: &ArchiveIdentity, ours: &IdentitySource, loc
     Err(Error::new(Kind::Foreign, message).hint("every source needs an archive_dir of its own"))
 }
 
-/// A new spool for an archive that exists: the chain goes on where the archive ends, and the slot must too.
+/// A new spool for an archive that exists: the chain goes on where the archive ends, and the slot must too. The
+/// segments that end after `slot_at`, where the slot stands, are still to be compared with it.
 async fn adopt_archive(
     state: &mut State,
     identity: &ArchiveIdentity,
-    ours: &IdentitySource,
+    slot_at: Lsn,
     shipper: &Shipper,
-) -> Result<()> {
-    check_owner(identity, ours, shipper.location())?;
+    key: Option<&VerifyKey>,
+) -> Result<Vec<Verified>> {
     state.archive_id = identity.archive_id;
-    let end = shipper.end(identity.archive_id).await?;
+    let end = shipper.end(identity.archive_id, slot_at, key.cloned()).await?;
     if let Some((tip, timeline)) = end.last {
         state.tip = tip;
         state.shipped = tip.seq();
@@ -248,9 +341,9 @@ async fn adopt_archive(
     }
     state.covered_lsn = state.tip.end_lsn;
     if let Some(head) = end.head {
-        state.covered_lsn = state.covered_lsn.max(head.covered_lsn);
+        state.covered_lsn = state.covered_lsn.max(head.covered_lsn.min(slot_at));
         state.covered_at = Some(head.covered_at);
     }
     info!(archive_id = %identity.archive_id, lsn = %state.covered_lsn, "new spool for an archive that exists");
-    Ok(())
+    Ok(end.after_slot)
 }

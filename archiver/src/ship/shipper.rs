@@ -13,6 +13,7 @@ use syncdata_formats::error::Context as _;
 use syncdata_formats::head::Head;
 use syncdata_formats::identity::ArchiveIdentity;
 use syncdata_formats::layout::{ArchivePath, SegmentName};
+use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{Link, Manifest};
 use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::snapshot::SnapshotId;
@@ -38,6 +39,8 @@ pub(crate) struct End {
     /// Behind the last segment, and the timeline that this was read from; `None` without a segment.
     pub last: Option<(Tip, u32)>,
     pub head: Option<Head>,
+    /// The segments that end after where the slot stands.
+    pub after_slot: Vec<Verified>,
 }
 
 /// What a round of shipping came to.
@@ -46,28 +49,6 @@ pub(crate) struct Sent {
     pub segments: u64,
     /// Why the backup host does not have the rest.
     pub away: Option<Error>,
-}
-
-/// The backup host cannot be used now, and the spool goes on without it: it is out of reach, or it refuses us, or
-/// its disk is full or gone. Only what the archive holds can stop us.
-pub(crate) fn is_away(error: &Error) -> bool {
-    match error.kind() {
-        Kind::Unreachable | Kind::Refused | Kind::NoSpace | Kind::Locked | Kind::Io | Kind::BadInput => true,
-        Kind::Corrupt
-        | Kind::Foreign
-        | Kind::Conflict
-        | Kind::NotFound
-        | Kind::StateDamaged
-        | Kind::Rejected => false,
-    }
-}
-
-/// That the backup host is away is no error; that it holds something else is.
-fn unless_away(done: Result<()>) -> Result<Option<Error>> {
-    match done {
-        Err(error) if is_away(&error) => Ok(Some(error)),
-        done => done.map(|()| None),
-    }
 }
 
 impl Shipper {
@@ -103,8 +84,33 @@ impl Shipper {
     }
 
     /// The end of the archive as it lies on the backup host.
-    pub(crate) async fn end(&self, archive_id: uuid::Uuid) -> Result<End> {
-        self.archive.run(move |archive| find_end(archive, archive_id)).await
+    pub(crate) async fn end(
+        &self,
+        archive_id: uuid::Uuid,
+        slot_at: Lsn,
+        key: Option<VerifyKey>,
+    ) -> Result<End> {
+        self.archive.run(move |archive| find_end(archive, archive_id, slot_at, key.as_ref())).await
+    }
+
+    /// What of an archive stands there beside archive.json.
+    pub(crate) async fn remains(&self) -> Result<Vec<ArchivePath>> {
+        self.archive
+            .run(|archive| {
+                let mut remains = Vec::new();
+                for folder in [ArchivePath::segments(), ArchivePath::snapshots()] {
+                    if !archive.list(&folder)?.is_empty() {
+                        remains.push(folder);
+                    }
+                }
+                for file in [ArchivePath::head(), ArchivePath::floor()] {
+                    if archive.stat(&file)?.is_some() {
+                        remains.push(file);
+                    }
+                }
+                Ok(remains)
+            })
+            .await
     }
 
     /// The names of all manifests from a day on, in order of their numbers.
@@ -112,24 +118,14 @@ impl Shipper {
         self.archive.run(move |archive| list_manifests(archive, from)).await
     }
 
-    /// Those segments, which must go on where `tip` ends.
+    /// Those segments, which must go on where `tip` ends and, with a key, carry its signature.
     pub(crate) async fn read(
         &self,
-        mut tip: ChainTip,
+        tip: ChainTip,
         names: Vec<(Day, SegmentName)>,
+        key: Option<VerifyKey>,
     ) -> Result<Vec<Verified>> {
-        self.archive
-            .run(move |archive| {
-                let mut found = Vec::new();
-                for (day, name) in names {
-                    let bytes = read_manifest(archive, day, name)?;
-                    let verified = Verified::new(&tip, day, name, &bytes)?;
-                    tip = verified.tip();
-                    found.push(verified);
-                }
-                Ok(found)
-            })
-            .await
+        self.archive.run(move |archive| read_chain(archive, tip, names, key.as_ref())).await
     }
 
     /// `None` also when it cannot be made out: a torn head is as good as a missing one.
@@ -145,8 +141,8 @@ impl Shipper {
         let mut sent = Sent::default();
         for segment in waiting {
             let parcel = Parcel::pack(spool, &segment)?;
-            sent.away = unless_away(self.archive.run(move |archive| parcel.deliver(archive)).await)?;
-            if sent.away.is_some() {
+            if let Err(away) = self.archive.run(move |archive| parcel.deliver(archive)).await {
+                sent.away = Some(away);
                 break;
             }
             spool.mark_shipped(segment.name.seq, Timestamp::now())?;
@@ -170,8 +166,8 @@ impl Shipper {
             let entries = match &listed {
                 Some((of, entries)) if *of == day => entries,
                 _ => match self.archive.run(move |archive| archive.list(&ArchivePath::day(day))).await {
-                    Err(error) if is_away(&error) => return Ok(Some(error)),
-                    entries => &listed.insert((day, entries?)).1,
+                    Err(away) => return Ok(Some(away)),
+                    Ok(entries) => &listed.insert((day, entries)).1,
                 },
             };
             let mut parcel = Parcel::pack(spool, &segment)?;
@@ -184,7 +180,7 @@ impl Shipper {
                 }
                 Ok(())
             });
-            if let Some(away) = unless_away(looked.await)? {
+            if let Err(away) = looked.await {
                 return Ok(Some(away));
             }
         }
@@ -192,14 +188,13 @@ impl Shipper {
     }
 
     /// The snapshots that the archive has, from the oldest to the newest. Manifests are read once: `known` are those of
-    /// earlier looks. The reason in place of them, if the backup host is away.
+    /// earlier looks.
     pub(crate) async fn snapshots(
         &self,
         mut known: BTreeMap<SnapshotId, HeldSnapshot>,
         verify_key: Option<VerifyKey>,
-    ) -> Result<Result<BTreeMap<SnapshotId, HeldSnapshot>, Error>> {
-        let listed = self
-            .archive
+    ) -> Result<BTreeMap<SnapshotId, HeldSnapshot>> {
+        self.archive
             .run(move |archive| {
                 let mut held = BTreeMap::new();
                 for id in snapshots::list(archive)? {
@@ -218,11 +213,7 @@ impl Shipper {
                 }
                 Ok(held)
             })
-            .await;
-        match listed {
-            Err(error) if is_away(&error) => Ok(Err(error)),
-            listed => listed.map(Ok),
-        }
+            .await
     }
 
     /// The heartbeat: what the archive holds now, and until when. The reason, if the backup host is away.
@@ -232,29 +223,105 @@ impl Shipper {
         let replaced = self.archive.run(move |archive| {
             small::replace(archive, &ArchivePath::head(), Document::Head, &head.encode())
         });
-        let away = unless_away(replaced.await)?;
+        let away = replaced.await.err();
         faults::hit("ship.after_head")?;
         Ok(away)
     }
 }
 
-fn find_end(archive: &mut dyn Archive, archive_id: uuid::Uuid) -> Result<End> {
+fn find_end(
+    archive: &mut dyn Archive,
+    archive_id: uuid::Uuid,
+    slot_at: Lsn,
+    key: Option<&VerifyKey>,
+) -> Result<End> {
     let head = head::read(archive)?.filter(|head| head.archive_id == archive_id);
     let from = head.as_ref().and_then(|head| head.newest).map(|newest| newest.day);
-    let newest = list_manifests(archive, from)?.pop();
+    let mut listed = list_manifests(archive, from)?;
     if let Some(claimed) = head.as_ref().and_then(|head| head.newest)
-        && newest.is_none_or(|(_, name)| name.seq < claimed.name.seq)
+        && listed.last().is_none_or(|(_, name)| name.seq < claimed.name.seq)
     {
         return Err(head::missing_segment(claimed.name.seq));
     }
-    let Some((day, name)) = newest else { return Ok(End { last: None, head }) };
+    let Some((day, name)) = listed.last().copied() else {
+        return Ok(End { last: None, head, after_slot: Vec::new() });
+    };
     let bytes = read_manifest(archive, day, name)?;
+    if let Some(key) = key {
+        check_signature(archive, key, day, name, &bytes)?;
+    }
     let manifest = Manifest::decode(&bytes).context(|| format!("reading {}", name.manifest(day)))?;
     if manifest.name() != name || manifest.archive_id != archive_id {
         let message = format!("{} is not a manifest of this archive under its own name", name.manifest(day));
         return Err(Error::new(Kind::Foreign, message));
     }
+    if listed.iter().any(|(_, name)| name.end_lsn > slot_at) {
+        // They may lie in earlier folders, too.
+        listed = list_manifests(archive, None)?;
+    }
+    listed.retain(|(_, name)| name.end_lsn > slot_at);
+    let after_slot = match listed.first().copied() {
+        None => Vec::new(),
+        Some((day, name)) => {
+            let before = tip_before(archive, archive_id, day, name)?;
+            read_chain(archive, before, listed, None)?
+        }
+    };
     let segment = Link { seq: name.seq, sha256: Digest::of(&bytes) };
     let tip = Tip { last: Some(Last { segment, day }), end_lsn: manifest.end_lsn };
-    Ok(End { last: Some((tip, manifest.source.timeline)), head })
+    Ok(End { last: Some((tip, manifest.source.timeline)), head, after_slot })
+}
+
+/// What a segment says that it follows.
+fn tip_before(
+    archive: &mut dyn Archive,
+    archive_id: uuid::Uuid,
+    day: Day,
+    name: SegmentName,
+) -> Result<ChainTip> {
+    let bytes = read_manifest(archive, day, name)?;
+    let manifest = Manifest::decode(&bytes).context(|| format!("reading {}", name.manifest(day)))?;
+    Ok(ChainTip::floor(archive_id, manifest.previous))
+}
+
+fn read_chain(
+    archive: &mut dyn Archive,
+    mut tip: ChainTip,
+    names: Vec<(Day, SegmentName)>,
+    key: Option<&VerifyKey>,
+) -> Result<Vec<Verified>> {
+    let mut found = Vec::new();
+    for (day, name) in names {
+        let bytes = read_manifest(archive, day, name)?;
+        if let Some(key) = key {
+            check_signature(archive, key, day, name, &bytes)?;
+        }
+        let verified = Verified::new(&tip, day, name, &bytes)?;
+        tip = verified.tip();
+        found.push(verified);
+    }
+    Ok(found)
+}
+
+/// What does not carry our signature is not ours.
+fn check_signature(
+    archive: &mut dyn Archive,
+    key: &VerifyKey,
+    day: Day,
+    name: SegmentName,
+    manifest: &[u8],
+) -> Result<()> {
+    let signature = small::read(archive, &name.signature(day), Document::Signature)?;
+    let checked = match &signature {
+        None => Err(Error::new(Kind::Foreign, "there is no signature")),
+        Some(signature) => key.verify(manifest, &name.manifest_name(), signature),
+    };
+    checked.map_err(|error| {
+        let message = format!("segment {} of the archive does not carry the signature of signing_key", name.seq);
+        Error::new(Kind::Foreign, message).caused_by(error).hint(
+            "nothing of it was taken over, and nothing was consumed from the slot: look who writes to the archive, and \
+             take away what is not this archiver's; for an archive that was not signed so far, start the new spool once \
+             without signing_key",
+        )
+    })
 }

@@ -130,7 +130,10 @@ impl<'a> Snapshot<'a> {
         origin::check_server(&state.source, facts, &config.slot_name)?;
         origin::read_slot(&state.source, &connection, &config.slot_name).await?;
         let position = Position::read(client).await?;
-        origin::check_history(&state, &connection, &position, &config.postgres()?.user).await?;
+        let diverged = origin::divergence(&state, &connection, &position, &config.postgres()?.user).await?;
+        if let Some(why) = diverged {
+            return Err(origin::diverged(&why));
+        }
 
         let mut snapshot = Snapshot { config, options, signing_key, archive, state, connection };
         snapshot.make_sure_of_capture(poll).await?;

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use syncdata_formats::chain::{ChainTip, Verified};
+use syncdata_formats::digest::Digest;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{Gap, Link};
 use syncdata_formats::name::TableName;
@@ -51,6 +53,36 @@ pub(crate) struct State {
     /// How many transactions the slot has handed out: fewer than before means another slot of that name.
     #[serde(default)]
     pub slot_transactions: Option<u64>,
+    /// The last commit of the last change file: a slot that offers it again offers the same one, or another history.
+    #[serde(default)]
+    pub last_commit: Option<ArchivedCommit>,
+    /// Why the source is not the one that was archived; stays until an operator decides.
+    #[serde(default)]
+    pub diverged: Option<String>,
+    /// What the source was made to write for us since its slot stood still.
+    #[serde(default)]
+    pub rereading: Option<Rereading>,
+}
+
+/// Which transaction of the source a commit was: position, number and time together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ArchivedCommit {
+    pub end_lsn: Lsn,
+    pub xid: u32,
+    pub ts: Timestamp,
+}
+
+/// Answers of a slot that did not move meanwhile: each begins where the slot stands and repeats the earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rereading {
+    /// Where the slot stood.
+    pub from: Lsn,
+    /// Up to where it was read.
+    pub upto: Lsn,
+    /// The bytes of the last whole answer.
+    pub answer_bytes: u64,
+    /// The bytes of all answers together.
+    pub spent_bytes: u64,
 }
 
 /// A snapshot that the archive has.
@@ -115,6 +147,14 @@ impl State {
         if self.warned_from == slot_at { self.warned.clone() } else { BTreeMap::new() }
     }
 
+    /// Another answer of the slot that stands at `from`, which was read up to `upto`.
+    pub(crate) fn read_again(&self, from: Option<Lsn>, upto: Lsn, answer_bytes: u64) -> Rereading {
+        let from = from.unwrap_or_default();
+        let spent =
+            self.rereading.filter(|earlier| earlier.from == from).map_or(0, |earlier| earlier.spent_bytes);
+        Rereading { from, upto, answer_bytes, spent_bytes: spent.saturating_add(answer_bytes) }
+    }
+
     /// What the next manifest has to follow.
     pub(crate) fn chain_tip(&self) -> ChainTip {
         match self.tip.last {
@@ -127,16 +167,46 @@ impl State {
 pub(super) fn read_state(root: &Path) -> Result<Option<State>> {
     let path = root.join("state.json");
     let Some(bytes) = small_file::read_if_there(&path, BYTES_MAX)? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+    let refuse = |error: Error| {
         Error::new(Kind::Corrupt, format!("{} cannot be read", path.display()))
             .caused_by(error)
             .hint(super::MOVE_ASIDE)
-    })
+    };
+    decode(&bytes).map(Some).map_err(refuse)
+}
+
+/// The digest of all the rest: a position that a flipped bit moved must not pass for ours.
+const CHECKSUM: &str = "checksum";
+
+fn decode(bytes: &[u8]) -> Result<State> {
+    let corrupt = |error: serde_json::Error| Error::new(Kind::Corrupt, error.to_string());
+    let mut fields: Map<String, Value> = serde_json::from_slice(bytes).map_err(corrupt)?;
+    // Spools of earlier versions have none.
+    if let Some(checksum) = fields.remove(CHECKSUM)
+        && checksum != digest_of(&fields)
+    {
+        return Err(Error::new(Kind::Corrupt, "it is not what its checksum says"));
+    }
+    serde_json::from_value(Value::Object(fields)).map_err(corrupt)
+}
+
+fn encode(state: &State) -> Vec<u8> {
+    let value = serde_json::to_value(state).expect("a state has string keys only");
+    let Value::Object(mut fields) = value else { unreachable!("a struct is an object") };
+    let checksum = digest_of(&fields);
+    fields.insert(CHECKSUM.to_owned(), checksum.into());
+    let mut bytes = serde_json::to_vec_pretty(&fields).expect("values that came from a state");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Keys are sorted in it, whatever their order in the file.
+fn digest_of(fields: &Map<String, Value>) -> String {
+    Digest::of(&serde_json::to_vec(fields).expect("values have a text")).to_string()
 }
 
 pub(super) fn write_state(root: &Path, state: &State) -> Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(state).expect("a state has string keys only");
-    bytes.push(b'\n');
+    let bytes = encode(state);
     // It would never be read again.
     if bytes.len() > BYTES_MAX {
         let message = format!("the state of the spool {} has {} bytes", root.display(), bytes.len());

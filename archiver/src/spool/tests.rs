@@ -26,6 +26,9 @@ fn state() -> State {
         warned: BTreeMap::new(),
         warned_from: None,
         slot_transactions: None,
+        last_commit: None,
+        diverged: None,
+        rereading: None,
     }
 }
 

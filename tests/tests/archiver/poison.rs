@@ -190,37 +190,6 @@ async fn a_gap_that_is_declared_while_the_backup_host_is_away_moves_the_slot_whe
     daemon.stop().await.expect_code(0);
 }
 
-/// Production's disk waits neither for the backup host nor for the operator of a transaction that cannot be read.
-#[tokio::test]
-async fn the_guard_confirms_from_the_spool_beside_a_transaction_that_cannot_be_read() {
-    let source = |options: syncdata_tests::PostgresOptions| {
-        options.setting("temp_file_limit", "1MB").setting("work_mem", "64kB")
-    };
-    let options = WorldOptions::default().source(source).archiver_setting("wal_guard", "1MiB");
-    let mut world = world(options).await;
-    world.archiver(["run", "--once"]).succeed().await;
-    let before = operator::confirmed(&world).await;
-    world.backup.stop();
-    world.source.execute("INSERT INTO good VALUES (2)").await;
-    let readable = world.source.value("SELECT pg_current_wal_insert_lsn()").await;
-    let readable: Lsn = readable.parse().expect("an LSN");
-    world.source.execute("INSERT INTO good SELECT generate_series(10001, 40000)").await;
-    world.source.execute("CHECKPOINT; SELECT pg_switch_wal(); CHECKPOINT").await;
-    let run = world.archiver(["run", "--once"]).run().await.expect_code(2);
-    assert!(run.stderr.contains("cannot be read"), "{run}");
-    let confirmed = operator::confirmed(&world).await;
-    assert!(before < confirmed && confirmed >= readable, "{before} {readable} {confirmed}: {run}");
-    let status = world.archiver(["status", "--json"]).run().await.expect_code(1).json();
-    assert_eq!(status["spool"]["unshipped_segments"], 1, "{status}");
-    world.backup.restart();
-    let run = world.archiver(["run", "--once"]).run().await.expect_code(2);
-    assert_eq!((archived(&world), operator::gaps(&world).len()), (2, 0), "{run}");
-    world.source.append_setting("temp_file_limit", "-1");
-    world.source.reload();
-    world.archiver(["run", "--once"]).succeed().await;
-    assert_eq!((archived(&world), operator::gaps(&world).len()), (30_002, 0));
-}
-
 #[tokio::test]
 async fn a_role_that_may_not_load_the_plugin_is_given_the_statement() {
     let world = world(WorldOptions::default()).await;

@@ -207,6 +207,9 @@ impl Status {
     pub(crate) fn spooled(&mut self, frame: Frame<'_>, holdings: &Holdings, flush: Lsn) {
         let state = &holdings.state;
         let covered_lsn = state.position();
+        if let Some(why) = &state.diverged {
+            self.problems.push(format!("the source has diverged from the archive: {why}"));
+        }
         self.spool = Some(SpoolStatus {
             segments: holdings.segments,
             bytes: holdings.bytes,

@@ -26,7 +26,7 @@ pub(crate) enum Line<'a> {
 }
 
 /// What BEGIN and COMMIT both say.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Transaction {
     pub xid: u32,
     pub committed_at: Timestamp,

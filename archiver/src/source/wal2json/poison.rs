@@ -8,7 +8,8 @@ use syncdata_service::postgres::sqlstate;
 use tokio_postgres::error::SqlState;
 
 use crate::source::connection::{Connection, while_in_use};
-use crate::source::wal2json::line::Line;
+use crate::source::wal2json::commits::{commits, offered};
+use crate::source::wal2json::line::{Line, Transaction};
 use crate::source::wal2json::slot::{Peek, Trouble};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(crate) struct Poison {
     pub readable_upto: Option<Lsn>,
     /// Relations that cannot be read alone.
     pub tables: Vec<TableName>,
+    /// Other relations that it changed; `None` when that cannot be read either.
+    pub besides: Option<Vec<TableName>>,
 }
 
 impl Poison {
@@ -67,7 +70,7 @@ pub(crate) async fn locate(
     }
     while unreadable - readable > 1 {
         let middle = readable + (unreadable - readable) / 2;
-        let upto = commits[middle - 1].1;
+        let upto = commits[middle - 1].end_lsn;
         if can_read(connection, &Peek { upto, lines_max: None, ..whole.clone() }).await? {
             readable = middle;
         } else {
@@ -78,33 +81,17 @@ pub(crate) async fn locate(
     if unreadable == commits.len() && can_read(connection, whole).await? {
         return Ok(None);
     }
-    let (xid, end_lsn) = commits[unreadable - 1];
+    let Transaction { xid, end_lsn, .. } = commits[unreadable - 1];
     let only_it = Peek { upto: end_lsn, lines_max: None, ..whole.clone() };
     if unreadable == commits.len() && can_read(connection, &only_it).await? {
         // What lies behind the last commit is a message, which belongs to none: the next commit will show it.
         return Ok(None);
     }
-    let readable_upto = readable.checked_sub(1).map(|last| commits[last].1);
-    let tables = tables(connection, &Peek { messages: false, ..only_it }, relations).await?;
-    Ok(Some(Poison { xid, end_lsn, readable_upto, tables }))
-}
-
-/// Every transaction in reach, none of whose rows is printed.
-async fn commits(connection: &mut Connection, whole: &Peek<'_>) -> Result<Vec<(u32, Lsn)>> {
-    let mut commits = Vec::new();
-    let bare = Peek { filter: "", messages: false, lines_max: None, ..whole.clone() };
-    while_in_use(async || {
-        commits.clear();
-        let take = |line: &str| {
-            if let Line::Commit(commit) = Line::parse(line)? {
-                commits.push((commit.xid, commit.end_lsn));
-            }
-            Ok(())
-        };
-        bare.run(connection, take).await
-    })
-    .await?;
-    Ok(commits)
+    let readable_upto = readable.checked_sub(1).map(|last| commits[last].end_lsn);
+    let only_it = Peek { messages: false, ..only_it };
+    let tables = tables(connection, &only_it, relations.clone()).await?;
+    let besides = besides(connection, &only_it, relations, &tables).await?;
+    Ok(Some(Poison { xid, end_lsn, readable_upto, tables, besides }))
 }
 
 /// A connection that breaks, or a call that somebody cancels, says nothing of what was to be read.
@@ -142,6 +129,23 @@ async fn tables(
     Ok(found)
 }
 
+/// What the transaction changed beside the tables that cannot be read.
+async fn besides(
+    connection: &mut Connection,
+    peek: &Peek<'_>,
+    mut relations: Vec<(TableName, String)>,
+    unreadable: &[TableName],
+) -> Result<Option<Vec<TableName>>> {
+    relations.retain(|(name, _)| !unreadable.contains(name));
+    let filter = relations.iter().map(|(_, filter)| filter.as_str()).collect::<Vec<_>>().join(",");
+    let transactions = match offered(connection, &Peek { filter: &filter, ..peek.clone() }).await {
+        Err(error) if Trouble::of(&error) == Trouble::Content => return Ok(None),
+        transactions => transactions?,
+    };
+    let it = transactions.into_iter().find(|offered| offered.transaction.end_lsn == peek.upto);
+    Ok(Some(it.map(|offered| offered.relations.into_iter().collect()).unwrap_or_default()))
+}
+
 /// One alone stays one: it is to be tried.
 fn halves<T>(mut some: Vec<T>) -> Vec<Vec<T>> {
     let second = some.split_off(some.len().div_ceil(2));
@@ -166,6 +170,7 @@ mod tests {
             end_lsn: Lsn::from_u64(0x20),
             readable_upto: None,
             tables: vec!["notes".parse().expect("a name")],
+            besides: Some(Vec::new()),
         };
         let report = poison.into_error(Error::new(Kind::BadInput, "too long")).report();
         assert!(report.contains("declare-gap --upto 0/20 --reason"), "{report}");
