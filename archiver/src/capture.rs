@@ -179,7 +179,12 @@ impl Capture {
                 .filter(|target| target.is_partition)
                 .map(|target| (relation.clone(), target.table.clone()))
         };
-        let tables = earlier.tables.union(&self.tables).cloned().collect();
+        // Of what is captured no more, only names that the settings still list: there they are no spelling mistakes.
+        let is_listed = |table: &&TableName| {
+            self.patterns.iter().any(|pattern| matches!(pattern, TablePattern::Table(name) if name == *table))
+        };
+        let listed = earlier.tables.iter().filter(is_listed);
+        let tables = listed.chain(&self.tables).cloned().collect();
         if !complete {
             return Remembered { tables, ..earlier.clone() };
         }

@@ -12,6 +12,7 @@ use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{OpCounts, Relation};
 use syncdata_formats::segment::SegmentReader;
+use syncdata_service::own_files;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::{Batch, Limits, Place, TxPlace};
@@ -162,7 +163,7 @@ pub fn commits(segment: &Verified, file: &std::path::Path) -> Result<Vec<Commit>
 }
 
 fn open(segment: &Verified, file: &std::path::Path) -> Result<SegmentReader<File>> {
-    let source = File::open(file).context(|| format!("opening {}", file.display()))?;
+    let source = own_files::read_plain(file)?;
     SegmentReader::ahead(source, segment.manifest())
 }
 

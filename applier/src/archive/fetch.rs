@@ -29,6 +29,7 @@ use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::snapshot::{Part, PartName, SnapshotManifest};
 use syncdata_formats::time::Day;
 use syncdata_service::faults;
+use syncdata_service::own_files;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use uuid::Uuid;
 
@@ -81,6 +82,7 @@ impl Source {
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(&cache);
         made.context(|| format!("making the cache folder {}", cache.display()))?;
+        own_files::check_folder(&cache)?;
         let permits = u32::try_from((cache_bytes_max / PERMIT_BYTES).clamp(1, 1 << 20)).expect("clamped");
         let cache_room = Arc::new(Semaphore::new(permits as usize));
         Ok(Source { archive, cache, cache_room, permits, verify_key })
@@ -376,8 +378,9 @@ impl Source {
         let reading = self.archive.run(move |archive| {
             let opening = || format!("writing {}", name.display());
             is_awaited(&awaited).context(opening)?;
-            let mut file =
-                OpenOptions::new().create(true).append(true).mode(0o600).open(&name).context(opening)?;
+            let mut options = OpenOptions::new();
+            let mut file = own_files::open_plain(&name, options.create(true).append(true).mode(0o600))?;
+            own_files::check_file(&file, &name)?;
             let mut have = file.metadata().context(opening)?.len();
             if have > bytes {
                 file.set_len(0).context(opening)?;
@@ -430,7 +433,7 @@ impl FetchedPart {
 async fn check(file: &ChangeFile, cached: &Path) -> Result<()> {
     let (file, path) = (file.clone(), cached.to_owned());
     let checked = tokio::task::spawn_blocking(move || {
-        let mut source = File::open(&path).context(|| format!("opening {}", path.display()))?;
+        let mut source = own_files::read_plain(&path)?;
         file.check(&mut source)
     });
     checked.await.expect("checking a file does not panic")

@@ -10,6 +10,7 @@ use syncdata_archive::{self, ArchiveHandle};
 use syncdata_formats::chain::Verified;
 use syncdata_formats::error::{Context, Result};
 use syncdata_service::config::Config;
+use syncdata_service::own_files;
 use tempfile::TempDir;
 
 use crate::archive::fetch::{Fetched, Source};
@@ -32,6 +33,7 @@ impl HandFiles {
     pub fn open(config: &Config) -> Result<HandFiles> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.cache_dir);
         made.context(|| format!("making the cache folder {}", config.cache_dir.display()))?;
+        own_files::check_folder(&config.cache_dir)?;
         sweep(&config.cache_dir)?;
         let prefix = format!("{PREFIX}{}-", std::process::id());
         let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(&config.cache_dir);

@@ -5,9 +5,9 @@
 //!      └── the next part meanwhile
 //! ```
 
-use std::fs::File;
 use std::pin::pin;
-use syncdata_formats::error::{Context, Error, Kind, Result};
+use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_service::own_files;
 use syncdata_service::postgres::ServerContext as _;
 
 use bytes::Bytes;
@@ -79,9 +79,9 @@ async fn copy_part(client: &Client, part: &Part, fetched: &FetchedPart, statemen
     let (part, paths) = (part.clone(), fetched.files.clone());
     let pouring = tokio::task::spawn_blocking(move || {
         let mut next = paths.into_iter();
-        let open = |file: &ChangeFile| {
+        let open = |_: &ChangeFile| {
             let path = next.next().ok_or_else(|| Error::new(Kind::Io, "a part lost a file"))?;
-            File::open(&path).context(|| format!("opening {}", file.file))
+            own_files::read_plain(&path)
         };
         pour(&part, open, |piece| {
             let sent = sender.blocking_send(Bytes::copy_from_slice(piece));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use syncdata_service::postgres::ServerContext as _;
 
 use syncdata_archive::{self, ArchiveHandle};
-use syncdata_formats::name::TableName;
+use syncdata_formats::name::{SlotName, TableName};
 use syncdata_formats::{Error, Result};
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
@@ -224,10 +224,9 @@ async fn gate(config: &Config, session: &Session) -> Result<Option<Finding>> {
 async fn slot(config: &Config, connection: &mut Connection) -> Result<Vec<Finding>> {
     let name = &config.slot_name;
     let Some(found) = Slot::read(connection.session.client(), name).await? else {
-        return Ok(vec![
-            Finding::fail("slot", format!("{name} does not exist"))
-                .remedy("run `syncdata-archiver setup --create-slot`; changes are kept from then on"),
-        ]);
+        let nearest = slot::nearest(connection.session.client(), name).await?;
+        let remedy = slot::remedy_for_none(nearest.as_deref());
+        return Ok(vec![Finding::fail("slot", format!("{name} does not exist")).remedy(remedy)]);
     };
     if let Some(reason) = found.lost_because() {
         return Ok(vec![
@@ -242,11 +241,43 @@ async fn slot(config: &Config, connection: &mut Connection) -> Result<Vec<Findin
             Finding::fail("slot", message).remedy("set slot_name to a slot of wal2json in pg_database"),
         ]);
     }
+    let standbys = standbys(connection, name).await?;
+    if !standbys.is_empty() {
+        // The plugin's own question would wait for them.
+        return Ok(standbys);
+    }
     let position = found.confirmed_flush_lsn.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
     Ok(vec![
         Finding::ok("slot", format!("{name} stands at {position}, WAL {}", found.wal_status)),
         plugin(config, connection).await,
     ])
+}
+
+/// What a slot that standbys are to have waits for before anything is read from it, from PostgreSQL 17 on.
+async fn standbys(connection: &Connection, name: &SlotName) -> Result<Vec<Finding>> {
+    let sql = "SELECT wanted.name, s.active FROM pg_replication_slots ours,
+          unnest(string_to_array(coalesce(current_setting('synchronized_standby_slots', true), ''), ',')) listed(name),
+          LATERAL (SELECT trim(listed.name, ' \"') AS name) wanted
+        LEFT JOIN pg_replication_slots s ON s.slot_name = wanted.name AND s.slot_type = 'physical'
+        WHERE ours.slot_name = $1 AND to_jsonb(ours)->>'failover' = 'true' AND s.active IS NOT TRUE";
+    let rows = connection.session.client().query_typed(sql, &[(&name.as_str(), Type::TEXT)]).await;
+    let rows = rows.context(|| "asking the source for its standbys".to_owned())?;
+    let finding = |row: &tokio_postgres::Row| {
+        let standby: &str = row.get(0);
+        let what = match row.get::<_, Option<bool>>(1) {
+            None => "does not exist",
+            Some(_) => "is not used by any standby now",
+        };
+        Finding::fail(
+            "synchronized_standby_slots",
+            format!("the slot {standby} {what}: nothing can be read from {name} before that standby has received it"),
+        )
+        .remedy(
+            "bring the standby back; or, for one that does not come back, take its slot out of the list: ALTER SYSTEM SET \
+             synchronized_standby_slots, then SELECT pg_reload_conf()",
+        )
+    };
+    Ok(rows.iter().map(finding).collect())
 }
 
 async fn plugin(config: &Config, connection: &mut Connection) -> Finding {
@@ -346,7 +377,7 @@ async fn snapshots(config: &Config, connection: &Connection, capture: &Capture) 
 }
 
 /// Names for a person: a few say more than thousands.
-fn some(names: &BTreeSet<String>) -> String {
+pub(crate) fn some(names: &BTreeSet<String>) -> String {
     const SHOWN: usize = 5;
     let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(SHOWN) {

@@ -30,14 +30,8 @@ pub(crate) async fn waits(config: &Config, connection: &mut Connection) -> Resul
     let (schemas, catalog) = catalog::catalog(connection.session.client()).await?;
     let capture = Capture::resolve(&config.tables, &schemas, &catalog, &remembered)?;
     let lines_max = config.poll_max_changes.get();
-    let peek = Peek {
-        slot: &config.slot_name,
-        plugin,
-        filter: &capture.filter,
-        messages: true,
-        upto,
-        lines_max: Some(lines_max),
-    };
+    let peek =
+        Peek { slot: &config.slot_name, plugin, filter: &capture.filter, upto, lines_max: Some(lines_max) };
     let (mut lines, mut changes, mut is_new) = (0, false, true);
     peek.run(connection, |line| {
         lines += 1;

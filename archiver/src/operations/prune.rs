@@ -47,6 +47,7 @@ async fn carry_out(mut poll: Poll<'_>, keep_days: u32, dry_run: bool) -> Result<
     }
     let captured = poll.captured().await?;
     let verify_key = poll.signing_key.map(SigningKey::verify_key);
-    let wanted = Wanted { keep_days, captured, verify_key, dry_run };
+    let (clock, flush) = (poll.position.at, poll.position.flush);
+    let wanted = Wanted { keep_days, captured, verify_key, clock, flush, dry_run };
     prune::carry_out(poll.shipper.archive(), poll.spool, wanted).await
 }

@@ -6,6 +6,7 @@ use postgres_protocol::escape::escape_literal;
 use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
+use syncdata_service::faults;
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
@@ -30,7 +31,9 @@ pub(crate) struct Wanted {
 /// Creates what was asked for and is not there yet; then looks at everything.
 pub(crate) async fn setup(config: &Config, wanted: &Wanted, say: impl Fn(&str)) -> Result<Vec<Finding>> {
     // Not the archiver's own session: that one is read only.
-    let session = match Session::open(config.postgres()?, APPLICATION_NAME, &PinnedSettings::new()).await {
+    // If we are killed while the slot is made, which may wait for long, the server is not to go on making it for nobody.
+    let settings = PinnedSettings::new().with("client_connection_check_interval", "1s");
+    let session = match Session::open(config.postgres()?, APPLICATION_NAME, &settings).await {
         Ok(session) => session,
         Err(error) => return Ok(vec![check::unreachable(config, &error)]),
     };
@@ -67,7 +70,14 @@ async fn create_slot(config: &Config, session: &Session, failover: bool) -> Find
 
 async fn slot(config: &Config, session: &Session, failover: bool) -> Result<Finding> {
     let name = &config.slot_name;
-    if Slot::read(session.client(), name).await?.is_some() {
+    if let Some(found) = Slot::read(session.client(), name).await? {
+        if found.confirmed_flush_lsn.is_none() && found.lost_because().is_none() {
+            let maker =
+                found.active_pid.map_or_else(|| "another session".to_owned(), |pid| format!("process {pid}"));
+            return Err(Error::new(Kind::Locked, format!("the slot {name} is being made by {maker}")).hint(
+                "it waits for the transactions that are open now: run the same command again when it is done",
+            ));
+        }
         return Ok(Finding::ok("slot", format!("{name} exists already")));
     }
     if failover && session.version().major() < 17 {
@@ -76,6 +86,8 @@ async fn slot(config: &Config, session: &Session, failover: bool) -> Result<Find
     // It waits for every transaction that is open now to end.
     let made = session.client().batch_execute(&slot_statement(name, failover)).await;
     made.context(|| format!("creating the slot {name}"))?;
+    // Nothing is written down about it: whoever comes next finds it on the server.
+    faults::hit("setup.slot_made")?;
     Ok(Finding::ok("slot", format!("{name} created; it keeps WAL from now on")))
 }
 

@@ -146,7 +146,6 @@ impl Poll<'_> {
             slot: &self.config.slot_name,
             plugin: self.plugin.clone(),
             filter: &capture.filter,
-            messages: true,
             upto: self.position.flush,
             lines_max: None,
         };

@@ -224,7 +224,6 @@ async fn last_commit_missing(
         slot: &config.slot_name,
         plugin: plugin.clone(),
         filter: "",
-        messages: false,
         upto: last.end_lsn,
         lines_max: None,
     };
@@ -299,7 +298,6 @@ impl Asked<'_> {
             slot: &self.config.slot_name,
             plugin: self.plugin.clone(),
             filter: &capture.filter,
-            messages: false,
             upto: claims.end_lsn(),
             lines_max: None,
         };

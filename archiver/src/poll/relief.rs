@@ -95,7 +95,7 @@ impl Poll<'_> {
     }
 
     async fn release_wal(&mut self, upto: Lsn) -> Result<()> {
-        self.slot = slot::release_wal(self.connection.session.client(), &self.config.slot_name, upto).await?;
+        self.slot = slot::release_wal(self.connection, &self.config.slot_name, upto).await?;
         Ok(())
     }
 }

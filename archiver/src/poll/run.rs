@@ -75,6 +75,9 @@ impl Poll<'_> {
             self.check_upto(upto)?;
         } else {
             self.find_gap().await?;
+            // What waits for the backup host may be all that fills the spool.
+            self.ship().await?;
+            self.confirm().await?;
         }
         if !diverged && let Err(error) = self.read_all().await {
             // Of what is behind it nobody knows yet whether it can be read.
@@ -83,6 +86,10 @@ impl Poll<'_> {
             }
             warn!(error = %error.one_line(), "this is what the declared gap steps over");
             self.spool.reload()?;
+        }
+        if let Some(error) = self.outcome.held_back.take() {
+            let what = "no gap is declared, since changes that can be read would be given up with it";
+            return Err(error.context(what));
         }
         self.check_upto(upto)?;
         let from = self.spool.position();

@@ -114,7 +114,7 @@ impl<'a> Poll<'a> {
         if self.slot.confirmed_flush_lsn >= Some(upto) {
             return Ok(());
         }
-        self.slot = slot::confirm(self.connection.session.client(), &self.config.slot_name, upto).await?;
+        self.slot = slot::confirm(self.connection, &self.config.slot_name, upto).await?;
         Ok(())
     }
 

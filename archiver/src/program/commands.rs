@@ -96,6 +96,9 @@ pub(crate) async fn snapshot(
     };
     let poll = async || client::poll_now(config).await;
     let snapshot = operations::snapshot::snapshot(config, &options, poll).await?;
+    for left in &snapshot.taken.left_out {
+        output.words(&format!("left out: {}: {}\nhint: {}", left.table, left.reason, left.remedy));
+    }
     if let Some(error) = snapshot.not_polled {
         output.words(&format!(
             "the snapshot is complete; the changes that belong to it come with the next poll, since this one failed: {}",
@@ -103,7 +106,7 @@ pub(crate) async fn snapshot(
         ));
     }
     output.document(&json!(snapshot.taken), &snapshot.taken.text());
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(u8::from(!snapshot.taken.left_out.is_empty())))
 }
 
 pub(crate) async fn prune(config: Config, dry_run: bool, output: Output) -> Result<ExitCode> {

@@ -5,14 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use syncdata_archive::snapshots::{self, Files, has_manifest};
 use syncdata_archive::{Archive, Entry, EntryKind, small};
 use syncdata_formats::ack::{Ack, AckName};
+use syncdata_formats::digest::Digest;
 use syncdata_formats::document::Document;
-use syncdata_formats::error::{Kind, Result};
+use syncdata_formats::error::{Context as _, Error, Kind, Result};
 use syncdata_formats::floor::Floor;
-use syncdata_formats::layout::{ArchivePath, SegmentFile, SegmentName};
+use syncdata_formats::layout::{ArchivePath, SegmentFile, SegmentName, SegmentSeq};
+use syncdata_formats::manifest::Manifest;
 use syncdata_formats::name::TableName;
 use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::Day;
+use uuid::Uuid;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inventory {
@@ -57,7 +60,12 @@ pub(crate) enum Copy {
 }
 
 impl Inventory {
-    pub(crate) fn read(archive: &mut dyn Archive, verify_key: Option<&VerifyKey>) -> Result<Inventory> {
+    /// Of the archive that is ours. What it says of itself is believed only where its manifests prove it.
+    pub(crate) fn read(
+        archive: &mut dyn Archive,
+        archive_id: Uuid,
+        verify_key: Option<&VerifyKey>,
+    ) -> Result<Inventory> {
         let mut inventory = Inventory::default();
         inventory.read_floor(archive)?;
         for folder in archive.list(&ArchivePath::segments())? {
@@ -66,7 +74,8 @@ impl Inventory {
                 inventory.days.insert(day, entries.into_iter().map(SegmentEntry::of).collect());
             }
         }
-        inventory.read_snapshots(archive, verify_key)?;
+        inventory.check_floor(archive, archive_id)?;
+        inventory.read_snapshots(archive, archive_id, verify_key)?;
         inventory.read_acks(archive)?;
         Ok(inventory)
     }
@@ -77,12 +86,78 @@ impl Inventory {
         Ok(())
     }
 
-    fn read_snapshots(&mut self, archive: &mut dyn Archive, verify_key: Option<&VerifyKey>) -> Result<()> {
+    /// A wrong one would have whole archives removed, and readers believe it too.
+    fn check_floor(&self, archive: &mut dyn Archive, archive_id: Uuid) -> Result<()> {
+        let Some(floor) = &self.floor else { return Ok(()) };
+        let problem = if floor.archive_id != archive_id {
+            format!("is that of archive {}", floor.archive_id)
+        } else {
+            match self.manifest(archive, floor.seq, archive_id)? {
+                Some((manifest, _)) if manifest.previous == floor.previous => return Ok(()),
+                Some(_) => {
+                    format!("names another segment before segment {} than that itself does", floor.seq.get())
+                }
+                None => {
+                    format!(
+                        "says that the archive begins with segment {}, which is not there",
+                        floor.seq.get()
+                    )
+                }
+            }
+        };
+        let hint = match self.has(SegmentSeq::FIRST) {
+            true => "the archive begins with segment 1: remove floor.json, then prune again",
+            false => "bring back the floor.json that the last prune wrote, from a copy of the archive",
+        };
+        Err(Error::new(Kind::Foreign, format!("floor.json {problem}: nothing was pruned")).hint(hint))
+    }
+
+    fn has(&self, seq: SegmentSeq) -> bool {
+        self.find(seq).is_some()
+    }
+
+    fn find(&self, seq: SegmentSeq) -> Option<(Day, SegmentName)> {
+        self.days.iter().find_map(|(day, entries)| {
+            let is_it = |entry: &&SegmentEntry| {
+                entry.is_manifest && entry.segment.is_some_and(|name| name.seq == seq)
+            };
+            Some((*day, entries.iter().find(is_it)?.segment?))
+        })
+    }
+
+    /// The manifest of a segment, which must be of this archive, and its SHA-256. `None` when it is not there.
+    pub(super) fn manifest(
+        &self,
+        archive: &mut dyn Archive,
+        seq: SegmentSeq,
+        archive_id: Uuid,
+    ) -> Result<Option<(Manifest, Digest)>> {
+        let Some((day, name)) = self.find(seq) else { return Ok(None) };
+        let path = name.manifest(day);
+        let Some(bytes) = small::read(archive, &path, Document::Manifest)? else { return Ok(None) };
+        let manifest = Manifest::decode(&bytes).context(|| format!("reading {path}"))?;
+        if manifest.name() != name || manifest.archive_id != archive_id {
+            let message = format!("{path} is not a manifest of this archive under its own name");
+            return Err(Error::new(Kind::Foreign, message));
+        }
+        Ok(Some((manifest, Digest::of(&bytes))))
+    }
+
+    fn read_snapshots(
+        &mut self,
+        archive: &mut dyn Archive,
+        archive_id: Uuid,
+        verify_key: Option<&VerifyKey>,
+    ) -> Result<()> {
         let listed = snapshots::file_names(archive)?;
         let there = Files::of(&listed);
         for (id, entries) in listed {
             let copy = match has_manifest(&entries).then(|| snapshots::read(archive, &id, verify_key)) {
                 None => Copy::None,
+                Some(Ok(manifest)) if manifest.archive_id != archive_id => {
+                    self.troubles.push(format!("snapshot {id} is that of archive {}", manifest.archive_id));
+                    Copy::Unreadable
+                }
                 Some(Ok(manifest)) => Copy::Known {
                     tables: manifest.tables.keys().cloned().collect(),
                     files: manifest.files().map(|file| file.file.clone()).collect(),

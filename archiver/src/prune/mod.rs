@@ -4,7 +4,8 @@
 //! archive ─▶ inventory ─▶ plan ─▶ floor.json ─▶ spool ─▶ snapshots' manifests ─▶ segments ─▶ parts ─▶ empty folders
 //! ```
 //! The floor comes before everything else: what lies before it is pruned, whether it is still there or not, so that a
-//! prune which ends half way never looks like a loss.
+//! prune which ends half way never looks like a loss. But a floor.json is no reason to remove anything: only what the
+//! plan shows to be needed by nobody goes.
 
 mod inventory;
 mod plan;
@@ -15,10 +16,10 @@ use std::io::Cursor;
 use syncdata_archive::{Archive, ArchiveHandle, Facts, small};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::document::Document;
-use syncdata_formats::error::Context as _;
 use syncdata_formats::floor::Floor;
 use syncdata_formats::layout::{ArchivePath, SegmentSeq};
-use syncdata_formats::manifest::{FORMAT, Manifest};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::FORMAT;
 use syncdata_formats::name::TableName;
 use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::time::Timestamp;
@@ -39,6 +40,9 @@ pub(crate) struct Wanted {
     pub keep_days: u32,
     pub captured: BTreeSet<TableName>,
     pub verify_key: Option<VerifyKey>,
+    /// Production's clock and the end of its WAL.
+    pub clock: Timestamp,
+    pub flush: Lsn,
     /// Only says what would go.
     pub dry_run: bool,
 }
@@ -46,10 +50,13 @@ pub(crate) struct Wanted {
 /// The order of these lines is the promise: nothing goes before the floor says so, and the spool sends nothing of
 /// it again.
 pub(crate) async fn carry_out(archive: &ArchiveHandle, spool: &mut Spool, wanted: Wanted) -> Result<Plan> {
-    let Wanted { keep_days, captured, verify_key, dry_run } = wanted;
+    let Wanted { keep_days, captured, verify_key, clock, flush, dry_run } = wanted;
     let archive_id = spool.state().archive_id;
-    let inventory = archive.run(move |archive| Inventory::read(archive, verify_key.as_ref())).await?;
-    let terms = Terms { archive_id, keep_days, captured: &captured, now: Timestamp::now() };
+    let inventory =
+        archive.run(move |archive| Inventory::read(archive, archive_id, verify_key.as_ref())).await?;
+    // Everything is dated by production's clock. Ours, ahead of it, would take today for long ago.
+    let now = clock.min(Timestamp::now());
+    let terms = Terms { archive_id, keep_days, captured: &captured, now, flush };
     let plan = Plan::of(&inventory, &terms);
     if dry_run || plan.is_empty() {
         return Ok(plan);
@@ -57,7 +64,7 @@ pub(crate) async fn carry_out(archive: &ArchiveHandle, spool: &mut Spool, wanted
     faults::hit("prune.planned")?;
 
     let floor = plan.floor.or(inventory.floor.as_ref().map(|floor| floor.seq));
-    begin(archive, &plan, inventory, archive_id).await?;
+    begin(archive, &plan, inventory, archive_id, now).await?;
     if let Some(floor) = floor {
         spool.forget_before(floor)?;
     }
@@ -75,13 +82,14 @@ async fn begin(
     plan: &Plan,
     inventory: Inventory,
     archive_id: uuid::Uuid,
+    now: Timestamp,
 ) -> Result<()> {
     let floor = plan.floor;
     archive
         .run(move |archive| {
             check_rights(archive)?;
             match floor {
-                Some(seq) => raise_floor(archive, &inventory, seq, archive_id),
+                Some(seq) => raise_floor(archive, &inventory, seq, archive_id, now),
                 None => Ok(()),
             }
         })
@@ -99,23 +107,22 @@ fn raise_floor(
     inventory: &Inventory,
     seq: SegmentSeq,
     archive_id: uuid::Uuid,
+    now: Timestamp,
 ) -> Result<()> {
-    let found = inventory.days.iter().find_map(|(day, entries)| {
-        let manifest =
-            entries.iter().find(|e| e.is_manifest && e.segment.is_some_and(|name| name.seq == seq))?;
-        Some((*day, manifest.segment?))
-    });
-    let (day, name) = found.ok_or_else(|| Error::new(Kind::NotFound, format!("segment {seq} is gone")))?;
-    let path = name.manifest(day);
-    let bytes = small::read(archive, &path, Document::Manifest)?
-        .ok_or_else(|| Error::new(Kind::NotFound, format!("{path} is gone")))?;
-    let manifest = Manifest::decode(&bytes).context(|| format!("reading {path}"))?;
-    if manifest.name() != name || manifest.archive_id != archive_id {
-        let message = format!("{path} is not a manifest of this archive under its own name");
-        return Err(Error::new(Kind::Foreign, message));
+    let gone = || Error::new(Kind::NotFound, format!("segment {seq} is gone"));
+    let (manifest, _) = inventory.manifest(archive, seq, archive_id)?.ok_or_else(gone)?;
+    if let Some(link) = manifest.previous
+        && let Some((_, sha256)) = inventory.manifest(archive, link.seq, archive_id)?
+        && sha256 != link.sha256
+    {
+        let message = format!(
+            "segment {seq} does not follow the segment {} that is there: nothing was pruned",
+            link.seq
+        );
+        return Err(Error::new(Kind::Corrupt, message)
+            .hint("run `syncdata-archiver verify`: which of the two is damaged, and bring it back from a sound copy"));
     }
-    let floor =
-        Floor { format: FORMAT, archive_id, seq, previous: manifest.previous, pruned_at: Timestamp::now() };
+    let floor = Floor { format: FORMAT, archive_id, seq, previous: manifest.previous, pruned_at: now };
     small::replace(archive, &ArchivePath::floor(), Document::Floor, &floor.encode())?;
     faults::hit("prune.floor_raised")
 }

@@ -53,7 +53,10 @@ pub(crate) struct Terms<'a> {
     pub archive_id: uuid::Uuid,
     pub keep_days: u32,
     pub captured: &'a BTreeSet<TableName>,
+    /// By production's clock, which is what everything is dated by, and never ahead of our own.
     pub now: Timestamp,
+    /// Where production's WAL ends: a copy from behind it is not of this history.
+    pub flush: Lsn,
 }
 
 impl Plan {
@@ -84,8 +87,12 @@ impl Plan {
 
     /// The oldest of the copies that the captured tables start from: nothing before it is needed, of any of them.
     fn base(&mut self, inventory: &Inventory, terms: &Terms<'_>) -> Option<SnapshotId> {
-        let complete: Vec<(&SnapshotId, &BTreeSet<TableName>)> =
-            inventory.snapshots.iter().filter_map(complete).collect();
+        let complete: Vec<(&SnapshotId, &BTreeSet<TableName>)> = inventory
+            .snapshots
+            .iter()
+            .filter_map(complete)
+            .filter(|(id, _)| id.start_lsn() <= terms.flush)
+            .collect();
         let mut base: Option<SnapshotId> = None;
         for table in terms.captured {
             let of_table = || complete.iter().filter(|(_, tables)| tables.contains(table)).map(|(id, _)| *id);
@@ -125,18 +132,26 @@ impl Plan {
     fn prune_segments(&mut self, inventory: &Inventory, terms: &Terms<'_>, limit: Lsn) {
         let manifests = manifests(inventory);
         let Some(newest) = manifests.last().map(|(_, name)| name.seq) else { return };
-        let may_go = |(day, name): &&(Day, SegmentName)| {
-            terms.is_past(*day) && name.end_lsn <= limit && name.seq < newest
-        };
+        // A commit that was dated in the future takes all later ones along, and would keep them until then. They are
+        // as old as the copy that was taken behind them.
+        let is_past = |day: Day| terms.is_past(day) || day > terms.now.day();
+        let may_go =
+            |(day, name): &&(Day, SegmentName)| is_past(*day) && name.end_lsn <= limit && name.seq < newest;
         let first_kept =
             manifests.iter().find(|segment| !may_go(segment)).map_or(newest, |(_, name)| name.seq);
         let before = inventory.floor.as_ref().map_or(SegmentSeq::FIRST, |floor| floor.seq);
-        // A floor never goes back, whatever the clock says.
-        let floor = first_kept.max(before);
-        self.floor = (floor > before).then_some(floor);
+        // A floor never goes back; and one that is higher than the plan's own is no reason to remove what lies before.
+        self.floor = (first_kept > before).then_some(first_kept);
+        if before > first_kept
+            && manifests.iter().any(|(_, name)| name.seq >= first_kept && name.seq < before)
+        {
+            self.notes.push(format!(
+                "segments {first_kept} and later lie before the floor, and stay: the plan needs them"
+            ));
+        }
         let mut files: Vec<(SegmentName, u8, Removal)> = Vec::new();
         for (day, entries) in &inventory.days {
-            let goes = |segment: Option<SegmentName>| segment.is_some_and(|name| name.seq < floor);
+            let goes = |segment: Option<SegmentName>| segment.is_some_and(|name| name.seq < first_kept);
             for entry in entries {
                 let Some(name) = entry.segment.filter(|name| goes(Some(*name))) else { continue };
                 let path = format!("{}/{}", ArchivePath::day(*day), entry.file_name);

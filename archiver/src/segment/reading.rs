@@ -25,6 +25,7 @@ use crate::capture::Capture;
 use crate::segment::segmenter::{Files, Finished, Harvest, Limits, Segmenter};
 use crate::source::catalog::{self, Position, Slot};
 use crate::source::connection::{Connection, pinned};
+use crate::source::wait::Waiting;
 use crate::source::wal2json::slot::{self, Peek, Plugin};
 use crate::spool::{Spool, State};
 
@@ -116,7 +117,10 @@ impl Reading<'_> {
         let catalog_at = answer.catalog_at;
         let answer_bytes = answer.bytes;
         let mut batch = Batch { was_cut, capture: answer.capture.clone(), ..Batch::default() };
-        let warned = spool.state().warned_by(stands);
+        let warned = match spool.state().warned_from == stands {
+            true => spool.state().warned.clone(),
+            false => self.warned_already(connection, &answer, &lost).await?,
+        };
         self.publish(connection, spool, answer, &lost.newer_than(&warned), end, &mut batch)?;
         let complete = !was_cut && upto >= position.flush;
         let remembered = batch.capture.remember(&spool.state().remembered, complete, catalog_at);
@@ -135,6 +139,29 @@ impl Reading<'_> {
         Ok(Taken::Batch(batch))
     }
 
+    /// The slot stands elsewhere than when it warned before, and may give some of the same warnings again: those about
+    /// what it hands out again. A warning does not say of which transaction it is, so it is asked for these alone.
+    async fn warned_already(
+        &self,
+        connection: &mut Connection,
+        answer: &Answer,
+        lost: &LostChanges,
+    ) -> Result<BTreeMap<String, u64>> {
+        let Some(upto) = answer.harvest.repeated.filter(|_| !lost.is_empty()) else {
+            return Ok(BTreeMap::new());
+        };
+        let peek = Peek {
+            slot: &self.config.slot_name,
+            plugin: self.plugin.clone(),
+            filter: &answer.capture.filter,
+            upto,
+            lines_max: None,
+        };
+        peek.run(connection, |_| Ok(())).await?;
+        let said = connection.session.take_notices();
+        Ok(LostChanges::read(&said, &answer.capture).added_to(BTreeMap::new()))
+    }
+
     async fn ask(
         &self,
         connection: &mut Connection,
@@ -142,13 +169,14 @@ impl Reading<'_> {
         upto: Lsn,
         lines_max: Option<u32>,
     ) -> Result<Answer> {
+        let waiting = connection.waiting.clone();
         let tx = connection.transaction().await?;
         let settings = pinned().read_back(&tx).await?;
         // After `upto` was asked for: whatever committed before it is in this catalog, unless dropped since.
         let (schemas, catalog) = catalog::catalog(&tx).await?;
         let catalog_at = catalog::insert_position(&tx).await?;
         let capture = Capture::resolve(&self.config.tables, &schemas, &catalog, &spool.state().remembered)?;
-        let (harvest, bytes) = self.peek(&tx, spool, &capture, upto, lines_max).await?;
+        let (harvest, bytes) = self.peek(&tx, &waiting, spool, &capture, upto, lines_max).await?;
         let slot = slot::read(&tx, &self.config.slot_name).await?;
         let named: BTreeSet<TableName> =
             harvest.segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
@@ -160,6 +188,7 @@ impl Reading<'_> {
     async fn peek(
         &self,
         tx: &Transaction<'_>,
+        waiting: &Waiting,
         spool: &Spool,
         capture: &Capture,
         upto: Lsn,
@@ -177,12 +206,11 @@ impl Reading<'_> {
             slot: &self.config.slot_name,
             plugin: self.plugin.clone(),
             filter: &capture.filter,
-            messages: true,
             upto,
             lines_max,
         };
         let mut length = Length::default();
-        peek.read(tx, |line| {
+        peek.read(tx, waiting, |line| {
             length.add(line);
             segmenter.line(line)
         })
@@ -345,22 +373,23 @@ fn with_changes(draft: Manifest, summary: &Summary, relations: &BTreeMap<TableNa
     }
 }
 
+/// Of a table of which more may have been said than anybody has counted: nothing is news any more before the slot moves.
+const UNCOUNTED: u64 = u64::MAX;
+
 /// Changes that the plugin dropped, by table: it says so in warnings that come before the first line, so that no
 /// more is known than that they lie in this answer.
 #[derive(Debug, Default)]
 struct LostChanges {
     counts: BTreeMap<String, u64>,
-    /// More was said than is kept.
-    overflow: bool,
     /// Tables that may have lost changes when nobody can say which did.
     suspects: BTreeSet<TableName>,
 }
 
 impl LostChanges {
     fn read(said: &Notices, capture: &Capture) -> LostChanges {
-        let mut lost = LostChanges { overflow: said.dropped > 0, ..LostChanges::default() };
+        let mut lost = LostChanges::default();
         let travels = |relation: &TableName| capture.target(relation).map(|target| target.table);
-        if lost.overflow {
+        if said.dropped > 0 {
             lost.suspects = capture.without_identity.iter().filter_map(travels).collect();
         }
         for notice in &said.notices {
@@ -371,18 +400,22 @@ impl LostChanges {
             let found = capture.without_identity.iter().find(|name| as_warned(name) == relation);
             let table = found.cloned().or_else(|| name_in(relation)).and_then(|name| travels(&name));
             if let Some(table) = table {
-                *lost.counts.entry(table.to_string()).or_default() += 1;
+                *lost.counts.entry(table.to_string()).or_default() += notice.times;
             }
         }
         lost
     }
 
+    fn is_empty(&self) -> bool {
+        self.counts.is_empty() && self.suspects.is_empty()
+    }
+
     /// The slot repeats its warnings until it moves; only those beyond the known ones are news.
     fn newer_than(&self, known: &BTreeMap<String, u64>) -> Vec<TableName> {
-        let news =
-            self.counts.iter().filter(|(table, count)| self.overflow || known.get(*table) < Some(count));
+        let news = self.counts.iter().filter(|(table, count)| known.get(*table) < Some(count));
         let named = news.filter_map(|(table, _)| TableName::from_archive(table).ok());
-        named.chain(self.suspects.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect()
+        let suspects = self.suspects.iter().filter(|table| known.get(&table.to_string()) < Some(&UNCOUNTED));
+        named.chain(suspects.cloned()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// An answer that was cut repeats fewer than a longer one before it said.
@@ -391,6 +424,7 @@ impl LostChanges {
             let most = known.entry(table).or_default();
             *most = count.max(*most);
         }
+        known.extend(self.suspects.into_iter().map(|table| (table.to_string(), UNCOUNTED)));
         known
     }
 }
@@ -457,6 +491,7 @@ mod tests {
             severity: "WARNING".into(),
             sqlstate: SqlState::SUCCESSFUL_COMPLETION,
             message: message.into(),
+            times: 1,
         }
     }
 
@@ -479,6 +514,9 @@ mod tests {
         let name: TableName = "t".parse().expect("a name");
         let said = Notices { notices: Vec::new(), dropped: 1 };
         let lost = LostChanges::read(&said, &capture(&name));
-        assert_eq!(lost.newer_than(&BTreeMap::from([("t".to_owned(), 5)])), [name]);
+        let known = BTreeMap::from([("t".to_owned(), 5)]);
+        assert_eq!(lost.newer_than(&known), [name]);
+        let lost_again = LostChanges::read(&said, &capture(&"t".parse().expect("a name")));
+        assert!(lost_again.newer_than(&lost.added_to(known)).is_empty(), "told once");
     }
 }

@@ -51,6 +51,7 @@ pub(crate) struct Segmenter<'a, F: Files> {
     gaps: Vec<Gap>,
     lines: u64,
     last_commit: Option<ArchivedCommit>,
+    repeated: Option<Lsn>,
 }
 
 /// The transaction whose rows are coming.
@@ -80,6 +81,8 @@ pub(crate) struct Harvest<W> {
     pub gaps: Vec<Gap>,
     /// Lines in the answer: what the limit of a peek counts.
     pub lines: u64,
+    /// The end of the last transaction that was archived already; `None` when there was none.
+    pub repeated: Option<Lsn>,
 }
 
 impl<'a, F: Files> Segmenter<'a, F> {
@@ -106,6 +109,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
             gaps: Vec::new(),
             lines: 0,
             last_commit: None,
+            repeated: None,
         }
     }
 
@@ -128,7 +132,13 @@ impl<'a, F: Files> Segmenter<'a, F> {
             return Err(out_of_order("the answer ends inside a transaction"));
         }
         self.close()?;
-        Ok(Harvest { segments: self.finished, position: self.position, gaps: self.gaps, lines: self.lines })
+        Ok(Harvest {
+            segments: self.finished,
+            position: self.position,
+            gaps: self.gaps,
+            lines: self.lines,
+            repeated: self.repeated,
+        })
     }
 
     fn begin(&mut self, begin: Transaction) -> Result<()> {
@@ -234,6 +244,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
             return Err(out_of_order("a commit of another transaction than began"));
         }
         if open.archived_already {
+            self.repeated = Some(commit.end_lsn);
             return Ok(());
         }
         self.position = commit.end_lsn;

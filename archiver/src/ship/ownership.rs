@@ -231,11 +231,18 @@ async fn found(
 ) -> Result<Met> {
     let client = connection.session.client();
     let facts = &connection.facts;
-    let slot = slot::read(client, &config.slot_name).await?;
+    let ours = owner(config, facts);
+    let slot = match &identity {
+        // A name that is not the archive's is a mistake, and no loss.
+        Some(identity) => {
+            check_owner(identity, &ours, shipper.location())?;
+            slot::read(client, &config.slot_name).await?
+        }
+        None => slot::read_first(client, &config.slot_name).await?,
+    };
     let position = Position::read(client).await?;
     let began =
         slot.confirmed_flush_lsn.ok_or_else(|| Error::new(Kind::NotFound, "the slot has no position yet"))?;
-    let ours = owner(config, facts);
     let mut state = State {
         archive_id: uuid::Uuid::new_v4(),
         source: Origin {
@@ -261,10 +268,7 @@ async fn found(
         rereading: None,
     };
     let strangers = match identity {
-        Some(identity) => {
-            check_owner(&identity, &ours, shipper.location())?;
-            adopt_archive(&mut state, &identity, began, shipper, key).await?
-        }
+        Some(identity) => adopt_archive(&mut state, &identity, began, shipper, key).await?,
         None => {
             refuse_remains(shipper).await?;
             let archive_id = state.archive_id;

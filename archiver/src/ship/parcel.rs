@@ -9,7 +9,7 @@ use syncdata_formats::error::Context as _;
 use syncdata_formats::layout::{ArchivePath, SegmentName, SegmentSeq};
 use syncdata_formats::manifest::Manifest;
 use syncdata_formats::{Kind, Result};
-use syncdata_service::{faults, small_file};
+use syncdata_service::{faults, own_files, small_file};
 use tracing::warn;
 
 use crate::ship::files::digest_of;
@@ -34,10 +34,10 @@ impl Parcel {
         let changes = described.file.map(|file| {
             let facts = Facts { bytes: file.bytes, sha256: file.sha256 };
             let path = spool.path(&name.file(day));
-            let opened = File::open(&path).context(|| format!("opening {}", path.display()));
+            let opened = own_files::read_plain(&path);
             opened.map(|opened| (name.file(day), opened, facts))
         });
-        let signature = small_file::read_if_there(&signature, Document::Signature.bytes_max())?
+        let signature = small_file::read_own_if_there(&signature, Document::Signature.bytes_max())?
             .map(|bytes| (name.signature(day), bytes));
         let manifest_path = name.manifest(day);
         Ok(Parcel { name, manifest, manifest_path, signature, changes: changes.transpose()? })

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use syncdata_formats::Result;
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::Context as _;
 use syncdata_formats::snapshot::Blocks;
+use syncdata_service::own_files;
 
 use crate::spool::{make_folder, private_file, remove_if_there};
 
@@ -32,13 +33,13 @@ impl Memory {
     /// `Ok(None)` when there is nothing; an error when there is something else.
     pub(crate) fn recall(&self, content: Digest) -> Result<Option<Blocks>> {
         let path = self.path(content);
-        match fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            read => {
-                let bytes = read.context(|| format!("reading {}", path.display()))?;
-                Blocks::decode(&bytes).context(|| format!("reading {}", path.display())).map(Some)
-            }
+        if !self.has(content) {
+            return Ok(None);
         }
+        let mut bytes = Vec::new();
+        let read = own_files::read_plain(&path)?.read_to_end(&mut bytes);
+        read.context(|| format!("reading {}", path.display()))?;
+        Blocks::decode(&bytes).context(|| format!("reading {}", path.display())).map(Some)
     }
 
     /// Not synced: it has its own SHA-256, and is not missed.

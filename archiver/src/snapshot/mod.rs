@@ -1,7 +1,7 @@
 //! `snapshot`: a consistent copy of tables into the archive, while production works.
 //!
 //! ```text
-//! start_lsn ─▶ older transactions have ended ─▶ BEGIN, end_lsn ─▶ rows ─▶ parts ─▶ archive ─▶ COMMIT
+//! start_lsn ─▶ older transactions have ended ─▶ BEGIN, end_lsn ─▶ lock, rows, unlock ─▶ parts ─▶ archive ─▶ COMMIT
 //!                                                  ─▶ WAL is written up to end_lsn ─▶ manifest
 //! ```
 //! All that committed up to `start_lsn` is in the copy, nothing that committed behind `end_lsn` is, and of what lies
@@ -10,6 +10,7 @@
 mod barrier;
 mod cutter;
 mod earlier;
+mod hold;
 mod memory;
 mod publish;
 mod reading;
@@ -50,10 +51,11 @@ use crate::source::wal2json::slot;
 use crate::spool::{SnapshotLock, Spool, State};
 
 use earlier::Earlier;
+use hold::{Neighbours, Unread};
 use memory::Memory;
 use reading::Pace;
 use store::{How, Store, Stored};
-use tables::{Selection, Table};
+use tables::{LeftOut, Selection, Table};
 use view::View;
 
 const APPLICATION_NAME: &str = "syncdata-archiver snapshot";
@@ -87,9 +89,11 @@ pub(crate) struct Taken {
     pub content_bytes: u64,
     pub bytes_sent: u64,
     pub seconds: f64,
+    /// What the copy does not have, though it was wanted.
+    pub left_out: Vec<LeftOut>,
 }
 
-/// Takes one. It exists when this returns, or does not. `poll` has the archiver of these settings poll once.
+/// Takes one. It exists when this returns, or does not: without any table there is none. `poll` has the archiver of these settings poll once.
 pub(crate) async fn take(
     config: &Config,
     options: &Options,
@@ -169,10 +173,14 @@ impl<'a> Snapshot<'a> {
         let session = ServerProcess::of(client).await?;
         let start_lsn = catalog::insert_position(client).await?;
         barrier::wait_for_older_transactions(client, self.options.wait).await?;
-        let view = View::open(client, &self.selection(), &self.config.postgres()?.user).await?;
+        let mut view = View::open(client, &self.selection(), &self.config.postgres()?.user).await?;
+        let closed = std::mem::take(&mut view.closed);
+        if view.tables.is_empty() && !closed.is_empty() {
+            return Err(nothing_can_be_read(&closed));
+        }
         let id = SnapshotId::new(start_lsn, view.taken_at);
         info!(snapshot = %id, end_lsn = %view.end_lsn, tables = view.tables.len(), "snapshot begun");
-        let taken = self.carry_out(id, start_lsn, view, &session).await;
+        let taken = self.carry_out(id, start_lsn, view, closed, &session).await;
         taken.map_err(|error| {
             error.context("the snapshot is discarded; the next one uses what was sent of it")
         })
@@ -183,12 +191,24 @@ impl<'a> Snapshot<'a> {
         id: SnapshotId,
         start_lsn: Lsn,
         view: View,
+        closed: Vec<LeftOut>,
         session: &ServerProcess,
     ) -> Result<Taken> {
         faults::hit("snapshot.begun")?;
         let store = self.store(id, &view.tables).await?;
-        let mut taken = Taken::default();
-        let copies = self.copy(&view, &store, &mut taken).await?;
+        let mut taken = Taken { left_out: closed, ..Taken::default() };
+        let neighbours =
+            Neighbours::open(self.config, APPLICATION_NAME, session.pid, self.connection.session.canceller())
+                .await?;
+        let copies = self.copy(&view, &store, &neighbours, &mut taken).await?;
+        drop(neighbours);
+        if copies.is_empty() && !view.tables.is_empty() {
+            if !taken.left_out.iter().any(|left| left.passes) {
+                return Err(nothing_can_be_read(&taken.left_out));
+            }
+            view.close(self.connection.session.client()).await?;
+            return Ok(taken);
+        }
         faults::hit("snapshot.all_parts_sent")?;
         self.make_sure(session, &view).await.map_err(|error| {
             error.context("nobody can say any more that production keeps what the snapshot saw")
@@ -197,7 +217,7 @@ impl<'a> Snapshot<'a> {
         taken.describe(&manifest);
         taken.bytes_sent += publish::publish(&self.archive, &manifest, self.signing_key.as_ref()).await?;
         info!(snapshot = %manifest.id, rows = taken.rows, bytes = taken.bytes_sent, "snapshot published");
-        forget_others(&store, &manifest, self.options.tables.is_none());
+        forget_others(&store, &manifest, self.options.tables.is_none() && taken.left_out.is_empty());
         Ok(taken)
     }
 
@@ -227,6 +247,7 @@ impl<'a> Snapshot<'a> {
             compression_level: self.config.compression_level,
             full: self.options.full,
             sent: Default::default(),
+            sound: Default::default(),
         })
     }
 
@@ -234,6 +255,7 @@ impl<'a> Snapshot<'a> {
         &self,
         view: &View,
         store: &Store,
+        neighbours: &Neighbours,
         taken: &mut Taken,
     ) -> Result<BTreeMap<TableName, TableCopy>> {
         let estimate = view.tables.iter().map(|table| table.rows_estimate).sum::<Option<u64>>();
@@ -241,22 +263,77 @@ impl<'a> Snapshot<'a> {
         let mut pace = Pace::new(self.options.rate);
         let mut copies = BTreeMap::new();
         for table in &view.tables {
-            let mut bases = store.earlier.bases_of(&table.name);
-            let parts =
-                reading::parts(self.connection.session.client(), table, &mut pace, &mut progress).await?;
-            let stored: Vec<Stored> = parts
+            let mut work = Tools { store, neighbours, pace: &mut pace, progress: &mut progress };
+            match self.copy_table(table, &mut work).await? {
+                Ok(stored) => {
+                    stored.iter().for_each(|stored| taken.count(stored));
+                    copies.insert(table.name.clone(), copy_of(table, stored));
+                }
+                Err(left) => {
+                    warn!(table = %left.table, reason = left.reason, hint = left.remedy, "left out of the snapshot");
+                    taken.left_out.push(left);
+                }
+            }
+        }
+        progress.finish();
+        Ok(copies)
+    }
+
+    /// The parts of one table; or why it goes without, the others being none the worse.
+    async fn copy_table(&self, table: &Table, work: &mut Tools<'_>) -> Result<Result<Vec<Stored>, LeftOut>> {
+        let client = self.connection.session.client();
+        let mut read = self.read_table(table, work).await;
+        hold::release(client).await?;
+        if let Err(Unread::Table(error)) = &read
+            && table.is_ordered()
+        {
+            warn!(
+                table = %table.name, error = %error.one_line(),
+                "it cannot be read in the order of its key, and is read as it lies"
+            );
+            read = self.read_table(&table.as_it_lies(), work).await;
+            hold::release(client).await?;
+        }
+        let again = || {
+            let name = table.name.to_string().replace('\'', "'\\''");
+            format!("take it again when that is done: `syncdata-archiver snapshot --tables '{name}'`")
+        };
+        let (error, passes) = match read {
+            Ok(stored) => return Ok(Ok(stored)),
+            Err(Unread::All(error)) => return Err(error.context(format!("copying {}", table.name))),
+            Err(Unread::Table(error)) => (error, false),
+            Err(Unread::Now(error)) => (error, true),
+        };
+        let remedy = match passes {
+            true => again(),
+            false => "mend the table (is its index sound? REINDEX makes it anew), then take another snapshot"
+                .to_owned(),
+        };
+        Ok(Err(LeftOut { table: table.name.clone(), reason: error.one_line(), remedy, passes }))
+    }
+
+    /// Whatever comes of it, the table is to be let go of.
+    async fn read_table(&self, table: &Table, work: &mut Tools<'_>) -> Result<Vec<Stored>, Unread> {
+        let client = self.connection.session.client();
+        hold::lock(client, table, work.neighbours).await?;
+        work.neighbours.check(table).await?;
+        let mut bases = work.store.earlier.bases_of(&table.name);
+        let store = work.store;
+        let reading = async {
+            let parts = reading::parts(client, table, work.pace, work.progress).await?;
+            parts
                 .map_ok(|cut| {
                     let base = bases.nearest(cut.first_key.as_deref());
                     store.put(cut, base)
                 })
                 .try_buffered(PARTS_UNDER_WAY)
                 .try_collect()
-                .await?;
-            stored.iter().for_each(|stored| taken.count(stored));
-            copies.insert(table.name.clone(), copy_of(table, stored));
-        }
-        progress.finish();
-        Ok(copies)
+                .await
+        };
+        let stored = work.neighbours.give_way(table, reading).await?;
+        // A partition can be attached while rows are read.
+        work.neighbours.check(table).await?;
+        Ok(stored)
     }
 
     /// What was seen has happened, for good, and the stream that follows is still the same one.
@@ -329,6 +406,22 @@ async fn founded(
     }
 }
 
+/// What every table's reading works with.
+struct Tools<'a> {
+    store: &'a Store,
+    neighbours: &'a Neighbours,
+    pace: &'a mut Pace,
+    progress: &'a mut Progress,
+}
+
+fn nothing_can_be_read(left_out: &[LeftOut]) -> Error {
+    let reasons: Vec<&str> = left_out.iter().map(|left| left.reason.as_str()).collect();
+    let remedies: BTreeSet<&str> = left_out.iter().map(|left| left.remedy.as_str()).collect();
+    let remedies: Vec<&str> = remedies.into_iter().collect();
+    let message = format!("no complete copy can be taken: {}", reasons.join("; "));
+    Error::new(Kind::Refused, message).hint(remedies.join("; "))
+}
+
 fn copy_of(table: &Table, stored: Vec<Stored>) -> TableCopy {
     let parts: Vec<_> = stored.into_iter().map(|stored| stored.part).collect();
     TableCopy {
@@ -373,6 +466,9 @@ impl Taken {
     }
 
     pub(crate) fn text(&self) -> String {
+        if self.tables == 0 && !self.left_out.is_empty() {
+            return "no snapshot: none of its tables could be copied now\n".to_owned();
+        }
         format!(
             "snapshot {}: {} tables, {} rows, {} parts ({} of them already there, {} as differences), {} sent, {:.1} s\n",
             self.id,

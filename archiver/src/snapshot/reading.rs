@@ -57,6 +57,11 @@ pub(crate) async fn parts<'a>(
     pace: &'a mut Pace,
     progress: &'a mut Progress,
 ) -> Result<impl Stream<Item = Result<Cut>> + 'a> {
+    if !table.is_ordered() {
+        // An index that is not sound must not be what the rows come from.
+        let sql = "SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off";
+        client.batch_execute(sql).await.context(|| format!("preparing to copy {}", table.name))?;
+    }
     let answer = client.copy_out(&table.copy_statement()).await;
     let answer = answer.context(|| format!("copying {}", table.name))?;
     let cutter = Cutter::new(Sizes::OF_PARTS, table.key());

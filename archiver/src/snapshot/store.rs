@@ -7,7 +7,7 @@ use std::io::{self, Cursor, Write};
 use std::sync::Arc;
 
 use syncdata_archive::{Archive, ArchiveHandle, Facts, Put};
-use syncdata_formats::digest::Digest;
+use syncdata_formats::digest::{Digest, Hashing};
 use syncdata_formats::manifest::ChangeFile;
 use syncdata_formats::snapshot::{
     Blocks, DELTA_CONTENT_MAX, Part, PartKind, PartName, SnapshotId, compress, pour,
@@ -32,6 +32,8 @@ pub(crate) struct Store {
     pub full: bool,
     /// What this snapshot has sent itself.
     pub sent: RefCell<HashMap<Digest, Vec<ChangeFile>>>,
+    /// Files of earlier snapshots that were read back, and whether they are what their manifests say.
+    pub sound: RefCell<HashMap<String, bool>>,
 }
 
 /// How a part came into the archive.
@@ -64,13 +66,16 @@ impl Store {
         let cut = Arc::new(cut);
         let hashed = cut.clone();
         let content = on_a_thread(move || Digest::of(&hashed.content)).await?;
-        if let Some(files) = self.files_of(content) {
+        if let Some(files) = self.files_of(content).await? {
             self.remember_again(content, &cut).await;
             return Ok(stored(&cut, content, files, How::Reused, 0));
         }
         let base = match base.filter(|part| self.may_be_base(part, &cut)) {
-            Some(part) => self.blocks_of(&part).await.map(|blocks| (part, blocks)),
-            None => None,
+            // A delta is worth no more than what it leads from.
+            Some(part) if self.are_sound(&part.files).await? => {
+                self.blocks_of(&part).await.map(|blocks| (part, blocks))
+            }
+            _ => None,
         };
         let (id, level) = (self.id.clone(), self.compression_level);
         let (packing, blocks) = (cut.clone(), base.as_ref().map(|(_, blocks)| blocks.clone()));
@@ -91,9 +96,54 @@ impl Store {
         Ok(stored(&cut, content, files, how, bytes_sent))
     }
 
-    fn files_of(&self, content: Digest) -> Option<Vec<ChangeFile>> {
+    async fn files_of(&self, content: Digest) -> Result<Option<Vec<ChangeFile>>> {
         let sent = self.sent.borrow().get(&content).cloned();
-        sent.or_else(|| self.earlier.files_of(content).filter(|_| !self.full))
+        if sent.is_some() || self.full {
+            return Ok(sent);
+        }
+        let Some(files) = self.earlier.files_of(content) else { return Ok(None) };
+        Ok(self.are_sound(&files).await?.then_some(files))
+    }
+
+    /// Disks rot in silence, and a part that nobody sends again would be as rotten in every later snapshot. So a file
+    /// is read back before it is built upon, once in a snapshot. That costs its bytes as they lie there, on the way that
+    /// is not short of room: what is unchanged is read, and not sent.
+    async fn are_sound(&self, files: &[ChangeFile]) -> Result<bool> {
+        for file in files {
+            let known = self.sound.borrow().get(&file.file).copied();
+            let is_sound = match known {
+                Some(known) => known,
+                None => self.read_back(file).await?,
+            };
+            self.sound.borrow_mut().insert(file.file.clone(), is_sound);
+            if !is_sound {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn read_back(&self, file: &ChangeFile) -> Result<bool> {
+        let wanted = file.clone();
+        let read = self.archive.run(move |archive| {
+            let name: PartName = wanted.file.parse()?;
+            let mut found = Counted { hashing: Hashing::new(io::sink()), left: wanted.bytes };
+            archive.read(&name.path(), 0, &mut found)?;
+            let (_, sha256, bytes) = found.hashing.finish();
+            Ok(bytes == wanted.bytes && sha256 == wanted.sha256)
+        });
+        let what = match read.await {
+            Ok(true) => return Ok(true),
+            Ok(false) => "its content is not what its manifest says".to_owned(),
+            Err(error) if error.kind() == Kind::Unreachable => return Err(error),
+            Err(error) => error.one_line(),
+        };
+        warn!(
+            file = file.file,
+            reason = what,
+            "a part of an earlier snapshot is damaged: it is sent again, and that snapshot stays damaged"
+        );
+        Ok(false)
     }
 
     fn may_be_base(&self, part: &Part, cut: &Cut) -> bool {
@@ -201,6 +251,27 @@ fn read_blocks(archive: &mut dyn Archive, part: &Part) -> Result<Blocks> {
     Ok(Blocks::of(&content, part.rows))
 }
 
+/// Reads no further than a byte beyond what was promised.
+struct Counted {
+    hashing: Hashing<io::Sink>,
+    left: u64,
+}
+
+impl Write for Counted {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        self.left = self.left.checked_sub(piece.len() as u64).ok_or_else(too_long)?;
+        self.hashing.write(piece)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn too_long() -> io::Error {
+    io::Error::other("the file is longer than its manifest says")
+}
+
 /// A file that is longer than its manifest says must not fill our memory.
 struct Bounded {
     bytes: Vec<u8>,
@@ -210,7 +281,7 @@ struct Bounded {
 impl Write for Bounded {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
         if (self.bytes.len() + piece.len()) as u64 > self.max {
-            return Err(io::Error::other("the file is longer than its manifest says"));
+            return Err(too_long());
         }
         self.bytes.write(piece)
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
+use serde::Serialize;
 use syncdata_formats::manifest::{Generated, Relation};
 use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_formats::{Error, Kind, Result};
@@ -34,6 +35,23 @@ pub(crate) struct Table {
     is_partitioned: bool,
     /// As of its last ANALYZE; `None` when there was none.
     pub rows_estimate: Option<u64>,
+    pub oid: u32,
+    /// The files that hold its rows, each with the relation that it belongs to: those of all partitions.
+    pub files: String,
+    /// Rows come in the order of the key, which its index has.
+    is_ordered: bool,
+}
+
+/// A table that is not in the copy, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct LeftOut {
+    pub table: TableName,
+    pub reason: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// Somebody was in the way: trying again may be all that it takes.
+    #[serde(skip)]
+    pub passes: bool,
 }
 
 /// What the catalog says of a table beside its columns.
@@ -45,13 +63,20 @@ struct Standing {
     /// Policies would keep rows from us.
     filtered: bool,
     rows_estimate: Option<u64>,
+    oid: u32,
+    files: String,
 }
 
-const STANDING: &str = "SELECT n.nspname::text, c.relname::text, c.relkind = 'p', has_schema_privilege(n.oid, 'USAGE'),
-    has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid),
+const STANDING: &str = "SELECT n.nspname::text, c.relname::text, c.relkind = 'p',
+    coalesce(has_schema_privilege(n.oid, 'USAGE'), false), coalesce(has_table_privilege(c.oid, 'SELECT'), false),
+    row_security_active(c.oid),
     (SELECT CASE WHEN bool_or(p.reltuples < 0) THEN NULL ELSE sum(p.reltuples)::int8 END
       FROM (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf UNION SELECT c.oid WHERE c.relkind = 'r') t
-      JOIN pg_class p ON p.oid = t.relid)
+      JOIN pg_class p ON p.oid = t.relid),
+    c.oid,
+    (WITH RECURSIVE tree(oid) AS (SELECT c.oid UNION ALL SELECT i.inhrelid FROM tree
+        JOIN pg_inherits i ON i.inhparent = tree.oid JOIN pg_class k ON k.oid = i.inhrelid AND k.relispartition)
+      SELECT string_agg(f.oid || '/' || f.relfilenode, ' ' ORDER BY f.oid) FROM tree JOIN pg_class f ON f.oid = tree.oid)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN unnest($1::text[], $2::text[]) AS wanted(nspname, relname)
       ON wanted.nspname = n.nspname AND wanted.relname = c.relname
@@ -101,15 +126,15 @@ impl Selection<'_> {
 }
 
 impl Table {
-    /// The tables in the order of their names. That a row might be kept from us is refused for all of them at once,
-    /// with the statements that a DBA has to run.
+    /// The tables in the order of their names, and those whose rows might be kept from us, with the statements that a
+    /// DBA has to run.
     pub(crate) async fn read_all(
         client: &impl GenericClient,
         names: &BTreeSet<TableName>,
         role: &str,
-    ) -> Result<Vec<Table>> {
+    ) -> Result<(Vec<Table>, Vec<LeftOut>)> {
         let mut standings = standings(client, names).await?;
-        check_rights(&standings, role)?;
+        let closed = closed(&mut standings, role);
         let mut relations = catalog::relations(client, names).await?;
         let mut sequences = sequences(client, names).await?;
         let table = |name: &TableName| {
@@ -120,15 +145,50 @@ impl Table {
                 sequences: sequences.remove(name).unwrap_or_default(),
                 is_partitioned: standing.is_partitioned,
                 rows_estimate: standing.rows_estimate,
+                oid: standing.oid,
+                files: standing.files,
+                is_ordered: !relation.key.is_empty(),
                 name: name.clone(),
                 relation,
             })
         };
-        Ok(names.iter().filter_map(table).collect())
+        Ok((names.iter().filter_map(table).collect(), closed))
+    }
+
+    /// The same table once more, `None` when there is none of that name and number any more.
+    pub(crate) async fn as_it_is_now(&self, client: &impl GenericClient) -> Result<Option<Table>> {
+        let name = BTreeSet::from([self.name.clone()]);
+        let standing = standings(client, &name).await?.remove(&self.name);
+        let relation = catalog::relations(client, &name).await?.remove(&self.name);
+        let now = |(standing, relation): (Standing, _)| Table {
+            relation,
+            oid: standing.oid,
+            files: standing.files,
+            ..self.clone()
+        };
+        Ok(standing.zip(relation).map(now).filter(|now| now.oid == self.oid))
+    }
+
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.is_ordered
+    }
+
+    /// To plan a query the server looks into every index, and fails at a broken one; a COPY of the table itself looks
+    /// into none. It copies neither partitions nor generated columns.
+    fn passes_by_indexes(&self) -> bool {
+        let is_plain =
+            !self.is_partitioned && self.relation.columns.iter().all(|column| column.generated.is_none());
+        !self.is_ordered && !self.relation.key.is_empty() && is_plain
+    }
+
+    /// The same table, to be read as it lies: for one whose index is broken.
+    pub(crate) fn as_it_lies(&self) -> Table {
+        Table { is_ordered: false, ..self.clone() }
     }
 
     pub(crate) fn key(&self) -> KeyPlaces {
-        KeyPlaces::of(&self.relation.key, &self.columns).expect("a key's columns have storage")
+        let key = if self.is_ordered { self.relation.key.as_slice() } else { &[] };
+        KeyPlaces::of(key, &self.columns).expect("a key's columns have storage")
     }
 
     /// All rows in the order of the key, which its index has. Inheritance children are tables of their own, partitions
@@ -137,14 +197,17 @@ impl Table {
         let list = |names: &[String]| {
             names.iter().map(|name| escape_identifier(name)).collect::<Vec<_>>().join(", ")
         };
-        let order = match self.relation.key.as_slice() {
-            [] => String::new(),
-            key => format!(" ORDER BY {}", list(key)),
+        let order = match self.is_ordered {
+            false => String::new(),
+            true => format!(" ORDER BY {}", list(&self.relation.key)),
         };
+        if self.passes_by_indexes() {
+            return format!("COPY {} ({}) TO STDOUT", self.name.sql(), list(&self.columns));
+        }
         format!("COPY (SELECT {} FROM {}{order}) TO STDOUT", list(&self.columns), self.source())
     }
 
-    fn source(&self) -> String {
+    pub(crate) fn source(&self) -> String {
         format!("{}{}", if self.is_partitioned { "" } else { "ONLY " }, self.name.sql())
     }
 }
@@ -164,41 +227,45 @@ async fn standings(
                 may_select: row.get(4),
                 filtered: row.get(5),
                 rows_estimate: row.get::<_, Option<i64>>(6).and_then(|rows| u64::try_from(rows).ok()),
+                oid: row.get(7),
+                files: row.get::<_, Option<String>>(8).unwrap_or_default(),
             },
         ))
     };
     rows.iter().map(standing).collect()
 }
 
-fn check_rights(standings: &HashMap<TableName, Standing>, role: &str) -> Result<()> {
+/// Takes out the tables of which no complete copy can be had.
+fn closed(standings: &mut HashMap<TableName, Standing>, role: &str) -> Vec<LeftOut> {
     let role = escape_identifier(role);
-    let (mut problems, mut statements) = (Vec::new(), BTreeSet::new());
-    let sorted: BTreeMap<_, _> = standings.iter().collect();
-    for (table, standing) in sorted {
+    let mut closed = BTreeMap::new();
+    for (table, standing) in &*standings {
+        let (mut problems, mut statements) = (Vec::new(), Vec::new());
         if !standing.may_enter_schema {
             statements
-                .insert(format!("GRANT USAGE ON SCHEMA {} TO {role};", escape_identifier(table.schema())));
+                .push(format!("GRANT USAGE ON SCHEMA {} TO {role};", escape_identifier(table.schema())));
         }
         if !standing.may_select {
-            statements.insert(format!("GRANT SELECT ON {} TO {role};", table.sql()));
+            statements.push(format!("GRANT SELECT ON {} TO {role};", table.sql()));
         }
         if !(standing.may_enter_schema && standing.may_select) {
             problems.push(format!("{table} may not be read"));
         }
         if standing.filtered {
-            statements.insert(format!("ALTER ROLE {role} BYPASSRLS;"));
+            statements.push(format!("ALTER ROLE {role} BYPASSRLS;"));
             problems.push(format!("row level security would hide rows of {table}"));
         }
+        if !problems.is_empty() {
+            let remedy = format!(
+                "run as superuser: {} (or once for all tables: GRANT pg_read_all_data TO {role};)",
+                statements.join(" ")
+            );
+            let reason = problems.join("; ");
+            closed.insert(table.clone(), LeftOut { table: table.clone(), reason, remedy, passes: false });
+        }
     }
-    if problems.is_empty() {
-        return Ok(());
-    }
-    let message = format!("no complete copy can be taken: {}", problems.join("; "));
-    let statements: Vec<String> = statements.into_iter().collect();
-    Err(Error::new(Kind::Refused, message).hint(format!(
-        "run as superuser: {} (or once for all tables: GRANT pg_read_all_data TO {role};)",
-        statements.join(" ")
-    )))
+    standings.retain(|table, _| !closed.contains_key(table));
+    closed.into_values().collect()
 }
 
 async fn sequences(

@@ -1,11 +1,10 @@
 //! Production as it was at one moment: which tables, and which transactions are seen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use syncdata_service::postgres::ServerContext as _;
 
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
@@ -13,12 +12,10 @@ use syncdata_service::postgres::PinnedSettings;
 use tokio_postgres::Client;
 use tracing::info;
 
-use super::tables::{Selection, Table};
+use super::hold;
+use super::tables::{LeftOut, Selection, Table};
 use crate::source::catalog::{self, Position};
 use crate::source::connection::pinned;
-
-/// For ACCESS SHARE, which waits for nothing but DDL, TRUNCATE and the like.
-const LOCK_TIMEOUT: &str = "60s";
 
 /// Tables come and go while we look, but not for ever.
 const ATTEMPTS_MAX: u32 = 5;
@@ -34,34 +31,29 @@ pub(crate) struct View {
     pub timeline: u32,
     pub settings: BTreeMap<String, String>,
     pub tables: Vec<Table>,
+    /// Of those that were wanted.
+    pub closed: Vec<LeftOut>,
 }
 
 impl View {
-    /// From here on vacuum keeps, in the whole database, what this view may still read.
+    /// From here on vacuum keeps, in the whole database, what this view may still read. No table is locked.
     pub(crate) async fn open(client: &Client, selection: &Selection<'_>, role: &str) -> Result<View> {
-        for attempt in 0..ATTEMPTS_MAX {
-            if attempt > 0 {
-                info!(attempt, "tables came or went while they were being locked, trying again");
-                tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+        for _ in 1..ATTEMPTS_MAX {
+            match View::look(client, selection, role).await {
+                Err(error) if error.kind() == Kind::NotFound => {
+                    info!(error = %error.one_line(), "tables went while they were looked at, trying again");
+                    View::give_up(client).await?;
+                    tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+                }
+                looked => return looked,
             }
-            let wanted = selection.resolve(client).await?;
-            // Rights first: LOCK TABLE says no more than that one of them is missing.
-            let tables = Table::read_all(client, &wanted, role).await?;
-            begin_and_lock(client, &wanted).await?;
-            let view = View::look(client, selection, role).await?;
-            let is_as_locked = view.tables.iter().map(|table| &table.name).eq(&wanted)
-                && view.tables.iter().zip(&tables).all(|(now, before)| now.relation == before.relation);
-            if is_as_locked {
-                return Ok(view);
-            }
-            view.close(client).await?;
         }
-        let message = "tables come and go so fast that no snapshot of them can be taken";
-        Err(Error::new(Kind::Locked, message)
-            .hint("try again when no DDL runs, or name the tables: --tables"))
+        View::look(client, selection, role).await
     }
 
     async fn look(client: &Client, selection: &Selection<'_>, role: &str) -> Result<View> {
+        let begin = "START TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        client.batch_execute(begin).await.context(|| "starting a transaction on the source".to_owned())?;
         let settings = copying();
         // The first statement that takes the snapshot, which all that follow share.
         settings.apply_to_transaction(client).await?;
@@ -69,42 +61,33 @@ impl View {
         let row = row.context(|| "asking the source for its snapshot".to_owned())?;
         let text: &str = row.get(0);
         let seen = Seen::parse(text).ok_or_else(|| Error::bad_input("a snapshot of PostgreSQL", text))?;
+        // The catalog is not held either while tables are read.
+        hold::mark(client).await?;
         // After the snapshot: whatever is seen was written before.
         let end_lsn = catalog::insert_position(client).await?;
         let position = Position::read(client).await?;
         let names = selection.resolve(client).await?;
+        let (tables, closed) = Table::read_all(client, &names, role).await?;
+        let settings = settings.read_back(client).await?;
+        hold::release(client).await?;
         Ok(View {
             seen,
             end_lsn,
             taken_at: position.at,
             timeline: position.timeline,
-            settings: settings.read_back(client).await?,
-            tables: Table::read_all(client, &names, role).await?,
+            settings,
+            tables,
+            closed,
         })
+    }
+
+    async fn give_up(client: &Client) -> Result<()> {
+        client.batch_execute("ROLLBACK").await.context(|| "ending the snapshot's transaction".to_owned())
     }
 
     pub(crate) async fn close(&self, client: &Client) -> Result<()> {
         client.batch_execute("COMMIT").await.context(|| "ending the snapshot's transaction".to_owned())
     }
-}
-
-/// The locks come before the snapshot, and neither statement takes one. A TRUNCATE, or an ALTER TABLE that writes the
-/// table anew, in between would leave it empty for us, and the stream would not say so.
-async fn begin_and_lock(client: &Client, tables: &BTreeSet<TableName>) -> Result<()> {
-    let begin = "START TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
-    client.batch_execute(begin).await.context(|| "starting a transaction on the source".to_owned())?;
-    let names: Vec<String> = tables.iter().map(TableName::sql).collect();
-    let lock = format!(
-        "SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; LOCK TABLE {} IN ACCESS SHARE MODE",
-        names.join(", ")
-    );
-    let locked = client.batch_execute(&lock).await;
-    locked.context(|| "locking the tables against DDL (ACCESS SHARE)".to_owned()).map_err(|error| match error
-        .kind()
-    {
-        Kind::Locked => error.hint("a TRUNCATE or DDL holds one of the tables: try again when it has ended"),
-        _ => error,
-    })
 }
 
 fn copying() -> PinnedSettings {

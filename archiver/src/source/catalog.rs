@@ -45,7 +45,7 @@ pub(crate) struct Slot {
     pub active_pid: Option<i32>,
     pub restart_lsn: Option<Lsn>,
     pub confirmed_flush_lsn: Option<Lsn>,
-    /// reserved, extended, unreserved, lost
+    /// reserved, extended, unreserved, lost; `being made` while it has no position yet
     pub wal_status: String,
     pub invalidation_reason: Option<String>,
     /// Transactions handed out since the slot was made (or statistics were reset).
@@ -85,7 +85,7 @@ const SCHEMAS: &str = "SELECT nspname::text FROM pg_namespace
 
 const SLOT: &str =
     "SELECT coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), s.active_pid, s.restart_lsn,
-    s.confirmed_flush_lsn, coalesce(s.wal_status, 'lost'), to_jsonb(s)->>'invalidation_reason', t.total_txns,
+    s.confirmed_flush_lsn, coalesce(s.wal_status, 'being made'), to_jsonb(s)->>'invalidation_reason', t.total_txns,
     t.spill_bytes
   FROM pg_replication_slots s LEFT JOIN pg_stat_replication_slots t ON t.slot_name = s.slot_name
   WHERE s.slot_name = $1 AND s.slot_type = 'logical'";
@@ -108,7 +108,7 @@ const CATALOG: &str =
 const RELATIONS: &str = "SELECT n.nspname::text, c.relname::text, c.relreplident::text,
     ARRAY(SELECT a.attname::text FROM pg_index x, unnest(x.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
       JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
-      WHERE x.indrelid = c.oid AND x.indisprimary ORDER BY k.place),
+      WHERE x.indrelid = c.oid AND x.indisprimary AND k.place <= x.indnkeyatts ORDER BY k.place),
     a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated::text, a.attidentity::text
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN unnest($1::text[], $2::text[]) AS wanted(nspname, relname)

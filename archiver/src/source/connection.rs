@@ -13,6 +13,7 @@ use tokio_postgres::types::Type;
 use tracing::warn;
 
 use crate::source::catalog::Facts;
+use crate::source::wait::Waiting;
 
 pub(crate) const APPLICATION_NAME: &str = "syncdata-archiver";
 
@@ -32,6 +33,8 @@ pub(crate) const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
 pub(crate) struct Connection {
     pub session: Session,
     pub facts: Facts,
+    /// For answers that may be long in coming.
+    pub waiting: Waiting,
 }
 
 impl Connection {
@@ -42,7 +45,9 @@ impl Connection {
 
     /// With another name for whoever looks at production's sessions.
     pub(crate) async fn open_as(config: &Config, application_name: &str) -> Result<Connection> {
-        let session = Session::open(config.postgres()?, application_name, &pinned()).await?;
+        let settings = config.postgres()?;
+        let session = Session::open(settings, application_name, &pinned()).await?;
+        let waiting = Waiting::on(&session, settings).await?;
         let facts = Facts::read(session.client()).await?;
         if facts.in_recovery {
             return Err(Error::new(
@@ -56,7 +61,7 @@ impl Connection {
                 "its text has no known encoding and cannot be archived faithfully; convert the database",
             ));
         }
-        Ok(Connection { session, facts })
+        Ok(Connection { session, facts, waiting })
     }
 
     /// Keeps others with the same work away, on whatever host: the lock goes when the connection does.

@@ -3,4 +3,5 @@
 pub(crate) mod catalog;
 pub(crate) mod connection;
 pub(crate) mod role;
+pub(crate) mod wait;
 pub(crate) mod wal2json;

@@ -1,14 +1,15 @@
 //! Writes that a power cut cannot take back, and the small file work around them.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use syncdata_formats::error::Context as _;
 use syncdata_formats::{Error, Result};
 use syncdata_service::disk;
 use syncdata_service::faults;
+use syncdata_service::own_files;
 
 pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     make_folder(parent(path))?;
@@ -28,13 +29,15 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_folder(parent(path))
 }
 
+/// A new file, whatever had its name.
 pub(crate) fn private_file(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    own_files::create_anew(path)
 }
 
+/// Makes it, or makes sure that it is ours alone.
 pub(crate) fn make_folder(path: &Path) -> Result<()> {
     if path.is_dir() {
-        return Ok(());
+        return own_files::check_folder(path);
     }
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.context(|| format!("making the folder {}", path.display()))

@@ -32,6 +32,7 @@ use syncdata_formats::time::{Day, Timestamp};
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::disk;
 use syncdata_service::faults;
+use syncdata_service::own_files;
 use syncdata_service::small_file;
 
 use durable::{parent, read_folder, sync_folder, write_durably};
@@ -247,7 +248,7 @@ impl Spool {
             state.tip = Tip::behind(verified);
             state.covered_lsn = state.covered_lsn.max(state.tip.end_lsn);
             state.shipped = state.shipped.max(state.tip.seq());
-            state.gaps.extend(verified.manifest().gaps.iter().cloned());
+            state.add_gaps(&verified.manifest().gaps);
         })
     }
 
@@ -292,7 +293,7 @@ impl Spool {
         self.update(|state| {
             state.tip = Tip::behind(verified);
             state.covered_lsn = state.covered_lsn.max(state.tip.end_lsn);
-            state.gaps.extend(verified.manifest().gaps.iter().cloned());
+            state.add_gaps(&verified.manifest().gaps);
         })
     }
 
@@ -301,9 +302,9 @@ impl Spool {
         if let Some(segment) = self.segments.get(&seq) {
             let path = self.path(&segment.name.manifest(segment.day));
             // The manifest's time says since when it is shipped, which is what retention goes by.
-            let opened = OpenOptions::new().append(true).open(&path);
-            opened
-                .and_then(|file| file.set_modified(SystemTime::now()))
+            let file = own_files::open_plain(&path, OpenOptions::new().append(true))?;
+            own_files::check_file(&file, &path)?;
+            file.set_modified(SystemTime::now())
                 .context(|| format!("marking {} as shipped", path.display()))?;
         }
         self.update(|state| {
@@ -339,10 +340,11 @@ impl Spool {
         self.segments.values().take_while(|segment| segment.name.seq.get() <= shipped).cloned().collect()
     }
 
-    /// Takes out what the archive is about to forget, so that nobody sends it again.
+    /// Takes out what the archive is about to forget, so that nobody sends it again; never what it does not have yet.
     pub(crate) fn forget_before(&mut self, seq: SegmentSeq) -> Result<()> {
-        let old: Vec<Spooled> = self.segments.range(..seq).map(|(_, segment)| segment.clone()).collect();
-        old.iter().try_for_each(|segment| self.remove(segment))
+        let shipped = self.of_shipped();
+        let old = shipped.iter().filter(|segment| segment.name.seq < seq).collect::<Vec<_>>();
+        old.into_iter().try_for_each(|segment| self.remove(segment))
     }
 
     fn remove(&mut self, segment: &Spooled) -> Result<()> {
@@ -377,6 +379,7 @@ impl Spool {
             let Some(day) = folder.file_name().to_str().and_then(|name| name.parse::<Day>().ok()) else {
                 continue;
             };
+            own_files::check_folder(&folder.path())?;
             self.scan_day(&folder.path(), day)?;
         }
         Ok(())
@@ -436,7 +439,7 @@ impl Spool {
 
     pub(crate) fn manifest_bytes(&self, segment: &Spooled) -> Result<Vec<u8>> {
         let path = self.path(&segment.name.manifest(segment.day));
-        small_file::read(&path, Document::Manifest.bytes_max())
+        small_file::read_own(&path, Document::Manifest.bytes_max())
     }
 }
 
@@ -454,7 +457,7 @@ fn lock(root: &Path) -> Result<File> {
 fn lock_file(path: &Path, busy: impl FnOnce(&str) -> Error) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = options.open(path).context(|| format!("opening {}", path.display()))?;
+    let mut file = own_files::open_plain(path, &mut options)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -466,6 +469,7 @@ fn lock_file(path: &Path, busy: impl FnOnce(&str) -> Error) -> Result<File> {
             return Err(Error::io(format!("locking {}", path.display()), error));
         }
     }
+    own_files::check_file(&file, path)?;
     let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     written.context(|| format!("writing {}", path.display()))?;
     Ok(file)

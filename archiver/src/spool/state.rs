@@ -85,6 +85,9 @@ pub(crate) struct Rereading {
     pub spent_bytes: u64,
 }
 
+/// More are put together: what is stale, and which copy mends it, is then still known.
+const GAPS_MAX: usize = 100;
+
 /// A snapshot that the archive has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HeldSnapshot {
@@ -142,9 +145,23 @@ impl State {
         self.covered_lsn.max(self.tip.end_lsn)
     }
 
-    /// The warnings that a slot which stands there has given already.
-    pub(crate) fn warned_by(&self, slot_at: Option<Lsn>) -> BTreeMap<String, u64> {
-        if self.warned_from == slot_at { self.warned.clone() } else { BTreeMap::new() }
+    /// Gaps that nobody mends are as many as there are reasons to tell them apart, and not as many as there were polls.
+    pub(crate) fn add_gaps(&mut self, gaps: &[Gap]) {
+        self.gaps.extend(gaps.iter().cloned());
+        if self.gaps.len() <= GAPS_MAX {
+            return;
+        }
+        let mut merged: Vec<Gap> = Vec::new();
+        for gap in self.gaps.drain(..) {
+            match merged.iter_mut().find(|known| known.tables == gap.tables) {
+                Some(known) => {
+                    known.from = known.from.min(gap.from);
+                    known.to = known.to.max(gap.to);
+                }
+                None => merged.push(gap),
+            }
+        }
+        self.gaps = merged;
     }
 
     /// Another answer of the slot that stands at `from`, which was read up to `upto`.
@@ -166,7 +183,7 @@ impl State {
 
 pub(super) fn read_state(root: &Path) -> Result<Option<State>> {
     let path = root.join("state.json");
-    let Some(bytes) = small_file::read_if_there(&path, BYTES_MAX)? else { return Ok(None) };
+    let Some(bytes) = small_file::read_own_if_there(&path, BYTES_MAX)? else { return Ok(None) };
     let refuse = |error: Error| {
         Error::new(Kind::Corrupt, format!("{} cannot be read", path.display()))
             .caused_by(error)

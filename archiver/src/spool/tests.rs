@@ -1,6 +1,7 @@
 //! A spool through crashes, restarts and second archivers.
 
 use syncdata_formats::manifest::Gap;
+use syncdata_formats::name::TableName;
 
 use super::*;
 use crate::capture::Remembered;
@@ -231,4 +232,28 @@ fn shipped_segments_leave_after_a_day_and_not_before() {
     assert_eq!(left, [2, 3]);
     drop(spool);
     assert_eq!(claimed(root.path()).state().tip.seq(), 3);
+}
+
+#[test]
+fn gaps_that_nobody_mends_do_not_grow_without_end() {
+    let gap = |at: u64, table: Option<&str>| Gap {
+        from: Lsn::from_u64(at),
+        to: Lsn::from_u64(at + 1),
+        reason: format!("at {at}"),
+        tables: table.map(|table| vec![table.parse().expect("a name")]),
+    };
+    let mut state = state();
+    for at in 0..10_000 {
+        state.add_gaps(&[gap(2 * at, Some(if at % 2 == 0 { "a" } else { "b" }))]);
+    }
+    state.add_gaps(&[gap(5, None)]);
+    assert!(state.gaps.len() <= 100, "{}", state.gaps.len());
+    for table in ["a", "b"] {
+        let table: TableName = table.parse().expect("a name");
+        let of_table =
+            || state.gaps.iter().filter(|gap| gap.tables.as_deref() == Some(std::slice::from_ref(&table)));
+        let last = if table.to_string() == "a" { 19_997 } else { 19_999 };
+        assert_eq!(of_table().map(|gap| gap.to).max(), Some(Lsn::from_u64(last)));
+    }
+    assert!(state.gaps.iter().any(|gap| gap.tables.is_none()));
 }

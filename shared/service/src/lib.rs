@@ -10,6 +10,7 @@ pub mod faults;
 pub mod finding;
 pub mod log;
 pub mod output;
+pub mod own_files;
 pub mod postgres;
 pub mod progress;
 pub mod small_file;

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use syncdata_formats::error::{Context as _, Error, Kind, Result};
 
+use crate::own_files;
+
 /// For what an operator writes or makes: settings, keys, passwords, known hosts.
 pub const OPERATORS_BYTES_MAX: usize = 16 << 20;
 
@@ -19,6 +21,20 @@ pub fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
 /// The same; `None` when there is none.
 pub fn read_if_there(path: &Path, bytes_max: usize) -> Result<Option<Vec<u8>>> {
     match read(path, bytes_max) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Of a file that we wrote ourselves, in a folder of ours: links are not followed.
+pub fn read_own(path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
+    read_opened(own_files::read_plain(path)?, path, bytes_max)
+}
+
+/// The same; `None` when there is none.
+pub fn read_own_if_there(path: &Path, bytes_max: usize) -> Result<Option<Vec<u8>>> {
+    match read_own(path, bytes_max) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == Kind::NotFound => Ok(None),
         Err(error) => Err(error),

@@ -312,6 +312,60 @@ async fn a_made_password_is_shown_once_and_works() {
     assert!(!again.stderr.contains("shown only now"), "{again}");
 }
 
+/// The slot is made, and nobody has written that down.
+#[tokio::test]
+async fn setup_that_is_killed_while_it_makes_the_slot_can_be_run_again() {
+    let world = World::start().await;
+    world.source.execute(USERS).await;
+    // It waits for this transaction.
+    let open = world.source.connect().await;
+    open.batch_execute("BEGIN; INSERT INTO users VALUES (1, 'before')").await.expect("inserts");
+    let first = world.archiver(["setup", "--create-slot"]).spawn();
+    let slots = "SELECT count(*) FROM pg_replication_slots";
+    while world.source.value(slots).await == "0" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let second = world.archiver(["setup", "--create-slot"]).run().await.expect_code(1);
+    assert!(second.stderr.contains("the slot syncdata_slot is being made by process"), "{second}");
+    first.kill().await;
+    while world.source.value(slots).await != "0" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    open.batch_execute("COMMIT").await.expect("commits");
+    let killed = world.archiver(["setup", "--create-slot"]).fault("setup.slot_made=kill@1").run().await;
+    assert!(killed.was_killed(), "{killed}");
+    let again = world.archiver(["setup", "--create-slot"]).succeed().await;
+    assert!(again.stderr.contains("syncdata_slot exists already"), "{again}");
+    world.source.execute("INSERT INTO users VALUES (2, 'behind')").await;
+    let segments = poll(&world).await;
+    assert_eq!(scene::shapes(&segments), [r#"users INSERT {"id":2,"name":"behind"}"#, "COMMIT 1"]);
+}
+
+/// Nothing was ever kept under that name: there is nothing that could be lost.
+#[tokio::test]
+async fn a_slot_that_never_existed_is_no_loss_and_the_nearest_name_is_told() {
+    let mut world = scene::world(USERS).await;
+    world.set_archiver("slot_name", "syncdata_slto");
+    for (command, code) in [(&["run", "--once"][..], 2), (&["check"], 1), (&["snapshot"], 2)] {
+        let run = world.archiver(command).run().await.expect_code(code);
+        let said = format!("{}{}", run.stdout, run.stderr);
+        assert!(said.contains("syncdata_slto") && said.contains("does not exist"), "{run}");
+        assert!(said.contains("did you mean syncdata_slot?"), "{run}");
+        assert!(!said.contains("lost") && !said.contains("in silence"), "{run}");
+    }
+    assert!(!world.archive_dir().join("archive.json").exists(), "no archive was founded for it");
+    world.set_archiver("slot_name", "syncdata_slot");
+    poll(&world).await;
+    // It is not the archive's either, once there is one; also for a spool that is new.
+    world.set_archiver("slot_name", "syncdata_slto");
+    let spool = world.spool_dir();
+    for _ in 0..2 {
+        let run = world.archiver(["run", "--once"]).run().await.expect_code(2);
+        assert!(run.stderr.contains("syncdata_slot") && !run.stderr.contains("lost"), "{run}");
+        fs::remove_dir_all(&spool).unwrap_or_default();
+    }
+}
+
 #[tokio::test]
 async fn status_without_a_daemon_says_what_spool_and_source_say() {
     let world = World::start().await;

@@ -81,3 +81,39 @@ async fn assert_diverged(world: &mut World, port: u16, why: &str) {
     assert_eq!(reader::manifests(world.archive_dir()).len(), before, "nothing is published");
     assert_eq!(reader::json(&world.archive_dir().join("head.json")), head);
 }
+
+/// A call of the slot would wait for ever, and say why only to whoever listens.
+#[tokio::test]
+async fn a_standby_that_is_away_is_waited_for_for_a_while_and_then_named() {
+    let world = world().await;
+    if !world.source.installation().knows_setting("synchronized_standby_slots") {
+        // An older server has no such wait, and refuses the setting itself.
+        let client = world.source.connect().await;
+        assert!(client.batch_execute("ALTER SYSTEM SET synchronized_standby_slots = 'away'").await.is_err());
+        return;
+    }
+    world.source.execute("SELECT pg_drop_replication_slot('syncdata_slot')").await;
+    let failover =
+        "SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json', false, false, true)";
+    world.source.execute(failover).await;
+    run(&world, 1).await;
+    world.source.execute("SELECT pg_create_physical_replication_slot('away', true)").await;
+    world.source.execute("ALTER SYSTEM SET synchronized_standby_slots = 'away'").await;
+    world.source.execute("SELECT pg_reload_conf()").await;
+    world.source.execute("INSERT INTO notes VALUES (2, 'waits')").await;
+    let before = operator::confirmed(&world).await;
+    let mut waiting = world.archiver(["run", "--once"]).spawn();
+    waiting.says("the source says while we wait for it").await;
+    let stopped = waiting.ended().await.expect_code(2);
+    assert!(stopped.stderr.contains("synchronized_standby_slots = 'away'"), "{stopped}");
+    assert!(stopped.stderr.contains("hint: bring those standbys back"), "{stopped}");
+    assert_eq!(operator::confirmed(&world).await, before, "nothing was consumed");
+    let checked = world.archiver(["check"]).run().await.expect_code(1);
+    let said = "fail  synchronized_standby_slots: the slot away is not used by any standby now";
+    assert!(checked.stdout.contains(said), "{checked}");
+    // What the hint says.
+    world.source.execute("ALTER SYSTEM SET synchronized_standby_slots = ''").await;
+    world.source.execute("SELECT pg_reload_conf()").await;
+    run(&world, 0).await;
+    replay::assert_equals(world.archive_dir(), &world.source, &["notes"]).await;
+}

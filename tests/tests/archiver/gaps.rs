@@ -208,9 +208,12 @@ async fn a_daemon_knows_of_a_gap_before_its_first_poll_has_ended() {
     daemon.says("another session holds the lock of the slot").await;
     let status = operator::status(&world).await;
     assert_eq!((status["healthy"].as_bool(), status["last_poll"].is_null()), (Some(false), true), "{status}");
-    assert!(status["problems"][0].to_string().contains("1 gaps that no snapshot has mended"), "{status}");
+    assert!(
+        status["problems"][0].to_string().contains("1 gaps that no snapshot has mended, of "),
+        "{status}"
+    );
     let said = world.archiver(["status"]).run().await.expect_code(1);
-    assert!(said.stdout.contains("gap: after"), "{said}");
+    assert!(said.stdout.contains("gap: after") && said.stdout.contains(" of all tables: "), "{said}");
     drop(other);
     assert_eq!(operator::poll(&world).await.exit_code, 0);
     daemon.stop().await.expect_code(0);

@@ -16,5 +16,6 @@ mod positions;
 mod reader;
 mod replay;
 mod scene;
+mod strangers;
 mod tables;
 mod values;

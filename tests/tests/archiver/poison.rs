@@ -133,24 +133,85 @@ fn limited() -> WorldOptions {
     WorldOptions::default().source(limit)
 }
 
+/// Every role may write one, with every prefix; nobody reads them, whatever they hold.
 #[tokio::test]
-async fn a_message_of_ours_that_cannot_be_printed_is_named_and_can_be_stepped_over() {
-    for transactional in ["true", "false"] {
-        let world = world(WorldOptions::default()).await;
-        world.source.execute("INSERT INTO good VALUES (2)").await;
-        let message = format!("SELECT pg_logical_emit_message({transactional}, 'syncdata', '\\xff'::bytea)");
-        world.source.execute(&message).await;
-        world.source.execute("INSERT INTO notes VALUES (1, 'behind it')").await;
-        world.source.execute("INSERT INTO good VALUES (3)").await;
-        let stopped = world.archiver(["run", "--once"]).run().await.expect_code(2);
-        assert!(stopped.stderr.contains("a message with the prefix syncdata"), "{stopped}");
-        assert_eq!(archived(&world), 2, "what lies before it is shipped: {stopped}");
-        world.archiver(advised(&stopped.stderr)).succeed().await;
-        world.archiver(["run", "--once"]).succeed().await;
-        // A message outside of a transaction takes the next one along.
-        assert_eq!(archived(&world), if transactional == "true" { 4 } else { 3 });
-        assert_eq!(operator::gaps(&world).len(), 1);
+async fn no_message_of_any_role_stops_or_slows_capture() {
+    let world = world(WorldOptions::default()).await;
+    world.source.execute("CREATE ROLE anybody LOGIN").await;
+    let as_anybody =
+        async |sql: &str| world.source.execute(&format!("SET ROLE anybody; {sql}; RESET ROLE")).await;
+    let mut archived_so_far = archived(&world);
+    for prefix in ["syncdata", "", "syncdata,syncdata", "x", "sync\\data", "*"] {
+        for transactional in ["true", "false"] {
+            for content in ["'\\xff00fe'::bytea", "convert_to(repeat(chr(1), 1000), 'UTF8')", "''"] {
+                let emit = format!("SELECT pg_logical_emit_message({transactional}, '{prefix}', {content})");
+                as_anybody(&emit).await;
+                world
+                    .source
+                    .execute(&format!(
+                        "BEGIN; {emit}; INSERT INTO notes VALUES ({archived_so_far}, ''); COMMIT"
+                    ))
+                    .await;
+                world.source.execute(&format!("BEGIN; {emit}; DELETE FROM notes; ROLLBACK")).await;
+                archived_so_far += 1;
+            }
+        }
     }
+    // Sixty megabytes that no poll prints.
+    for transactional in ["true", "false"] {
+        as_anybody(&format!(
+            "SELECT pg_logical_emit_message({transactional}, 'syncdata', repeat(chr(1), 60000000))"
+        ))
+        .await;
+    }
+    // What `drop-slot` looks for is read the same way.
+    let refused = world.archiver(["drop-slot"]).run().await.expect_code(2);
+    assert!(refused.stderr.contains("changes wait in the slot"), "{refused}");
+    world.archiver(["run", "--once"]).succeed().await;
+    assert_eq!((archived(&world), operator::gaps(&world).len()), (archived_so_far, 0));
+    let flush: Lsn = world.source.value("SELECT pg_current_wal_flush_lsn()").await.parse().expect("an LSN");
+    for transactional in ["true", "false"] {
+        as_anybody(&format!("SELECT pg_logical_emit_message({transactional}, 'syncdata', '\\xff'::bytea)"))
+            .await;
+    }
+    world.archiver(["run", "--once"]).succeed().await;
+    assert!(operator::confirmed(&world).await > flush, "the slot goes past messages alone");
+    let dropped = world.archiver(["drop-slot"]).succeed().await;
+    assert!(dropped.stderr.contains("is dropped"), "{dropped}");
+}
+
+/// The transaction before a message that nobody can print is looked for with the same peeks.
+#[tokio::test]
+async fn messages_beside_a_transaction_that_cannot_be_read_change_nothing() {
+    let world = world(limited()).await;
+    for transactional in ["true", "false"] {
+        let emit = format!("SELECT pg_logical_emit_message({transactional}, 'syncdata', '\\xff'::bytea)");
+        world.source.execute(&emit).await;
+    }
+    world.source.execute("INSERT INTO good SELECT generate_series(10001, 40000)").await;
+    let stopped = world.archiver(["run", "--once"]).run().await.expect_code(2);
+    assert!(stopped.stderr.contains("of good cannot be read"), "{stopped}");
+    world.archiver(advised(&stopped.stderr)).succeed().await;
+    assert_eq!(operator::gaps(&world).len(), 1);
+}
+
+/// What can be read before the bad transaction is not given up with it because there is no room for it now.
+#[tokio::test]
+async fn with_a_full_spool_no_gap_is_declared_over_changes_that_can_be_read() {
+    let mut world = world(limited().archiver_setting("spool_max", "1KiB")).await;
+    world.backup.stop();
+    world.source.execute("INSERT INTO good SELECT generate_series(10, 4000)").await;
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    world.source.execute("INSERT INTO notes VALUES (1, 'can be read')").await;
+    world.source.execute("INSERT INTO good SELECT generate_series(10001, 40000)").await;
+    let upto = world.source.value("SELECT pg_current_wal_flush_lsn()").await;
+    let declare = ["declare-gap", "--upto", &upto, "--reason", "too large"];
+    let refused = world.archiver(declare).run().await.expect_code(2);
+    assert!(refused.stderr.contains("changes that can be read would be given up"), "{refused}");
+    assert!(refused.stderr.contains("bring the backup host back"), "{refused}");
+    world.backup.restart();
+    world.archiver(declare).succeed().await;
+    assert_eq!((archived(&world), operator::gaps(&world).len()), (1 + 3991 + 1, 1));
 }
 
 /// What lies before the gap is in the spool alone: the slot must not let go of it.

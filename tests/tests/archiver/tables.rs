@@ -3,6 +3,7 @@
 use syncdata_tests::world::{World, WorldOptions};
 use toml::Value;
 
+use crate::operator;
 use crate::reader;
 use crate::scene::{self, gaps, news, poll, shapes, world};
 
@@ -219,6 +220,58 @@ async fn a_change_without_an_identity_is_told_once_while_the_slot_cannot_move() 
         world.source.execute("INSERT INTO sound DEFAULT VALUES").await;
         assert_eq!(spooled().await, found, "told again");
     }
+}
+
+/// A part of what waits is shipped, and the slot moves there: of the rest it says again what it said before.
+#[tokio::test]
+async fn a_change_without_an_identity_is_told_once_when_a_part_of_the_rest_is_shipped() {
+    let options = WorldOptions::default().archiver_setting("poll_max_changes", 8);
+    let mut world = scene::world_with(options, KEYLESS).await;
+    poll(&world).await;
+    world.backup.stop();
+    for _ in 0..3 {
+        world.source.execute("UPDATE keyless SET n = n + 1").await;
+        for _ in 0..8 {
+            world.source.execute("INSERT INTO sound DEFAULT VALUES").await;
+        }
+    }
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    let found = gaps(&reader::segments(&world.spool_dir()));
+    let before = operator::confirmed(&world).await;
+    world.backup.restart();
+    let cut =
+        world.archiver(["run", "--once"]).fault("ship.manifest_there=error@2").run().await.expect_code(1);
+    assert!(operator::confirmed(&world).await > before, "a part was shipped: {cut}");
+    assert_eq!(gaps(&reader::segments(&world.spool_dir())), found, "told again");
+    world.source.execute("INSERT INTO sound DEFAULT VALUES").await;
+    poll(&world).await;
+    assert_eq!(gaps(&reader::segments(world.archive_dir())), found, "told again");
+    // What comes behind it is news.
+    world.source.execute("UPDATE keyless SET n = n + 1").await;
+    assert_eq!(poll_with_gap(&world).await.len(), found.len() + 1);
+}
+
+/// More warnings than anybody keeps, all of one table: the others have lost nothing.
+#[tokio::test]
+async fn a_flood_of_warnings_is_a_gap_of_the_tables_that_they_name() {
+    let mut world = scene::world(
+        "CREATE TABLE keyless (n int); INSERT INTO keyless SELECT generate_series(1, 12000);
+         CREATE TABLE quiet (n int); CREATE TABLE sound (id serial PRIMARY KEY)",
+    )
+    .await;
+    poll(&world).await;
+    world.backup.stop();
+    world.source.execute("UPDATE keyless SET n = n + 1").await;
+    world.source.execute("INSERT INTO quiet VALUES (1); INSERT INTO sound DEFAULT VALUES").await;
+    let spooled = async || {
+        world.archiver(["run", "--once"]).run().await.expect_code(1);
+        gaps(&reader::segments(&world.spool_dir()))
+    };
+    assert_eq!(spooled().await, [r#"["keyless"]"#]);
+    world.source.execute("INSERT INTO quiet VALUES (2)").await;
+    assert_eq!(spooled().await, [r#"["keyless"]"#], "told again, or of a table that lost nothing");
+    let status = world.archiver(["status"]).run().await.expect_code(1);
+    assert!(status.stdout.contains(" of keyless: UPDATE or DELETE without a replica identity"), "{status}");
 }
 
 /// What another slot of that name says is news, however little.

@@ -120,3 +120,32 @@ async fn an_earlier_snapshot_that_lost_files_is_not_built_upon() {
     assert!(run.stderr.contains("an earlier snapshot is of no use"), "{run}");
     assert_eq!(run.json()["parts"], taken["parts"]);
 }
+
+/// Disks rot without a word, and what is unchanged is not sent again: it would be as rotten in every later snapshot.
+#[tokio::test]
+async fn a_part_that_rotted_on_the_backup_host_is_sent_again_and_not_built_upon() {
+    let world = world().await;
+    scene::take(&world).await;
+    let rot = || {
+        let manifest = newest(world.archive_dir());
+        let file = manifest.files().next().expect("a part").file.clone();
+        let path = world.archive_dir().join("snapshots").join(file);
+        let mut bytes = fs::read(&path).expect("it is there");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).expect("ours");
+    };
+    rot();
+    let run = world.archiver(["snapshot", "--json"]).run().await.expect_code(0);
+    assert!(run.stderr.contains("a part of an earlier snapshot is damaged"), "{run}");
+    let taken = run.json();
+    let parts = taken["parts"].as_u64().expect("a number");
+    assert_eq!(taken["parts_reused"].as_u64(), Some(parts - 1), "{taken}");
+    assert_newest_is_the_source(&world, "rotten").await;
+    // A difference from what is rotten leads nowhere either.
+    rot();
+    world.source.execute("UPDATE items SET text = 'other' WHERE id % 1000 = 0").await;
+    let run = world.archiver(["snapshot", "--json"]).run().await.expect_code(0);
+    assert_eq!(run.json()["parts_delta"].as_u64(), Some(parts - 1), "{run}");
+    assert_newest_is_the_source(&world, "rotten").await;
+}

@@ -73,27 +73,150 @@ async fn one_snapshot_at_a_time_on_this_host_and_on_others() {
     scene::take(&world).await;
 }
 
-/// What was truncated, or written anew by ALTER TABLE, between snapshot and lock would be empty in the copy: every table
-/// is locked from before the snapshot on.
+/// Two tables that are read after each other, slowly: the first takes some eight seconds, and the second waits for it.
+const SLOW: &str = "CREATE TABLE first (id int PRIMARY KEY, text text);
+    INSERT INTO first SELECT i, repeat('x', 1000) FROM generate_series(1, 8000) i;
+    CREATE TABLE later (id int PRIMARY KEY); INSERT INTO later SELECT generate_series(1, 1000);
+    CREATE TABLE untouched (id int PRIMARY KEY); INSERT INTO untouched SELECT generate_series(1, 1000)";
+
+/// A snapshot that is reading `first`, which nobody is told when it ends.
+async fn slow_snapshot(world: &World) -> syncdata_tests::Daemon {
+    world.archiver(["run", "--once"]).succeed().await;
+    let mut snapshot = world.archiver(["snapshot", "-v", "--json", "--rate", "1MiB"]).spawn();
+    snapshot.says("snapshot begun").await;
+    let reads = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'syncdata-archiver snapshot'
+        AND query LIKE 'COPY%first%' AND state = 'active'";
+    while world.source.value(reads).await != "1" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    snapshot
+}
+
+fn names_left_out(taken: &serde_json::Value) -> Vec<&str> {
+    let left = taken["left_out"].as_array().expect("a list");
+    left.iter().map(|left| left["table"].as_str().expect("a name")).collect()
+}
+
+/// DDL that had to wait would make everybody wait who comes after it.
 #[tokio::test]
-async fn ddl_waits_until_all_tables_are_copied() {
+async fn ddl_does_not_wait_for_the_table_that_is_read_and_the_others_are_copied() {
+    let world = scene::world(SLOW).await;
+    let snapshot = slow_snapshot(&world).await;
+    let impatient = world.source.connect().await;
+    let ddl = "SET application_name = 'migration 7'; SET lock_timeout = '5s'; ALTER TABLE first ADD COLUMN more int";
+    impatient.batch_execute(ddl).await.expect("the snapshot gives way");
+    // Whoever came behind the DDL has not waited either.
+    assert_eq!(world.source.value("SELECT count(*) FROM first").await, "8000");
+    let run = snapshot.ended().await.expect_code(1);
+    for words in ["left out: first: ", "waited for its lock, and the snapshot gave way", "(migration 7)"] {
+        assert!(run.stderr.contains(words), "{words:?}: {run}");
+    }
+    assert_eq!(names_left_out(&run.json()), ["first"], "{run}");
+    let manifest = newest(world.archive_dir());
+    assert_eq!(lines(world.archive_dir(), &manifest, "later").len(), 1000);
+    assert_eq!(lines(world.archive_dir(), &manifest, "untouched").len(), 1000);
+    assert_eq!(manifest.tables.len(), 2);
+    // What the message says to do.
+    let taken = scene::take_with(&world, &["--tables", "first"]).await;
+    assert_eq!((taken["tables"].as_u64(), taken["rows"].as_u64()), (Some(1), Some(8000)));
+}
+
+/// A table that is read later is not locked yet. What was truncated, or written anew by ALTER TABLE, after the snapshot
+/// had begun looks empty to it: such a table is left out.
+#[tokio::test]
+async fn ddl_on_a_table_that_is_read_later_does_not_wait_and_leaves_it_out() {
+    for ddl in [
+        "TRUNCATE later",
+        "ALTER TABLE later ALTER id TYPE bigint",
+        "ALTER TABLE later RENAME id TO number",
+        "DROP TABLE later",
+        "ALTER TABLE later RENAME TO other; CREATE TABLE later (id int PRIMARY KEY)",
+    ] {
+        let world = scene::world(SLOW).await;
+        let snapshot = slow_snapshot(&world).await;
+        let impatient = world.source.connect().await;
+        // Nobody has to give way: the lock is there at once.
+        impatient
+            .batch_execute(&format!("SET lock_timeout = '200ms'; {ddl}"))
+            .await
+            .expect("nothing is locked");
+        let run = snapshot.ended().await.expect_code(1);
+        assert_eq!(names_left_out(&run.json()), ["later"], "{ddl}: {run}");
+        assert!(run.stderr.contains("after the snapshot had begun"), "{ddl}: {run}");
+        let manifest = newest(world.archive_dir());
+        assert_eq!(lines(world.archive_dir(), &manifest, "untouched").len(), 1000, "{ddl}");
+        assert_eq!(lines(world.archive_dir(), &manifest, "first").len(), 8_000, "{ddl}");
+    }
+}
+
+/// A partition that comes while its table is read would be in the copy, though not in what was seen.
+#[tokio::test]
+async fn a_partition_that_is_attached_meanwhile_leaves_its_table_out() {
     let world = scene::world(&format!(
-        "{USERS}; CREATE TABLE first (id int PRIMARY KEY, text text);
-         INSERT INTO first SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i"
+        "{SLOW}; CREATE TABLE parts (id int) PARTITION BY RANGE (id);
+         CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10); INSERT INTO parts VALUES (1);
+         CREATE TABLE parts_2 (id int)"
     ))
     .await;
+    let snapshot = slow_snapshot(&world).await;
+    let attach = "ALTER TABLE parts ATTACH PARTITION parts_2 FOR VALUES FROM (10) TO (20)";
+    world.source.execute(attach).await;
+    let run = snapshot.ended().await.expect_code(1);
+    assert_eq!(names_left_out(&run.json()), ["parts"], "{run}");
+    assert!(run.stderr.contains("its partitions changed"), "{run}");
+}
+
+/// With nothing but that table there is no snapshot, and the next one finds what was sent of it.
+#[tokio::test]
+async fn a_snapshot_of_one_table_that_gave_way_does_not_exist() {
+    let world = scene::world(SLOW).await;
+    world.archiver(["run", "--once"]).succeed().await;
+    let mut snapshot = world.archiver(["snapshot", "-v", "--tables", "first", "--rate", "1MiB"]).spawn();
+    snapshot.says("snapshot begun").await;
+    let impatient = world.source.connect().await;
+    impatient.batch_execute("SET lock_timeout = '5s'; TRUNCATE first").await.expect("the snapshot gives way");
+    let run = snapshot.ended().await.expect_code(1);
+    assert!(run.stderr.contains("left out: first: "), "{run}");
+    assert!(run.stdout.contains("no snapshot"), "{run}");
+    assert!(scene::manifests(world.archive_dir()).is_empty(), "{run}");
+    scene::take(&world).await;
+}
+
+/// DDL that holds a table for long is waited for without a place in the queue, and then the table is left out.
+#[tokio::test]
+async fn ddl_that_is_under_way_is_waited_for_and_named() {
+    let world = scene::world(SLOW).await;
     world.archiver(["run", "--once"]).succeed().await;
     let mut snapshot = world.archiver(["snapshot", "-v", "--rate", "1MiB"]).spawn();
     snapshot.says("snapshot begun").await;
-    let impatient = world.source.connect().await;
-    for ddl in ["TRUNCATE users", "ALTER TABLE users ALTER id TYPE bigint"] {
-        let refused = impatient.batch_execute(&format!("SET lock_timeout = '20ms'; {ddl}")).await;
-        let code = refused.expect_err("the table is locked").code().cloned();
-        assert_eq!(code.as_ref().map(|code| code.code()), Some("55P03"), "{ddl}");
-    }
+    let migration = world.source.connect().await;
+    let begin = "SET application_name = 'migration 8'; BEGIN; LOCK TABLE later IN ACCESS EXCLUSIVE MODE";
+    migration.batch_execute(begin).await.expect("nothing is locked");
+    snapshot.says("waiting for a TRUNCATE or DDL to end").await;
+    assert!(snapshot.stderr().contains("(migration 8)"), "{}", snapshot.stderr());
+    let queued = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    assert_eq!(world.source.value(queued).await, "0", "a place in the queue would hold others up");
+    migration.batch_execute("COMMIT").await.expect("commits");
     snapshot.ended().await.expect_code(0);
-    assert_eq!(lines(world.archive_dir(), &newest(world.archive_dir()), "users").len(), 1000);
-    impatient.batch_execute("TRUNCATE users").await.expect("nobody holds it any more");
+    assert_eq!(lines(world.archive_dir(), &newest(world.archive_dir()), "later").len(), 1000);
+}
+
+/// Nothing is locked but the table that is read: not even the catalog.
+#[tokio::test]
+async fn between_tables_a_snapshot_holds_no_lock() {
+    let world = scene::world(SLOW).await;
+    let snapshot = slow_snapshot(&world).await;
+    let held =
+        "SELECT string_agg(DISTINCT l.relation::regclass::text, ' ' ORDER BY l.relation::regclass::text)
+        FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE a.application_name = 'syncdata-archiver snapshot' AND l.locktype = 'relation'
+          AND a.query LIKE 'COPY%'";
+    let held = world.source.value(held).await;
+    assert!(
+        held.split(' ').all(|relation| relation.starts_with("first") || relation.contains("toast")),
+        "{held}"
+    );
+    snapshot.ended().await.expect_code(0);
 }
 
 #[tokio::test]

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use syncdata_formats::ack::Ack;
+use syncdata_formats::digest::Digest;
 use syncdata_formats::floor::Floor;
+use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::FORMAT;
+use syncdata_formats::manifest::{FORMAT, Link};
 use syncdata_formats::snapshot::SnapshotManifest;
 use syncdata_formats::time::Timestamp;
 use syncdata_tests::sshd::Options;
@@ -233,6 +235,98 @@ async fn a_window_of_days_and_no_setting_at_all_keep_everything_of_today() {
     let pruned = world.archiver(["prune"]).succeed().await;
     assert!(pruned.stdout.contains("other is in no complete snapshot"), "{pruned}");
     assert_eq!(everything(world.archive_dir()), before);
+}
+
+/// Everybody who can write to the backup host can write it, and a prune that believed it would remove what nobody has
+/// anywhere else.
+#[tokio::test]
+async fn a_floor_that_the_manifests_do_not_prove_removes_nothing() {
+    let mut world = world(empty_window().archiver_setting("confirm", "spooled")).await;
+    let archive = world.archive_dir().to_owned();
+    let newest_seq = *segments(&archive).last_key_value().expect("there are segments").0;
+    let known = newest(&archive).archive_id;
+    let floor = |seq: u64, archive_id, sha256: &[u8]| {
+        let link = Link { seq: SegmentSeq::new(seq - 1).expect("a number"), sha256: Digest::of(sha256) };
+        let seq = SegmentSeq::new(seq).expect("a number");
+        let pruned_at = Timestamp::now();
+        Floor { format: FORMAT, archive_id, seq, previous: Some(link), pruned_at }.encode()
+    };
+    let before = everything(&archive);
+    let manifest = |seq: u64| {
+        let path = before
+            .keys()
+            .find(|path| path.contains(&format!("/{seq:010}-")) && path.ends_with(".manifest.json"));
+        fs::read(archive.join(path.expect("it is there"))).expect("it is there")
+    };
+    for (forged, says) in [
+        (floor(999_999, known, b""), "begins with segment 999999, which is not there"),
+        (floor(newest_seq, known, b"another"), "names another segment before"),
+        (floor(newest_seq, uuid::Uuid::max(), &manifest(newest_seq - 1)), "is that of archive ffffffff"),
+    ] {
+        fs::write(archive.join("floor.json"), &forged).expect("ours");
+        for arguments in [&["prune"][..], &["prune", "--dry-run"]] {
+            let run = world.archiver(arguments).run().await.expect_code(2);
+            assert!(run.stderr.contains(says) && run.stderr.contains("nothing was pruned"), "{run}");
+            assert!(
+                run.stderr.contains("hint: the archive begins with segment 1: remove floor.json"),
+                "{run}"
+            );
+        }
+        fs::remove_file(archive.join("floor.json")).expect("it is there");
+        assert_eq!(everything(&archive), before);
+    }
+    // One that is proved, but that no plan of ours has made: nothing that is still needed goes.
+    fs::write(archive.join("floor.json"), floor(newest_seq, known, &manifest(newest_seq - 1))).expect("ours");
+    let expected = first_behind(&archive, &newest(&archive));
+    let pruned = prune(&world).await;
+    assert_eq!(first(&archive), expected, "{pruned}");
+    fs::remove_file(archive.join("floor.json")).expect("it is there");
+    // What only the spool has stays there, whatever the floor is.
+    world.set_archiver("archive_dir", "/nowhere/at/all");
+    world.source.execute("INSERT INTO notes (text) VALUES ('in the spool alone')").await;
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    let spooled = segments(&world.spool_dir());
+    world.set_archiver("archive_dir", archive.to_str().expect("a plain name"));
+    assert!(spooled.contains_key(&(newest_seq + 1)), "{spooled:?}");
+    fs::write(archive.join("floor.json"), floor(newest_seq + 2, known, b"")).expect("ours");
+    world.archiver(["prune"]).run().await.expect_code(2);
+    assert!(segments(&world.spool_dir()).contains_key(&(newest_seq + 1)));
+}
+
+/// The base of a plan must be ours.
+#[tokio::test]
+async fn a_snapshot_of_another_archive_is_no_reason_to_remove_anything() {
+    let world = scene::world_with(empty_window(), NOTES).await;
+    let other = scene::world_with(empty_window(), NOTES).await;
+    for _ in 0..3 {
+        insert(&world).await;
+    }
+    insert(&other).await;
+    scene::take(&other).await;
+    let (from, to) = (other.archive_dir().join("snapshots"), world.archive_dir().join("snapshots"));
+    let copied = std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().expect("cp is there");
+    assert!(copied.success());
+    let before = everything(world.archive_dir());
+    let run = world.archiver(["prune"]).run().await.expect_code(0);
+    assert!(run.stdout.contains("is that of archive") && run.stdout.contains("nothing is pruned"), "{run}");
+    assert_eq!(everything(world.archive_dir()), before);
+}
+
+/// Everything is dated by production's clock; ours may be far ahead of it.
+#[tokio::test]
+async fn a_clock_that_is_ahead_takes_nothing_of_today() {
+    let world = world(WorldOptions::default().without_sftp().archiver_setting("keep_days", 30)).await;
+    let before = everything(world.archive_dir());
+    let folders = fs::read_dir("/usr/lib").expect("a folder").flatten();
+    let library =
+        folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
+    let library = library.expect("faketime is installed (scripts/install-deps)");
+    let run = world.archiver(["prune"]).env("LD_PRELOAD", &library).env("FAKETIME", "+60d");
+    let run = run.env("DONT_FAKE_MONOTONIC", "1").run().await.expect_code(0);
+    assert!(run.stdout.contains("nothing is pruned: no complete snapshot is older than keep_days"), "{run}");
+    let mut after = everything(world.archive_dir());
+    after.retain(|path, _| before.contains_key(path));
+    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! A copy is complete or it is not made.
 
+use std::fs;
+
 use syncdata_tests::WorldOptions;
 
 use crate::scene::{self, files, lines, newest, refused};
@@ -36,10 +38,15 @@ async fn row_level_security_that_would_hide_rows_is_refused() {
              CREATE POLICY first_row ON users USING (id = 1)",
         )
         .await;
-    let run = refused(&world, &[]).await;
+    let run = refused(&world, &["--tables", "users"]).await;
     assert!(run.stderr.contains("row level security would hide rows of users"), "{run}");
     assert!(run.stderr.contains("ALTER ROLE \"syncdata_user\" BYPASSRLS;"), "{run}");
     assert!(files(world.archive_dir()).is_empty(), "{run}");
+    // The others are copied, and nobody takes the copy for a whole one.
+    let run = world.archiver(["snapshot"]).run().await.expect_code(1);
+    assert!(run.stderr.contains("left out: users: row level security would hide rows of users"), "{run}");
+    let tables = newest(world.archive_dir()).tables.into_keys().map(|table| table.to_string());
+    assert_eq!(tables.collect::<Vec<_>>(), ["sales.orders"]);
     world.source.execute("ALTER ROLE syncdata_user BYPASSRLS").await;
     scene::take(&world).await;
     assert_eq!(lines(world.archive_dir(), &newest(world.archive_dir()), "users"), ["1", "2"]);
@@ -60,4 +67,78 @@ async fn names_that_match_nothing_that_is_captured_are_refused() {
     world.set_archiver("tables", vec!["*"]);
     let taken = scene::take_with(&world, &["--tables", "sales.*,users"]).await;
     assert_eq!(taken["tables"], 2);
+}
+
+/// One table must not keep the others from being copied, whatever is wrong with it.
+#[tokio::test]
+async fn a_table_that_cannot_be_read_is_left_out_and_the_others_are_copied() {
+    let mut world = scene::world(
+        "CREATE TABLE closed (id int PRIMARY KEY); CREATE TABLE broken (id int);
+         INSERT INTO broken VALUES (1); CREATE TABLE sound (id int PRIMARY KEY); INSERT INTO sound VALUES (1), (2)",
+    )
+    .await;
+    world
+        .source
+        .execute("REVOKE pg_read_all_data FROM syncdata_user; GRANT SELECT ON broken, sound TO syncdata_user")
+        .await;
+    world.archiver(["run", "--once"]).succeed().await;
+    let file = world.source.value("SELECT pg_relation_filepath('broken')").await;
+    world.source.execute("CHECKPOINT").await;
+    fs::remove_file(world.source.data_folder().join(file)).expect("it is there");
+    // The server that has it open or in its cache does not know yet.
+    world.source.crash();
+    world.source.resume().await;
+    let run = world.archiver(["snapshot", "--json"]).run().await.expect_code(1);
+    let left = run.json()["left_out"].clone();
+    let left: Vec<&str> =
+        left.as_array().expect("a list").iter().filter_map(|left| left["table"].as_str()).collect();
+    assert_eq!(left, ["closed", "broken"], "{run}");
+    assert!(
+        run.stderr.contains("left out: broken: ") && run.stderr.contains("closed may not be read"),
+        "{run}"
+    );
+    assert_eq!(lines(world.archive_dir(), &newest(world.archive_dir()), "sound"), ["1", "2"]);
+}
+
+/// Its rows are there, in whatever order.
+#[tokio::test]
+async fn a_table_whose_key_has_a_broken_index_is_read_as_it_lies() {
+    let mut world = scene::world(
+        "CREATE TABLE items (id int PRIMARY KEY, text text); INSERT INTO items SELECT i, 'x' FROM generate_series(1, 5000) i;
+         CREATE TABLE only_key (id int PRIMARY KEY); INSERT INTO only_key SELECT generate_series(1, 5000)",
+    )
+    .await;
+    world.archiver(["run", "--once"]).succeed().await;
+    for settle in ["VACUUM items", "VACUUM only_key", "CHECKPOINT"] {
+        world.source.execute(settle).await;
+    }
+    for index in ["items_pkey", "only_key_pkey"] {
+        let file = world.source.value(&format!("SELECT pg_relation_filepath('{index}')")).await;
+        let path = world.source.data_folder().join(file);
+        let bytes = fs::metadata(&path).expect("it is there").len();
+        fs::write(&path, vec![0x5a; usize::try_from(bytes).expect("small")]).expect("ours");
+    }
+    world.source.crash();
+    world.source.resume().await;
+    let run = world.archiver(["snapshot", "--json"]).run().await.expect_code(0);
+    assert!(run.stderr.contains("is read as it lies"), "{run}");
+    for table in ["items", "only_key"] {
+        assert_eq!(lines(world.archive_dir(), &newest(world.archive_dir()), table).len(), 5000);
+    }
+}
+
+/// Columns that an index only carries along are no part of the key, and may have no order at all.
+#[tokio::test]
+async fn columns_that_a_key_includes_are_not_the_key() {
+    let world = scene::world(
+        "CREATE TABLE places (id int, spot point, name text, PRIMARY KEY (id) INCLUDE (spot, name));
+         INSERT INTO places VALUES (2, '(1,2)', 'b'), (1, '(3,4)', 'a')",
+    )
+    .await;
+    scene::take(&world).await;
+    let manifest = newest(world.archive_dir());
+    assert_eq!(lines(world.archive_dir(), &manifest, "places"), ["1\t(3,4)\ta", "2\t(1,2)\tb"]);
+    let copy = &manifest.tables[&"places".parse().expect("a name")];
+    assert_eq!(copy.relation.key, ["id"]);
+    assert_eq!(copy.parts[0].first_key.as_deref(), Some("1"));
 }

@@ -4,12 +4,15 @@ mod metrics;
 mod text;
 mod without_daemon;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use syncdata_formats::Error;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
 use syncdata_formats::time::Timestamp;
 
+use crate::operations::check::some;
 use crate::poll::guard::Pressure;
 use crate::poll::outcome::{Outcome, View};
 use crate::source::catalog::{OldestTransaction, Slot};
@@ -289,7 +292,15 @@ fn words(pressure: Pressure) -> &'static str {
 
 fn unmended(gaps: &[Gap]) -> Option<String> {
     let count = gaps.len();
-    (count > 0).then(|| format!("{count} gaps that no snapshot has mended: run `syncdata-archiver snapshot`"))
+    let named: BTreeSet<String> =
+        gaps.iter().flat_map(|gap| gap.tables.iter().flatten()).map(ToString::to_string).collect();
+    let of = match gaps.iter().any(|gap| gap.tables.is_none()) {
+        true => "all tables".to_owned(),
+        false => some(&named),
+    };
+    (count > 0).then(|| {
+        format!("{count} gaps that no snapshot has mended, of {of}: run `syncdata-archiver snapshot`")
+    })
 }
 
 fn problems(status: &Status, outcome: &Outcome) -> Vec<String> {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::Gap;
 use syncdata_formats::time::Timestamp;
 
 use super::{SourceStatus, Status};
@@ -67,7 +68,8 @@ impl Status {
             line("degraded", degraded);
         }
         for gap in &self.gaps {
-            line("gap", &format_args!("after {} up to {}: {}", gap.from, gap.to, gap.reason));
+            let tables = of_tables(gap);
+            line("gap", &format_args!("after {} up to {}{tables}: {}", gap.from, gap.to, gap.reason));
         }
         for problem in &self.problems {
             line("problem", problem);
@@ -97,6 +99,15 @@ impl SourceStatus {
         }
         if let Some(oldest) = &self.oldest_transaction {
             line("oldest transaction", oldest);
+        }
+    }
+}
+
+fn of_tables(gap: &Gap) -> String {
+    match &gap.tables {
+        None => " of all tables".to_owned(),
+        Some(tables) => {
+            format!(" of {}", tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
         }
     }
 }

@@ -86,10 +86,14 @@ fn ack(end_lsn: u64, day: u32) -> Ack {
 
 fn plan(inventory: &Inventory, keep_days: u32, captured: &str) -> Plan {
     let captured = tables(captured);
-    let terms = Terms { archive_id: uuid::Uuid::nil(), keep_days, captured: &captured, now: time(TODAY) };
+    let terms = terms(keep_days, &captured, time(TODAY));
     let plan = Plan::of(inventory, &terms);
     check(inventory, &plan);
     plan
+}
+
+fn terms(keep_days: u32, captured: &BTreeSet<TableName>, now: Timestamp) -> Terms<'_> {
+    Terms { archive_id: uuid::Uuid::nil(), keep_days, captured, now, flush: lsn(10_000) }
 }
 
 /// What holds of every plan.
@@ -100,7 +104,8 @@ fn check(inventory: &Inventory, plan: &Plan) {
         for entry in entries {
             let goes = gone.contains(format!("segments/{day}/{}", entry.file_name).as_str());
             let is_before = floor.is_some_and(|floor| entry.segment.is_some_and(|name| name.seq < floor));
-            assert_eq!(goes, is_before, "{} {floor:?}", entry.file_name);
+            assert!(!goes || is_before, "{} {floor:?}", entry.file_name);
+            assert!(goes || !is_before || plan.floor.is_none(), "{} {floor:?}", entry.file_name);
         }
     }
     for (id, folder) in &inventory.snapshots {
@@ -245,19 +250,21 @@ fn with_a_copy_that_nobody_can_read_no_file_of_a_copy_goes() {
     assert!(plan.notes.iter().any(|note| note.contains("cannot be read")), "{:?}", plan.notes);
 }
 
-#[test]
-fn an_interrupted_prune_is_finished_and_the_floor_never_goes_back() {
-    let mut archive = with_snapshot(archive(), 5, "a", &[]);
-    let link = Link { seq: SegmentSeq::new(9).expect("a number"), sha256: Digest::of(b"") };
-    let floor = Floor {
+fn with_floor(mut archive: Inventory, seq: u64) -> Inventory {
+    let link = Link { seq: SegmentSeq::new(seq - 1).expect("a number"), sha256: Digest::of(b"") };
+    archive.floor = Some(Floor {
         format: FORMAT,
         archive_id: uuid::Uuid::nil(),
-        seq: SegmentSeq::new(10).expect("a number"),
+        seq: SegmentSeq::new(seq).expect("a number"),
         previous: Some(link),
         pruned_at: time(19),
-    };
-    archive.floor = Some(floor);
-    let plan = plan(&archive, 5, "a");
+    });
+    archive
+}
+
+#[test]
+fn an_interrupted_prune_is_finished_and_the_floor_never_goes_back() {
+    let plan = plan(&with_floor(with_snapshot(archive(), 10, "a", &[]), 10), 5, "a");
     assert_eq!(plan.floor, None);
     assert_eq!(plan.segments.len(), 9 * 3);
     assert!(
@@ -266,6 +273,49 @@ fn an_interrupted_prune_is_finished_and_the_floor_never_goes_back() {
         plan.segments[0]
     );
     assert_eq!(plan.folders.len(), 9);
+}
+
+#[test]
+fn a_floor_is_no_reason_to_remove_what_the_plan_needs() {
+    for seq in [6, 10, 20] {
+        let plan = plan(&with_floor(with_snapshot(archive(), 5, "a", &[]), seq), 5, "a");
+        assert_eq!((plan.floor, plan.segments.len()), (None, 4 * 3), "{seq}");
+        assert!(
+            plan.notes.iter().any(|note| note.contains("before the floor, and stay")),
+            "{:?}",
+            plan.notes
+        );
+    }
+}
+
+/// Days never go back, so that all later segments lie under the day of the one that was dated wrongly.
+#[test]
+fn commits_of_a_future_day_go_when_a_copy_from_behind_them_is_old_enough() {
+    let in_the_future = |mut archive: Inventory, from: u32| {
+        let day: Timestamp = "2099-01-01T00:00:00Z".parse().expect("a time");
+        let late: Vec<_> =
+            (from..=TODAY).filter_map(|of| archive.days.remove(&time(of).day())).flatten().collect();
+        archive.days.insert(day.day(), late);
+        archive
+    };
+    for (copies, keep_days, first_kept) in
+        [(&[8, 12][..], 5, Some(12)), (&[8, 12], 9, Some(8)), (&[8, 18], 5, Some(8)), (&[18], 5, None)]
+    {
+        let archive = copies.iter().fold(archive(), |archive, day| with_snapshot(archive, *day, "a", &[]));
+        assert_eq!(
+            floor(&plan(&in_the_future(archive, 4), keep_days, "a")),
+            first_kept,
+            "{copies:?} {keep_days}"
+        );
+    }
+}
+
+#[test]
+fn a_copy_of_another_history_is_no_base() {
+    let archive = with_snapshot(with_snapshot(archive(), 5, "a", &[]), 10, "a", &[]);
+    let captured = tables("a");
+    let shorter = Terms { flush: lsn(80), ..terms(5, &captured, time(TODAY)) };
+    assert_eq!(floor(&Plan::of(&archive, &shorter)), Some(5));
 }
 
 #[test]

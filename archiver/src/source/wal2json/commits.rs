@@ -41,7 +41,7 @@ pub(crate) async fn offered(connection: &mut Connection, peek: &Peek<'_>) -> Res
 
 /// The same of all transactions of the database: no row is printed, so that none can stand in the way.
 pub(crate) async fn commits(connection: &mut Connection, whole: &Peek<'_>) -> Result<Vec<Transaction>> {
-    let bare = Peek { filter: "", messages: false, lines_max: None, ..whole.clone() };
+    let bare = Peek { filter: "", lines_max: None, ..whole.clone() };
     Ok(offered(connection, &bare).await?.into_iter().map(|offered| offered.transaction).collect())
 }
 

@@ -27,8 +27,7 @@ pub(crate) struct Poison {
 impl Poison {
     pub(crate) fn into_error(self, cause: Error) -> Error {
         let tables = self.tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let tables =
-            if tables.is_empty() { "no table (a message with the prefix syncdata?)" } else { &tables };
+        let tables = if tables.is_empty() { "no table alone" } else { &tables };
         // What may help without a loss comes first.
         let mut first = cause.hint_text().map_or_else(String::new, |hint| format!("{hint}; or, "));
         if self.may_be_the_sum(&cause) {
@@ -84,11 +83,10 @@ pub(crate) async fn locate(
     let Transaction { xid, end_lsn, .. } = commits[unreadable - 1];
     let only_it = Peek { upto: end_lsn, lines_max: None, ..whole.clone() };
     if unreadable == commits.len() && can_read(connection, &only_it).await? {
-        // What lies behind the last commit is a message, which belongs to none: the next commit will show it.
+        // What lies behind the last commit belongs to none: the next commit will show it.
         return Ok(None);
     }
     let readable_upto = readable.checked_sub(1).map(|last| commits[last].end_lsn);
-    let only_it = Peek { messages: false, ..only_it };
     let tables = tables(connection, &only_it, relations.clone()).await?;
     let besides = besides(connection, &only_it, relations, &tables).await?;
     Ok(Some(Poison { xid, end_lsn, readable_upto, tables, besides }))

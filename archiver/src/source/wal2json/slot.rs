@@ -23,10 +23,13 @@ use tokio_postgres::{GenericClient, Transaction};
 use crate::source::catalog::Slot;
 use crate::source::connection::Connection;
 use crate::source::role;
+use crate::source::wait::Waiting;
 
-/// Messages with this prefix would be ours; foreign ones are not read, since any role can write one that cannot
-/// be printed. (An empty list of prefixes would let all pass.)
-const MESSAGE_PREFIX: &str = "syncdata";
+/// No message is read, whatever its prefix: any role can write one that cannot be printed, and nothing behind it could
+/// ever be read again. The plugin has no switch for that; a prefix that is the only one asked for and is left out as
+/// well lets none pass. (An empty list of prefixes would let all pass.)
+const NO_MESSAGES: [(&str, &str); 2] =
+    [("add-msg-prefixes", "syncdata"), ("filter-msg-prefixes", "syncdata")];
 
 const PLUGIN: &str = "wal2json";
 
@@ -46,8 +49,6 @@ pub(crate) struct Peek<'a> {
     pub plugin: Plugin,
     /// wal2json's `add-tables`; empty selects no table at all.
     pub filter: &'a str,
-    /// Whether messages of ours are printed.
-    pub messages: bool,
     /// Stops with the first transaction that ends at or past it.
     pub upto: Lsn,
     /// Stops with the transaction in which this many lines are reached.
@@ -72,7 +73,6 @@ impl Plugin {
             slot,
             plugin: plugin.clone(),
             filter: "",
-            messages: true,
             upto: Lsn::from_u64(1),
             lines_max: Some(1),
         };
@@ -114,21 +114,27 @@ impl Peek<'_> {
         connection: &mut Connection,
         take: impl FnMut(&str) -> Result<()>,
     ) -> Result<()> {
+        let waiting = connection.waiting.clone();
         let tx = connection.transaction().await?;
-        self.read(&tx, take).await
+        self.read(&tx, &waiting, take).await
     }
 
     /// Hands the answer's lines to `take`, one by one, as they come.
     pub(crate) async fn read(
         &self,
         client: &Transaction<'_>,
+        waiting: &Waiting,
         mut take: impl FnMut(&str) -> Result<()>,
     ) -> Result<()> {
         let doing = || format!("reading the slot {}", self.slot);
-        let answer = client.copy_out(&self.sql()).await.context(doing)?;
+        let sql = self.sql();
+        let answer = waiting.for_answer(async { client.copy_out(&sql).await.context(doing) }).await?;
         let mut rows = pin!(BinaryCopyOutStream::new(answer, &[Type::TEXT]));
-        while let Some(row) = rows.try_next().await.context(doing)? {
+        // Before the first of them the server decodes all of the answer.
+        let mut next = waiting.for_answer(async { rows.try_next().await.context(doing) }).await?;
+        while let Some(row) = next {
             take(row.try_get(0).context(doing)?)?;
+            next = rows.try_next().await.context(doing)?;
         }
         Ok(())
     }
@@ -145,12 +151,9 @@ impl Peek<'_> {
             ("include-types", "0"),
             // Which columns are bytea, whose prefix is not printed, and which are numbers.
             ("include-type-oids", "1"),
-            ("add-msg-prefixes", MESSAGE_PREFIX),
             ("add-tables", self.filter),
         ];
-        if !self.messages {
-            options.push(("filter-msg-prefixes", MESSAGE_PREFIX));
-        }
+        options.extend(NO_MESSAGES);
         if self.plugin.numbers_as_text {
             options.push(("numeric-data-types-as-string", "1"));
         }
@@ -168,13 +171,14 @@ impl Peek<'_> {
 
 /// Moves the slot to `upto`, of which all is durable, and makes sure that it moved. Called again, it goes on
 /// where it was: a slot that stands there already is success.
-pub(crate) async fn confirm(client: &impl GenericClient, slot: &SlotName, upto: Lsn) -> Result<Slot> {
+pub(crate) async fn confirm(connection: &Connection, slot: &SlotName, upto: Lsn) -> Result<Slot> {
+    let client = connection.session.client();
     let before = read(client, slot).await?;
     if before.confirmed_flush_lsn >= Some(upto) {
         return Ok(before);
     }
     faults::hit("slot.before_advance")?;
-    advance(client, slot, upto).await?;
+    advance(connection, slot, upto).await?;
     faults::hit("slot.after_advance")?;
     let after = read(client, slot).await?;
     if after.confirmed_flush_lsn < Some(upto) {
@@ -186,13 +190,13 @@ pub(crate) async fn confirm(client: &impl GenericClient, slot: &SlotName, upto: 
 }
 
 /// Lets go of WAL: an advance moves `restart_lsn` to an earlier candidate only, so it is repeated while it moves.
-pub(crate) async fn release_wal(client: &impl GenericClient, slot: &SlotName, upto: Lsn) -> Result<Slot> {
+pub(crate) async fn release_wal(connection: &Connection, slot: &SlotName, upto: Lsn) -> Result<Slot> {
     const ROUNDS_MAX: usize = 16;
-    let mut state = confirm(client, slot, upto).await?;
+    let mut state = confirm(connection, slot, upto).await?;
     for _ in 0..ROUNDS_MAX {
         let Some(confirmed) = state.confirmed_flush_lsn else { break };
-        advance(client, slot, confirmed).await?;
-        let next = read(client, slot).await?;
+        advance(connection, slot, confirmed).await?;
+        let next = read(connection.session.client(), slot).await?;
         let stands_still = next.restart_lsn == state.restart_lsn;
         state = next;
         if stands_still {
@@ -205,11 +209,49 @@ pub(crate) async fn release_wal(client: &impl GenericClient, slot: &SlotName, up
 /// The slot, which must be there and usable.
 pub(crate) async fn read(client: &impl GenericClient, name: &SlotName) -> Result<Slot> {
     let slot = Slot::read(client, name).await?.ok_or_else(|| {
-        Error::new(Kind::NotFound, format!("the replication slot {name} does not exist")).hint(
+        does_not_exist(name).hint(
             "it is never made again in silence, because changes were lost with it: run \
              `syncdata-archiver setup --create-slot`; the loss is then published as a gap",
         )
     })?;
+    usable(name, slot)
+}
+
+/// The same before anything was archived from it: one that is not there has never been, as far as anybody knows.
+pub(crate) async fn read_first(client: &impl GenericClient, name: &SlotName) -> Result<Slot> {
+    match Slot::read(client, name).await? {
+        Some(slot) => usable(name, slot),
+        None => {
+            let nearest = nearest(client, name).await?;
+            Err(does_not_exist(name).hint(remedy_for_none(nearest.as_deref())))
+        }
+    }
+}
+
+pub(crate) fn remedy_for_none(nearest: Option<&str>) -> String {
+    let make = "run `syncdata-archiver setup --create-slot`; changes are kept from then on";
+    match nearest {
+        Some(nearest) => format!("did you mean {nearest}? Then correct slot_name; else {make}"),
+        None => make.to_owned(),
+    }
+}
+
+/// Among the slots that this database has, the one whose name is most like it.
+pub(crate) async fn nearest(client: &impl GenericClient, name: &SlotName) -> Result<Option<String>> {
+    let sql = "SELECT slot_name::text FROM pg_replication_slots
+        WHERE slot_type = 'logical' AND database = current_database() AND NOT temporary";
+    let rows = client.query_typed(sql, &[]).await.context(|| "asking the source for its slots".to_owned())?;
+    let near = |name_there: String| (strsim::jaro_winkler(name.as_str(), &name_there), name_there);
+    let best = rows.iter().map(|row| near(row.get(0))).max_by(|a, b| a.0.total_cmp(&b.0));
+    // Below that, the suggestion would be a guess.
+    Ok(best.filter(|best| best.0 > 0.7).map(|best| best.1))
+}
+
+fn does_not_exist(name: &SlotName) -> Error {
+    Error::new(Kind::NotFound, format!("the replication slot {name} does not exist"))
+}
+
+fn usable(name: &SlotName, slot: Slot) -> Result<Slot> {
     if slot.plugin != PLUGIN {
         let message =
             format!("the replication slot {name} uses the output plugin {}, not {PLUGIN}", slot.plugin);
@@ -237,13 +279,16 @@ impl Slot {
     }
 }
 
-async fn advance(client: &impl GenericClient, slot: &SlotName, upto: Lsn) -> Result<()> {
+async fn advance(connection: &Connection, slot: &SlotName, upto: Lsn) -> Result<()> {
     let upto_lsn = PgLsn::from(upto.as_u64());
     let sql = "SELECT pg_replication_slot_advance($1, $2)";
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
         [(&slot.as_str(), Type::NAME), (&upto_lsn, Type::PG_LSN)];
-    let advanced = client.query_typed(sql, &parameters).await;
-    advanced.context(|| format!("advancing the slot {slot} to {upto}")).map(|_| ())
+    let advancing = async {
+        let advanced = connection.session.client().query_typed(sql, &parameters).await;
+        advanced.context(|| format!("advancing the slot {slot} to {upto}"))
+    };
+    connection.waiting.for_answer(advancing).await.map(|_| ())
 }
 
 fn is_unknown_option(error: &Error) -> bool {
@@ -331,12 +376,13 @@ mod tests {
         let plugin = Plugin { name: String::new(), numbers_as_text: false };
         let slot = "syncdata_slot".parse().expect("a name");
         let filter = r"public.it\'s,public.back\\slash";
-        let peek =
-            Peek { slot: &slot, plugin, filter, messages: true, upto: Lsn::from_u64(0x10), lines_max: None };
+        let peek = Peek { slot: &slot, plugin, filter, upto: Lsn::from_u64(0x10), lines_max: None };
         let sql = peek.sql();
         assert!(sql.contains(r"'add-tables',  E'public.it\\''s,public.back\\\\slash'"), "{sql}");
         assert!(sql.contains("'0/10', NULL,"), "{sql}");
         assert!(!sql.contains("numeric-data-types-as-string"), "{sql}");
+        let none_pass = ["'add-msg-prefixes', 'syncdata'", "'filter-msg-prefixes', 'syncdata'"];
+        assert!(none_pass.iter().all(|option| sql.contains(option)), "{sql}");
     }
 
     #[test]

@@ -12,5 +12,5 @@ mod tls;
 pub use self::failure::{ServerContext, db_error, failure, sqlstate};
 pub use self::notice::{Notice, Notices};
 pub use self::pinned::PinnedSettings;
-pub use self::session::{Canceller, ServerVersion, Session};
+pub use self::session::{Canceller, Listener, ServerVersion, Session};
 pub use self::settings::{PostgresSettings, SslFiles, SslMode};

@@ -38,6 +38,17 @@ pub struct Session {
     version: ServerVersion,
 }
 
+/// Hears what the server says to a session.
+#[derive(Clone, Debug)]
+pub struct Listener(NoticeQueue);
+
+impl Listener {
+    /// What was said since it was last taken.
+    pub fn notices(&self) -> Vec<Notice> {
+        self.0.look()
+    }
+}
+
 /// Ends what a session is doing, from elsewhere.
 #[derive(Clone)]
 pub struct Canceller {
@@ -115,6 +126,11 @@ impl Session {
     /// What the server said since the last call. All that it said before an answer is here once the answer is.
     pub fn take_notices(&self) -> Notices {
         self.notices.take()
+    }
+
+    /// For somebody who waits for an answer of this session: what the server says meanwhile, without taking it.
+    pub fn listener(&self) -> Listener {
+        Listener(self.notices.clone())
     }
 
     pub fn canceller(&self) -> Canceller {
