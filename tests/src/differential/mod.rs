@@ -3,6 +3,7 @@
 
 pub mod image;
 pub mod kinds;
+mod mishap;
 pub mod not_yet;
 mod script;
 mod statements;

@@ -16,6 +16,8 @@ pub enum Shape {
     ExchangeUnderExclusion,
     TruncateWhileHeldUp,
     ResyncOfParent,
+    IncludedColumnsInKey,
+    UnloggedTable,
 }
 
 const NOT_YET: &[(Shape, &str)] = &[
@@ -34,6 +36,8 @@ const NOT_YET: &[(Shape, &str)] = &[
     (Shape::ExchangeUnderExclusion, "resync cannot exchange rows under an exclusion constraint"),
     (Shape::TruncateWhileHeldUp, "a TRUNCATE of several tables one of which is held up"),
     (Shape::ResyncOfParent, "resync of a parent deletes its children"),
+    (Shape::IncludedColumnsInKey, "INCLUDE columns of the primary key are taken for a part of it"),
+    (Shape::UnloggedTable, "an unlogged table of production is live and empty here"),
 ];
 
 /// Whether the random tests may make it.

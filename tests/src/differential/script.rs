@@ -1,16 +1,21 @@
 //! What happens in a story, step by step: made from the seed before anything runs.
 
-use super::statements::{self, Transaction};
+use super::mishap::{self, Mishap};
+use super::statements::{self, Statement, Transaction};
 use super::tables::Table;
 use crate::workload::Prng;
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Work(Vec<Transaction>),
-    /// One poll of the archiver; killed somewhere first, or not.
-    Poll(Option<Kill>),
+    /// A transaction that stays open for a while.
+    Open(Vec<Statement>),
+    /// Its commit, or not.
+    Close(bool),
+    /// One poll of the archiver, in trouble first or not.
+    Poll(Option<Mishap>),
     /// One pass of the applier.
-    Sync(Option<Kill>),
+    Sync(Option<Mishap>),
     /// Both sides are compared.
     Compare,
     Snapshot,
@@ -21,83 +26,160 @@ pub(super) enum Step {
     HoldUp(usize),
     /// It does again.
     Release,
+    /// The table leaves the whitelist.
+    Leave(usize),
+    Return,
     /// What is there now is looked at again at the end, as of now.
     Remember,
+    /// The applier runs as a daemon.
+    Start,
+    /// It is stopped, or killed.
+    Stop(bool),
     CrashSource,
     CrashTarget,
 }
 
-/// Which of the fault points that were seen so far, and which of its visits.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Kill {
-    pub point: u64,
-    pub visit: u64,
+/// What goes on over several rounds.
+#[derive(Debug, Default)]
+struct Under {
+    held_up: bool,
+    away: bool,
+    open: bool,
+    daemon: bool,
+    has_snapshot: bool,
 }
 
-pub(super) fn script(random: &mut Prng, tables: &[Table], rounds: usize) -> Vec<Step> {
+pub(super) fn script(random: &mut Prng, tables: &[Table], rounds: usize, is_hard: bool) -> Vec<Step> {
     let first = tables.iter().map(|table| statements::first_rows(random, table)).collect();
-    let mut steps = vec![Step::Work(first), Step::Poll(None), Step::Sync(None), Step::Compare];
-    let mut held_up = false;
-    let mut has_snapshot = false;
+    let mut writer = Writer { random, tables, is_hard, steps: Vec::new(), under: Under::default() };
+    writer.steps = vec![Step::Work(first), Step::Poll(None), Step::Sync(None), Step::Compare];
     for _ in 0..rounds {
-        round(random, tables, &mut steps, &mut held_up, &mut has_snapshot);
+        writer.round();
     }
-    if held_up {
-        steps.push(Step::Release);
-    }
-    steps.extend([Step::Poll(None), Step::Sync(None), Step::Compare]);
-    steps
+    writer.settle();
+    writer.steps
 }
 
-fn round(
-    random: &mut Prng,
-    tables: &[Table],
-    steps: &mut Vec<Step>,
-    held_up: &mut bool,
-    has_snapshot: &mut bool,
-) {
-    let number = 1 + random.below(8);
-    let work = (0..number).map(|_| statements::transaction(random, tables, *held_up)).collect();
-    steps.push(Step::Work(work));
-    if !*held_up && random.chance(20) {
-        *held_up = true;
-        steps.push(Step::HoldUp(random.place(tables.len())));
-    }
-    if random.chance(8) {
-        steps.push(Step::CrashSource);
-    }
-    steps.push(Step::Poll(kill(random)));
-    if random.chance(8) {
-        steps.push(Step::CrashTarget);
-    }
-    steps.extend([Step::Sync(kill(random)), Step::Compare]);
-    if random.chance(25) {
-        steps.push(Step::Remember);
-    }
-    if random.chance(if *has_snapshot { 15 } else { 40 }) {
-        *has_snapshot = true;
-        steps.extend([Step::Snapshot, Step::Poll(None), Step::Sync(None)]);
-    }
-    let can_be_loaded = |place: &usize| super::story::can_be_loaded(&tables[*place]);
-    if *has_snapshot && !*held_up && random.chance(25) {
-        let place = random.place(tables.len());
-        if can_be_loaded(&place) {
-            steps.extend([Step::Resync(place), Step::Compare]);
-        }
-    }
-    if !*held_up && random.chance(20) {
-        let replayed: Vec<usize> =
-            (0..tables.len()).filter(|place| tables[*place].can_be_replayed()).collect();
-        if !replayed.is_empty() {
-            steps.extend([Step::Replay(replayed), Step::Compare]);
-        }
-    }
-    if *held_up && random.chance(40) {
-        *held_up = false;
-        steps.extend([Step::Release, Step::Compare]);
-    }
+struct Writer<'a> {
+    random: &'a mut Prng,
+    tables: &'a [Table],
+    is_hard: bool,
+    steps: Vec<Step>,
+    under: Under,
 }
 
-fn kill(random: &mut Prng) -> Option<Kill> {
-    random.chance(40).then(|| Kill { point: random.number(), visit: 1 + random.below(3) })
+impl Writer<'_> {
+    fn round(&mut self) {
+        self.begin_something();
+        let number = 1 + self.random.below(8);
+        let is_held_up = self.under.held_up;
+        let work =
+            (0..number).map(|_| statements::transaction(self.random, self.tables, is_held_up)).collect();
+        self.steps.push(Step::Work(work));
+        if self.random.chance(8) {
+            self.steps.push(Step::CrashSource);
+            self.under.open = false;
+        }
+        let mishap = mishap::random(self.random, self.is_hard);
+        self.steps.push(Step::Poll(mishap));
+        if self.random.chance(8) {
+            self.steps.push(Step::CrashTarget);
+        }
+        let mishap = mishap::random(self.random, self.is_hard);
+        self.steps.extend([Step::Sync(mishap), Step::Compare]);
+        if !self.under.open && self.random.chance(25) {
+            self.steps.push(Step::Remember);
+        }
+        self.bases();
+        if !self.under.held_up && self.random.chance(20) {
+            let can_be_replayed = |place: &usize| self.tables[*place].can_be_replayed();
+            let replayed: Vec<usize> = (0..self.tables.len()).filter(can_be_replayed).collect();
+            if !replayed.is_empty() && !self.under.away {
+                self.steps.extend([Step::Replay(replayed), Step::Compare]);
+            }
+        }
+        self.end_something();
+    }
+
+    fn begin_something(&mut self) {
+        if !self.under.held_up && self.random.chance(20) {
+            self.under.held_up = true;
+            let place = self.random.place(self.tables.len());
+            self.steps.push(Step::HoldUp(place));
+        }
+        if !self.under.open && self.random.chance(25) {
+            self.under.open = true;
+            let statements = statements::transaction(self.random, self.tables, true).statements;
+            self.steps.push(Step::Open(statements));
+        }
+        if !self.under.daemon && self.random.chance(12) {
+            self.under.daemon = true;
+            self.steps.push(Step::Start);
+        }
+        let place = self.random.place(self.tables.len());
+        let is_alone = !self.tables[place].is_parent
+            && self.tables[place].columns.iter().all(|column| column.refers_to.is_none());
+        if is_alone && !self.under.away && !self.under.held_up && self.random.chance(15) {
+            self.under.away = true;
+            self.steps.push(Step::Leave(place));
+        }
+    }
+
+    fn bases(&mut self) {
+        if !self.under.open && self.random.chance(if self.under.has_snapshot { 12 } else { 40 }) {
+            self.under.has_snapshot = true;
+            self.steps.extend([Step::Snapshot, Step::Poll(None), Step::Sync(None)]);
+        }
+        let is_quiet = self.under.has_snapshot && !self.under.held_up && !self.under.away;
+        if is_quiet && self.random.chance(25) {
+            let place = self.random.place(self.tables.len());
+            if super::story::can_be_loaded(&self.tables[place]) {
+                self.steps.extend([Step::Resync(place), Step::Compare]);
+            }
+        }
+    }
+
+    fn end_something(&mut self) {
+        if self.under.open && self.random.chance(60) {
+            self.under.open = false;
+            let is_kept = self.random.chance(80);
+            self.steps.extend([Step::Close(is_kept), Step::Poll(None), Step::Sync(None)]);
+        }
+        if self.under.daemon && self.random.chance(40) {
+            self.under.daemon = false;
+            let is_killed = self.random.chance(50);
+            self.steps.push(Step::Stop(is_killed));
+        }
+        if self.under.held_up && self.random.chance(40) {
+            self.under.held_up = false;
+            self.steps.extend([Step::Release, Step::Compare]);
+        }
+        if self.under.away && !self.under.open && !self.under.held_up && self.random.chance(40) {
+            self.come_back();
+        }
+    }
+
+    fn come_back(&mut self) {
+        self.under.away = false;
+        self.under.has_snapshot = true;
+        // A daemon loads beside its passes: nobody would wait for it.
+        if std::mem::take(&mut self.under.daemon) {
+            self.steps.push(Step::Stop(false));
+        }
+        self.steps.extend([Step::Poll(None), Step::Sync(None), Step::Snapshot, Step::Poll(None)]);
+        self.steps.extend([Step::Sync(None), Step::Return, Step::Sync(None), Step::Compare]);
+    }
+
+    fn settle(&mut self) {
+        if self.under.open {
+            self.steps.push(Step::Close(true));
+        }
+        if self.under.held_up {
+            self.steps.extend([Step::Poll(None), Step::Sync(None), Step::Release]);
+        }
+        if self.under.away {
+            self.come_back();
+        }
+        self.steps.extend([Step::Poll(None), Step::Sync(None), Step::Compare]);
+    }
 }

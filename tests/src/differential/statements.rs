@@ -112,8 +112,8 @@ fn insert(random: &mut Prng, table: &Table) -> String {
 /// An expression for that column.
 fn value(random: &mut Prng, table: &Table, place: usize) -> String {
     let column = &table.columns[place];
-    if let Some(parent) = column.refers_to {
-        return reference(random, column, parent);
+    if let Some(keys) = &column.referred {
+        return reference(random, column, keys);
     }
     let is_key = table.key.contains(&place);
     if !column.not_null && !is_key && random.chance(15) {
@@ -129,12 +129,12 @@ fn value(random: &mut Prng, table: &Table, place: usize) -> String {
     }
 }
 
-/// Children refer to numbers that parents are likely to have.
-fn reference(random: &mut Prng, column: &Column, _parent: usize) -> String {
-    if random.chance(25) {
-        "NULL".to_owned()
-    } else {
-        format!("({})::{}", random.below(NUMBERS), column.kind.sql)
+/// A key that is there, or none; now and then one that is not.
+fn reference(random: &mut Prng, column: &Column, keys: &str) -> String {
+    match random.below(10) {
+        0..=1 => "NULL".to_owned(),
+        2 => format!("({})::{}", random.below(NUMBERS), column.kind.sql),
+        _ => format!("({keys} OFFSET {} LIMIT 1)", random.below(6)),
     }
 }
 

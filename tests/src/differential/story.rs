@@ -9,11 +9,12 @@ use tokio_postgres::Client;
 
 use super::image::{self, Image, PINNED, difference};
 use super::kinds::{EXTENSIONS, Known, TYPES};
+use super::mishap::{Mishap, Ways};
 use super::not_yet::{Shape, is_mended};
-use super::script::{Kill, Step, script};
-use super::statements::{End, Transaction};
+use super::script::{Step, script};
+use super::statements::{End, Statement, Transaction};
 use super::tables::{self, Table};
-use crate::program::{Finished, Program};
+use crate::program::{Daemon, Finished, Program};
 use crate::workload::Prng;
 use crate::world::{World, WorldOptions};
 
@@ -22,6 +23,8 @@ use crate::world::{World, WorldOptions};
 pub struct Limits {
     pub tables: usize,
     pub rounds: usize,
+    /// Also full disks and wrong clocks: that takes root.
+    pub is_hard: bool,
 }
 
 /// Why production and the copy are not as promised, with all that is needed to see it again.
@@ -40,10 +43,15 @@ pub struct Story {
     seed: u64,
     world: World,
     tables: Vec<Table>,
-    /// Fault points that were visited, of each program.
-    points: BTreeMap<&'static str, BTreeSet<String>>,
+    /// Fault points that were visited, by each command.
+    points: BTreeMap<String, BTreeSet<String>>,
     moments: Vec<Moment>,
     held_up: Option<usize>,
+    /// It is not on the whitelist.
+    away: Option<usize>,
+    open: Option<Client>,
+    daemon: Option<Daemon>,
+    ways: Ways,
     /// Everything that was done, as it was done.
     told: Vec<String>,
     done: u64,
@@ -74,7 +82,7 @@ impl Story {
     pub async fn play(seed: u64, limits: Limits) -> Result<Story, Failure> {
         let mut random = Prng::new(seed);
         let mut story = Story::begin(seed, &mut random, limits).await;
-        let steps = script(&mut random, &story.tables, limits.rounds);
+        let steps = script(&mut random, &story.tables, limits.rounds, limits.is_hard);
         let ended = story.run(&steps).await;
         let kept = story.keep();
         match ended {
@@ -88,15 +96,22 @@ impl Story {
         self.kills
     }
 
+    /// Statements that production has carried out.
+    pub fn statements(&self) -> u64 {
+        self.done
+    }
+
     async fn begin(seed: u64, random: &mut Prng, limits: Limits) -> Story {
         let mut options = WorldOptions::default()
             .source(|options| options.setting("autovacuum", "off"))
             .archiver_setting("segment_max_changes", *random.pick(&[1_i64, 3, 20, 250_000]))
             .applier_setting("apply_batch_changes", *random.pick(&[1_i64, 2, 7, 50, 100_000]));
-        if random.chance(70) {
+        let over_sftp = random.chance(30);
+        if !over_sftp {
             options = options.without_sftp();
         }
-        let world = options.start().await;
+        let mut world = options.start().await;
+        let ways = Ways::lay(&mut world, over_sftp, limits.is_hard);
         let extensions = extensions(&world).await;
         let known = Known { major: world.source.installation().major(), extensions };
         let tables = tables::random(random, &known, limits.tables);
@@ -107,6 +122,10 @@ impl Story {
             points: BTreeMap::new(),
             moments: Vec::new(),
             held_up: None,
+            away: None,
+            open: None,
+            daemon: None,
+            ways,
             told: Vec::new(),
             done: 0,
             refused: 0,
@@ -154,19 +173,20 @@ impl Story {
 
     async fn step(&mut self, step: &Step) -> Told {
         match step {
+            Step::Work(_) | Step::Open(_) => {}
+            step => self.told.push(format!("-- {step:?}")),
+        }
+        match step {
             Step::Work(transactions) => {
                 for transaction in transactions {
                     self.work(transaction).await?;
                 }
-                return Ok(());
+                Ok(())
             }
-            Step::HoldUp(place) => self.told.push(format!("-- hold up {}", self.tables[*place].name)),
-            step => self.told.push(format!("-- {step:?}")),
-        }
-        match step {
-            Step::Work(_) => Ok(()),
-            Step::Poll(kill) => self.once(ARCHIVER, &["run", "--once"], *kill).await,
-            Step::Sync(kill) => self.once(APPLIER, &["sync"], *kill).await,
+            Step::Open(statements) => self.open(statements).await,
+            Step::Close(is_kept) => self.close(*is_kept).await,
+            Step::Poll(mishap) => self.once(ARCHIVER, &["run", "--once"], *mishap).await,
+            Step::Sync(mishap) => self.once(APPLIER, &["sync"], *mishap).await,
             Step::Compare => self.compare().await,
             Step::Snapshot => self.clean(ARCHIVER, &["snapshot"]).await,
             Step::Resync(place) => {
@@ -178,12 +198,35 @@ impl Story {
                 self.held_up = Some(*place);
                 let name = &self.tables[*place].name;
                 let sql = format!("ALTER TABLE {name} ADD CONSTRAINT held_up CHECK (false) NOT VALID");
+                self.told.push(format!("-- here: {sql}"));
                 self.world.target.execute(&sql).await;
                 Ok(())
             }
             Step::Release => self.release().await,
+            Step::Leave(place) => {
+                self.away = Some(*place);
+                let name = self.tables[*place].name.clone();
+                self.clean(APPLIER, &["remove-tables", &name]).await
+            }
+            Step::Return => {
+                let Some(place) = self.away.take() else { return Ok(()) };
+                let name = self.tables[place].name.clone();
+                self.clean(APPLIER, &["add-tables", &name]).await
+            }
             Step::Remember => self.remember().await,
+            Step::Start => {
+                let mut daemon = self.program(APPLIER, &["start"]).spawn();
+                daemon.says("pass done").await;
+                self.daemon = Some(daemon);
+                Ok(())
+            }
+            Step::Stop(is_killed) => {
+                let Some(daemon) = self.daemon.take() else { return Ok(()) };
+                let done = if *is_killed { daemon.kill().await } else { daemon.stop().await };
+                if *is_killed { Ok(()) } else { self.judge(&["start"], &done) }
+            }
             Step::CrashSource => {
+                self.open = None;
                 self.world.source.crash();
                 self.world.source.resume().await;
                 Ok(())
@@ -198,13 +241,32 @@ impl Story {
 
     /// A transaction of production. A statement that is refused is taken back by its savepoint.
     async fn work(&mut self, transaction: &Transaction) -> Told {
+        let client = self.begun(&transaction.statements).await?;
+        self.end(&client, transaction.end).await
+    }
+
+    async fn open(&mut self, statements: &[Statement]) -> Told {
+        self.told.push("-- it stays open:".to_owned());
+        self.open = Some(self.begun(statements).await?);
+        Ok(())
+    }
+
+    async fn close(&mut self, is_kept: bool) -> Told {
+        // A crash of the source has ended it.
+        let Some(client) = self.open.take() else { return Ok(()) };
+        self.end(&client, if is_kept { End::Commit } else { End::Rollback }).await
+    }
+
+    async fn begun(&mut self, statements: &[Statement]) -> Result<Client, String> {
         let client = self.world.source.connect().await;
         let send =
             async |sql: &str| client.batch_execute(sql).await.map_err(|error| format!("{sql}: {error:?}"));
         send(PINNED).await?;
+        // What an open transaction holds is refused.
+        send("SET lock_timeout = '100ms'").await?;
         send("BEGIN").await?;
         self.told.push("BEGIN;".to_owned());
-        for statement in &transaction.statements {
+        for statement in statements {
             send("SAVEPOINT s").await?;
             let refused = client.batch_execute(&statement.sql).await.err();
             let is_undone = statement.is_undone || refused.is_some();
@@ -223,7 +285,7 @@ impl Story {
                 }
             }
         }
-        self.end(&client, transaction.end).await
+        Ok(client)
     }
 
     async fn end(&mut self, client: &Client, end: End) -> Told {
@@ -256,15 +318,20 @@ impl Story {
         self.world.folder().join(format!("{which}.trace"))
     }
 
-    /// A run that may be killed first, and then one that must end well.
-    async fn once(&mut self, which: &'static str, arguments: &[&str], kill: Option<Kill>) -> Told {
-        let points: Vec<String> = self.points.get(which).into_iter().flatten().cloned().collect();
-        if let Some(kill) = kill.filter(|_| !points.is_empty()) {
-            let point = &points[usize::try_from(kill.point % points.len() as u64).expect("a few points")];
-            let plan = format!("{point}=kill@{}", kill.visit);
-            let done = self.program(which, arguments).fault(&plan).run().await;
-            self.told
-                .push(format!("-- {plan}: {}", if done.was_killed() { "killed" } else { "not reached" }));
+    /// A run that may meet with a mishap first, and then one that must end well.
+    async fn once(&mut self, which: &'static str, arguments: &[&str], mishap: Option<Mishap>) -> Told {
+        if let Some(mishap) = mishap {
+            let points: Vec<String> = self.points.get(arguments[0]).into_iter().flatten().cloned().collect();
+            let program = self.program(which, arguments);
+            let (words, program) = self.ways.begin(mishap, program, which == ARCHIVER, &points);
+            let done = program.run().await;
+            self.ways.end(mishap);
+            self.kills += u64::from(done.was_killed());
+            let code = done.code().map_or("killed".to_owned(), |code| format!("exit code {code}"));
+            self.told.push(format!("-- {words}: {code}"));
+            if done.stderr.contains("panicked") {
+                return Err(format!("{done}"));
+            }
         }
         self.clean(which, arguments).await
     }
@@ -272,7 +339,7 @@ impl Story {
     async fn clean(&mut self, which: &'static str, arguments: &[&str]) -> Told {
         let done = self.program(which, arguments).run().await;
         let trace = fs::read_to_string(self.trace(which)).unwrap_or_default();
-        self.points.entry(which).or_default().extend(trace.lines().map(str::to_owned));
+        self.points.entry(arguments[0].to_owned()).or_default().extend(trace.lines().map(str::to_owned));
         // It would grow with every run.
         let _ = fs::remove_file(self.trace(which));
         self.judge(arguments, &done)
@@ -290,7 +357,10 @@ impl Story {
     /// Every table that calls itself live holds what production holds; every other one has a reason, and we
     /// gave it.
     async fn compare(&mut self) -> Told {
-        for table in &self.tables {
+        for (place, table) in self.tables.iter().enumerate() {
+            if self.away == Some(place) {
+                continue;
+            }
             let (state, reason) = self.state(table).await;
             if state != "live" {
                 if reason.is_empty() {
@@ -326,8 +396,8 @@ impl Story {
         let sql = format!("ALTER TABLE {} DROP CONSTRAINT held_up", table.name);
         self.world.target.execute(&sql).await;
         let mut waiting = Vec::new();
-        for table in &self.tables {
-            if self.state(table).await.0 != "live" {
+        for (place, table) in self.tables.iter().enumerate() {
+            if self.away != Some(place) && self.state(table).await.0 != "live" {
                 waiting.push(table.name.clone());
             }
         }
@@ -387,10 +457,18 @@ impl Story {
             let schema = format!("then_{number}");
             let arguments = ["as-of", &moment.time, "--into", &schema, "--json"];
             let done = self.program(APPLIER, &arguments).run().await;
-            if done.code() != Some(0) {
+            if !matches!(done.code(), Some(0 | 1)) {
                 return Err(format!("{done}"));
             }
+            let left_alone = &done.json()["left_alone"];
             for (table, source) in self.tables.iter().zip(&moment.images) {
+                if left_alone.get(&table.name).is_some() {
+                    // Of a table that had no change yet nobody knows that it was empty.
+                    if source.is_empty() {
+                        continue;
+                    }
+                    return Err(format!("{} was left alone as of {}:\n{done}", table.name, moment.time));
+                }
                 let name = table.name.rsplit_once("s.").map_or(table.name.as_str(), |(_, name)| name);
                 let names = names(table);
                 let then = image::image(&self.world.target, &format!("{schema}.{name}"), &names).await?;

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use syncdata_tests::differential::{Limits, Story};
 
-const LIMITS: Limits = Limits { tables: 5, rounds: 8 };
+const LIMITS: Limits = Limits { tables: 5, rounds: 8, is_hard: false };
 
 /// Seeds that are played every time.
 const SEEDS: [u64; 6] = [1, 2, 3, 4, 5, 6];

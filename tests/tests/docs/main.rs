@@ -2,3 +2,4 @@
 
 mod archive_format;
 mod faults;
+mod fidelity;
