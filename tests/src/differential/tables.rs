@@ -201,7 +201,6 @@ impl Maker<'_> {
                 "int4" => Here::Other("numeric"),
                 "varchar" | "text" => Here::Other("varchar"),
                 "decimals" => Here::Other("numeric"),
-                "float4" => Here::Other("float8"),
                 "seconds" => Here::Other("timestamp"),
                 "bits" => Here::Other("varbit"),
                 _ => Here::Same,
