@@ -3,6 +3,9 @@
 //! Pure: the catalog comes in as values. wal2json filters by the names of leaf tables, so its filter is made
 //! here too, and what it lets through beyond the patterns is dropped when the line is read.
 
+pub(crate) mod shape;
+pub(crate) mod since;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use syncdata_formats::lsn::Lsn;
@@ -260,6 +263,14 @@ impl Capture {
             }
         }
         self.relations.insert(relation.name.clone(), target);
+    }
+
+    /// Every relation whose rows travel, as the catalog has it.
+    pub(crate) fn captured<'a>(
+        &'a self,
+        catalog: &'a [CatalogTable],
+    ) -> impl Iterator<Item = (&'a CatalogTable, &'a Target)> {
+        catalog.iter().filter_map(|table| Some((table, self.relations.get(&table.name)?.as_ref()?)))
     }
 
     /// Every relation whose rows travel, with the filter that selects it alone.

@@ -86,7 +86,7 @@ async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<E
         Command::Run(run) if run.once => commands::run_once(config, run.tables.is_none(), output).await,
         Command::Run(_) => daemon::serve(config, load).await,
         Command::Status => commands::status(&config, output).await,
-        Command::Check => commands::check(&config, output).await,
+        Command::Check { deep } => commands::check(&config, *deep, output).await,
         Command::Snapshot(arguments) => commands::snapshot(&config, arguments, output).await,
         Command::Prune { dry_run } => commands::prune(config, *dry_run, output).await,
         Command::DropSlot { force } => commands::drop_slot(&config, *force, output).await,

@@ -5,6 +5,8 @@ pub(crate) mod check;
 pub(crate) mod declare_gap;
 pub(crate) mod drop_slot;
 pub(crate) mod keygen;
+pub(crate) mod numbers;
+pub(crate) mod older_rows;
 pub(crate) mod poll;
 pub(crate) mod prune;
 pub(crate) mod setup;

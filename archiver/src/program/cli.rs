@@ -52,7 +52,11 @@ pub(crate) enum Command {
     /// What the archiver does, how far it is, and what is wrong
     Status,
     /// Look for everything that could be wrong; each line with its remedy
-    Check,
+    Check {
+        /// Also read all rows of captured tables, and count what wal2json before 2.6 cannot say
+        #[arg(long)]
+        deep: bool,
+    },
     /// Prove that the archive, or manifests named by hand, are sound; changes nothing
     Verify(verify::Arguments),
     /// Drop the replication slot
@@ -91,6 +95,9 @@ pub(crate) struct Setup {
     /// The role's password; else it is asked for, or made
     #[arg(long, value_name = "FILE", requires = "create_user")]
     pub password_file: Option<PathBuf>,
+    /// Take a snapshot of the tables that need one: those that had rows when their capture began
+    #[arg(long)]
+    pub snapshot: bool,
     /// Tables and patterns, instead of the setting `tables`
     #[arg(long, value_name = "A,B")]
     pub tables: Option<String>,

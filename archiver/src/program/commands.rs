@@ -58,8 +58,13 @@ pub(crate) async fn status(config: &Config, output: Output) -> Result<ExitCode> 
     Ok(ExitCode::from(u8::from(!status.healthy)))
 }
 
-pub(crate) async fn check(config: &Config, output: Output) -> Result<ExitCode> {
-    Ok(output.findings(&operations::check::check(config).await))
+pub(crate) async fn check(config: &Config, deep: bool, output: Output) -> Result<ExitCode> {
+    let mut findings = operations::check::check(config).await;
+    if deep {
+        let counted = operations::numbers::count(config).await;
+        findings.push(counted.unwrap_or_else(|error| Finding::of_error("NaN", &error)));
+    }
+    Ok(output.findings(&findings))
 }
 
 pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -> Result<ExitCode> {
@@ -69,8 +74,11 @@ pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -
         user: arguments.create_user,
         password_file: arguments.password_file.clone(),
     };
-    let findings = operations::setup::setup(config, &wanted, |words| output.words(words)).await?;
-    if output.is_json() {
+    let mut findings = operations::setup::setup(config, &wanted, |words| output.words(words)).await?;
+    // Without a source there is nothing to say of it, and why stands among the findings already.
+    let needed = operations::older_rows::look(config).await.ok();
+    findings.extend(needed.iter().map(|(_, finding)| finding.clone()));
+    if output.is_json() && !arguments.snapshot {
         return Ok(output.findings(&findings));
     }
     // Words for the person; the statements alone on stdout, to be piped into psql.
@@ -79,6 +87,11 @@ pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -
     }
     for statement in findings.iter().flat_map(|finding| &finding.statements) {
         output.line(statement);
+    }
+    if let Some((tables, _)) = needed.filter(|(tables, _)| arguments.snapshot && !tables.is_empty()) {
+        let list = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let only = SnapshotArguments { tables: Some(list), rate: None, full: false, wait: None };
+        snapshot(config, &only, output).await?;
     }
     Ok(exit_code(&findings))
 }

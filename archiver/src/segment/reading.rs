@@ -16,14 +16,17 @@ use syncdata_formats::signature::SigningKey;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::Config;
 use syncdata_service::faults;
-use syncdata_service::postgres::Notices;
+use syncdata_service::postgres::{Notices, sqlstate};
 use syncdata_service::progress::{Progress, Unit};
 use tokio_postgres::Transaction;
 use tracing::{info, warn};
 
 use crate::capture::Capture;
+use crate::capture::shape::{self, ShapeMemory};
+use crate::capture::since::{CaptureMemory, Look, Stretch};
 use crate::segment::segmenter::{Files, Finished, Harvest, Limits, Segmenter};
 use crate::source::catalog::{self, Position, Slot};
+use crate::source::columns;
 use crate::source::connection::{Connection, pinned};
 use crate::source::wait::Waiting;
 use crate::source::wal2json::slot::{self, Peek, Plugin};
@@ -66,6 +69,18 @@ struct Answer {
     catalog_at: Lsn,
     /// As it was when the peek had ended.
     slot: Slot,
+    captured: CaptureMemory,
+    shapes: ShapeMemory,
+    /// All that committed up to here was looked at.
+    end: Lsn,
+}
+
+/// What is asked of the slot.
+struct Wanted {
+    /// Transactions of which it matters where they end.
+    watched: BTreeSet<u32>,
+    upto: Lsn,
+    lines_max: Option<u32>,
 }
 
 /// How long an answer is. Of a long one somebody who waits is told.
@@ -102,7 +117,7 @@ impl Reading<'_> {
     ) -> Result<Taken> {
         let before = spool.position();
         connection.session.take_notices();
-        let answer = self.ask(connection, spool, upto, lines_max).await?;
+        let mut answer = self.ask(connection, spool, position, upto, lines_max).await?;
         faults::hit("read.answer_complete")?;
         let said = connection.session.take_notices();
         // Behind changes that somebody else consumed it would pass for all there is.
@@ -114,6 +129,14 @@ impl Reading<'_> {
         let lost = LostChanges::read(&said, &answer.capture);
         let was_cut = lines_max.is_some_and(|max| answer.harvest.lines >= u64::from(max));
         let end = answer.harvest.position.max(before);
+        if answer.end >= position.flush {
+            prove_empty(connection, &mut answer).await?;
+        }
+        // Before anything of it is published: whoever comes after a crash knows since when tables are captured.
+        let (captured, shapes) = (answer.captured.clone(), answer.shapes.clone());
+        if captured != spool.state().captured || shapes != spool.state().shapes {
+            spool.update(|state| (state.captured, state.shapes) = (captured, shapes))?;
+        }
         let catalog_at = answer.catalog_at;
         let answer_bytes = answer.bytes;
         let mut batch = Batch { was_cut, capture: answer.capture.clone(), ..Batch::default() };
@@ -166,6 +189,7 @@ impl Reading<'_> {
         &self,
         connection: &mut Connection,
         spool: &Spool,
+        position: &Position,
         upto: Lsn,
         lines_max: Option<u32>,
     ) -> Result<Answer> {
@@ -176,13 +200,30 @@ impl Reading<'_> {
         let (schemas, catalog) = catalog::catalog(&tx).await?;
         let catalog_at = catalog::insert_position(&tx).await?;
         let capture = Capture::resolve(&self.config.tables, &schemas, &catalog, &spool.state().remembered)?;
-        let (harvest, bytes) = self.peek(&tx, &waiting, spool, &capture, upto, lines_max).await?;
+        let standing = columns::standing(&tx, &capture, &catalog).await?;
+        let (mut captured, mut shapes) = (spool.state().captured.clone(), spool.state().shapes.clone());
+        captured.look(&Look {
+            patterns: &self.config.tables,
+            tables: &standing.tables,
+            position: spool.position(),
+            catalog_at,
+        });
+        shapes.look(standing.shapes, catalog_at);
+        let watched = captured.watched().into_iter().chain(shapes.watched()).collect();
+        let (harvest, bytes) =
+            self.peek(&tx, &waiting, spool, &capture, Wanted { watched, upto, lines_max }).await?;
+        let complete = upto >= position.flush && lines_max.is_none_or(|max| harvest.lines < u64::from(max));
+        let end = harvest.position.max(if complete { position.flush } else { spool.position() });
+        captured.settle(&Stretch {
+            seen: harvest.seen.clone(),
+            counts: harvest.segments.iter().map(|segment| &segment.summary.tables).collect(),
+        });
         let slot = slot::read(&tx, &self.config.slot_name).await?;
         let named: BTreeSet<TableName> =
             harvest.segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
-        let relations = catalog::relations(&tx, &named).await?;
+        let relations = columns::relations(&tx, &named, &shapes).await?;
         tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;
-        Ok(Answer { harvest, bytes, capture, relations, settings, catalog_at, slot })
+        Ok(Answer { harvest, bytes, capture, relations, settings, catalog_at, slot, captured, shapes, end })
     }
 
     async fn peek(
@@ -191,9 +232,9 @@ impl Reading<'_> {
         waiting: &Waiting,
         spool: &Spool,
         capture: &Capture,
-        upto: Lsn,
-        lines_max: Option<u32>,
+        wanted: Wanted,
     ) -> Result<(Harvest<Scratch>, u64)> {
+        let Wanted { watched, upto, lines_max } = wanted;
         let limits = Limits {
             changes: u64::from(self.config.segment_max_changes.get()),
             content_bytes: self.config.segment_max_bytes.as_u64(),
@@ -201,7 +242,8 @@ impl Reading<'_> {
         };
         let files = ScratchFiles { spool, count: 0 };
         let mut segmenter =
-            Segmenter::new(capture, files, limits, spool.state().tip.end_lsn, spool.position());
+            Segmenter::new(capture, files, limits, spool.state().tip.end_lsn, spool.position())
+                .watching(watched);
         let peek = Peek {
             slot: &self.config.slot_name,
             plugin: self.plugin.clone(),
@@ -230,12 +272,18 @@ impl Reading<'_> {
         end: Lsn,
         batch: &mut Batch,
     ) -> Result<()> {
-        let Answer { harvest, bytes: _, capture, relations, settings, catalog_at: _, slot: _ } = answer;
+        let Answer { harvest, capture, relations, settings, end: looked_at, .. } = answer;
         let source = self.source(connection, spool.state(), settings);
+        let seen = harvest.seen.clone();
         let lost_in = |from: Lsn, to: Lsn| lost_gap(lost, from, to);
+        // Of which transaction it is the work nobody can say: all that was read between two looks is in doubt.
+        let shapes = spool.state().shapes.clone();
+        let rewritten_in =
+            |from: Lsn, to: Lsn| gap_of(&shapes.rewritten_after(&seen, from), shape::REWRITTEN, from, to);
         for finished in harvest.segments {
             let Finished { file, summary, last_commit, mut gaps } = finished;
             gaps.extend(lost_in(summary.start_lsn, summary.end_lsn));
+            gaps.extend(rewritten_in(summary.start_lsn, summary.end_lsn));
             let draft = draft(spool.state(), source.clone(), &capture, summary.end_lsn, gaps);
             let manifest = with_changes(draft, &summary, &relations);
             let day = spool.state().chain_tip().day_of_next(summary.last_commit_ts);
@@ -252,12 +300,16 @@ impl Reading<'_> {
         }
         let mut gaps = harvest.gaps;
         gaps.extend(lost_in(spool.state().tip.end_lsn, end));
+        gaps.extend(rewritten_in(spool.state().tip.end_lsn, looked_at));
         // It says no more than what is missing, and so it ends where that does.
         if let Some(end) = gaps.iter().map(|gap| gap.to).max() {
             let source = source.clone();
             let manifest = publish_gap(spool, source, &capture, end, gaps, self.signing_key)?;
             batch.gaps.extend(manifest.gaps);
             batch.segments += 1;
+        }
+        if shapes.is_in_doubt() {
+            spool.update(|state| state.shapes.told(&seen, state.tip.end_lsn))?;
         }
         Ok(())
     }
@@ -316,6 +368,33 @@ impl Length {
     }
 }
 
+/// Of tables that are new the rows are counted, once all is read that had committed when the poll began.
+async fn prove_empty(connection: &mut Connection, answer: &mut Answer) -> Result<()> {
+    let provable = answer.captured.provable();
+    let proved = if provable.is_empty() {
+        BTreeSet::new()
+    } else {
+        let xids: Vec<u32> = answer
+            .harvest
+            .segments
+            .iter()
+            .flat_map(|s| [s.summary.span.min_xid, s.summary.span.max_xid])
+            .collect();
+        let tx = connection.transaction().await?;
+        match columns::with_rows(&tx, &provable, &xids).await {
+            Ok(proved) => proved,
+            // A lock, a time limit, a right that is missing: no reason not to read.
+            Err(error) if sqlstate(&error).is_some() => {
+                warn!(error = %error.one_line(), "tables that are new count as not empty");
+                BTreeSet::new()
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    answer.captured.prove(&proved);
+    Ok(())
+}
+
 /// Publishes a segment that only says what is missing.
 pub(crate) fn publish_gap(
     spool: &mut Spool,
@@ -351,7 +430,7 @@ fn draft(state: &State, source: Source, capture: &Capture, end_lsn: Lsn, gaps: V
         span: None,
         source,
         capture: capture.tables.iter().cloned().collect(),
-        capture_since: BTreeMap::new(),
+        capture_since: state.captured.news(end_lsn),
         relations: BTreeMap::new(),
         gaps,
         created_at: Timestamp::now(),
@@ -440,8 +519,12 @@ fn name_in(relation: &str) -> Option<TableName> {
 }
 
 fn lost_gap(lost: &[TableName], from: Lsn, to: Lsn) -> Option<Gap> {
-    let reason = "UPDATE or DELETE without a replica identity: wal2json cannot say which rows".to_owned();
-    (!lost.is_empty() && from < to).then(|| Gap { from, to, reason, tables: Some(lost.to_vec()) })
+    gap_of(lost, "UPDATE or DELETE without a replica identity: wal2json cannot say which rows", from, to)
+}
+
+fn gap_of(tables: &[TableName], reason: &str, from: Lsn, to: Lsn) -> Option<Gap> {
+    let gap = || Gap { from, to, reason: reason.to_owned(), tables: Some(tables.to_vec()) };
+    (!tables.is_empty() && from < to).then(gap)
 }
 
 impl Files for ScratchFiles<'_> {

@@ -3,7 +3,7 @@
 //! A file ends at the first commit past its limits and never inside a transaction. Nothing is collected: a line
 //! goes into the file's compressor as it comes, and one transaction may be larger than the machine.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -52,6 +52,8 @@ pub(crate) struct Segmenter<'a, F: Files> {
     lines: u64,
     last_commit: Option<ArchivedCommit>,
     repeated: Option<Lsn>,
+    watched: BTreeSet<u32>,
+    seen: BTreeMap<u32, Lsn>,
 }
 
 /// The transaction whose rows are coming.
@@ -83,6 +85,8 @@ pub(crate) struct Harvest<W> {
     pub lines: u64,
     /// The end of the last transaction that was archived already; `None` when there was none.
     pub repeated: Option<Lsn>,
+    /// Where those transactions ended that were watched for.
+    pub seen: BTreeMap<u32, Lsn>,
 }
 
 impl<'a, F: Files> Segmenter<'a, F> {
@@ -110,7 +114,14 @@ impl<'a, F: Files> Segmenter<'a, F> {
             lines: 0,
             last_commit: None,
             repeated: None,
+            watched: BTreeSet::new(),
+            seen: BTreeMap::new(),
         }
+    }
+
+    /// With transactions of which it matters where they end, whether anything of them travels or not.
+    pub(crate) fn watching(self, watched: BTreeSet<u32>) -> Segmenter<'a, F> {
+        Segmenter { watched, ..self }
     }
 
     /// Takes the next line of the answer.
@@ -138,6 +149,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
             gaps: self.gaps,
             lines: self.lines,
             repeated: self.repeated,
+            seen: self.seen,
         })
     }
 
@@ -242,6 +254,9 @@ impl<'a, F: Files> Segmenter<'a, F> {
         };
         if open.begin.end_lsn != commit.end_lsn || open.begin.xid != commit.xid {
             return Err(out_of_order("a commit of another transaction than began"));
+        }
+        if self.watched.contains(&commit.xid) {
+            self.seen.insert(commit.xid, commit.end_lsn);
         }
         if open.archived_already {
             self.repeated = Some(commit.end_lsn);

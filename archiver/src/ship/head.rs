@@ -21,7 +21,7 @@ pub(super) fn of(state: &State, covered_at: Timestamp) -> Head {
         newest,
         covered_lsn: state.covered_lsn,
         covered_at,
-        recent: Vec::new(),
+        recent: state.recent(),
         archiver: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

@@ -12,6 +12,7 @@ use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use tracing::{info, warn};
 
+use crate::capture::since::CaptureMemory;
 use crate::ship::head;
 use crate::ship::shipper::Shipper;
 use crate::source::catalog::{Facts, Position};
@@ -260,6 +261,9 @@ async fn found(
         gaps: Vec::new(),
         newest_snapshot: None,
         remembered: Default::default(),
+        captured: Default::default(),
+        shapes: Default::default(),
+        recent: Vec::new(),
         warned: Default::default(),
         warned_from: None,
         slot_transactions: slot.transactions,
@@ -337,6 +341,8 @@ async fn adopt_archive(
     if let Some((tip, timeline)) = end.last {
         state.tip = tip;
         state.shipped = tip.seq();
+        let (told, captured) = shipper.capture_since(identity.archive_id).await?;
+        state.captured = CaptureMemory::of_chain(told, &captured);
         // Not the server's own: whether that descends from the archive's is still to be asked.
         state.source.timeline = timeline;
     } else if let Some(head) = &end.head {

@@ -14,7 +14,8 @@ use syncdata_formats::head::Head;
 use syncdata_formats::identity::ArchiveIdentity;
 use syncdata_formats::layout::{ArchivePath, SegmentName};
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Link, Manifest};
+use syncdata_formats::manifest::{Link, Manifest, Since};
+use syncdata_formats::name::TableName;
 use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::{Day, Timestamp};
@@ -116,6 +117,14 @@ impl Shipper {
     /// The names of all manifests from a day on, in order of their numbers.
     pub(crate) async fn list(&self, from: Option<Day>) -> Result<Vec<(Day, SegmentName)>> {
         self.archive.run(move |archive| list_manifests(archive, from)).await
+    }
+
+    /// What the chain says last of the time since when tables are captured, with the tables that its end captures.
+    pub(crate) async fn capture_since(
+        &self,
+        archive_id: uuid::Uuid,
+    ) -> Result<(BTreeMap<TableName, Since>, Vec<TableName>)> {
+        self.archive.run(move |archive| find_capture_since(archive, archive_id)).await
     }
 
     /// Those segments, which must go on where `tip` ends and, with a key, carry its signature.
@@ -227,6 +236,26 @@ impl Shipper {
         faults::hit("ship.after_head")?;
         Ok(away)
     }
+}
+
+/// From the end backwards to the first manifest that says it.
+fn find_capture_since(
+    archive: &mut dyn Archive,
+    archive_id: uuid::Uuid,
+) -> Result<(BTreeMap<TableName, Since>, Vec<TableName>)> {
+    let mut captured = None;
+    for (day, name) in list_manifests(archive, None)?.into_iter().rev() {
+        let manifest = Manifest::decode(&read_manifest(archive, day, name)?)
+            .context(|| format!("reading {}", name.manifest(day)))?;
+        if manifest.archive_id != archive_id {
+            break;
+        }
+        let captured = captured.get_or_insert(manifest.capture);
+        if !manifest.capture_since.is_empty() {
+            return Ok((manifest.capture_since, std::mem::take(captured)));
+        }
+    }
+    Ok((BTreeMap::new(), captured.unwrap_or_default()))
 }
 
 fn find_end(

@@ -13,8 +13,9 @@ use tokio_postgres::{GenericClient, Row};
 use tracing::warn;
 
 use super::rows::KeyPlaces;
+use crate::capture::shape::ShapeMemory;
 use crate::capture::{Capture, CatalogTable, Remembered};
-use crate::source::catalog;
+use crate::source::{catalog, columns};
 
 /// What is asked for: the tables that are captured, or some of them.
 #[derive(Clone, Debug)]
@@ -135,7 +136,7 @@ impl Table {
     ) -> Result<(Vec<Table>, Vec<LeftOut>)> {
         let mut standings = standings(client, names).await?;
         let closed = closed(&mut standings, role);
-        let mut relations = catalog::relations(client, names).await?;
+        let mut relations = columns::relations(client, names, &ShapeMemory::default()).await?;
         let mut sequences = sequences(client, names).await?;
         let table = |name: &TableName| {
             let (standing, relation) = (standings.remove(name)?, relations.remove(name)?);
@@ -159,7 +160,7 @@ impl Table {
     pub(crate) async fn as_it_is_now(&self, client: &impl GenericClient) -> Result<Option<Table>> {
         let name = BTreeSet::from([self.name.clone()]);
         let standing = standings(client, &name).await?.remove(&self.name);
-        let relation = catalog::relations(client, &name).await?.remove(&self.name);
+        let relation = columns::relations(client, &name, &ShapeMemory::default()).await?.remove(&self.name);
         let now = |(standing, relation): (Standing, _)| Table {
             relation,
             oid: standing.oid,

@@ -1,13 +1,12 @@
 //! The production server as the archiver sees it: the questions it is asked. All of them are read only.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Column, Generated, Identity, Relation, ReplicaIdentity};
 use syncdata_formats::name::{SlotName, TableName};
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
@@ -105,18 +104,6 @@ const CATALOG: &str =
   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
     AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
 
-const RELATIONS: &str = "SELECT n.nspname::text, c.relname::text, c.relreplident::text,
-    ARRAY(SELECT a.attname::text FROM pg_index x, unnest(x.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
-      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
-      WHERE x.indrelid = c.oid AND x.indisprimary AND k.place <= x.indnkeyatts ORDER BY k.place),
-    a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated::text, a.attidentity::text
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN unnest($1::text[], $2::text[]) AS wanted(nspname, relname)
-      ON wanted.nspname = n.nspname AND wanted.relname = c.relname
-    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-  WHERE c.relkind IN ('r', 'p')
-  ORDER BY c.oid, a.attnum";
-
 /// Everybody may see who holds which transaction number; since when, only roles that may read statistics.
 const OLDEST: &str =
     "SELECT l.pid, coalesce(a.usename::text, ''), extract(epoch FROM clock_timestamp() - a.xact_start)::int8
@@ -211,30 +198,6 @@ pub(crate) async fn catalog(client: &impl GenericClient) -> Result<(BTreeSet<Str
     Ok((schemas, tables))
 }
 
-/// The named tables as they are now; those that are gone have no entry.
-pub(crate) async fn relations(
-    client: &impl GenericClient,
-    tables: &BTreeSet<TableName>,
-) -> Result<BTreeMap<TableName, Relation>> {
-    let (schemas, names): (Vec<&str>, Vec<&str>) = tables.iter().map(|t| (t.schema(), t.name())).unzip();
-    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
-        [(&schemas, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)];
-    let rows = many(client, "reading the columns of the source's tables", RELATIONS, &parameters).await?;
-    let mut columns: BTreeMap<TableName, Vec<Column>> = BTreeMap::new();
-    let mut others = BTreeMap::new();
-    for row in &rows {
-        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))?;
-        let all = columns.entry(table.clone()).or_default();
-        all.extend(column(row)?);
-        others.insert(table, (row.get::<_, Vec<String>>(3), replica_identity(row.get(2))?));
-    }
-    let described = |(table, columns)| {
-        let (key, identity) = others.remove(&table)?;
-        Some((table, Relation::new(columns, key, identity)))
-    };
-    Ok(columns.into_iter().filter_map(described).collect())
-}
-
 impl OldestTransaction {
     pub(crate) async fn read(client: &impl GenericClient) -> Result<Option<OldestTransaction>> {
         let rows = many(client, "asking for the oldest transaction", OLDEST, &[]).await?;
@@ -304,46 +267,11 @@ fn catalog_table(row: &Row) -> Result<CatalogTable> {
     })
 }
 
-/// `None` for a table without columns, which the outer join shows as a row without one.
-fn column(row: &Row) -> Result<Option<Column>> {
-    let Some(name) = row.get::<_, Option<String>>(4) else { return Ok(None) };
-    let generated = match row.get::<_, &str>(7) {
-        "" => None,
-        "s" => Some(Generated::Stored),
-        "v" => Some(Generated::Virtual),
-        other => return Err(Error::bad_input("a kind of generated column", other)),
-    };
-    let identity = match row.get::<_, &str>(8) {
-        "" => None,
-        "a" => Some(Identity::Always),
-        "d" => Some(Identity::ByDefault),
-        other => return Err(Error::bad_input("a kind of identity column", other)),
-    };
-    Ok(Some(Column {
-        name,
-        type_name: row.get(5),
-        not_null: row.get(6),
-        generated,
-        identity,
-        ..Column::default()
-    }))
-}
-
-fn replica_identity(code: &str) -> Result<ReplicaIdentity> {
-    match code {
-        "d" => Ok(ReplicaIdentity::Default),
-        "f" => Ok(ReplicaIdentity::Full),
-        "i" => Ok(ReplicaIdentity::Index),
-        "n" => Ok(ReplicaIdentity::Nothing),
-        other => Err(Error::bad_input("a replica identity", other)),
-    }
-}
-
 fn lsn(position: PgLsn) -> Lsn {
     Lsn::from_u64(position.into())
 }
 
-async fn many(
+pub(super) async fn many(
     client: &impl GenericClient,
     doing: &str,
     sql: &str,

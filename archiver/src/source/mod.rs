@@ -1,6 +1,7 @@
 //! Where changes come from: production, asked and read.
 
 pub(crate) mod catalog;
+pub(crate) mod columns;
 pub(crate) mod connection;
 pub(crate) mod role;
 pub(crate) mod wait;

@@ -245,8 +245,7 @@ impl Spool {
     /// Takes over segments that the archive has and this spool never saw.
     pub(crate) fn adopt(&mut self, verified: &Verified) -> Result<()> {
         self.update(|state| {
-            state.tip = Tip::behind(verified);
-            state.covered_lsn = state.covered_lsn.max(state.tip.end_lsn);
+            state.follow(verified);
             state.shipped = state.shipped.max(state.tip.seq());
             state.add_gaps(&verified.manifest().gaps);
         })
@@ -291,8 +290,7 @@ impl Spool {
     fn append(&mut self, verified: &Verified) -> Result<()> {
         self.add(verified.name(), verified.day());
         self.update(|state| {
-            state.tip = Tip::behind(verified);
-            state.covered_lsn = state.covered_lsn.max(state.tip.end_lsn);
+            state.follow(verified);
             state.add_gaps(&verified.manifest().gaps);
         })
     }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::digest::Digest;
+use syncdata_formats::head::{Head, Newest};
+use syncdata_formats::layout::SegmentName;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{Gap, Link};
 use syncdata_formats::name::TableName;
@@ -17,6 +19,8 @@ use syncdata_service::{faults, small_file};
 
 use super::durable::write_durably;
 use crate::capture::Remembered;
+use crate::capture::shape::ShapeMemory;
+use crate::capture::since::CaptureMemory;
 
 /// Gaps and warnings of ten thousand tables make less.
 const BYTES_MAX: usize = 64 << 20;
@@ -44,6 +48,15 @@ pub(crate) struct State {
     pub newest_snapshot: Option<HeldSnapshot>,
     #[serde(default)]
     pub remembered: Remembered,
+    /// Since when tables are captured.
+    #[serde(default)]
+    pub captured: CaptureMemory,
+    /// What their rows looked like.
+    #[serde(default)]
+    pub shapes: ShapeMemory,
+    /// Of the end of the chain, the newest first: what head.json lists.
+    #[serde(default)]
+    pub recent: Vec<Recent>,
     /// Warnings about lost changes that the slot will repeat until it moves, by table.
     #[serde(default)]
     pub warned: BTreeMap<String, u64>,
@@ -115,6 +128,14 @@ pub(crate) struct Tip {
     pub end_lsn: Lsn,
 }
 
+/// A segment near the end of the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Recent {
+    pub segment: Link,
+    pub day: Day,
+    pub end_lsn: Lsn,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Last {
     pub segment: Link,
@@ -170,6 +191,33 @@ impl State {
         let spent =
             self.rereading.filter(|earlier| earlier.from == from).map_or(0, |earlier| earlier.spent_bytes);
         Rereading { from, upto, answer_bytes, spent_bytes: spent.saturating_add(answer_bytes) }
+    }
+
+    /// The chain has gone on by this segment.
+    pub(crate) fn follow(&mut self, verified: &Verified) {
+        self.tip = Tip::behind(verified);
+        self.covered_lsn = self.covered_lsn.max(self.tip.end_lsn);
+        self.captured.told_by(verified.manifest());
+        if let Some(last) = self.tip.last {
+            self.recent.insert(0, Recent { segment: last.segment, day: last.day, end_lsn: self.tip.end_lsn });
+            self.recent.truncate(Head::RECENT_MAX);
+        }
+    }
+
+    /// What head.json lists of it: without a hole, from the end.
+    pub(crate) fn recent(&self) -> Vec<Newest> {
+        let mut next = self.tip.seq();
+        let mut follows = |recent: &&Recent| {
+            let fits = recent.segment.seq.get() == next;
+            next = next.saturating_sub(1);
+            fits
+        };
+        let newest = |recent: &Recent| Newest {
+            day: recent.day,
+            name: SegmentName { seq: recent.segment.seq, end_lsn: recent.end_lsn },
+            sha256: recent.segment.sha256,
+        };
+        self.recent.iter().take_while(&mut follows).map(newest).collect()
     }
 
     /// What the next manifest has to follow.

@@ -22,5 +22,6 @@ pub mod segment;
 pub mod signature;
 pub mod snapshot;
 pub mod time;
+pub mod types;
 
 pub use error::{Error, Kind, Result};

@@ -11,6 +11,7 @@ mod guard;
 mod locks;
 mod memory;
 mod operator;
+mod past;
 mod poison;
 mod positions;
 mod reader;

@@ -1,0 +1,216 @@
+//! Whether ALTER TABLE has rewritten the rows of a captured table: what it does to rows is not in the stream.
+//!
+//! Pure: the columns and the file node of each relation, as polls saw them one after the other. A new file node alone
+//! is VACUUM FULL, CLUSTER or TRUNCATE; new columns alone leave rows as they are. What cannot be told apart counts as
+//! rewritten: a gap that is none costs a snapshot, one that is not told costs the truth.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
+use syncdata_formats::types::keeps_text;
+
+/// The reason of the gap.
+pub(crate) const REWRITTEN: &str = "rewritten by ALTER TABLE";
+
+/// What is remembered from poll to poll.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShapeMemory {
+    shapes: BTreeMap<u32, Shape>,
+    /// Tables that were rewritten at some position.
+    in_doubt: BTreeMap<TableName, Doubt>,
+}
+
+/// Where a table was rewritten: by these transactions, and at the latest there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Doubt {
+    writers: BTreeSet<u32>,
+    upto: Lsn,
+}
+
+/// A relation that has rows, or had: a table or a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Shape {
+    /// The table that its rows travel as.
+    pub table: TableName,
+    /// 0 for a partitioned table.
+    pub filenode: u32,
+    pub columns: Vec<ShapeColumn>,
+    /// The transactions that wrote what the catalog says of it.
+    pub writers: BTreeSet<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShapeColumn {
+    pub attnum: u16,
+    pub name: String,
+    pub type_name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
+}
+
+impl ShapeMemory {
+    /// Takes in what the catalog shows, by oid, as of `catalog_at`.
+    pub(crate) fn look(&mut self, mut now: BTreeMap<u32, Shape>, catalog_at: Lsn) {
+        for (oid, shape) in &mut now {
+            let Some(before) = self.shapes.get(oid) else { continue };
+            if before.was_rewritten(shape) {
+                let doubt = self.in_doubt.entry(shape.table.clone()).or_default();
+                doubt.writers.extend(shape.writers.difference(&before.writers));
+                doubt.upto = doubt.upto.max(catalog_at);
+            }
+            shape.keep_missing(before);
+        }
+        self.shapes = now;
+    }
+
+    /// Tables that were rewritten behind that position, as far as is known with what was seen.
+    pub(crate) fn rewritten_after(&self, seen: &BTreeMap<u32, Lsn>, position: Lsn) -> Vec<TableName> {
+        let after = self.in_doubt.iter().filter(|(_, doubt)| doubt.reaches_past(seen, position));
+        after.map(|(table, _)| table.clone()).collect()
+    }
+
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        !self.in_doubt.is_empty()
+    }
+
+    /// The transactions of which it matters where they end.
+    pub(crate) fn watched(&self) -> impl Iterator<Item = u32> {
+        self.in_doubt.values().flat_map(|doubt| doubt.writers.iter().copied())
+    }
+
+    /// All up to here is told, and in it those transactions have ended.
+    pub(crate) fn told(&mut self, seen: &BTreeMap<u32, Lsn>, end: Lsn) {
+        self.in_doubt.retain(|_, doubt| {
+            let remains = doubt.reaches_past(seen, end);
+            doubt.writers.retain(|writer| seen.get(writer).is_none_or(|ended| *ended > end));
+            remains
+        });
+    }
+
+    /// What rows older than the column have in it. The catalog forgets it when the table is written anew.
+    pub(crate) fn missing(&self, oid: u32, attnum: u16) -> Option<&str> {
+        self.shapes.get(&oid)?.column(attnum)?.missing.as_deref()
+    }
+}
+
+impl Doubt {
+    /// Where all of its transactions were seen, the last of them says it; else where the catalog was read.
+    fn reaches_past(&self, seen: &BTreeMap<u32, Lsn>, position: Lsn) -> bool {
+        let ends: Option<Vec<Lsn>> = self.writers.iter().map(|writer| seen.get(writer).copied()).collect();
+        ends.and_then(|ends| ends.into_iter().max()).unwrap_or(self.upto) > position
+    }
+}
+
+impl Shape {
+    fn column(&self, attnum: u16) -> Option<&ShapeColumn> {
+        self.columns.iter().find(|column| column.attnum == attnum)
+    }
+
+    fn was_rewritten(&self, now: &Shape) -> bool {
+        let is_new_file = self.filenode != now.filenode;
+        now.columns.iter().any(|column| match self.column(column.attnum) {
+            // Also where no row was written anew: one as UTC needs no writing and prints another text.
+            Some(before) if !keeps_text(&before.type_name, &column.type_name) => true,
+            // By name, as changes and the copy know it, it is another column now.
+            _ if self.columns.iter().any(|old| old.name == column.name && old.attnum != column.attnum) => {
+                true
+            }
+            Some(_) => false,
+            // Whatever default it came with may be gone, and what old rows have from it with the file.
+            None => is_new_file && column.missing.is_none(),
+        })
+    }
+
+    fn keep_missing(&mut self, before: &Shape) {
+        for column in &mut self.columns {
+            if column.missing.is_none() {
+                column.missing = before.column(column.attnum).and_then(|before| before.missing.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(attnum: u16, name: &str, type_name: &str) -> ShapeColumn {
+        ShapeColumn { attnum, name: name.into(), type_name: type_name.into(), ..ShapeColumn::default() }
+    }
+
+    fn shape(filenode: u32, columns: &[ShapeColumn]) -> Shape {
+        let writers = BTreeSet::from([filenode, 100 + u32::try_from(columns.len()).expect("few")]);
+        Shape { table: "t".parse().expect("a name"), filenode, columns: columns.to_vec(), writers }
+    }
+
+    #[test]
+    fn what_alter_table_did_to_rows_is_told_from_what_leaves_them() {
+        let (id, value) = (column(1, "id", "integer"), column(2, "v", "integer"));
+        let filled = |missing: Option<&str>| ShapeColumn {
+            missing: missing.map(str::to_owned),
+            ..column(3, "more", "text")
+        };
+        let before = shape(10, &[id.clone(), value.clone()]);
+        for (filenode, columns, rewritten) in [
+            (10, vec![id.clone(), value.clone()], false),
+            // VACUUM FULL, CLUSTER, TRUNCATE.
+            (11, vec![id.clone(), value.clone()], false),
+            (11, vec![id.clone(), column(2, "v", "bigint")], false),
+            (11, vec![id.clone(), column(2, "v", "text")], false),
+            (11, vec![id.clone(), column(2, "v", "timestamp with time zone")], true),
+            (10, vec![id.clone(), column(2, "v", "oid")], true),
+            (10, vec![id.clone(), column(2, "w", "integer")], false),
+            (10, vec![id.clone()], false),
+            // A constant default is said by `missing`; a default that came later left old rows NULL.
+            (10, vec![id.clone(), value.clone(), filled(Some("x"))], false),
+            (10, vec![id.clone(), value.clone(), filled(None)], false),
+            (11, vec![id.clone(), value.clone(), filled(None)], true),
+            (11, vec![id.clone(), value.clone(), filled(Some("x"))], false),
+            (11, vec![id.clone(), value.clone(), column(3, "more", "text")], true),
+            // Dropped and added again; swapped.
+            (10, vec![id.clone(), column(3, "v", "integer")], true),
+            (10, vec![column(2, "id", "integer"), column(1, "v", "integer")], true),
+        ] {
+            let mut memory = ShapeMemory::default();
+            memory.look(BTreeMap::from([(7, before.clone())]), Lsn::from_u64(100));
+            assert!(memory.in_doubt.is_empty(), "the first look compares with nothing");
+            memory.look(BTreeMap::from([(7, shape(filenode, &columns))]), Lsn::from_u64(200));
+            assert_eq!(!memory.in_doubt.is_empty(), rewritten, "{filenode} {columns:?}");
+            let mut other = memory.clone();
+            memory.told(&BTreeMap::new(), Lsn::from_u64(199));
+            assert_eq!(!memory.in_doubt.is_empty(), rewritten, "until all is told");
+            memory.told(&BTreeMap::new(), Lsn::from_u64(200));
+            assert!(memory.in_doubt.is_empty());
+            // Or until what did it was seen.
+            let seen: Vec<(u32, Lsn)> = other.watched().map(|writer| (writer, Lsn::from_u64(150))).collect();
+            let seen: BTreeMap<u32, Lsn> = seen.into_iter().collect();
+            if !seen.is_empty() {
+                assert_eq!(other.rewritten_after(&seen, Lsn::from_u64(149)).len(), 1);
+                assert!(other.rewritten_after(&seen, Lsn::from_u64(150)).is_empty());
+                other.told(&seen, Lsn::from_u64(149));
+                assert!(!other.in_doubt.is_empty());
+                other.told(&seen, Lsn::from_u64(150));
+                assert!(other.in_doubt.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_old_rows_have_outlives_the_catalogs_memory() {
+        let with = |missing: Option<&str>| {
+            let more = ShapeColumn { missing: missing.map(str::to_owned), ..column(3, "more", "text") };
+            BTreeMap::from([(
+                7,
+                shape(if missing.is_some() { 10 } else { 11 }, &[column(1, "id", "integer"), more]),
+            )])
+        };
+        let mut memory = ShapeMemory::default();
+        memory.look(with(Some("x")), Lsn::from_u64(100));
+        memory.look(with(None), Lsn::from_u64(200));
+        assert_eq!(memory.missing(7, 3), Some("x"));
+        assert_eq!((memory.missing(7, 1), memory.missing(8, 3)), (None, None));
+        assert!(memory.in_doubt.is_empty());
+    }
+}

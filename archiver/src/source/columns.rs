@@ -1,0 +1,317 @@
+//! What the source's catalog says of captured tables: their columns now, and what tells how they became so.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postgres_protocol::escape::escape_identifier;
+use syncdata_formats::manifest::{Column, Generated, Identity, Relation, ReplicaIdentity};
+use syncdata_formats::name::TableName;
+use syncdata_formats::{Error, Result};
+use syncdata_service::postgres::ServerContext as _;
+use tokio_postgres::types::Type;
+use tokio_postgres::{GenericClient, Row};
+
+use super::catalog::many;
+use crate::capture::shape::{Shape, ShapeColumn, ShapeMemory};
+use crate::capture::since::Sighting;
+use crate::capture::{Capture, CatalogTable, Target};
+
+/// Columns with what old rows have in them, as the type's output function prints it. A partitioned table has no rows
+/// of its own: there it is what its partitions agree on. A constant is a tree of constants and their conversions alone.
+const RELATIONS: &str =
+    "SELECT n.nspname::text, c.relname::text, c.relreplident::text,
+    ARRAY(SELECT a.attname::text FROM pg_index x, unnest(x.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
+      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+      WHERE x.indrelid = c.oid AND x.indisprimary AND k.place <= x.indnkeyatts ORDER BY k.place),
+    a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated::text, a.attidentity::text,
+    a.attnum,
+    CASE WHEN c.relkind = 'r' THEN CASE WHEN a.atthasmissing THEN array_to_string(a.attmissingval, '') END
+      ELSE (SELECT CASE WHEN count(DISTINCT array_to_string(l.attmissingval, '')) = 1
+          THEN min(array_to_string(l.attmissingval, '')) END
+        FROM pg_partition_tree(c.oid) p JOIN pg_attribute l ON l.attrelid = p.relid AND l.attname = a.attname
+        WHERE p.isleaf AND l.atthasmissing AND NOT l.attisdropped) END,
+    CASE WHEN a.attgenerated = '' AND d.adbin::text !~ '[{](?!CONST|RELABELTYPE|FUNCEXPR|COERCETODOMAIN )'
+        AND d.adbin::text !~ ':funcformat [03]'
+        AND NOT EXISTS (SELECT FROM regexp_matches(d.adbin::text, ':funcid ([0-9]+)', 'g') f(id)
+          JOIN pg_proc p ON p.oid = f.id[1]::oid WHERE p.provolatile <> 'i')
+      THEN pg_get_expr(d.adbin, d.adrelid) END,
+    c.oid
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN unnest($1::text[], $2::text[]) AS wanted(nspname, relname)
+      ON wanted.nspname = n.nspname AND wanted.relname = c.relname
+    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+  WHERE c.relkind IN ('r', 'p')
+  ORDER BY c.oid, a.attnum";
+
+/// Enum types of columns, below domains and arrays too.
+const LABELS: &str = "WITH RECURSIVE below(relation, type) AS (
+    SELECT a.attrelid, a.atttypid FROM pg_attribute a
+      WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT b.relation, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END
+      FROM below b JOIN pg_type t ON t.oid = b.type
+      WHERE t.typtype = 'd' OR t.typcategory = 'A' AND t.typelem <> 0)
+  SELECT b.relation, format_type(t.oid, NULL),
+    ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)
+  FROM below b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'e'";
+
+/// A table was made by the transaction that made its system columns, and got its name and place by the one that wrote
+/// the row of its type last. Its first file has its own number: one that was unlogged before has another.
+const SHAPES: &str = "SELECT c.oid, c.relfilenode, s.xmin::text::int8, t.xmin::text::int8,
+    c.relkind = 'p' OR c.relfilenode = c.oid,
+    a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod),
+    CASE WHEN a.atthasmissing THEN array_to_string(a.attmissingval, '') END,
+    c.xmin::text::int8, a.xmin::text::int8
+  FROM pg_class c JOIN pg_attribute s ON s.attrelid = c.oid AND s.attnum = -1 JOIN pg_type t ON t.oid = c.reltype
+    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  WHERE c.oid = ANY($1) ORDER BY c.oid, a.attnum";
+
+const COUNTABLE: &str = "SELECT n.nspname::text, c.relname::text, c.relkind = 'p'
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN unnest($1::text[], $2::text[]) AS wanted(nspname, relname)
+      ON wanted.nspname = n.nspname AND wanted.relname = c.relname
+  WHERE c.relkind IN ('r', 'p') AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+    AND NOT row_security_active(c.oid)";
+
+/// What polls compare with what they saw before.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    pub tables: BTreeMap<TableName, Sighting>,
+    pub shapes: BTreeMap<u32, Shape>,
+}
+
+/// The captured tables and their partitions.
+pub(crate) async fn standing(
+    client: &impl GenericClient,
+    capture: &Capture,
+    catalog: &[CatalogTable],
+) -> Result<Standing> {
+    let captured: BTreeMap<u32, &Target> =
+        capture.captured(catalog).map(|(relation, target)| (relation.oid, target)).collect();
+    let oids: Vec<u32> = captured.keys().copied().collect();
+    let doing = "reading how the source's tables became what they are";
+    let rows = many(client, doing, SHAPES, &[(&oids, Type::OID_ARRAY)]).await?;
+    let mut standing = Standing::default();
+    for row in &rows {
+        let oid: u32 = row.get(0);
+        let Some(target) = captured.get(&oid) else { continue };
+        let shape = || Shape {
+            table: target.table.clone(),
+            filenode: row.get(1),
+            columns: Vec::new(),
+            writers: BTreeSet::new(),
+        };
+        let shape = standing.shapes.entry(oid).or_insert_with(shape);
+        shape.columns.extend(shape_column(row)?);
+        for writer in [row.get::<_, Option<i64>>(9), row.get(10)].into_iter().flatten() {
+            shape.writers.insert(xid(writer)?);
+        }
+        if !target.is_partition {
+            let (made, named): (i64, i64) = (row.get(2), row.get(3));
+            let made_by = (made == named && row.get(4)).then_some(xid(made)?);
+            let sighting = Sighting { oid, made_by, named_by: xid(named)? };
+            standing.tables.insert(target.table.clone(), sighting);
+        }
+    }
+    Ok(standing)
+}
+
+/// Those of the tables that have just so many rows now. `after` are transactions that must be visible to whoever counts:
+/// one that waits for its standby is in the stream before it is. What cannot be counted soon is none of them.
+pub(crate) async fn with_rows(
+    client: &impl GenericClient,
+    tables: &BTreeMap<TableName, u64>,
+    after: &[u32],
+) -> Result<BTreeSet<TableName>> {
+    let doing = "counting the rows of tables that are new";
+    client
+        .batch_execute("SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'")
+        .await
+        .context(|| doing.to_owned())?;
+    let xmin = "SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::numeric % 4294967296)::int8";
+    let rows = many(client, doing, xmin, &[]).await?;
+    let oldest = xid(rows.first().map_or(0, |row| row.get(0)))?;
+    // Numbers of transactions wrap around.
+    if after.iter().any(|xid| oldest.wrapping_sub(*xid).cast_signed() <= 0) {
+        return Ok(BTreeSet::new());
+    }
+    let (schemas, names): (Vec<&str>, Vec<&str>) = tables.keys().map(|t| (t.schema(), t.name())).unzip();
+    let wanted = [(&schemas as _, Type::TEXT_ARRAY), (&names as _, Type::TEXT_ARRAY)];
+    let mut found = BTreeSet::new();
+    for row in &many(client, doing, COUNTABLE, &wanted).await? {
+        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))?;
+        let Some(&expected) = tables.get(&table) else { continue };
+        let only = if row.get(2) { "" } else { "ONLY " };
+        let limit = expected.saturating_add(1);
+        let count = format!("SELECT count(*) FROM (SELECT FROM {only}{} LIMIT {limit}) r", table.sql());
+        let counted = many(client, doing, &count, &[]).await?;
+        if counted.first().is_some_and(|row| u64::try_from(row.get::<_, i64>(0)) == Ok(expected)) {
+            found.insert(table);
+        }
+    }
+    Ok(found)
+}
+
+/// A table with columns of floating or numeric type.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    pub name: TableName,
+    pub columns: Vec<String>,
+    is_partitioned: bool,
+}
+
+impl Numbers {
+    /// How many values of each are no number, or infinite.
+    pub(crate) fn statement(&self) -> String {
+        let count = |column: &String| {
+            format!(
+                "count(*) FILTER (WHERE {}::text IN ('NaN', 'Infinity', '-Infinity'))",
+                escape_identifier(column)
+            )
+        };
+        let counts: Vec<String> = self.columns.iter().map(count).collect();
+        let only = if self.is_partitioned { "" } else { "ONLY " };
+        format!("SELECT {} FROM {only}{}", counts.join(", "), self.name.sql())
+    }
+}
+
+pub(crate) async fn with_numbers(
+    client: &impl GenericClient,
+    tables: &BTreeSet<TableName>,
+) -> Result<Vec<Numbers>> {
+    let sql = "SELECT n.nspname::text, c.relname::text, c.relkind = 'p', array_agg(a.attname::text ORDER BY a.attnum)
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN unnest($1::text[], $2::text[]) AS wanted(nspname, relname)
+          ON wanted.nspname = n.nspname AND wanted.relname = c.relname
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+          AND a.atttypid IN ('float4'::regtype, 'float8'::regtype, 'numeric'::regtype)
+      WHERE c.relkind IN ('r', 'p') GROUP BY 1, 2, 3 ORDER BY 1, 2";
+    let (schemas, names): (Vec<&str>, Vec<&str>) = tables.iter().map(|t| (t.schema(), t.name())).unzip();
+    let wanted = [(&schemas as _, Type::TEXT_ARRAY), (&names as _, Type::TEXT_ARRAY)];
+    let rows = many(client, "looking for columns of numbers", sql, &wanted).await?;
+    let numbers = |row: &Row| {
+        let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))?;
+        Ok(Numbers { name, is_partitioned: row.get(2), columns: row.get(3) })
+    };
+    rows.iter().map(numbers).collect()
+}
+
+/// Those of the tables that have a row, as far as we may look.
+pub(crate) async fn with_any_rows(
+    client: &impl GenericClient,
+    tables: &BTreeSet<TableName>,
+) -> Result<BTreeSet<TableName>> {
+    let doing = "looking which tables have rows";
+    client
+        .batch_execute("SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'")
+        .await
+        .context(|| doing.to_owned())?;
+    let (schemas, names): (Vec<&str>, Vec<&str>) = tables.iter().map(|t| (t.schema(), t.name())).unzip();
+    let wanted = [(&schemas as _, Type::TEXT_ARRAY), (&names as _, Type::TEXT_ARRAY)];
+    let mut found = BTreeSet::new();
+    for row in &many(client, doing, COUNTABLE, &wanted).await? {
+        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))?;
+        let only = if row.get(2) { "" } else { "ONLY " };
+        let any = format!("SELECT EXISTS (SELECT FROM {only}{})", table.sql());
+        if many(client, doing, &any, &[]).await?.first().is_some_and(|row| row.get(0)) {
+            found.insert(table);
+        }
+    }
+    Ok(found)
+}
+
+/// The named tables as they are now; those that are gone have no entry. What the catalog has forgotten of old rows,
+/// `memory` may know.
+pub(crate) async fn relations(
+    client: &impl GenericClient,
+    tables: &BTreeSet<TableName>,
+    memory: &ShapeMemory,
+) -> Result<BTreeMap<TableName, Relation>> {
+    let (schemas, names): (Vec<&str>, Vec<&str>) = tables.iter().map(|t| (t.schema(), t.name())).unzip();
+    let doing = "reading the columns of the source's tables";
+    let wanted = [(&schemas as _, Type::TEXT_ARRAY), (&names as _, Type::TEXT_ARRAY)];
+    let rows = many(client, doing, RELATIONS, &wanted).await?;
+    let mut found: BTreeMap<u32, Found> = BTreeMap::new();
+    for row in &rows {
+        let oid: u32 = row.get(12);
+        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))?;
+        let (key, identity) = (row.get(3), replica_identity(row.get(2))?);
+        let entry = found.entry(oid).or_insert_with(|| Found { table, columns: Vec::new(), key, identity });
+        entry.columns.extend(column(row, oid, memory)?);
+    }
+    let oids: Vec<u32> = found.keys().copied().collect();
+    let rows = many(client, "reading the labels of enum types", LABELS, &[(&oids, Type::OID_ARRAY)]).await?;
+    let mut types: BTreeMap<u32, BTreeMap<String, Vec<String>>> = BTreeMap::new();
+    for row in &rows {
+        types.entry(row.get(0)).or_default().insert(row.get(1), row.get(2));
+    }
+    let described = |(oid, found): (u32, Found)| {
+        let types = types.remove(&oid).unwrap_or_default();
+        (found.table, Relation::described(found.columns, found.key, found.identity, types))
+    };
+    Ok(found.into_iter().map(described).collect())
+}
+
+struct Found {
+    table: TableName,
+    columns: Vec<Column>,
+    key: Vec<String>,
+    identity: ReplicaIdentity,
+}
+
+fn shape_column(row: &Row) -> Result<Option<ShapeColumn>> {
+    let Some(attnum) = row.get::<_, Option<i16>>(5) else { return Ok(None) };
+    Ok(Some(ShapeColumn {
+        attnum: number(attnum)?,
+        name: row.get(6),
+        type_name: row.get(7),
+        missing: row.get(8),
+    }))
+}
+
+/// `None` for a table without columns, which the outer join shows as a row without one.
+fn column(row: &Row, oid: u32, memory: &ShapeMemory) -> Result<Option<Column>> {
+    let Some(name) = row.get::<_, Option<String>>(4) else { return Ok(None) };
+    let generated = match row.get::<_, &str>(7) {
+        "" => None,
+        "s" => Some(Generated::Stored),
+        "v" => Some(Generated::Virtual),
+        other => return Err(Error::bad_input("a kind of generated column", other)),
+    };
+    let identity = match row.get::<_, &str>(8) {
+        "" => None,
+        "a" => Some(Identity::Always),
+        "d" => Some(Identity::ByDefault),
+        other => return Err(Error::bad_input("a kind of identity column", other)),
+    };
+    let attnum = number(row.get(9))?;
+    let missing = row.get::<_, Option<String>>(10).or_else(|| memory.missing(oid, attnum).map(str::to_owned));
+    Ok(Some(Column {
+        name,
+        type_name: row.get(5),
+        not_null: row.get(6),
+        generated,
+        identity,
+        attnum: Some(attnum),
+        missing,
+        default: row.get(11),
+    }))
+}
+
+fn number(attnum: i16) -> Result<u16> {
+    u16::try_from(attnum).map_err(|_| Error::bad_input("a column's number", &attnum.to_string()))
+}
+
+fn xid(number: i64) -> Result<u32> {
+    u32::try_from(number).map_err(|_| Error::bad_input("a transaction's number", &number.to_string()))
+}
+
+fn replica_identity(code: &str) -> Result<ReplicaIdentity> {
+    match code {
+        "d" => Ok(ReplicaIdentity::Default),
+        "f" => Ok(ReplicaIdentity::Full),
+        "i" => Ok(ReplicaIdentity::Index),
+        "n" => Ok(ReplicaIdentity::Nothing),
+        other => Err(Error::bad_input("a replica identity", other)),
+    }
+}

@@ -1,0 +1,241 @@
+//! What manifests say of the past: columns before they were there, tables before they were captured, rows that DDL
+//! wrote anew.
+
+use serde_json::{Value, json};
+use syncdata_tests::world::World;
+
+use crate::reader;
+use crate::scene::{self, gaps, poll};
+
+/// The newest that the archive says of the time since when tables are captured: `table` → whether it was empty.
+fn since(world: &World) -> Vec<(String, bool)> {
+    let segments = reader::segments(world.archive_dir());
+    let said =
+        segments.iter().rev().map(|segment| &segment.manifest["capture_since"]).find(|s| s.is_object());
+    let said = said.and_then(Value::as_object).into_iter().flatten();
+    said.map(|(table, since)| (table.clone(), since["empty"].as_bool().expect("said"))).collect()
+}
+
+#[tokio::test]
+async fn columns_are_described_with_what_old_rows_have_in_them() {
+    let world = scene::world(
+        "CREATE SCHEMA sales; CREATE TYPE sales.mood AS ENUM ('sad', 'fine'); ALTER TYPE sales.mood ADD VALUE 'so-so' BEFORE 'fine';
+        CREATE DOMAIN sales.moods AS sales.mood[];
+        CREATE TABLE notes (id int PRIMARY KEY, gone text); INSERT INTO notes VALUES (1);
+        ALTER TABLE notes DROP gone, ADD b box DEFAULT '(1,1),(0,0)', ADD m sales.mood DEFAULT 'fine', ADD n numeric(5,2) DEFAULT 1.5,
+          ADD t timestamptz DEFAULT '2026-02-05 10:00:00+02', ADD a text[] DEFAULT '{x,\"y z\"}', ADD e text DEFAULT '',
+          ADD plain int, ADD late timestamptz, ADD ms sales.moods, ADD v varchar(5) DEFAULT 'ab', ADD f float8 DEFAULT 0.1;
+        ALTER TABLE notes ALTER late SET DEFAULT now(), ALTER plain SET DEFAULT -7;
+        ALTER ROLE syncdata_user SET datestyle = 'German, DMY'",
+    )
+    .await;
+    world.source.execute("INSERT INTO notes (id) VALUES (2)").await;
+    let segments = poll(&world).await;
+    let relation = segments[0].manifest["relations"]["notes"].clone();
+    let fact = |fact: &str| -> Vec<Value> {
+        let columns = relation["columns"].as_array().expect("columns");
+        columns.iter().map(|column| column.get(fact).cloned().unwrap_or(Value::Null)).collect()
+    };
+    let null = Value::Null;
+    assert_eq!(fact("attnum"), [1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13].map(Value::from));
+    let missing = json!([
+        null,
+        "(1,1),(0,0)",
+        "fine",
+        "1.50",
+        "2026-02-05 08:00:00+00",
+        "{x,\"y z\"}",
+        "",
+        null,
+        null,
+        null,
+        "ab",
+        "0.1"
+    ]);
+    assert_eq!(Value::from(fact("missing")), missing);
+    let defaults = fact("default");
+    assert_eq!(defaults[2], "'fine'::sales.mood");
+    assert_eq!((&defaults[0], &defaults[8], &defaults[9]), (&null, &null, &null), "none, or no constant");
+    assert_eq!((&defaults[7], &defaults[6]), (&json!("'-7'::integer"), &json!("''::text")));
+    assert_eq!(relation["types"], json!({"sales.mood": ["sad", "so-so", "fine"]}));
+    assert_eq!(relation["fingerprint_version"], 2);
+
+    // The catalog forgets it when the table is written anew; the archive does not.
+    world.source.execute("VACUUM FULL notes").await;
+    world.source.execute("INSERT INTO notes (id) VALUES (3)").await;
+    let segments = poll(&world).await;
+    let again = &segments[1].manifest["relations"]["notes"];
+    assert_eq!(again, &relation);
+    assert!(gaps(&segments).is_empty(), "rows are as they were");
+
+    world.archiver(["snapshot"]).succeed().await;
+    let snapshots: Vec<_> =
+        std::fs::read_dir(world.archive_dir().join("snapshots")).expect("there").collect();
+    let folder = snapshots[0].as_ref().expect("it can be listed").path();
+    let snapshot = reader::json(&folder.join("snapshot.manifest.json"));
+    assert_eq!(snapshot["tables"]["notes"]["relation"]["types"], relation["types"]);
+    assert_eq!(snapshot["tables"]["notes"]["relation"]["columns"][1]["attnum"], 3);
+}
+
+#[tokio::test]
+async fn a_partitioned_table_says_what_its_partitions_have_in_old_rows() {
+    let world = scene::world(
+        "CREATE TABLE orders (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (10); INSERT INTO orders VALUES (1);
+        ALTER TABLE orders ADD more text DEFAULT 'old';
+        CREATE TABLE orders_2 PARTITION OF orders FOR VALUES FROM (10) TO (20)",
+    )
+    .await;
+    world.source.execute("INSERT INTO orders VALUES (11)").await;
+    let segments = poll(&world).await;
+    assert_eq!(segments[0].manifest["relations"]["orders"]["columns"][1]["missing"], "old");
+}
+
+#[tokio::test]
+async fn the_first_manifest_says_which_tables_were_empty() {
+    let world = scene::world(
+        "CREATE TABLE filled (id int PRIMARY KEY); INSERT INTO filled VALUES (1), (2);
+        CREATE TABLE silent (id int PRIMARY KEY); CREATE TABLE busy (id int PRIMARY KEY, n int);
+        CREATE TABLE replaced (id int PRIMARY KEY); INSERT INTO replaced VALUES (1);
+        CREATE TABLE updated (id int PRIMARY KEY, n int); INSERT INTO updated VALUES (1, 1);
+        CREATE TABLE cleared (id int PRIMARY KEY); INSERT INTO cleared VALUES (1);
+        CREATE TABLE hidden (id int PRIMARY KEY); REVOKE ALL ON hidden FROM PUBLIC",
+    )
+    .await;
+    world
+        .source
+        .execute(
+            "INSERT INTO filled VALUES (3); INSERT INTO busy SELECT i, i FROM generate_series(1, 100) i;
+            UPDATE busy SET n = 0; DELETE FROM busy WHERE id > 50; CREATE TABLE later (id int PRIMARY KEY);
+            DELETE FROM replaced; INSERT INTO replaced VALUES (1); UPDATE updated SET n = 2; TRUNCATE cleared;
+            INSERT INTO cleared VALUES (5); INSERT INTO later VALUES (1)",
+        )
+        .await;
+    let segments = poll(&world).await;
+    let expected = [
+        ("busy", true),
+        ("cleared", false),
+        ("filled", false),
+        ("hidden", true),
+        ("later", true),
+        ("replaced", false),
+        ("silent", true),
+        ("updated", false),
+    ];
+    assert_eq!(since(&world), expected.map(|(table, empty)| (table.to_owned(), empty)));
+    let first = &segments[0].manifest;
+    assert_eq!(first["capture_since"]["busy"]["lsn"], first["start_lsn"]);
+
+    // Said once; again when a table comes that was made since.
+    world.source.execute("INSERT INTO filled VALUES (4)").await;
+    assert_eq!(poll(&world).await[1].manifest.get("capture_since"), None);
+    world.source.execute("CREATE TABLE newest (id int PRIMARY KEY); INSERT INTO newest VALUES (1); INSERT INTO filled VALUES (5)").await;
+    let segments = poll(&world).await;
+    let said = &segments[2].manifest["capture_since"];
+    assert_eq!(said["newest"]["empty"], true);
+    assert_eq!(said["filled"], first["capture_since"]["filled"]);
+
+    // head.json names them, the newest first.
+    let head = reader::json(&world.archive_dir().join("head.json"));
+    let recent: Vec<u64> = head["recent"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| one["seq"].as_u64().expect("a number"))
+        .collect();
+    assert_eq!(recent, [3, 2, 1]);
+    assert_eq!(head["recent"][0]["manifest"], head["manifest"]);
+}
+
+#[tokio::test]
+async fn a_row_that_waits_for_its_commit_to_be_seen_is_no_proof_of_emptiness() {
+    let world = scene::world("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
+    let client = world.source.connect().await;
+    client.batch_execute("BEGIN; DELETE FROM t; INSERT INTO t VALUES (2)").await.expect("runs");
+    world.source.execute("CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1)").await;
+    poll(&world).await;
+    assert!(since(&world).contains(&("t".into(), false)));
+    client.batch_execute("COMMIT").await.expect("runs");
+    world.source.execute("INSERT INTO t VALUES (3)").await;
+    poll(&world).await;
+    assert!(since(&world).contains(&("t".into(), false)), "what is not proved at first is not proved later");
+}
+
+#[tokio::test]
+async fn a_table_that_leaves_the_capture_and_returns_begins_anew() {
+    let mut world =
+        scene::world("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)").await;
+    world.set_archiver("tables", vec!["a", "b"]);
+    world.source.execute("INSERT INTO a VALUES (1); INSERT INTO b VALUES (1)").await;
+    poll(&world).await;
+    assert_eq!(since(&world), [("a".into(), true), ("b".into(), true)]);
+    world.set_archiver("tables", vec!["b"]);
+    world.source.execute("INSERT INTO a VALUES (2); INSERT INTO b VALUES (2)").await;
+    poll(&world).await;
+    assert_eq!(since(&world), [("b".into(), true)]);
+    world.set_archiver("tables", vec!["a", "b"]);
+    world.source.execute("INSERT INTO a VALUES (3); INSERT INTO b VALUES (3)").await;
+    let segments = poll(&world).await;
+    assert_eq!(since(&world), [("a".into(), false), ("b".into(), true)]);
+    let last = &segments[2].manifest;
+    assert_eq!(last["capture_since"]["a"]["lsn"], last["start_lsn"]);
+
+    // A spool that is made anew knows it from the chain.
+    std::fs::rename(world.spool_dir(), world.folder().join("lost")).expect("ours");
+    world.source.execute("INSERT INTO a VALUES (4)").await;
+    let segments = poll(&world).await;
+    assert_eq!(segments[3].manifest.get("capture_since"), None, "nothing has changed");
+}
+
+#[tokio::test]
+async fn rows_that_alter_table_wrote_anew_are_a_gap_of_that_table() {
+    let world = scene::world(
+        "CREATE TABLE t (id int PRIMARY KEY, n int, s varchar(10), at timestamp); INSERT INTO t VALUES (1, 1, 'x', '2026-01-01');
+        CREATE TABLE other (id int PRIMARY KEY);
+        CREATE TABLE parts (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
+        CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (100); INSERT INTO parts VALUES (1, 1)",
+    )
+    .await;
+    poll(&world).await;
+    let mut told = 0;
+    for (ddl, table) in [
+        ("VACUUM FULL t", None),
+        ("CLUSTER t USING t_pkey", None),
+        ("ALTER TABLE t ADD constant int DEFAULT 5", None),
+        ("ALTER TABLE t ADD empty text", None),
+        ("ALTER TABLE t RENAME n TO m", None),
+        ("ALTER TABLE t DROP constant", None),
+        ("ALTER TABLE t ALTER m TYPE bigint", None),
+        ("ALTER TABLE t ALTER s TYPE varchar(20)", None),
+        ("ALTER TABLE t ALTER s TYPE text", None),
+        ("ALTER TABLE t ALTER empty SET DEFAULT random()::text", None),
+        ("TRUNCATE other", None),
+        ("ALTER TABLE t ALTER m TYPE numeric(20,2)", Some("t")),
+        ("ALTER TABLE t ADD volatile text DEFAULT random()::text", Some("t")),
+        ("ALTER TABLE t ADD made int GENERATED ALWAYS AS (id * 2) STORED", Some("t")),
+        ("ALTER TABLE t DROP empty; ALTER TABLE t ADD empty text", Some("t")),
+        // In a session whose zone is UTC nothing is written anew, and every value prints another text.
+        ("SET timezone = 'UTC'; ALTER TABLE t ALTER at TYPE timestamptz; RESET timezone", Some("t")),
+        ("ALTER TABLE parts ALTER n TYPE text", None),
+        ("ALTER TABLE parts ADD volatile float DEFAULT random()", Some("parts")),
+    ] {
+        world.source.execute(ddl).await;
+        world.source.execute("INSERT INTO other SELECT coalesce(max(id), 0) + 1 FROM other").await;
+        let done = world.archiver(["run", "--once"]).run().await;
+        let segments = reader::segments(world.archive_dir());
+        let found = gaps(&segments).split_off(told);
+        told += found.len();
+        let expected: Vec<String> = table.into_iter().map(|table| format!("[\"{table}\"]")).collect();
+        assert_eq!(found, expected, "{ddl}");
+        assert_eq!(done.code(), Some(i32::from(table.is_some())), "{ddl}: {}", done.stderr);
+        if table.is_some() {
+            let reason = &segments.last().expect("a segment").manifest["gaps"][0]["reason"];
+            assert_eq!(reason, "rewritten by ALTER TABLE", "{ddl}");
+        }
+    }
+    // Said once, also when nothing else happens.
+    world.source.execute("ALTER TABLE t ALTER m TYPE numeric(20,3)").await;
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    world.archiver(["run", "--once"]).run().await;
+    assert_eq!(gaps(&reader::segments(world.archive_dir())).len(), told + 1);
+}
