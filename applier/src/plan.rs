@@ -117,6 +117,18 @@ pub fn not_found(name: &TableName) -> Difference {
     }
 }
 
+/// What manifests call it when the plugin prints NaN and infinities of numbers as null.
+pub const NUMERIC_NAN: &str = "numeric-nan";
+
+/// The columns whose values that concerns.
+pub fn columns_with_nan(relation: &Relation) -> Vec<&str> {
+    let is_of_numbers = |type_name: &str| {
+        type_name == "real" || type_name == "double precision" || type_name.starts_with("numeric")
+    };
+    let plain = |type_name: &str| is_of_numbers(type_name) && !type_name.ends_with("[]");
+    relation.columns.iter().filter(|c| plain(&c.type_name)).map(|c| c.name.as_str()).collect()
+}
+
 /// A table that was dropped at the source before it was described: nobody knows more than its rows say.
 pub fn as_local(table: &Table) -> Relation {
     let columns = table.columns.iter().map(|column| manifest::Column {

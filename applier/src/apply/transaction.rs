@@ -301,6 +301,10 @@ impl Transaction<'_> {
         if *self.scope == Scope::Live {
             let last = self.group.last().expect("a group has a segment");
             Checkpoint::after(&last.segment).write(client, meta, commit_time).await?;
+            let manifests = self.group.iter().rev().map(|fetched| fetched.segment.manifest());
+            if let Some(said) = manifests.map(|m| &m.capture_since).find(|said| !said.is_empty()) {
+                cursor::note_capture_since(client, meta, said).await?;
+            }
         }
         let records = entries.iter().map(|entry| entry.counts.total()).sum();
         let set_aside = self.stops.keys().cloned().chain(cut_off.iter().map(|cut| cut.table.clone()));

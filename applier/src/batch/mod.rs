@@ -249,6 +249,12 @@ impl BatchTable {
         Ok(u32::try_from(place).expect("fewer forms than records"))
     }
 
+    /// The labels that the source has for a column of an enum type, as far as the archive says.
+    pub fn labels(&self, column: &str) -> Option<&[String]> {
+        let column = self.relation.columns.iter().find(|source| source.name == column)?;
+        self.relation.types.get(&column.type_name).map(Vec::as_slice)
+    }
+
     fn column(&self, name: &str) -> Result<Option<usize>, Difference> {
         let source = self.relation.columns.iter().find(|column| column.name == name);
         // A virtual column is sent as NULL, whatever it is.

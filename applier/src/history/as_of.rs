@@ -31,6 +31,7 @@ use crate::batch::TxPlace;
 use crate::load::{self, Base, BaseKey, Copy, Halt, Known, Pair, Refusal};
 use crate::plan::{concerns, gap_name, not_found};
 use crate::target::postgres::apply::{FREE_PLANS, Writer};
+use crate::target::postgres::cursor;
 use crate::target::postgres::ledger::{self, Entry};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::schema::{self, Table};
@@ -142,6 +143,7 @@ impl Making<'_> {
         let snapshots = self.source.snapshots(standing.archive_id).await?;
         let floor = self.source.floor().await?;
         let is_whole = floor.is_none_or(|floor| floor.seq == SegmentSeq::FIRST);
+        let since = cursor::capture_since(self.local.session.client(), &self.local.meta).await?;
         let mut groups: BTreeMap<BaseKey, (Base, Vec<TableName>)> = BTreeMap::new();
         for (name, (_, table)) in copies {
             let has_it = |snapshot: &&Arc<SnapshotManifest>| {
@@ -151,7 +153,12 @@ impl Making<'_> {
                 match snapshots.iter().find(has_it) {
                     _ if table.is_none() => Err(not_found(name).to_string()),
                     Some(snapshot) => Ok(Base::Snapshot(Arc::clone(snapshot))),
-                    None if is_whole => Ok(Base::Start { over: false }),
+                    None if is_whole => match since.get(name) {
+                        Some(since) if since.empty => Ok(Base::Start { over: false, from: since.lsn }),
+                        _ => Err("it had rows when its capture began, or may have had, and no snapshot from before that \
+                                  moment has them"
+                            .to_owned()),
+                    },
                     None => Err("the archive has neither a snapshot from before that moment nor all changes"
                         .to_owned()),
                 };

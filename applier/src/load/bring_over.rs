@@ -85,24 +85,26 @@ impl Loader<'_> {
     ) -> Result<Changes, Halt> {
         let is_silent = !work.records.contains_key(name);
         match work.base {
-            // A table that is silent since the archive began is as it was before: in a base copy, or nowhere.
-            Base::Start { over: true } if is_silent => return Ok(Changes::default()),
-            Base::Start { over: false } if is_silent => {
-                let reason = "the archive has no change of it since its first segment: nobody knows its rows. Run \
-                              `syncdata-archiver snapshot` on the production host";
-                return Err(Halt::refused(name, reason));
-            }
+            // Silent since it was empty: the rows that are here stay as they are.
+            Base::Start { over: true, .. } if is_silent => return Ok(Changes::default()),
             Base::Start { .. } | Base::Snapshot(_) => {}
         }
 
         let copy = &work.copies[name];
         let target =
             schema::fit(&copy.relation, &copy.table).map_err(|difference| Halt::refused(name, difference))?;
+        // Nothing has said which columns the source has: those that are here, and no rows.
+        let columns = match copy.columns.as_slice() {
+            [] => {
+                (0..copy.table.columns.len()).filter(|place| !copy.table.columns[*place].generated).collect()
+            }
+            columns => columns.to_vec(),
+        };
         let pair = Pair {
             table: &copy.table,
             shadow: &copy.shadow,
             key: if target.key.arbiter { &target.key.columns } else { &[] },
-            columns: copy.columns.clone(),
+            columns,
             replica: self.local.replica,
         };
 

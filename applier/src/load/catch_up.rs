@@ -55,6 +55,8 @@ pub(crate) struct Copy {
     pub shadow: Arc<Table>,
     /// As the archive described it last.
     pub relation: Arc<Relation>,
+    /// Whether `relation` is what the archive says, not only how the table is here.
+    pub described: bool,
     /// Columns that the source has, or had while changes were made.
     pub columns: Vec<usize>,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use syncdata_formats::error::Result;
 use syncdata_service::progress::{Progress, Unit};
 
+use super::plan::take_snapshot;
 use super::{Base, Copy, Halt, is_of_a_row, parts, shadow};
 use crate::archive::fetch::Source;
 use crate::target::postgres::local::Local;
@@ -24,7 +25,16 @@ pub(crate) async fn fill(
         Base::Snapshot(snapshot) => {
             let copy = &snapshot.tables[&table.name];
             schema::fit(&copy.relation, table).map_err(refused)?;
-            let statement = parts::statement(copy, table, &shadow.name).map_err(refused)?;
+            let statement = parts::statement(copy, table, &shadow.name).map_err(|difference| {
+                // The table is as it is on purpose: it is the copy that is old.
+                let reason = format!(
+                    "{}, and {} has it; a newer base copy is needed, {}",
+                    difference.what,
+                    base.name(),
+                    take_snapshot(&table.name)
+                );
+                Halt::refused(&table.name, reason)
+            })?;
             let job = format!("loading {} from {}", table.name, base.name());
             let mut progress = Progress::start(job, Unit::Bytes, Some(copy.content_bytes));
             parts::copy_in(client, source, copy, &statement, &mut progress).await.map_err(|error| {
@@ -35,7 +45,7 @@ pub(crate) async fn fill(
             let columns = places.filter(|column| !table.columns[*column].generated).collect();
             (copy.relation.clone(), columns)
         }
-        Base::Start { over } => {
+        Base::Start { over, .. } => {
             if *over {
                 shadow::seed(client, table, &shadow).await?;
             }
@@ -46,5 +56,6 @@ pub(crate) async fn fill(
     let relation = Arc::new(relation);
     let target = schema::fit(&relation, &shadow).map_err(refused)?;
     let shadow = shadow::index(client, &shadow, &target).await?;
-    Ok(Copy { table: Arc::clone(table), shadow, relation, columns })
+    let described = matches!(base, Base::Snapshot(_));
+    Ok(Copy { table: Arc::clone(table), shadow, relation, described, columns })
 }

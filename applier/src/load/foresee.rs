@@ -3,6 +3,7 @@
 use bytesize::ByteSize;
 use syncdata_formats::error::Result;
 use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::Manifest;
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 
@@ -27,7 +28,15 @@ pub async fn foresee(
     let newest = listing.values().flatten().map(|(_, name)| name.end_lsn).max();
     let head = source.head().await?.map(|head| head.covered_lsn);
     let reached = reached.max(newest.unwrap_or(Lsn::ZERO)).max(head.unwrap_or(Lsn::ZERO));
-    let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached };
+    let mut since = cursor::capture_since(local.session.client(), &local.meta).await?;
+    if since.is_empty()
+        && let Some(&(day, name)) = listing.values().flatten().next()
+    {
+        // Nothing is applied yet. What the first segment says is looked at again when it is.
+        let bytes = source.manifest_bytes(day, name).await?;
+        since = Manifest::decode(&bytes)?.capture_since;
+    }
+    let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached, since: &since };
     let after = |from: Lsn| listing.values().flatten().filter(|(_, name)| name.end_lsn > from).count();
     let words = |table: &TableName| match offer.choose(table, want) {
         Choice::Snapshot(snapshot) => {
@@ -41,9 +50,10 @@ pub async fn foresee(
                 after(snapshot.start_lsn)
             ))
         }
-        Choice::Start => {
-            Ok(format!("starts with the archive's first segment: {} segments", after(Lsn::ZERO)))
-        }
+        Choice::Start(from) => Ok(format!(
+            "was empty when its capture began: starts with the archive's changes, {} segments",
+            after(from)
+        )),
         Choice::Wait(id) => Ok(format!("is loaded from snapshot {id} once the archive covers it")),
         Choice::Nothing(reason) => Err(reason),
     };

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use syncdata_formats::chain::Verified;
 use syncdata_formats::error::{Error, Kind, Result};
-use syncdata_formats::manifest::Manifest;
+use syncdata_formats::layout::SegmentSeq;
+use syncdata_formats::manifest::{Manifest, Relation};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 use syncdata_service::daemon::Stop;
@@ -16,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
 use super::catch_up::{self, Copy, Known};
-use super::{Base, Halt, Refusal, Report, fill, shadow};
+use super::{Base, Halt, Refusal, Report, columns, fill, plan, shadow};
 use crate::archive::fetch::{Fetched, Source};
 use crate::archive::groups::Groups;
 use crate::archive::stretch::stretch;
@@ -149,6 +150,18 @@ impl Loader<'_> {
                 .hint("take a new snapshot: syncdata-archiver snapshot, on the production host"));
         }
 
+        if let (Some(first), Base::Start { from, .. }) = (segments.first(), work.base)
+            && first.manifest().start_lsn > work.known.upto
+            && first.manifest().seq != SegmentSeq::FIRST
+        {
+            let message = format!(
+                "the archive begins at {}, after {from}, from where on it is needed",
+                first.manifest().start_lsn
+            );
+            return Err(Error::new(Kind::Foreign, message)
+                .hint("take a snapshot: syncdata-archiver snapshot, on the production host"));
+        }
+
         let from_snapshot = matches!(work.base, Base::Snapshot(_));
         let names: Vec<TableName> = work.copies.keys().cloned().collect();
         for table in names {
@@ -156,7 +169,11 @@ impl Loader<'_> {
                 .iter()
                 .map(Verified::manifest)
                 .find(|manifest| from_snapshot && !manifest.capture.contains(&table));
-            let reason = match (catch_up::lost(segments, &table, work.known.upto), uncaptured) {
+            let lost = match catch_up::lost(segments, &table, work.known.upto) {
+                None => self.bridge_columns(work, segments, &table).await?,
+                lost => lost,
+            };
+            let reason = match (lost, uncaptured) {
                 (Some(lost), _) => lost,
                 (None, Some(manifest)) => format!(
                     "segment {} did not capture it, though it is newer than the base: capture it (tables), then take a \
@@ -169,6 +186,43 @@ impl Loader<'_> {
             self.fail(&table, &reason).await?;
         }
         Ok(())
+    }
+
+    /// Rows that are in the shadow are older than columns which came in these segments: they get what such rows have at
+    /// the source. The reason, where nobody can say that.
+    async fn bridge_columns(
+        &self,
+        work: &mut Work<'_>,
+        segments: &[Verified],
+        table: &TableName,
+    ) -> Result<Option<String>> {
+        let copy = work.copies.get_mut(table).expect("one of the work's");
+        let described = |segment: &Verified| {
+            let manifest = segment.manifest();
+            let relation = manifest.relations.get(table);
+            relation.filter(|_| manifest.end_lsn > work.known.upto).cloned()
+        };
+        let Some(now) = segments.iter().rev().find_map(described) else { return Ok(None) };
+        // What changes alone make has no rows from before, but changes from before columns came.
+        let is_first = matches!(work.base, Base::Start { .. }) && !copy.described;
+        copy.described = true;
+        let before = match is_first {
+            true => segments.iter().find_map(described).unwrap_or_else(|| now.clone()),
+            false => Relation::clone(&copy.relation),
+        };
+        let bridged = columns::bridge(&before, &now);
+        let bridged = if is_first { bridged.map(|_| columns::old_values(&now)) } else { bridged };
+        match bridged {
+            Ok(values) => {
+                shadow::fill_old_rows(self.local.session.client(), copy, &values, !is_first).await?;
+                Ok(None)
+            }
+            Err(reason) => Ok(Some(format!(
+                "{} is older than the table as it is: {reason}; a newer base copy is needed, {}",
+                work.base.name(),
+                plan::take_snapshot(table)
+            ))),
+        }
     }
 
     /// A table that cannot take its changes leaves; the others take theirs again without it.
@@ -208,11 +262,11 @@ impl Loader<'_> {
         missing: BTreeMap<TableName, u64>,
     ) -> Result<()> {
         for (table, rows) in missing {
-            if matches!(work.base, Base::Start { over: false }) {
+            if matches!(work.base, Base::Start { over: false, .. }) {
                 work.copies.remove(&table);
                 let reason = format!(
-                    "{rows} changes of rows that the archive never inserted: it does not reach back to them. Run \
-                     `syncdata-archiver snapshot` on the production host"
+                    "{rows} changes of rows that the archive never inserted: it does not reach back to them; {}",
+                    plan::take_snapshot(&table)
                 );
                 self.fail(&table, &reason).await?;
             } else {

@@ -11,6 +11,7 @@
 mod base;
 mod bring_over;
 pub(crate) mod catch_up;
+mod columns;
 mod difference;
 mod fill;
 mod foresee;
@@ -89,7 +90,8 @@ pub async fn run(config: &Config, stop: &Stop, turn: &Mutex<()>, acks: &Acks) ->
     let snapshots = source.snapshots(archive_id).await?;
     let floor = source.floor().await?;
     let reached = cursor::reached(local.session.client(), &local.meta).await?;
-    let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached };
+    let since = cursor::capture_since(local.session.client(), &local.meta).await?;
+    let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached, since: &since };
 
     let mut loader = Loader { local: &local, source: &source, config, stop, turn, report: &mut report };
     let mut bad = None;

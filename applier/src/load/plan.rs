@@ -8,7 +8,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::{SnapshotId, SnapshotManifest};
 
-use crate::target::postgres::cursor::Want;
+use crate::target::postgres::cursor::{CaptureSince, Want};
 
 /// What the archive has, and how far this copy is.
 #[derive(Debug)]
@@ -18,13 +18,15 @@ pub(crate) struct Offer<'a> {
     pub floor: Option<&'a Floor>,
     /// Everything that committed up to here is in the live tables.
     pub reached: Lsn,
+    /// Since when production captures each table, as far as it is known.
+    pub since: &'a CaptureSince,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Choice {
     Snapshot(Arc<SnapshotManifest>),
-    /// Everything since the archive's first segment.
-    Start,
+    /// Everything since its capture began: it was empty then.
+    Start(Lsn),
     /// There is a base, which is ahead of this copy: tables move together, so it has to wait.
     Wait(SnapshotId),
     /// In words, why there is none, and what to do.
@@ -37,26 +39,44 @@ impl Offer<'_> {
         let covered = with_table().find(|snapshot| snapshot.end_lsn <= self.reached);
         let newest = with_table().next();
         match (want, covered, newest) {
-            (Want::Start, _, _) => self.start(),
+            (Want::Start, _, _) => self.start(table),
             (_, Some(snapshot), _) => Choice::Snapshot(Arc::clone(snapshot)),
             (_, None, Some(snapshot)) => Choice::Wait(snapshot.id.clone()),
-            (Want::Snapshot, None, None) => Choice::Nothing(format!(
-                "no snapshot in the archive has {table}: run `syncdata-archiver snapshot` on the production host"
-            )),
-            (Want::Auto | Want::Rebuild, None, None) => self.start(),
+            (Want::Snapshot, None, None) => {
+                Choice::Nothing(format!("no snapshot in the archive has {table}; {}", take_snapshot(table)))
+            }
+            (Want::Auto | Want::Rebuild, None, None) => self.start(table),
         }
     }
 
-    fn start(&self) -> Choice {
+    fn start(&self, table: &TableName) -> Choice {
+        let reason = match self.since.get(table) {
+            Some(since) if since.empty => return self.start_at(table, since.lsn),
+            Some(_) => "had rows when its capture began, which the archive does not have",
+            None => "may have had rows when its capture began: the archive does not say",
+        };
+        Choice::Nothing(format!("it {reason}; {}", take_snapshot(table)))
+    }
+
+    fn start_at(&self, table: &TableName, from: Lsn) -> Choice {
         match self.floor {
             Some(floor) if floor.seq != SegmentSeq::FIRST => Choice::Nothing(format!(
                 "needs a base copy: the archive begins at segment {}. Load it with pg_dump and add it with --from now, \
-                 or make a snapshot on the production side (syncdata-archiver snapshot)",
-                floor.seq
+                 or: {}",
+                floor.seq,
+                take_snapshot(table)
             )),
-            _ => Choice::Start,
+            _ => Choice::Start(from),
         }
     }
+}
+
+/// What makes a base of it, as somebody types it.
+pub(crate) fn take_snapshot(table: &TableName) -> String {
+    let name = table.to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    let word = if name.chars().all(is_plain) { name } else { format!("'{}'", name.replace('\'', "'\\''")) };
+    format!("run on the production host: syncdata-archiver snapshot --tables {word}")
 }
 
 /// A snapshot of these tables, each with so many bytes.
@@ -98,7 +118,7 @@ pub(super) fn sample(tables: &[(&str, u64)]) -> Arc<SnapshotManifest> {
 
 #[cfg(test)]
 mod tests {
-    use syncdata_formats::manifest::{FORMAT, Link};
+    use syncdata_formats::manifest::{FORMAT, Link, Since};
     use uuid::Uuid;
 
     use super::*;
@@ -127,13 +147,18 @@ mod tests {
         Floor { format: FORMAT, archive_id: Uuid::nil(), seq, previous, pruned_at }
     }
 
+    fn since(empty: bool) -> CaptureSince {
+        CaptureSince::from([(table(), Since { lsn: lsn(40), empty })])
+    }
+
     #[test]
     fn the_newest_snapshot_that_the_copy_has_reached_is_taken() {
         let (new, old, other) = (snapshot(300, "users"), snapshot(200, "users"), snapshot(250, "orders"));
         let snapshots = [Arc::clone(&new), other, Arc::clone(&old)];
         for want in [Want::Auto, Want::Snapshot, Want::Rebuild] {
             let choose = |reached| {
-                let offer = Offer { snapshots: &snapshots, floor: None, reached: lsn(reached) };
+                let offer =
+                    Offer { snapshots: &snapshots, floor: None, reached: lsn(reached), since: &since(true) };
                 offer.choose(&table(), want)
             };
             assert_eq!(choose(300), Choice::Snapshot(Arc::clone(&new)));
@@ -146,15 +171,37 @@ mod tests {
     #[test]
     fn without_a_snapshot_the_archives_first_segment_has_to_be_there() {
         let (whole, pruned) = (floor(1), floor(7));
+        let since = since(true);
         for (floor, is_whole) in [(None, true), (Some(&whole), true), (Some(&pruned), false)] {
-            let offer = Offer { snapshots: &[], floor, reached: lsn(500) };
+            let offer = Offer { snapshots: &[], floor, reached: lsn(500), since: &since };
             for want in [Want::Auto, Want::Start, Want::Rebuild] {
-                assert_eq!(offer.choose(&table(), want) == Choice::Start, is_whole, "{want:?} {floor:?}");
+                let starts = offer.choose(&table(), want) == Choice::Start(lsn(40));
+                assert_eq!(starts, is_whole, "{want:?} {floor:?}");
             }
             assert!(matches!(offer.choose(&table(), Want::Snapshot), Choice::Nothing(_)));
         }
         let snapshots = [snapshot(300, "users")];
-        let offer = Offer { snapshots: &snapshots, floor: None, reached: lsn(500) };
-        assert_eq!(offer.choose(&table(), Want::Start), Choice::Start);
+        let offer = Offer { snapshots: &snapshots, floor: None, reached: lsn(500), since: &since };
+        assert_eq!(offer.choose(&table(), Want::Start), Choice::Start(lsn(40)));
+    }
+
+    #[test]
+    fn changes_alone_are_a_base_only_of_what_was_empty_when_they_began() {
+        for (since, says) in
+            [(since(false), "had rows when its capture began"), (CaptureSince::new(), "may have had rows")]
+        {
+            let offer = Offer { snapshots: &[], floor: None, reached: lsn(500), since: &since };
+            for want in [Want::Auto, Want::Start, Want::Rebuild] {
+                let Choice::Nothing(reason) = offer.choose(&table(), want) else { panic!("{want:?}") };
+                assert!(reason.contains(says), "{reason}");
+                assert!(reason.ends_with("syncdata-archiver snapshot --tables users"), "{reason}");
+            }
+        }
+        let odd = TableName::new("sales", "it's; rm -rf").expect("a name");
+        assert!(
+            take_snapshot(&odd).ends_with(r"--tables 'sales.it'\''s; rm -rf'"),
+            "{}",
+            take_snapshot(&odd)
+        );
     }
 }

@@ -54,7 +54,7 @@ impl Loader<'_> {
             let Some(want) = state.wants() else { continue };
             let base = match offer.choose(table, want) {
                 Choice::Snapshot(snapshot) => Base::Snapshot(snapshot),
-                Choice::Start => Base::Start { over: want != Want::Rebuild },
+                Choice::Start(from) => Base::Start { over: want != Want::Rebuild, from },
                 Choice::Wait(id) => {
                     let reason = format!(
                         "waits until the archive covers snapshot {id}: the archiver's next poll does that"

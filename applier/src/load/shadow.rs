@@ -5,9 +5,12 @@ use std::sync::Arc;
 use syncdata_formats::error::Result;
 use syncdata_service::postgres::ServerContext as _;
 
+use postgres_protocol::escape::{escape_identifier, escape_literal};
 use syncdata_formats::name::TableName;
 use tokio_postgres::Client;
 
+use super::catch_up::Copy;
+use super::columns::OldValue;
 use crate::target::postgres::schema::{Shape, Table, Target};
 
 /// The schema of temporary tables, by the name that every session has for its own.
@@ -52,6 +55,32 @@ pub(crate) async fn seed(client: &Client, table: &Table, shadow: &Table) -> Resu
     let (into, list) = (shadow.name.sql(), table.column_list(&columns));
     let seed = format!("INSERT INTO {into} ({list}) SELECT {list} FROM {}", table.sql());
     client.batch_execute(&seed).await.context(|| format!("copying {}", table.name))?;
+    Ok(())
+}
+
+/// Rows from before columns were there get what such rows have at the source; so do those that changes still bring.
+pub(crate) async fn fill_old_rows(
+    client: &Client,
+    copy: &Copy,
+    values: &[OldValue],
+    has_rows: bool,
+) -> Result<()> {
+    let doing = || format!("filling newer columns of {}", copy.table.name);
+    for OldValue { column, value } in values {
+        // A table that lacks the column says so when a row brings it.
+        let Some(place) = copy.table.column(column) else { continue };
+        if copy.table.columns[place].generated {
+            continue;
+        }
+        let (shadow, name) = (copy.shadow.name.sql(), escape_identifier(column));
+        let value = escape_literal(value);
+        let default = format!("ALTER TABLE {shadow} ALTER COLUMN {name} SET DEFAULT {value}");
+        client.batch_execute(&default).await.context(doing)?;
+        if has_rows {
+            let fill = format!("UPDATE {shadow} SET {name} = {value}");
+            client.batch_execute(&fill).await.context(doing)?;
+        }
+    }
     Ok(())
 }
 

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use self::catch_up::catch_up;
 use self::context::clean;
 pub use self::context::{PassContext, Tally};
-use self::view::View;
+use self::view::{View, is_about_the_archive};
 use crate::apply::lookahead::Ahead;
 use crate::archive::fetch::Fetched;
 use crate::load::{Choice, Offer};
@@ -75,7 +75,8 @@ impl<'a> Pass<'a> {
         }
 
         let checkpoint = self.checkpoint(&states).await?;
-        let view = View::of(self.context.source, &checkpoint).await?;
+        let known = cursor::covered_at(client, &self.context.local.meta).await?;
+        let mut view = View::of(self.context.source, &checkpoint, known).await?;
         self.sweep(&states, &checkpoint)?;
         let settled = match self.settle(&states, &checkpoint, &view, &mut report).await {
             Err(error) if error.kind().is_transient() => return Err(error),
@@ -87,10 +88,7 @@ impl<'a> Pass<'a> {
         let live: BTreeSet<TableName> = live.map(|(table, _)| table.clone()).collect();
         // A base is loaded up to where the copy is: it has to get there, even with nothing to apply.
         if !live.is_empty() || states.values().any(|state| state.wants().is_some()) {
-            let names = view.after(&checkpoint);
-            let newest = view.head.as_ref().and_then(|head| head.newest);
-            let stream = self.context.source.stream(view.tip, names, newest, live);
-            let applied = self.apply_stream(checkpoint, stream, &mut report).await?;
+            let applied = self.apply_all(checkpoint, &mut view, live, &mut report).await?;
             if !self.context.stop.is_asked() {
                 self.note_freshness(&applied, &view, &mut report).await?;
             }
@@ -169,6 +167,33 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
+    /// Applies what the view shows. What head.json names and is not there as it says is looked for in the archive itself.
+    async fn apply_all(
+        &mut self,
+        checkpoint: Checkpoint,
+        view: &mut View,
+        live: BTreeSet<TableName>,
+        report: &mut Report,
+    ) -> Result<Checkpoint> {
+        let source = self.context.source;
+        let stream = |checkpoint: &Checkpoint, view: &View| {
+            let newest = view.head.as_ref().and_then(|head| head.newest);
+            source.stream(view.tip, view.after(checkpoint), newest, live.clone())
+        };
+        let first = stream(&checkpoint, view);
+        match self.apply_stream(checkpoint, first, report).await {
+            Err(error) if view.is_hint && is_about_the_archive(&error) => {
+                tracing::warn!(error = %error.one_line(), "looking for what head.json names");
+                let local = self.context.local;
+                let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await?;
+                *view = View::of(source, &checkpoint, None).await?;
+                let again = stream(&checkpoint, view);
+                self.apply_stream(checkpoint, again, report).await
+            }
+            applied => applied,
+        }
+    }
+
     async fn starting_with_the_archive(
         &self,
         states: &BTreeMap<TableName, TableState>,
@@ -182,10 +207,13 @@ impl<'a> Pass<'a> {
         }
         let archive_id = checkpoint.archive_id.expect("adopted before");
         let snapshots = self.context.source.snapshots(archive_id).await?;
-        let offer = Offer { snapshots: &snapshots, floor: view.floor.as_ref(), reached: Lsn::ZERO };
+        let Some(&(day, name)) = view.after(checkpoint).first() else { return Ok(Vec::new()) };
+        let first = self.context.source.manifest(&view.tip, day, name).await?;
+        let (begins, since) = (first.manifest().start_lsn, &first.manifest().capture_since);
+        let offer = Offer { snapshots: &snapshots, floor: view.floor.as_ref(), reached: Lsn::ZERO, since };
         let starts = |&(table, want): &(&TableName, Want)| {
-            // What is made anew must not be written over what is there.
-            want != Want::Rebuild && offer.choose(table, want) == Choice::Start
+            // What is made anew must not be written over what is there. What began later is loaded by itself.
+            want != Want::Rebuild && offer.choose(table, want) == Choice::Start(begins)
         };
         Ok(waiting.into_iter().filter(starts).map(|(table, _)| table.clone()).collect())
     }

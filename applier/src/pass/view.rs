@@ -4,9 +4,9 @@ use syncdata_formats::chain::ChainTip;
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::floor::Floor;
-use syncdata_formats::head::Head;
+use syncdata_formats::head::{Head, Newest};
 use syncdata_formats::layout::SegmentName;
-use syncdata_formats::time::Day;
+use syncdata_formats::time::{Day, Timestamp};
 
 use crate::archive::fetch::{Listing, Source};
 use crate::target::postgres::cursor::Checkpoint;
@@ -16,14 +16,22 @@ use crate::target::postgres::cursor::Checkpoint;
 pub(super) struct View {
     pub head: Option<Head>,
     pub floor: Option<Floor>,
+    /// The segments after the checkpoint, and its own.
     listing: Listing,
+    /// They are those that head.json names; nobody has looked whether they are there, or whether there are more.
+    pub is_hint: bool,
     /// After the checkpoint's segment, or where the archive begins.
     pub tip: ChainTip,
 }
 
 impl View {
     /// Looks at the archive and refuses it if it is not what it was.
-    pub(super) async fn of(source: &Source, checkpoint: &Checkpoint) -> Result<View> {
+    /// `known` is how fresh the head was at the last pass; with it a newer one spares the listing.
+    pub(super) async fn of(
+        source: &Source,
+        checkpoint: &Checkpoint,
+        known: Option<Timestamp>,
+    ) -> Result<View> {
         let archive_id = checkpoint.archive_id.expect("adopted before");
         // The head first: what it names was there when it was written.
         let head = source.head().await?.filter(|head| {
@@ -39,7 +47,15 @@ impl View {
         {
             return Err(Error::new(Kind::Foreign, "floor.json is of another archive"));
         }
-        let mut listing = source.list(checkpoint.segment.map(|segment| segment.day)).await?;
+        let hinted = hinted(checkpoint, head.as_ref(), known);
+        let is_hint = hinted.is_some();
+        let mut listing = match hinted {
+            Some(listing) => {
+                tracing::debug!(segments = listing.len(), "head.json names what is new: nothing is listed");
+                listing
+            }
+            None => source.list(checkpoint.segment.map(|segment| segment.day)).await?,
+        };
         if let (None, Some(floor)) = (checkpoint.segment, &floor) {
             // A prune that was interrupted leaves some before the floor: they do not exist.
             listing.retain(|seq, _| *seq >= floor.seq);
@@ -49,14 +65,19 @@ impl View {
             Some(_) => checkpoint.tip(archive_id),
         };
         if checkpoint.segment.is_some() {
-            check_own(source, checkpoint, &listing, floor.as_ref()).await?;
+            match check_own(source, checkpoint, &listing, floor.as_ref()).await {
+                Err(error) if is_hint && is_about_the_archive(&error) => {
+                    return Box::pin(View::of(source, checkpoint, None)).await;
+                }
+                checked => checked?,
+            }
         }
         if let Some(newest) = head.as_ref().and_then(|head| head.newest)
             && newest.name.seq.get() < checkpoint.seq()
         {
             tracing::warn!(segment = newest.name.seq.get(), "head.json is behind the checkpoint and ignored");
         }
-        Ok(View { head, floor, listing, tip })
+        Ok(View { head, floor, listing, is_hint, tip })
     }
 
     /// The manifests after the checkpoint, in order; where one number stands twice, both, so that the chain refuses.
@@ -64,6 +85,26 @@ impl View {
         let later = self.listing.iter().filter(|(seq, _)| seq.get() > checkpoint.seq());
         later.flat_map(|(_, places)| places.iter().copied()).collect()
     }
+}
+
+/// The segments from the checkpoint's own on, if head.json names them all and was replaced since: one that was not may
+/// hide what came after it.
+fn hinted(checkpoint: &Checkpoint, head: Option<&Head>, known: Option<Timestamp>) -> Option<Listing> {
+    let (own, head) = (checkpoint.segment?, head?);
+    if head.covered_at <= known? {
+        return None;
+    }
+    let is_own = |segment: &&Newest| {
+        segment.name.seq == own.link.seq && segment.sha256 == own.link.sha256 && segment.day == own.day
+    };
+    head.recent.iter().find(is_own)?;
+    let from_own = head.recent.iter().take_while(|segment| segment.name.seq >= own.link.seq);
+    Some(from_own.map(|segment| (segment.name.seq, vec![(segment.day, segment.name)])).collect())
+}
+
+/// Not that it is out of reach: what it has is not as it should be.
+pub(super) fn is_about_the_archive(error: &Error) -> bool {
+    error.kind().refuses_archive() || error.kind() == Kind::NotFound
 }
 
 /// The segment at the checkpoint is still there as it was, or was pruned.

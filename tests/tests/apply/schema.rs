@@ -73,6 +73,20 @@ async fn a_table_that_changes_in_the_middle_of_the_stream_goes_on_or_waits_for_t
         "ALTER TYPE public.mood ADD VALUE 'it''s new'",
     )
     .await;
+    is_mended_by_what_is_printed(
+        &world,
+        "ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'; UPDATE t SET m = 'fine' WHERE id = 2",
+        "ALTER TYPE public.mood RENAME VALUE 'ok' TO 'fine'",
+    )
+    .await;
+    // What old rows have in it comes with the statement.
+    is_mended_by_what_is_printed(
+        &world,
+        "INSERT INTO t (id) VALUES (50); ALTER TABLE t ADD since timestamptz NOT NULL DEFAULT '2026-01-01 00:00+02'; \
+         ALTER TABLE t ALTER since DROP DEFAULT; INSERT INTO t (id, since) VALUES (51, '2026-02-01'); ALTER TABLE t ALTER since SET DEFAULT now()",
+        r#"ADD COLUMN "since" timestamp with time zone DEFAULT '2025-12-31 22:00:00+00' NOT NULL"#,
+    )
+    .await;
     // A column that is gone at the source stays here, and is NULL in new rows.
     world.source.execute("ALTER TABLE t DROP gone; INSERT INTO t (id) VALUES (100)").await;
     world.carry().await;

@@ -3,6 +3,7 @@
 mod archives;
 mod bases;
 mod end_to_end;
+mod older_rows;
 
 use syncdata_tests::LocalCopy;
 

@@ -27,6 +27,8 @@ pub(super) struct Newest {
     pub(super) archive_id: Option<Uuid>,
     /// `None`: there is no segment yet.
     pub(super) capture: Option<Vec<TableName>>,
+    /// What the newest one's plugin could not say.
+    pub(super) degraded: Vec<String>,
     /// The newest shape of each table that they name.
     pub(super) relations: BTreeMap<TableName, Relation>,
 }
@@ -52,6 +54,9 @@ pub(super) async fn look(config: &Config, findings: &mut Vec<Finding>) -> Result
         let Ok(manifest) = Manifest::decode(&source.manifest_bytes(day, name).await?) else { continue };
         for (table, relation) in manifest.relations {
             newest.relations.entry(table).or_insert(relation);
+        }
+        if newest.capture.is_none() {
+            newest.degraded = manifest.source.degraded;
         }
         newest.capture.get_or_insert(manifest.capture);
     }

@@ -79,6 +79,7 @@ pub(super) async fn look(local: &Local, newest: &Newest, findings: &mut Vec<Find
         findings.extend(shape(table, newest));
         findings.extend(neighbours(table, &names));
         findings.extend(keyless(table, newest));
+        findings.extend(nan_as_null(table, newest));
     }
     findings.extend(rights(local, &by_oid).await?);
     findings.extend(triggers(local, &by_oid).await?);
@@ -115,6 +116,26 @@ fn differences(table: &Arc<Table>, relation: &Relation) -> Vec<Difference> {
     let lacking = relation.columns.iter().filter(lacks);
     let lacking = lacking.map(|column| schema::lacking(&column.name, Some(relation), table));
     schema::fit(relation, table).err().into_iter().chain(lacking).collect()
+}
+
+/// NaN that arrives as NULL cannot be told from it later.
+fn nan_as_null(table: &Table, newest: &Newest) -> Option<Finding> {
+    if !newest.degraded.iter().any(|what| what == plan::NUMERIC_NAN) {
+        return None;
+    }
+    let columns = plan::columns_with_nan(newest.relations.get(&table.name)?);
+    if columns.is_empty() {
+        return None;
+    }
+    let message = format!(
+        "{}: NaN and infinities of {} arrive as NULL, since the source's wal2json cannot say them",
+        table.name,
+        columns.join(", ")
+    );
+    Some(Finding::warn(SUBJECT, message).remedy(
+        "wal2json 2.6 or newer can. Whether there are such values: syncdata-archiver check --deep on the production \
+         host; after an upgrade of wal2json: a snapshot, then resync",
+    ))
 }
 
 /// Without an index on the source's key every change is looked for in the whole table.

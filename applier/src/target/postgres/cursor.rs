@@ -14,7 +14,7 @@ use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::head::Head;
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::Link;
+use syncdata_formats::manifest::{Link, Since};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::{Day, Timestamp};
 use tokio_postgres::{GenericClient, Row};
@@ -202,6 +202,30 @@ fn damaged(what: &str) -> Error {
     )
 }
 
+/// Since when production captures each table, in what archives call text.
+pub type CaptureSince = BTreeMap<TableName, Since>;
+
+/// Notes what a manifest says of it, in the transaction of its rows.
+pub async fn note_capture_since(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    since: &CaptureSince,
+) -> Result<()> {
+    let text = serde_json::to_string(since).expect("names are its keys");
+    let update = format!("UPDATE {meta}.data_sync_checkpoint SET capture_since = $1");
+    client.execute(&update, &[&text]).await.context(|| "noting since when tables are captured".to_owned())?;
+    Ok(())
+}
+
+/// What the manifests up to the checkpoint say of it; nothing where none of them did.
+pub async fn capture_since(client: &impl GenericClient, meta: &MetaSchema) -> Result<CaptureSince> {
+    let select = format!("SELECT capture_since FROM {meta}.data_sync_checkpoint");
+    let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
+    let Some(text) = row.get::<_, Option<&str>>(0) else { return Ok(CaptureSince::new()) };
+    serde_json::from_str(text)
+        .map_err(|error| damaged("data_sync_checkpoint.capture_since cannot be read").caused_by(error))
+}
+
 /// Notes which archive this copy belongs to.
 pub async fn adopt(client: &impl GenericClient, meta: &MetaSchema, archive_id: Uuid) -> Result<()> {
     let update = format!(
@@ -330,6 +354,15 @@ pub async fn note_loaded(
     let noting = || format!("noting that {table} is loaded");
     client.execute(&update, &[&table.to_string(), &position.to_string(), &taken_at]).await.context(noting)?;
     Ok(())
+}
+
+/// How fresh the head was that was noted last.
+pub async fn covered_at(client: &impl GenericClient, meta: &MetaSchema) -> Result<Option<Timestamp>> {
+    // As text of ours: PostgreSQL's has other digits.
+    let select =
+        format!("SELECT (extract(epoch FROM covered_at) * 1000000)::int8 FROM {meta}.data_sync_checkpoint");
+    let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
+    row.get::<_, Option<i64>>(0).map(Timestamp::from_micros).transpose()
 }
 
 /// Up to where everything that committed is in the live tables.

@@ -1,6 +1,6 @@
 //! The statement that lets a table take the record that it has refused, where the server's words name the place.
 
-use postgres_protocol::escape::escape_identifier;
+use postgres_protocol::escape::{escape_identifier, escape_literal};
 use syncdata_formats::error::Error;
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{db_error, sqlstate};
@@ -45,22 +45,78 @@ fn narrow_type(batch: &Batch, record: &Record) -> Option<String> {
     Some(format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {source}", table.name.sql()))
 }
 
-/// A value that the source has added to an enum. (The server's message is in the server's language.)
+/// A label that the source has added to an enum, or renamed: then old rows have the old one, here as there. (The
+/// server's message is in the server's language.)
 async fn missing_label(client: &Client, batch: &Batch, record: &Record) -> Result<Option<String>, Error> {
     const MISSING: &str = "
-        SELECT pg_catalog.format('ALTER TYPE %s ADD VALUE %L', t.oid::pg_catalog.regtype, sent.label)
+        SELECT t.oid::pg_catalog.regtype::text, sent.name, sent.label,
+            ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)
         FROM unnest($2::text[], $3::text[]) AS sent(name, label)
         JOIN pg_catalog.pg_attribute a ON a.attrelid = $1 AND a.attname = sent.name
         JOIN pg_catalog.pg_type t ON t.oid = a.atttypid AND t.typtype = 'e'
         WHERE sent.label IS NOT NULL
           AND NOT EXISTS (SELECT FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid AND e.enumlabel = sent.label)
         LIMIT 1";
-    let table = &batch.tables[record.table].target.table;
+    let batch_table = &batch.tables[record.table];
+    let table = &batch_table.target.table;
     let (names, labels): (Vec<&str>, Vec<Option<&str>>) = batch
         .data(record)
         .map(|(column, cell)| (table.columns[column].name.as_str(), batch.value(cell)))
         .unzip();
     let found = client.query_opt(MISSING, &[&table.oid, &names, &labels]).await;
     let found = found.context(|| format!("looking at the enums of {}", table.name))?;
-    Ok(found.map(|row| row.get(0)))
+    Ok(found.map(|row| {
+        let (local, label): (Vec<String>, &str) = (row.get(3), row.get(2));
+        let source = batch_table.labels(row.get(1));
+        let type_name: &str = row.get(0);
+        let label_sql = escape_literal(label);
+        let add = format!("ALTER TYPE {type_name} ADD VALUE {label_sql}");
+        match source.map_or(Renamed::No, |source| renamed(&local, source, label)) {
+            Renamed::From(old) => {
+                format!("ALTER TYPE {type_name} RENAME VALUE {} TO {label_sql}", escape_literal(old))
+            }
+            Renamed::No => add,
+            Renamed::Unknown => format!("{add}  -- other labels were renamed: then resync {}", table.name),
+        }
+    }))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Renamed<'a> {
+    From(&'a str),
+    No,
+    Unknown,
+}
+
+/// Labels are never dropped and keep their order: those that are gone were renamed.
+fn renamed<'a>(local: &'a [String], source: &[String], label: &str) -> Renamed<'a> {
+    let gone: Vec<&String> = local.iter().filter(|known| !source.contains(known)).collect();
+    let mut new = source.iter().filter(|known| !local.contains(known));
+    match (gone.len(), new.clone().count()) {
+        (0, _) => Renamed::No,
+        (gone_count, new_count) if gone_count == new_count => {
+            new.position(|known| known == label).map_or(Renamed::Unknown, |place| Renamed::From(gone[place]))
+        }
+        _ => Renamed::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renamed_label_is_told_from_a_new_one() {
+        let labels = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        for (local, source, label, old) in [
+            ("sad fine", "blue fine", "blue", Renamed::From("sad")),
+            ("sad fine", "sad well", "well", Renamed::From("fine")),
+            ("sad fine", "sad so fine", "so", Renamed::No),
+            ("sad fine", "sad fine new", "new", Renamed::No),
+            ("sad fine", "blue well", "well", Renamed::From("fine")),
+            ("sad fine", "new sad well", "well", Renamed::Unknown),
+        ] {
+            assert_eq!(renamed(&labels(local), &labels(source), label), old, "{local} {source}");
+        }
+    }
 }

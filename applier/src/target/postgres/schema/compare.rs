@@ -1,10 +1,12 @@
 //! Whether the changes of an archived table can be written into the local one without loss.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use postgres_protocol::escape::escape_identifier;
+use postgres_protocol::escape::{escape_identifier, escape_literal};
 use syncdata_formats::manifest::{self, Relation, ReplicaIdentity};
+use syncdata_formats::types;
 
 use super::faithful::takes;
 use super::{Key, Table, Target, TextEquality, UniqueIndex};
@@ -64,16 +66,18 @@ pub fn lacking(name: &str, relation: Option<&Relation>, table: &Table) -> Differ
         })
     });
     let remedy = match (renamed, column) {
-        (Some(local), _) => format!(
-            "ALTER TABLE {} RENAME COLUMN {} TO {sql}  -- or ADD COLUMN, if it is a new one",
-            table.name.sql(),
-            local.sql()
-        ),
-        (None, Some(column)) => {
-            format!("ALTER TABLE {} ADD COLUMN {sql} {}", table.name.sql(), column.type_name)
+        (Some(local), Some(column)) => {
+            let rename = format!("ALTER TABLE {} RENAME COLUMN {} TO {sql}", table.name.sql(), local.sql());
+            let add = add_column(table, column);
+            // A line end in a name would end the comment.
+            match add.contains(['\n', '\r']) {
+                true => rename,
+                false => format!("{rename}  -- if it was renamed; if it is a new column: {add}"),
+            }
         }
+        (_, Some(column)) => add_column(table, column),
         // The archive describes the table as it was later. Text takes every value.
-        (None, None) => format!(
+        (_, None) => format!(
             "ALTER TABLE {} ADD COLUMN {sql} text  -- if the source has dropped it since; if it was renamed in the \
              middle of a transaction, resync {}",
             table.name.sql(),
@@ -81,6 +85,27 @@ pub fn lacking(name: &str, relation: Option<&Relation>, table: &Table) -> Differ
         ),
     };
     Difference { what: format!("column {sql} of {} does not exist locally", table.name), remedy }
+}
+
+/// With what rows from before have in it, and what the type's name is held to be.
+fn add_column(table: &Table, column: &manifest::Column) -> String {
+    let (name, type_name) = (escape_identifier(&column.name), printable(&column.type_name));
+    let default = column
+        .missing
+        .as_deref()
+        .map_or(String::new(), |value| format!(" DEFAULT {}", escape_literal(value)));
+    // Without a value for the rows that are here it could not be carried out.
+    let not_null = if column.not_null && column.missing.is_some() { " NOT NULL" } else { "" };
+    format!("ALTER TABLE {} ADD COLUMN {name} {type_name}{default}{not_null}", table.name.sql())
+}
+
+/// The name of a type as the archive has it, in a statement that somebody will run: what is no type's name is made one
+/// that does not exist.
+fn printable(type_name: &str) -> Cow<'_, str> {
+    match types::is_type_name(type_name) {
+        true => Cow::Borrowed(type_name),
+        false => Cow::Owned(escape_identifier(type_name)),
+    }
 }
 
 fn generated_here(table: &Table, local: &super::Column) -> Difference {
@@ -101,7 +126,11 @@ fn other_type(table: &Table, column: &manifest::Column, local: &str) -> Differen
             "column {name} of {} is {local} here and {} at the source: values would be altered",
             table.name, column.type_name
         ),
-        remedy: format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {}", table.name.sql(), column.type_name),
+        remedy: format!(
+            "ALTER TABLE {} ALTER COLUMN {name} TYPE {}",
+            table.name.sql(),
+            printable(&column.type_name)
+        ),
     }
 }
 
@@ -137,4 +166,37 @@ fn same_family(source: &str, local: &str) -> bool {
     let integer = |name: &str| matches!(name, "smallint" | "integer" | "bigint");
     let text = |name: &str| name == "text" || name.starts_with("character varying");
     source == local || integer(source) && integer(local) || text(source) && text(local)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_the_archive_names_gets_into_a_statement_unquoted() {
+        let table = Table {
+            name: "public.t".parse().expect("a name"),
+            oid: 1,
+            shape: super::super::Shape::Ordinary,
+            columns: Vec::new(),
+            unique: Vec::new(),
+            referenced_by: Vec::new(),
+            acts_on_delete: false,
+            acts_on_update: false,
+        };
+        let added = |name: &str, type_name: &str, missing: Option<&str>| {
+            let column = manifest::Column {
+                name: name.into(),
+                type_name: type_name.into(),
+                not_null: true,
+                missing: missing.map(str::to_owned),
+                ..manifest::Column::default()
+            };
+            add_column(&table, &column).replacen("ALTER TABLE \"public\".\"t\" ADD COLUMN ", "", 1)
+        };
+        assert_eq!(added("a", "numeric(5,2)", Some("it's")), r#""a" numeric(5,2) DEFAULT 'it''s' NOT NULL"#);
+        assert_eq!(added("a", "text", None), r#""a" text"#);
+        let bad = "integer); DROP TABLE \"t\"; --";
+        assert_eq!(added("a\"", bad, None), r#""a""" "integer); DROP TABLE ""t""; --""#);
+    }
 }

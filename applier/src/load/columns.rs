@@ -1,0 +1,147 @@
+//! Whether rows of a base copy are still right under the columns that the table has now.
+//!
+//! Pure. DDL is not in the stream: what it did to rows has to follow from the two descriptions alone, column by column,
+//! by the catalog's number. What does not follow needs a newer base copy.
+
+use syncdata_formats::manifest::{Column, FingerprintVersion, Relation};
+use syncdata_formats::types::keeps_text;
+
+/// What rows that are older than a column have in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OldValue {
+    pub column: String,
+    pub value: String,
+}
+
+/// What rows have that were made before columns came, at whatever time.
+pub(crate) fn old_values(now: &Relation) -> Vec<OldValue> {
+    let old =
+        |column: &Column| Some(OldValue { column: column.name.clone(), value: column.missing.clone()? });
+    now.columns.iter().filter_map(old).collect()
+}
+
+/// What the rows that were there under `before` need to be right under `now`. `Err`: nobody can say, in words.
+pub(crate) fn bridge(before: &Relation, now: &Relation) -> Result<Vec<OldValue>, String> {
+    if before.fingerprint == now.fingerprint {
+        return Ok(Vec::new());
+    }
+    let mut old_values = Vec::new();
+    for column in &now.columns {
+        match same_column(before, now, column)? {
+            Some(old) => same_values(old, column)?,
+            None => old_values
+                .extend(column.missing.clone().map(|value| OldValue { column: column.name.clone(), value })),
+        }
+    }
+    check_labels(before, now)?;
+    Ok(old_values)
+}
+
+/// The column as it was; `None`: it is newer.
+fn same_column<'a>(
+    before: &'a Relation,
+    now: &Relation,
+    column: &Column,
+) -> Result<Option<&'a Column>, String> {
+    let by_name = before.columns.iter().find(|old| old.name == column.name);
+    let is_numbered = |relation: &Relation| relation.fingerprint_version == FingerprintVersion::Second;
+    if !is_numbered(before) || !is_numbered(now) {
+        return match by_name {
+            Some(old) => Ok(Some(old)),
+            None => Err(format!("what its rows have in the newer column {} is not said", column.name)),
+        };
+    }
+    let by_number = before.columns.iter().find(|old| old.attnum == column.attnum);
+    match (by_number, by_name) {
+        (Some(old), _) if old.name == column.name => Ok(Some(old)),
+        (Some(old), _) => Err(format!("column {} is {} now", old.name, column.name)),
+        (None, Some(_)) => Err(format!("column {} was dropped and made again since", column.name)),
+        (None, None) => Ok(None),
+    }
+}
+
+fn same_values(old: &Column, now: &Column) -> Result<(), String> {
+    if !keeps_text(&old.type_name, &now.type_name) {
+        return Err(format!("column {} was {} and is {} now", now.name, old.type_name, now.type_name));
+    }
+    Ok(())
+}
+
+/// Labels may have come; one that is gone was renamed, and old rows have the old name.
+fn check_labels(before: &Relation, now: &Relation) -> Result<(), String> {
+    for (name, labels) in &before.types {
+        let Some(known) = now.types.get(name) else { continue };
+        if let Some(gone) = labels.iter().find(|label| !known.contains(label)) {
+            return Err(format!("label {gone:?} of type {name} is another one now"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use syncdata_formats::manifest::ReplicaIdentity;
+
+    use super::*;
+
+    fn column(attnum: u16, name: &str, type_name: &str, missing: Option<&str>) -> Column {
+        Column {
+            name: name.into(),
+            type_name: type_name.into(),
+            attnum: Some(attnum),
+            missing: missing.map(str::to_owned),
+            ..Column::default()
+        }
+    }
+
+    fn relation(columns: &[Column], labels: &[&str]) -> Relation {
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        let types = BTreeMap::from([("mood".to_owned(), labels)]);
+        Relation::described(columns.to_vec(), vec!["id".into()], ReplicaIdentity::Default, types)
+    }
+
+    #[test]
+    fn rows_of_a_base_are_right_where_the_descriptions_say_so() {
+        let id = column(1, "id", "integer", None);
+        let base = relation(&[id.clone(), column(2, "v", "integer", None)], &["a", "b"]);
+        let v = |name: &str, type_name: &str| column(2, name, type_name, None);
+        for (columns, labels, outcome) in [
+            (vec![id.clone(), v("v", "integer")], &["a", "b"][..], Ok(None)),
+            (vec![id.clone(), v("v", "bigint")], &["a", "b"], Ok(None)),
+            (vec![id.clone()], &["a", "b"], Ok(None)),
+            (
+                vec![id.clone(), v("v", "integer"), column(3, "w", "text", Some("x"))],
+                &["a", "b"],
+                Ok(Some("x")),
+            ),
+            (vec![id.clone(), v("v", "integer"), column(3, "w", "text", None)], &["a", "b"], Ok(None)),
+            (vec![id.clone(), v("v", "integer")], &["a", "new", "b"], Ok(None)),
+            (vec![id.clone(), v("v", "integer")], &["a", "c"], Err("label \"b\" of type mood")),
+            (vec![id.clone(), v("v", "smallint")], &["a", "b"], Err("was integer and is smallint")),
+            (vec![id.clone(), v("w", "integer")], &["a", "b"], Err("column v is w now")),
+            (vec![id.clone(), column(3, "v", "integer", None)], &["a", "b"], Err("dropped and made again")),
+        ] {
+            let found = bridge(&base, &relation(&columns, labels));
+            match (found, outcome) {
+                (Ok(values), Ok(value)) => {
+                    assert_eq!(values.first().map(|value| value.value.as_str()), value, "{columns:?}");
+                }
+                (Err(reason), Err(says)) => assert!(reason.contains(says), "{reason}"),
+                (found, outcome) => panic!("{columns:?}: {found:?} instead of {outcome:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn descriptions_without_numbers_go_by_name_and_know_nothing_of_newer_columns() {
+        let plain = |columns: &[&str]| {
+            let column =
+                |name: &&str| Column { name: (*name).into(), type_name: "text".into(), ..Column::default() };
+            Relation::new(columns.iter().map(column).collect(), Vec::new(), ReplicaIdentity::Default)
+        };
+        assert_eq!(bridge(&plain(&["a", "b"]), &plain(&["a"])), Ok(Vec::new()));
+        assert!(bridge(&plain(&["a"]), &plain(&["a", "b"])).is_err_and(|reason| reason.contains("column b")));
+    }
+}
