@@ -255,8 +255,20 @@ impl PostgresServer {
             copy.account.give(&signal);
         }
         copy.start_on_a_free_port().await;
+        if promoted {
+            copy.wait_until_promoted().await;
+        }
         self.resume().await;
         copy
+    }
+
+    /// A server answers before its recovery has ended.
+    async fn wait_until_promoted(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.value("SELECT pg_is_in_recovery()").await != "f" {
+            assert!(Instant::now() < deadline, "the recovery does not end\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Starts a stopped server again, on the same port.

@@ -120,7 +120,8 @@ async fn a_backup_host_that_was_away_gets_everything_in_order() {
         // The daemon polls by itself, too, while something is wrong.
         assert!(status["spool"]["unshipped_segments"].as_u64() >= Some(2), "{absence:?}: {status}");
         // Each hop's lag: the first is none, the second begins with the oldest segment that waits.
-        assert_eq!(status["spool"]["behind_source_bytes"], 0, "{status}");
+        // Of what the server writes for itself some may come between the poll and this look.
+        assert!(status["spool"]["behind_source_bytes"].as_u64() < Some(1000), "{status}");
         assert!(status["spool"]["behind_source_seconds"].is_u64(), "{status}");
         assert!(status["spool"]["unshipped_seconds"].is_u64(), "{status}");
         assert!(status["spool"]["unshipped_since"].as_str() >= status["start_time"].as_str(), "{status}");
