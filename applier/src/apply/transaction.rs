@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
-use syncdata_service::postgres::ServerContext as _;
 
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
@@ -68,12 +67,8 @@ pub(crate) async fn apply(
     loop {
         match transaction.attempt(writer, ahead.as_deref_mut()).await {
             Ok(done) => return Ok(done),
-            Err(Ended::Failed(error)) => {
-                transaction.roll_back().await;
-                return Err(error);
-            }
+            Err(Ended::Failed(error)) => return Err(error),
             Err(Ended::Stop(table, stop)) => {
-                transaction.roll_back().await;
                 if rules.on_error == OnError::Stop {
                     return Err(stop.into_error());
                 }
@@ -99,9 +94,15 @@ struct Transaction<'a> {
 
 impl Transaction<'_> {
     async fn attempt(&self, writer: &mut Writer, ahead: Option<&mut Ahead>) -> Result<Done, Ended> {
+        let done = self.local.in_transaction(self.work(writer, ahead)).await?;
+        faults::hit("apply.after_commit")?;
+        Ok(done)
+    }
+
+    /// All of it, up to the commit.
+    async fn work(&self, writer: &mut Writer, ahead: Option<&mut Ahead>) -> Result<Done, Ended> {
         let started = Instant::now();
         let client = self.local.session.client();
-        client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
         writer.begin(client).await?;
         faults::hit("apply.begun")?;
         self.checkpoint.claim(client, &self.local.meta).await?;
@@ -122,17 +123,7 @@ impl Transaction<'_> {
         faults::hit("apply.before_checkpoint")?;
         let done = self.note(&states, &later.states, &layout.cut_off, &findings, started).await?;
         faults::hit("apply.before_commit")?;
-        // Without an answer it may or may not have happened: the next try looks at the checkpoint.
-        client.batch_execute("COMMIT").await.context(|| "committing".to_owned())?;
-        faults::hit("apply.after_commit")?;
         Ok(done)
-    }
-
-    async fn roll_back(&self) {
-        // It fails when the connection is gone, and with it the transaction.
-        if let Err(error) = self.local.session.client().batch_execute("ROLLBACK").await {
-            tracing::debug!(%error, "rollback");
-        }
     }
 
     async fn local_tables(

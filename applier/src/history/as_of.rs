@@ -112,20 +112,22 @@ pub async fn as_of(config: &Config, order: &AsOf) -> Result<Past> {
     let bases = making.bases(&standing, &copies).await?;
     let mut trail = Trail::open(&source, standing.archive_id, Some(standing.applied), None).await?;
 
-    let client = local.session.client();
-    client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
-    making.writer.begin(client).await?;
-    let schema = escape_identifier(&order.schema);
-    let make = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
-    client.batch_execute(&make).await.context(|| format!("making schema {schema}"))?;
+    let make = async {
+        let client = local.session.client();
+        making.writer.begin(client).await?;
+        let schema = escape_identifier(&order.schema);
+        let make = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
+        client.batch_execute(&make).await.context(|| format!("making schema {schema}"))?;
 
-    let mut number = 0;
-    for (base, names) in bases {
-        trail.reach(base.first_day()).await?;
-        let tables = names.iter().filter_map(|name| Some((name.clone(), copies[name].1.clone()?)));
-        making.group(&base, tables.collect(), &trail, &mut number, &copies).await?;
-    }
-    making.commit().await?;
+        let mut number = 0;
+        for (base, names) in bases {
+            trail.reach(base.first_day()).await?;
+            let tables = names.iter().filter_map(|name| Some((name.clone(), copies[name].1.clone()?)));
+            making.group(&base, tables.collect(), &trail, &mut number, &copies).await?;
+        }
+        making.log().await
+    };
+    local.in_transaction(make).await?;
     Ok(making.past)
 }
 
@@ -291,7 +293,7 @@ impl Making<'_> {
         Ok(changes.inserted)
     }
 
-    async fn commit(&self) -> Result<()> {
+    async fn log(&self) -> Result<()> {
         let (client, meta) = (self.local.session.client(), &self.local.meta);
         let mut entries = Vec::new();
         for (name, table) in &self.past.tables {
@@ -304,9 +306,7 @@ impl Making<'_> {
                 error: None,
             });
         }
-        ledger::log(client, meta, &entries, std::time::Duration::ZERO).await?;
-        client.batch_execute("COMMIT").await.context(|| "committing".to_owned())?;
-        Ok(())
+        ledger::log(client, meta, &entries, std::time::Duration::ZERO).await
     }
 }
 

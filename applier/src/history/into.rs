@@ -42,10 +42,6 @@ pub async fn look(config: &Config, order: &Order, schema_name: &str) -> Result<R
 
     let copies = copies(&local, &standing, schema_name).await?;
     let mut looking = Looking::new(&local, order, copies);
-    if !order.dry_run {
-        looking.begin(schema_name).await?;
-    }
-
     let meets = |segment: &&Verified| {
         let manifest = segment.manifest();
         order.range.meets(manifest) && looking.copies.keys().any(|name| manifest.tables.contains_key(name))
@@ -56,14 +52,25 @@ pub async fn look(config: &Config, order: &Order, schema_name: &str) -> Result<R
 
     let bytes = segments.iter().filter_map(|segment| segment.manifest().file.as_ref()).map(|f| f.bytes).sum();
     let mut progress = Progress::start("replaying the range", Unit::Bytes, Some(bytes));
-    for segment in &segments {
-        let Some(file) = files.get(segment).await? else { continue };
-        looking.segment(segment, &file).await?;
-        progress.add(segment.manifest().file.as_ref().map_or(0, |file| file.bytes));
-    }
-    progress.finish();
-    if !order.dry_run {
-        looking.commit(schema_name).await?;
+    let replay = async {
+        if !order.dry_run {
+            looking.make_copies(schema_name).await?;
+        }
+        for segment in &segments {
+            let Some(file) = files.get(segment).await? else { continue };
+            looking.segment(segment, &file).await?;
+            progress.add(segment.manifest().file.as_ref().map_or(0, |file| file.bytes));
+        }
+        progress.finish();
+        match order.dry_run {
+            true => Ok(()),
+            false => looking.log(schema_name).await,
+        }
+    };
+    match order.dry_run {
+        true => replay.await?,
+        // A failure leaves nothing behind.
+        false => local.in_transaction(replay).await?,
     }
     Ok(looking.report(schema_name, &standing, segments.len()))
 }
@@ -161,10 +168,9 @@ impl<'a> Looking<'a> {
         }
     }
 
-    /// Everything happens in one transaction: a failure leaves nothing behind.
-    async fn begin(&mut self, schema_name: &str) -> Result<()> {
+    /// The copies, empty.
+    async fn make_copies(&mut self, schema_name: &str) -> Result<()> {
         let client = self.local.session.client();
-        client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
         self.writer.begin(client).await?;
         let schema = escape_identifier(schema_name);
         client
@@ -268,7 +274,7 @@ impl<'a> Looking<'a> {
         }
     }
 
-    async fn commit(&mut self, schema_name: &str) -> Result<()> {
+    async fn log(&mut self, schema_name: &str) -> Result<()> {
         let (client, meta) = (self.local.session.client(), &self.local.meta);
         let mut entries = Vec::new();
         for name in self.copies.keys() {
@@ -291,9 +297,7 @@ impl<'a> Looking<'a> {
                 error: None,
             });
         }
-        ledger::log(client, meta, &entries, std::time::Duration::ZERO).await?;
-        client.batch_execute("COMMIT").await.context(|| "committing".to_owned())?;
-        Ok(())
+        ledger::log(client, meta, &entries, std::time::Duration::ZERO).await
     }
 
     fn report(mut self, schema_name: &str, standing: &Standing, segments: usize) -> Report {

@@ -32,38 +32,40 @@ impl Loader<'_> {
 
         let (client, meta) = (self.local.session.client(), &self.local.meta);
         let checkpoint = Checkpoint::read(client, meta).await?;
-        control(client, "BEGIN").await?;
-        writer.begin(client).await?;
-        control(client, FREE_PLANS).await?;
-        checkpoint.claim(client, meta).await?;
-
         let position = checkpoint.end_lsn().max(work.base.end());
-        let names: Vec<TableName> = work.copies.keys().cloned().collect();
-        let (mut loaded, mut refused) = (BTreeMap::new(), BTreeMap::new());
-        for name in names {
-            match self.bring_one_over(work, writer, &name).await {
-                Ok(changes) => {
-                    loaded.insert(name, Loaded { base: work.base.name(), changes, position });
-                }
-                Err(Halt::Refused(Refusal { table, reason })) => {
-                    refused.insert(table, reason);
-                }
-                Err(Halt::Failed(error)) => return Err(error),
-            }
-        }
+        let bring = async {
+            writer.begin(client).await?;
+            control(client, FREE_PLANS).await?;
+            checkpoint.claim(client, meta).await?;
 
-        let taken_at = match work.base {
-            Base::Snapshot(snapshot) => Some(snapshot.taken_at),
-            Base::Start { .. } => None,
+            let names: Vec<TableName> = work.copies.keys().cloned().collect();
+            let (mut loaded, mut refused) = (BTreeMap::new(), BTreeMap::new());
+            for name in names {
+                match self.bring_one_over(work, writer, &name).await {
+                    Ok(changes) => {
+                        loaded.insert(name, Loaded { base: work.base.name(), changes, position });
+                    }
+                    Err(Halt::Refused(Refusal { table, reason })) => {
+                        refused.insert(table, reason);
+                    }
+                    Err(Halt::Failed(error)) => return Err(error),
+                }
+            }
+
+            let taken_at = match work.base {
+                Base::Snapshot(snapshot) => Some(snapshot.taken_at),
+                Base::Start { .. } => None,
+            };
+            for table in loaded.keys() {
+                cursor::note_loaded(client, meta, table, position, taken_at).await?;
+                quarantine::forget(client, meta, table).await?;
+            }
+            let entries: Vec<Entry> = loaded.iter().map(|(table, loaded)| entry(table, loaded)).collect();
+            ledger::log(client, meta, &entries, started.elapsed()).await?;
+            faults::hit("load.before_commit")?;
+            Ok((loaded, refused))
         };
-        for table in loaded.keys() {
-            cursor::note_loaded(client, meta, table, position, taken_at).await?;
-            quarantine::forget(client, meta, table).await?;
-        }
-        let entries: Vec<Entry> = loaded.iter().map(|(table, loaded)| entry(table, loaded)).collect();
-        ledger::log(client, meta, &entries, started.elapsed()).await?;
-        faults::hit("load.before_commit")?;
-        control(client, "COMMIT").await?;
+        let (loaded, refused) = self.local.in_transaction(bring).await?;
         faults::hit("load.after_commit")?;
 
         for (table, done) in &loaded {

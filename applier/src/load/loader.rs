@@ -234,18 +234,18 @@ impl Loader<'_> {
     ) -> Result<()> {
         let session = &self.local.session;
         while !group.is_empty() && !work.copies.is_empty() {
-            control(session.client(), "BEGIN").await?;
-            writer.begin(session.client()).await?;
-            match catch_up::catch_up(session, writer, group, &work.known, &mut work.copies).await {
+            let changes = async {
+                writer.begin(session.client()).await?;
+                catch_up::catch_up(session, writer, group, &work.known, &mut work.copies).await
+            };
+            match self.local.in_transaction(changes).await {
                 Ok(done) => {
-                    control(session.client(), "COMMIT").await?;
                     self.report.records += done.records;
                     self.look_at_missing(work, done.missing).await?;
                     group.iter().for_each(|fetched| work.count(fetched.segment.manifest()));
                     return Ok(());
                 }
                 Err(Halt::Refused(Refusal { table, reason })) => {
-                    control(session.client(), "ROLLBACK").await?;
                     work.copies.remove(&table);
                     self.fail(&table, &reason).await?;
                 }

@@ -28,7 +28,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 use syncdata_service::daemon::Stop;
-use syncdata_service::postgres::{ServerContext as _, sqlstate};
+use syncdata_service::postgres::sqlstate;
 use tokio::sync::Mutex;
 
 pub(crate) use self::base::{Base, BaseKey};
@@ -113,7 +113,6 @@ pub async fn run(config: &Config, stop: &Stop, turn: &Mutex<()>, acks: &Acks) ->
             // A damaged base is no reason to leave the tables that have another one.
             Err(error) if error.kind().refuses_archive() => {
                 tracing::error!(base = base.name(), error = %error.one_line(), "the base cannot be used");
-                local.session.client().batch_execute("ROLLBACK").await.context(|| "ROLLBACK".to_owned())?;
                 bad = bad.or(Some(error));
             }
             Err(error) => return Err(error),

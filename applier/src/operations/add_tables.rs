@@ -79,20 +79,21 @@ async fn add_one(
 ) -> Result<()> {
     let (client, meta) = (local.session.client(), &local.meta);
     let adding = || format!("adding {table} to the whitelist");
-    client.batch_execute("BEGIN").await.context(adding)?;
-    // What an earlier life of the table left behind would be taken for its position.
-    let forget = format!("DELETE FROM {meta}.data_sync_table_state WHERE table_name = $1");
-    client.execute(&forget, &[&table.to_string()]).await.context(adding)?;
-    let state = if position.is_some() { State::Live } else { State::Pending };
-    cursor::set_state(client, meta, table, state, position, None).await?;
-    cursor::want(client, meta, table, want).await?;
-    let insert = format!(
-        "INSERT INTO {meta}.tables_to_sync (table_name, creator) VALUES ($1, session_user) \
-         ON CONFLICT (table_name) DO NOTHING"
-    );
-    client.execute(&insert, &[&table.to_string()]).await.context(adding)?;
-    client.batch_execute("COMMIT").await.context(adding)?;
-    Ok(())
+    let add = async {
+        // What an earlier life of the table left behind would be taken for its position.
+        let forget = format!("DELETE FROM {meta}.data_sync_table_state WHERE table_name = $1");
+        client.execute(&forget, &[&table.to_string()]).await.context(adding)?;
+        let state = if position.is_some() { State::Live } else { State::Pending };
+        cursor::set_state(client, meta, table, state, position, None).await?;
+        cursor::want(client, meta, table, want).await?;
+        let insert = format!(
+            "INSERT INTO {meta}.tables_to_sync (table_name, creator) VALUES ($1, session_user) \
+             ON CONFLICT (table_name) DO NOTHING"
+        );
+        client.execute(&insert, &[&table.to_string()]).await.context(adding)?;
+        Ok(())
+    };
+    local.in_transaction(add).await
 }
 
 /// The local tables that the patterns name, in the order of the patterns.

@@ -41,26 +41,26 @@ fn question(config: &Config, names: &[TableName]) -> Result<String> {
 /// All in one transaction: tables that refer to each other go together.
 async fn empty(local: &Local, names: &[TableName]) -> Result<Vec<TableName>> {
     let (client, meta) = (local.session.client(), &local.meta);
-    client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
+    let empty = async {
+        let tables = schema::load(client, names).await?;
+        let list: Vec<String> = tables.values().map(schema::Table::sql).collect();
+        if !list.is_empty() {
+            let truncate = format!("TRUNCATE {}", list.join(", "));
+            client
+                .batch_execute(&truncate)
+                .await
+                .context(|| "emptying the tables".to_owned())
+                .map_err(explain)?;
+        }
 
-    let tables = schema::load(client, names).await?;
-    let list: Vec<String> = tables.values().map(schema::Table::sql).collect();
-    if !list.is_empty() {
-        let truncate = format!("TRUNCATE {}", list.join(", "));
-        client
-            .batch_execute(&truncate)
-            .await
-            .context(|| "emptying the tables".to_owned())
-            .map_err(explain)?;
-    }
-
-    for table in names {
-        let reason = Some("emptied by clear: it needs its rows again (resync)");
-        cursor::set_state(client, meta, table, State::Pending, None, reason).await?;
-        quarantine::forget(client, meta, table).await?;
-    }
-    client.batch_execute("COMMIT").await.context(|| "committing".to_owned())?;
-    Ok(tables.into_keys().collect())
+        for table in names {
+            let reason = Some("emptied by clear: it needs its rows again (resync)");
+            cursor::set_state(client, meta, table, State::Pending, None, reason).await?;
+            quarantine::forget(client, meta, table).await?;
+        }
+        Ok(tables.into_keys().collect())
+    };
+    local.in_transaction(empty).await
 }
 
 fn explain(error: Error) -> Error {

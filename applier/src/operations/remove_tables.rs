@@ -1,6 +1,6 @@
 //! `remove-tables`.
 
-use syncdata_formats::error::Result;
+use syncdata_formats::error::{Error, Result};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 use syncdata_service::postgres::ServerContext as _;
@@ -20,14 +20,16 @@ pub async fn remove_tables(config: &Config, patterns: &[String]) -> Result<Answe
         not_found(format!("{stranger} is not in the whitelist"), "syncdata-applier list-tables")
     })?;
 
-    client.batch_execute("BEGIN").await.context(|| "removing tables from the whitelist".to_owned())?;
-    for table in &names {
-        for place in ["tables_to_sync", "data_sync_table_state", "data_sync_quarantine"] {
-            let delete = format!("DELETE FROM {meta}.{place} WHERE table_name = $1");
-            let removing = || format!("removing {table} from the whitelist");
-            client.execute(&delete, &[&table.to_string()]).await.context(removing)?;
+    let remove = async {
+        for table in &names {
+            for place in ["tables_to_sync", "data_sync_table_state", "data_sync_quarantine"] {
+                let delete = format!("DELETE FROM {meta}.{place} WHERE table_name = $1");
+                let removing = || format!("removing {table} from the whitelist");
+                client.execute(&delete, &[&table.to_string()]).await.context(removing)?;
+            }
         }
-    }
-    client.batch_execute("COMMIT").await.context(|| "removing tables from the whitelist".to_owned())?;
+        Ok::<_, Error>(())
+    };
+    local.in_transaction(remove).await?;
     Ok(named("removed", &names))
 }

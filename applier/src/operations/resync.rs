@@ -70,19 +70,21 @@ pub async fn request(config: &Config, resync: &Resync) -> Result<Vec<TableName>>
     let starts_over = starts_over(config, &local, resync).await?;
 
     let (client, meta) = (local.session.client(), &local.meta);
-    client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
-    if let Some(archive_id) = starts_over {
-        cursor::start_over(client, meta, archive_id, &names).await?;
-        tracing::warn!(archive = %archive_id, "the copy starts over: positions of all tables are forgotten");
-    } else {
+    let ask = async {
+        if let Some(archive_id) = starts_over {
+            cursor::start_over(client, meta, archive_id, &names).await?;
+            tracing::warn!(archive = %archive_id, "the copy starts over: positions of all tables are forgotten");
+            return Ok::<_, Error>(());
+        }
         for (table, state) in &tables {
             cursor::want(client, meta, table, Some(Want::Rebuild)).await?;
             if state.position.is_none() {
                 cursor::set_state(client, meta, table, State::Pending, None, None).await?;
             }
         }
-    }
-    client.batch_execute("COMMIT").await.context(|| "committing".to_owned())?;
+        Ok(())
+    };
+    local.in_transaction(ask).await?;
     Ok(names)
 }
 

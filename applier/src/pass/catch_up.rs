@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 
 use syncdata_formats::chain::Verified;
-use syncdata_formats::error::Result;
+use syncdata_formats::error::{Context as _, Result};
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
-use syncdata_service::postgres::ServerContext as _;
 
 use super::context::{PassContext, clean};
 use crate::archive::groups::Groups;
@@ -73,10 +72,11 @@ async fn make_live(pass: &PassContext<'_>, checkpoint: &Checkpoint, tables: &[Ta
         let is_whole = state.position.unwrap_or(Lsn::ZERO) >= checkpoint.end_lsn();
         let is_loading = matches!(state.state, State::Loading);
         if tables.contains(&table) && is_whole && is_loading {
-            client.batch_execute("BEGIN").await.context(|| format!("making {table} live"))?;
-            cursor::set_state(client, meta, &table, State::Live, None, None).await?;
-            quarantine::forget(client, meta, &table).await?;
-            client.batch_execute("COMMIT").await.context(|| format!("making {table} live"))?;
+            let go_live = async {
+                cursor::set_state(client, meta, &table, State::Live, None, None).await?;
+                quarantine::forget(client, meta, &table).await
+            };
+            pass.local.in_transaction(go_live).await.context(|| format!("making {table} live"))?;
             tracing::info!(%table, lsn = %checkpoint.end_lsn(), "table is live");
         }
     }
@@ -114,10 +114,11 @@ async fn cut_off(pass: &PassContext<'_>, table: &TableName, position: Lsn, gap: 
     let noting = || format!("noting that {table} is stale");
     let remedy = plan::gap_remedy(table);
     let reason = format!("the archive no longer has the changes {gap} that it lacks; {remedy}");
-    client.batch_execute("BEGIN").await.context(noting)?;
-    cursor::set_state(client, meta, table, State::Stale, None, Some(&reason)).await?;
-    cursor::note_gap(client, meta, table, gap).await?;
-    client.batch_execute("COMMIT").await.context(noting)?;
+    let note = async {
+        cursor::set_state(client, meta, table, State::Stale, None, Some(&reason)).await?;
+        cursor::note_gap(client, meta, table, gap).await
+    };
+    pass.local.in_transaction(note).await.context(noting)?;
     tracing::warn!(%table, lsn = %position, "table is stale: the archive was pruned past it");
     Ok(())
 }

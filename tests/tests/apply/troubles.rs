@@ -319,6 +319,30 @@ async fn a_new_column_waits_for_the_local_table_and_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn a_failure_in_the_middle_of_catching_up_is_named_and_the_other_tables_go_on() {
+    let (mut bank, mut copy) = Bank::open().await;
+    copy.applier(&["add-tables", "accounts", "savings"]).succeed().await;
+    copy.sync(0).await;
+    copy.forge.segment(&[vec![insert("accounts", 50, r#""x""#)]]);
+    copy.sync(1).await;
+    copy.server.execute("ALTER TABLE accounts ALTER COLUMN balance TYPE text").await;
+    // What makes it live again fails behind its first statement.
+    copy.server
+        .execute(
+            "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'an auditor said no'; END $$; \
+             CREATE TRIGGER no BEFORE DELETE ON data_sync_quarantine FOR EACH ROW EXECUTE FUNCTION no()",
+        )
+        .await;
+    copy.forge.segment(&[bank.transfer()]);
+    let said = copy.applier(&["retry", "accounts"]).run().await.expect_code(2).stderr;
+    assert!(said.contains("an auditor said no") && !said.contains("25P02"), "{said}");
+    assert_eq!(copy.rows("SELECT seq FROM data_sync_checkpoint").await, "3", "savings went on");
+    copy.server.execute("DROP TRIGGER no ON data_sync_quarantine").await;
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT DISTINCT state FROM data_sync_table_state").await, "live");
+}
+
+#[tokio::test]
 async fn a_local_column_that_would_alter_values_keeps_them_out() {
     for (definition, source, ddl) in [
         ("v numeric(5,1)", "v numeric(5,2)", r#"ALTER COLUMN "v" TYPE numeric(5,2)"#),

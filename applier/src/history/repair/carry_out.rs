@@ -24,7 +24,7 @@ use crate::target::postgres::apply::{FREE_PLANS, Outcome, Writer};
 use crate::target::postgres::ledger::{self, Entry};
 
 impl Repair<'_> {
-    /// Everything that is written, in one transaction.
+    /// Everything that is written: the work of one transaction.
     pub(super) async fn carry_out(
         &mut self,
         scans: Scans,
@@ -34,7 +34,6 @@ impl Repair<'_> {
         let started = Instant::now();
         let client = self.local.session.client();
         let mut writer = Writer::new(self.local.replica);
-        client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
         writer.begin(client).await?;
         self.standing.checkpoint.claim(client, &self.local.meta).await?;
         let wanted = self.wanted(scans, searches).await?;
@@ -52,7 +51,6 @@ impl Repair<'_> {
         }
         ledger::log(client, &self.local.meta, &entries, started.elapsed()).await?;
         faults::hit("replay.before_commit")?;
-        client.batch_execute("COMMIT").await.context(|| "committing".to_owned())?;
         Ok(())
     }
 

@@ -71,6 +71,30 @@ impl Local {
         Ok(Local { session, meta: MetaSchema::new(&config.meta_schema), replica })
     }
 
+    /// Everything that `work` does in this session, or nothing of it. A failure leaves the session ready for the next
+    /// statement. When the commit is not answered it may or may not have happened: whoever tries again looks first.
+    pub async fn in_transaction<T, E: From<Error>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let client = self.session.client();
+        client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
+
+        let done = match work.await {
+            Ok(done) => done,
+            Err(error) => {
+                // It fails when the connection is gone, and with it the transaction.
+                if let Err(second) = client.batch_execute("ROLLBACK").await {
+                    tracing::debug!(error = %second, "rollback");
+                }
+                return Err(error);
+            }
+        };
+
+        client.batch_execute("COMMIT").await.context(|| "committing".to_owned())?;
+        Ok(done)
+    }
+
     /// One pass at a time in a database. Ends with the session.
     pub async fn lock_pass(&self) -> Result<()> {
         if self.lock(PASS_LOCK, PASS_LOCK_PATIENCE).await? {
