@@ -12,8 +12,8 @@ use crate::apply::outcome::{Ended, Stop};
 use crate::apply::reader::{self, Admission, Task};
 use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
+use crate::plan::state::TableState;
 use crate::plan::{self, Bound, Share};
-use crate::target::postgres::cursor::TableState;
 use crate::target::postgres::schema::{Table, Target};
 
 /// What a try is going to do.

@@ -23,8 +23,9 @@ use crate::apply::reader::{Item, Reading, SegmentEnd};
 use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
 use crate::plan::Scope;
+use crate::plan::state::{Event, TableState};
 use crate::target::postgres::apply::{Oddities, Outcome, Writer};
-use crate::target::postgres::cursor::{self, Checkpoint, Position, State, TableState};
+use crate::target::postgres::cursor::{self, Checkpoint, Position};
 use crate::target::postgres::ledger::{self, Entry};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::quarantine::{self, Poison};
@@ -279,7 +280,7 @@ impl Transaction<'_> {
         cursor::advance(client, meta, &names, Position { lsn: self.end(), commit_time }).await?;
         for cut in cut_off {
             let position = Some(Position { lsn: cut.position, commit_time: None });
-            cursor::set_state(client, meta, &cut.table, State::Stale, position, Some(&cut.reason)).await?;
+            cursor::change(client, meta, &cut.table, Event::CutOff, position, Some(&cut.reason)).await?;
             cursor::note_gap(client, meta, &cut.table, &cut.gap).await?;
             tracing::warn!(table = %cut.table, lsn = %cut.position, "table is stale: changes of it are lost");
         }
@@ -326,7 +327,7 @@ impl Transaction<'_> {
         };
         quarantine::keep(client, meta, &stop.poison, record.as_ref()).await?;
         let reason = stop.reason_and_remedy();
-        cursor::set_state(client, meta, table, State::Quarantined, Some(position), Some(&reason)).await?;
+        cursor::change(client, meta, table, Event::SetAside, Some(position), Some(&reason)).await?;
         Ok(())
     }
 

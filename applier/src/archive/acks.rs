@@ -13,7 +13,8 @@ use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::Timestamp;
 
 use crate::archive::fetch::Source;
-use crate::target::postgres::cursor::{self, Checkpoint, State};
+use crate::plan::state::State;
+use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::local::Local;
 
 /// An acknowledgement says when it was made: one that nobody renews is taken for that of a copy that is gone.

@@ -19,7 +19,8 @@ use uuid::Uuid;
 
 use crate::archive::fetch::Source;
 use crate::archive::range::TimeRange;
-use crate::target::postgres::cursor::{self, Checkpoint, TableState};
+use crate::plan::state::TableState;
+use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::local::Local;
 
 pub use self::as_of::{AsOf, Past, PastTable, as_of};

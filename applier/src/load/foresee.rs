@@ -9,7 +9,8 @@ use syncdata_service::config::Config;
 
 use super::{Choice, Offer};
 use crate::archive;
-use crate::target::postgres::cursor::{self, Want};
+use crate::plan::state::Want;
+use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
 
 /// What loading a new table will come to, in words. `Err`: there is no such base.

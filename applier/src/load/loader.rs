@@ -22,8 +22,9 @@ use crate::archive::fetch::{Fetched, Source};
 use crate::archive::groups::Groups;
 use crate::archive::stretch::stretch;
 use crate::plan::not_found;
+use crate::plan::state::{Event, State, TableState};
 use crate::target::postgres::apply::Writer;
-use crate::target::postgres::cursor::{self, Checkpoint, State, TableState};
+use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::schema;
 
@@ -67,7 +68,7 @@ impl Loader<'_> {
             if states.get(table).is_some_and(is_first) {
                 let reason = format!("is loaded from {}", base.name());
                 let (client, meta) = (self.local.session.client(), &self.local.meta);
-                cursor::set_state(client, meta, table, State::Loading, None, Some(&reason)).await?;
+                cursor::change(client, meta, table, Event::LoadBegins, None, Some(&reason)).await?;
             }
         }
         tracing::info!(base = base.name(), tables = tables.len(), "loading tables");

@@ -8,7 +8,8 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::{SnapshotId, SnapshotManifest};
 
-use crate::target::postgres::cursor::{CaptureSince, Want};
+use crate::plan::state::Want;
+use crate::target::postgres::cursor::CaptureSince;
 
 /// What the archive has, and how far this copy is.
 #[derive(Debug)]

@@ -11,7 +11,8 @@ use super::LOG_REF;
 use super::base::{Base, BaseKey};
 use super::loader::Loader;
 use super::plan::{Choice, Offer};
-use crate::target::postgres::cursor::{self, State, TableState, Want};
+use crate::plan::state::{Event, State, TableState, Want};
+use crate::target::postgres::cursor;
 use crate::target::postgres::ledger::{self, Entry};
 
 /// A table that cannot be loaded, and why.
@@ -74,18 +75,14 @@ impl Loader<'_> {
     }
 
     async fn note(&self, table: &TableName, state: &TableState, reason: &str) -> Result<()> {
-        let now = match state.state {
-            // A load that was interrupted.
-            State::Loading => State::Pending,
-            other => other,
-        };
+        let now = state.state.after(Event::WaitsForBase)?;
         let is_known = now == state.state && state.reason.as_deref() == Some(reason);
         // A table that is live stays so until its new base is there.
         if is_known || now == State::Live {
             return Ok(());
         }
         let (client, meta) = (self.local.session.client(), &self.local.meta);
-        cursor::set_state(client, meta, table, now, None, Some(reason)).await
+        cursor::change(client, meta, table, Event::WaitsForBase, None, Some(reason)).await
     }
 
     /// There is no base for it. A table that never had one goes on waiting, an operator's wish is answered.
@@ -108,7 +105,7 @@ impl Loader<'_> {
         tracing::error!(%table, reason, "Failed to apply changes: the table cannot be loaded");
         let states = cursor::table_states(client, meta).await?;
         if states.get(table).is_some_and(|state| state.position.is_none()) {
-            cursor::set_state(client, meta, table, State::Quarantined, None, Some(reason)).await?;
+            cursor::change(client, meta, table, Event::LoadFails, None, Some(reason)).await?;
         } else {
             cursor::want(client, meta, table, None).await?;
         }

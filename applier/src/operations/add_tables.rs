@@ -9,7 +9,8 @@ use super::Answer;
 use super::whitelist::{matching, named, not_found};
 use crate::archive;
 use crate::load;
-use crate::target::postgres::cursor::{self, Checkpoint, Position, State, Want};
+use crate::plan::state::{Event, Want};
+use crate::target::postgres::cursor::{self, Checkpoint, Position};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
 
@@ -83,8 +84,9 @@ async fn add_one(
         // What an earlier life of the table left behind would be taken for its position.
         let forget = format!("DELETE FROM {meta}.data_sync_table_state WHERE table_name = $1");
         client.execute(&forget, &[&table.to_string()]).await.context(adding)?;
-        let state = if position.is_some() { State::Live } else { State::Pending };
-        cursor::set_state(client, meta, table, state, position, None).await?;
+        if position.is_some() {
+            cursor::change(client, meta, table, Event::NeedsNoBase, position, None).await?;
+        }
         cursor::want(client, meta, table, want).await?;
         let insert = format!(
             "INSERT INTO {meta}.tables_to_sync (table_name, creator) VALUES ($1, session_user) \

@@ -7,7 +7,8 @@ use syncdata_service::config::Config;
 use syncdata_service::postgres::ServerContext as _;
 
 use super::Answer;
-use crate::target::postgres::cursor::{self, State};
+use crate::plan::state::Event;
+use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::quarantine;
 use crate::target::postgres::schema;
@@ -55,7 +56,7 @@ async fn empty(local: &Local, names: &[TableName]) -> Result<Vec<TableName>> {
 
         for table in names {
             let reason = Some("emptied by clear: it needs its rows again (resync)");
-            cursor::set_state(client, meta, table, State::Pending, None, reason).await?;
+            cursor::change(client, meta, table, Event::Emptied, None, reason).await?;
             quarantine::forget(client, meta, table).await?;
         }
         Ok(tables.into_keys().collect())

@@ -15,7 +15,8 @@ use super::whitelist::{not_listed, parse_names};
 use super::{Answer, sync};
 use crate::archive;
 use crate::load;
-use crate::target::postgres::cursor::{self, Checkpoint, State, TableState, Want};
+use crate::plan::state::{Event, State, TableState, Want};
+use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::local::Local;
 
 /// How often the tables are looked at while the daemon makes them anew.
@@ -79,7 +80,7 @@ pub async fn request(config: &Config, resync: &Resync) -> Result<Vec<TableName>>
         for (table, state) in &tables {
             cursor::want(client, meta, table, Some(Want::Rebuild)).await?;
             if state.position.is_none() {
-                cursor::set_state(client, meta, table, State::Pending, None, None).await?;
+                cursor::change(client, meta, table, Event::ResyncAsked, None, None).await?;
             }
         }
         Ok(())

@@ -7,7 +7,8 @@ use syncdata_service::config::Config;
 
 use super::whitelist::{not_listed, parse_names};
 use super::{Answer, sync};
-use crate::target::postgres::cursor::{self, State, TableState};
+use crate::plan::state::{Event, State, TableState};
+use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
 
 /// What is asked for; it may travel to the daemon.
@@ -34,13 +35,16 @@ pub async fn release(config: &Config, retry: &Retry) -> Result<()> {
         let state = states.get(table).ok_or_else(|| not_listed(table))?;
         check(table, state, accept_gap)?;
     }
-    for table in &names {
-        if accept_gap {
-            cursor::accept_gap(local.session.client(), &local.meta, table).await?;
+    let release = async {
+        for table in &names {
+            if accept_gap {
+                cursor::accept_gap(local.session.client(), &local.meta, table).await?;
+            }
+            cursor::change(local.session.client(), &local.meta, table, Event::Retried, None, None).await?;
         }
-        cursor::set_state(local.session.client(), &local.meta, table, State::Loading, None, None).await?;
-    }
-    Ok(())
+        Ok(())
+    };
+    local.in_transaction(release).await
 }
 
 fn check(table: &TableName, state: &TableState, accept_gap: bool) -> Result<()> {

@@ -8,7 +8,7 @@ use syncdata_service::config::{ArchiveSettings, Config};
 use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::Row;
 
-use crate::target::postgres::cursor::State;
+use crate::plan::state::State;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
 

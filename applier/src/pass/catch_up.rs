@@ -12,8 +12,9 @@ use syncdata_formats::name::TableName;
 use super::context::{PassContext, clean};
 use crate::archive::groups::Groups;
 use crate::archive::stretch::stretch;
+use crate::plan::state::{Event, State, TableState};
 use crate::plan::{self, Scope};
-use crate::target::postgres::cursor::{self, Applied, Checkpoint, State, TableState};
+use crate::target::postgres::cursor::{self, Applied, Checkpoint};
 use crate::target::postgres::quarantine;
 
 /// What it took.
@@ -73,7 +74,7 @@ async fn make_live(pass: &PassContext<'_>, checkpoint: &Checkpoint, tables: &[Ta
         let is_loading = matches!(state.state, State::Loading);
         if tables.contains(&table) && is_whole && is_loading {
             let go_live = async {
-                cursor::set_state(client, meta, &table, State::Live, None, None).await?;
+                cursor::change(client, meta, &table, Event::CaughtUp, None, None).await?;
                 quarantine::forget(client, meta, &table).await
             };
             pass.local.in_transaction(go_live).await.context(|| format!("making {table} live"))?;
@@ -115,7 +116,7 @@ async fn cut_off(pass: &PassContext<'_>, table: &TableName, position: Lsn, gap: 
     let remedy = plan::gap_remedy(table);
     let reason = format!("the archive no longer has the changes {gap} that it lacks; {remedy}");
     let note = async {
-        cursor::set_state(client, meta, table, State::Stale, None, Some(&reason)).await?;
+        cursor::change(client, meta, table, Event::CutOff, None, Some(&reason)).await?;
         cursor::note_gap(client, meta, table, gap).await
     };
     pass.local.in_transaction(note).await.context(noting)?;

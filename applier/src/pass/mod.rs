@@ -27,7 +27,8 @@ use crate::apply::lookahead::Ahead;
 use crate::archive::fetch::Fetched;
 use crate::load::{Choice, Offer};
 use crate::plan::Scope;
-use crate::target::postgres::cursor::{self, Checkpoint, Position, State, TableState, Want};
+use crate::plan::state::{Event, State, TableState, Want};
+use crate::target::postgres::cursor::{self, Checkpoint, Position};
 
 /// What a pass did and what is left to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -151,7 +152,7 @@ impl<'a> Pass<'a> {
         if checkpoint.segment.is_none() {
             for table in self.starting_with_the_archive(states, checkpoint, view).await? {
                 let start = Some(Position { lsn: Lsn::ZERO, commit_time: None });
-                cursor::set_state(client, meta, &table, State::Live, start, None).await?;
+                cursor::change(client, meta, &table, Event::NeedsNoBase, start, None).await?;
                 cursor::want(client, meta, &table, None).await?;
                 tracing::info!(%table, "table starts from the archive's first segment");
             }

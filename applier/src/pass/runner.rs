@@ -16,7 +16,7 @@ use crate::apply::transaction::Rules;
 use crate::archive;
 use crate::archive::acks::Acks;
 use crate::load::{self, Loaded};
-use crate::target::postgres::cursor::State;
+use crate::plan::state::State;
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
 

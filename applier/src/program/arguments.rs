@@ -7,7 +7,7 @@ use syncdata_formats::time::Moment;
 use crate::archive::range::TimeRange;
 use crate::history::row::RowOf;
 use crate::history::{AsOf, Order};
-use crate::target::postgres::cursor::Want;
+use crate::plan::state::Want;
 
 /// Where the first rows of a new table come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

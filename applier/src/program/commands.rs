@@ -13,7 +13,7 @@ use crate::operations::resync::{self, Resync};
 use crate::operations::retry::{self, Retry};
 use crate::operations::status;
 use crate::operations::sync;
-use crate::target::postgres::cursor::Want;
+use crate::plan::state::Want;
 
 pub(super) async fn status(config: &Config) -> Result<Answer> {
     let status = match client::status(config).await? {

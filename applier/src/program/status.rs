@@ -7,7 +7,7 @@ use syncdata_formats::time::Timestamp;
 use syncdata_service::control::{Metrics, Sort};
 
 use crate::operations::status::{Status, TableStatus};
-use crate::target::postgres::cursor::State;
+use crate::plan::state::State;
 
 /// Without the fraction of a second: for people.
 pub(super) fn second_of(time: Timestamp) -> Timestamp {

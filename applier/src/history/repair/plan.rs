@@ -10,8 +10,8 @@ use syncdata_formats::manifest::{Generated, Manifest, Relation, ReplicaIdentity}
 use syncdata_formats::name::TableName;
 
 use crate::archive::range::TimeRange;
+use crate::plan::state::{State, TableState};
 use crate::plan::{concerns, not_found};
-use crate::target::postgres::cursor::{State, TableState};
 use crate::target::postgres::schema::{self, Table};
 
 /// See the module.

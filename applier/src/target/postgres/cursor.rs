@@ -2,12 +2,9 @@
 //! rows that they stand for, and nowhere else.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_literal;
-use serde::{Deserialize, Serialize};
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Error, Kind, Result};
@@ -20,6 +17,7 @@ use syncdata_formats::time::{Day, Timestamp};
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
+use crate::plan::state::{Event, State, TableState, Want};
 use crate::target::postgres::meta::MetaSchema;
 
 /// How far the copy as a whole has come.
@@ -37,55 +35,6 @@ pub struct Applied {
     pub link: Link,
     pub end_lsn: Lsn,
     pub day: Day,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// In the whitelist, but without the rows to begin with.
-    Pending,
-    /// Catching up from its base to the checkpoint.
-    Loading,
-    Live,
-    Quarantined,
-    /// Right as of its position; changes after that are lost.
-    Stale,
-}
-
-/// The base that a table waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// The newest snapshot that has it, or else everything since the archive's first segment.
-    Auto,
-    Snapshot,
-    Start,
-    /// As `Auto`, and then nothing else: rows that the base does not have go.
-    Rebuild,
-}
-
-/// One table of the whitelist.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableState {
-    pub state: State,
-    /// All that committed up to here is in the table.
-    pub position: Option<Lsn>,
-    pub reason: Option<String>,
-    /// Gaps that an operator has accepted, `FROM..TO`.
-    pub accepted_gaps: Vec<String>,
-    /// What was asked for and is still to be done.
-    pub load: Option<Want>,
-}
-
-impl TableState {
-    /// The base that it waits for: one that was asked for, or its first.
-    pub fn wants(&self) -> Option<Want> {
-        match (self.state, self.position) {
-            // Its base does not fit: somebody has to mend it and say `retry`.
-            (State::Quarantined, None) => None,
-            (State::Pending | State::Loading, None) => self.load.or(Some(Want::Auto)),
-            _ => self.load,
-        }
-    }
 }
 
 /// What was there, and when, at the end of a transaction.
@@ -292,15 +241,23 @@ fn whitelisted(text: &str) -> Result<TableName> {
     )))
 }
 
-/// Sets the state of a table; its position stays where it is, unless another one is given.
-pub async fn set_state(
+/// Something happens to a table: the only place that writes a state. Its position stays where it is, unless another
+/// one is given.
+pub async fn change(
     client: &impl GenericClient,
     meta: &MetaSchema,
     table: &TableName,
-    state: State,
+    event: Event,
     position: Option<Position>,
     reason: Option<&str>,
 ) -> Result<()> {
+    let doing = || format!("noting the state of {table}");
+    let select = format!("SELECT state FROM {meta}.data_sync_table_state WHERE table_name = $1 FOR UPDATE");
+    let known = client.query_opt(&select, &[&table.to_string()]).await.context(doing)?;
+    // One that was written into the whitelist by hand has no line yet.
+    let state: State = known.map_or(Ok(State::Pending), |row| row.get::<_, &str>(0).parse())?;
+    let state = state.after(event).map_err(|error| error.context(doing()))?;
+
     let upsert = format!(
         "INSERT INTO {meta}.data_sync_table_state AS s \
          (table_name, state, position_lsn, position_time, reason) \
@@ -315,7 +272,7 @@ pub async fn set_state(
     client
         .execute(&upsert, &[&table.to_string(), &state.to_string(), &lsn, &time, &reason])
         .await
-        .context(|| format!("noting the state of {table}"))?;
+        .context(doing)?;
     Ok(())
 }
 
@@ -345,14 +302,17 @@ pub async fn note_loaded(
     position: Lsn,
     taken_at: Option<Timestamp>,
 ) -> Result<()> {
+    let loaded = Some(Position { lsn: position, commit_time: None });
+    change(client, meta, table, Event::Loaded, loaded, None).await?;
+
     let update = format!(
-        "UPDATE {meta}.data_sync_table_state s SET state = 'live', load = NULL, gap = NULL, reason = NULL, \
-         position_lsn = $2::text::pg_lsn, position_time = coalesce(c.commit_time, $3::text::timestamptz), \
-         since = now() FROM {meta}.data_sync_checkpoint c WHERE s.table_name = $1"
+        "UPDATE {meta}.data_sync_table_state s SET load = NULL, gap = NULL, \
+         position_time = coalesce(c.commit_time, $2::text::timestamptz), since = now() \
+         FROM {meta}.data_sync_checkpoint c WHERE s.table_name = $1"
     );
     let taken_at = taken_at.map(|time| time.to_string());
     let noting = || format!("noting that {table} is loaded");
-    client.execute(&update, &[&table.to_string(), &position.to_string(), &taken_at]).await.context(noting)?;
+    client.execute(&update, &[&table.to_string(), &taken_at]).await.context(noting)?;
     Ok(())
 }
 
@@ -393,10 +353,13 @@ pub async fn start_over(
         client.execute(statement, &[]).await.context(doing)?;
     }
     adopt(client, meta, archive_id).await?;
+    let reason = Some("waits for its base: the copy was started over");
+    for table in tables {
+        change(client, meta, table, Event::StartedOver, None, reason).await?;
+    }
     let forget = format!(
-        "UPDATE {meta}.data_sync_table_state SET state = 'pending', load = 'rebuild', position_lsn = NULL, \
-         position_time = NULL, gap = NULL, reason = 'waits for its base: the copy was started over', \
-         since = now() WHERE table_name = ANY ($1)"
+        "UPDATE {meta}.data_sync_table_state SET load = 'rebuild', position_lsn = NULL, position_time = NULL, \
+         gap = NULL, since = now() WHERE table_name = ANY ($1)"
     );
     client.execute(&forget, &[&names]).await.context(doing)?;
     Ok(())
@@ -448,53 +411,4 @@ pub async fn advance(
         .await
         .context(|| "moving the tables' positions".to_owned())?;
     Ok(())
-}
-
-impl Want {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Want::Auto => "auto",
-            Want::Snapshot => "snapshot",
-            Want::Start => "start",
-            Want::Rebuild => "rebuild",
-        }
-    }
-}
-
-impl FromStr for Want {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Want, Error> {
-        let all = [Want::Auto, Want::Snapshot, Want::Start, Want::Rebuild];
-        let found = all.into_iter().find(|want| want.as_str() == text);
-        found.ok_or_else(|| Error::bad_input("a base that a table waits for", text))
-    }
-}
-
-impl State {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            State::Pending => "pending",
-            State::Loading => "loading",
-            State::Live => "live",
-            State::Quarantined => "quarantined",
-            State::Stale => "stale",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for State {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<State, Error> {
-        let all = [State::Pending, State::Loading, State::Live, State::Quarantined, State::Stale];
-        let found = all.into_iter().find(|state| state.as_str() == text);
-        found.ok_or_else(|| Error::bad_input("a state of a table", text))
-    }
 }

@@ -1,13 +1,15 @@
 //! Which table takes what of a segment. Pure: states, schemas and manifests in, a plan out.
 
+pub mod state;
+
 use std::sync::Arc;
 
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{self, Gap, Generated, Manifest, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
 
+use self::state::{State, TableState};
 use crate::batch::TxPlace;
-use crate::target::postgres::cursor::{State, TableState};
 use crate::target::postgres::schema::{self, Difference, Table, Target};
 
 /// What a table gets from a segment.
