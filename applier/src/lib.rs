@@ -17,4 +17,5 @@ pub mod operations;
 pub mod pass;
 pub mod plan;
 pub mod program;
+pub mod table;
 pub mod target;

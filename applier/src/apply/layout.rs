@@ -14,7 +14,7 @@ use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
 use crate::plan::state::TableState;
 use crate::plan::{self, Bound, Share};
-use crate::target::postgres::schema::{Table, Target};
+use crate::table::{Table, Target};
 
 /// What a try is going to do.
 #[derive(Default)]

@@ -1,5 +1,6 @@
 //! Verified segments into the target, a transaction at a time.
 
+pub mod acks;
 pub mod layout;
 pub mod lookahead;
 pub mod outcome;

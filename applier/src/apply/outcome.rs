@@ -4,9 +4,9 @@ use syncdata_formats::error::{Error, Kind};
 use syncdata_formats::name::TableName;
 
 use crate::batch::TxPlace;
+use crate::table::Difference;
 use crate::target::postgres::apply::Rejection;
 use crate::target::postgres::quarantine::Poison;
-use crate::target::postgres::schema::Difference;
 
 pub(crate) enum Ended {
     Stop(TableName, Box<Stop>),

@@ -16,7 +16,7 @@ use syncdata_service::own_files;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::{Batch, Limits, Place, TxPlace};
-use crate::target::postgres::schema::{Difference, Target};
+use crate::table::{Difference, Target};
 use crate::target::postgres::step::{COPY_ROWS_MIN, Prepared};
 
 /// One batch is read ahead of the one that waits.

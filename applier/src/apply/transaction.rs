@@ -24,12 +24,13 @@ use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
 use crate::plan::Scope;
 use crate::plan::state::{Event, TableState};
+use crate::table::Table;
 use crate::target::postgres::apply::{Oddities, Outcome, Writer};
 use crate::target::postgres::cursor::{self, Checkpoint, Position};
 use crate::target::postgres::ledger::{self, Entry};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::quarantine::{self, Poison};
-use crate::target::postgres::schema::{self, Table};
+use crate::target::postgres::schema;
 
 /// What all transactions of a pass have in common.
 #[derive(Clone, Debug)]

@@ -1,6 +1,5 @@
 //! Manifests and files of the archive, verified, on this host.
 
-pub mod acks;
 pub mod fetch;
 pub(crate) mod groups;
 pub mod hand_files;

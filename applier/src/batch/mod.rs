@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use syncdata_formats::change::{Fields, Op, Row};
 use syncdata_formats::manifest::{Generated, Relation, ReplicaIdentity};
 
-use crate::target::postgres::schema::{self, Difference, Target, lacking};
+use crate::table::{self, Difference, Target, lacking};
 
 /// What a batch may hold.
 #[derive(Clone, Copy, Debug)]
@@ -226,7 +226,7 @@ impl BatchTable {
     }
 
     /// Whether a value of that column prints here as it does at the source: 1.5 and 1.50 are one number.
-    pub fn prints_alike(&self, column: &schema::Column) -> bool {
+    pub fn prints_alike(&self, column: &table::Column) -> bool {
         let source = self.relation.columns.iter().find(|source| source.name == column.name);
         column.base_type != "pg_catalog.\"numeric\"" && column.base_type != "pg_catalog.numeric"
             || source.is_some_and(|source| source.type_name == column.type_name)

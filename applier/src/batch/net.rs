@@ -11,7 +11,7 @@ use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
 use syncdata_formats::change::Op;
 
 use crate::batch::{Batch, Cell, Record};
-use crate::target::postgres::schema::TextEquality;
+use crate::table::TextEquality;
 
 /// What is left to do in one table, in this order: deletes, updates, inserts, then the records in order.
 #[derive(Debug, Default)]

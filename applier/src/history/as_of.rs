@@ -30,11 +30,12 @@ use crate::archive::trail::Trail;
 use crate::batch::TxPlace;
 use crate::load::{self, Base, BaseKey, Copy, Halt, Known, Pair, Refusal};
 use crate::plan::{concerns, gap_name, not_found};
+use crate::table::{self, Table};
 use crate::target::postgres::apply::{FREE_PLANS, Writer};
 use crate::target::postgres::cursor;
 use crate::target::postgres::ledger::{self, Entry};
 use crate::target::postgres::local::Local;
-use crate::target::postgres::schema::{self, Table};
+use crate::target::postgres::schema;
 
 /// What an operator asks for.
 #[derive(Clone, Debug)]
@@ -276,7 +277,7 @@ impl Making<'_> {
             return Err(cannot_be_made(Halt::refused(live, "its copy is not there")));
         };
         let table = Arc::new(table);
-        let target = schema::fit(&copy.relation, &table)
+        let target = table::fit(&copy.relation, &table)
             .map_err(|difference| cannot_be_made(Halt::refused(live, difference)))?;
 
         client.batch_execute(FREE_PLANS).await.context(|| "preparing the transaction".to_owned())?;

@@ -25,10 +25,11 @@ use crate::archive::range::TimeRange;
 use crate::archive::trail::Trail;
 use crate::batch::{Batch, Limits, Place};
 use crate::plan::not_found;
+use crate::table::{self, Table, Target};
 use crate::target::postgres::apply::{Outcome, Writer};
 use crate::target::postgres::ledger::{self, Entry};
 use crate::target::postgres::local::Local;
-use crate::target::postgres::schema::{self, Table, Target};
+use crate::target::postgres::schema;
 use crate::target::postgres::step::{COPY_ROWS_MIN, Prepared};
 
 /// Makes the copies and applies the range alone to them. The live tables are not touched, nobody waits for it.
@@ -234,7 +235,7 @@ impl<'a> Looking<'a> {
                 Some(relation) => relation.clone(),
                 None => crate::plan::as_local(table),
             };
-            match schema::fit(&relation, table) {
+            match table::fit(&relation, table) {
                 Ok(target) => {
                     let key = &target.key.columns;
                     let shape = Shape::new(table, key, &relation, &self.hasher);

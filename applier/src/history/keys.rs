@@ -8,7 +8,7 @@ use syncdata_formats::change::{Fields, Op, Row, Value};
 use syncdata_formats::manifest::{Generated, Relation, ReplicaIdentity};
 
 use crate::batch::net::canonical;
-use crate::target::postgres::schema::{Table, TextEquality};
+use crate::table::{Table, TextEquality};
 
 /// A key in 16 bytes. Among ten thousand million keys two that share them are less likely than a broken disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

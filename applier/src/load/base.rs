@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn tables_are_loaded_together_as_far_as_their_shadows_have_room() {
-        let base = super::super::plan::sample(&[
+        let base = crate::plan::offer::sample(&[
             ("a", 5 << 30),
             ("b", 3 << 30),
             ("c", 1),

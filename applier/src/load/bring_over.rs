@@ -11,11 +11,11 @@ use syncdata_service::faults;
 use super::difference::{Changes, Pair};
 use super::loader::{Loader, Work, control};
 use super::{Base, Halt, Loaded, Refusal, is_of_a_row};
+use crate::table;
 use crate::target::postgres::apply::{FREE_PLANS, Writer};
 use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::ledger::{self, Entry};
 use crate::target::postgres::quarantine;
-use crate::target::postgres::schema;
 
 impl Loader<'_> {
     /// One transaction. No pass runs meanwhile.
@@ -94,7 +94,7 @@ impl Loader<'_> {
 
         let copy = &work.copies[name];
         let target =
-            schema::fit(&copy.relation, &copy.table).map_err(|difference| Halt::refused(name, difference))?;
+            table::fit(&copy.relation, &copy.table).map_err(|difference| Halt::refused(name, difference))?;
         // Nothing has said which columns the source has: those that are here, and no rows.
         let columns = match copy.columns.as_slice() {
             [] => {

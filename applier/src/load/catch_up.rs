@@ -19,8 +19,8 @@ use crate::apply::reader::{self, Admission, Item, Reading, Task};
 use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
 use crate::plan;
+use crate::table::{self, Table};
 use crate::target::postgres::apply::{Outcome, Writer};
-use crate::target::postgres::schema::{self, Table};
 
 /// Which transactions are in the shadows already.
 #[derive(Clone, Debug)]
@@ -157,8 +157,8 @@ fn task(
         copy.meet(&relation);
         // First against the table itself: a difference names that one.
         let refused = |difference| Halt::refused(name, difference);
-        schema::fit(&relation, &copy.table).map_err(refused)?;
-        let target = Arc::new(schema::fit(&relation, &copy.shadow).map_err(refused)?);
+        table::fit(&relation, &copy.table).map_err(refused)?;
+        let target = Arc::new(table::fit(&relation, &copy.shadow).map_err(refused)?);
         let until = known.until.filter(|until| until.seq == manifest.seq.get()).map(|until| until.index);
         let admission = Admission { target, relation, from, until, skip: skip.clone() };
         admitted.insert(name.to_string(), admission);

@@ -8,7 +8,7 @@ use syncdata_service::postgres::sqlstate;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::target::postgres::schema::{Table, TextEquality};
+use crate::table::{Table, TextEquality};
 
 /// How many rows it took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

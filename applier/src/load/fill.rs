@@ -5,11 +5,11 @@ use std::sync::Arc;
 use syncdata_formats::error::Result;
 use syncdata_service::progress::{Progress, Unit};
 
-use super::plan::take_snapshot;
 use super::{Base, Copy, Halt, is_of_a_row, parts, shadow};
 use crate::archive::fetch::Source;
+use crate::plan::offer::take_snapshot;
+use crate::table::{self, Difference, Table};
 use crate::target::postgres::local::Local;
-use crate::target::postgres::schema::{self, Difference, Table};
 
 /// Refused: the table cannot hold the base.
 pub(crate) async fn fill(
@@ -24,7 +24,7 @@ pub(crate) async fn fill(
     let (relation, columns) = match base {
         Base::Snapshot(snapshot) => {
             let copy = &snapshot.tables[&table.name];
-            schema::fit(&copy.relation, table).map_err(refused)?;
+            table::fit(&copy.relation, table).map_err(refused)?;
             let statement = parts::statement(copy, table, &shadow.name).map_err(|difference| {
                 // The table is as it is on purpose: it is the copy that is old.
                 let reason = format!(
@@ -54,7 +54,7 @@ pub(crate) async fn fill(
         }
     };
     let relation = Arc::new(relation);
-    let target = schema::fit(&relation, &shadow).map_err(refused)?;
+    let target = table::fit(&relation, &shadow).map_err(refused)?;
     let shadow = shadow::index(client, &shadow, &target).await?;
     let described = matches!(base, Base::Snapshot(_));
     Ok(Copy { table: Arc::clone(table), shadow, relation, described, columns })

@@ -7,8 +7,8 @@ use syncdata_formats::manifest::Manifest;
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 
-use super::{Choice, Offer};
 use crate::archive;
+use crate::plan::offer::{Choice, Offer};
 use crate::plan::state::Want;
 use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;

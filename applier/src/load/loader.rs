@@ -17,12 +17,12 @@ use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
 use super::catch_up::{self, Copy, Known};
-use super::{Base, Halt, Refusal, Report, columns, fill, plan, shadow};
+use super::{Base, Halt, Refusal, Report, columns, fill, shadow};
 use crate::archive::fetch::{Fetched, Source};
 use crate::archive::groups::Groups;
 use crate::archive::stretch::stretch;
-use crate::plan::not_found;
 use crate::plan::state::{Event, State, TableState};
+use crate::plan::{not_found, offer};
 use crate::target::postgres::apply::Writer;
 use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::local::Local;
@@ -221,7 +221,7 @@ impl Loader<'_> {
             Err(reason) => Ok(Some(format!(
                 "{} is older than the table as it is: {reason}; a newer base copy is needed, {}",
                 work.base.name(),
-                plan::take_snapshot(table)
+                offer::take_snapshot(table)
             ))),
         }
     }
@@ -267,7 +267,7 @@ impl Loader<'_> {
                 work.copies.remove(&table);
                 let reason = format!(
                     "{rows} changes of rows that the archive never inserted: it does not reach back to them; {}",
-                    plan::take_snapshot(&table)
+                    offer::take_snapshot(&table)
                 );
                 self.fail(&table, &reason).await?;
             } else {

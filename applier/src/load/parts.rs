@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
 use crate::archive::fetch::{FetchedPart, Source};
-use crate::target::postgres::schema::{Difference, Table, lacking};
+use crate::table::{Difference, Table, lacking};
 
 /// Pieces of at most 256 KiB between the thread and the connection.
 const PIECES_WAITING: usize = 4;

@@ -10,7 +10,7 @@ use syncdata_formats::name::TableName;
 use super::LOG_REF;
 use super::base::{Base, BaseKey};
 use super::loader::Loader;
-use super::plan::{Choice, Offer};
+use crate::plan::offer::{Choice, Offer};
 use crate::plan::state::{Event, State, TableState, Want};
 use crate::target::postgres::cursor;
 use crate::target::postgres::ledger::{self, Entry};

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use super::catch_up::Copy;
 use super::columns::OldValue;
-use crate::target::postgres::schema::{Shape, Table, Target};
+use crate::table::{Shape, Table, Target};
 
 /// The schema of temporary tables, by the name that every session has for its own.
 const SCHEMA: &str = "pg_temp";

@@ -8,6 +8,7 @@ use syncdata_service::postgres::ServerContext as _;
 
 use super::Answer;
 use crate::plan::state::Event;
+use crate::table;
 use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::quarantine;
@@ -44,7 +45,7 @@ async fn empty(local: &Local, names: &[TableName]) -> Result<Vec<TableName>> {
     let (client, meta) = (local.session.client(), &local.meta);
     let empty = async {
         let tables = schema::load(client, names).await?;
-        let list: Vec<String> = tables.values().map(schema::Table::sql).collect();
+        let list: Vec<String> = tables.values().map(table::Table::sql).collect();
         if !list.is_empty() {
             let truncate = format!("TRUNCATE {}", list.join(", "));
             client

@@ -25,8 +25,8 @@ pub use self::context::{PassContext, Tally};
 use self::view::{View, is_about_the_archive};
 use crate::apply::lookahead::Ahead;
 use crate::archive::fetch::Fetched;
-use crate::load::{Choice, Offer};
 use crate::plan::Scope;
+use crate::plan::offer::{Choice, Offer};
 use crate::plan::state::{Event, State, TableState, Want};
 use crate::target::postgres::cursor::{self, Checkpoint, Position};
 

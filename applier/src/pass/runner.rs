@@ -12,9 +12,9 @@ use syncdata_service::daemon::Stop;
 use syncdata_service::postgres::Canceller;
 
 use super::{Pass, PassContext, Report, Tally};
+use crate::apply::acks::Acks;
 use crate::apply::transaction::Rules;
 use crate::archive;
-use crate::archive::acks::Acks;
 use crate::load::{self, Loaded};
 use crate::plan::state::State;
 use crate::target::postgres::ledger;

@@ -1,5 +1,6 @@
 //! Which table takes what of a segment. Pure: states, schemas and manifests in, a plan out.
 
+pub(crate) mod offer;
 pub mod state;
 
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use syncdata_formats::name::TableName;
 
 use self::state::{State, TableState};
 use crate::batch::TxPlace;
-use crate::target::postgres::schema::{self, Difference, Table, Target};
+use crate::table::{self, Difference, Table, Target};
 
 /// What a table gets from a segment.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,7 +104,7 @@ pub fn share(
         Some(relation) => relation.clone(),
         None => as_local(local),
     };
-    match schema::fit(&relation, local) {
+    match table::fit(&relation, local) {
         Ok(target) => {
             Share::Some { target: Arc::new(target), relation: Arc::new(relation), from: position, until }
         }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 use syncdata_applier::batch::{Batch, Place, TxPlace};
+use syncdata_applier::table::{self, Target};
 use syncdata_applier::target::postgres::apply::{Outcome, Writer};
 use syncdata_applier::target::postgres::local::Local;
-use syncdata_applier::target::postgres::schema::{self, Target};
+use syncdata_applier::target::postgres::schema;
 use syncdata_applier::target::postgres::step::Prepared;
 use syncdata_formats::change::{Op, Record};
 use syncdata_formats::manifest::{Column, Relation, ReplicaIdentity};
@@ -229,7 +230,7 @@ impl Bench {
             kind.columns.iter().copied().chain([("u", "integer"), ("big", "text")]).map(source).collect();
         let key = key.into_iter().map(str::to_owned).collect();
         let relation = Relation::new(columns, key, ReplicaIdentity::Default);
-        let target = Arc::new(schema::fit(&relation, &table).expect("it fits"));
+        let target = Arc::new(table::fit(&relation, &table).expect("it fits"));
         Bench { server, local, target, relation: Arc::new(relation) }
     }
 

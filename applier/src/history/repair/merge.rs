@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::shadow::{RowState, STATE, Shadow};
-use crate::target::postgres::schema::{Column, TextEquality};
+use crate::table::{Column, TextEquality};
 
 /// Shown of the rows that could not be rebuilt.
 const EXAMPLES_MAX: i64 = 20;

@@ -45,8 +45,9 @@ use crate::archive::hand_files::HandFiles;
 use crate::archive::trail::Trail;
 use crate::batch::Place;
 use crate::plan::concerns;
+use crate::table::TextEquality;
 use crate::target::postgres::local::Local;
-use crate::target::postgres::schema::{self, TextEquality};
+use crate::target::postgres::schema;
 
 /// Brings every row that changed in the range to the state that the archive gives it where its table stands. Nobody
 /// else applies meanwhile.

@@ -12,7 +12,7 @@ use syncdata_formats::name::TableName;
 use crate::archive::range::TimeRange;
 use crate::plan::state::{State, TableState};
 use crate::plan::{concerns, not_found};
-use crate::target::postgres::schema::{self, Table};
+use crate::table::{self, Table};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -120,7 +120,7 @@ fn key_of_all<'a>(
         if newest.is_some_and(|newest| newest.key != relation.key) {
             return Err("its key became another one after the range; mend it with resync".into());
         }
-        schema::fit(relation, local).map_err(|difference| difference.to_string())?;
+        table::fit(relation, local).map_err(|difference| difference.to_string())?;
         newest = Some(relation);
     }
     let Some(relation) = newest else {
@@ -131,7 +131,7 @@ fn key_of_all<'a>(
         .iter()
         .find(|column| local.column(&column.name).is_none() && column.generated != Some(Generated::Virtual));
     if let Some(column) = missing {
-        return Err(schema::lacking(&column.name, Some(relation), local).to_string());
+        return Err(table::lacking(&column.name, Some(relation), local).to_string());
     }
     if relation.key.is_empty() {
         return Err("it has no key: which of its rows a change was about cannot be told afterwards".into());

@@ -13,7 +13,7 @@ use syncdata_formats::manifest::{self, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
 use tokio_postgres::Client;
 
-use crate::target::postgres::schema::{Column, Key, Shape, Table, Target, TextEquality, UniqueIndex};
+use crate::table::{Column, Key, Shape, Table, Target, TextEquality, UniqueIndex};
 
 /// No column of a user has a name like these by accident.
 pub(super) const STATE: &str = "syncdata:state";

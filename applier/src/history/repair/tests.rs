@@ -9,7 +9,7 @@ use super::origins::Search;
 use super::scan::TableScan;
 use crate::batch::{Place, TxPlace};
 use crate::history::keys::{KeyHash, KeyHasher, Shape, Touch};
-use crate::target::postgres::schema::{self, Column, Table, TextEquality, UniqueIndex};
+use crate::table::{self, Column, Table, TextEquality, UniqueIndex};
 
 fn column(name: &str) -> Column {
     Column {
@@ -31,7 +31,7 @@ fn shape(hasher: &KeyHasher) -> Shape {
     let table = Table {
         name: "t".parse().expect("a name"),
         oid: 1,
-        shape: schema::Shape::Ordinary,
+        shape: table::Shape::Ordinary,
         columns: vec![column("id"), column("big")],
         unique: vec![UniqueIndex { columns: vec![0], immediate: true }],
         referenced_by: Vec::new(),

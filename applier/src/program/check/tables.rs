@@ -13,10 +13,11 @@ use syncdata_service::finding::Finding;
 
 use super::archive::Newest;
 use crate::plan;
+use crate::table::{self, Difference, Table};
 use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
-use crate::target::postgres::schema::{self, Difference, Table};
+use crate::target::postgres::schema;
 
 const SUBJECT: &str = "tables";
 
@@ -114,8 +115,8 @@ fn differences(table: &Arc<Table>, relation: &Relation) -> Vec<Difference> {
         column.generated != Some(Generated::Virtual) && table.column(&column.name).is_none()
     };
     let lacking = relation.columns.iter().filter(lacks);
-    let lacking = lacking.map(|column| schema::lacking(&column.name, Some(relation), table));
-    schema::fit(relation, table).err().into_iter().chain(lacking).collect()
+    let lacking = lacking.map(|column| table::lacking(&column.name, Some(relation), table));
+    table::fit(relation, table).err().into_iter().chain(lacking).collect()
 }
 
 /// NaN that arrives as NULL cannot be told from it later.
@@ -141,7 +142,7 @@ fn nan_as_null(table: &Table, newest: &Newest) -> Option<Finding> {
 /// Without an index on the source's key every change is looked for in the whole table.
 fn keyless(table: &Arc<Table>, newest: &Newest) -> Option<Finding> {
     let relation = newest.relations.get(&table.name).filter(|relation| !relation.key.is_empty())?;
-    let key = schema::fit(relation, table).ok()?.key;
+    let key = table::fit(relation, table).ok()?.key;
     if key.arbiter || key.deferrable {
         return None;
     }

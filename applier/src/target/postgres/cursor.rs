@@ -11,12 +11,13 @@ use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::head::Head;
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Link, Since};
+use syncdata_formats::manifest::Link;
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::{Day, Timestamp};
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
+use crate::plan::offer::CaptureSince;
 use crate::plan::state::{Event, State, TableState, Want};
 use crate::target::postgres::meta::MetaSchema;
 
@@ -150,9 +151,6 @@ fn damaged(what: &str) -> Error {
          backup of the same moment as the tables, or start over: syncdata-applier resync --all",
     )
 }
-
-/// Since when production captures each table, in what archives call text.
-pub type CaptureSince = BTreeMap<TableName, Since>;
 
 /// Notes what a manifest says of it, in the transaction of its rows.
 pub async fn note_capture_since(

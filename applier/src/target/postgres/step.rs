@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::batch::net::{Net, Row};
 use crate::batch::{Batch, BatchTable, Cell};
-use crate::target::postgres::schema::{Table, TextEquality};
+use crate::table::{Table, TextEquality};
 
 /// From here on a COPY is faster than arrays. Measured: below a few hundred rows its round trips cost more.
 pub const COPY_ROWS_MIN: usize = 500;

@@ -30,8 +30,8 @@ use self::row::{Role, RowStatement};
 pub(crate) use self::sql::FREE_PLANS;
 use self::sql::Rows;
 use crate::batch::{Place, Record};
+use crate::table::{Table, Target};
 use crate::target::postgres::local::LOCK_TIMEOUT;
-use crate::target::postgres::schema::{Table, Target};
 use crate::target::postgres::step::{Body, Prepared, Step, StepKind};
 
 /// Statements in flight at once, row by row: enough to hide the round trips, few enough to bound memory.

@@ -6,7 +6,7 @@ use syncdata_formats::manifest::ReplicaIdentity;
 
 use super::sql;
 use crate::batch::{Batch, BatchTable, Cell, Record};
-use crate::target::postgres::schema::{Shape, Table, Target};
+use crate::table::{Shape, Table, Target};
 
 /// A statement with one parameter for each value.
 #[derive(Debug)]
@@ -326,7 +326,7 @@ impl Find {
     }
 }
 
-impl crate::target::postgres::schema::Column {
+impl crate::table::Column {
     /// `"a" = $1`, by the equality that the type's own indexes use.
     fn equals(&self, value: &str) -> String {
         format!("{} {} {value}", self.sql(), self.equality)

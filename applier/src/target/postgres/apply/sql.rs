@@ -1,7 +1,7 @@
 //! The statements that write rows. Names are quoted, values are parameters or COPY data, always as text for the
 //! column's own input: an explicit cast to a limited type would cut silently.
 
-use crate::target::postgres::schema::{Table, Target};
+use crate::table::{Table, Target};
 use crate::target::postgres::step::{Step, StepKind};
 
 /// Planner settings for statements over many rows: it may choose. Elsewhere index plans are forced, since plans

@@ -1,15 +1,19 @@
 //! Which base a table is loaded from. Pure: what was asked for and what the archive offers in, a choice out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use syncdata_formats::floor::Floor;
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::Since;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::{SnapshotId, SnapshotManifest};
 
 use crate::plan::state::Want;
-use crate::target::postgres::cursor::CaptureSince;
+
+/// Since when production captures each table, in what archives call text.
+pub(crate) type CaptureSince = BTreeMap<TableName, Since>;
 
 /// What the archive has, and how far this copy is.
 #[derive(Debug)]
@@ -82,7 +86,7 @@ pub(crate) fn take_snapshot(table: &TableName) -> String {
 
 /// A snapshot of these tables, each with so many bytes.
 #[cfg(test)]
-pub(super) fn sample(tables: &[(&str, u64)]) -> Arc<SnapshotManifest> {
+pub(crate) fn sample(tables: &[(&str, u64)]) -> Arc<SnapshotManifest> {
     use syncdata_formats::manifest::{FORMAT, Relation, ReplicaIdentity};
     use syncdata_formats::snapshot::{Seen, SnapshotSource, TableCopy};
 
@@ -119,7 +123,7 @@ pub(super) fn sample(tables: &[(&str, u64)]) -> Arc<SnapshotManifest> {
 
 #[cfg(test)]
 mod tests {
-    use syncdata_formats::manifest::{FORMAT, Link, Since};
+    use syncdata_formats::manifest::{FORMAT, Link};
     use uuid::Uuid;
 
     use super::*;

@@ -1,8 +1,8 @@
-//! The local tables as the catalog describes them, and whether a table of the archive fits into them.
+//! A local table as plans and batches see it, and whether a table of the archive fits into it. Pure: a target fills it
+//! from its own catalog.
 
 mod compare;
 mod faithful;
-mod load;
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::name::TableName;
 
 pub use self::compare::{Difference, fit, lacking};
-pub use self::load::load;
 
 /// A local table.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::TableName;
 use tokio_postgres::{GenericClient, Row};
 
-use super::{Column, Shape, Table, TextEquality, UniqueIndex};
+use crate::table::{Column, Shape, Table, TextEquality, UniqueIndex};
 
 const TABLES: &str = "
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text
