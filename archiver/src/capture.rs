@@ -1,7 +1,7 @@
 //! Which tables are captured, under which names: the operator's patterns held against the source's catalog.
 //!
-//! Pure: the catalog comes in as values. wal2json filters by the names of leaf tables, so its filter is made
-//! here too, and what it lets through beyond the patterns is dropped when the line is read.
+//! Pure: the catalog comes in as values. A source may hand over more than is captured; that is dropped when the row is
+//! read.
 
 pub(crate) mod shape;
 pub(crate) mod since;
@@ -25,7 +25,7 @@ pub(crate) struct CatalogTable {
     pub partition_of: Option<u32>,
     /// Whether an UPDATE or DELETE can be decoded: the identity really has columns.
     pub identity_usable: bool,
-    /// Columns that wal2json prints as null because they have no storage.
+    /// Columns without storage: a source may print them as null.
     pub virtual_columns: Vec<String>,
 }
 
@@ -53,8 +53,6 @@ pub(crate) struct Capture {
     pub without_identity: BTreeSet<TableName>,
     /// Listed names that stand in the catalog no more, though they once did.
     pub vanished: BTreeSet<TableName>,
-    /// wal2json's `add-tables`.
-    pub filter: String,
 }
 
 /// Under which name a relation of the stream travels.
@@ -117,7 +115,6 @@ impl Capture {
             capture.add(table, ancestor);
         }
         capture.recall_partitions(remembered);
-        capture.filter = capture.wal2json_filter();
         Ok(capture)
     }
 
@@ -273,45 +270,23 @@ impl Capture {
         catalog.iter().filter_map(|table| Some((table, self.relations.get(&table.name)?.as_ref()?)))
     }
 
-    /// Every relation whose rows travel, with the filter that selects it alone.
-    pub(crate) fn relations(&self) -> impl Iterator<Item = (&TableName, String)> {
-        let captured = self.relations.iter().filter(|(_, target)| target.is_some());
-        captured.map(|(name, _)| (name, filter_name(name)))
+    pub(crate) fn patterns(&self) -> &[TablePattern] {
+        &self.patterns
     }
 
-    fn wal2json_filter(&self) -> String {
-        if self.patterns.contains(&TablePattern::All) {
-            return "*.*".to_owned();
-        }
-        let by_pattern = self.patterns.iter().map(|pattern| match pattern {
-            TablePattern::All => "*.*".to_owned(),
-            TablePattern::Schema(schema) => format!("{}.*", escape(schema)),
-            TablePattern::Table(name) => filter_name(name),
-        });
+    /// Every relation whose rows travel.
+    pub(crate) fn relations(&self) -> impl Iterator<Item = &TableName> {
+        self.relations.iter().filter(|(_, target)| target.is_some()).map(|(name, _)| name)
+    }
+
+    /// Relations whose changes are looked for though no pattern names them: partitions, also those of earlier polls.
+    pub(crate) fn beyond_patterns(&self) -> impl Iterator<Item = &TableName> {
         let is_partition =
             |target: &&Option<Target>| target.as_ref().is_some_and(|target| target.is_partition);
         let partitions =
-            self.relations.iter().filter(|(_, target)| is_partition(target)).map(|(name, _)| name);
-        let partitions =
-            partitions.chain(self.dropped_partitions.keys()).chain(self.detached.keys()).map(filter_name);
-        by_pattern.chain(partitions).collect::<BTreeSet<String>>().into_iter().collect::<Vec<_>>().join(",")
+            self.relations.iter().filter(move |(_, target)| is_partition(target)).map(|(name, _)| name);
+        partitions.chain(self.dropped_partitions.keys()).chain(self.detached.keys())
     }
-}
-
-fn filter_name(table: &TableName) -> String {
-    format!("{}.{}", escape(table.schema()), escape(table.name()))
-}
-
-/// wal2json knows no quotes; a backslash takes the meaning from the character after it.
-fn escape(part: &str) -> String {
-    let mut escaped = String::with_capacity(part.len());
-    for c in part.chars() {
-        if c.is_ascii() && !c.is_ascii_alphanumeric() && c != '_' {
-            escaped.push('\\');
-        }
-        escaped.push(c);
-    }
-    escaped
 }
 
 #[cfg(test)]
@@ -351,6 +326,11 @@ mod tests {
         capture.target(&relation.parse().expect("a name")).map(|target| target.table.to_string())
     }
 
+    fn looks_for(capture: &Capture, relation: &str) -> bool {
+        let relation = relation.parse().expect("a name");
+        capture.beyond_patterns().any(|name| *name == relation)
+    }
+
     #[test]
     fn a_partition_travels_as_the_listed_ancestor_nearest_to_the_root() {
         for (patterns, travels_as) in [
@@ -367,19 +347,6 @@ mod tests {
             let capture = resolve(patterns, &Remembered::default()).expect("resolves");
             assert_eq!(travels(&capture, "parts.orders_2026_01").as_deref(), travels_as, "{patterns:?}");
         }
-    }
-
-    #[test]
-    fn the_filter_names_what_lies_elsewhere() {
-        let capture = resolve(&["sales.*"], &Remembered::default()).expect("resolves");
-        assert_eq!(capture.filter, "parts.orders_2026_01,sales.*,sales.orders_2026");
-        assert_eq!(resolve(&["*"], &Remembered::default()).expect("resolves").filter, "*.*");
-    }
-
-    #[test]
-    fn the_filter_escapes_what_wal2json_reads_as_syntax() {
-        let capture = resolve(&["\"we ird,.*\\\""], &Remembered::default()).expect("resolves");
-        assert_eq!(capture.filter, "public.we\\ ird\\,\\.\\*\\\\");
     }
 
     #[test]
@@ -408,7 +375,7 @@ mod tests {
         let capture = resolve(&["sales.orders", "gone"], &remembered).expect("resolves");
         assert_eq!(travels(&capture, "parts.old").as_deref(), Some("sales.orders"));
         assert_eq!(travels(&capture, "gone").as_deref(), Some("gone"));
-        assert!(capture.filter.contains("parts.old"));
+        assert!(looks_for(&capture, "parts.old"));
         assert_eq!(capture.vanished, [name("gone")].into());
         assert!(capture.remember(&remembered, true, Lsn::default()).tables.contains(&name("gone")));
     }
@@ -439,7 +406,7 @@ mod tests {
         assert_eq!(travels(&capture, "users"), None);
         let former = |until| Some(Former { table: name("sales.orders"), until });
         assert_eq!(capture.detached_from(&name("users")).cloned(), former(None));
-        assert!(capture.filter.contains("public.users"), "its rows are looked for");
+        assert!(looks_for(&capture, "users"));
 
         let capture = resolve(&["sales.orders"], &capture.remember(&remembered, true, Lsn::from_u64(8)));
         let found = capture.expect("resolves").detached_from(&name("users")).cloned();

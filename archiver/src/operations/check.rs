@@ -16,7 +16,8 @@ use crate::ship::shipper::Shipper;
 use crate::source::catalog::{self, Slot};
 use crate::source::connection::Connection;
 use crate::source::role;
-use crate::source::wal2json::slot::{self, Plugin};
+use crate::source::wal2json::plugin::Plugin;
+use crate::source::wal2json::slot;
 use crate::spool::Spool;
 
 /// Source, backup host and our own disk.

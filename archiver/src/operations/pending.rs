@@ -2,14 +2,14 @@
 
 use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 
 use crate::capture::Capture;
 use crate::source::catalog::{self, Position};
 use crate::source::connection::Connection;
-use crate::source::wal2json::line::{JsonString, Line};
-use crate::source::wal2json::slot::{Peek, Plugin};
+use crate::source::event::{Event, Place, Row};
+use crate::source::wal2json::{Session, Wal2json};
+use crate::source::{Source as _, Stretch};
 use crate::spool::Spool;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,37 +25,38 @@ pub(crate) async fn waits(config: &Config, connection: &mut Connection) -> Resul
     let state = Spool::peek_state(&config.spool_dir)?;
     let archived = state.as_ref().map_or(Lsn::from_u64(0), |state| state.position());
     let remembered = state.map(|state| state.remembered).unwrap_or_default();
-    let plugin = Plugin::probe(connection, &config.slot_name).await?;
+    let source = Wal2json::probe(connection, &config.slot_name).await?;
     let upto = Position::read(connection.session.client()).await?.flush;
     let (schemas, catalog) = catalog::catalog(connection.session.client()).await?;
     let capture = Capture::resolve(&config.tables, &schemas, &catalog, &remembered)?;
-    let lines_max = config.poll_max_changes.get();
-    let peek =
-        Peek { slot: &config.slot_name, plugin, filter: &capture.filter, upto, lines_max: Some(lines_max) };
-    let (mut lines, mut changes, mut is_new) = (0, false, true);
-    peek.run(connection, |line| {
-        lines += 1;
-        match Line::parse(line)? {
-            Line::Begin(begin) => is_new = begin.end_lsn > archived,
-            Line::Row(row) => changes |= is_new && travels(&capture, row.target.schema, row.target.table),
-            Line::Truncate(target) => changes |= is_new && travels(&capture, target.schema, target.table),
-            Line::Commit(_) | Line::Message => {}
-        }
-        Ok(())
-    })
-    .await?;
+
+    let stretch = Stretch { capture: &capture, upto, lines_max: Some(config.poll_max_changes.get()) };
+    let (mut changes, mut is_new) = (false, true);
+    let waiting = connection.waiting.clone();
+    let tx = connection.transaction().await?;
+    let read = source
+        .read(&Session { tx: &tx, waiting: &waiting }, &stretch, |event| {
+            match event {
+                Event::Begin(begin) => is_new = begin.end_lsn > archived,
+                Event::Row(Row { place, .. }) | Event::Truncate(place) => {
+                    changes |= is_new && travels(&capture, place);
+                }
+                Event::Commit(_) => {}
+            }
+            Ok(())
+        })
+        .await?;
+
     Ok(match changes {
         true => Pending::Changes,
-        false if lines >= lines_max => Pending::TooMuchToTell,
+        false if read.was_cut => Pending::TooMuchToTell,
         false => Pending::Nothing,
     })
 }
 
 /// A name that cannot be read is nobody's reason to forget a change.
-fn travels(capture: &Capture, schema: JsonString<'_>, table: JsonString<'_>) -> bool {
-    let name = |json| serde_json::from_str::<String>(json).ok();
-    let relation = name(schema).zip(name(table)).and_then(|(s, t)| TableName::new(s, t).ok());
-    relation.is_none_or(|relation| {
+fn travels(capture: &Capture, place: Place<'_>) -> bool {
+    place.relation().ok().is_none_or(|relation| {
         capture.target(&relation).is_some() || capture.detached_from(&relation).is_some()
     })
 }

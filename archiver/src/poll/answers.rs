@@ -9,7 +9,7 @@ use crate::poll::steps::{Poll, is_local_disk_full};
 use crate::segment::reading::{Batch, Taken};
 use crate::source::connection::{ATTEMPTS_MAX, while_in_use};
 use crate::source::wal2json::poison::{self, Poison};
-use crate::source::wal2json::slot::{Peek, Trouble};
+use crate::source::wal2json::slot::Trouble;
 
 impl Poll<'_> {
     /// Reads until nothing is left that had committed when the poll began.
@@ -97,9 +97,9 @@ impl Poll<'_> {
     }
 
     fn note(&mut self, batch: Batch) {
-        self.outcome.segments += batch.segments;
-        self.outcome.records += batch.records;
-        self.outcome.gaps.extend(batch.gaps);
+        self.outcome.segments += batch.published.segments;
+        self.outcome.records += batch.published.records;
+        self.outcome.gaps.extend(batch.published.gaps);
         self.outcome.view.capture = batch.capture;
     }
 
@@ -108,7 +108,7 @@ impl Poll<'_> {
     async fn save_what_can_be_read(&mut self, error: Error) -> Result<()> {
         self.spool.discard_scratch()?;
         match Trouble::of(&error) {
-            Trouble::Passing => return Err(error),
+            Trouble::Transient => return Err(error),
             Trouble::Slot => return Err(self.explain(error)),
             Trouble::Content => {}
         }
@@ -142,15 +142,7 @@ impl Poll<'_> {
 
     async fn locate_poison(&mut self) -> Result<Option<Poison>> {
         let (_, capture) = self.reading().describe(self.connection, self.spool.state()).await?;
-        let peek = Peek {
-            slot: &self.config.slot_name,
-            plugin: self.plugin.clone(),
-            filter: &capture.filter,
-            upto: self.position.flush,
-            lines_max: None,
-        };
-        let relations = capture.relations().map(|(name, filter)| (name.clone(), filter)).collect();
-        poison::locate(self.connection, &peek, relations).await
+        poison::locate(self.connection, self.source, &capture, self.position.flush).await
     }
 }
 

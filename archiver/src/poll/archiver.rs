@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use syncdata_archive::ArchiveHandle;
+use syncdata_formats::Result;
 use syncdata_formats::chain::Verified;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_formats::signature::SigningKey;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::{Day, Timestamp};
-use syncdata_formats::{Error, Result};
 use syncdata_service::config::Config;
 use syncdata_service::postgres::Canceller;
 use tracing::warn;
@@ -23,10 +23,11 @@ use crate::ship::adoption::Claims;
 use crate::ship::ownership::Met;
 use crate::ship::shipper::Shipper;
 use crate::ship::{origin, ownership};
+use crate::source::Offered;
 use crate::source::catalog::{self, Position, Slot};
 use crate::source::connection::{Connection, Work, while_in_use};
-use crate::source::wal2json::commits::{commits, offered};
-use crate::source::wal2json::slot::{self, Peek, Plugin};
+use crate::source::wal2json::plugin::Plugin;
+use crate::source::wal2json::{Wal2json, slot};
 use crate::spool::{ArchivedCommit, HeldSnapshot, Opened, Spool, State};
 
 /// For a server that does not answer any more.
@@ -40,8 +41,8 @@ pub(crate) struct Archiver {
     signing_key: Option<SigningKey>,
     spool: Opened,
     connection: Option<Connection>,
-    /// As it was asked over that connection.
-    plugin: Option<Plugin>,
+    /// With the plugin of the server of that connection.
+    source: Option<Wal2json>,
     /// Whether the server of that connection is known to have the history that was archived.
     has_our_history: bool,
     /// What the archive's snapshots hold, as far as it has been read.
@@ -65,7 +66,7 @@ impl Archiver {
             signing_key,
             spool,
             connection: None,
-            plugin: None,
+            source: None,
             has_our_history: false,
             canceller: Arc::default(),
             last_view: View::default(),
@@ -76,6 +77,10 @@ impl Archiver {
 
     pub(crate) fn spool(&self) -> Option<&Spool> {
         self.spool.spool()
+    }
+
+    fn plugin(&self) -> Option<Plugin> {
+        self.source.as_ref().map(|source| source.plugin.clone())
     }
 
     pub(crate) fn location(&self) -> &str {
@@ -97,7 +102,7 @@ impl Archiver {
             }
             Err(error) => {
                 // The session is in doubt, and is not kept. What it still answers is for `status`.
-                let looked = View::look(&connection, &self.config.slot_name, self.plugin.clone());
+                let looked = View::look(&connection, &self.config.slot_name, self.plugin());
                 if let Ok(Ok(view)) = tokio::time::timeout(LAST_LOOK, looked).await {
                     self.last_view = view;
                 }
@@ -142,7 +147,7 @@ impl Archiver {
                 let connection = Connection::open(&self.config).await?;
                 connection.lock(Work::Reading, &self.config.slot_name).await?;
                 // Another server may have answered, with another plugin.
-                self.plugin = None;
+                self.source = None;
                 self.has_our_history = false;
                 let canceller = connection.session.canceller();
                 *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller);
@@ -167,13 +172,13 @@ impl Archiver {
         let position = Position::settled(connection.session.client()).await?;
         let mut diverged = origin::divergence(state, connection, &position, &config.postgres()?.user).await?;
 
-        let plugin = match &self.plugin {
-            Some(known) => known.clone(),
-            None => self.plugin.insert(probe(config, connection).await?).clone(),
+        let source: &Wal2json = match &mut self.source {
+            Some(known) => known,
+            unknown => unknown.insert(probe(config, connection).await?),
         };
         // Before anything is confirmed: what the slot is moved past cannot be compared any more.
         if diverged.is_none() && !self.has_our_history {
-            diverged = last_commit_missing(config, connection, &plugin, &slot, state).await?;
+            diverged = last_commit_missing(config, connection, source, &slot, state).await?;
             self.has_our_history = diverged.is_none();
         }
         let (spool, away) = match diverged {
@@ -183,7 +188,7 @@ impl Archiver {
             }
             Some(_) => ownership::keep_apart(&mut self.spool, met)?,
             None => {
-                let asked = Asked { config, plugin: &plugin, archive: self.shipper.archive(), slot: &slot };
+                let asked = Asked { config, source, archive: self.shipper.archive(), slot: &slot };
                 let met = asked.about_strangers(connection, &self.spool, met).await?;
                 ownership::take_over(&mut self.spool, met, slot.confirmed_flush_lsn)?
             }
@@ -200,7 +205,7 @@ impl Archiver {
             connection,
             snapshots: &mut self.snapshots,
             slot,
-            plugin,
+            source,
             position,
             head: None,
             poison: None,
@@ -214,22 +219,15 @@ impl Archiver {
 async fn last_commit_missing(
     config: &Config,
     connection: &mut Connection,
-    plugin: &Plugin,
+    source: &Wal2json,
     slot: &Slot,
     state: &State,
 ) -> Result<Option<String>> {
     let is_offered = |last: &ArchivedCommit| slot.confirmed_flush_lsn < Some(last.end_lsn);
     let Some(last) = state.last_commit.filter(is_offered) else { return Ok(None) };
-    let peek = Peek {
-        slot: &config.slot_name,
-        plugin: plugin.clone(),
-        filter: "",
-        upto: last.end_lsn,
-        lines_max: None,
-    };
-    let offered = commits(connection, &peek).await;
-    let offered = offered.map_err(|error| slot::explain_to(error, config, connection))?;
-    let found = offered.iter().find(|commit| commit.end_lsn >= last.end_lsn);
+    let commits = source.commits(connection, last.end_lsn).await;
+    let commits = commits.map_err(|error| slot::explain_to(error, config, connection))?;
+    let found = commits.iter().find(|commit| commit.end_lsn >= last.end_lsn);
     let instead = match found {
         Some(same) if (same.end_lsn, same.xid, same.committed_at) == (last.end_lsn, last.xid, last.ts) => {
             return Ok(None);
@@ -248,7 +246,7 @@ async fn last_commit_missing(
 /// Who is asked about segments that the spool does not know.
 struct Asked<'a> {
     config: &'a Config,
-    plugin: &'a Plugin,
+    source: &'a Wal2json,
     archive: &'a ArchiveHandle,
     slot: &'a Slot,
 }
@@ -273,7 +271,9 @@ impl Asked<'_> {
             claims => claims?,
         };
         let remembered = met.state(opened).remembered.clone();
-        match self.check(connection, &claims, confirmed, &remembered).await? {
+        let (offered, capture) = self.offered(connection, &remembered, claims.end_lsn()).await?;
+        let travels_as = |relation: &TableName| capture.target(relation).map(|target| target.table);
+        match claims.check(&offered, confirmed, travels_as) {
             Ok(()) => {
                 met.last_commit = claims.last();
                 Ok(met)
@@ -283,39 +283,31 @@ impl Asked<'_> {
         }
     }
 
-    async fn check(
+    /// The transactions up to `upto`, and the tables that are captured of this source.
+    async fn offered(
         &self,
         connection: &mut Connection,
-        claims: &Claims,
-        confirmed: Lsn,
         remembered: &Remembered,
-    ) -> Result<Result<(), Error>> {
+        upto: Lsn,
+    ) -> Result<(Vec<Offered>, Capture)> {
         let tx = connection.transaction().await?;
         let (schemas, catalog) = catalog::catalog(&tx).await?;
         drop(tx);
         let capture = Capture::resolve(&self.config.tables, &schemas, &catalog, remembered)?;
-        let peek = Peek {
-            slot: &self.config.slot_name,
-            plugin: self.plugin.clone(),
-            filter: &capture.filter,
-            upto: claims.end_lsn(),
-            lines_max: None,
-        };
-        let offered = offered(connection, &peek).await;
+        let offered = self.source.offered(connection, &capture, upto).await;
         let offered = offered.map_err(|error| slot::explain_to(error, self.config, connection))?;
-        let travels_as = |relation: &TableName| capture.target(relation).map(|target| target.table);
-        Ok(claims.check(&offered, confirmed, travels_as))
+        Ok((offered, capture))
     }
 }
 
-async fn probe(config: &Config, connection: &mut Connection) -> Result<Plugin> {
-    let plugin = while_in_use(async || Plugin::probe(connection, &config.slot_name).await).await;
-    let plugin = plugin.map_err(|error| slot::explain_to(error, config, connection))?;
-    if !plugin.numbers_as_text {
+async fn probe(config: &Config, connection: &mut Connection) -> Result<Wal2json> {
+    let source = while_in_use(async || Wal2json::probe(connection, &config.slot_name).await).await;
+    let source = source.map_err(|error| slot::explain_to(error, config, connection))?;
+    if !source.plugin.numbers_as_text {
         warn!(
-            plugin = %plugin.name,
+            plugin = %source.plugin.name,
             "degraded: NaN and infinities of numeric and float columns arrive as NULL; wal2json 2.6 can say them"
         );
     }
-    Ok(plugin)
+    Ok(source)
 }

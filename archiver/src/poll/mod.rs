@@ -15,3 +15,6 @@ mod mended;
 mod relief;
 mod run;
 pub(crate) mod steps;
+
+#[cfg(test)]
+mod second_source;

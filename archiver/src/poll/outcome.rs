@@ -9,7 +9,7 @@ use crate::capture::Capture;
 use crate::poll::guard::Pressure;
 use crate::source::catalog::{OldestTransaction, Position, Slot};
 use crate::source::connection::Connection;
-use crate::source::wal2json::slot::Plugin;
+use crate::source::wal2json::plugin::Plugin;
 
 /// What a poll came to.
 #[derive(Debug, Default)]

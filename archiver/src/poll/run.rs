@@ -81,7 +81,7 @@ impl Poll<'_> {
         }
         if !diverged && let Err(error) = self.read_all().await {
             // Of what is behind it nobody knows yet whether it can be read.
-            if Trouble::of(&error) == Trouble::Passing {
+            if Trouble::of(&error) == Trouble::Transient {
                 return Err(error);
             }
             warn!(error = %error.one_line(), "this is what the declared gap steps over");

@@ -16,12 +16,14 @@ use tracing::info;
 use crate::poll::gap;
 use crate::poll::mended;
 use crate::poll::outcome::{Outcome, View};
-use crate::segment::reading::{Reading, publish_gap};
+use crate::segment::publish::publish_gap;
+use crate::segment::reading::Reading;
 use crate::ship::shipper::Shipper;
+use crate::source::Source as _;
 use crate::source::catalog::{Position, Slot};
 use crate::source::connection::Connection;
 use crate::source::wal2json::poison::Poison;
-use crate::source::wal2json::slot::{self, Plugin};
+use crate::source::wal2json::{Wal2json, slot};
 use crate::spool::{HeldSnapshot, Spool};
 
 /// One poll under way.
@@ -33,7 +35,7 @@ pub(crate) struct Poll<'a> {
     pub connection: &'a mut Connection,
     pub snapshots: &'a mut BTreeMap<SnapshotId, HeldSnapshot>,
     pub slot: Slot,
-    pub plugin: Plugin,
+    pub source: &'a Wal2json,
     pub position: Position,
     /// What head.json says since this poll: all before is archived, by position and by clock.
     pub head: Option<(Lsn, Timestamp)>,
@@ -65,7 +67,7 @@ impl<'a> Poll<'a> {
     }
 
     pub(super) fn reading(&self) -> Reading<'a> {
-        Reading { config: self.config, plugin: self.plugin.clone(), signing_key: self.signing_key }
+        Reading { config: self.config, source: self.source, signing_key: self.signing_key }
     }
 
     /// Sends again what the backup host has lost since.
@@ -114,7 +116,7 @@ impl<'a> Poll<'a> {
         if self.slot.confirmed_flush_lsn >= Some(upto) {
             return Ok(());
         }
-        self.slot = slot::confirm(self.connection, &self.config.slot_name, upto).await?;
+        self.slot = self.source.acknowledge(self.connection, upto).await?;
         Ok(())
     }
 
@@ -159,7 +161,8 @@ impl<'a> Poll<'a> {
         self.slot = slot::read(self.connection.session.client(), &self.config.slot_name).await?;
         let transactions = self.slot.transactions;
         self.spool.update(|state| state.slot_transactions = transactions)?;
-        let view = View::look(self.connection, &self.config.slot_name, Some(self.plugin.clone())).await?;
+        let view =
+            View::look(self.connection, &self.config.slot_name, Some(self.source.plugin.clone())).await?;
         let capture = std::mem::take(&mut self.outcome.view.capture);
         self.outcome.view = View { capture, ..view };
         Ok(())

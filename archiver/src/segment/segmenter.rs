@@ -1,4 +1,4 @@
-//! From the plugin's lines to finished change files: which lines are ours, under which name, and where a file ends.
+//! From a source's events to finished change files: which rows are ours, under which name, and where a file ends.
 //!
 //! A file ends at the first commit past its limits and never inside a transaction. Nothing is collected: a line
 //! goes into the file's compressor as it comes, and one transaction may be larger than the machine.
@@ -15,7 +15,7 @@ use syncdata_formats::segment::{SegmentWriter, Summary};
 use syncdata_formats::{Error, Kind, Result};
 
 use crate::capture::{Capture, Former, Target};
-use crate::source::wal2json::line::{self, Action, JsonString, Line, Part, Transaction};
+use crate::source::event::{Action, Columns, Event, JsonString, Part, Place, Row, Transaction, unescape};
 use crate::spool::ArchivedCommit;
 
 /// When a change file is long enough.
@@ -49,7 +49,6 @@ pub(crate) struct Segmenter<'a, F: Files> {
     transaction: Option<Open>,
     truncates: Vec<(Lsn, Arc<Target>)>,
     gaps: Vec<Gap>,
-    lines: u64,
     last_commit: Option<ArchivedCommit>,
     repeated: Option<Lsn>,
     watched: BTreeSet<u32>,
@@ -73,7 +72,7 @@ pub(crate) struct Finished<W> {
     pub gaps: Vec<Gap>,
 }
 
-/// What a whole answer of the slot came to.
+/// What a whole stretch came to.
 #[derive(Debug)]
 pub(crate) struct Harvest<W> {
     pub segments: Vec<Finished<W>>,
@@ -81,8 +80,6 @@ pub(crate) struct Harvest<W> {
     pub position: Lsn,
     /// Gaps behind the last segment.
     pub gaps: Vec<Gap>,
-    /// Lines in the answer: what the limit of a peek counts.
-    pub lines: u64,
     /// The end of the last transaction that was archived already; `None` when there was none.
     pub repeated: Option<Lsn>,
     /// Where those transactions ended that were watched for.
@@ -111,7 +108,6 @@ impl<'a, F: Files> Segmenter<'a, F> {
             transaction: None,
             truncates: Vec::new(),
             gaps: Vec::new(),
-            lines: 0,
             last_commit: None,
             repeated: None,
             watched: BTreeSet::new(),
@@ -124,16 +120,13 @@ impl<'a, F: Files> Segmenter<'a, F> {
         Segmenter { watched, ..self }
     }
 
-    /// Takes the next line of the answer.
-    pub(crate) fn line(&mut self, text: &str) -> Result<()> {
-        self.lines += 1;
-        match Line::parse(text)? {
-            Line::Begin(begin) => self.begin(begin),
-            Line::Row(row) => self.row(&row),
-            Line::Truncate(target) => self.truncate(&target),
-            Line::Commit(commit) => self.commit(&commit),
-            // Ours to send, nobody's to receive yet.
-            Line::Message => Ok(()),
+    /// Takes the next event of the stretch.
+    pub(crate) fn take<C: Columns>(&mut self, event: Event<'_, C>) -> Result<()> {
+        match event {
+            Event::Begin(begin) => self.begin(begin),
+            Event::Row(row) => self.row(&row),
+            Event::Truncate(place) => self.truncate(&place),
+            Event::Commit(commit) => self.commit(&commit),
         }
     }
 
@@ -143,14 +136,8 @@ impl<'a, F: Files> Segmenter<'a, F> {
             return Err(out_of_order("the answer ends inside a transaction"));
         }
         self.close()?;
-        Ok(Harvest {
-            segments: self.finished,
-            position: self.position,
-            gaps: self.gaps,
-            lines: self.lines,
-            repeated: self.repeated,
-            seen: self.seen,
-        })
+        let Segmenter { finished: segments, position, gaps, repeated, seen, .. } = self;
+        Ok(Harvest { segments, position, gaps, repeated, seen })
     }
 
     fn begin(&mut self, begin: Transaction) -> Result<()> {
@@ -162,9 +149,9 @@ impl<'a, F: Files> Segmenter<'a, F> {
         Ok(())
     }
 
-    fn row(&mut self, row: &line::Row<'_>) -> Result<()> {
+    fn row<C: Columns>(&mut self, row: &Row<'_, C>) -> Result<()> {
         self.flush_truncates()?;
-        let found = self.find(row.target.schema, row.target.table)?;
+        let found = self.find(row.place.schema, row.place.table)?;
         self.doubt(&found, "a row of a partition that was detached since: before or after, nobody can say");
         let Some(target) = found.target else { return Ok(()) };
         let op = match row.action {
@@ -174,24 +161,24 @@ impl<'a, F: Files> Segmenter<'a, F> {
         };
         self.builder.begin(&target.table, op);
         let builder = &mut self.builder;
-        row.each_column(|part, column| match part {
+        row.columns.each(|part, column| match part {
             _ if is_virtual(&target, column.name) => {}
             Part::Columns => builder.data_column(column.name, &column.value),
             Part::Identity => builder.old_key(column.name, &column.value),
         })?;
-        self.write(&target.table, op, row.target.lsn)
+        self.write(&target.table, op, row.place.lsn)
     }
 
     /// Held back until the statement's last table is known: a partition's TRUNCATE says nothing beside its
     /// parent's, and without it cannot be said.
-    fn truncate(&mut self, target: &line::Target<'_>) -> Result<()> {
-        if self.truncates.first().is_some_and(|(lsn, _)| *lsn != target.lsn) {
+    fn truncate(&mut self, place: &Place<'_>) -> Result<()> {
+        if self.truncates.first().is_some_and(|(lsn, _)| *lsn != place.lsn) {
             self.flush_truncates()?;
         }
-        let found = self.find(target.schema, target.table)?;
+        let found = self.find(place.schema, place.table)?;
         self.doubt(&found, "TRUNCATE of a partition that was detached since");
         if let Some(found) = found.target {
-            self.truncates.push((target.lsn, found));
+            self.truncates.push((place.lsn, found));
         }
         Ok(())
     }
@@ -339,12 +326,6 @@ impl Targets {
     }
 }
 
-fn unescape(json: JsonString<'_>) -> Result<String> {
-    serde_json::from_str(json).map_err(|error| {
-        Error::new(Kind::Corrupt, "wal2json printed a name that is no JSON string").caused_by(error)
-    })
-}
-
 /// Columns without storage are printed as null, which is not their value: they do not travel.
 fn is_virtual(target: &Target, name: JsonString<'_>) -> bool {
     let is = |column: &String| unescape(name).is_ok_and(|printed| &printed == column);
@@ -352,13 +333,14 @@ fn is_virtual(target: &Target, name: JsonString<'_>) -> bool {
 }
 
 fn out_of_order(what: &str) -> Error {
-    Error::new(Kind::Corrupt, format!("wal2json's answer is out of order: {what}"))
+    Error::new(Kind::Corrupt, format!("the source's answer is out of order: {what}"))
         .hint("nothing was consumed from the slot; check the version of wal2json (2.5 to 2.7 are known)")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::scripted::{Entry, Listed};
 
     struct InMemory;
 
@@ -390,33 +372,12 @@ mod tests {
         Capture::resolve(&patterns, &BTreeSet::new(), &catalog, &Default::default()).expect("resolves")
     }
 
-    fn mark(action: &str, xid: u32, end: u64) -> String {
-        format!(
-            r#"{{"action":"{action}","xid":{xid},"timestamp":"2026-02-05 10:30:00+00","lsn":"0/{:X}","nextlsn":"0/{end:X}"}}"#,
-            end - 1
-        )
-    }
-
-    fn row(action: &str, table: &str, lsn: u64, rest: &str) -> String {
-        format!(
-            r#"{{"action":"{action}","xid":1,"timestamp":"2026-02-05 10:30:00+00","lsn":"0/{lsn:X}","schema":"public","table":"{table}"{rest}}}"#
-        )
-    }
-
-    fn insert(table: &str, lsn: u64) -> String {
-        row("I", table, lsn, r#","columns":[{"name":"id","typeoid":23,"value":1}]"#)
-    }
-
-    fn transaction(xid: u32, end: u64, rows: &[String]) -> Vec<String> {
-        [&[mark("B", xid, end)], rows, &[mark("C", xid, end)]].concat()
-    }
-
-    fn harvest(limits: Limits, archived: u64, lines: &[Vec<String>]) -> Result<Harvest<Vec<u8>>> {
+    fn harvest(limits: Limits, archived: u64, events: &[Vec<Entry>]) -> Result<Harvest<Vec<u8>>> {
         let capture = capture();
         let mut segmenter =
             Segmenter::new(&capture, InMemory, limits, Lsn::from_u64(archived), Lsn::from_u64(archived));
-        for line in lines.iter().flatten() {
-            segmenter.line(line)?;
+        for event in events.iter().flatten() {
+            event.hand_over(|event| segmenter.take(event))?;
         }
         segmenter.finish()
     }
@@ -428,8 +389,10 @@ mod tests {
 
     #[test]
     fn whole_transactions_become_lines_in_commit_order() {
-        let lines =
-            [transaction(7, 0x20, &[insert("t", 0x12)]), transaction(6, 0x30, &[insert("p_1", 0x10)])];
+        let lines = [
+            Entry::transaction(7, 0x20, &[Entry::insert("t", 0x12, 1)]),
+            Entry::transaction(6, 0x30, &[Entry::insert("p_1", 0x10, 1)]),
+        ];
         let harvest = harvest(NO_LIMITS, 0x5, &lines).expect("reads");
         assert_eq!(
             content(&harvest.segments[0]),
@@ -446,7 +409,10 @@ mod tests {
 
     #[test]
     fn what_is_archived_already_is_passed_over() {
-        let lines = [transaction(7, 0x20, &[insert("t", 0x12)]), transaction(8, 0x30, &[insert("t", 0x22)])];
+        let lines = [
+            Entry::transaction(7, 0x20, &[Entry::insert("t", 0x12, 1)]),
+            Entry::transaction(8, 0x30, &[Entry::insert("t", 0x22, 1)]),
+        ];
         let harvest = harvest(NO_LIMITS, 0x20, &lines).expect("reads");
         assert_eq!(harvest.segments.len(), 1);
         assert_eq!(harvest.segments[0].summary.transactions, 1);
@@ -455,17 +421,23 @@ mod tests {
 
     #[test]
     fn a_transaction_without_captured_rows_leaves_no_line_but_moves_on() {
-        let lines = [transaction(7, 0x20, &[insert("other", 0x12)]), transaction(8, 0x30, &[])];
+        let lines = [
+            Entry::transaction(7, 0x20, &[Entry::insert("other", 0x12, 1)]),
+            Entry::transaction(8, 0x30, &[]),
+        ];
         let harvest = harvest(NO_LIMITS, 0x5, &lines).expect("reads");
         assert!(harvest.segments.is_empty());
-        assert_eq!((harvest.position, harvest.lines), (Lsn::from_u64(0x30), 5));
+        assert_eq!(harvest.position, Lsn::from_u64(0x30));
     }
 
     #[test]
     fn a_file_ends_at_the_first_commit_past_a_limit() {
-        let three = || vec![insert("t", 1), insert("t", 2), insert("t", 3)];
-        let lines =
-            [transaction(1, 0x20, &three()), transaction(2, 0x30, &three()), transaction(3, 0x40, &three())];
+        let three = || vec![Entry::insert("t", 1, 1), Entry::insert("t", 2, 1), Entry::insert("t", 3, 1)];
+        let lines = [
+            Entry::transaction(1, 0x20, &three()),
+            Entry::transaction(2, 0x30, &three()),
+            Entry::transaction(3, 0x40, &three()),
+        ];
         let limits = Limits { changes: 4, ..NO_LIMITS };
         let harvest = harvest(limits, 0, &lines).expect("reads");
         let spans: Vec<_> =
@@ -476,11 +448,14 @@ mod tests {
 
     #[test]
     fn a_truncate_of_a_parent_is_one_line_and_one_of_a_partition_alone_is_a_gap() {
-        let truncate = |table: &str, lsn| row("T", table, lsn, "");
         let lines = [
-            transaction(1, 0x20, &[truncate("p", 0x10), truncate("p_1", 0x10), truncate("t", 0x10)]),
-            transaction(2, 0x30, &[truncate("p_1", 0x21), insert("t", 0x22)]),
-            transaction(3, 0x40, &[truncate("p_1", 0x31)]),
+            Entry::transaction(
+                1,
+                0x20,
+                &[Entry::truncate("p", 0x10), Entry::truncate("p_1", 0x10), Entry::truncate("t", 0x10)],
+            ),
+            Entry::transaction(2, 0x30, &[Entry::truncate("p_1", 0x21), Entry::insert("t", 0x22, 1)]),
+            Entry::transaction(3, 0x40, &[Entry::truncate("p_1", 0x31)]),
         ];
         let harvest = harvest(NO_LIMITS, 0x5, &lines).expect("reads");
         let ops: Vec<String> = content(&harvest.segments[0]).iter().map(|l| l[..30].to_owned()).collect();
@@ -498,9 +473,10 @@ mod tests {
 
     #[test]
     fn virtual_columns_do_not_travel() {
-        let columns =
-            r#","columns":[{"name":"id","typeoid":23,"value":1},{"name":"v\"","typeoid":23,"value":null}]"#;
-        let lines = [transaction(1, 0x20, &[row("I", "t", 0x10, columns)])];
+        let column = |name: &str, value: &str| (Part::Columns, name.to_owned(), value.to_owned());
+        let columns = Listed(vec![column("\"id\"", "1"), column("\"v\\\"\"", "null")]);
+        let (action, lsn) = (Action::Insert, Lsn::from_u64(0x10));
+        let lines = [Entry::transaction(1, 0x20, &[Entry::Row { action, lsn, table: "t".into(), columns }])];
         let harvest = harvest(NO_LIMITS, 0, &lines).expect("reads");
         assert!(content(&harvest.segments[0])[0].contains(r#""data":{"id":1},"#));
     }
@@ -508,11 +484,11 @@ mod tests {
     #[test]
     fn an_answer_out_of_order_is_refused() {
         for lines in [
-            vec![insert("t", 1)],
-            vec![mark("B", 1, 0x20), mark("B", 2, 0x30)],
-            vec![mark("C", 1, 0x20)],
-            vec![mark("B", 1, 0x20), insert("t", 1)],
-            vec![mark("B", 1, 0x20), insert("t", 1), mark("C", 2, 0x20)],
+            vec![Entry::insert("t", 1, 1)],
+            vec![Entry::begin(1, 0x20), Entry::begin(2, 0x30)],
+            vec![Entry::commit(1, 0x20)],
+            vec![Entry::begin(1, 0x20), Entry::insert("t", 1, 1)],
+            vec![Entry::begin(1, 0x20), Entry::insert("t", 1, 1), Entry::commit(2, 0x20)],
         ] {
             assert!(harvest(NO_LIMITS, 0, std::slice::from_ref(&lines)).is_err(), "accepted {lines:?}");
         }

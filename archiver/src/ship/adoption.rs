@@ -19,7 +19,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::segment::SegmentReader;
 use syncdata_formats::{Error, Kind, Result};
 
-use crate::source::wal2json::commits::Offered;
+use crate::source::Offered;
 use crate::spool::ArchivedCommit;
 
 /// What segments say of the source's commits.
@@ -144,7 +144,7 @@ fn commits_of(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::wal2json::line::Transaction;
+    use crate::source::event::Transaction;
 
     fn lsn(position: u64) -> Lsn {
         Lsn::from_u64(position)

@@ -18,7 +18,7 @@ use crate::ship::shipper::Shipper;
 use crate::source::catalog::{Facts, Position};
 use crate::source::connection::Connection;
 use crate::source::wal2json::slot;
-use crate::spool::{ArchivedCommit, Opened, Origin, Spool, State, Tip};
+use crate::spool::{ArchivedCommit, Opened, Origin, Spool, State};
 
 /// What spool and archive know of each other.
 #[derive(Debug, Default)]
@@ -244,33 +244,15 @@ async fn found(
     let position = Position::read(client).await?;
     let began =
         slot.confirmed_flush_lsn.ok_or_else(|| Error::new(Kind::NotFound, "the slot has no position yet"))?;
-    let mut state = State {
-        archive_id: uuid::Uuid::new_v4(),
-        source: Origin {
-            system_identifier: facts.system_identifier.clone(),
-            timeline: position.timeline,
-            database: facts.database.clone(),
-            database_oid: facts.database_oid,
-            slot: config.slot_name.to_string(),
-        },
-        tip: Tip { last: None, end_lsn: began },
-        shipped: 0,
-        shipped_at: None,
-        covered_lsn: began,
-        covered_at: None,
-        gaps: Vec::new(),
-        newest_snapshot: None,
-        remembered: Default::default(),
-        captured: Default::default(),
-        shapes: Default::default(),
-        recent: Vec::new(),
-        warned: Default::default(),
-        warned_from: None,
-        slot_transactions: slot.transactions,
-        last_commit: None,
-        diverged: None,
-        rereading: None,
+    let source = Origin {
+        system_identifier: facts.system_identifier.clone(),
+        timeline: position.timeline,
+        database: facts.database.clone(),
+        database_oid: facts.database_oid,
+        slot: config.slot_name.to_string(),
     };
+    let mut state = State::new(uuid::Uuid::new_v4(), source, began);
+    state.slot_transactions = slot.transactions;
     let strangers = match identity {
         Some(identity) => adopt_archive(&mut state, &identity, began, shipper, key).await?,
         None => {

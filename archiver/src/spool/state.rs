@@ -59,7 +59,7 @@ pub(crate) struct State {
     pub recent: Vec<Recent>,
     /// Warnings about lost changes that the slot will repeat until it moves, by table.
     #[serde(default)]
-    pub warned: BTreeMap<String, u64>,
+    pub warned: BTreeMap<TableName, u64>,
     /// Where the slot stood when it gave them: elsewhere it gives others.
     #[serde(default)]
     pub warned_from: Option<Lsn>,
@@ -161,6 +161,31 @@ impl Tip {
 }
 
 impl State {
+    /// A spool without a segment, of a source that is read from `began` on.
+    pub(crate) fn new(archive_id: uuid::Uuid, source: Origin, began: Lsn) -> State {
+        State {
+            archive_id,
+            source,
+            tip: Tip { last: None, end_lsn: began },
+            shipped: 0,
+            shipped_at: None,
+            covered_lsn: began,
+            covered_at: None,
+            gaps: Vec::new(),
+            newest_snapshot: None,
+            remembered: Remembered::default(),
+            captured: CaptureMemory::default(),
+            shapes: ShapeMemory::default(),
+            recent: Vec::new(),
+            warned: BTreeMap::new(),
+            warned_from: None,
+            slot_transactions: None,
+            last_commit: None,
+            diverged: None,
+            rereading: None,
+        }
+    }
+
     /// All that committed up to here is safe at least in this spool.
     pub(crate) fn position(&self) -> Lsn {
         self.covered_lsn.max(self.tip.end_lsn)

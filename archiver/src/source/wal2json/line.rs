@@ -7,93 +7,46 @@
 use std::borrow::Cow;
 
 use memchr::memchr2;
-use syncdata_formats::lsn::Lsn;
 use syncdata_formats::number;
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
 
-/// The JSON text of a string, with its quotes.
-pub(crate) type JsonString<'a> = &'a str;
+use crate::source::event::{Action, Column, Columns, Event, JsonString, Part, Place, Row, Transaction};
 
+/// A line of wal2json's answer.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Line<'a> {
-    Begin(Transaction),
-    Commit(Transaction),
-    Row(Row<'a>),
-    Truncate(Target<'a>),
+pub(super) enum Line<'a> {
+    Event(Event<'a, Lists<'a>>),
     /// `pg_logical_emit_message` with our own prefix.
     Message,
 }
 
-/// What BEGIN and COMMIT both say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Transaction {
-    pub xid: u32,
-    pub committed_at: Timestamp,
-    /// Where the commit record begins.
-    pub lsn: Lsn,
-    /// Where it ends: the only position that rises from transaction to transaction.
-    pub end_lsn: Lsn,
-}
-
-/// Which table, at which place of the WAL. `schema` and `table` as they were called at that time.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Target<'a> {
-    pub lsn: Lsn,
-    pub schema: JsonString<'a>,
-    pub table: JsonString<'a>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    Insert,
-    Update,
-    Delete,
-}
-
+/// Columns and identity of a row, still to be read.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Row<'a> {
-    pub action: Action,
-    pub target: Target<'a>,
-    /// Columns and identity, still to be read: most of the line, and it is walked over once.
+pub(crate) struct Lists<'a> {
+    action: Action,
     rest: Scanner<'a>,
-}
-
-/// Which of a row's two lists a column stands in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// The row as it is now.
-    Columns,
-    /// The replica identity, as it was before.
-    Identity,
-}
-
-#[derive(Debug, PartialEq)]
-pub(crate) struct Column<'a> {
-    pub name: JsonString<'a>,
-    /// The JSON text as our files hold it.
-    pub value: Cow<'a, str>,
 }
 
 impl<'a> Line<'a> {
     /// Everything but a row's columns.
-    pub(crate) fn parse(text: &'a str) -> Result<Line<'a>> {
+    pub(super) fn parse(text: &'a str) -> Result<Line<'a>> {
         Scanner { text, at: 0 }.line().ok_or_else(|| not_understood(text))
-    }
-
-    /// Everything: whether we would understand the line.
-    pub(crate) fn check(text: &'a str) -> Result<Line<'a>> {
-        let line = Line::parse(text)?;
-        if let Line::Row(row) = &line {
-            row.each_column(|_, _| ())?;
-        }
-        Ok(line)
     }
 }
 
-impl<'a> Row<'a> {
-    /// Hands over all columns; an error means that what was handed over must be forgotten.
-    pub(crate) fn each_column(&self, mut take: impl FnMut(Part, Column<'a>)) -> Result<()> {
+impl Line<'_> {
+    /// Everything: whether we would understand the line.
+    pub(super) fn check(text: &str) -> Result<()> {
+        if let Line::Event(Event::Row(row)) = Line::parse(text)? {
+            row.columns.each(|_, _| ())?;
+        }
+        Ok(())
+    }
+}
+
+impl Columns for Lists<'_> {
+    fn each(&self, mut take: impl FnMut(Part, Column<'_>)) -> Result<()> {
         let mut scanner = self.rest;
         scanner.lists(self.action, &mut take).ok_or_else(|| not_understood(self.rest.text))
     }
@@ -160,19 +113,20 @@ impl<'a> Scanner<'a> {
         self.at += 1;
         self.expect("\"")?;
         match action {
-            b'B' => self.transaction().map(Line::Begin),
-            b'C' => self.transaction().map(Line::Commit),
-            b'I' => self.row(Action::Insert).map(Line::Row),
-            b'U' => self.row(Action::Update).map(Line::Row),
-            b'D' => self.row(Action::Delete).map(Line::Row),
+            b'B' => self.transaction().map(Event::Begin),
+            b'C' => self.transaction().map(Event::Commit),
+            b'I' => self.row(Action::Insert).map(Event::Row),
+            b'U' => self.row(Action::Update).map(Event::Row),
+            b'D' => self.row(Action::Delete).map(Event::Row),
             b'T' => {
-                let target = self.target()?;
+                let place = self.place()?;
                 self.end()?;
-                Some(Line::Truncate(target))
+                Some(Event::Truncate(place))
             }
-            b'M' => Some(Line::Message),
+            b'M' => return Some(Line::Message),
             _ => None,
         }
+        .map(Line::Event)
     }
 
     fn transaction(mut self) -> Option<Transaction> {
@@ -188,7 +142,7 @@ impl<'a> Scanner<'a> {
         Some(Transaction { xid, committed_at, lsn, end_lsn })
     }
 
-    fn target(&mut self) -> Option<Target<'a>> {
+    fn place(&mut self) -> Option<Place<'a>> {
         self.expect(",\"xid\":")?;
         self.digits()?;
         self.expect(",\"timestamp\":\"")?;
@@ -199,12 +153,12 @@ impl<'a> Scanner<'a> {
         let schema = self.string()?;
         self.expect(",\"table\":")?;
         let table = self.string()?;
-        Some(Target { lsn, schema, table })
+        Some(Place { lsn, schema, table })
     }
 
-    fn row(mut self, action: Action) -> Option<Row<'a>> {
-        let target = self.target()?;
-        Some(Row { action, target, rest: self })
+    fn row(mut self, action: Action) -> Option<Row<'a, Lists<'a>>> {
+        let place = self.place()?;
+        Some(Row { action, place, columns: Lists { action, rest: self } })
     }
 
     fn lists(&mut self, action: Action, take: &mut impl FnMut(Part, Column<'a>)) -> Option<()> {
@@ -318,14 +272,14 @@ mod tests {
 
     const HEAD: &str = r#""xid":754,"timestamp":"2026-02-05 10:30:00.123456+00","lsn":"0/16B3D40","schema":"public","table":"t""#;
 
-    fn columns(row: &Row<'_>, wanted: Part) -> Vec<(String, String)> {
+    fn columns(row: &Row<'_, Lists<'_>>, wanted: Part) -> Vec<(String, String)> {
         let mut all = Vec::new();
         let take = |part, column: Column<'_>| {
             if part == wanted {
                 all.push((column.name.to_owned(), column.value.into_owned()));
             }
         };
-        row.each_column(take).expect("a sound line");
+        row.columns.each(take).expect("a sound line");
         all
     }
 
@@ -339,17 +293,17 @@ mod tests {
         syncdata_fuzz::replay("wal2json", |bytes| {
             let Ok(text) = std::str::from_utf8(bytes) else { return false };
             let text = text.trim_end_matches('\n');
-            let Ok(line) = Line::check(text) else {
-                // What is not understood is named without the values of anybody's rows.
-                let _ = Line::parse(text);
+            // What is not understood is named without the values of anybody's rows.
+            let (line, checked) = (Line::parse(text), Line::check(text));
+            if checked.is_err() {
                 return false;
-            };
-            if let Line::Row(row) = &line {
+            }
+            if let Ok(Line::Event(Event::Row(row))) = line {
                 let take = |_, column: Column<'_>| {
                     let is_word = matches!(&*column.value, "null" | "true" | "false");
                     assert!(is_word || column.value.starts_with('"') || number::is_number(&column.value));
                 };
-                row.each_column(take).expect("it was understood before");
+                row.columns.each(take).expect("it was understood before");
             }
             true
         });
@@ -358,7 +312,7 @@ mod tests {
     #[test]
     fn reads_begin_and_commit() {
         let text = r#"{"action":"C","xid":754,"timestamp":"2026-02-05 10:30:00+00","lsn":"0/16B3D80","nextlsn":"0/16B3DB0"}"#;
-        let Ok(Line::Commit(commit)) = Line::parse(text) else { panic!("not a commit") };
+        let Ok(Line::Event(Event::Commit(commit))) = Line::parse(text) else { panic!("not a commit") };
         assert_eq!((commit.xid, commit.end_lsn.to_string().as_str()), (754, "0/16B3DB0"));
     }
 
@@ -382,7 +336,7 @@ mod tests {
             (r#""typeoid":-5,"value":"7""#, r#""7""#),
         ] {
             let text = insert(&format!(r#"{{"name":"c",{printed}}}"#));
-            let Ok(Line::Row(row)) = Line::parse(&text) else { panic!("not read: {text}") };
+            let Ok(Line::Event(Event::Row(row))) = Line::parse(&text) else { panic!("not read: {text}") };
             assert_eq!(columns(&row, Part::Columns), vec![(r#""c""#.to_owned(), ours.to_owned())]);
         }
     }
@@ -392,7 +346,7 @@ mod tests {
         let text = format!(
             r#"{{"action":"U",{HEAD},"columns":[{{"name":"id","typeoid":23,"value":2}},{{"name":"n","typeoid":25,"value":null}}],"identity":[{{"name":"id","typeoid":23,"value":1}}]}}"#
         );
-        let Ok(Line::Row(row)) = Line::parse(&text) else { panic!("not a row") };
+        let Ok(Line::Event(Event::Row(row))) = Line::parse(&text) else { panic!("not a row") };
         assert_eq!(row.action, Action::Update);
         assert_eq!(columns(&row, Part::Columns).len(), 2);
         assert_eq!(columns(&row, Part::Identity), vec![(r#""id""#.to_owned(), "1".to_owned())]);
@@ -401,7 +355,7 @@ mod tests {
     #[test]
     fn a_row_may_have_no_columns() {
         let text = insert("");
-        let Ok(Line::Row(row)) = Line::parse(&text) else { panic!("not a row") };
+        let Ok(Line::Event(Event::Row(row))) = Line::parse(&text) else { panic!("not a row") };
         assert_eq!(columns(&row, Part::Columns), vec![]);
     }
 

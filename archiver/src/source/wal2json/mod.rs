@@ -1,6 +1,94 @@
-//! The slot, read through SQL with wal2json: peeked at, taken apart, confirmed.
+//! The source that is read through SQL with the output plugin wal2json. Its text and its filters stay in here.
 
-pub(crate) mod commits;
-pub(crate) mod line;
+pub(crate) mod lost;
+pub(crate) mod plugin;
 pub(crate) mod poison;
 pub(crate) mod slot;
+
+mod commits;
+mod filter;
+mod line;
+mod peek;
+
+use syncdata_formats::Result;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::SlotName;
+use tokio_postgres::Transaction;
+
+use super::catalog::Slot;
+use super::connection::Connection;
+use super::event::Event;
+use super::wait::Waiting;
+use super::{Described, Read, Source, Stretch};
+use line::{Line, Lists};
+use peek::{Length, Peek};
+use plugin::Plugin;
+
+/// A slot, read with the plugin that its server has.
+#[derive(Clone, Debug)]
+pub(crate) struct Wal2json {
+    pub slot: SlotName,
+    pub plugin: Plugin,
+}
+
+/// What an answer is read in.
+pub(crate) struct Session<'s> {
+    /// Its catalog describes the rows.
+    pub tx: &'s Transaction<'s>,
+    pub waiting: &'s Waiting,
+}
+
+impl Wal2json {
+    /// Asks the server for its plugin. Needs the slot.
+    pub(crate) async fn probe(connection: &mut Connection, slot: &SlotName) -> Result<Wal2json> {
+        let plugin = Plugin::probe(connection, slot).await?;
+        Ok(Wal2json { slot: slot.clone(), plugin })
+    }
+
+    fn peek<'a>(&'a self, filter: &'a str, upto: Lsn, lines_max: Option<u32>) -> Peek<'a> {
+        Peek { slot: &self.slot, plugin: &self.plugin, filter, upto, lines_max }
+    }
+}
+
+impl Source for Wal2json {
+    type Session<'s> = Session<'s>;
+    type Client = Connection;
+    type Standing = Slot;
+    type Columns<'a> = Lists<'a>;
+
+    async fn read(
+        &self,
+        session: &Self::Session<'_>,
+        stretch: &Stretch<'_>,
+        mut take: impl for<'a> FnMut(Event<'a, Lists<'a>>) -> Result<()>,
+    ) -> Result<Read> {
+        let filter = filter::of(stretch.capture);
+        let peek = self.peek(&filter, stretch.upto, stretch.lines_max);
+        let mut length = Length::default();
+        peek.read(session.tx, session.waiting, |line| {
+            length.add(line);
+            match Line::parse(line)? {
+                Line::Event(event) => take(event),
+                // Ours to send, nobody's to receive yet.
+                Line::Message => Ok(()),
+            }
+        })
+        .await?;
+        let Length { lines, bytes, .. } = length;
+        length.finish();
+        let was_cut = stretch.lines_max.is_some_and(|max| lines >= u64::from(max));
+        Ok(Read { lines, bytes, was_cut })
+    }
+
+    async fn acknowledge(&self, connection: &Connection, upto: Lsn) -> Result<Slot> {
+        slot::confirm(connection, &self.slot, upto).await
+    }
+
+    fn described(&self) -> Described {
+        Described::Wal2json {
+            slot: self.slot.clone(),
+            plugin: self.plugin.name.clone(),
+            degraded: self.plugin.degraded(),
+        }
+    }
+}

@@ -7,10 +7,14 @@ use syncdata_service::faults;
 use syncdata_service::postgres::sqlstate;
 use tokio_postgres::error::SqlState;
 
+use super::commits::{commits, offered};
+use super::line::Line;
+use super::peek::Peek;
+use super::slot::Trouble;
+use super::{Wal2json, filter};
+use crate::capture::Capture;
 use crate::source::connection::{Connection, while_in_use};
-use crate::source::wal2json::commits::{commits, offered};
-use crate::source::wal2json::line::{Line, Transaction};
-use crate::source::wal2json::slot::{Peek, Trouble};
+use crate::source::event::Transaction;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Poison {
@@ -54,13 +58,16 @@ impl Poison {
     }
 }
 
-/// `whole` could not be read: why? `None` when all of it can be read after all, or nothing can be said. Every
+/// What lies before `upto` could not be read: why? `None` when all of it can be read after all, or nothing can be said. Every
 /// attempt may make the server print a gigabyte, so that none is made twice.
 pub(crate) async fn locate(
     connection: &mut Connection,
-    whole: &Peek<'_>,
-    relations: Vec<(TableName, String)>,
+    source: &Wal2json,
+    capture: &Capture,
+    upto: Lsn,
 ) -> Result<Option<Poison>> {
+    let filter = filter::of(capture);
+    let whole = &source.peek(&filter, upto, None);
     let commits = commits(connection, whole).await?;
     // commits[..readable] can be read, commits[..unreadable] cannot.
     let (mut readable, mut unreadable) = (0, commits.len());
@@ -70,7 +77,7 @@ pub(crate) async fn locate(
     while unreadable - readable > 1 {
         let middle = readable + (unreadable - readable) / 2;
         let upto = commits[middle - 1].end_lsn;
-        if can_read(connection, &Peek { upto, lines_max: None, ..whole.clone() }).await? {
+        if can_read(connection, &Peek { upto, lines_max: None, ..*whole }).await? {
             readable = middle;
         } else {
             unreadable = middle;
@@ -81,12 +88,13 @@ pub(crate) async fn locate(
         return Ok(None);
     }
     let Transaction { xid, end_lsn, .. } = commits[unreadable - 1];
-    let only_it = Peek { upto: end_lsn, lines_max: None, ..whole.clone() };
+    let only_it = Peek { upto: end_lsn, lines_max: None, ..*whole };
     if unreadable == commits.len() && can_read(connection, &only_it).await? {
-        // What lies behind the last commit belongs to none: the next commit will show it.
+        // What lies after the last commit belongs to none: the next commit will show it.
         return Ok(None);
     }
     let readable_upto = readable.checked_sub(1).map(|last| commits[last].end_lsn);
+    let relations: Vec<_> = capture.relations().map(|name| (name.clone(), filter::alone(name))).collect();
     let tables = tables(connection, &only_it, relations.clone()).await?;
     let besides = besides(connection, &only_it, relations, &tables).await?;
     Ok(Some(Poison { xid, end_lsn, readable_upto, tables, besides }))
@@ -96,7 +104,7 @@ pub(crate) async fn locate(
 async fn can_read(connection: &mut Connection, peek: &Peek<'_>) -> Result<bool> {
     let read = while_in_use(async || {
         faults::hit("poison.before_try")?;
-        peek.run(connection, |line| Line::check(line).map(|_| ())).await
+        peek.run(connection, Line::check).await
     });
     match read.await {
         Ok(()) => Ok(true),
@@ -115,7 +123,7 @@ async fn tables(
     let mut found = Vec::new();
     while let Some(some) = suspects.pop() {
         let filter = some.iter().map(|(_, filter)| filter.as_str()).collect::<Vec<_>>().join(",");
-        if can_read(connection, &Peek { filter: &filter, ..peek.clone() }).await? {
+        if can_read(connection, &Peek { filter: &filter, ..*peek }).await? {
             continue;
         }
         match <[_; 1]>::try_from(some) {
@@ -136,7 +144,7 @@ async fn besides(
 ) -> Result<Option<Vec<TableName>>> {
     relations.retain(|(name, _)| !unreadable.contains(name));
     let filter = relations.iter().map(|(_, filter)| filter.as_str()).collect::<Vec<_>>().join(",");
-    let transactions = match offered(connection, &Peek { filter: &filter, ..peek.clone() }).await {
+    let transactions = match offered(connection, &Peek { filter: &filter, ..*peek }).await {
         Err(error) if Trouble::of(&error) == Trouble::Content => return Ok(None),
         transactions => transactions?,
     };

@@ -1,0 +1,155 @@
+//! From finished change files to segments of the spool: names, manifests, and last a manifest for a gap that lies
+//! after them.
+
+use std::collections::BTreeMap;
+
+use syncdata_formats::Result;
+use syncdata_formats::layout::SegmentName;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::{FORMAT, Gap, Manifest, Relation, Source, SourceKind};
+use syncdata_formats::name::TableName;
+use syncdata_formats::segment::Summary;
+use syncdata_formats::signature::SigningKey;
+use syncdata_formats::time::Timestamp;
+use tracing::{info, warn};
+
+use crate::capture::Capture;
+use crate::segment::scratch::Scratch;
+use crate::segment::segmenter::{Finished, Harvest};
+use crate::source::Described;
+use crate::spool::{Spool, State};
+
+/// What manifests say beside the changes.
+#[derive(Clone, Debug)]
+pub(crate) struct Circumstances {
+    pub source: Source,
+    pub capture: Capture,
+    pub relations: BTreeMap<TableName, Relation>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    pub segments: u64,
+    pub records: u64,
+    pub gaps: Vec<Gap>,
+}
+
+/// What manifests say of the source.
+pub(crate) fn source(
+    state: &State,
+    server_version: &str,
+    described: Described,
+    settings: BTreeMap<String, String>,
+) -> Source {
+    let Described::Wal2json { slot, plugin, degraded } = described;
+    Source {
+        kind: SourceKind::Wal2json,
+        system_identifier: state.source.system_identifier.clone(),
+        timeline: state.source.timeline,
+        database: state.source.database.clone(),
+        server_version: server_version.to_owned(),
+        slot: slot.to_string(),
+        plugin,
+        settings,
+        degraded,
+    }
+}
+
+/// Publishes all that a stretch came to. What is missing from one position to another, or to the end of the stretch, is
+/// asked of `missing_in`.
+pub(crate) fn publish(
+    spool: &mut Spool,
+    circumstances: &Circumstances,
+    harvest: Harvest<Scratch>,
+    missing_in: impl Fn(Lsn, Option<Lsn>) -> Vec<Gap>,
+    signing_key: Option<&SigningKey>,
+) -> Result<Published> {
+    let Circumstances { source, capture, relations } = circumstances;
+    let mut published = Published::default();
+    for finished in harvest.segments {
+        let Finished { file, summary, last_commit, mut gaps } = finished;
+        gaps.extend(missing_in(summary.start_lsn, Some(summary.end_lsn)));
+
+        let draft = draft(spool.state(), source.clone(), capture, summary.end_lsn, gaps);
+        let manifest = with_changes(draft, &summary, relations);
+        let day = spool.state().chain_tip().day_of_next(summary.last_commit_ts);
+        spool.keep_changes(&file.path, &file.file, &manifest.name().file(day))?;
+
+        published.segments += 1;
+        published.records += summary.records;
+        published.gaps.extend(manifest.gaps.iter().cloned());
+        spool.publish(&manifest, day, signing_key)?;
+        spool.update(|state| state.last_commit = last_commit)?;
+        info!(
+            segment = %manifest.seq, lsn = %manifest.end_lsn, records = summary.records,
+            bytes = summary.bytes, "segment spooled"
+        );
+    }
+
+    let mut gaps = harvest.gaps;
+    gaps.extend(missing_in(spool.state().tip.end_lsn, None));
+    // It says no more than what is missing, and so it ends where that does.
+    if let Some(end) = gaps.iter().map(|gap| gap.to).max() {
+        let manifest = publish_gap(spool, source.clone(), capture, end, gaps, signing_key)?;
+        published.gaps.extend(manifest.gaps);
+        published.segments += 1;
+    }
+    Ok(published)
+}
+
+/// Publishes a segment that only says what is missing.
+pub(crate) fn publish_gap(
+    spool: &mut Spool,
+    source: Source,
+    capture: &Capture,
+    end: Lsn,
+    gaps: Vec<Gap>,
+    signing_key: Option<&SigningKey>,
+) -> Result<Manifest> {
+    for gap in &gaps {
+        warn!(from = %gap.from, to = %gap.to, reason = %gap.reason, "gap: changes are missing");
+    }
+    let manifest = draft(spool.state(), source, capture, end, gaps);
+    let day = spool.state().chain_tip().day_of_next(Timestamp::now());
+    spool.publish(&manifest, day, signing_key)?;
+    Ok(manifest)
+}
+
+/// A manifest without changes.
+fn draft(state: &State, source: Source, capture: &Capture, end_lsn: Lsn, gaps: Vec<Gap>) -> Manifest {
+    let tip = state.chain_tip();
+    Manifest {
+        format: FORMAT,
+        archive_id: state.archive_id,
+        seq: tip.next_seq(),
+        previous: tip.previous(),
+        file: None,
+        records: 0,
+        transactions: 0,
+        tables: BTreeMap::new(),
+        start_lsn: state.tip.end_lsn,
+        end_lsn,
+        span: None,
+        source,
+        capture: capture.tables.iter().cloned().collect(),
+        capture_since: state.captured.news(end_lsn),
+        relations: BTreeMap::new(),
+        gaps,
+        created_at: Timestamp::now(),
+        archiver: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn with_changes(draft: Manifest, summary: &Summary, relations: &BTreeMap<TableName, Relation>) -> Manifest {
+    let name = SegmentName { seq: draft.seq, end_lsn: summary.end_lsn };
+    let named = |table: &TableName| relations.get(table).map(|relation| (table.clone(), relation.clone()));
+    Manifest {
+        file: Some(summary.change_file(name)),
+        records: summary.records,
+        transactions: summary.transactions,
+        tables: summary.tables.clone(),
+        span: Some(summary.span),
+        relations: summary.tables.keys().filter_map(named).collect(),
+        ..draft
+    }
+}

@@ -1,0 +1,79 @@
+//! wal2json's table filter. It goes by the names of leaf tables, and what it lets through beyond what is captured is
+//! dropped when the row is read.
+
+use std::collections::BTreeSet;
+
+use syncdata_formats::name::{TableName, TablePattern};
+
+use crate::capture::Capture;
+
+/// Selects no table at all.
+pub(super) const NOTHING: &str = "";
+
+/// `add-tables` for all that is captured.
+pub(super) fn of(capture: &Capture) -> String {
+    if capture.patterns().contains(&TablePattern::All) {
+        return "*.*".to_owned();
+    }
+    let by_pattern = capture.patterns().iter().map(|pattern| match pattern {
+        TablePattern::All => "*.*".to_owned(),
+        TablePattern::Schema(schema) => format!("{}.*", escape(schema)),
+        TablePattern::Table(name) => alone(name),
+    });
+    let others = capture.beyond_patterns().map(alone);
+    by_pattern.chain(others).collect::<BTreeSet<String>>().into_iter().collect::<Vec<_>>().join(",")
+}
+
+/// What selects one relation.
+pub(super) fn alone(table: &TableName) -> String {
+    format!("{}.{}", escape(table.schema()), escape(table.name()))
+}
+
+/// wal2json knows no quotes; a backslash takes the meaning from the character after it.
+fn escape(part: &str) -> String {
+    let mut escaped = String::with_capacity(part.len());
+    for c in part.chars() {
+        if c.is_ascii() && !c.is_ascii_alphanumeric() && c != '_' {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::{CatalogTable, RelationKind};
+
+    fn filter(pattern: &str) -> String {
+        let table = |oid, name: &str, kind, partition_of| CatalogTable {
+            oid,
+            name: name.parse().expect("a name"),
+            kind,
+            partition_of,
+            identity_usable: true,
+            virtual_columns: Vec::new(),
+        };
+        let catalog = [
+            table(2, "sales.orders", RelationKind::Partitioned, None),
+            table(3, "sales.orders_2026", RelationKind::Partitioned, Some(2)),
+            table(4, "parts.orders_2026_01", RelationKind::Table, Some(3)),
+            table(6, "\"we ird,.*\\\"", RelationKind::Table, None),
+        ];
+        let schemas = ["public", "sales", "parts"].map(str::to_owned).into();
+        let patterns = [pattern.parse().expect("a pattern")];
+        of(&Capture::resolve(&patterns, &schemas, &catalog, &Default::default()).expect("resolves"))
+    }
+
+    #[test]
+    fn it_names_partitions_that_lie_elsewhere() {
+        assert_eq!(filter("sales.*"), "parts.orders_2026_01,sales.*,sales.orders_2026");
+        assert_eq!(filter("*"), "*.*");
+    }
+
+    #[test]
+    fn it_escapes_what_wal2json_reads_as_syntax() {
+        assert_eq!(filter("\"we ird,.*\\\""), "public.we\\ ird\\,\\.\\*\\\\");
+    }
+}
