@@ -131,8 +131,14 @@ async fn generated_and_identity_columns_are_described_and_virtual_ones_do_not_tr
     let columns =
         |table: &str| segments[0].manifest["relations"][table]["columns"].as_array().expect("a list").clone();
     let g = columns("g");
-    assert_eq!(g[0], serde_json::json!({"name":"id","type":"integer","not_null":true,"identity":"always"}));
-    assert_eq!(g[2], serde_json::json!({"name":"s","type":"integer","not_null":false,"generated":"stored"}));
+    assert_eq!(
+        g[0],
+        serde_json::json!({"name":"id","attnum":1,"type":"integer","not_null":true,"identity":"always"})
+    );
+    assert_eq!(
+        g[2],
+        serde_json::json!({"name":"s","attnum":3,"type":"integer","not_null":false,"generated":"stored"})
+    );
     assert_eq!(columns("h")[0]["identity"], "by default");
     let named = g.get(3).map(|column| (column["name"].clone(), column["generated"].clone()));
     assert_eq!(named, has_virtual.then(|| ("vir\"tual".into(), "virtual".into())));
