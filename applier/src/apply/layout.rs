@@ -15,22 +15,13 @@ use crate::batch::TxPlace;
 use crate::plan::state::TableState;
 use crate::plan::{self, Bound, Share};
 use crate::table::{Table, Target};
+use crate::target::CutOff;
 
 /// What a try is going to do.
 #[derive(Default)]
 pub(crate) struct Layout {
     pub tasks: Vec<Task>,
     pub cut_off: Vec<CutOff>,
-}
-
-/// A table that a gap cuts off.
-pub(crate) struct CutOff {
-    pub table: TableName,
-    /// Of the segment that declares the gap.
-    pub seq: u64,
-    pub position: Lsn,
-    pub gap: String,
-    pub reason: String,
 }
 
 /// What it depends on.

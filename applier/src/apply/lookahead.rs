@@ -8,25 +8,32 @@ use tokio::sync::mpsc;
 use crate::apply::layout::Ground;
 use crate::apply::reader::{Reading, Task};
 use crate::archive::fetch::Fetched;
+use crate::batch::Batch;
 use crate::plan;
 
-pub(crate) struct Ahead {
+#[derive(Debug)]
+pub struct Ahead<P> {
     stream: mpsc::Receiver<Result<Fetched>>,
     apply_batch_changes: u64,
     /// The next group, once it was looked at.
     next: Vec<Fetched>,
     /// What came out of the stream behind it: too much for the same transaction, or an error.
     held: Option<Result<Fetched>>,
-    reading: Option<Reading>,
+    reading: Option<Reading<P>>,
+    prepare: fn(Batch) -> P,
 }
 
-impl Ahead {
-    pub(crate) fn new(stream: mpsc::Receiver<Result<Fetched>>, apply_batch_changes: u64) -> Ahead {
-        Ahead { stream, apply_batch_changes, next: Vec::new(), held: None, reading: None }
+impl<P: Send + 'static> Ahead<P> {
+    pub fn new(
+        stream: mpsc::Receiver<Result<Fetched>>,
+        apply_batch_changes: u64,
+        prepare: fn(Batch) -> P,
+    ) -> Ahead<P> {
+        Ahead { stream, apply_batch_changes, next: Vec::new(), held: None, reading: None, prepare }
     }
 
     /// Waits for the next group. Nothing is lost when it is no longer waited for.
-    pub(crate) async fn group(&mut self) -> Option<Result<Vec<Fetched>>> {
+    pub async fn group(&mut self) -> Option<Result<Vec<Fetched>>> {
         if self.next.is_empty() {
             let first = match self.held.take() {
                 Some(first) => first,
@@ -53,7 +60,7 @@ impl Ahead {
         if let Ok(layout) = ground.lay_out(&self.next)
             && !layout.tasks.is_empty()
         {
-            self.reading = Some(Reading::start(layout.tasks)?);
+            self.reading = Some(Reading::start(layout.tasks, self.prepare)?);
         }
         Ok(())
     }
@@ -64,10 +71,10 @@ impl Ahead {
     }
 
     /// The reader that has begun with just these, or a new one.
-    pub(crate) fn reading(&mut self, tasks: Vec<Task>) -> Result<Reading> {
+    pub(crate) fn reading(&mut self, tasks: Vec<Task>) -> Result<Reading<P>> {
         match self.reading.take().filter(|reading| reading.is_of(&tasks)) {
             Some(begun) => Ok(begun),
-            None => Reading::start(tasks),
+            None => Reading::start(tasks, self.prepare),
         }
     }
 

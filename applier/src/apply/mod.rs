@@ -4,5 +4,6 @@ pub mod acks;
 pub mod layout;
 pub mod lookahead;
 pub mod outcome;
+pub(crate) mod poison;
 pub mod reader;
 pub mod transaction;

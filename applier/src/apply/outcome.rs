@@ -5,8 +5,7 @@ use syncdata_formats::name::TableName;
 
 use crate::batch::TxPlace;
 use crate::table::Difference;
-use crate::target::postgres::apply::Rejection;
-use crate::target::postgres::quarantine::Poison;
+use crate::target::{Poison, Rejection};
 
 pub(crate) enum Ended {
     Stop(TableName, Box<Stop>),

@@ -17,7 +17,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::{Batch, Limits, Place, TxPlace};
 use crate::table::{Difference, Target};
-use crate::target::postgres::step::{COPY_ROWS_MIN, Prepared};
 
 /// One batch is read ahead of the one that waits.
 const BATCHES_AHEAD: usize = 1;
@@ -53,9 +52,9 @@ impl Admission {
 }
 
 #[derive(Debug)]
-pub enum Item {
+pub enum Item<P> {
     Batch {
-        netting: Netting,
+        netting: Netting<P>,
         /// Nothing more is to be read.
         is_last: bool,
     },
@@ -76,21 +75,21 @@ pub struct SegmentEnd {
 
 /// A batch that is netted on a thread of its own, while the next one is read.
 #[derive(Debug)]
-pub struct Netting(oneshot::Receiver<Box<Prepared>>);
+pub struct Netting<P>(oneshot::Receiver<Box<P>>);
 
-impl Netting {
-    fn start(batch: Batch) -> Result<Netting> {
+impl<P: Send + 'static> Netting<P> {
+    fn start(batch: Batch, prepare: fn(Batch) -> P) -> Result<Netting<P>> {
         let (sender, receiver) = oneshot::channel();
         let work = move || {
             // Nobody may be waiting any more.
-            let _ = sender.send(Box::new(Prepared::new(batch, COPY_ROWS_MIN)));
+            let _ = sender.send(Box::new(prepare(batch)));
         };
         let thread = std::thread::Builder::new().name("net".into());
         thread.spawn(work).context(|| "starting a thread to net a batch".to_owned())?;
         Ok(Netting(receiver))
     }
 
-    pub async fn prepared(self) -> Result<Box<Prepared>> {
+    pub async fn prepared(self) -> Result<Box<P>> {
         let ended = |_| Error::new(Kind::Io, "the thread that nets a batch ended early");
         self.0.await.map_err(ended)
     }
@@ -98,20 +97,22 @@ impl Netting {
 
 /// A reader at work. Dropping it ends its thread.
 #[derive(Debug)]
-pub struct Reading {
+pub struct Reading<P> {
     tasks: Arc<Vec<Task>>,
-    items: mpsc::Receiver<Result<Item>>,
+    items: mpsc::Receiver<Result<Item<P>>>,
 }
 
-impl Reading {
-    pub fn start(tasks: Vec<Task>) -> Result<Reading> {
+impl<P: Send + 'static> Reading<P> {
+    /// `prepare` makes of each batch what the target writes.
+    pub fn start(tasks: Vec<Task>, prepare: fn(Batch) -> P) -> Result<Reading<P>> {
         let (items, receiver) = mpsc::channel(BATCHES_AHEAD);
         let tasks = Arc::new(tasks);
         let asked = Arc::clone(&tasks);
         let work = move || {
             // As much as memory allows: a row that one transaction updates in batch after batch leaves versions that
             // nothing can prune before the commit, and every further update walks over them.
-            let mut reader = Reader { limits: Limits::of_memory(), batch: Batch::default(), items: &items };
+            let mut reader =
+                Reader { limits: Limits::of_memory(), batch: Batch::default(), prepare, items: &items };
             // Nobody may be listening any more: then nobody needs the error.
             if let Err(Stop::Failed(error)) = reader.run(&asked) {
                 let _ = items.blocking_send(Err(error));
@@ -127,7 +128,7 @@ impl Reading {
     }
 
     /// The next item of the segments, in order; `None` behind the last one.
-    pub async fn next(&mut self) -> Option<Result<Item>> {
+    pub async fn next(&mut self) -> Option<Result<Item<P>>> {
         self.items.recv().await
     }
 }
@@ -180,13 +181,14 @@ impl<E: Into<Error>> From<E> for Stop {
     }
 }
 
-struct Reader<'a> {
+struct Reader<'a, P> {
     limits: Limits,
     batch: Batch,
-    items: &'a mpsc::Sender<Result<Item>>,
+    prepare: fn(Batch) -> P,
+    items: &'a mpsc::Sender<Result<Item<P>>>,
 }
 
-impl Reader<'_> {
+impl<P: Send + 'static> Reader<'_, P> {
     fn run(&mut self, tasks: &[Task]) -> Result<(), Stop> {
         for task in tasks {
             self.segment(task)?;
@@ -254,10 +256,10 @@ impl Reader<'_> {
         if batch.is_empty() {
             return Ok(());
         }
-        self.send(Item::Batch { netting: Netting::start(batch)?, is_last })
+        self.send(Item::Batch { netting: Netting::start(batch, self.prepare)?, is_last })
     }
 
-    fn send(&self, item: Item) -> Result<(), Stop> {
+    fn send(&self, item: Item<P>) -> Result<(), Stop> {
         self.items.blocking_send(Ok(item)).map_err(|_| Stop::Enough)
     }
 }

@@ -14,23 +14,19 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::OnError;
 use syncdata_service::faults;
-use syncdata_service::postgres::{db_error, failure};
 
-use crate::apply::layout::{CutOff, Ground};
+use crate::apply::layout::Ground;
 use crate::apply::lookahead::Ahead;
 use crate::apply::outcome::{Ended, Stop};
+use crate::apply::poison;
 use crate::apply::reader::{Item, Reading, SegmentEnd};
 use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
 use crate::plan::Scope;
-use crate::plan::state::{Event, TableState};
+use crate::plan::position::{Checkpoint, Position};
+use crate::plan::state::TableState;
 use crate::table::Table;
-use crate::target::postgres::apply::{Oddities, Outcome, Writer};
-use crate::target::postgres::cursor::{self, Checkpoint, Position};
-use crate::target::postgres::ledger::{self, Entry};
-use crate::target::postgres::local::Local;
-use crate::target::postgres::quarantine::{self, Poison};
-use crate::target::postgres::schema;
+use crate::target::{CutOff, Entry, Oddities, Outcome, Poison, Positions, SetAside, Target, Violation};
 
 /// What all transactions of a pass have in common.
 #[derive(Clone, Debug)]
@@ -47,6 +43,15 @@ pub struct Done {
     pub set_aside: Vec<TableName>,
 }
 
+impl Done {
+    fn of(positions: &Positions) -> Done {
+        let records = positions.entries.iter().map(|entry| entry.counts.total()).sum();
+        let quarantined = positions.set_aside.iter().map(|set_aside| &set_aside.poison.table);
+        let stale = positions.cut_off.iter().map(|cut| &cut.table);
+        Done { records, set_aside: quarantined.chain(stale).cloned().collect() }
+    }
+}
+
 /// Everything that a try has found out by reading and writing.
 #[derive(Default)]
 struct Findings {
@@ -56,18 +61,17 @@ struct Findings {
 
 /// Applies the group and commits. `checkpoint` is where the copy stands; in [`Scope::Live`] it moves behind
 /// the group. What is ahead of it begins to be read meanwhile.
-pub(crate) async fn apply(
-    local: &Local,
-    writer: &mut Writer,
+pub async fn apply<T: Target>(
+    target: &mut T,
     rules: &Rules,
     checkpoint: &Checkpoint,
     scope: &Scope,
     group: &[Fetched],
-    mut ahead: Option<&mut Ahead>,
+    mut ahead: Option<&mut Ahead<T::Prepared>>,
 ) -> Result<Done> {
-    let mut transaction = Transaction { local, rules, checkpoint, scope, group, stops: BTreeMap::new() };
+    let mut transaction = Transaction { checkpoint, scope, group, stops: BTreeMap::new() };
     loop {
-        match transaction.attempt(writer, ahead.as_deref_mut()).await {
+        match transaction.attempt(target, ahead.as_deref_mut()).await {
             Ok(done) => return Ok(done),
             Err(Ended::Failed(error)) => return Err(error),
             Err(Ended::Stop(table, stop)) => {
@@ -86,8 +90,6 @@ pub(crate) async fn apply(
 }
 
 struct Transaction<'a> {
-    local: &'a Local,
-    rules: &'a Rules,
     checkpoint: &'a Checkpoint,
     scope: &'a Scope,
     group: &'a [Fetched],
@@ -95,21 +97,33 @@ struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    async fn attempt(&self, writer: &mut Writer, ahead: Option<&mut Ahead>) -> Result<Done, Ended> {
-        let done = self.local.in_transaction(self.work(writer, ahead)).await?;
+    async fn attempt<T: Target>(
+        &self,
+        target: &mut T,
+        ahead: Option<&mut Ahead<T::Prepared>>,
+    ) -> Result<Done, Ended> {
+        let done = match self.work(target, ahead).await {
+            Ok(done) => done,
+            Err(ended) => {
+                target.roll_back().await;
+                return Err(ended);
+            }
+        };
         faults::hit("apply.after_commit")?;
         Ok(done)
     }
 
-    /// All of it, up to the commit.
-    async fn work(&self, writer: &mut Writer, ahead: Option<&mut Ahead>) -> Result<Done, Ended> {
+    async fn work<T: Target>(
+        &self,
+        target: &mut T,
+        ahead: Option<&mut Ahead<T::Prepared>>,
+    ) -> Result<Done, Ended> {
         let started = Instant::now();
-        let client = self.local.session.client();
-        writer.begin(client).await?;
+        target.begin().await?;
         faults::hit("apply.begun")?;
-        self.checkpoint.claim(client, &self.local.meta).await?;
-        let states = cursor::table_states(client, &self.local.meta).await?;
-        let tables = self.local_tables(writer, &states).await?;
+        target.claim(self.checkpoint).await?;
+        let states = target.states().await?;
+        let tables = self.local_tables(target, &states).await?;
         let in_scope = states.iter().filter(|(table, state)| self.scope.contains(table, state));
         let states_in_scope = in_scope.map(|(table, state)| (table, state.clone())).collect();
         let ground = Ground { states: states_in_scope, tables: &tables, stops: &self.stops };
@@ -117,27 +131,27 @@ impl Transaction<'_> {
         let moving = self.moving(ground.states, &layout.cut_off);
         let (reading, ahead) = match ahead {
             Some(ahead) => (ahead.reading(layout.tasks)?, Some(ahead)),
-            None => (Reading::start(layout.tasks)?, None),
+            None => (Reading::start(layout.tasks, T::prepare)?, None),
         };
         let later = Ground { states: moving, tables: &tables, stops: &BTreeMap::new() };
-        let findings = self.write_rows(writer, reading, ahead.map(|ahead| (ahead, &later))).await?;
-        self.check_constraints(writer, &tables).await?;
+        let findings = self.write_rows(target, reading, ahead.map(|ahead| (ahead, &later))).await?;
+        self.check(target, &tables).await?;
         faults::hit("apply.before_checkpoint")?;
-        let done = self.note(&states, &later.states, &layout.cut_off, &findings, started).await?;
-        faults::hit("apply.before_commit")?;
-        Ok(done)
+
+        let moved = later.states.keys().copied().cloned().collect();
+        let positions = self.positions(&states, moved, layout.cut_off, &findings, started)?;
+        target.commit(&positions).await?;
+        Ok(Done::of(&positions))
     }
 
-    async fn local_tables(
+    async fn local_tables<T: Target>(
         &self,
-        writer: &mut Writer,
+        target: &mut T,
         states: &BTreeMap<TableName, TableState>,
     ) -> Result<BTreeMap<TableName, Arc<Table>>> {
         let in_scope = states.iter().filter(|(table, state)| self.scope.contains(table, state));
         let names: Vec<TableName> = in_scope.map(|(table, _)| table.clone()).collect();
-        let loaded = schema::load(self.local.session.client(), &names).await?;
-        writer.meet(&loaded);
-        Ok(loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect())
+        target.tables(&names).await
     }
 
     /// The tables that move to the group's end, as they will be then.
@@ -158,11 +172,11 @@ impl Transaction<'_> {
         self.group.last().expect("a group has a segment").segment.manifest().end_lsn
     }
 
-    async fn write_rows(
+    async fn write_rows<T: Target>(
         &self,
-        writer: &mut Writer,
-        mut reading: Reading,
-        mut ahead: Option<(&mut Ahead, &Ground<'_>)>,
+        target: &mut T,
+        mut reading: Reading<T::Prepared>,
+        mut ahead: Option<(&mut Ahead<T::Prepared>, &Ground<'_>)>,
     ) -> Result<Findings, Ended> {
         let mut findings = Findings::default();
         let expected = self.group.iter().filter(|fetched| fetched.file.is_some()).count();
@@ -178,7 +192,7 @@ impl Transaction<'_> {
                         ahead.begin(later)?;
                     }
                     let prepared = netting.prepared().await?;
-                    match writer.apply(&self.local.session, &prepared).await? {
+                    match target.write(&prepared).await? {
                         Outcome::Applied(oddities) => {
                             findings.add(oddities);
                             faults::hit("apply.half_batch")?;
@@ -200,42 +214,17 @@ impl Transaction<'_> {
         Ok(findings)
     }
 
-    /// What the server checks at the commit, while it can still be said which table it is.
-    async fn check_constraints(
+    async fn check<T: Target>(
         &self,
-        writer: &Writer,
+        target: &mut T,
         tables: &BTreeMap<TableName, Arc<Table>>,
     ) -> Result<(), Ended> {
-        let client = self.local.session.client();
-        for table in tables.values() {
-            if self.may_be_blamed(&table.name) && writer.duplicates(client, table).await? {
-                let reason = "two rows have the same value in a deferrable unique constraint";
-                return Err(self.stop_whole(&table.name, Some("23505"), reason));
-            }
+        let written: Vec<&Table> =
+            tables.values().map(|table| &**table).filter(|table| self.may_be_blamed(&table.name)).collect();
+        match target.check(&written).await? {
+            Some(violation) => Err(self.stop_whole(violation)),
+            None => Ok(()),
         }
-        if self.local.replica {
-            return Ok(());
-        }
-        let immediate = client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await;
-        let Err(error) = immediate.map_err(|error| failure("checking deferred constraints", error)) else {
-            return Ok(());
-        };
-        match self.blamed(&error, tables) {
-            Some(table) => {
-                Err(self.stop_whole(&table, db_error(&error).map(|e| e.code().code()), &error.one_line()))
-            }
-            None => Err(Ended::from(error)),
-        }
-    }
-
-    /// The table whose constraint it is. Where that has taken nothing, one that it refers to has lost a row.
-    fn blamed(&self, error: &Error, tables: &BTreeMap<TableName, Arc<Table>>) -> Option<TableName> {
-        let violated = violated_table(error)?;
-        if tables.contains_key(&violated) && self.may_be_blamed(&violated) {
-            return Some(violated);
-        }
-        let mut referenced = tables.values().filter(|table| table.referenced_by.contains(&violated));
-        referenced.find(|table| self.may_be_blamed(&table.name)).map(|table| table.name.clone())
     }
 
     /// It is written, and was not told to take nothing of this group: to be told twice would be for ever.
@@ -248,16 +237,11 @@ impl Transaction<'_> {
     }
 
     /// Nobody knows which record it was: the table takes nothing of this group.
-    fn stop_whole(&self, table: &TableName, sqlstate: Option<&str>, reason: &str) -> Ended {
+    fn stop_whole(&self, violation: Violation) -> Ended {
+        let Violation { table, sqlstate, reason } = violation;
         let before = self.beginning();
-        let poison = Poison {
-            table: table.clone(),
-            seq: before.seq,
-            line: None,
-            sqlstate: sqlstate.map(str::to_owned),
-            reason: reason.to_owned(),
-        };
-        Ended::Stop(table.clone(), Box::new(Stop { before, poison }))
+        let poison = Poison { table: table.clone(), seq: before.seq, line: None, sqlstate, reason };
+        Ended::Stop(table, Box::new(Stop { before, poison }))
     }
 
     /// The first transaction of the group.
@@ -266,52 +250,37 @@ impl Transaction<'_> {
         TxPlace { seq: first.segment.manifest().seq.get(), index: 0 }
     }
 
-    /// Positions, log, counts, quarantine, checkpoint.
-    async fn note(
+    fn positions(
         &self,
         states: &BTreeMap<TableName, TableState>,
-        moving: &BTreeMap<&TableName, TableState>,
-        cut_off: &[CutOff],
+        moved: Vec<TableName>,
+        cut_off: Vec<CutOff>,
         findings: &Findings,
         started: Instant,
-    ) -> Result<Done, Ended> {
-        let (client, meta) = (self.local.session.client(), &self.local.meta);
-        let commit_time = self.commit_time();
-        let names: Vec<String> = moving.keys().map(ToString::to_string).collect();
-        cursor::advance(client, meta, &names, Position { lsn: self.end(), commit_time }).await?;
-        for cut in cut_off {
-            let position = Some(Position { lsn: cut.position, commit_time: None });
-            cursor::change(client, meta, &cut.table, Event::CutOff, position, Some(&cut.reason)).await?;
-            cursor::note_gap(client, meta, &cut.table, &cut.gap).await?;
-            tracing::warn!(table = %cut.table, lsn = %cut.position, "table is stale: changes of it are lost");
-        }
-        let entries = self.entries(findings, cut_off);
-        for (table, stop) in &self.stops {
-            self.set_aside(table, stop, states.get(table), findings).await?;
-        }
-        ledger::log(client, meta, &entries, started.elapsed()).await?;
-        ledger::count(client, meta, &entries, self.rules.metric_freq, Timestamp::now()).await?;
-        if *self.scope == Scope::Live {
-            let last = self.group.last().expect("a group has a segment");
-            Checkpoint::after(&last.segment).write(client, meta, commit_time).await?;
-            let manifests = self.group.iter().rev().map(|fetched| fetched.segment.manifest());
-            if let Some(said) = manifests.map(|m| &m.capture_since).find(|said| !said.is_empty()) {
-                cursor::note_capture_since(client, meta, said).await?;
-            }
-        }
-        let records = entries.iter().map(|entry| entry.counts.total()).sum();
-        let set_aside = self.stops.keys().cloned().chain(cut_off.iter().map(|cut| cut.table.clone()));
-        Ok(Done { records, set_aside: set_aside.collect() })
+    ) -> Result<Positions> {
+        let entries = self.entries(findings, &cut_off);
+        let set_aside = self.stops.iter().map(|(table, stop)| {
+            let position = states.get(table).and_then(|state| state.position);
+            self.set_aside(table, stop, position, findings)
+        });
+        let set_aside = set_aside.collect::<Result<_>>()?;
+        let last = self.group.last().expect("a group has a segment");
+        let is_live = *self.scope == Scope::Live;
+        let checkpoint = is_live.then(|| Checkpoint::after(&last.segment));
+        let manifests = self.group.iter().rev().map(|fetched| fetched.segment.manifest());
+        let said = manifests.map(|manifest| &manifest.capture_since).find(|said| !said.is_empty());
+        let capture_since = said.filter(|_| is_live).cloned();
+        let end = Position { lsn: self.end(), commit_time: self.commit_time() };
+        Ok(Positions { moved, end, cut_off, set_aside, checkpoint, capture_since, entries, started })
     }
 
-    async fn set_aside(
+    fn set_aside(
         &self,
         table: &TableName,
         stop: &Stop,
-        state: Option<&TableState>,
+        position: Option<Lsn>,
         findings: &Findings,
-    ) -> Result<(), Ended> {
-        let (client, meta) = (self.local.session.client(), &self.local.meta);
+    ) -> Result<SetAside> {
         let seq = stop.before.seq;
         let fetched = self.group.iter().find(|fetched| fetched.segment.manifest().seq.get() == seq);
         let fetched = fetched.expect("a stop lies in the group");
@@ -320,16 +289,17 @@ impl Transaction<'_> {
         let reached = end.and_then(|end| end.stopped.get(&table.to_string())).copied();
         let reached = reached.unwrap_or(manifest.start_lsn);
         // One that was loaded later than the segment keeps its own position.
-        let lsn = state.and_then(|state| state.position).map_or(reached, |position| position.max(reached));
-        let position = Position { lsn, commit_time: None };
+        let lsn = position.map_or(reached, |position| position.max(reached));
         let record = match (&fetched.file, stop.poison.line) {
-            (Some(file), Some(line)) => quarantine::find(file, manifest, line)?,
+            (Some(file), Some(line)) => poison::find(file, manifest, line)?,
             _ => None,
         };
-        quarantine::keep(client, meta, &stop.poison, record.as_ref()).await?;
-        let reason = stop.reason_and_remedy();
-        cursor::change(client, meta, table, Event::SetAside, Some(position), Some(&reason)).await?;
-        Ok(())
+        Ok(SetAside {
+            poison: stop.poison.clone(),
+            record,
+            position: Position { lsn, commit_time: None },
+            reason: stop.reason_and_remedy(),
+        })
     }
 
     /// One for every table and segment: what it took, and why it took no more.
@@ -410,9 +380,4 @@ impl Oddities {
             tracing::warn!(%table, file = archive_ref, rows = self.replaced, "rows were in the way of a new key");
         }
     }
-}
-
-fn violated_table(error: &Error) -> Option<TableName> {
-    let error = db_error(error)?;
-    TableName::new(error.schema()?, error.table()?).ok()
 }

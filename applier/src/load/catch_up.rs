@@ -21,6 +21,7 @@ use crate::batch::TxPlace;
 use crate::plan;
 use crate::table::{self, Table};
 use crate::target::postgres::apply::{Outcome, Writer};
+use crate::target::postgres::step::Prepared;
 
 /// Which transactions are in the shadows already.
 #[derive(Clone, Debug)]
@@ -103,7 +104,7 @@ pub(crate) async fn catch_up(
     };
     let expected = tasks.len();
     let (mut done, mut ends) = (CaughtUp::default(), 0);
-    let mut reading = Reading::start(tasks)?;
+    let mut reading = Reading::start(tasks, Prepared::of)?;
     while let Some(item) = reading.next().await {
         match item? {
             Item::Batch { netting, .. } => match writer.apply(session, &*netting.prepared().await?).await? {

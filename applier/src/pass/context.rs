@@ -14,6 +14,8 @@ use crate::plan::Scope;
 use crate::target::postgres::apply::Writer;
 use crate::target::postgres::cursor::Checkpoint;
 use crate::target::postgres::local::Local;
+use crate::target::postgres::step::Prepared;
+use crate::target::postgres::transaction::Postgres;
 
 /// See the module.
 #[derive(Debug)]
@@ -39,10 +41,10 @@ impl<'a> PassContext<'a> {
         checkpoint: &Checkpoint,
         scope: &Scope,
         group: &[Fetched],
-        ahead: Option<&mut Ahead>,
+        ahead: Option<&mut Ahead<Prepared>>,
     ) -> Result<Done> {
-        let (local, rules, writer) = (self.local, self.rules, &mut self.writer);
-        let done = transaction::apply(local, writer, rules, checkpoint, scope, group, ahead).await?;
+        let mut target = Postgres::new(self.local, &mut self.writer, self.rules.metric_freq);
+        let done = transaction::apply(&mut target, self.rules, checkpoint, scope, group, ahead).await?;
         self.tally.add(group.len(), done.records);
         Ok(done)
     }

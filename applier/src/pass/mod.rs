@@ -29,6 +29,7 @@ use crate::plan::Scope;
 use crate::plan::offer::{Choice, Offer};
 use crate::plan::state::{Event, State, TableState, Want};
 use crate::target::postgres::cursor::{self, Checkpoint, Position};
+use crate::target::postgres::step::Prepared;
 
 /// What a pass did and what is left to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -226,7 +227,7 @@ impl<'a> Pass<'a> {
         stream: mpsc::Receiver<Result<Fetched>>,
         report: &mut Report,
     ) -> Result<Checkpoint> {
-        let mut ahead = Ahead::new(stream, self.context.rules.apply_batch_changes);
+        let mut ahead = Ahead::new(stream, self.context.rules.apply_batch_changes, Prepared::of);
         loop {
             let group = tokio::select! {
                 next = ahead.group() => match next {
@@ -259,7 +260,7 @@ impl<'a> Pass<'a> {
         &mut self,
         checkpoint: &Checkpoint,
         group: &[Fetched],
-        ahead: Option<&mut Ahead>,
+        ahead: Option<&mut Ahead<Prepared>>,
         report: &mut Report,
     ) -> Result<Checkpoint> {
         let done = self.context.apply(checkpoint, &Scope::Live, group, ahead).await?;

@@ -1,6 +1,7 @@
 //! Which table takes what of a segment. Pure: states, schemas and manifests in, a plan out.
 
 pub(crate) mod offer;
+pub mod position;
 pub mod state;
 
 use std::sync::Arc;

@@ -1,3 +1,158 @@
-//! Where rows end up.
+//! Where rows end up: what a transaction asks of such a place.
+//!
+//! ```text
+//! begin ─▶ claim ─▶ states, tables ─▶ write, write … ─▶ check ─▶ commit, positions with it
+//!    └────────────── roll back: nothing of it was ◀───────────┘
+//! ```
 
 pub mod postgres;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use syncdata_formats::error::Result;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::OpCounts;
+use syncdata_formats::name::TableName;
+
+use crate::batch::{Batch, Place};
+use crate::plan::offer::CaptureSince;
+use crate::plan::position::{Checkpoint, Position};
+use crate::plan::state::TableState;
+use crate::table::Table;
+
+/// One transaction at a time. Rows and positions are committed together, or neither is: a target that has no
+/// transactions of its own carries the checkpoint in the file that makes the rows visible.
+pub trait Target: Send {
+    /// A batch as it is written. It is made on another thread, while the one before is written.
+    type Prepared: Send + Sync + 'static;
+
+    fn prepare(batch: Batch) -> Self::Prepared;
+
+    fn begin(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Keeps others from moving the checkpoint. `Err`: it is not that one any more; somebody else has applied.
+    fn claim(&mut self, checkpoint: &Checkpoint) -> impl Future<Output = Result<()>> + Send;
+
+    /// The tables that are kept up.
+    fn states(&mut self) -> impl Future<Output = Result<BTreeMap<TableName, TableState>>> + Send;
+
+    /// Those of the tables that are there.
+    fn tables(
+        &mut self,
+        names: &[TableName],
+    ) -> impl Future<Output = Result<BTreeMap<TableName, Arc<Table>>>> + Send;
+
+    /// All of the batch, or nothing of it and the record that is to blame.
+    fn write(&mut self, batch: &Self::Prepared) -> impl Future<Output = Result<Outcome>> + Send;
+
+    /// What would make the commit fail, while it can still be said which of these tables it is.
+    fn check(&mut self, written: &[&Table]) -> impl Future<Output = Result<Option<Violation>>> + Send;
+
+    /// Without an answer it may or may not have happened: whoever tries again looks at the checkpoint.
+    fn commit(&mut self, positions: &Positions) -> impl Future<Output = Result<()>> + Send;
+
+    /// After an error of any of these.
+    fn roll_back(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// What a commit notes beside the rows.
+#[derive(Debug)]
+pub struct Positions {
+    /// Tables that took everything up to `end`.
+    pub moved: Vec<TableName>,
+    pub end: Position,
+    pub cut_off: Vec<CutOff>,
+    pub set_aside: Vec<SetAside>,
+    /// Of the whole copy; `None`: it stays where it is.
+    pub checkpoint: Option<Checkpoint>,
+    /// What the manifests say of it, where one of them does and the checkpoint moves.
+    pub capture_since: Option<CaptureSince>,
+    pub entries: Vec<Entry>,
+    pub started: Instant,
+}
+
+/// A table that a gap cuts off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CutOff {
+    pub table: TableName,
+    /// Of the segment that declares the gap.
+    pub seq: u64,
+    pub position: Lsn,
+    pub gap: String,
+    pub reason: String,
+}
+
+/// A table that takes nothing from some record on.
+#[derive(Clone, Debug)]
+pub struct SetAside {
+    pub poison: Poison,
+    pub record: Option<Found>,
+    pub position: Position,
+    /// With what to do about it.
+    pub reason: String,
+}
+
+/// Why a table was set aside.
+#[derive(Clone, Debug)]
+pub struct Poison {
+    pub table: TableName,
+    pub seq: u64,
+    /// `None`: no record in particular.
+    pub line: Option<u64>,
+    pub sqlstate: Option<String>,
+    pub reason: String,
+}
+
+/// The record itself, looked up again.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub lsn: Lsn,
+    pub text: String,
+}
+
+/// What a batch found that was not as at the source, by table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Oddities {
+    /// Updates and deletes of rows that are not here.
+    pub missing: u64,
+    /// Rows that were in the way of a key that moved.
+    pub replaced: u64,
+}
+
+/// A record that its table cannot take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    pub table: TableName,
+    pub place: Place,
+    pub sqlstate: Option<String>,
+    /// In the server's words, which may quote values: for the quarantine, never for a log.
+    pub reason: String,
+}
+
+#[derive(Debug)]
+pub enum Outcome {
+    Applied(BTreeMap<TableName, Oddities>),
+    Rejected(Rejection),
+}
+
+/// A table that would make the commit fail. Nobody knows which record it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub table: TableName,
+    pub sqlstate: Option<String>,
+    pub reason: String,
+}
+
+/// One table in one segment.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub table: TableName,
+    pub archive_ref: String,
+    pub counts: OpCounts,
+    pub missing: u64,
+    pub transfer: Duration,
+    /// Why it took no more than that; `None`: it succeeded.
+    pub error: Option<String>,
+}

@@ -6,23 +6,11 @@ use syncdata_service::postgres::ServerContext as _;
 
 use syncdata_formats::error::Result;
 use syncdata_formats::manifest::OpCounts;
-use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use tokio_postgres::GenericClient;
 
+pub use crate::target::Entry;
 use crate::target::postgres::meta::MetaSchema;
-
-/// One table in one segment.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    pub table: TableName,
-    pub archive_ref: String,
-    pub counts: OpCounts,
-    pub missing: u64,
-    pub transfer: Duration,
-    /// Why it took no more than that; `None`: it succeeded.
-    pub error: Option<String>,
-}
 
 /// Writes the entries; `apply` is how long their transaction took so far.
 pub async fn log(

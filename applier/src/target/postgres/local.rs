@@ -77,22 +77,32 @@ impl Local {
         &self,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        let client = self.session.client();
-        client.batch_execute("BEGIN").await.context(|| "beginning the transaction".to_owned())?;
-
+        self.begin().await?;
         let done = match work.await {
             Ok(done) => done,
             Err(error) => {
-                // It fails when the connection is gone, and with it the transaction.
-                if let Err(second) = client.batch_execute("ROLLBACK").await {
-                    tracing::debug!(error = %second, "rollback");
-                }
+                self.roll_back().await;
                 return Err(error);
             }
         };
-
-        client.batch_execute("COMMIT").await.context(|| "committing".to_owned())?;
+        self.commit().await?;
         Ok(done)
+    }
+
+    pub(super) async fn begin(&self) -> Result<()> {
+        let begun = self.session.client().batch_execute("BEGIN").await;
+        begun.context(|| "beginning the transaction".to_owned())
+    }
+
+    pub(super) async fn commit(&self) -> Result<()> {
+        self.session.client().batch_execute("COMMIT").await.context(|| "committing".to_owned())
+    }
+
+    pub(super) async fn roll_back(&self) {
+        // It fails when the connection is gone, and with it the transaction.
+        if let Err(error) = self.session.client().batch_execute("ROLLBACK").await {
+            tracing::debug!(%error, "rollback");
+        }
     }
 
     /// One pass at a time in a database. Ends with the session.

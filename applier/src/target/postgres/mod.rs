@@ -8,3 +8,4 @@ pub mod meta;
 pub mod quarantine;
 pub mod schema;
 pub mod step;
+pub mod transaction;

@@ -63,6 +63,10 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    pub fn of(batch: Batch) -> Prepared {
+        Prepared::new(batch, COPY_ROWS_MIN)
+    }
+
     /// Steps of `copy_rows_min` rows and more are copied.
     pub fn new(batch: Batch, copy_rows_min: usize) -> Prepared {
         let work = (0..batch.tables.len()).map(|table| work(&batch, table, copy_rows_min)).collect();

@@ -29,10 +29,11 @@ use self::param::{ArrayParam, TextParam};
 use self::row::{Role, RowStatement};
 pub(crate) use self::sql::FREE_PLANS;
 use self::sql::Rows;
-use crate::batch::{Place, Record};
+use crate::batch::Record;
 use crate::table::{Table, Target};
 use crate::target::postgres::local::LOCK_TIMEOUT;
 use crate::target::postgres::step::{Body, Prepared, Step, StepKind};
+pub use crate::target::{Oddities, Outcome, Rejection};
 
 /// Statements in flight at once, row by row: enough to hide the round trips, few enough to bound memory.
 const PIPELINE_RECORDS: usize = 256;
@@ -49,31 +50,6 @@ enum Way {
     /// Every row may be there already.
     Staged,
     RowByRow,
-}
-
-/// What a batch found that was not as at the source, by table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Oddities {
-    /// Updates and deletes of rows that are not here.
-    pub missing: u64,
-    /// Rows that were in the way of a key that moved.
-    pub replaced: u64,
-}
-
-/// A record that its table cannot take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    pub table: TableName,
-    pub place: Place,
-    pub sqlstate: Option<String>,
-    /// In the server's words, which may quote values: for the quarantine, never for a log.
-    pub reason: String,
-}
-
-#[derive(Debug)]
-pub enum Outcome {
-    Applied(BTreeMap<TableName, Oddities>),
-    Rejected(Rejection),
 }
 
 /// Writes into one session's transactions.
