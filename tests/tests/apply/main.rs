@@ -5,6 +5,7 @@ mod cascades;
 mod disk;
 mod memory;
 mod netting;
+mod other_target;
 mod positions;
 mod refused;
 mod schema;
