@@ -172,7 +172,13 @@ async fn an_unreadable_transaction_past_the_guard_becomes_a_gap_of_its_tables() 
 }
 
 async fn temp_bytes(world: &World) -> u64 {
-    // Statistics are sent when the session that did the work ends.
+    // Statistics are sent when the session that did the work ends, which is after its program has.
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while world.source.value(others).await != "0" {
+        assert!(std::time::Instant::now() < deadline, "a session does not end");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let sql = "SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()";
     world.source.value(sql).await.parse().expect("a number")
 }
