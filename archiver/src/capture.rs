@@ -84,7 +84,7 @@ pub(crate) struct Remembered {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Former {
     pub table: TableName,
-    /// Transactions that ended behind it came after; `None` when that is not known yet.
+    /// Transactions that ended after it came after the detaching; `None` when that is not known yet.
     pub until: Option<Lsn>,
 }
 

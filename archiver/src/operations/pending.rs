@@ -54,7 +54,7 @@ pub(crate) async fn waits(config: &Config, connection: &mut Connection) -> Resul
     })
 }
 
-/// A name that cannot be read is nobody's reason to forget a change.
+/// A name that cannot be read may be a captured table's.
 fn travels(capture: &Capture, place: Place<'_>) -> bool {
     place.relation().ok().is_none_or(|relation| {
         capture.target(&relation).is_some() || capture.detached_from(&relation).is_some()

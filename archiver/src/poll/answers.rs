@@ -127,7 +127,7 @@ impl Poll<'_> {
             };
             self.poison = Some(poison);
             return Err(error.context(what).hint(
-                "nothing behind it can be read before the backup host has the segments that are in the spool: bring it back",
+                "nothing after it can be read before the backup host has the segments that are in the spool: bring it back",
             ));
         }
         if let Some(upto) = poison.readable_upto.filter(|upto| *upto > self.spool.position()) {

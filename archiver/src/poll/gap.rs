@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_at_or_behind_the_archive_is_no_gap() {
+    fn a_slot_at_or_before_the_end_of_the_archive_is_no_gap() {
         for confirmed in [0x5, 0x20] {
             assert_eq!(of_slot(&state(), lsn(0x20), &facts(), &slot(confirmed, 9)), None);
         }

@@ -21,7 +21,7 @@ pub(crate) struct Load {
     /// The backup host does not take what is read, or the source does not hand out what it has.
     pub is_stuck: bool,
     pub spool_full: bool,
-    /// WAL behind what the spool holds: only that could be given up.
+    /// WAL after what the spool holds: only that could be given up.
     pub unread: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Which gaps snapshots have mended: the copy of a table that was taken behind a gap needs nothing from before.
+//! Which gaps snapshots have mended: the copy of a table that was taken after a gap needs nothing from before.
 //!
 //! Pure.
 
@@ -20,8 +20,8 @@ pub(crate) fn unmended<'a>(
         if captured.is_empty() {
             return true;
         }
-        let behind = snapshots.clone().filter(|snapshot| snapshot.id.start_lsn() >= gap.to);
-        let copied: BTreeSet<&TableName> = behind.flat_map(|snapshot| &snapshot.tables).collect();
+        let after = snapshots.clone().filter(|snapshot| snapshot.id.start_lsn() >= gap.to);
+        let copied: BTreeSet<&TableName> = after.flat_map(|snapshot| &snapshot.tables).collect();
         match &gap.tables {
             // What is captured no more concerns nobody.
             Some(tables) => tables.iter().any(|table| captured.contains(table) && !copied.contains(table)),
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_mended_when_every_table_that_it_concerns_was_copied_behind_it() {
+    fn a_gap_is_mended_when_every_table_that_it_concerns_was_copied_after_it() {
         let all = &["a", "b"][..];
         for (gap, snapshots, is_mended) in [
             (gap(9, None), vec![], false),

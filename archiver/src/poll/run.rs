@@ -80,7 +80,7 @@ impl Poll<'_> {
             self.confirm().await?;
         }
         if !diverged && let Err(error) = self.read_all().await {
-            // Of what is behind it nobody knows yet whether it can be read.
+            // Whether what comes after it can be read is not known yet.
             if Trouble::of(&error) == Trouble::Transient {
                 return Err(error);
             }

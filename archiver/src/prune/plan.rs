@@ -55,7 +55,7 @@ pub(crate) struct Terms<'a> {
     pub captured: &'a BTreeSet<TableName>,
     /// By production's clock, which is what everything is dated by, and never ahead of our own.
     pub now: Timestamp,
-    /// Where production's WAL ends: a copy from behind it is not of this history.
+    /// Where production's WAL ends: a copy from after it is not of this history.
     pub flush: Lsn,
 }
 
@@ -133,7 +133,7 @@ impl Plan {
         let manifests = manifests(inventory);
         let Some(newest) = manifests.last().map(|(_, name)| name.seq) else { return };
         // A commit that was dated in the future takes all later ones along, and would keep them until then. They are
-        // as old as the copy that was taken behind them.
+        // as old as the copy that was taken after them.
         let is_past = |day: Day| terms.is_past(day) || day > terms.now.day();
         let may_go =
             |(day, name): &&(Day, SegmentName)| is_past(*day) && name.end_lsn <= limit && name.seq < newest;

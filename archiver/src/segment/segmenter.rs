@@ -78,7 +78,7 @@ pub(crate) struct Harvest<W> {
     pub segments: Vec<Finished<W>>,
     /// The end of the last transaction in the answer, whether it was captured or not.
     pub position: Lsn,
-    /// Gaps behind the last segment.
+    /// Gaps after the last segment.
     pub gaps: Vec<Gap>,
     /// The end of the last transaction that was archived already; `None` when there was none.
     pub repeated: Option<Lsn>,
@@ -271,7 +271,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
     fn close(&mut self) -> Result<()> {
         let Some(writer) = self.open.take() else { return Ok(()) };
         let (file, summary) = writer.finish()?;
-        // A transaction of which nothing travels may lie behind the file's last one, and its gap too.
+        // A transaction of which nothing travels may lie after the file's last one, and its gap too.
         let inside = |gap: &mut Gap| gap.to <= summary.end_lsn;
         let gaps = self.gaps.extract_if(.., inside).collect();
         self.finished.push(Finished { file, summary, last_commit: self.last_commit, gaps });
@@ -468,7 +468,7 @@ mod tests {
         let lsn = Lsn::from_u64;
         assert_eq!(harvest.segments[0].summary.end_lsn, lsn(0x30));
         assert_eq!(spans(&harvest.segments[0].gaps), [(lsn(0x20), lsn(0x30))]);
-        assert_eq!(spans(&harvest.gaps), [(lsn(0x30), lsn(0x40))], "behind all that the segment holds");
+        assert_eq!(spans(&harvest.gaps), [(lsn(0x30), lsn(0x40))], "after all that the segment holds");
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Cutter {
         (self.row_start == end).then(|| (end > 0).then(|| self.cut(end)))
     }
 
-    /// Ends the part at `end`; what stands behind it begins the next one.
+    /// Ends the part at `end`; what comes after it begins the next one.
     fn cut(&mut self, end: usize) -> Cut {
         let rest = self.content.split_off(end);
         self.row_start = self.row_start.saturating_sub(end);

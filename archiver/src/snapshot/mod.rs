@@ -4,7 +4,7 @@
 //! start_lsn ─▶ older transactions have ended ─▶ BEGIN, end_lsn ─▶ lock, rows, unlock ─▶ parts ─▶ archive ─▶ COMMIT
 //!                                                  ─▶ WAL is written up to end_lsn ─▶ manifest
 //! ```
-//! All that committed up to `start_lsn` is in the copy, nothing that committed behind `end_lsn` is, and of what lies
+//! All that committed up to `start_lsn` is in the copy, nothing that committed after `end_lsn` is, and of what lies
 //! between, the transaction's snapshot says which is. The order of these steps is the promise.
 
 mod barrier;
@@ -114,6 +114,13 @@ struct Snapshot<'a> {
     archive: ArchiveHandle,
     state: State,
     connection: Connection,
+}
+
+/// What came of copying a table.
+enum Copied {
+    Whole(Vec<Stored>),
+    /// The others are none the worse.
+    Not(LeftOut),
 }
 
 impl<'a> Snapshot<'a> {
@@ -265,11 +272,11 @@ impl<'a> Snapshot<'a> {
         for table in &view.tables {
             let mut work = Tools { store, neighbours, pace: &mut pace, progress: &mut progress };
             match self.copy_table(table, &mut work).await? {
-                Ok(stored) => {
+                Copied::Whole(stored) => {
                     stored.iter().for_each(|stored| taken.count(stored));
                     copies.insert(table.name.clone(), copy_of(table, stored));
                 }
-                Err(left) => {
+                Copied::Not(left) => {
                     warn!(table = %left.table, reason = left.reason, hint = left.remedy, "left out of the snapshot");
                     taken.left_out.push(left);
                 }
@@ -279,8 +286,8 @@ impl<'a> Snapshot<'a> {
         Ok(copies)
     }
 
-    /// The parts of one table; or why it goes without, the others being none the worse.
-    async fn copy_table(&self, table: &Table, work: &mut Tools<'_>) -> Result<Result<Vec<Stored>, LeftOut>> {
+    /// The parts of one table, or why it is left out.
+    async fn copy_table(&self, table: &Table, work: &mut Tools<'_>) -> Result<Copied> {
         let client = self.connection.session.client();
         let mut read = self.read_table(table, work).await;
         hold::release(client).await?;
@@ -299,7 +306,7 @@ impl<'a> Snapshot<'a> {
             format!("take it again when that is done: `syncdata-archiver snapshot --tables '{name}'`")
         };
         let (error, passes) = match read {
-            Ok(stored) => return Ok(Ok(stored)),
+            Ok(stored) => return Ok(Copied::Whole(stored)),
             Err(Unread::All(error)) => return Err(error.context(format!("copying {}", table.name))),
             Err(Unread::Table(error)) => (error, false),
             Err(Unread::Now(error)) => (error, true),
@@ -309,7 +316,7 @@ impl<'a> Snapshot<'a> {
             false => "mend the table (is its index sound? REINDEX makes it anew), then take another snapshot"
                 .to_owned(),
         };
-        Ok(Err(LeftOut { table: table.name.clone(), reason: error.one_line(), remedy, passes }))
+        Ok(Copied::Not(LeftOut { table: table.name.clone(), reason: error.one_line(), remedy, passes }))
     }
 
     /// Whatever comes of it, the table is to be let go of.

@@ -25,7 +25,7 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct View {
     pub seen: Seen,
-    /// Nothing is seen that committed behind it.
+    /// Nothing is seen that committed after it.
     pub end_lsn: Lsn,
     pub taken_at: Timestamp,
     pub timeline: u32,

@@ -133,7 +133,7 @@ impl Facts {
 }
 
 impl Position {
-    /// A position behind all that had committed when it was asked for. A commit that nobody waits for
+    /// A position after all that had committed when it was asked for. A commit that nobody waits for
     /// (synchronous_commit = off) is there for every reader before it is flushed, which is what can be decoded: the
     /// server has a moment to flush it. (Longer than a moment only if wal_writer_delay was made so.)
     pub(crate) async fn settled(client: &impl GenericClient) -> Result<Position> {

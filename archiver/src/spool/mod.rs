@@ -121,7 +121,7 @@ impl Spool {
         Ok(Opened::Ours(Box::new(spool)))
     }
 
-    /// Takes from the disk what is true. After a failed write nobody knows whether memory is behind it: a manifest
+    /// Takes from the disk what is true. After a failed write memory may say less than the disk: a manifest
     /// that was written before the failure exists, and its number must not be given to another segment.
     pub(crate) fn reload(&mut self) -> Result<()> {
         let root = &self.folder.root;

@@ -150,7 +150,7 @@ impl HeldSnapshot {
 }
 
 impl Tip {
-    pub(crate) fn behind(verified: &Verified) -> Tip {
+    pub(crate) fn after(verified: &Verified) -> Tip {
         let segment = Link { seq: verified.manifest().seq, sha256: verified.sha256() };
         Tip { last: Some(Last { segment, day: verified.day() }), end_lsn: verified.manifest().end_lsn }
     }
@@ -220,7 +220,7 @@ impl State {
 
     /// The chain has gone on by this segment.
     pub(crate) fn follow(&mut self, verified: &Verified) {
-        self.tip = Tip::behind(verified);
+        self.tip = Tip::after(verified);
         self.covered_lsn = self.covered_lsn.max(self.tip.end_lsn);
         self.captured.told_by(verified.manifest());
         if let Some(last) = self.tip.last {

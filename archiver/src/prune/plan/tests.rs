@@ -141,7 +141,7 @@ fn what_the_window_the_tables_and_the_readers_need_stays() {
         ("ten days", full(&[5, 8, 10, 11, 19]), 10, Some(10)),
         ("no snapshot before the window", full(&[15, 19]), 10, None),
         ("more days than there are", full(&[2, 5]), 400, None),
-        ("a reader that is behind", with_ack(full(&[5, 10]), ack(31, TODAY)), 5, Some(4)),
+        ("a reader that lags", with_ack(full(&[5, 10]), ack(31, TODAY)), 5, Some(4)),
         ("a reader that is ahead", with_ack(full(&[5, 10]), ack(150, TODAY)), 5, Some(10)),
         ("a reader that loads an older copy", with_ack(full(&[5, 10]), loading(5)), 5, Some(5)),
     ] {
@@ -290,7 +290,7 @@ fn a_floor_is_no_reason_to_remove_what_the_plan_needs() {
 
 /// Days never go back, so that all later segments lie under the day of the one that was dated wrongly.
 #[test]
-fn commits_of_a_future_day_go_when_a_copy_from_behind_them_is_old_enough() {
+fn commits_of_a_future_day_go_when_a_copy_from_after_them_is_old_enough() {
     let in_the_future = |mut archive: Inventory, from: u32| {
         let day: Timestamp = "2099-01-01T00:00:00Z".parse().expect("a time");
         let late: Vec<_> =

@@ -69,7 +69,7 @@ impl Source for Wal2json {
             length.add(line);
             match Line::parse(line)? {
                 Line::Event(event) => take(event),
-                // Ours to send, nobody's to receive yet.
+                // None is asked for.
                 Line::Message => Ok(()),
             }
         })
