@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use syncdata_formats::error::Result;
+use syncdata_formats::error::{Error, Result};
+use syncdata_formats::snapshot::TableCopy;
+use syncdata_service::postgres::sqlstate;
 use syncdata_service::progress::{Progress, Unit};
+use tokio_postgres::error::SqlState;
 
 use super::{Base, Copy, Halt, is_of_a_row, parts, shadow};
 use crate::archive::fetch::Source;
@@ -38,7 +41,20 @@ pub(crate) async fn fill(
             let job = format!("loading {} from {}", table.name, base.name());
             let mut progress = Progress::start(job, Unit::Bytes, Some(copy.content_bytes));
             parts::copy_in(client, source, copy, &statement, &mut progress).await.map_err(|error| {
-                if is_of_a_row(&error) { Halt::refused(&table.name, error.one_line()) } else { error.into() }
+                if !is_of_a_row(&error) {
+                    return error.into();
+                }
+                match renamed_label(copy, &error) {
+                    Some(label) => Halt::refused(
+                        &table.name,
+                        format!(
+                            "label {label:?} of {} is not known here any more; a newer base copy is needed, {}",
+                            base.name(),
+                            take_snapshot(&table.name)
+                        ),
+                    ),
+                    None => Halt::refused(&table.name, error.one_line()),
+                }
             })?;
             progress.finish();
             let places = copy.columns.iter().filter_map(|name| table.column(name));
@@ -58,4 +74,14 @@ pub(crate) async fn fill(
     let shadow = shadow::index(client, &shadow, &target).await?;
     let described = matches!(base, Base::Snapshot(_));
     Ok(Copy { table: Arc::clone(table), shadow, relation, described, columns })
+}
+
+/// The enum label of the base that the table did not take: it was renamed since.
+fn renamed_label<'a>(copy: &'a TableCopy, error: &Error) -> Option<&'a str> {
+    if sqlstate(error) != Some(&SqlState::INVALID_TEXT_REPRESENTATION) {
+        return None;
+    }
+    let said = error.one_line();
+    let mut labels = copy.relation.types.values().flatten();
+    labels.find(|label| said.contains("enum") && said.contains(&format!("\"{label}\""))).map(String::as_str)
 }
