@@ -27,7 +27,7 @@ impl Limits {
     /// Three batches are alive at once (one read, one ready, one applied), each with its text, the same text
     /// encoded for the server, and 8 bytes for every cell, twice: about 100 MiB each at the worst.
     pub fn of_memory() -> Limits {
-        Limits { records: 1 << 20, text_bytes: 24 << 20, cells: 3 << 20 }
+        Limits { records: 3 << 18, text_bytes: 18 << 20, cells: 9 << 18 }
     }
 }
 
