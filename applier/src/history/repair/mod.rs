@@ -77,7 +77,7 @@ pub async fn repair(config: &Config, order: &Order) -> Result<Report> {
     let (mut report, scans) = repair.scan().await?;
     let searches = repair.look_back(&scans).await?;
     if !order.dry_run {
-        repair.carry_out(scans, searches, &mut report).await?;
+        local.in_transaction(repair.carry_out(scans, searches, &mut report)).await?;
     }
     Ok(report)
 }
