@@ -97,10 +97,11 @@ async fn under_a_load_of_eight_sessions_every_row_is_in_the_copy_or_in_the_strea
 /// It is in the stream from its commit record on, and nobody sees it before the standby has it.
 #[tokio::test]
 async fn a_commit_that_waits_for_a_standby_is_waited_for_and_comes_once() {
-    let world = scene::world(TABLES).await;
+    let mut world = scene::world(TABLES).await;
     poll(&world).await;
     world.source.append_setting("synchronous_standby_names", "nobody");
-    world.source.reload();
+    // A reload takes its time, and until then commits wait for nobody.
+    world.source.restart().await;
     let client = world.source.connect().await;
     let waiting = tokio::spawn(async move {
         client.batch_execute("INSERT INTO one (session) VALUES (1)").await.expect("it ends some time");
