@@ -96,7 +96,7 @@ impl Acks {
 /// The newest segment that ends at or before that; 0: there is none.
 async fn last_before(source: &Source, needed: Lsn) -> Result<u64> {
     let listing = source.list(None).await?;
-    let names = listing.values().flatten().map(|(_, name)| name);
+    let names = listing.names().map(|(_, name)| name);
     Ok(names.filter(|name| name.end_lsn <= needed).map(|name| name.seq.get()).max().unwrap_or(0))
 }
 

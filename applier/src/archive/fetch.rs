@@ -5,7 +5,7 @@
 //! archive ─▶ listing, head ─▶ manifest ─ chain, signature ─▶ file ─ resume ─▶ cache ─ size, SHA-256 ─▶ pass
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -13,17 +13,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use syncdata_archive::{ArchiveHandle, EntryKind};
-use syncdata_archive::{small, snapshots};
+use syncdata_archive::listing::{self, Listing};
+use syncdata_archive::{ArchiveHandle, small, snapshots};
 use syncdata_formats::ack::Ack;
 use syncdata_formats::chain::{ChainTip, Verified};
+use syncdata_formats::digest::Digest;
 use syncdata_formats::document::Document;
 use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::floor::Floor;
 use syncdata_formats::head::{Head, Newest};
 use syncdata_formats::identity::ArchiveIdentity;
-use syncdata_formats::layout::{ArchivePath, SegmentFile, SegmentName, SegmentSeq};
-use syncdata_formats::manifest::{ChangeFile, Manifest};
+use syncdata_formats::layout::{ArchivePath, SegmentFile, SegmentName};
+use syncdata_formats::manifest::{ChangeFile, Link, Manifest};
 use syncdata_formats::name::TableName;
 use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::snapshot::{Part, PartName, SnapshotManifest};
@@ -68,9 +69,6 @@ pub struct FetchedPart {
     /// Its share of the cache.
     _room: OwnedSemaphorePermit,
 }
-
-/// Manifests that lie in the archive, by number.
-pub type Listing = BTreeMap<SegmentSeq, Vec<(Day, SegmentName)>>;
 
 impl Source {
     pub fn new(
@@ -133,37 +131,19 @@ impl Source {
     }
 
     pub async fn floor(&self) -> Result<Option<Floor>> {
-        match self.small_file(&ArchivePath::floor(), Document::Floor).await? {
-            Some(bytes) => Ok(Some(Floor::decode(&bytes)?)),
-            None => Ok(None),
-        }
+        self.archive.run(listing::floor).await
     }
 
     /// The manifests under that day and later ones.
     pub async fn list(&self, from: Option<Day>) -> Result<Listing> {
-        let listed = self.archive.run(move |archive| {
-            let mut found = Vec::new();
-            for folder in archive.list(&ArchivePath::segments())? {
-                // What is no day is not ours.
-                let Ok(day) = folder.name.parse::<Day>() else { continue };
-                if folder.kind != EntryKind::Directory || from.is_some_and(|from| day < from) {
-                    continue;
-                }
-                for entry in archive.list(&ArchivePath::day(day))? {
-                    if let (EntryKind::File, Some(SegmentFile::Manifest(name))) =
-                        (entry.kind, SegmentFile::parse(&entry.name))
-                    {
-                        found.push((day, name));
-                    }
-                }
-            }
-            Ok(found)
-        });
-        let mut listing = Listing::new();
-        for (day, name) in listed.await? {
-            listing.entry(name.seq).or_default().push((day, name));
-        }
-        Ok(listing)
+        self.archive.run(move |archive| Listing::read(archive, from)).await
+    }
+
+    /// What has to follow a segment that is not verified by itself: the links from there on do that.
+    pub async fn tip_after(&self, archive_id: Uuid, (day, name): (Day, SegmentName)) -> Result<ChainTip> {
+        let bytes = self.manifest_bytes(day, name).await?;
+        let link = Link { seq: name.seq, sha256: Digest::of(&bytes) };
+        Ok(ChainTip::after(archive_id, link, name.end_lsn, day))
     }
 
     /// Reads the manifest and checks that it follows `tip`.

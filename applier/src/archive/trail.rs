@@ -2,9 +2,7 @@
 //! chain that leads into the one after it, and so to what is known for certain.
 
 use syncdata_formats::chain::{ChainTip, Verified};
-use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Error, Kind, Result};
-use syncdata_formats::floor::Floor;
 use syncdata_formats::layout::{SegmentName, SegmentSeq};
 use syncdata_formats::manifest::Link;
 use syncdata_formats::time::Day;
@@ -20,11 +18,12 @@ const STRIDE: usize = 64;
 pub struct Trail<'a> {
     source: &'a Source,
     archive_id: Uuid,
-    floor: Option<Floor>,
+    /// What the first segment of all has to follow.
+    origin: ChainTip,
     /// A segment that is known from elsewhere: it must be that one.
     known: Option<Link>,
     places: Vec<(Day, SegmentName)>,
-    /// There are segments behind the last one that counts.
+    /// There are segments after the last one that counts.
     pub has_more: bool,
     /// Of the last of these places; oldest first.
     read: Vec<Verified>,
@@ -40,22 +39,18 @@ impl<'a> Trail<'a> {
     ) -> Result<Trail<'a>> {
         let listing = source.list(None).await?;
         if let Some(known) = known
-            && !listing.contains_key(&known.seq)
+            && listing.places(known.seq).is_empty()
         {
             let message = format!("the archive no longer has segment {}, which is applied here", known.seq);
             return Err(Error::new(Kind::Foreign, message).hint(
                 "nothing was changed; bring the archive back from a sound copy, or check archive_dir",
             ));
         }
-        let floor = source.floor().await?;
-        // A prune that was interrupted leaves some before the floor: they do not exist.
-        let begins = floor.as_ref().map_or(SegmentSeq::FIRST, |floor| floor.seq);
-        let counts = |seq: &SegmentSeq| *seq >= begins && until.is_none_or(|until| *seq <= until);
-        let has_more =
-            listing.keys().next_back().is_some_and(|last| until.is_some_and(|until| *last > until));
-        let places = listing.iter().filter(|(seq, _)| counts(seq));
-        let places = places.flat_map(|(_, places)| places.iter().copied()).collect();
-        Ok(Trail { source, archive_id, floor, known, places, has_more, read: Vec::new() })
+        let counts = |name: &SegmentName| until.is_none_or(|until| name.seq <= until);
+        let has_more = listing.names().next_back().is_some_and(|(_, last)| !counts(&last));
+        let places = listing.names().filter(|(_, name)| counts(name)).collect();
+        let origin = listing.origin(archive_id);
+        Ok(Trail { source, archive_id, origin, known, places, has_more, read: Vec::new() })
     }
 
     /// What was read so far, oldest first, without a hole up to the end.
@@ -104,16 +99,12 @@ impl<'a> Trail<'a> {
         Ok(())
     }
 
-    /// What the manifest at that place has to follow. The one before it is not verified by itself: the links from here
-    /// on do that.
+    /// What the manifest at that place has to follow.
     async fn tip_before(&self, place: usize) -> Result<ChainTip> {
         let Some(before) = place.checked_sub(1) else {
-            return Ok(self.floor.as_ref().map_or(ChainTip::origin(self.archive_id), Floor::tip));
+            return Ok(self.origin);
         };
-        let (day, name) = self.places[before];
-        let bytes = self.source.manifest_bytes(day, name).await?;
-        let link = Link { seq: name.seq, sha256: Digest::of(&bytes) };
-        Ok(ChainTip::after(self.archive_id, link, name.end_lsn, day))
+        self.source.tip_after(self.archive_id, self.places[before]).await
     }
 }
 

@@ -23,22 +23,22 @@ pub async fn foresee(
     let source = archive::open::open(config)?;
     let identity = source.identity().await?;
     let snapshots = source.snapshots(identity.archive_id).await?;
-    let (floor, listing) = (source.floor().await?, source.list(None).await?);
+    let listing = source.list(None).await?;
     let reached = cursor::reached(local.session.client(), &local.meta).await?;
     // A copy that has nothing yet gets as far as the archive before it loads.
-    let newest = listing.values().flatten().map(|(_, name)| name.end_lsn).max();
+    let newest = listing.names().map(|(_, name)| name.end_lsn).max();
     let head = source.head().await?.map(|head| head.covered_lsn);
     let reached = reached.max(newest.unwrap_or(Lsn::ZERO)).max(head.unwrap_or(Lsn::ZERO));
     let mut since = cursor::capture_since(local.session.client(), &local.meta).await?;
     if since.is_empty()
-        && let Some(&(day, name)) = listing.values().flatten().next()
+        && let Some((day, name)) = listing.names().next()
     {
         // Nothing is applied yet. What the first segment says is looked at again when it is.
         let bytes = source.manifest_bytes(day, name).await?;
         since = Manifest::decode(&bytes)?.capture_since;
     }
-    let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached, since: &since };
-    let after = |from: Lsn| listing.values().flatten().filter(|(_, name)| name.end_lsn > from).count();
+    let offer = Offer { snapshots: &snapshots, floor: listing.floor(), reached, since: &since };
+    let after = |from: Lsn| listing.names().filter(|(_, name)| name.end_lsn > from).count();
     let words = |table: &TableName| match offer.choose(table, want) {
         Choice::Snapshot(snapshot) => {
             let copy = &snapshot.tables[table];

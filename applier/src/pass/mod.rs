@@ -212,7 +212,7 @@ impl<'a> Pass<'a> {
         let Some(&(day, name)) = view.after(checkpoint).first() else { return Ok(Vec::new()) };
         let first = self.context.source.manifest(&view.tip, day, name).await?;
         let (begins, since) = (first.manifest().start_lsn, &first.manifest().capture_since);
-        let offer = Offer { snapshots: &snapshots, floor: view.floor.as_ref(), reached: Lsn::ZERO, since };
+        let offer = Offer { snapshots: &snapshots, floor: view.floor(), reached: Lsn::ZERO, since };
         let starts = |&(table, want): &(&TableName, Want)| {
             // What is made anew must not be written over what is there. What began later is loaded by itself.
             want != Want::Rebuild && offer.choose(table, want) == Choice::Start(begins)

@@ -1,5 +1,6 @@
 //! What the archive shows of itself at the beginning of a pass.
 
+use syncdata_archive::listing::Listing;
 use syncdata_formats::chain::ChainTip;
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Error, Kind, Result};
@@ -8,14 +9,13 @@ use syncdata_formats::head::{Head, Newest};
 use syncdata_formats::layout::SegmentName;
 use syncdata_formats::time::{Day, Timestamp};
 
-use crate::archive::fetch::{Listing, Source};
+use crate::archive::fetch::Source;
 use crate::target::postgres::cursor::Checkpoint;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct View {
     pub head: Option<Head>,
-    pub floor: Option<Floor>,
     /// The segments after the checkpoint, and its own.
     listing: Listing,
     /// They are those that head.json names; nobody has looked whether they are there, or whether there are more.
@@ -41,31 +41,24 @@ impl View {
             }
             ours
         });
-        let floor = source.floor().await?;
-        if let Some(floor) = &floor
-            && floor.archive_id != archive_id
-        {
-            return Err(Error::new(Kind::Foreign, "floor.json is of another archive"));
-        }
         let hinted = hinted(checkpoint, head.as_ref(), known);
         let is_hint = hinted.is_some();
-        let mut listing = match hinted {
-            Some(listing) => {
-                tracing::debug!(segments = listing.len(), "head.json names what is new: nothing is listed");
-                listing
+        let listing = match hinted {
+            Some(names) => {
+                tracing::debug!(segments = names.len(), "head.json names what is new: nothing is listed");
+                Listing::of(names, source.floor().await?)
             }
             None => source.list(checkpoint.segment.map(|segment| segment.day)).await?,
         };
-        if let (None, Some(floor)) = (checkpoint.segment, &floor) {
-            // A prune that was interrupted leaves some before the floor: they do not exist.
-            listing.retain(|seq, _| *seq >= floor.seq);
+        if listing.floor().is_some_and(|floor| floor.archive_id != archive_id) {
+            return Err(Error::new(Kind::Foreign, "floor.json is of another archive"));
         }
         let tip = match checkpoint.segment {
-            None => floor.as_ref().map_or(ChainTip::origin(archive_id), Floor::tip),
+            None => listing.origin(archive_id),
             Some(_) => checkpoint.tip(archive_id),
         };
         if checkpoint.segment.is_some() {
-            match check_own(source, checkpoint, &listing, floor.as_ref()).await {
+            match check_own(source, checkpoint, &listing).await {
                 Err(error) if is_hint && is_about_the_archive(&error) => {
                     return Box::pin(View::of(source, checkpoint, None)).await;
                 }
@@ -77,19 +70,26 @@ impl View {
         {
             tracing::warn!(segment = newest.name.seq.get(), "head.json is behind the checkpoint and ignored");
         }
-        Ok(View { head, floor, listing, is_hint, tip })
+        Ok(View { head, listing, is_hint, tip })
     }
 
     /// The manifests after the checkpoint, in order; where one number stands twice, both, so that the chain refuses.
     pub(super) fn after(&self, checkpoint: &Checkpoint) -> Vec<(Day, SegmentName)> {
-        let later = self.listing.iter().filter(|(seq, _)| seq.get() > checkpoint.seq());
-        later.flat_map(|(_, places)| places.iter().copied()).collect()
+        self.listing.names().filter(|(_, name)| name.seq.get() > checkpoint.seq()).collect()
+    }
+
+    pub(super) fn floor(&self) -> Option<&Floor> {
+        self.listing.floor()
     }
 }
 
 /// The segments from the checkpoint's own on, if head.json names them all and was replaced since: one that was not may
 /// hide what came after it.
-fn hinted(checkpoint: &Checkpoint, head: Option<&Head>, known: Option<Timestamp>) -> Option<Listing> {
+fn hinted(
+    checkpoint: &Checkpoint,
+    head: Option<&Head>,
+    known: Option<Timestamp>,
+) -> Option<Vec<(Day, SegmentName)>> {
     let (own, head) = (checkpoint.segment?, head?);
     if head.covered_at <= known? {
         return None;
@@ -99,7 +99,7 @@ fn hinted(checkpoint: &Checkpoint, head: Option<&Head>, known: Option<Timestamp>
     };
     head.recent.iter().find(is_own)?;
     let from_own = head.recent.iter().take_while(|segment| segment.name.seq >= own.link.seq);
-    Some(from_own.map(|segment| (segment.name.seq, vec![(segment.day, segment.name)])).collect())
+    Some(from_own.map(|segment| (segment.day, segment.name)).collect())
 }
 
 /// Not that it is out of reach: what it has is not as it should be.
@@ -108,15 +108,11 @@ pub(super) fn is_about_the_archive(error: &Error) -> bool {
 }
 
 /// The segment at the checkpoint is still there as it was, or was pruned.
-async fn check_own(
-    source: &Source,
-    checkpoint: &Checkpoint,
-    listing: &Listing,
-    floor: Option<&Floor>,
-) -> Result<()> {
+async fn check_own(source: &Source, checkpoint: &Checkpoint, listing: &Listing) -> Result<()> {
     let own = checkpoint.segment.expect("asked for one that has");
     let seq = own.link.seq;
-    if let Some(places) = listing.get(&seq) {
+    let places = listing.places(seq);
+    if !places.is_empty() {
         for &(day, name) in places {
             let bytes = source.manifest_bytes(day, name).await?;
             if name.end_lsn == own.end_lsn && Digest::of(&bytes) == own.link.sha256 {
@@ -129,7 +125,7 @@ async fn check_own(
         )
         .hint("nothing was applied; bring the archive back from a sound copy"));
     }
-    match floor {
+    match listing.floor() {
         Some(floor) if floor.previous == Some(own.link) => Ok(()),
         Some(floor) if floor.seq > seq.next() => Err(Error::new(
             Kind::Foreign,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syncdata_archive::snapshots::{self, Files, has_manifest};
-use syncdata_archive::{Archive, Entry, EntryKind, small};
+use syncdata_archive::{Archive, Entry, EntryKind, listing, small};
 use syncdata_formats::ack::{Ack, AckName};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::document::Document;
@@ -67,23 +67,16 @@ impl Inventory {
         verify_key: Option<&VerifyKey>,
     ) -> Result<Inventory> {
         let mut inventory = Inventory::default();
-        inventory.read_floor(archive)?;
-        for folder in archive.list(&ArchivePath::segments())? {
-            if let (EntryKind::Directory, Ok(day)) = (folder.kind, folder.name.parse::<Day>()) {
-                let entries = archive.list(&ArchivePath::day(day))?;
-                inventory.days.insert(day, entries.into_iter().map(SegmentEntry::of).collect());
-            }
+        let (days, _) = listing::folders(archive)?;
+        for day in days {
+            let entries = archive.list(&ArchivePath::day(day))?;
+            inventory.days.insert(day, entries.into_iter().map(SegmentEntry::of).collect());
         }
+        inventory.floor = listing::floor(archive)?;
         inventory.check_floor(archive, archive_id)?;
         inventory.read_snapshots(archive, archive_id, verify_key)?;
         inventory.read_acks(archive)?;
         Ok(inventory)
-    }
-
-    fn read_floor(&mut self, archive: &mut dyn Archive) -> Result<()> {
-        let bytes = small::read(archive, &ArchivePath::floor(), Document::Floor)?;
-        self.floor = bytes.map(|bytes| Floor::decode(&bytes)).transpose()?;
-        Ok(())
     }
 
     /// A wrong one would have whole archives removed, and readers believe it too.

@@ -1,9 +1,9 @@
-//! What the archive has of segments: listed, read, and read back.
+//! What the archive has of segments: read, and read back.
 
 use syncdata_archive::{Archive, small};
 use syncdata_formats::digest::{Digest, Hashing};
 use syncdata_formats::document::Document;
-use syncdata_formats::layout::{ArchivePath, SegmentFile, SegmentName};
+use syncdata_formats::layout::{ArchivePath, SegmentName};
 use syncdata_formats::time::Day;
 use syncdata_formats::{Error, Kind, Result};
 
@@ -20,25 +20,4 @@ pub(super) fn read_manifest(archive: &mut dyn Archive, day: Day, name: SegmentNa
     let path = name.manifest(day);
     small::read(archive, &path, Document::Manifest)?
         .ok_or_else(|| Error::new(Kind::NotFound, format!("{path} was listed but is not there")))
-}
-
-/// All manifests from a day on, in order of their numbers.
-pub(super) fn list_manifests(
-    archive: &mut dyn Archive,
-    from: Option<Day>,
-) -> Result<Vec<(Day, SegmentName)>> {
-    let mut manifests = Vec::new();
-    for folder in archive.list(&ArchivePath::segments())? {
-        let Ok(day) = folder.name.parse::<Day>() else { continue };
-        if from.is_some_and(|from| day < from) {
-            continue;
-        }
-        for entry in archive.list(&ArchivePath::day(day))? {
-            if let Some(SegmentFile::Manifest(name)) = SegmentFile::parse(&entry.name) {
-                manifests.push((day, name));
-            }
-        }
-    }
-    manifests.sort_by_key(|(_, name)| name.seq);
-    Ok(manifests)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use syncdata_archive::{Archive, ArchiveHandle, Entry, small, snapshots};
+use syncdata_archive::{Archive, ArchiveHandle, Entry, listing, small, snapshots};
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::document::Document;
@@ -23,7 +23,7 @@ use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::faults;
 use tracing::{info, warn};
 
-use crate::ship::files::{list_manifests, read_manifest};
+use crate::ship::files::read_manifest;
 use crate::ship::head;
 use crate::ship::parcel::Parcel;
 use crate::spool::{HeldSnapshot, Last, Spool, Spooled, State, Tip};
@@ -116,7 +116,7 @@ impl Shipper {
 
     /// The names of all manifests from a day on, in order of their numbers.
     pub(crate) async fn list(&self, from: Option<Day>) -> Result<Vec<(Day, SegmentName)>> {
-        self.archive.run(move |archive| list_manifests(archive, from)).await
+        self.archive.run(move |archive| listing::manifests(archive, from)).await
     }
 
     /// What the chain says last of the time since when tables are captured, with the tables that its end captures.
@@ -244,7 +244,7 @@ fn find_capture_since(
     archive_id: uuid::Uuid,
 ) -> Result<(BTreeMap<TableName, Since>, Vec<TableName>)> {
     let mut captured = None;
-    for (day, name) in list_manifests(archive, None)?.into_iter().rev() {
+    for (day, name) in listing::manifests(archive, None)?.into_iter().rev() {
         let manifest = Manifest::decode(&read_manifest(archive, day, name)?)
             .context(|| format!("reading {}", name.manifest(day)))?;
         if manifest.archive_id != archive_id {
@@ -266,7 +266,7 @@ fn find_end(
 ) -> Result<End> {
     let head = head::read(archive)?.filter(|head| head.archive_id == archive_id);
     let from = head.as_ref().and_then(|head| head.newest).map(|newest| newest.day);
-    let mut listed = list_manifests(archive, from)?;
+    let mut listed = listing::manifests(archive, from)?;
     if let Some(claimed) = head.as_ref().and_then(|head| head.newest)
         && listed.last().is_none_or(|(_, name)| name.seq < claimed.name.seq)
     {
@@ -286,7 +286,7 @@ fn find_end(
     }
     if listed.iter().any(|(_, name)| name.end_lsn > slot_at) {
         // They may lie in earlier folders, too.
-        listed = list_manifests(archive, None)?;
+        listed = listing::manifests(archive, None)?;
     }
     listed.retain(|(_, name)| name.end_lsn > slot_at);
     let after_slot = match listed.first().copied() {

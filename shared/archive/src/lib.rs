@@ -6,6 +6,7 @@
 mod content;
 mod directory;
 mod handle;
+pub mod listing;
 mod sftp;
 pub mod small;
 pub mod snapshots;

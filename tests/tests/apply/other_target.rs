@@ -140,8 +140,7 @@ impl Forged {
     async fn pass(&self, source: &Source, target: &mut Memory, mut checkpoint: Checkpoint) -> Result<()> {
         let archive_id = source.identity().await?.archive_id;
         let listing = source.list(None).await?;
-        let later = listing.into_iter().filter(|(seq, _)| seq.get() > checkpoint.seq());
-        let names = later.flat_map(|(_, places)| places).collect();
+        let names = listing.names().filter(|(_, name)| name.seq.get() > checkpoint.seq()).collect();
         let stream = source.stream(checkpoint.tip(archive_id), names, None, BTreeSet::from([users()]));
 
         let rules = Rules { apply_batch_changes: 1, on_error: OnError::Stop, metric_freq: Duration::ZERO };

@@ -41,8 +41,7 @@ pub(super) async fn look(config: &Config, findings: &mut Vec<Finding>) -> Result
     findings.push(Finding::ok("archive", message));
     let head = source.head().await?;
     findings.push(alive(config, head.as_ref()));
-    let mut places: Vec<(Day, SegmentName)> = source.list(None).await?.into_values().flatten().collect();
-    places.reverse();
+    let places: Vec<(Day, SegmentName)> = source.list(None).await?.names().rev().collect();
     if let Some(&(day, name)) = places.first() {
         findings.push(match verified(config, &source, &identity, day, name).await {
             Ok(message) => Finding::ok("newest manifest", message),

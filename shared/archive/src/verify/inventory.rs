@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::range::Range;
 use super::report::{Report, Verdict};
-use crate::{Archive, EntryKind};
+use crate::{Archive, listing};
 use syncdata_formats::document::Document;
 use syncdata_formats::error::Result;
 use syncdata_formats::floor::Floor;
@@ -41,15 +41,12 @@ impl Inventory {
             Ok(floor) => inventory.floor = floor,
             Err(error) => report.error(Verdict::Damaged, None, "floor.json", &error),
         }
-        for folder in archive.list(&ArchivePath::segments())? {
-            match folder.name.parse::<Day>() {
-                Ok(day) if folder.kind == EntryKind::Directory => {
-                    if range.may_lie_in(day) {
-                        inventory.take_day(archive, day, range, report)?;
-                    }
-                }
-                _ => report.note(format!("segments/{} is not ours", folder.name)),
-            }
+        let (days, others) = listing::folders(archive)?;
+        for other in others {
+            report.note(format!("segments/{} is not ours", other.name));
+        }
+        for day in days.into_iter().filter(|day| range.may_lie_in(*day)) {
+            inventory.take_day(archive, day, range, report)?;
         }
         Ok(inventory)
     }
@@ -87,7 +84,7 @@ impl Inventory {
         let mut signatures = Vec::new();
         for entry in archive.list(&ArchivePath::day(day))? {
             let path = format!("segments/{day}/{}", entry.name);
-            match SegmentFile::parse(&entry.name).filter(|_| entry.kind == EntryKind::File) {
+            match listing::segment_file(&entry) {
                 Some(SegmentFile::Manifest(name)) => self.add(day, name, range, report),
                 Some(SegmentFile::Changes(name)) => drop(changes.insert(name, entry.bytes)),
                 Some(SegmentFile::Signature(name)) => signatures.push(name),
