@@ -17,7 +17,7 @@ pub struct Ahead<P> {
     apply_batch_changes: u64,
     /// The next group, once it was looked at.
     next: Vec<Fetched>,
-    /// What came out of the stream behind it: too much for the same transaction, or an error.
+    /// What came out of the stream after it: too much for the same transaction, or an error.
     held: Option<Result<Fetched>>,
     reading: Option<Reading<P>>,
     prepare: fn(Batch) -> P,

@@ -127,7 +127,7 @@ impl<P: Send + 'static> Reading<P> {
         *self.tasks == tasks
     }
 
-    /// The next item of the segments, in order; `None` behind the last one.
+    /// The next item of the segments, in order; `None` after the last one.
     pub async fn next(&mut self) -> Option<Result<Item<P>>> {
         self.items.recv().await
     }

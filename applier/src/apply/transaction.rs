@@ -59,8 +59,8 @@ struct Findings {
     oddities: BTreeMap<TableName, Oddities>,
 }
 
-/// Applies the group and commits. `checkpoint` is where the copy stands; in [`Scope::Live`] it moves behind
-/// the group. What is ahead of it begins to be read meanwhile.
+/// Applies the group and commits. `checkpoint` is where the copy stands; in [`Scope::Live`] it moves to
+/// the group's end. What is ahead of it begins to be read meanwhile.
 pub async fn apply<T: Target>(
     target: &mut T,
     rules: &Rules,

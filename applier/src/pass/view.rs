@@ -68,7 +68,10 @@ impl View {
         if let Some(newest) = head.as_ref().and_then(|head| head.newest)
             && newest.name.seq.get() < checkpoint.seq()
         {
-            tracing::warn!(segment = newest.name.seq.get(), "head.json is behind the checkpoint and ignored");
+            tracing::warn!(
+                segment = newest.name.seq.get(),
+                "head.json is older than the checkpoint and ignored"
+            );
         }
         Ok(View { head, listing, is_hint, tip })
     }

@@ -137,7 +137,7 @@ fn other_type(table: &Table, column: &manifest::Column, local: &str) -> Differen
 /// The columns by which `old_keys` and `data` name the same row, if there are such.
 fn key(relation: &Relation, table: &Table) -> Key {
     let none = Key { columns: Vec::new(), arbiter: false, deferrable: false, nettable: false };
-    // The index behind `index` is not named; its columns stand in each row's `old_keys`.
+    // The index that `index` means is not named; its columns stand in each row's `old_keys`.
     let named_by_primary_key = match relation.replica_identity {
         ReplicaIdentity::Default | ReplicaIdentity::Full | ReplicaIdentity::Nothing => true,
         ReplicaIdentity::Index => false,

@@ -65,7 +65,7 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Declare changes as missing and go on behind them
+    /// Declare changes as missing and go on after them
     DeclareGap(DeclareGapArguments),
     /// Make a key for signing manifests
     Keygen {

@@ -37,7 +37,7 @@ pub(crate) struct Shipper {
 /// Where an archive ends.
 #[derive(Debug)]
 pub(crate) struct End {
-    /// Behind the last segment, and the timeline that this was read from; `None` without a segment.
+    /// After the last segment, and the timeline that this was read from; `None` without a segment.
     pub last: Option<(Tip, u32)>,
     pub head: Option<Head>,
     /// The segments that end after where the slot stands.

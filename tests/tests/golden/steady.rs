@@ -1,6 +1,7 @@
 //! The same text for every run: what differs from run to run becomes a fixed word.
 
 use syncdata_tests::LocalCopy;
+use syncdata_tests::world::World;
 
 /// The hexadecimal digits of a UUID's five parts.
 const UUID: [usize; 5] = [8, 4, 4, 4, 12];
@@ -15,6 +16,47 @@ pub(crate) fn of_copy(copy: &LocalCopy, text: &str) -> String {
     let lines = text.lines().map(without_server_version);
     let text: String = lines.map(|line| line + "\n").collect();
     steady(&text)
+}
+
+/// The output of the archiver of that world. Numbers are of this run: sizes, positions, seconds. What is said of
+/// wal2json depends on its version.
+pub(crate) fn of_world(world: &World, text: &str) -> String {
+    let text = text.replace(&world.archive_dir().display().to_string(), "ARCHIVE_DIR");
+    let text = text.replace(&world.folder().display().to_string(), "FOLDER");
+    let text = text.replace(&format!("{}:{}", world.source.host(), world.source.port()), "HOST:PORT");
+    let text = text.replace(world.source.host(), "HOST");
+    let lines = text.lines().filter(|line| !line.contains("wal2json")).map(without_server_version);
+    let text: String = lines.map(|line| line + "\n").collect();
+    without_numbers(&steady(&text))
+}
+
+/// Positions and numbers as fixed words.
+fn without_numbers(text: &str) -> String {
+    let mut out = String::new();
+    for word in text.split_inclusive(|c: char| !(c.is_ascii_hexdigit() || c == '/' || c == '.')) {
+        let (body, end) = match word.char_indices().next_back() {
+            Some((at, c)) if !(c.is_ascii_hexdigit() || c == '/' || c == '.') => word.split_at(at),
+            _ => (word, ""),
+        };
+        let is_position = body.split_once('/').is_some_and(|(high, low)| {
+            [high, low].iter().all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_hexdigit()))
+        });
+        match (is_position, body.starts_with(|c: char| c.is_ascii_digit())) {
+            (true, _) => out.push_str("LSN"),
+            (false, true) => {
+                let number = body.trim_end_matches('.');
+                out.push_str(if number.chars().all(|c| c.is_ascii_digit() || c == '.') {
+                    "N"
+                } else {
+                    number
+                });
+                out.push_str(&body[number.len()..]);
+            }
+            (false, false) => out.push_str(body),
+        }
+        out.push_str(end);
+    }
+    out
 }
 
 /// The tests run on several versions of PostgreSQL.
@@ -80,4 +122,10 @@ fn times_and_ids_become_words_and_all_else_stays() {
     let text =
         "as of 2026-02-05T10:30:00.5Z, archive 6f1c2f0e-0000-4000-8000-00000000abcd; 2026-02-05 stays – so";
     assert_eq!(steady(text), "as of TIME, archive UUID; 2026-02-05 stays – so");
+}
+
+#[test]
+fn positions_and_numbers_of_a_run_become_words() {
+    let text = "up to 0/16B3D00, 1.5 MiB in 12 files; exit code a; face/b";
+    assert_eq!(without_numbers(text), "up to LSN, N MiB in N files; exit code a; LSN");
 }

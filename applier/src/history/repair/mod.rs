@@ -161,7 +161,7 @@ impl Repair<'_> {
         let seq = manifest.seq.get();
         for (name, plan) in &self.plan.tables {
             let Some(search) = searches.get_mut(&name.to_string()) else { continue };
-            // What the gap swallowed may have been about these rows. Behind the range there is none.
+            // What the gap swallowed may have been about these rows. After the range there is none.
             if seq < plan.first && manifest.gaps.iter().any(|gap| concerns(gap, name)) {
                 search.give_up();
             }

@@ -274,7 +274,7 @@ pub async fn covered_at(client: &impl GenericClient, meta: &MetaSchema) -> Resul
 
 /// Up to where everything that committed is in the live tables.
 pub async fn reached(client: &impl GenericClient, meta: &MetaSchema) -> Result<Lsn> {
-    // `covered_lsn` was noted when all of the archive was applied: behind the last segment nothing had happened.
+    // `covered_lsn` was noted when all of the archive was applied: after the last segment nothing had happened.
     let select = format!(
         "SELECT greatest(end_lsn, coalesce(covered_lsn, '0/0'))::text FROM {meta}.data_sync_checkpoint"
     );
