@@ -182,6 +182,7 @@ impl Forge {
             capture_since,
             relations: relations.map(|(table, relation)| (table.clone(), relation.clone())).collect(),
             gaps: std::mem::take(&mut self.gaps),
+            proof: None,
             created_at: self.clock,
             archiver: "forged".into(),
         };

@@ -135,6 +135,7 @@ fn draft(state: &State, source: Source, capture: &Capture, end_lsn: Lsn, gaps: V
         capture_since: state.captured.news(end_lsn),
         relations: BTreeMap::new(),
         gaps,
+        proof: None,
         created_at: Timestamp::now(),
         archiver: env!("CARGO_PKG_VERSION").to_owned(),
     }

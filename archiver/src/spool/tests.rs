@@ -66,6 +66,7 @@ fn gap_manifest(state: &State, to: u64) -> Manifest {
         capture_since: BTreeMap::new(),
         relations: BTreeMap::new(),
         gaps: vec![Gap { from, to, reason: "a test".into(), tables: None }],
+        proof: None,
         created_at: Timestamp::from_micros(0).expect("a time"),
         archiver: "0.1.0".into(),
     }

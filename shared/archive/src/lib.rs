@@ -7,6 +7,7 @@ mod content;
 mod directory;
 mod handle;
 pub mod listing;
+pub mod proofs;
 mod sftp;
 pub mod small;
 pub mod snapshots;

@@ -20,6 +20,11 @@ pub enum Document {
     SnapshotManifest,
     /// The line beside a snapshot's manifest, for `sha256sum -c`.
     SnapshotDigest,
+    ProofManifest,
+    /// The digests of a table in a proof.
+    ProofBuckets,
+    /// The line beside a proof's manifest, for `sha256sum -c`.
+    ProofDigest,
     /// Of a manifest.
     Signature,
     /// How far a reader is.
@@ -27,13 +32,16 @@ pub enum Document {
 }
 
 impl Document {
-    pub const ALL: [Document; 8] = [
+    pub const ALL: [Document; 11] = [
         Document::Identity,
         Document::Head,
         Document::Floor,
         Document::Manifest,
         Document::SnapshotManifest,
         Document::SnapshotDigest,
+        Document::ProofManifest,
+        Document::ProofBuckets,
+        Document::ProofDigest,
         Document::Signature,
         Document::Ack,
     ];
@@ -46,7 +54,11 @@ impl Document {
             Document::Manifest => 128 << 20,
             // A terabyte in parts of 16 MiB makes less.
             Document::SnapshotManifest => 256 << 20,
-            Document::SnapshotDigest => 1 << 10,
+            // Ten thousand tables, or the violators of some hundred rules.
+            Document::ProofManifest => 64 << 20,
+            // 2^20 buckets that cannot be compressed.
+            Document::ProofBuckets => (24 << 20) + (64 << 10),
+            Document::SnapshotDigest | Document::ProofDigest => 1 << 10,
             // Larger than any signature file that minisign writes.
             Document::Signature => 8 << 10,
         }
@@ -61,6 +73,9 @@ impl Document {
             Document::Manifest => "the manifest",
             Document::SnapshotManifest => "the snapshot's manifest",
             Document::SnapshotDigest => "the snapshot's digest",
+            Document::ProofManifest => "the proof's manifest",
+            Document::ProofBuckets => "a file of buckets",
+            Document::ProofDigest => "the proof's digest",
             Document::Signature => "the signature",
             Document::Ack => "an acknowledgement",
         }

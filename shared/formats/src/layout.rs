@@ -38,6 +38,10 @@ impl ArchivePath {
         ArchivePath("snapshots".into())
     }
 
+    pub fn proofs() -> ArchivePath {
+        ArchivePath("proofs".into())
+    }
+
     /// What readers say of themselves.
     pub fn acks() -> ArchivePath {
         ArchivePath("acks".into())

@@ -4,6 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use syncdata_formats::manifest::{Column, Relation, ReplicaIdentity};
+use syncdata_formats::proof::{Digester, Layout};
+use syncdata_tests::PostgresServer;
 use syncdata_tests::WorldOptions;
 use syncdata_tests::forge::Forge;
 use syncdata_tests::world::ARCHIVER_ROLE;
@@ -96,5 +99,50 @@ async fn every_one_liner_works_on_an_archive_that_the_archiver_made() {
     assert_eq!(said[0].lines().count(), 3, "{said:#?}");
     for words in ["content: OK", "files: OK", "chain: OK", "base copies: OK", "segment 3, all"] {
         assert!(said.iter().any(|said| said.contains(words)), "{words}: {said:#?}");
+    }
+}
+
+/// The script by which a stranger recomputes a bucket finds what our own digest does.
+#[tokio::test]
+async fn a_bucket_by_hand_is_the_bucket_of_a_proof() {
+    let server = PostgresServer::start().await;
+    server
+        .execute(
+            r"CREATE TABLE users (id integer PRIMARY KEY, name text);
+             INSERT INTO users SELECT i, CASE i % 3 WHEN 0 THEN NULL WHEN 1 THEN '' ELSE E'Jö\n\\ % ' || i END
+               FROM generate_series(1, 40) i",
+        )
+        .await;
+    let column = |name: &str, type_name: &str| Column {
+        name: name.into(),
+        type_name: type_name.into(),
+        ..Column::default()
+    };
+    let columns = vec![column("id", "integer"), column("name", "text")];
+    let relation = Relation::new(columns, vec!["id".into()], ReplicaIdentity::Default);
+    let mut digester = Digester::new(Layout::of(&relation), 2);
+    let client = server.connect().await;
+    let rows = client.copy_out("COPY users (id, name) TO STDOUT").await.expect("COPY");
+    let pieces: Vec<_> = futures_util::TryStreamExt::try_collect(rows).await.expect("rows");
+    pieces.iter().for_each(|piece| digester.push(piece).expect("rows"));
+    let buckets = digester.finish().expect("whole rows");
+
+    let (_, section) = PAGE.split_once("### A bucket by hand").expect("the section");
+    let (_, block) = section.split_once("```sh\n").expect("its script");
+    let (script, _) = block.split_once("```").expect("its end");
+    for bucket in 0..4 {
+        let done = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", script])
+            .env("bucket", bucket.to_string())
+            .env("PGHOST", server.host())
+            .env("PGPORT", server.port().to_string())
+            .env("PGUSER", server.user())
+            .env("PGDATABASE", server.database())
+            .output()
+            .expect("bash is installed");
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let (count, sum) = buckets.get(bucket);
+        assert_eq!(said.trim(), format!("{count:016x}{sum:032x}"), "bucket {bucket}");
     }
 }

@@ -12,6 +12,7 @@ mod files;
 mod head;
 mod inventory;
 mod pipe;
+mod proofs;
 mod range;
 mod report;
 mod snapshots;
@@ -40,6 +41,7 @@ pub use report::{Class, Missing, Problem, Report, Verdict};
 use files::verify_files;
 use head::{Claims, HeadFile};
 use inventory::Inventory;
+use proofs::Proofs;
 use range::Range;
 use snapshots::Snapshots;
 
@@ -111,6 +113,8 @@ fn verify_archive(
     if !range.is_part() {
         claims.head(&head_file, Timestamp::now(), &mut report);
         jobs.extend(snapshots.run(archive, &mut report)?);
+        let archive_id = snapshots.archive_id;
+        Proofs { archive_id, verify_key, quick: arguments.quick }.run(archive, &mut report)?;
     }
     if !arguments.quick {
         contents::check(settings, &jobs, &mut report)?;

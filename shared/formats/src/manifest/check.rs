@@ -32,7 +32,7 @@ impl Manifest {
     fn check_contents(&self) -> Result<(), String> {
         match (&self.file, &self.span) {
             (Some(file), Some(span)) => self.check_file(file, span)?,
-            (None, None) => self.check_gap_alone()?,
+            (None, None) => self.check_without_changes()?,
             _ => return Err("a change file and the span of its transactions come together".into()),
         }
         let counted = self.tables.values().fold(0_u64, |sum, counts| sum.saturating_add(counts.total()));
@@ -41,6 +41,9 @@ impl Manifest {
         }
         for (table, relation) in &self.relations {
             relation.check().map_err(|problem| format!("relation {table}: {problem}"))?;
+        }
+        if let Some(mark) = &self.proof {
+            mark.check()?;
         }
         self.check_capture_since()
     }
@@ -77,7 +80,7 @@ impl Manifest {
         Ok(())
     }
 
-    fn check_gap_alone(&self) -> Result<(), String> {
+    fn check_without_changes(&self) -> Result<(), String> {
         if self.records != 0 || self.transactions != 0 {
             return Err(format!(
                 "{} records in {} transactions without a change file",
@@ -85,7 +88,10 @@ impl Manifest {
             ));
         }
         match self.gaps.iter().map(|gap| gap.to).max() {
+            None if self.proof.is_some() => Ok(()),
             None => Err("neither a change file nor a gap".into()),
+            // A mark may lie after the gap.
+            Some(to) if to < self.end_lsn && self.proof.is_some() => Ok(()),
             Some(to) if to != self.end_lsn => {
                 Err(format!("a gap alone that ends at {to}, while end_lsn is {}", self.end_lsn))
             }

@@ -21,6 +21,7 @@ use crate::json;
 use crate::layout::{SegmentName, SegmentSeq};
 use crate::lsn::Lsn;
 use crate::name::TableName;
+use crate::proof::Mark;
 use crate::time::Timestamp;
 
 pub use crate::document::FORMAT;
@@ -38,7 +39,7 @@ pub struct Manifest {
     pub seq: SegmentSeq,
     /// `None` for the first segment.
     pub previous: Option<Link>,
-    /// `None` for a gap alone.
+    /// `None` for a gap alone, or a mark alone.
     #[serde(flatten)]
     pub file: Option<ChangeFile>,
     pub records: u64,
@@ -56,6 +57,9 @@ pub struct Manifest {
     pub relations: BTreeMap<TableName, Relation>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
+    /// Here the source's tables are as a proof will say, if one comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Mark>,
     pub created_at: Timestamp,
     pub archiver: String,
 }

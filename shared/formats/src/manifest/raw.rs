@@ -10,6 +10,7 @@ use crate::json;
 use crate::layout::SegmentSeq;
 use crate::lsn::Lsn;
 use crate::name::TableName;
+use crate::proof::Mark;
 use crate::time::Timestamp;
 
 #[derive(Deserialize)]
@@ -41,6 +42,7 @@ pub(super) struct RawManifest {
     relations: BTreeMap<TableName, Relation>,
     #[serde(default)]
     gaps: Vec<Gap>,
+    proof: Option<Mark>,
     created_at: Timestamp,
     archiver: String,
 }
@@ -84,6 +86,7 @@ impl TryFrom<RawManifest> for Manifest {
             capture_since: raw.capture_since,
             relations: raw.relations,
             gaps: raw.gaps,
+            proof: raw.proof,
             created_at: raw.created_at,
             archiver: raw.archiver,
         })

@@ -100,6 +100,7 @@ pub(crate) fn manifest(seq: u64, previous: Option<Link>, summary: &Summary) -> M
         capture_since: BTreeMap::new(),
         relations: BTreeMap::from([(table("users"), users())]),
         gaps: vec![],
+        proof: None,
         created_at: ts("2026-02-05T10:45:00Z"),
         archiver: "0.1.0".into(),
     }

@@ -39,7 +39,7 @@ impl Seen {
         self.xmax.saturating_add_signed(distance)
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if self.xmin > self.xmax {
             return Err(format!("xmin {} is above xmax {}", self.xmin, self.xmax));
         }
