@@ -19,7 +19,7 @@ use clap::{CommandFactory as _, Parser as _};
 use syncdata_archive::verify;
 use syncdata_formats::Result;
 use syncdata_formats::error::Context as _;
-use syncdata_service::config::{Config, Overrides};
+use syncdata_service::config::{Config, Overrides, Program};
 use syncdata_service::log;
 use syncdata_service::output::Output;
 use tracing::Level;
@@ -51,7 +51,7 @@ fn answer(cli: &Cli, output: Output) -> Result<ExitCode> {
         }
         Command::Keygen { file } => commands::keygen(file, output),
         Command::Verify(arguments) => {
-            let config = Config::of_process(cli.global.config.as_deref(), &Overrides::default())?;
+            let config = Config::of_process(Program::Archiver, &cli.global.files(), &Overrides::default())?;
             verify::run(&config, arguments, output)
         }
         command => {
@@ -78,7 +78,7 @@ async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<E
         if let Some(tables) = command.tables() {
             overrides.set("tables", tables);
         }
-        Config::of_process(cli.global.config.as_deref(), &overrides)
+        Config::of_process(Program::Archiver, &cli.global.files(), &overrides)
     };
     let config = load()?;
     match command {

@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use syncdata_archive::verify;
 use syncdata_formats::error::{Context as _, Result};
-use syncdata_service::config::{Config, Overrides};
+use syncdata_service::config::{Config, Files, Overrides, Program};
 use syncdata_service::log;
 use syncdata_service::output::Output;
 use tracing::Level;
@@ -38,9 +38,12 @@ struct Cli {
 /// May stand before or after the command.
 #[derive(Debug, Args)]
 struct Global {
-    /// The settings file (instead of DATA_SYNC_CONFIG)
+    /// The settings file (instead of DATA_SYNC_CONFIG, ~/.config/syncdata/applier.toml, /etc/syncdata/applier.toml)
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// A file of environment variables, NAME=value a line
+    #[arg(long, global = true, value_name = "FILE")]
+    env_file: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long, global = true)]
     json: bool,
@@ -50,6 +53,12 @@ struct Global {
     /// Log as JSON, one object a line
     #[arg(long, global = true)]
     log_json: bool,
+}
+
+impl Global {
+    fn files(&self) -> Files {
+        Files { config: self.config.clone(), env_file: self.env_file.clone() }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -155,7 +164,7 @@ fn answer(cli: Cli, output: Output) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Verify(arguments) => {
-            let config = Config::of_process(cli.global.config.as_deref(), &Overrides::default())?;
+            let config = Config::of_process(Program::Applier, &cli.global.files(), &Overrides::default())?;
             Ok(verify::run(&config, &arguments, output)?)
         }
         command => {
@@ -168,7 +177,7 @@ fn answer(cli: Cli, output: Output) -> Result<ExitCode> {
 }
 
 async fn with_settings(global: &Global, command: Command, output: Output) -> Result<ExitCode> {
-    let load = || Config::of_process(global.config.as_deref(), &Overrides::default());
+    let load = || Config::of_process(Program::Applier, &global.files(), &Overrides::default());
     let config = load()?;
     let answer = match command {
         Command::Start => {

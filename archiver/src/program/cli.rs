@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use syncdata_archive::verify;
 use syncdata_formats::lsn::Lsn;
+use syncdata_service::config::Files;
 
 /// Archives the changes of a production PostgreSQL on a backup host.
 #[derive(Debug, Parser)]
@@ -21,9 +22,12 @@ pub(crate) struct Cli {
 /// May stand before or after the command.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// The settings file (instead of DATA_SYNC_CONFIG)
+    /// The settings file (instead of DATA_SYNC_CONFIG, ~/.config/syncdata/archiver.toml, /etc/syncdata/archiver.toml)
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// A file of environment variables, NAME=value a line
+    #[arg(long, global = true, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long, global = true)]
     pub json: bool,
@@ -33,6 +37,12 @@ pub(crate) struct Global {
     /// Log as JSON, one object a line
     #[arg(long, global = true)]
     pub log_json: bool,
+}
+
+impl Global {
+    pub(crate) fn files(&self) -> Files {
+        Files { config: self.config.clone(), env_file: self.env_file.clone() }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,4 +1,5 @@
 //! What surrounds the work of both programs: settings, and connections to servers.
 
 mod connections;
+mod found;
 mod settings;

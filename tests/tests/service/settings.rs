@@ -24,11 +24,13 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("archive_dir", "\"/srv/archive\"", "/srv/other"),
     ("archive_identity_file", "\"/k/id\"", "/k/id2"),
     ("archive_identity_passphrase", "\"canary-7d1f\"", "canary-7d1f-2"),
+    ("archive_passphrase_file", "\"/k/secret\"", "/k/secret2"),
     ("archive_known_hosts", "\"/k/hosts\"", "/k/hosts2"),
     ("pg_host", "\"db\"", "/var/run/postgresql"),
     ("pg_port", "5433", "5434"),
     ("pg_user", "\"me\"", "you"),
     ("pg_password", "\"canary-7d1f\"", "canary-7d1f-2"),
+    ("pg_password_file", "\"/k/secret\"", "/k/secret2"),
     ("pg_database", "\"app\"", "other"),
     ("pg_sslmode", "\"verify-full\"", "disable"),
     ("pg_sslrootcert", "\"/k/root.crt\"", "/k/root2.crt"),
@@ -228,7 +230,6 @@ fn a_misspelt_key_is_told_its_neighbour_and_its_line() {
     for (written, meant) in [
         ("data_sync_frequency", "data_sync_freq"),
         ("pg_pasword", "pg_password"),
-        ("PG_HOST", "pg_host"),
         ("archive_directory", "archive_dir"),
         ("segment_max_byte", "segment_max_bytes"),
         ("slotname", "slot_name"),
@@ -400,6 +401,60 @@ fn the_file_is_the_one_that_was_named() {
     assert_eq!(by_flag.meta_schema, "first");
     let missing = Config::load(Some(Path::new("/nowhere/x.toml")), env(&[]), &Overrides::default());
     assert!(missing.expect_err("no such file").report().contains("/nowhere/x.toml"));
+}
+
+#[test]
+fn names_of_the_earlier_tools_hold_in_the_file_and_once() {
+    let config = load("PG_HOST = \"db\"\nPG_DB_NAME = \"app\"\nDATA_SYNC_FREQ = 900\nMETRIC_FREQ = 6", &[]);
+    assert_eq!(config.postgres().expect("set").location(), "admin@db:5432/app");
+    assert_eq!(config.data_sync_freq, Duration::from_secs(900));
+    assert_eq!(config.metric_freq, Duration::from_secs(6 * 3600));
+    let twice = refusal("pg_host = \"a\"\n\nPG_HOST = \"b\"", &[]);
+    assert!(twice.contains("pg_host") && twice.contains("toml:1") && twice.contains("toml:3"), "{twice}");
+}
+
+#[test]
+fn what_is_missing_is_said_with_the_file_that_was_read() {
+    let file = file("");
+    let config = Config::load(Some(&file.path), env(&[]), &Overrides::default()).expect("right");
+    let report = config.postgres().expect_err("no pg_database").report();
+    assert!(report.contains(&file.path.display().to_string()), "{report}");
+}
+
+#[test]
+fn a_secret_in_a_file_of_its_own_is_read_where_nothing_else_gives_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (secret, home) = (folder.path().join("secret"), folder.path().to_str().expect("UTF-8"));
+    fs::write(&secret, "from-file\n").expect("writable");
+    chmod(&secret, 0o600);
+    let settings = "archive_host = \"b\"\narchive_user = \"u\"\narchive_dir = \"/x\"\npg_database = \"app\"\n\
+        pg_password_file = \"~/secret\"\narchive_passphrase_file = \"~/secret\"";
+    let vars = [("HOME", home)];
+    let config = load(settings, &vars);
+    let password = |config: &Config| {
+        config.postgres().expect("set").password.as_ref().map(|secret| secret.expose().to_owned())
+    };
+    assert_eq!(password(&config).as_deref(), Some("from-file"));
+    let ArchiveSettings::Sftp(sftp) = config.archive().expect("set") else { panic!("a host is set") };
+    assert_eq!(sftp.passphrase.as_ref().map(|secret| secret.expose()), Some("from-file"));
+
+    for text in ["", "two\nlines\n"] {
+        fs::write(&secret, text).expect("writable");
+        let report = refusal(settings, &vars);
+        assert!(report.contains("one line") && !report.contains("two"), "{report}");
+    }
+    chmod(&secret, 0o644);
+    assert!(refusal(settings, &vars).contains("chmod 0640"));
+
+    // A unit may not be able to open the file: with a credential nobody asks it to.
+    fs::remove_file(&secret).expect("ours");
+    let credentials = tempfile::tempdir().expect("a temporary folder");
+    for name in ["pg_password", "archive_identity_passphrase"] {
+        fs::write(credentials.path().join(name), "from-systemd\n").expect("writable");
+    }
+    let folder = credentials.path().to_str().expect("UTF-8");
+    let config = load(settings, &[("HOME", home), ("CREDENTIALS_DIRECTORY", folder)]);
+    assert_eq!(password(&config).as_deref(), Some("from-systemd"));
 }
 
 #[test]

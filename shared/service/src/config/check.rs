@@ -4,20 +4,23 @@ use std::path::PathBuf;
 
 use super::key::{RawArchive, RawPostgres, RawPrograms};
 use super::raw::{Given, Reading};
-use super::{ArchiveSettings, Config, Key, Places, SftpSettings, missing, value};
+use super::{
+    ArchiveSettings, Config, Key, Places, Secret, SftpSettings, file as settings_file, source, value,
+};
 use crate::postgres::{PostgresSettings, SslFiles};
 use syncdata_formats::error::Result;
 
 /// `find` answers what was given for a key; `backup_dir` is where the earlier script kept its files.
 pub(super) fn check(
     find: &impl Fn(&Key) -> Option<Given>,
+    file: settings_file::Found,
     places: Places,
     backup_dir: Option<PathBuf>,
 ) -> Result<Config> {
     let mut read = Reading::default();
-    let archive = archive(&mut read, RawArchive::collect(find), &places)?;
+    let archive = archive(&mut read, RawArchive::collect(find), &places, &file)?;
     let postgres = postgres(&mut read, RawPostgres::collect(find), &places)?;
-    let found = Found { archive, postgres, places, backup_dir };
+    let found = Found { archive, postgres, file, places, backup_dir };
     programs(read, RawPrograms::collect(find), found)
 }
 
@@ -25,11 +28,17 @@ pub(super) fn check(
 struct Found {
     archive: Option<ArchiveSettings>,
     postgres: Option<PostgresSettings>,
+    file: settings_file::Found,
     places: Places,
     backup_dir: Option<PathBuf>,
 }
 
-fn archive(read: &mut Reading, raw: RawArchive, places: &Places) -> Result<Option<ArchiveSettings>> {
+fn archive(
+    read: &mut Reading,
+    raw: RawArchive,
+    places: &Places,
+    file: &settings_file::Found,
+) -> Result<Option<ArchiveSettings>> {
     let RawArchive {
         archive_host,
         archive_user,
@@ -37,6 +46,7 @@ fn archive(read: &mut Reading, raw: RawArchive, places: &Places) -> Result<Optio
         archive_dir,
         archive_identity_file,
         archive_identity_passphrase,
+        archive_passphrase_file,
         archive_known_hosts,
     } = raw;
     let host = read.optional(archive_host, value::text)?;
@@ -45,19 +55,20 @@ fn archive(read: &mut Reading, raw: RawArchive, places: &Places) -> Result<Optio
     let dir = read.optional(archive_dir, value::path)?;
     let identity_file = read.optional(archive_identity_file, value::path)?;
     let passphrase = read.optional(archive_identity_passphrase, value::secret)?;
+    let passphrase_file = read.optional(archive_passphrase_file, value::path)?;
     let known_hosts =
         read.derived(archive_known_hosts, value::path, || shown(places.home.join(".ssh/known_hosts")))?;
     let Some(dir) = dir else { return Ok(None) };
     let Some(host) = host else { return Ok(Some(ArchiveSettings::Directory(places.expand(dir)))) };
     Ok(Some(ArchiveSettings::Sftp(SftpSettings {
         host,
-        user: user.ok_or_else(|| missing("archive_user"))?,
+        user: user.ok_or_else(|| file.lacks("archive_user"))?,
         port,
         // A folder of the backup host is the backup host's to understand.
         dir,
         identity_file: identity_file.map(|path| places.expand(path)),
         known_hosts: Some(places.expand(known_hosts)),
-        passphrase,
+        passphrase: secret(passphrase, "archive_passphrase_file", passphrase_file, places)?,
     })))
 }
 
@@ -67,6 +78,7 @@ fn postgres(read: &mut Reading, raw: RawPostgres, places: &Places) -> Result<Opt
         pg_port,
         pg_user,
         pg_password,
+        pg_password_file,
         pg_database,
         pg_sslmode,
         pg_sslrootcert,
@@ -77,23 +89,38 @@ fn postgres(read: &mut Reading, raw: RawPostgres, places: &Places) -> Result<Opt
     let port = read.value(pg_port, value::port)?;
     let user = read.value(pg_user, value::text)?;
     let password = read.optional(pg_password, value::secret)?;
+    let password_file = read.optional(pg_password_file, value::path)?;
     let database = read.optional(pg_database, value::text)?;
     let ssl_mode = read.value(pg_sslmode, value::ssl_mode)?;
     let mut file = |field| Ok(read.optional(field, value::path)?.map(|path| places.expand(path)));
     let ssl_files =
         SslFiles { root_cert: file(pg_sslrootcert)?, cert: file(pg_sslcert)?, key: file(pg_sslkey)? };
-    let (home, password_file) = (places.home.clone(), places.password_file.clone());
-    Ok(database.map(|database| PostgresSettings {
+    let Some(database) = database else { return Ok(None) };
+    Ok(Some(PostgresSettings {
         host,
         port,
         user,
-        password,
+        password: secret(password, "pg_password_file", password_file, places)?,
         database,
         ssl_mode,
         ssl_files,
-        home,
-        password_file,
+        home: places.home.clone(),
+        password_file: places.password_file.clone(),
     }))
+}
+
+/// The secret itself, which the service manager may have handed over, else that in the file that is named for it. A file
+/// that is not needed is not opened: the unit may not be able to.
+fn secret(
+    given: Option<Secret>,
+    key: &str,
+    file: Option<PathBuf>,
+    places: &Places,
+) -> Result<Option<Secret>> {
+    match (given, file) {
+        (None, Some(file)) => source::secret_of_file(key, &places.expand(file)).map(Some),
+        (given, _) => Ok(given),
+    }
 }
 
 fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config> {
@@ -121,13 +148,14 @@ fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config>
         verify_key,
         signing_key,
     } = raw;
-    let Found { archive, postgres, places, backup_dir } = found;
+    let Found { archive, postgres, file, places, backup_dir } = found;
     let local = |path: PathBuf| places.expand(path);
     let spool = backup_dir.as_ref().unwrap_or(&places.state).join("changes");
     let data_sync_freq = read.value(data_sync_freq, value::sync_freq)?;
     Ok(Config {
         archive,
         postgres,
+        file,
         data_sync_freq,
         metric_freq: read.value(metric_freq, value::metric_freq)?,
         slot_name: read.value(slot_name, value::slot_name)?,

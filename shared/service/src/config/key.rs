@@ -89,6 +89,11 @@ pub(super) fn key(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
+/// Settings files may say the names that the earlier tools had in the environment.
+pub(super) fn key_or_earlier(name: &str) -> Option<&'static Key> {
+    key(name).or_else(|| KEYS.iter().find(|key| key.env == Some(name)))
+}
+
 use self::Default::{Derived, Nothing, Required, Text};
 
 keys! {
@@ -99,13 +104,15 @@ keys! {
         archive_dir: None, Required, false, "where the archive lives";
         archive_identity_file: None, Derived("agent, then ~/.ssh/id_ed25519"), false, "private key for the backup host";
         archive_identity_passphrase: None, Nothing, true, "passphrase of that key";
+        archive_passphrase_file: None, Nothing, false, "file that holds it, in one line";
         archive_known_hosts: None, Derived("~/.ssh/known_hosts"), false, "host keys that are trusted";
     }
     RawPostgres {
         pg_host: Some("PG_HOST"), Text("127.0.0.1"), false, "name or address of the server next to the program, or the directory of its socket";
         pg_port: Some("PG_PORT"), Text("5432"), false, "its port";
         pg_user: Some("PG_USER_NAME"), Text("admin"), false, "role to connect as";
-        pg_password: Some("PG_PASSWORD"), Nothing, true, "its password; else ~/.pgpass is asked";
+        pg_password: Some("PG_PASSWORD"), Nothing, true, "its password; else `pg_password_file`, then ~/.pgpass are asked";
+        pg_password_file: None, Nothing, false, "file that holds the password, in one line";
         pg_database: Some("PG_DB_NAME"), Required, false, "database to connect to";
         pg_sslmode: None, Text("prefer"), false, "disable, prefer, require, verify-ca or verify-full, as libpq means them";
         pg_sslrootcert: None, Derived("~/.postgresql/root.crt"), false, "certificates of the authorities that may sign the server's; `system` for those of the machine";

@@ -7,6 +7,8 @@
 
 mod archive;
 mod check;
+mod env_file;
+mod file;
 mod key;
 mod places;
 mod raw;
@@ -25,6 +27,8 @@ use serde_json::{Map, Value, json};
 use tracing::warn;
 
 pub use self::archive::{ArchiveSettings, SftpSettings};
+use self::env_file::EnvFile;
+use self::file::Found;
 pub use self::key::{Default, KEYS, Key};
 pub use self::places::{Places, Program};
 pub use self::raw::{Origin, Setting};
@@ -63,6 +67,8 @@ pub enum OnError {
 pub struct Config {
     archive: Option<ArchiveSettings>,
     postgres: Option<PostgresSettings>,
+    /// Where these settings come from, for messages.
+    file: Found,
     pub data_sync_freq: Duration,
     pub metric_freq: Duration,
     pub slot_name: SlotName,
@@ -97,38 +103,66 @@ impl Config {
         env: impl Fn(&str) -> Option<String>,
         overrides: &Overrides,
     ) -> Result<Config> {
-        let named = env("DATA_SYNC_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
-        let file = match file.or(named.as_deref()) {
+        let places = Places::find(&env);
+        let found = named(file, &env).map_or(Found::default(), |path| Found::named(&path, &places));
+        Config::read(found, places, &env, &EnvFile::default(), overrides)
+    }
+
+    /// Settings of this process. Start the log first: a variable that looks misspelt is a warning, since other
+    /// software (Kubernetes for a service of that name) makes variables that begin like ours.
+    pub fn of_process(program: Program, files: &Files, overrides: &Overrides) -> Result<Config> {
+        let env = |name: &str| std::env::var(name).ok();
+        let places = Places::find(&env);
+        let env_file = match &files.env_file {
+            Some(path) => EnvFile::read(&places.expand(path.clone()))?,
+            None => EnvFile::default(),
+        };
+
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        for (name, meant) in source::misspelt(names.chain(env_file.names().cloned())) {
+            warn!(name, meant, "environment variable is not a setting");
+        }
+
+        let variable =
+            |name: &str| env(name).or_else(|| env_file.get(name).map(|(value, _)| value.to_owned()));
+        let found = match named(files.config.as_deref(), &variable) {
+            Some(path) => Found::named(&path, &places),
+            None => Found::look(program, &places)?,
+        };
+        Config::read(found, places, &env, &env_file, overrides)
+    }
+
+    fn read(
+        found: Found,
+        places: Places,
+        env: &impl Fn(&str) -> Option<String>,
+        env_file: &EnvFile,
+        overrides: &Overrides,
+    ) -> Result<Config> {
+        let file = match &found.path {
             Some(path) => SettingsFile::read(path)?,
             None => SettingsFile::default(),
         };
         let credentials_dir = env("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         let credentials = Credentials::read(credentials_dir.as_deref())?;
         let find = |key: &Key| {
-            let spoken = overrides.get(key).or_else(|| source::from_environment(key, &env));
+            let spoken = overrides.get(key).or_else(|| source::from_environment(key, env));
+            let spoken = spoken.or_else(|| source::from_env_file(key, env_file));
             spoken.or_else(|| file.get(key)).or_else(|| credentials.get(key))
         };
-        let backup_dir = env("PG_BACKUP_DIR").filter(|path| !path.is_empty()).map(PathBuf::from);
-        check::check(&find, Places::find(&env), backup_dir)
-    }
-
-    /// Settings of this process. Start the log first: a variable that looks misspelt is a warning, since other
-    /// software (Kubernetes for a service of that name) makes variables that begin like ours.
-    pub fn of_process(file: Option<&Path>, overrides: &Overrides) -> Result<Config> {
-        for (name, meant) in
-            source::misspelt(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))
-        {
-            warn!(name, meant, "environment variable is not a setting");
-        }
-        Config::load(file, |name| std::env::var(name).ok(), overrides)
+        let backup_dir = env("PG_BACKUP_DIR")
+            .or_else(|| env_file.get("PG_BACKUP_DIR").map(|(value, _)| value.to_owned()))
+            .filter(|path| !path.is_empty())
+            .map(|path| places.expand(PathBuf::from(path)));
+        check::check(&find, found, places, backup_dir)
     }
 
     pub fn archive(&self) -> Result<&ArchiveSettings> {
-        self.archive.as_ref().ok_or_else(|| missing("archive_dir"))
+        self.archive.as_ref().ok_or_else(|| self.file.lacks("archive_dir"))
     }
 
     pub fn postgres(&self) -> Result<&PostgresSettings> {
-        self.postgres.as_ref().ok_or_else(|| missing("pg_database"))
+        self.postgres.as_ref().ok_or_else(|| self.file.lacks("pg_database"))
     }
 
     /// Where the daemon of these settings answers.
@@ -199,14 +233,19 @@ impl Config {
     }
 }
 
-fn missing(name: &str) -> Error {
-    let key = KEYS.iter().find(|key| key.name == name).expect("a key of ours");
-    let names: Vec<String> =
-        [key.env.map(str::to_owned), Some(key.own_env())].into_iter().flatten().collect();
-    Error::new(Kind::BadInput, format!("{name} is not set")).hint(format!(
-        "write {name} = \"…\" into the settings file, or set {} in the environment",
-        names.join(" or ")
-    ))
+/// Files that the command line names.
+#[derive(Clone, Debug, std::default::Default)]
+pub struct Files {
+    /// `--config`
+    pub config: Option<PathBuf>,
+    /// `--env-file`
+    pub env_file: Option<PathBuf>,
+}
+
+/// The settings file that somebody names.
+fn named(file: Option<&Path>, env: &impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let variable = || env("DATA_SYNC_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+    file.map(Path::to_owned).or_else(variable)
 }
 
 #[cfg(test)]

@@ -16,12 +16,22 @@ impl Program {
             Program::Applier => "syncdata-applier",
         }
     }
+
+    /// As its settings file is called.
+    pub(super) fn short_name(self) -> &'static str {
+        match self {
+            Program::Archiver => "archiver",
+            Program::Applier => "applier",
+        }
+    }
 }
 
 /// Derived from the environment, once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {
     pub home: PathBuf,
+    /// Where programs of this user keep their settings.
+    pub config: PathBuf,
     /// libpq's password file.
     pub password_file: PathBuf,
     /// What has to survive: spool, cache.
@@ -50,7 +60,8 @@ impl Places {
         let session = || folder("XDG_RUNTIME_DIR").map(|path| path.join("syncdata"));
         let runtime = first("RUNTIME_DIRECTORY").or_else(session).unwrap_or_else(|| state.clone());
         let password_file = folder("PGPASSFILE").unwrap_or_else(|| home.join(".pgpass"));
-        Places { home, password_file, state, runtime }
+        let config = folder("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config"));
+        Places { home, config, password_file, state, runtime }
     }
 
     /// Where a daemon's socket may be, best guess first: a command in an administrator's shell does not see

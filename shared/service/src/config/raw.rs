@@ -15,6 +15,11 @@ pub enum Origin {
         line: usize,
     },
     Environment(String),
+    /// A file of variables.
+    EnvFile {
+        path: PathBuf,
+        line: usize,
+    },
     /// A file that the service manager hands over.
     Credential(PathBuf),
     CommandLine,
@@ -24,7 +29,9 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
-            Origin::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Origin::File { path, line } | Origin::EnvFile { path, line } => {
+                write!(f, "{}:{line}", path.display())
+            }
             Origin::Environment(name) => write!(f, "environment {name}"),
             Origin::Credential(path) => write!(f, "credential {}", path.display()),
             Origin::CommandLine => f.write_str("command line"),

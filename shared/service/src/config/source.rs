@@ -7,6 +7,9 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
+use super::Secret;
+use super::env_file::EnvFile;
+use super::file::refuse_if_exposed;
 use super::key::{self, KEYS, Key};
 use super::raw::{Given, Origin, RawValue};
 use crate::small_file;
@@ -32,12 +35,17 @@ impl SettingsFile {
             let line = error.span().map_or(1, |span| line_of(text, span.start));
             Error::new(Kind::BadInput, format!("{}:{line} is not TOML: {}", path.display(), error.message()))
         })?;
-        let mut settings = BTreeMap::new();
+        let mut settings: BTreeMap<&'static str, Given> = BTreeMap::new();
         for (name, value) in table.get_ref() {
             let origin = Origin::File { path: path.to_owned(), line: line_of(text, name.span().start) };
-            let key = key::key(name.get_ref()).ok_or_else(|| unknown_key(name.get_ref(), &origin))?;
+            let key =
+                key::key_or_earlier(name.get_ref()).ok_or_else(|| unknown_key(name.get_ref(), &origin))?;
             let value =
                 raw_value(value.get_ref()).ok_or_else(|| wrong_type(key, value.get_ref(), &origin))?;
+            if let Some(other) = settings.get(key.name) {
+                let message = format!("{} is said twice: {} and {origin}", key.name, other.origin);
+                return Err(Error::new(Kind::BadInput, message).hint("take one of the two lines out"));
+            }
             settings.insert(key.name, Given { value, origin });
         }
         Ok(SettingsFile(settings))
@@ -48,19 +56,9 @@ impl SettingsFile {
     }
 
     fn refuse_if_exposed(&self, path: &Path, mode: u32) -> Result<()> {
-        let secret = KEYS.iter().find(|key| key.secret && self.0.contains_key(key.name));
-        match secret {
-            Some(key) if mode & 0o007 != 0 => Err(Error::new(
-                Kind::BadInput,
-                format!(
-                    "{} contains {} and everybody may read it (mode {:04o})",
-                    path.display(),
-                    key.name,
-                    mode & 0o7777
-                ),
-            )
-            .hint(format!("chmod 0640 {}", path.display()))),
-            _ => Ok(()),
+        match KEYS.iter().find(|key| key.secret && self.0.contains_key(key.name)) {
+            Some(key) => refuse_if_exposed(path, mode, key.name),
+            None => Ok(()),
         }
     }
 }
@@ -138,6 +136,16 @@ pub(super) fn from_environment(key: &Key, env: &impl Fn(&str) -> Option<String>)
     })
 }
 
+/// The same, of a file of variables.
+pub(super) fn from_env_file(key: &Key, file: &EnvFile) -> Option<Given> {
+    let names = [Some(key.own_env()), key.env.map(str::to_owned)];
+    names.into_iter().flatten().find_map(|name| {
+        let (text, line) = file.get(&name).filter(|(text, _)| !text.is_empty())?;
+        let origin = Origin::EnvFile { path: file.path.clone(), line };
+        Some(Given { value: RawValue::Text(text.to_owned()), origin })
+    })
+}
+
 /// systemd's `LoadCredential=`: files that only this service can read.
 #[derive(Debug, Default)]
 pub(super) struct Credentials(BTreeMap<&'static str, Given>);
@@ -173,9 +181,23 @@ fn read_secret(path: &Path) -> Result<String> {
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
+/// What a file has that a setting names: a password in one line.
+pub(super) fn secret_of_file(key: &str, path: &Path) -> Result<Secret> {
+    let doing = || format!("reading {key} {}", path.display());
+    refuse_if_exposed(path, std::fs::metadata(path).context(doing)?.mode(), "a secret")?;
+    let text = small_file::read_text(path).context(doing)?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() || text.contains(['\r', '\n', '\0']) {
+        let message = format!("{key} {} does not hold one line", path.display());
+        return Err(Error::new(Kind::BadInput, message).hint("the secret stands in it alone, in one line"));
+    }
+    Ok(Secret::new(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::file::Found;
     use crate::config::{Places, check};
 
     /// Whatever the file holds, it is understood whole or refused with a line for the operator.
@@ -184,7 +206,7 @@ mod tests {
         syncdata_fuzz::replay("settings", |bytes| {
             let text = String::from_utf8_lossy(bytes);
             let Ok(file) = SettingsFile::parse(&text, Path::new("/etc/syncdata.toml")) else { return false };
-            let checked = check::check(&|key| file.get(key), Places::find(&|_| None), None);
+            let checked = check::check(&|key| file.get(key), Found::default(), Places::find(&|_| None), None);
             if let Err(error) = &checked {
                 assert!(!error.one_line().is_empty());
             }
