@@ -32,6 +32,8 @@ pub(crate) struct Ground<'a> {
     pub tables: &'a BTreeMap<TableName, Arc<Table>>,
     /// What earlier tries have found.
     pub stops: &'a BTreeMap<TableName, Stop>,
+    /// Tables of the whitelist that take nothing for now, and up to where they have everything.
+    pub held: &'a BTreeMap<TableName, Lsn>,
 }
 
 /// The shape that each table had in the segment before.
@@ -74,7 +76,7 @@ impl Ground<'_> {
                         table: table.clone(),
                         seq: fetched.segment.manifest().seq.get(),
                         position: gap.from.max(state.position.unwrap_or(Lsn::ZERO)),
-                        gap: plan::gap_name(gap),
+                        gap: plan::GapName::from(gap),
                         reason: format!(
                             "changes from {} to {} are lost: {}; {}",
                             gap.from,
@@ -86,10 +88,51 @@ impl Ground<'_> {
                 }
             }
             if let Some(file) = &fetched.file {
-                layout.tasks.push(Task { segment: fetched.segment.clone(), file: file.clone(), admitted });
+                let held = self.held_in(fetched, file, &layout.cut_off)?;
+                layout.tasks.push(Task {
+                    segment: fetched.segment.clone(),
+                    file: file.clone(),
+                    admitted,
+                    held,
+                });
             }
         }
         Ok(layout)
+    }
+
+    /// The tables that a TRUNCATE of the segment may name in vain, with how many of its transactions they have.
+    fn held_in(
+        &self,
+        fetched: &Fetched,
+        file: &std::path::Path,
+        cut_off: &[CutOff],
+    ) -> Result<HashMap<String, u64>, Ended> {
+        let manifest = fetched.segment.manifest();
+        let seq = manifest.seq.get();
+        let is_truncated =
+            |table: &TableName| manifest.tables.get(table).is_some_and(|counts| counts.truncate > 0);
+        let mut held = HashMap::new();
+        for (table, stop) in
+            self.stops.iter().filter(|(table, stop)| is_truncated(table) && stop.before.seq <= seq)
+        {
+            held.insert(table.to_string(), if stop.before.seq == seq { stop.before.index } else { 0 });
+        }
+        // Where the gap lies in a segment that the table takes a part of, its share says.
+        for cut in cut_off.iter().filter(|cut| is_truncated(&cut.table)) {
+            if cut.seq < seq || cut.position <= manifest.start_lsn {
+                held.insert(cut.table.to_string(), 0);
+            }
+        }
+        for (table, position) in self.held.iter().filter(|(table, _)| is_truncated(table)) {
+            let has = if *position <= manifest.start_lsn {
+                0
+            } else {
+                let commits = reader::commits(&fetched.segment, file)?;
+                commits.iter().filter(|commit| commit.end_lsn <= *position).count() as u64
+            };
+            held.insert(table.to_string(), has);
+        }
+        Ok(held)
     }
 
     fn admit(

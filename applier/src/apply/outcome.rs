@@ -3,7 +3,7 @@
 use syncdata_formats::error::{Error, Kind};
 use syncdata_formats::name::TableName;
 
-use crate::batch::TxPlace;
+use crate::batch::{Place, TxPlace};
 use crate::table::Difference;
 use crate::target::{Poison, Rejection};
 
@@ -17,6 +17,8 @@ pub(crate) enum Ended {
 pub(crate) struct Stop {
     pub before: TxPlace,
     pub poison: Poison,
+    /// What one TRUNCATE named with it, where that is the reason.
+    pub held_with: Vec<TableName>,
 }
 
 impl<E: Into<Error>> From<E> for Ended {
@@ -33,33 +35,52 @@ impl Ended {
         line: Option<u64>,
         difference: &Difference,
     ) -> Ended {
-        let reason = difference.to_string();
-        let poison = Poison { table: table.clone(), seq: before.seq, line, sqlstate: None, reason };
-        Ended::Stop(table.clone(), Box::new(Stop { before, poison }))
+        let Difference { what, remedy } = difference;
+        let (reason, remedy) = (what.clone(), Some(format!("run: {remedy}")));
+        let poison = Poison { table: table.clone(), seq: before.seq, line, sqlstate: None, reason, remedy };
+        Ended::Stop(table.clone(), Box::new(Stop { before, poison, held_with: Vec::new() }))
+    }
+
+    /// One TRUNCATE names the table and others that cannot take it: none of them does, until all do.
+    pub(crate) fn held(table: &TableName, with: Vec<TableName>, place: Place) -> Ended {
+        let names: Vec<String> = with.iter().map(ToString::to_string).collect();
+        let reason = format!("the source truncated it together with {}, which is held up", names.join(", "));
+        let remedy =
+            format!("mend what holds that up, then run: syncdata-applier retry {table} {}", names.join(" "));
+        let poison = Poison {
+            table: table.clone(),
+            seq: place.tx.seq,
+            line: Some(place.line),
+            sqlstate: None,
+            reason,
+            remedy: Some(remedy),
+        };
+        Ended::Stop(table.clone(), Box::new(Stop { before: place.tx, poison, held_with: with }))
     }
 
     /// The server refused a record.
     pub(crate) fn rejected(rejection: Rejection) -> Ended {
-        let Rejection { table, place, sqlstate, reason } = rejection;
-        let poison =
-            Poison { table: table.clone(), seq: place.tx.seq, line: Some(place.line), sqlstate, reason };
-        Ended::Stop(table, Box::new(Stop { before: place.tx, poison }))
+        let Rejection { table, place, sqlstate, reason, remedy } = rejection;
+        let (seq, line) = (place.tx.seq, Some(place.line));
+        let poison = Poison { table: table.clone(), seq, line, sqlstate, reason, remedy };
+        Ended::Stop(table, Box::new(Stop { before: place.tx, poison, held_with: Vec::new() }))
     }
 }
 
 impl Stop {
     /// Why the table is quarantined, and what to do about it.
     pub(crate) fn reason_and_remedy(&self) -> String {
-        let Poison { table, reason, .. } = &self.poison;
-        match reason.contains("; run: ") {
-            true => reason.clone(),
-            false => format!("{reason}; mend it, then run: syncdata-applier retry {table}"),
+        let Poison { table, reason, remedy, .. } = &self.poison;
+        match remedy {
+            Some(_) => self.poison.words(),
+            None => format!("{reason}; mend it, then run: syncdata-applier retry {table}"),
         }
     }
 
     /// For those who want everything to stop there.
     pub(crate) fn into_error(self) -> Error {
-        let Poison { table, line, reason, .. } = self.poison;
+        let reason = self.poison.words();
+        let Poison { table, line, .. } = self.poison;
         let line = line.map_or(String::new(), |line| format!(", line {line}"));
         let seq = self.before.seq;
         Error::new(

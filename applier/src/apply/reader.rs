@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use syncdata_formats::chain::Verified;
-use syncdata_formats::change::{Commit, Record, Row};
+use syncdata_formats::change::{Commit, Op, Record, Row};
 use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{OpCounts, Relation};
@@ -28,6 +28,9 @@ pub struct Task {
     pub file: PathBuf,
     /// By the table's name as the archive spells it.
     pub admitted: HashMap<String, Admission>,
+    /// Tables that take no more for now, with the transactions that they have: a TRUNCATE that names one of them holds up
+    /// the others that it names.
+    pub held: HashMap<String, u64>,
 }
 
 /// A table's share of a segment.
@@ -62,6 +65,8 @@ pub enum Item<P> {
     Segment(SegmentEnd),
     /// A row has a column that its local table lacks; reading ended there.
     Lacking { table: String, place: Place, difference: Difference },
+    /// A TRUNCATE names that table and others, which are held up; reading ended there.
+    Held { table: String, with: Vec<String>, place: Place },
 }
 
 /// What was handed out of a segment.
@@ -181,6 +186,35 @@ impl<E: Into<Error>> From<E> for Stop {
     }
 }
 
+/// The lines of one TRUNCATE.
+struct Truncate {
+    lsn: Lsn,
+    /// The first table that takes it, and where.
+    taken: Option<(String, Place)>,
+    held: Vec<String>,
+}
+
+impl Truncate {
+    /// The table that must not take it, because others cannot.
+    fn torn(self) -> Option<(String, Vec<String>, Place)> {
+        let (table, place) = self.taken?;
+        (!self.held.is_empty()).then_some((table, self.held, place))
+    }
+}
+
+impl Task {
+    fn takes(&self, table: &str, transaction: u64) -> bool {
+        self.admitted.get(table).is_some_and(|admission| admission.takes(transaction))
+    }
+
+    /// It is going to take that later, if at all.
+    fn holds_up(&self, table: &str, transaction: u64) -> bool {
+        let stops = self.admitted.get(table).and_then(|admission| admission.until);
+        stops.is_some_and(|until| transaction >= until)
+            || self.held.get(table).is_some_and(|has| transaction >= *has)
+    }
+}
+
 struct Reader<'a, P> {
     limits: Limits,
     batch: Batch,
@@ -210,10 +244,32 @@ impl<P: Send + 'static> Reader<'_, P> {
         let mut index = 0;
         stop_at(task, index, last_commit, &mut end);
         let mut reader = open(&task.segment, &task.file)?;
+        let mut statement: Option<Truncate> = None;
         loop {
             let line = reader.line() + 1;
-            match reader.next()? {
+            let record = reader.next()?;
+            let goes_on = match (&record, &statement) {
+                (Some(Record::Row(row)), Some(statement)) => {
+                    row.op == Op::Truncate && row.lsn == statement.lsn
+                }
+                _ => false,
+            };
+            if !goes_on {
+                self.end_truncate(statement.take())?;
+            }
+            match record {
                 Some(Record::Row(row)) => {
+                    if row.op == Op::Truncate {
+                        let known =
+                            statement.get_or_insert(Truncate { lsn: row.lsn, taken: None, held: Vec::new() });
+                        let table = row.table.as_ref();
+                        if task.takes(table, index) {
+                            let place = Place { tx: TxPlace { seq, index }, line };
+                            known.taken.get_or_insert_with(|| (table.to_owned(), place));
+                        } else if task.holds_up(table, index) {
+                            known.held.push(table.to_owned());
+                        }
+                    }
                     let Some((admission, counts)) = shares.get_mut(row.table.as_ref()) else { continue };
                     if !admission.takes(index) {
                         continue;
@@ -235,6 +291,12 @@ impl<P: Send + 'static> Reader<'_, P> {
         let took = shares.into_iter().filter(|(_, (_, counts))| counts.total() > 0);
         end.counts = took.map(|(table, (_, counts))| (table.to_owned(), counts)).collect();
         self.send(Item::Segment(end))
+    }
+
+    fn end_truncate(&self, statement: Option<Truncate>) -> Result<(), Stop> {
+        let Some((table, with, place)) = statement.and_then(Truncate::torn) else { return Ok(()) };
+        self.send(Item::Held { table, with, place })?;
+        Err(Stop::Enough)
     }
 
     fn take(&mut self, row: &Row<'_>, admission: &Admission, place: Place) -> Result<(), Stop> {

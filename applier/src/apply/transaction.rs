@@ -24,7 +24,7 @@ use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
 use crate::plan::Scope;
 use crate::plan::position::{Checkpoint, Position};
-use crate::plan::state::TableState;
+use crate::plan::state::{State, TableState};
 use crate::table::Table;
 use crate::target::{CutOff, Entry, Oddities, Outcome, Poison, Positions, SetAside, Target, Violation};
 
@@ -36,11 +36,16 @@ pub struct Rules {
     pub metric_freq: std::time::Duration,
 }
 
+/// A row is referred to, or refers to one that is not there.
+const TIED: &str = "23503";
+
 /// What a transaction has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
     pub records: u64,
     pub set_aside: Vec<TableName>,
+    /// Those of them that foreign keys of the copy keep from it.
+    pub tied: Vec<TableName>,
 }
 
 impl Done {
@@ -48,7 +53,9 @@ impl Done {
         let records = positions.entries.iter().map(|entry| entry.counts.total()).sum();
         let quarantined = positions.set_aside.iter().map(|set_aside| &set_aside.poison.table);
         let stale = positions.cut_off.iter().map(|cut| &cut.table);
-        Done { records, set_aside: quarantined.chain(stale).cloned().collect() }
+        let is_tied = |set_aside: &&SetAside| set_aside.poison.sqlstate.as_deref() == Some(TIED);
+        let tied = positions.set_aside.iter().filter(is_tied).map(|set_aside| set_aside.poison.table.clone());
+        Done { records, set_aside: quarantined.chain(stale).cloned().collect(), tied: tied.collect() }
     }
 }
 
@@ -126,14 +133,15 @@ impl Transaction<'_> {
         let tables = self.local_tables(target, &states).await?;
         let in_scope = states.iter().filter(|(table, state)| self.scope.contains(table, state));
         let states_in_scope = in_scope.map(|(table, state)| (table, state.clone())).collect();
-        let ground = Ground { states: states_in_scope, tables: &tables, stops: &self.stops };
+        let held = self.held(&states);
+        let ground = Ground { states: states_in_scope, tables: &tables, stops: &self.stops, held: &held };
         let layout = ground.lay_out(self.group)?;
         let moving = self.moving(ground.states, &layout.cut_off);
         let (reading, ahead) = match ahead {
             Some(ahead) => (ahead.reading(layout.tasks)?, Some(ahead)),
             None => (Reading::start(layout.tasks, T::prepare)?, None),
         };
-        let later = Ground { states: moving, tables: &tables, stops: &BTreeMap::new() };
+        let later = Ground { states: moving, tables: &tables, stops: &BTreeMap::new(), held: &held };
         let findings = self.write_rows(target, reading, ahead.map(|ahead| (ahead, &later))).await?;
         self.check(target, &tables).await?;
         faults::hit("apply.before_checkpoint")?;
@@ -142,6 +150,13 @@ impl Transaction<'_> {
         let positions = self.positions(&states, moved, layout.cut_off, &findings, started)?;
         target.commit(&positions).await?;
         Ok(Done::of(&positions))
+    }
+
+    /// What takes nothing until an operator has mended it. A table that lags or waits for its base comes by itself.
+    fn held(&self, states: &BTreeMap<TableName, TableState>) -> BTreeMap<TableName, Lsn> {
+        let is_held = |state: &TableState| matches!(state.state, State::Quarantined | State::Stale);
+        let out = states.iter().filter(|(table, state)| !self.scope.contains(table, state) && is_held(state));
+        out.filter_map(|(table, state)| Some((table.clone(), state.position?))).collect()
     }
 
     async fn local_tables<T: Target>(
@@ -201,6 +216,11 @@ impl Transaction<'_> {
                     }
                 }
                 Item::Segment(end) => findings.ends.push(end),
+                Item::Held { table, with, place } => {
+                    let table: TableName = table.parse()?;
+                    let with = with.iter().map(|name| name.parse()).collect::<Result<Vec<TableName>>>()?;
+                    return Err(Ended::held(&table, with, place));
+                }
                 Item::Lacking { table, place, difference } => {
                     let table: TableName = table.parse()?;
                     return Err(Ended::unfit(&table, place.tx, Some(place.line), &difference));
@@ -238,10 +258,10 @@ impl Transaction<'_> {
 
     /// Nobody knows which record it was: the table takes nothing of this group.
     fn stop_whole(&self, violation: Violation) -> Ended {
-        let Violation { table, sqlstate, reason } = violation;
+        let Violation { table, sqlstate, reason, remedy } = violation;
         let before = self.beginning();
-        let poison = Poison { table: table.clone(), seq: before.seq, line: None, sqlstate, reason };
-        Ended::Stop(table, Box::new(Stop { before, poison }))
+        let poison = Poison { table: table.clone(), seq: before.seq, line: None, sqlstate, reason, remedy };
+        Ended::Stop(table, Box::new(Stop { before, poison, held_with: Vec::new() }))
     }
 
     /// The first transaction of the group.
@@ -299,6 +319,7 @@ impl Transaction<'_> {
             record,
             position: Position { lsn, commit_time: None },
             reason: stop.reason_and_remedy(),
+            held_with: stop.held_with.clone(),
         })
     }
 

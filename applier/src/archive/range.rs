@@ -4,7 +4,7 @@ use std::fmt;
 
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::Manifest;
+use syncdata_formats::manifest::{Gap, Manifest};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::{Day, Moment, Timestamp};
 
@@ -42,39 +42,34 @@ impl TimeRange {
         self.from.is_none_or(|from| span.last_ts >= from) && self.to.is_none_or(|to| span.first_ts < to)
     }
 
-    /// Those of a chain that may have something of it; a gap alone has no time and lies between its neighbours'.
-    pub fn within<'m>(&self, chain: &[&'m Manifest]) -> Vec<&'m Manifest> {
-        let after = |place: usize| chain[place..].iter().find_map(|manifest| manifest.span);
-        let mut before = None;
-        let mut within = Vec::new();
-        for (place, manifest) in chain.iter().enumerate() {
-            let has = match manifest.span {
-                Some(_) => self.meets(manifest),
-                None => {
-                    let ended = self.to.is_some_and(|to| before.is_some_and(|ts| ts >= to));
-                    let begins =
-                        self.from.is_none_or(|from| after(place).is_none_or(|span| span.first_ts >= from));
-                    !ended && begins
-                }
-            };
-            before = manifest.span.map(|span| span.last_ts).or(before);
-            within.extend(has.then_some(*manifest));
-        }
-        within
+    /// Whether changes that a gap swallowed may have committed in it: after the last commit before the gap, and before
+    /// the first one after it. Beside commits of its own segment it has no time of its own.
+    fn may_have_lost(&self, chain: &[&Manifest], place: usize, gap: &Gap) -> bool {
+        let manifest = chain[place];
+        let own = manifest.span;
+        let before = chain[..place].iter().rev().find_map(|manifest| manifest.span).map(|span| span.last_ts);
+        let before =
+            if gap.from <= manifest.start_lsn { before } else { own.map(|span| span.first_ts).or(before) };
+        let after = chain[place + 1..].iter().find_map(|manifest| manifest.span).map(|span| span.first_ts);
+        let after = if gap.to >= manifest.end_lsn { after } else { own.map(|span| span.last_ts).or(after) };
+        let is_over = self.to.is_some_and(|to| before.is_some_and(|before| before >= to));
+        let is_to_come = self.from.is_some_and(|from| after.is_some_and(|after| after < from));
+        !is_over && !is_to_come
     }
 
     /// What the archive says of that table's lost changes in it, of those before `until`.
     pub fn lost(&self, chain: &[&Manifest], table: &TableName, until: Option<Lsn>) -> Option<String> {
-        let manifests = self.within(chain);
-        let mut gaps =
-            manifests.iter().flat_map(|manifest| manifest.gaps.iter().map(move |gap| (manifest.seq, gap)));
-        let (seq, gap) =
-            gaps.find(|(_, gap)| concerns(gap, table) && until.is_none_or(|until| gap.from < until))?;
+        let places = chain.iter().enumerate();
+        let mut gaps = places.flat_map(|(place, manifest)| manifest.gaps.iter().map(move |gap| (place, gap)));
+        let (place, gap) = gaps.find(|&(place, gap)| {
+            let is_asked = concerns(gap, table) && until.is_none_or(|until| gap.from < until);
+            is_asked && self.may_have_lost(chain, place, gap)
+        })?;
         Some(format!(
             "changes of it from {} to {} are lost (segment {}: {})",
             gap.from,
             gap.to,
-            seq.get(),
+            chain[place].seq.get(),
             gap.reason
         ))
     }

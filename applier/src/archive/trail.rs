@@ -9,6 +9,7 @@ use syncdata_formats::time::Day;
 use uuid::Uuid;
 
 use crate::archive::fetch::Source;
+use crate::archive::range::TimeRange;
 
 /// Read at once when somebody looks further back.
 const STRIDE: usize = 64;
@@ -62,6 +63,16 @@ impl<'a> Trail<'a> {
     pub async fn reach(&mut self, day: Option<Day>) -> Result<()> {
         let first = day.map_or(0, |day| self.places.partition_point(|place| place.0 < day));
         self.reach_place(first).await
+    }
+
+    /// Reads all that may say something of that time: up to a commit from before it. A gap lies under the day of the
+    /// commit before it, however long ago that was.
+    pub async fn reach_before(&mut self, range: &TimeRange) -> Result<()> {
+        self.reach(range.first_day()).await?;
+        let Some(from) = range.from else { return Ok(()) };
+        let is_before = |segment: &Verified| segment.manifest().span.is_some_and(|span| span.last_ts < from);
+        while !self.read.iter().any(is_before) && self.reach_further().await? {}
+        Ok(())
     }
 
     /// Reads some more. False: that was the beginning.

@@ -14,7 +14,8 @@ use postgres_protocol::escape::escape_identifier;
 use serde::Serialize;
 use syncdata_formats::chain::Verified;
 use syncdata_formats::layout::SegmentSeq;
-use syncdata_formats::manifest::OpCounts;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::{Gap, OpCounts};
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::SnapshotManifest;
 use syncdata_formats::time::Timestamp;
@@ -29,7 +30,7 @@ use crate::archive::hand_files::HandFiles;
 use crate::archive::trail::Trail;
 use crate::batch::TxPlace;
 use crate::load::{self, Base, BaseKey, Copy, Halt, Known, Pair, Refusal};
-use crate::plan::{concerns, gap_name, not_found};
+use crate::plan::{GapName, concerns, not_found};
 use crate::table::{self, Table};
 use crate::target::postgres::apply::{FREE_PLANS, Writer};
 use crate::target::postgres::cursor;
@@ -183,11 +184,12 @@ impl Making<'_> {
         copies: &Copies,
     ) -> Result<()> {
         let mut known = base.known();
-        let (segments, end) = self.segments(trail, &known).await?;
-        known.until = end;
+        let stretch = self.stretch(trail, &known).await?;
+        let Stretch { segments, end, .. } = &stretch;
+        known.until = end.map(|end| end.place);
         let mut made = BTreeMap::new();
         for (name, table) in tables {
-            if let Some(reason) = unreachable_from(base, &segments, &name) {
+            if let Some(reason) = unreachable_from(base, &stretch, &known, &name) {
                 self.past.left_alone.insert(name.to_string(), reason);
                 continue;
             }
@@ -197,7 +199,7 @@ impl Making<'_> {
             let copy = filled.map_err(cannot_be_made)?;
             made.insert(name, copy);
         }
-        let missing = self.changes(&segments, &known, &mut made).await?;
+        let missing = self.changes(segments, &known, &mut made).await?;
         for (name, copy) in made {
             let rows = self.bring_over(&name, &copy, &copies[&name].0).await?;
             let missing = missing.get(&name).copied().unwrap_or(0);
@@ -209,33 +211,33 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// Segments with changes up to the moment that the base does not have, and the first transaction that came later.
-    async fn segments<'t>(
-        &self,
-        trail: &'t Trail<'_>,
-        known: &Known,
-    ) -> Result<(Vec<&'t Verified>, Option<TxPlace>)> {
-        let mut segments = Vec::new();
+    /// What there is up to the moment that the base does not have.
+    async fn stretch<'t>(&self, trail: &'t Trail<'_>, known: &Known) -> Result<Stretch<'t>> {
+        let mut stretch = Stretch { segments: Vec::new(), looked_at: Vec::new(), end: None };
         for segment in trail.manifests().iter().filter(|segment| segment.manifest().end_lsn > known.upto) {
             let comes_later = segment.manifest().span.is_some_and(|span| span.last_ts > self.order.at);
-            let end = if comes_later { self.first_later(segment, known).await? } else { None };
-            if end.is_none_or(|end| end.index > 0) {
-                segments.push(segment);
+            stretch.end = if comes_later { self.first_later(segment, known).await? } else { None };
+            stretch.looked_at.push(segment);
+            if stretch.end.is_none_or(|end| end.place.index > 0) {
+                stretch.segments.push(segment);
             }
-            if end.is_some() {
-                return Ok((segments, end));
+            if stretch.end.is_some() {
+                break;
             }
         }
-        Ok((segments, None))
+        Ok(stretch)
     }
 
-    async fn first_later(&self, segment: &Verified, known: &Known) -> Result<Option<TxPlace>> {
+    async fn first_later(&self, segment: &Verified, known: &Known) -> Result<Option<End>> {
         let fetched = self.source.fetch_file(segment.clone()).await?;
         let Some(file) = &fetched.file else { return Ok(None) };
         let commits = reader::commits(segment, file)?;
-        let later = commits.iter().position(|commit| commit.ts > self.order.at && !known.has(commit));
+        let mut commits = (0_u64..).zip(&commits);
+        let later = commits.find(|(_, commit)| commit.ts > self.order.at && !known.has(commit));
+        let seq = segment.manifest().seq.get();
+        let end = later.map(|(index, commit)| End { place: TxPlace { seq, index }, lsn: commit.end_lsn });
         fetched.clean()?;
-        Ok(later.map(|index| TxPlace { seq: segment.manifest().seq.get(), index: index as u64 }))
+        Ok(end)
     }
 
     async fn changes(
@@ -311,9 +313,36 @@ impl Making<'_> {
     }
 }
 
+/// From the base to the moment.
+struct Stretch<'t> {
+    /// With changes up to the moment.
+    segments: Vec<&'t Verified>,
+    /// Those, and the one that has the first later transaction: a gap before that may lie before the moment.
+    looked_at: Vec<&'t Verified>,
+    end: Option<End>,
+}
+
+/// The first transaction that came later.
+#[derive(Clone, Copy)]
+struct End {
+    place: TxPlace,
+    lsn: Lsn,
+}
+
+impl Stretch<'_> {
+    /// A gap that may have swallowed changes from between the base and the moment.
+    fn lost(&self, known: &Known, table: &TableName) -> Option<&Gap> {
+        let mut gaps = self.looked_at.iter().flat_map(|segment| &segment.manifest().gaps);
+        gaps.find(|gap| {
+            let is_before = self.end.is_none_or(|end| gap.from < end.lsn);
+            concerns(gap, table) && gap.to > known.upto && is_before
+        })
+    }
+}
+
 /// Why changes between the base and the moment are not all there.
-fn unreachable_from(base: &Base, segments: &[&Verified], table: &TableName) -> Option<String> {
-    let manifests = || segments.iter().map(|segment| segment.manifest());
+fn unreachable_from(base: &Base, stretch: &Stretch<'_>, known: &Known, table: &TableName) -> Option<String> {
+    let manifests = || stretch.segments.iter().map(|segment| segment.manifest());
     match base {
         Base::Snapshot(snapshot) => {
             if manifests().next().is_some_and(|first| first.start_lsn > snapshot.start_lsn) {
@@ -329,9 +358,8 @@ fn unreachable_from(base: &Base, segments: &[&Verified], table: &TableName) -> O
             }
         }
     }
-    let mut gaps = manifests().flat_map(|manifest| &manifest.gaps);
-    let lost = gaps.find(|gap| concerns(gap, table))?;
-    Some(format!("changes {} of it are lost ({})", gap_name(lost), lost.reason))
+    let lost = stretch.lost(known, table)?;
+    Some(format!("changes {} of it are lost ({})", GapName::from(lost), lost.reason))
 }
 
 fn cannot_be_made(halt: Halt) -> Error {

@@ -39,7 +39,7 @@ pub async fn look(config: &Config, order: &Order, schema_name: &str) -> Result<R
     let source = files.source.clone();
     let standing = Standing::read(&local, &source, order.tables.as_deref()).await?;
     let mut trail = Trail::open(&source, standing.archive_id, Some(standing.applied), None).await?;
-    trail.reach(order.range.first_day()).await?;
+    trail.reach_before(&order.range).await?;
 
     let copies = copies(&local, &standing, schema_name).await?;
     let mut looking = Looking::new(&local, order, copies);
@@ -268,7 +268,10 @@ impl<'a> Looking<'a> {
                 Kind::Rejected,
                 format!(
                     "Failed to apply changes to {}: segment {}, line {}: {}",
-                    rejection.table, rejection.place.tx.seq, rejection.place.line, rejection.reason
+                    rejection.table,
+                    rejection.place.tx.seq,
+                    rejection.place.line,
+                    rejection.words()
                 ),
             )
             .hint("nothing was made; leave the table out with --tables")),

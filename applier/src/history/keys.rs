@@ -1,6 +1,7 @@
 //! What a record does to which keys.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
@@ -57,6 +58,24 @@ pub(super) struct Shape {
     relation: Relation,
     hasher: KeyHasher,
     forms: Vec<Form>,
+    /// Column lists that were noted.
+    told: Vec<Form>,
+}
+
+/// Which columns records tell.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Told {
+    /// Records that tell a row whole, as their segment had it.
+    pub whole: BTreeSet<Vec<String>>,
+    /// Those that tell a part.
+    pub part: BTreeSet<Vec<String>>,
+}
+
+impl Told {
+    pub(super) fn add(&mut self, other: &Told) {
+        self.whole.extend(other.whole.iter().cloned());
+        self.part.extend(other.part.iter().cloned());
+    }
 }
 
 /// Records with the same columns.
@@ -79,7 +98,34 @@ impl Shape {
             relation: relation.clone(),
             hasher: hasher.clone(),
             forms: Vec::new(),
+            told: Vec::new(),
         }
+    }
+
+    /// Notes which columns the record tells.
+    pub(super) fn note(&mut self, row: &Row<'_>, told: &mut Told) {
+        let is_whole = match row.op {
+            Op::Insert => true,
+            Op::Update => self.is_whole(row),
+            Op::Delete | Op::Truncate => return,
+        };
+        let same = |names: &[String], fields: &Fields<'_>| {
+            names.len() == fields.len() && names.iter().zip(fields).all(|(a, (b, _))| a == b)
+        };
+        let is_known = |form: &Form| {
+            form.is_whole == is_whole && same(&form.data, &row.data) && same(&form.old_keys, &row.old_keys)
+        };
+        if self.told.iter().any(is_known) {
+            return;
+        }
+        let names = |fields: &Fields<'_>| fields.iter().map(|(name, _)| name.clone().into_owned()).collect();
+        self.told.push(Form { data: names(&row.data), old_keys: names(&row.old_keys), is_whole });
+        let names = self.values(row).iter().map(|(name, _)| name.clone().into_owned()).collect();
+        if is_whole {
+            told.whole.insert(names)
+        } else {
+            told.part.insert(names)
+        };
     }
 
     /// `None`: it does not say its key.

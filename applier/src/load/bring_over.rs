@@ -1,6 +1,6 @@
 //! The end of a load: the last changes, the difference between tables and shadows, and the positions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use syncdata_formats::error::Result;
@@ -11,9 +11,12 @@ use syncdata_service::faults;
 use super::difference::{Changes, Pair};
 use super::loader::{Loader, Work, control};
 use super::{Base, Halt, Loaded, Refusal, is_of_a_row};
-use crate::table;
+use crate::plan::state::State;
+use crate::table::{self, Table, Target, UniqueIndex};
 use crate::target::postgres::apply::{FREE_PLANS, Writer};
+use crate::target::postgres::cascades::Watch;
 use crate::target::postgres::cursor::{self, Checkpoint};
+use crate::target::postgres::identity;
 use crate::target::postgres::ledger::{self, Entry};
 use crate::target::postgres::quarantine;
 
@@ -58,7 +61,9 @@ impl Loader<'_> {
             };
             for table in loaded.keys() {
                 cursor::note_loaded(client, meta, table, position, taken_at).await?;
+                identity::note(client, meta, table).await?;
                 quarantine::forget(client, meta, table).await?;
+                cursor::release_held(client, meta, table).await?;
             }
             let entries: Vec<Entry> = loaded.iter().map(|(table, loaded)| entry(table, loaded)).collect();
             ledger::log(client, meta, &entries, started.elapsed()).await?;
@@ -77,6 +82,39 @@ impl Loader<'_> {
             self.fail(&table, &reason).await?;
         }
         Ok(())
+    }
+
+    /// Over the tables on which foreign keys act while that one is brought over.
+    async fn watch(&self, table: &Table) -> Result<Watch> {
+        if self.local.replica || !(table.acts_on_delete || table.acts_on_update) {
+            return Ok(Watch::default());
+        }
+        let client = self.local.session.client();
+        let states = cursor::table_states(client, &self.local.meta).await?;
+        let others = states.into_keys().filter(|other| *other != table.name).collect();
+        Watch::over(client, &others).await
+    }
+
+    /// One of those tables whose rows were right, if there is one. Others are no longer what they were.
+    async fn others_touched(
+        &self,
+        work: &Work<'_>,
+        name: &TableName,
+        touched: BTreeSet<TableName>,
+    ) -> Result<Option<TableName>> {
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        let states = cursor::table_states(client, meta).await?;
+        for other in touched {
+            let (is_loaded, comes_later) = (work.copies.contains_key(&other), other > *name);
+            let is_right = if is_loaded { !comes_later } else { states[&other].state == State::Live };
+            if is_right {
+                return Ok(Some(other));
+            }
+            if !is_loaded {
+                identity::disown(client, meta, &other).await?;
+            }
+        }
+        Ok(None)
     }
 
     async fn bring_one_over(
@@ -105,14 +143,28 @@ impl Loader<'_> {
         let pair = Pair {
             table: &copy.table,
             shadow: &copy.shadow,
-            key: if target.key.arbiter { &target.key.columns } else { &[] },
+            key: key(&target, self.local.replica),
             columns,
             replica: self.local.replica,
         };
 
         let client = self.local.session.client();
         control(client, "SAVEPOINT syncdata_table").await?;
-        let refusal = match pair.bring_over(client).await {
+        let watch = self.watch(&copy.table).await?;
+        let before = watch.count(client).await?;
+        let brought = pair.bring_over(client).await;
+        if brought.is_ok() {
+            let touched = watch.changed(client, &before).await?;
+            if let Some(newer) = self.others_touched(work, name, touched).await? {
+                control(client, "ROLLBACK TO SAVEPOINT syncdata_table").await?;
+                let reason = format!(
+                    "its rows cannot change without those of {newer}, through a foreign key of the copy; let this role set \
+                     session_replication_role, or drop that key, then run: syncdata-applier resync {name}"
+                );
+                return Err(Halt::refused(name, reason));
+            }
+        }
+        let refusal = match brought {
             Ok(changes) if writer.duplicates(client, &copy.table).await? => {
                 tracing::debug!(table = %name, rows = changes.total(), "brought over in vain");
                 Halt::refused(name, "two rows have the same value in a deferrable unique constraint")
@@ -128,6 +180,20 @@ impl Loader<'_> {
         control(client, "ROLLBACK TO SAVEPOINT syncdata_table").await?;
         Err(refusal)
     }
+}
+
+/// By which columns rows are found. Where foreign keys act, a row must not go and come again: any unique key will do.
+fn key(target: &Target, replica: bool) -> &[usize] {
+    if target.key.arbiter {
+        return &target.key.columns;
+    }
+    let table = &target.table;
+    let is_key = |unique: &&UniqueIndex| {
+        let plain = |column: &usize| table.columns[*column].not_null && !table.columns[*column].generated;
+        unique.immediate && unique.columns.iter().all(plain)
+    };
+    let any = table.unique.iter().find(is_key).filter(|_| !replica && table.is_referenced());
+    any.map_or(&[], |unique| &unique.columns)
 }
 
 fn entry(table: &TableName, loaded: &Loaded) -> Entry {

@@ -115,13 +115,16 @@ pub(crate) async fn catch_up(
                 }
                 Outcome::Rejected(rejection) => {
                     let (seq, line) = (rejection.place.tx.seq, rejection.place.line);
-                    let reason = format!("segment {seq}, line {line}: {}", rejection.reason);
+                    let reason = format!("segment {seq}, line {line}: {}", rejection.words());
                     return Err(Halt::refused(&real(&rejection.table), reason));
                 }
             },
             Item::Segment(end) => {
                 ends += 1;
                 done.records += end.counts.values().map(|counts| counts.total()).sum::<u64>();
+            }
+            Item::Held { table, .. } => {
+                return Err(Halt::refused(&table.parse()?, "it is held up by other tables"));
             }
             Item::Lacking { table, difference, .. } => {
                 return Err(Halt::refused(&table.parse()?, difference));
@@ -164,7 +167,7 @@ fn task(
         let admission = Admission { target, relation, from, until, skip: skip.clone() };
         admitted.insert(name.to_string(), admission);
     }
-    Ok(Some(Task { segment: fetched.segment.clone(), file: file.clone(), admitted }))
+    Ok(Some(Task { segment: fetched.segment.clone(), file: file.clone(), admitted, held: HashMap::new() }))
 }
 
 /// The first transaction that is not known, and those after it that are.
@@ -186,6 +189,6 @@ pub(crate) fn lost(segments: &[Verified], table: &TableName, after: Lsn) -> Opti
         |tables: &Option<Vec<TableName>>| tables.as_ref().is_none_or(|tables| tables.contains(table));
     let mut lost = gaps.filter(|gap| gap.to > after && concerns(&gap.tables));
     lost.next().map(|gap| {
-        format!("changes {} of it are lost ({}); a base that is newer is needed: run `syncdata-archiver snapshot`", plan::gap_name(gap), gap.reason)
+        format!("changes {} of it are lost ({}); a base that is newer is needed: run `syncdata-archiver snapshot`", plan::GapName::from(gap), gap.reason)
     })
 }

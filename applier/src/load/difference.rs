@@ -48,8 +48,9 @@ impl Pair<'_> {
         }
         savepoint(client, "SAVEPOINT syncdata_rows").await?;
         match self.in_place(client).await {
-            // Two rows have changed places in another unique index: no order of single steps does that.
-            Err(error) if self.replica && sqlstate(&error) == Some(&SqlState::UNIQUE_VIOLATION) => {
+            // Two rows have changed places in another unique index, or under an exclusion constraint: no order of single
+            // steps does that.
+            Err(error) if self.may_go() && is_in_the_way(&error) => {
                 savepoint(client, "ROLLBACK TO SAVEPOINT syncdata_rows").await?;
                 self.replacing(client).await
             }
@@ -59,6 +60,11 @@ impl Pair<'_> {
                 Ok(changes)
             }
         }
+    }
+
+    /// Whether a row may go for a moment: nothing hangs on it.
+    fn may_go(&self) -> bool {
+        self.replica || !self.table.is_referenced()
     }
 
     /// The server updates no IDENTITY ALWAYS column: such a row goes, and comes again.
@@ -198,6 +204,11 @@ impl Pair<'_> {
         let bringing = || format!("bringing rows over to {}", self.table.name);
         client.execute(statement, &[]).await.context(bringing)
     }
+}
+
+fn is_in_the_way(error: &Error) -> bool {
+    let codes = [SqlState::UNIQUE_VIOLATION, SqlState::EXCLUSION_VIOLATION];
+    sqlstate(error).is_some_and(|code| codes.contains(code))
 }
 
 async fn savepoint(client: &Client, statement: &str) -> Result<(), Error> {

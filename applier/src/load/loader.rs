@@ -25,6 +25,7 @@ use crate::plan::state::{Event, State, TableState};
 use crate::plan::{not_found, offer};
 use crate::target::postgres::apply::Writer;
 use crate::target::postgres::cursor::{self, Checkpoint};
+use crate::target::postgres::identity::{self, Lost};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::schema;
 
@@ -99,6 +100,11 @@ impl Loader<'_> {
                 self.fail(name, &not_found(name).to_string()).await?;
                 continue;
             };
+
+            if identity::is_unlogged(client, name).await? {
+                self.fail(name, &Lost::Unlogged.reason(name)).await?;
+                continue;
+            }
 
             let table = Arc::new(table.clone());
             let shadow = shadow::make(client, &table, number).await?;

@@ -11,6 +11,7 @@ use crate::archive;
 use crate::load;
 use crate::plan::state::{Event, Want};
 use crate::target::postgres::cursor::{self, Checkpoint, Position};
+use crate::target::postgres::identity;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
 
@@ -88,6 +89,9 @@ async fn add_one(
             cursor::change(client, meta, table, Event::NeedsNoBase, position, None).await?;
         }
         cursor::want(client, meta, table, want).await?;
+        if position.is_some() {
+            identity::note(client, meta, table).await?;
+        }
         let insert = format!(
             "INSERT INTO {meta}.tables_to_sync (table_name, creator) VALUES ($1, session_user) \
              ON CONFLICT (table_name) DO NOTHING"

@@ -1,15 +1,14 @@
 //! `clear`: empties all synced tables. Their positions stay, so that nothing fills them by itself.
 
 use serde_json::json;
-use syncdata_formats::error::{Error, Result};
+use syncdata_formats::error::Result;
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
-use syncdata_service::postgres::ServerContext as _;
 
 use super::Answer;
 use crate::plan::state::Event;
-use crate::table;
 use crate::target::postgres::cursor;
+use crate::target::postgres::emptying;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::quarantine;
 use crate::target::postgres::schema;
@@ -45,15 +44,7 @@ async fn empty(local: &Local, names: &[TableName]) -> Result<Vec<TableName>> {
     let (client, meta) = (local.session.client(), &local.meta);
     let empty = async {
         let tables = schema::load(client, names).await?;
-        let list: Vec<String> = tables.values().map(table::Table::sql).collect();
-        if !list.is_empty() {
-            let truncate = format!("TRUNCATE {}", list.join(", "));
-            client
-                .batch_execute(&truncate)
-                .await
-                .context(|| "emptying the tables".to_owned())
-                .map_err(explain)?;
-        }
+        emptying::empty(local, &tables).await?;
 
         for table in names {
             let reason = Some("emptied by clear: it needs its rows again (resync)");
@@ -63,11 +54,4 @@ async fn empty(local: &Local, names: &[TableName]) -> Result<Vec<TableName>> {
         Ok(tables.into_keys().collect())
     };
     local.in_transaction(empty).await
-}
-
-fn explain(error: Error) -> Error {
-    let hint =
-        "nothing was changed. A table that is not synced may refer to one of these, or somebody reads them";
-    let hint = error.hint_text().map_or(hint.to_owned(), |own| format!("{own}; {hint}"));
-    error.hint(hint)
 }

@@ -1,5 +1,7 @@
 //! `retry`: lets tables out of quarantine and brings them to the checkpoint.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::TableName;
@@ -9,6 +11,7 @@ use super::whitelist::{not_listed, parse_names};
 use super::{Answer, sync};
 use crate::plan::state::{Event, State, TableState};
 use crate::target::postgres::cursor;
+use crate::target::postgres::identity;
 use crate::target::postgres::local::Local;
 
 /// What is asked for; it may travel to the daemon.
@@ -27,24 +30,51 @@ pub async fn retry(config: Config, retry: &Retry) -> Result<Answer> {
 /// From here on they are caught up by the next pass.
 pub async fn release(config: &Config, retry: &Retry) -> Result<()> {
     let accept_gap = retry.accept_gap;
-    let names = parse_names(&retry.tables)?;
+    let asked = parse_names(&retry.tables)?;
     let local = Local::open(config).await?;
     local.lock_pass().await?;
     let states = cursor::table_states(local.session.client(), &local.meta).await?;
-    for table in &names {
-        let state = states.get(table).ok_or_else(|| not_listed(table))?;
+    let asked_states = asked.iter().map(|table| states.get(table).ok_or_else(|| not_listed(table)));
+    let asked_states: Vec<&TableState> = asked_states.collect::<Result<_>>()?;
+    for (table, state) in asked.iter().zip(asked_states) {
         check(table, state, accept_gap)?;
+    }
+    let names = with_held(asked, &states);
+    for table in &names {
+        check(table, &states[table], accept_gap).map_err(|error| {
+            error.context(format!("{table} is held together with what is to be tried again"))
+        })?;
     }
     let release = async {
         for table in &names {
             if accept_gap {
                 cursor::accept_gap(local.session.client(), &local.meta, table).await?;
+                identity::forget_parts(local.session.client(), &local.meta, table).await?;
             }
             cursor::change(local.session.client(), &local.meta, table, Event::Retried, None, None).await?;
         }
         Ok(())
     };
     local.in_transaction(release).await
+}
+
+/// What one TRUNCATE named is released together. A table that is right again holds up no other.
+fn with_held(asked: Vec<TableName>, states: &BTreeMap<TableName, TableState>) -> Vec<TableName> {
+    let mut names = asked;
+    let is_held = |table: &TableName| {
+        states.get(table).is_some_and(|state| matches!(state.state, State::Quarantined | State::Stale))
+    };
+    let mut next = 0;
+    while let Some(table) = names.get(next).cloned() {
+        let partners = states.iter().filter(|(other, state)| {
+            state.held_with.contains(&table) || states[&table].held_with.contains(*other)
+        });
+        let partners = partners.map(|(other, _)| other).filter(|other| is_held(other));
+        let new: Vec<TableName> = partners.filter(|other| !names.contains(*other)).cloned().collect();
+        names.extend(new);
+        next += 1;
+    }
+    names
 }
 
 fn check(table: &TableName, state: &TableState, accept_gap: bool) -> Result<()> {

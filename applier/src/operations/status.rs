@@ -113,8 +113,10 @@ fn time(text: Option<&str>) -> Result<Option<Timestamp>> {
 }
 
 impl TableStatus {
+    /// Somebody has to do something: a table that had rows and was emptied waits for them.
     fn is_set_aside(&self) -> bool {
-        matches!(self.state, State::Quarantined | State::Stale)
+        let is_emptied = self.state == State::Pending && self.lsn.is_some();
+        matches!(self.state, State::Quarantined | State::Stale) || is_emptied
     }
 
     /// Live, and yet older than `stale_after`.

@@ -12,10 +12,11 @@ use syncdata_formats::name::TableName;
 use super::context::{PassContext, clean};
 use crate::archive::groups::Groups;
 use crate::archive::stretch::stretch;
-use crate::plan::state::{Event, State, TableState};
-use crate::plan::{self, Scope};
+use crate::plan::state::{Event, State, TableState, Want};
+use crate::plan::{self, GapName, Scope};
+use crate::table::Table;
 use crate::target::postgres::cursor::{self, Applied, Checkpoint};
-use crate::target::postgres::quarantine;
+use crate::target::postgres::{quarantine, schema};
 
 /// What it took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,12 +32,41 @@ pub(super) async fn catch_up(
     tables: &[TableName],
 ) -> Result<CaughtUp> {
     let states = cursor::table_states(pass.local.session.client(), &pass.local.meta).await?;
-    let done = match checkpoint.segment {
-        Some(own) => apply_lacking(pass, checkpoint, own, tables, &states).await?,
-        None => CaughtUp::default(),
-    };
+    let mut done = CaughtUp::default();
+    if let Some(own) = checkpoint.segment {
+        for together in together(pass, tables, &states).await? {
+            let more = apply_lacking(pass, checkpoint, own, &together, &states).await?;
+            done.segments += more.segments;
+            done.records += more.records;
+        }
+    }
     make_live(pass, checkpoint, tables).await?;
     Ok(done)
+}
+
+/// All at once. But where foreign keys act, a table that is ahead of one that it refers to would be acted upon by changes
+/// that are older than its rows, and nobody could tell: then the one that lags most goes first.
+async fn together(
+    pass: &PassContext<'_>,
+    tables: &[TableName],
+    states: &BTreeMap<TableName, TableState>,
+) -> Result<Vec<Vec<TableName>>> {
+    let position =
+        |table: &TableName| states.get(table).and_then(|state| state.position).unwrap_or(Lsn::ZERO);
+    let acts = |table: &Table| {
+        let is_ahead = |other: &&TableName| tables.contains(other) && position(other) > position(&table.name);
+        (table.acts_on_delete || table.acts_on_update)
+            && table.referenced_by.iter().any(|other| is_ahead(&other))
+    };
+    let local = schema::load(pass.local.session.client(), tables).await?;
+    if pass.local.replica || !local.values().any(acts) {
+        return Ok(vec![tables.to_vec()]);
+    }
+    let mut by_position: BTreeMap<Lsn, Vec<TableName>> = BTreeMap::new();
+    for table in tables {
+        by_position.entry(position(table)).or_default().push(table.clone());
+    }
+    Ok(by_position.into_values().collect())
 }
 
 async fn apply_lacking(
@@ -59,11 +89,21 @@ async fn apply_lacking(
         let in_scope = Scope::CatchUp(scope.clone());
         let applied = pass.apply(checkpoint, &in_scope, &group.segments, None).await?;
         scope.retain(|table| !applied.set_aside.contains(table));
+        for table in &applied.tied {
+            make_anew(pass, table).await?;
+        }
         done.segments += group.segments.len() as u64;
         done.records += applied.records;
         clean(&group.segments)?;
     }
     Ok(done)
+}
+
+/// Foreign keys of the copy keep it from its older changes, now and whenever they are tried again: what is left is a new
+/// base, if there is one.
+async fn make_anew(pass: &PassContext<'_>, table: &TableName) -> Result<()> {
+    tracing::warn!(%table, "table cannot catch up beside those that refer to it; it is made anew");
+    cursor::want(pass.local.session.client(), &pass.local.meta, table, Some(Want::Rebuild)).await
 }
 
 /// Those of the tables that have reached the checkpoint.
@@ -100,17 +140,17 @@ async fn within_reach(
     for table in tables {
         let Some(state) = states.get(table) else { continue };
         let position = state.position.unwrap_or(Lsn::ZERO);
-        let gap = format!("{position}..{begins}");
+        let gap = GapName { from: position, to: begins };
         if is_whole || position >= begins || state.accepted_gaps.contains(&gap) {
             scope.push(table.clone());
         } else {
-            cut_off(pass, table, position, &gap).await?;
+            cut_off(pass, table, gap).await?;
         }
     }
     Ok(scope)
 }
 
-async fn cut_off(pass: &PassContext<'_>, table: &TableName, position: Lsn, gap: &str) -> Result<()> {
+async fn cut_off(pass: &PassContext<'_>, table: &TableName, gap: GapName) -> Result<()> {
     let (client, meta) = (pass.local.session.client(), &pass.local.meta);
     let noting = || format!("noting that {table} is stale");
     let remedy = plan::gap_remedy(table);
@@ -120,6 +160,6 @@ async fn cut_off(pass: &PassContext<'_>, table: &TableName, position: Lsn, gap: 
         cursor::note_gap(client, meta, table, gap).await
     };
     pass.local.in_transaction(note).await.context(noting)?;
-    tracing::warn!(%table, lsn = %position, "table is stale: the archive was pruned past it");
+    tracing::warn!(%table, lsn = %gap.from, "table is stale: the archive was pruned past it");
     Ok(())
 }

@@ -7,6 +7,7 @@
 
 mod catch_up;
 mod context;
+mod local_tables;
 pub mod runner;
 mod view;
 
@@ -29,6 +30,7 @@ use crate::plan::Scope;
 use crate::plan::offer::{Choice, Offer};
 use crate::plan::state::{Event, State, TableState, Want};
 use crate::target::postgres::cursor::{self, Checkpoint, Position};
+use crate::target::postgres::identity::{self, Lost};
 use crate::target::postgres::step::Prepared;
 
 /// What a pass did and what is left to say.
@@ -76,6 +78,9 @@ impl<'a> Pass<'a> {
             return Ok(report);
         }
 
+        // Also while the archive is silent, or away.
+        self.look_at_local_tables(&states).await?;
+        let states = cursor::table_states(client, &self.context.local.meta).await?;
         let checkpoint = self.checkpoint(&states).await?;
         let known = cursor::covered_at(client, &self.context.local.meta).await?;
         let mut view = View::of(self.context.source, &checkpoint, known).await?;
@@ -152,9 +157,15 @@ impl<'a> Pass<'a> {
         let (client, meta) = (self.context.local.session.client(), &self.context.local.meta);
         if checkpoint.segment.is_none() {
             for table in self.starting_with_the_archive(states, checkpoint, view).await? {
+                if identity::is_unlogged(client, &table).await? {
+                    let reason = Lost::Unlogged.reason(&table);
+                    cursor::change(client, meta, &table, Event::LoadFails, None, Some(&reason)).await?;
+                    continue;
+                }
                 let start = Some(Position { lsn: Lsn::ZERO, commit_time: None });
                 cursor::change(client, meta, &table, Event::NeedsNoBase, start, None).await?;
                 cursor::want(client, meta, &table, None).await?;
+                identity::note(client, meta, &table).await?;
                 tracing::info!(%table, "table starts from the archive's first segment");
             }
         }

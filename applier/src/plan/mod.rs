@@ -4,8 +4,11 @@ pub(crate) mod offer;
 pub mod position;
 pub mod state;
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
+use syncdata_formats::error::Error;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{self, Gap, Generated, Manifest, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
@@ -57,7 +60,7 @@ impl Scope {
 pub fn gap<'a>(manifest: &'a Manifest, table: &TableName, state: &TableState) -> Option<&'a Gap> {
     let position = state.position.unwrap_or(Lsn::ZERO);
     let holds_back = |gap: &&Gap| {
-        gap.to > position && concerns(gap, table) && !state.accepted_gaps.contains(&gap_name(gap))
+        gap.to > position && concerns(gap, table) && !state.accepted_gaps.contains(&GapName::from(*gap))
     };
     manifest.gaps.iter().filter(holds_back).min_by_key(|gap| gap.from)
 }
@@ -67,9 +70,32 @@ pub fn concerns(gap: &Gap, table: &TableName) -> bool {
     gap.tables.as_ref().is_none_or(|tables| tables.contains(table))
 }
 
-/// How an accepted gap is remembered.
-pub fn gap_name(gap: &Gap) -> String {
-    format!("{}..{}", gap.from, gap.to)
+/// Changes that committed after one position and up to another: how a gap is told, and remembered when it is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GapName {
+    pub from: Lsn,
+    pub to: Lsn,
+}
+
+impl From<&Gap> for GapName {
+    fn from(gap: &Gap) -> GapName {
+        GapName { from: gap.from, to: gap.to }
+    }
+}
+
+impl fmt::Display for GapName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", self.from, self.to)
+    }
+}
+
+impl FromStr for GapName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<GapName, Error> {
+        let (from, to) = text.split_once("..").ok_or_else(|| Error::bad_input("a gap (FROM..TO)", text))?;
+        Ok(GapName { from: from.parse()?, to: to.parse()? })
+    }
 }
 
 /// What lets a table go on that a gap cuts off.

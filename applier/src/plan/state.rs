@@ -12,6 +12,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
+
+use crate::plan::GapName;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -131,10 +134,12 @@ pub struct TableState {
     /// All that committed up to here is in the table.
     pub position: Option<Lsn>,
     pub reason: Option<String>,
-    /// Gaps that an operator has accepted, `FROM..TO`.
-    pub accepted_gaps: Vec<String>,
+    /// Gaps that an operator has accepted.
+    pub accepted_gaps: Vec<GapName>,
     /// What was asked for and is still to be done.
     pub load: Option<Want>,
+    /// What it is held up with: one TRUNCATE named them all.
+    pub held_with: Vec<TableName>,
 }
 
 impl TableState {

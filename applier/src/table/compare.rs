@@ -9,7 +9,7 @@ use syncdata_formats::manifest::{self, Relation, ReplicaIdentity};
 use syncdata_formats::types;
 
 use super::faithful::takes;
-use super::{Key, Table, Target, TextEquality, UniqueIndex};
+use super::{Column, Key, Table, Target, TextEquality, UniqueIndex};
 
 /// Why a table cannot take what the archive holds, and the statement that mends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +38,9 @@ pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Target, Difference
             _ => {}
         }
     }
-    let extra = |local: &&super::Column| relation.columns.iter().all(|column| column.name != local.name);
+    let extra = |local: &&Column| relation.columns.iter().all(|column| column.name != local.name);
     let required =
-        |local: &&super::Column| local.not_null && !local.has_default && !local.generated && !local.identity;
+        |local: &&Column| local.not_null && !local.has_default && !local.generated && !local.identity;
     if let Some(local) = table.columns.iter().filter(extra).find(required) {
         return Err(Difference {
             what: format!(
@@ -58,26 +58,10 @@ pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Target, Difference
 pub fn lacking(name: &str, relation: Option<&Relation>, table: &Table) -> Difference {
     let sql = escape_identifier(name);
     let column = relation.and_then(|relation| relation.columns.iter().find(|column| column.name == name));
-    let renamed = relation.and_then(|relation| {
-        // A column that only we have, of the same type, looks like its old name.
-        table.columns.iter().find(|local| {
-            relation.columns.iter().all(|column| column.name != local.name)
-                && column.is_some_and(|column| column.type_name == local.type_name)
-        })
-    });
-    let remedy = match (renamed, column) {
-        (Some(local), Some(column)) => {
-            let rename = format!("ALTER TABLE {} RENAME COLUMN {} TO {sql}", table.name.sql(), local.sql());
-            let add = add_column(table, column);
-            // A line end in a name would end the comment.
-            match add.contains(['\n', '\r']) {
-                true => rename,
-                false => format!("{rename}  -- if it was renamed; if it is a new column: {add}"),
-            }
-        }
-        (_, Some(column)) => add_column(table, column),
+    let remedy = match (relation, column) {
+        (Some(relation), Some(column)) => renamed_or_new(table, relation, column),
         // The archive describes the table as it was later. Text takes every value.
-        (_, None) => format!(
+        (_, _) => format!(
             "ALTER TABLE {} ADD COLUMN {sql} text  -- if the source has dropped it since; if it was renamed in the \
              middle of a transaction, resync {}",
             table.name.sql(),
@@ -85,6 +69,48 @@ pub fn lacking(name: &str, relation: Option<&Relation>, table: &Table) -> Differ
         ),
     };
     Difference { what: format!("column {sql} of {} does not exist locally", table.name), remedy }
+}
+
+/// A column that only we have, of the same type, looks like the old name of one that we lack.
+fn renamed_or_new(table: &Table, relation: &Relation, column: &manifest::Column) -> String {
+    let source = |local: &&Column| relation.columns.iter().find(|source| source.name == local.name);
+    let add = add_column(table, column);
+    let rename = |local: &Column| {
+        let (name, to) = (local.sql(), escape_identifier(&column.name));
+        format!("ALTER TABLE {} RENAME COLUMN {name} TO {to}", table.name.sql())
+    };
+    let is_old = |local: &&Column| source(local).is_none() && local.type_name == column.type_name;
+    let olds: Vec<&Column> = table.columns.iter().filter(is_old).collect();
+
+    // Numbers mean the same on both sides where the columns that both have are numbered alike.
+    let is_alike = |local: &Column| {
+        source(&local).is_none_or(|source| source.attnum.map(i32::from) == Some(i32::from(local.attnum)))
+    };
+    let last = table.columns.iter().filter(|local| source(local).is_some()).map(|local| local.attnum).max();
+    let number =
+        column.attnum.map(i32::from).filter(|_| last.is_some() && table.columns.iter().all(is_alike));
+    if let Some(number) = number {
+        match olds.iter().find(|local| i32::from(local.attnum) == number) {
+            None => return add,
+            // Behind all that both have stand also columns that each has added for itself.
+            Some(local) if Some(local.attnum) < last => return rename(local),
+            Some(_) => {}
+        }
+    }
+    match olds.as_slice() {
+        [] => add,
+        olds => {
+            let renames: Vec<String> = olds.iter().map(|local| rename(local)).collect();
+            // A line end in a name would end the comment.
+            match add.contains(['\n', '\r']) {
+                true => renames.join("; if that is not it, run: "),
+                false => format!(
+                    "{};  -- if it was renamed; if it is a new column, run: {add};",
+                    renames.join(";  -- or run: ")
+                ),
+            }
+        }
+    }
 }
 
 /// With what rows from before have in it, and what the type's name is held to be.
@@ -108,7 +134,7 @@ fn printable(type_name: &str) -> Cow<'_, str> {
     }
 }
 
-fn generated_here(table: &Table, local: &super::Column) -> Difference {
+fn generated_here(table: &Table, local: &Column) -> Difference {
     let name = local.sql();
     Difference {
         what: format!(

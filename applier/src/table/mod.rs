@@ -37,6 +37,8 @@ pub enum Shape {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     pub name: String,
+    /// Its number in the catalog, which a new name leaves as it is.
+    pub attnum: i16,
     /// As `format_type` prints it.
     pub type_name: String,
     /// The type below all domains, qualified and quoted, without a modifier: a text cast to it is parsed by
@@ -109,6 +111,11 @@ impl Table {
     pub fn column_list(&self, columns: &[usize]) -> String {
         let names: Vec<String> = columns.iter().map(|&c| self.columns[c].sql()).collect();
         names.join(", ")
+    }
+
+    /// A row that goes, be it for a moment, takes others along or is refused.
+    pub fn is_referenced(&self) -> bool {
+        self.acts_on_delete || self.acts_on_update || !self.referenced_by.is_empty()
     }
 
     pub fn deferrable_unique(&self) -> impl Iterator<Item = &UniqueIndex> {

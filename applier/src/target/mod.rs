@@ -17,6 +17,7 @@ use syncdata_formats::manifest::OpCounts;
 use syncdata_formats::name::TableName;
 
 use crate::batch::{Batch, Place};
+use crate::plan::GapName;
 use crate::plan::offer::CaptureSince;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::TableState;
@@ -80,7 +81,7 @@ pub struct CutOff {
     /// Of the segment that declares the gap.
     pub seq: u64,
     pub position: Lsn,
-    pub gap: String,
+    pub gap: GapName,
     pub reason: String,
 }
 
@@ -92,6 +93,8 @@ pub struct SetAside {
     pub position: Position,
     /// With what to do about it.
     pub reason: String,
+    /// What one TRUNCATE named with it, where that is the reason.
+    pub held_with: Vec<TableName>,
 }
 
 /// Why a table was set aside.
@@ -103,6 +106,8 @@ pub struct Poison {
     pub line: Option<u64>,
     pub sqlstate: Option<String>,
     pub reason: String,
+    /// What to do about it, where more is known than that it has to be mended.
+    pub remedy: Option<String>,
 }
 
 /// The record itself, looked up again.
@@ -129,6 +134,25 @@ pub struct Rejection {
     pub sqlstate: Option<String>,
     /// In the server's words, which may quote values: for the quarantine, never for a log.
     pub reason: String,
+    /// What to do about it, where more is known than that it has to be mended: `run: ALTER …`.
+    pub remedy: Option<String>,
+}
+
+impl Rejection {
+    /// Why, and what to do about it where that is known.
+    pub fn words(&self) -> String {
+        with_remedy(&self.reason, self.remedy.as_deref())
+    }
+}
+
+impl Poison {
+    pub fn words(&self) -> String {
+        with_remedy(&self.reason, self.remedy.as_deref())
+    }
+}
+
+fn with_remedy(reason: &str, remedy: Option<&str>) -> String {
+    remedy.map_or_else(|| reason.to_owned(), |remedy| format!("{reason}; {remedy}"))
 }
 
 #[derive(Debug)]
@@ -143,6 +167,8 @@ pub struct Violation {
     pub table: TableName,
     pub sqlstate: Option<String>,
     pub reason: String,
+    /// What to do about it, where more is known than that it has to be mended.
+    pub remedy: Option<String>,
 }
 
 /// One table in one segment.

@@ -12,10 +12,6 @@ pub enum Shape {
     OnlyIdentityColumns,
     KeyOfNondeterministicText,
     NarrowerDomain,
-    ReplayOfKeysThatServersCompare,
-    ExchangeUnderExclusion,
-    TruncateWhileHeldUp,
-    ResyncOfParent,
     IncludedColumnsInKey,
     UnloggedTable,
 }
@@ -29,13 +25,6 @@ const NOT_YET: &[(Shape, &str)] = &[
     (Shape::OnlyIdentityColumns, "tables of nothing but identity columns"),
     (Shape::KeyOfNondeterministicText, "a nondeterministic local collation on a key merges rows"),
     (Shape::NarrowerDomain, "a narrower domain of the same name rounds"),
-    (
-        Shape::ReplayOfKeysThatServersCompare,
-        "replay brings deleted rows back where only the server compares keys",
-    ),
-    (Shape::ExchangeUnderExclusion, "resync cannot exchange rows under an exclusion constraint"),
-    (Shape::TruncateWhileHeldUp, "a TRUNCATE of several tables one of which is held up"),
-    (Shape::ResyncOfParent, "resync of a parent deletes its children"),
     (Shape::IncludedColumnsInKey, "INCLUDE columns of the primary key are taken for a part of it"),
     (Shape::UnloggedTable, "an unlogged table of production is live and empty here"),
 ];

@@ -1,7 +1,6 @@
 //! Random statements of production. Each says only what follows from the seed; which rows it meets follows from
 //! what is there.
 
-use super::not_yet::{Shape, is_mended};
 use super::tables::{Column, Table};
 use crate::workload::Prng;
 
@@ -35,12 +34,12 @@ pub(super) fn first_rows(random: &mut Prng, table: &Table) -> Transaction {
     Transaction { statements, end: End::Commit }
 }
 
-pub(super) fn transaction(random: &mut Prng, tables: &[Table], is_held_up: bool) -> Transaction {
+pub(super) fn transaction(random: &mut Prng, tables: &[Table]) -> Transaction {
     let mut statements = Vec::new();
     for _ in 0..=random.below(5) {
         let table = random.pick(tables);
         let is_undone = random.chance(8);
-        let sqls = statement(random, table, tables, is_held_up);
+        let sqls = statement(random, table, tables);
         statements.extend(sqls.into_iter().map(|sql| Statement { sql, is_undone }));
     }
     let end = match random.below(20) {
@@ -56,7 +55,7 @@ fn done(sql: String) -> Statement {
     Statement { sql, is_undone: false }
 }
 
-fn statement(random: &mut Prng, table: &Table, tables: &[Table], is_held_up: bool) -> Vec<String> {
+fn statement(random: &mut Prng, table: &Table, tables: &[Table]) -> Vec<String> {
     match random.below(100) {
         0..=29 => vec![insert(random, table)],
         30..=54 => vec![update(random, table)],
@@ -64,7 +63,7 @@ fn statement(random: &mut Prng, table: &Table, tables: &[Table], is_held_up: boo
         65..=70 => swap(random, table),
         71..=82 => vec![delete(random, table)],
         83..=91 => vec![delete_and_insert(random, table)],
-        92..=93 => vec![truncate(random, table, tables, is_held_up)],
+        92..=93 => vec![truncate(random, table, tables)],
         94..=96 => vec![format!(
             "UPDATE {0} SET {1} = {1}{2}",
             table.name,
@@ -212,15 +211,13 @@ fn delete_and_insert(random: &mut Prng, table: &Table) -> String {
     )
 }
 
-fn truncate(random: &mut Prng, table: &Table, tables: &[Table], is_held_up: bool) -> String {
+fn truncate(random: &mut Prng, table: &Table, tables: &[Table]) -> String {
     let other = random.pick(tables);
-    let is_alone = table.is_parent || is_held_up && !is_mended(Shape::TruncateWhileHeldUp);
-    if is_alone && table.is_parent {
-        return delete(random, table);
-    }
-    if is_alone || random.chance(50) || other.name == table.name || other.is_parent {
-        format!("TRUNCATE {}", table.name)
-    } else {
-        format!("TRUNCATE {}, {}", table.name, other.name)
+    let is_alone = random.chance(50) || other.name == table.name;
+    match is_alone {
+        true if table.is_parent => delete(random, table),
+        true => format!("TRUNCATE {}", table.name),
+        // Of a parent it is refused, unless it names all that refer to it.
+        false => format!("TRUNCATE {}, {}", table.name, other.name),
     }
 }

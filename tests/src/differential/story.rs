@@ -10,7 +10,6 @@ use tokio_postgres::Client;
 use super::image::{self, Image, PINNED, difference};
 use super::kinds::{EXTENSIONS, Known, TYPES};
 use super::mishap::{Mishap, Ways};
-use super::not_yet::{Shape, is_mended};
 use super::script::{Step, script};
 use super::statements::{End, Statement, Transaction};
 use super::tables::{self, Table};
@@ -63,12 +62,6 @@ pub struct Story {
 struct Moment {
     time: String,
     images: Vec<Image>,
-}
-
-/// Whether a base copy can be brought over while its rows are there.
-pub(super) fn can_be_loaded(table: &Table) -> bool {
-    (!table.has_exclusion || is_mended(Shape::ExchangeUnderExclusion))
-        && (!table.is_parent || is_mended(Shape::ResyncOfParent))
 }
 
 const SLOT: &str = "SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json')";

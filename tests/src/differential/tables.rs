@@ -56,7 +56,6 @@ pub struct Table {
     pub partitioned: bool,
     /// At least one row of another table hangs on it.
     pub is_parent: bool,
-    pub has_exclusion: bool,
     at_source: Vec<String>,
     here: Vec<String>,
 }
@@ -85,16 +84,7 @@ impl Table {
 
     /// Whether `replay` can find its rows.
     pub fn can_be_replayed(&self) -> bool {
-        let by_server = |&place: &usize| {
-            let column = &self.columns[place];
-            matches!(
-                column.kind.name,
-                "citext" | "ci_text" | "float4" | "float8" | "jsonb" | "ints" | "int4range" | "interval"
-            )
-        };
-        !self.key.is_empty()
-            && self.identity != Identity::Index
-            && (is_mended(Shape::ReplayOfKeysThatServersCompare) || !self.key.iter().any(by_server))
+        !self.key.is_empty() && self.identity != Identity::Index
     }
 }
 
@@ -135,7 +125,6 @@ impl Maker<'_> {
             identity,
             partitioned: false,
             is_parent: false,
-            has_exclusion: false,
             at_source: Vec::new(),
             here: Vec::new(),
         };
@@ -323,7 +312,7 @@ impl Maker<'_> {
     }
 
     /// Lines of CREATE TABLE.
-    fn extra_constraints(&mut self, table: &mut Table, is_split: bool) -> Vec<String> {
+    fn extra_constraints(&mut self, table: &Table, is_split: bool) -> Vec<String> {
         let mut lines = Vec::new();
         for column in &table.columns {
             let Some(parent) = column.refers_to else { continue };
@@ -355,7 +344,6 @@ impl Maker<'_> {
         let range = table.columns.iter().find(|column| column.kind.name == "int4range");
         if let Some(column) = range.filter(|column| column.here == Here::Same && self.random.chance(60)) {
             lines.push(format!("EXCLUDE USING gist ({} WITH &&)", column.name));
-            table.has_exclusion = true;
         }
         lines
     }

@@ -134,6 +134,7 @@ async fn clear_leaves_everything_when_an_unsynced_table_refers_to_one() {
     let copy = two_tables().await;
     copy.applier(&["add-tables", "users"]).succeed().await;
     copy.applier(&["sync"]).succeed().await;
+    copy.server.execute("INSERT INTO orders VALUES (1, 1)").await;
     let refused = copy.applier(&["clear", "--yes"]).run().await.expect_code(2);
     assert!(refused.stderr.contains("nothing was changed"), "{refused}");
     assert_eq!(copy.rows("SELECT count(*) FROM users").await, "2");

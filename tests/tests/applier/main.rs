@@ -1,6 +1,8 @@
 //! The applier as a program: its commands, its daemon, and what they say.
 
+mod by_hand;
 mod check;
+mod clear;
 mod commands;
 mod daemon;
 mod numbers;

@@ -280,7 +280,14 @@ impl Target for Memory {
 
     async fn states(&mut self) -> Result<BTreeMap<TableName, TableState>> {
         let (state, position) = (State::Live, self.work().position);
-        let state = TableState { state, position, reason: None, accepted_gaps: Vec::new(), load: None };
+        let state = TableState {
+            state,
+            position,
+            reason: None,
+            accepted_gaps: Vec::new(),
+            load: None,
+            held_with: Vec::new(),
+        };
         Ok(BTreeMap::from([(users(), state)]))
     }
 
@@ -334,6 +341,7 @@ fn users_table() -> Table {
         base_type: type_name.to_owned(),
         text_equality: TextEquality::Exact,
         equality: "=".to_owned(),
+        attnum: 0,
         not_null,
         has_default: false,
         generated: false,

@@ -3,7 +3,10 @@
 mod archives;
 mod bases;
 mod end_to_end;
+mod exchanged;
 mod older_rows;
+mod parents;
+mod truncates;
 
 use syncdata_tests::LocalCopy;
 

@@ -36,7 +36,7 @@ impl Repair<'_> {
         let mut writer = Writer::new(self.local.replica);
         writer.begin(client).await?;
         self.standing.checkpoint.claim(client, &self.local.meta).await?;
-        let wanted = self.wanted(scans, searches).await?;
+        let wanted = self.wanted(scans, searches, report).await?;
         let wanted = self.put_together(&mut writer, wanted).await?;
         let mut entries = Vec::new();
         client.batch_execute(FREE_PLANS).await.context(|| "preparing the transaction".to_owned())?;
@@ -54,8 +54,13 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Makes the shadows.
-    async fn wanted(&self, mut scans: Scans, mut searches: Searches) -> Result<HashMap<String, Wanted>> {
+    /// Makes the shadows. A table whose rows have no room in one is left alone.
+    async fn wanted(
+        &self,
+        mut scans: Scans,
+        mut searches: Searches,
+        report: &mut Report,
+    ) -> Result<HashMap<String, Wanted>> {
         let mut wanted = HashMap::new();
         for (number, (name, plan)) in self.plan.tables.iter().enumerate() {
             let name = name.to_string();
@@ -64,7 +69,17 @@ impl Repair<'_> {
             let found: HashSet<(u64, u64)> = search.found().map(line).collect();
             let parts = scan.parts().map(line).filter(|part| !found.contains(part)).collect();
             let has_parts = search.has_not_found();
-            let shadow = Shadow::new(number, &plan.table, &plan.key, &plan.relation, &scan.forms, has_parts)?;
+            let mut told = scan.told.clone();
+            told.add(&search.told);
+            let shadow = Shadow::new(number, &plan.table, &plan.key, &plan.relation, &told, has_parts)?;
+            let shadow = match shadow {
+                Ok(shadow) => shadow,
+                Err(reason) => {
+                    report.tables.remove(&name);
+                    report.left_alone.insert(name, reason);
+                    continue;
+                }
+            };
             shadow.create(self.local.session.client()).await?;
             let Search { keys: found, segments: older, .. } = search;
             wanted.insert(name, Wanted { scan, found, older, parts, shadow: Arc::new(shadow) });
@@ -111,7 +126,9 @@ impl Repair<'_> {
                     Kind::Rejected,
                     format!(
                         "Failed to apply changes: segment {}, line {}: {}",
-                        rejection.place.tx.seq, rejection.place.line, rejection.reason
+                        rejection.place.tx.seq,
+                        rejection.place.line,
+                        rejection.words()
                     ),
                 )
                 .hint("nothing was changed; mend the table, or leave it out with --tables")),

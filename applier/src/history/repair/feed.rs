@@ -73,7 +73,7 @@ pub(super) fn segment(
     file: &Path,
     items: &mpsc::Sender<Result<Item>>,
 ) -> Result<bool> {
-    let mut feed = Feed { batch: Batch::default(), items, open: true };
+    let mut feed = Feed { batch: Batch::default(), in_order: Batch::default(), items, open: true };
     reader::rows(segment, file, |row, place| {
         let (Some(wanted), Some(share)) =
             (wanted.get(row.table.as_ref()), shares.get_mut(row.table.as_ref()))
@@ -91,6 +91,9 @@ pub(super) fn segment(
 
 struct Feed<'a> {
     batch: Batch,
+    /// Rows of tables whose keys only the server compares. All of them are upserts here, also of what is gone: which
+    /// came last must not depend on their columns.
+    in_order: Batch,
     items: &'a mpsc::Sender<Result<Item>>,
     open: bool,
 }
@@ -179,11 +182,14 @@ impl Feed<'_> {
     }
 
     fn push(&mut self, wanted: &Wanted, row: &Row<'_>, place: Place) -> Result<()> {
-        if self.batch.is_full(Limits::of_memory(), row.op) {
+        if self.batch.is_full(Limits::of_memory(), row.op)
+            || self.in_order.is_full(Limits::of_memory(), row.op)
+        {
             self.flush();
         }
         let shadow = &wanted.shadow;
-        self.batch
+        let batch = if shadow.target.key.nettable { &mut self.batch } else { &mut self.in_order };
+        batch
             .push(row, &shadow.target, &shadow.relation, place)
             .map_err(|difference| Error::new(Kind::Conflict, difference.to_string()))
     }
@@ -192,6 +198,10 @@ impl Feed<'_> {
         let batch = std::mem::take(&mut self.batch);
         if !batch.is_empty() {
             self.send(Item::Batch(Box::new(Prepared::new(batch, COPY_ROWS_MIN))));
+        }
+        let in_order = std::mem::take(&mut self.in_order);
+        if !in_order.is_empty() {
+            self.send(Item::Batch(Box::new(Prepared::row_by_row(in_order))));
         }
     }
 
@@ -210,12 +220,11 @@ fn with_known<'r>(mut values: Fields<'r>, shadow: &Shadow, all: bool) -> Fields<
         return values;
     }
     let flags: Fields<'r> = shadow
-        .written
-        .iter()
-        .filter_map(|&column| {
+        .flags()
+        .filter_map(|(flag, column)| {
             let name = &shadow.live.columns[column].name;
             let is_there = values.iter().any(|(value, _)| value == name);
-            (all || is_there).then(|| (Cow::Owned(Shadow::known(column)), Value::Bool(is_there)))
+            (all || is_there).then_some((Cow::Owned(flag), Value::Bool(is_there)))
         })
         .collect();
     values.extend(flags);

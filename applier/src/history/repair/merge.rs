@@ -60,7 +60,7 @@ impl Merge<'_> {
         Ok((Changed { inserted, updated, deleted }, not_rebuilt))
     }
 
-    /// Rows that change places in a unique constraint come in each other's way one by one. Then all that differ go,
+    /// Rows that change places in a unique or an exclusion constraint come in each other's way one by one. Then all that differ go,
     /// and come again.
     async fn run_update(&self, client: &Client) -> Result<u64, Error> {
         let doing = || "updating rows".to_owned();
@@ -69,9 +69,13 @@ impl Merge<'_> {
         }
         client.batch_execute("SAVEPOINT syncdata_merge").await.context(doing)?;
         let updated = client.execute(&self.update(), &[]).await.context(doing);
-        let in_the_way = |error: &Error| sqlstate(error) == Some(&SqlState::UNIQUE_VIOLATION);
+        let in_the_way = |error: &Error| {
+            let codes = [SqlState::UNIQUE_VIOLATION, SqlState::EXCLUSION_VIOLATION];
+            sqlstate(error).is_some_and(|code| codes.contains(code))
+        };
+        let may_go = self.replica || !self.shadow.live.is_referenced();
         match updated {
-            Err(error) if self.replica && in_the_way(&error) => {
+            Err(error) if may_go && in_the_way(&error) => {
                 client.batch_execute("ROLLBACK TO SAVEPOINT syncdata_merge").await.context(doing)?;
                 client.batch_execute(&self.set_aside()).await.context(doing)?;
                 client.execute(&self.bring_back(), &[]).await.context(doing)
@@ -154,7 +158,7 @@ impl Merge<'_> {
             }
             let default = defaults.iter().find(|(name, _)| *name == self.column(column).name);
             let default = default.map_or("NULL", |(_, default)| default.as_str());
-            format!("CASE WHEN {} THEN s.{sql} ELSE {default} END", is_known(column))
+            format!("CASE WHEN {} THEN s.{sql} ELSE {default} END", self.is_known(column))
         };
         let values: Vec<String> = self.shadow.written.iter().map(value).collect();
         format!(
@@ -206,7 +210,7 @@ impl Merge<'_> {
         if !self.strange || !self.shadow.has_holes {
             return whole;
         }
-        let all: Vec<String> = self.shadow.written.iter().map(|&column| is_known(column)).collect();
+        let all: Vec<String> = self.shadow.written.iter().map(|&column| self.is_known(column)).collect();
         format!("{whole} AND {}", all.join(" AND "))
     }
 
@@ -241,13 +245,13 @@ impl Merge<'_> {
             let is_null = |row: &str| format!("pg_catalog.num_nulls({row}.{sql})");
             format!("{} <> {} OR {} <> {}", is_null("t"), is_null("s"), printed("t"), printed("s"))
         };
-        if self.shadow.has_holes { format!("({} AND ({differs}))", is_known(column)) } else { differs }
+        if self.shadow.has_holes { format!("({} AND ({differs}))", self.is_known(column)) } else { differs }
     }
 
     fn value(&self, column: usize) -> String {
         let sql = self.column(column).sql();
         if self.shadow.has_holes {
-            format!("CASE WHEN {} THEN s.{sql} ELSE t.{sql} END", is_known(column))
+            format!("CASE WHEN {} THEN s.{sql} ELSE t.{sql} END", self.is_known(column))
         } else {
             format!("s.{sql}")
         }
@@ -257,6 +261,10 @@ impl Merge<'_> {
     fn assigned(&self) -> Vec<usize> {
         let written = self.shadow.written.iter().copied();
         written.filter(|&column| !self.column(column).identity_always).collect()
+    }
+
+    fn is_known(&self, column: usize) -> String {
+        format!("coalesce(s.{}, false)", escape_identifier(&self.shadow.known(column)))
     }
 
     fn own_columns(&self) -> impl Iterator<Item = usize> + '_ {
@@ -280,10 +288,6 @@ impl Merge<'_> {
 
 fn equal(column: &Column, one: &str, other: &str) -> String {
     format!("{one}.{0} {1} {other}.{0}", column.sql(), column.equality)
-}
-
-fn is_known(column: usize) -> String {
-    format!("coalesce(s.{}, false)", escape_identifier(&Shadow::known(column)))
 }
 
 fn state_is(states: &[RowState]) -> String {

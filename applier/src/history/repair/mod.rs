@@ -63,7 +63,7 @@ pub async fn repair(config: &Config, order: &Order) -> Result<Report> {
     let standing = Standing::read(&local, &source, order.tables.as_deref()).await?;
     let mut trail =
         Trail::open(&source, standing.archive_id, Some(standing.applied), Some(standing.seq())).await?;
-    trail.reach(order.range.first_day()).await?;
+    trail.reach_before(&order.range).await?;
 
     let names: Vec<TableName> = standing.states.keys().cloned().collect();
     let tables = schema::load(local.session.client(), &names).await?;

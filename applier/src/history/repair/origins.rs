@@ -9,7 +9,7 @@ use syncdata_formats::change::Row;
 
 use super::scan::Origin;
 use crate::batch::Place;
-use crate::history::keys::{KeyHash, Shape, Touch};
+use crate::history::keys::{KeyHash, Shape, Told, Touch};
 
 /// Where the row at a key came from, seen from the beginning of the segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub(super) struct Search {
     pub keys: HashSet<KeyHash>,
     /// Segments with records of them.
     pub segments: BTreeSet<u64>,
+    /// Which columns records of those segments tell.
+    pub told: Told,
 }
 
 /// One reading of one segment.
@@ -50,6 +52,7 @@ pub(super) struct Reading {
     again: bool,
     /// A record of one of the keys is in it.
     hit: bool,
+    told: Told,
 }
 
 impl Search {
@@ -85,6 +88,7 @@ impl Search {
             reached: Vec::new(),
             again: false,
             hit: false,
+            told: Told::default(),
         }
     }
 
@@ -94,6 +98,7 @@ impl Search {
             let from: Vec<_> = from.collect();
             reading.reached.extend(from);
         }
+        shape.note(row, &mut reading.told);
         if let Some(touch) = shape.touch(row) {
             reading.step(touch);
         }
@@ -102,12 +107,13 @@ impl Search {
     /// The segment was read to its end. `Some`: once more, with the keys that turned out to matter.
     pub(super) fn end(&mut self, reading: Reading) -> Option<Reading> {
         if reading.again {
-            let Reading { seq, tracked, hit, .. } = reading;
-            return Some(Reading { tracked, hit, ..self.begin(seq) });
+            let Reading { seq, tracked, hit, told, .. } = reading;
+            return Some(Reading { tracked, hit, told, ..self.begin(seq) });
         }
         self.waiting.retain(|line, _| line.0 != reading.seq);
         if reading.hit {
             self.segments.insert(reading.seq);
+            self.told.add(&reading.told);
         }
         let ended = self.open.iter().flat_map(|(&key, numbers)| {
             let from = reading.from(key);

@@ -9,7 +9,7 @@ use syncdata_formats::change::Row;
 use syncdata_formats::manifest::OpCounts;
 
 use crate::batch::Place;
-use crate::history::keys::{KeyHash, Shape, Touch};
+use crate::history::keys::{KeyHash, Shape, Told, Touch};
 
 /// What is known of the row at a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +46,8 @@ pub(super) struct TableScan {
     all: bool,
     /// The range empties it: what is not told after that is not there.
     pub emptied: bool,
-    /// Which columns rows came with.
-    pub forms: BTreeSet<Vec<String>>,
+    /// Which columns records tell.
+    pub told: Told,
     /// Columns that are not here any more: dropped, or renamed.
     pub strange: BTreeSet<String>,
     /// A record does not say its key.
@@ -59,6 +59,8 @@ pub(super) struct TableScan {
 impl TableScan {
     /// Takes the next record. `all`: keys of this table cannot be told apart by their text.
     pub(super) fn take(&mut self, row: &Row<'_>, shape: &mut Shape, place: Place, in_range: bool, all: bool) {
+        // Also of records that do not count yet: when a key is known they are read again.
+        shape.note(row, &mut self.told);
         if in_range {
             self.counts.add(row.op);
             self.all |= all;
@@ -72,7 +74,7 @@ impl TableScan {
         let counts = self.step(touch, place, in_range);
         self.later += u64::from(counts && !in_range);
         if counts && matches!(touch, Touch::Image { .. }) {
-            self.note_form(shape, row);
+            self.note_strange(shape, row);
         }
     }
 
@@ -157,17 +159,11 @@ impl TableScan {
         }
     }
 
-    fn note_form(&mut self, shape: &Shape, row: &Row<'_>) {
-        let values = shape.values(row);
-        let is_same = |form: &&Vec<String>| {
-            form.len() == values.len() && form.iter().zip(&values).all(|(a, (b, _))| a == b)
-        };
-        if self.forms.iter().any(|form| is_same(&form)) && values.len() == row.data.len() {
-            return;
-        }
-        let here = |name: &str| values.iter().any(|(value, _)| value == name);
-        let strange = row.data.iter().filter(|(name, _)| !here(name) && shape.table.column(name).is_none());
-        self.strange.extend(strange.map(|(name, _)| name.clone().into_owned()));
-        self.forms.insert(values.iter().map(|(name, _)| name.clone().into_owned()).collect());
+    fn note_strange(&mut self, shape: &Shape, row: &Row<'_>) {
+        let strange = row.data.iter().map(|(name, _)| name.as_ref());
+        let strange =
+            strange.filter(|name| shape.table.column(name).is_none() && !self.strange.contains(*name));
+        let strange: Vec<String> = strange.map(str::to_owned).collect();
+        self.strange.extend(strange);
     }
 }

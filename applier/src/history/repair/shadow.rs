@@ -3,7 +3,7 @@
 //! It has the columns of the live table and one more that says what is known of a row. Where not every value is known,
 //! one more for each column says whether that one is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use syncdata_formats::error::{Context, Error, Result};
 use syncdata_service::postgres::ServerContext as _;
@@ -13,11 +13,15 @@ use syncdata_formats::manifest::{self, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
 use tokio_postgres::Client;
 
+use crate::history::keys::Told;
 use crate::table::{Column, Key, Shape, Table, Target, TextEquality, UniqueIndex};
 
 /// No column of a user has a name like these by accident.
 pub(super) const STATE: &str = "syncdata:state";
 const KNOWN: &str = "syncdata:known:";
+
+/// So many columns a table may have.
+const COLUMNS_MAX: usize = 1600;
 
 /// What is known of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,30 +57,44 @@ pub(super) struct Shadow {
     pub written: Vec<usize>,
     /// Some values are not known: the extra columns are there.
     pub has_holes: bool,
+    /// Columns of `written` that every record tells together or not at all share a flag: a table may have as many
+    /// columns as the server allows, and hardly any that are not always told.
+    groups: Vec<Vec<usize>>,
 }
 
 impl Shadow {
-    /// `forms` are the column lists that rows come with; `has_parts`: rows that no record tells whole.
+    /// `told` are the column lists that records come with; `has_parts`: rows that no record tells whole. `Err`: in words,
+    /// why they cannot be put together.
     pub(super) fn new(
         number: usize,
         live: &Arc<Table>,
         key: &[usize],
         newest: &Relation,
-        forms: &BTreeSet<Vec<String>>,
+        told: &Told,
         has_parts: bool,
-    ) -> Result<Shadow> {
+    ) -> Result<Result<Shadow, String>> {
         let name = TableName::new("pg_temp", format!("syncdata_replay_{number}"))?;
-        let told: BTreeSet<usize> = forms.iter().flatten().filter_map(|name| live.column(name)).collect();
+        let forms: Vec<&Vec<String>> = told.whole.iter().chain(&told.part).collect();
+        let told_at_all = forms.iter().copied().flatten().filter_map(|name| live.column(name));
         let described = newest.columns.iter().filter(|column| column.generated.is_none());
         let described = described.filter_map(|column| live.column(&column.name));
-        let all: BTreeSet<usize> = told.into_iter().chain(described).chain(key.iter().copied()).collect();
+        let all: BTreeSet<usize> = told_at_all.chain(described).chain(key.iter().copied()).collect();
         let written: Vec<usize> = all.into_iter().filter(|&column| !live.columns[column].generated).collect();
         let is_short = |form: &Vec<String>| written.iter().any(|&c| !form.contains(&live.columns[c].name));
-        let has_holes = has_parts || forms.iter().any(is_short);
+        let has_holes = has_parts || told.whole.iter().any(is_short);
+        let groups = if has_holes { groups(live, key, &written, &forms) } else { Vec::new() };
+        // The writer of batches keeps the key twice.
+        if live.columns.len() + key.len() + 1 + groups.len() > COLUMNS_MAX {
+            return Ok(Err(format!(
+                "it has {} columns, and the archive does not tell all of their values each time: that is more than can \
+                 be put together here; mend it with resync",
+                live.columns.len()
+            )));
+        }
         let mut columns: Vec<Column> = live.columns.iter().map(plain).collect();
         columns.push(own(STATE.to_owned(), "text", "text"));
         if has_holes {
-            columns.extend(written.iter().map(|&column| own(known(column), "boolean", "bool")));
+            columns.extend((0..groups.len()).map(|group| own(known(group), "boolean", "bool")));
         }
         let described = columns.iter().map(|column| manifest::Column {
             name: column.name.clone(),
@@ -98,18 +116,25 @@ impl Shadow {
             acts_on_update: false,
         };
         let key = Key { columns: key.to_vec(), arbiter: true, deferrable: false, nettable };
-        Ok(Shadow {
+        Ok(Ok(Shadow {
             live: Arc::clone(live),
             target: Arc::new(Target { table: Arc::new(table), key }),
             relation: Arc::new(relation),
             written,
             has_holes,
-        })
+            groups,
+        }))
     }
 
     /// Which column says whether the value of that one is known.
-    pub(super) fn known(column: usize) -> String {
-        known(column)
+    pub(super) fn known(&self, column: usize) -> String {
+        let group = self.groups.iter().position(|group| group.contains(&column));
+        known(group.expect("each column that is written has a flag where there are holes"))
+    }
+
+    /// The flags, each with a column that it is about.
+    pub(super) fn flags(&self) -> impl Iterator<Item = (String, usize)> + '_ {
+        self.groups.iter().enumerate().map(|(number, group)| (known(number), group[0]))
     }
 
     /// Vanishes with the transaction.
@@ -159,8 +184,21 @@ impl Shadow {
     }
 }
 
-fn known(column: usize) -> String {
-    format!("{KNOWN}{column}")
+fn known(group: usize) -> String {
+    format!("{KNOWN}{group}")
+}
+
+/// The columns by which of the forms have them. A row whose older values nobody tells comes with its key alone.
+fn groups(live: &Table, key: &[usize], written: &[usize], forms: &[&Vec<String>]) -> Vec<Vec<usize>> {
+    let sets: Vec<HashSet<&str>> =
+        forms.iter().map(|form| form.iter().map(String::as_str).collect()).collect();
+    let mut groups: BTreeMap<Vec<bool>, Vec<usize>> = BTreeMap::new();
+    for &column in written {
+        let name = live.columns[column].name.as_str();
+        let told = sets.iter().map(|form| form.contains(name)).chain([key.contains(&column)]);
+        groups.entry(told.collect()).or_default().push(column);
+    }
+    groups.into_values().collect()
 }
 
 /// A column without everything that makes a row refused.
@@ -178,6 +216,7 @@ fn plain(column: &Column) -> Column {
 fn own(name: String, type_name: &str, base: &str) -> Column {
     Column {
         name,
+        attnum: 0,
         type_name: type_name.to_owned(),
         base_type: format!("pg_catalog.{base}"),
         text_equality: TextEquality::Exact,

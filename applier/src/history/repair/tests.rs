@@ -14,6 +14,7 @@ use crate::table::{self, Column, Table, TextEquality, UniqueIndex};
 fn column(name: &str) -> Column {
     Column {
         name: name.into(),
+        attnum: 0,
         type_name: "text".into(),
         base_type: "pg_catalog.text".into(),
         text_equality: TextEquality::Exact,

@@ -50,7 +50,7 @@ impl RowHistory {
         let source = files.source.clone();
         let archive_id = source.identity().await?.archive_id;
         let mut trail = Trail::open(&source, archive_id, None, None).await?;
-        trail.reach(row.range.first_day()).await?;
+        trail.reach_before(&row.range).await?;
 
         let may_hold = |segment: &&Verified| {
             let manifest = segment.manifest();

@@ -16,6 +16,7 @@ use syncdata_formats::time::Timestamp;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
+use crate::plan::GapName;
 use crate::plan::offer::CaptureSince;
 pub use crate::plan::position::{Applied, Checkpoint, Position};
 use crate::plan::state::{Event, State, TableState, Want};
@@ -142,14 +143,17 @@ pub async fn note_covered(client: &impl GenericClient, meta: &MetaSchema, head: 
     Ok(())
 }
 
-/// The tables of the whitelist with their states. One that was written into `tables_to_sync` by hand is pending.
+/// The tables of the whitelist with their states. One that was written into `tables_to_sync` by hand is pending; one that
+/// was taken off it for a while, and is below the checkpoint now, has to catch up before it is live.
 pub async fn table_states(
     client: &impl GenericClient,
     meta: &MetaSchema,
 ) -> Result<BTreeMap<TableName, TableState>> {
     let select = format!(
-        "SELECT w.table_name, coalesce(s.state, 'pending'), s.position_lsn::text, s.reason, \
-         coalesce(s.accepted_gaps, '{{}}'), s.load FROM {meta}.tables_to_sync w \
+        "SELECT w.table_name, CASE WHEN s.state = 'live' AND coalesce(s.position_lsn, '0/0') < \
+         (SELECT max(end_lsn) FROM {meta}.data_sync_checkpoint) THEN 'loading' ELSE coalesce(s.state, 'pending') END, \
+         s.position_lsn::text, s.reason, coalesce(s.accepted_gaps, '{{}}'), s.load, coalesce(s.held_with, '{{}}') \
+         FROM {meta}.tables_to_sync w \
          LEFT JOIN {meta}.data_sync_table_state s USING (table_name) ORDER BY w.id"
     );
     let rows = client.query(&select, &[]).await.context(|| "reading the states of the tables".to_owned())?;
@@ -161,8 +165,9 @@ pub async fn table_states(
             state: row.get::<_, &str>(1).parse()?,
             position: position.map(str::parse).transpose()?,
             reason: row.get(3),
-            accepted_gaps: row.get(4),
+            accepted_gaps: row.get::<_, Vec<&str>>(4).into_iter().map(str::parse).collect::<Result<_>>()?,
             load: row.get::<_, Option<&str>>(5).map(str::parse).transpose()?,
+            held_with: row.get::<_, Vec<&str>>(6).into_iter().map(str::parse).collect::<Result<_>>()?,
         };
         states.insert(name, state);
     }
@@ -212,7 +217,8 @@ pub async fn change(
          ON CONFLICT (table_name) DO UPDATE SET state = EXCLUDED.state, \
          position_lsn = coalesce(EXCLUDED.position_lsn, s.position_lsn), \
          position_time = coalesce(EXCLUDED.position_time, s.position_time), reason = EXCLUDED.reason, \
-         since = CASE WHEN s.state = EXCLUDED.state THEN s.since ELSE now() END"
+         since = CASE WHEN s.state = EXCLUDED.state THEN s.since ELSE now() END, \
+         held_with = CASE WHEN s.state = EXCLUDED.state THEN s.held_with ELSE '{{}}' END"
     );
     let lsn = position.map(|position| position.lsn.to_string());
     let time = position.and_then(|position| position.commit_time).map(|time| time.to_string());
@@ -317,13 +323,41 @@ pub async fn note_gap(
     client: &impl GenericClient,
     meta: &MetaSchema,
     table: &TableName,
-    gap: &str,
+    gap: GapName,
 ) -> Result<()> {
     let update = format!("UPDATE {meta}.data_sync_table_state SET gap = $2 WHERE table_name = $1");
     client
-        .execute(&update, &[&table.to_string(), &gap])
+        .execute(&update, &[&table.to_string(), &gap.to_string()])
         .await
         .context(|| format!("noting the gap of {table}"))?;
+    Ok(())
+}
+
+/// What a table that was set aside is held together with: one TRUNCATE named them all.
+pub async fn note_held(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    with: &[TableName],
+) -> Result<()> {
+    let update = format!("UPDATE {meta}.data_sync_table_state SET held_with = $2 WHERE table_name = $1");
+    let with: Vec<String> = with.iter().map(ToString::to_string).collect();
+    client
+        .execute(&update, &[&table.to_string(), &with])
+        .await
+        .context(|| format!("noting what {table} is held together with"))?;
+    Ok(())
+}
+
+/// Lets those go on that were held together with a table which is right again.
+pub async fn release_held(client: &impl GenericClient, meta: &MetaSchema, table: &TableName) -> Result<()> {
+    let doing = || format!("releasing what is held together with {table}");
+    let select = format!(
+        "SELECT table_name FROM {meta}.data_sync_table_state WHERE state = 'quarantined' AND $1 = ANY (held_with)"
+    );
+    for row in client.query(&select, &[&table.to_string()]).await.context(doing)? {
+        change(client, meta, &row.get::<_, &str>(0).parse()?, Event::Retried, None, None).await?;
+    }
     Ok(())
 }
 

@@ -9,8 +9,12 @@ use postgres_protocol::escape::escape_identifier;
 use syncdata_service::postgres::Session;
 
 /// Each brings the tables one version further. What was released is never edited.
-const MIGRATIONS: &[&str] =
-    &[include_str!("meta.sql"), include_str!("meta_2.sql"), include_str!("meta_3.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("meta.sql"),
+    include_str!("meta_2.sql"),
+    include_str!("meta_3.sql"),
+    include_str!("meta_4.sql"),
+];
 
 /// Names of ours that are never synced.
 pub const TABLES: &[&str] = &[

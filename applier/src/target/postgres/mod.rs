@@ -1,7 +1,10 @@
 //! The local PostgreSQL: its tables, our tables in it, and how rows get in.
 
 pub mod apply;
+pub mod cascades;
 pub mod cursor;
+pub mod emptying;
+pub mod identity;
 pub mod ledger;
 pub mod local;
 pub mod meta;

@@ -24,7 +24,7 @@ pub async fn keep(
     let text = record.map(|record| record.text.as_str());
     let table = poison.table.to_string();
     client
-        .execute(&insert, &[&table, &seq, &line, &lsn, &poison.sqlstate, &poison.reason, &text])
+        .execute(&insert, &[&table, &seq, &line, &lsn, &poison.sqlstate, &poison.words(), &text])
         .await
         .context(|| "keeping the record in data_sync_quarantine".to_owned())?;
     Ok(())

@@ -138,6 +138,7 @@ fn column(row: &Row) -> Column {
     let identity: &str = row.get(12);
     Column {
         name: row.get(2),
+        attnum: row.get(1),
         type_name: row.get(3),
         base_type: row.get(4),
         text_equality: match base_name {

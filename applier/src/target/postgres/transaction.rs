@@ -1,6 +1,6 @@
 //! The local PostgreSQL as the target of a pass: rows, positions, log and counts in one of its transactions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +9,15 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::faults;
 use syncdata_service::postgres::{db_error, failure};
+use tokio_postgres::error::SqlState;
 
 use crate::batch::Batch;
 use crate::plan::position::{Checkpoint, Position};
-use crate::plan::state::{Event, TableState};
+use crate::plan::state::{Event, State, TableState};
 use crate::table::Table;
-use crate::target::postgres::apply::Writer;
+use crate::target::postgres::apply::{Writer, cascades};
+use crate::target::postgres::cascades::Watch;
+use crate::target::postgres::identity::{self, Lost};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::step::Prepared;
 use crate::target::postgres::{cursor, ledger, quarantine, schema};
@@ -26,11 +29,54 @@ pub struct Postgres<'a> {
     local: &'a Local,
     writer: &'a mut Writer,
     metric_freq: Duration,
+    states: BTreeMap<TableName, TableState>,
+    watch: Watch,
+    /// Tables in which foreign keys of the copy have changed rows.
+    touched: BTreeSet<TableName>,
 }
 
 impl<'a> Postgres<'a> {
     pub fn new(local: &'a Local, writer: &'a mut Writer, metric_freq: Duration) -> Postgres<'a> {
-        Postgres { local, writer, metric_freq }
+        let (states, watch, touched) = (BTreeMap::new(), Watch::default(), BTreeSet::new());
+        Postgres { local, writer, metric_freq, states, watch, touched }
+    }
+
+    /// A table that catches up must not act on rows of others, which are newer. `None`: those that were touched are no
+    /// longer what they were, and are told so with the commit.
+    fn acting(&mut self, written: &[&Table]) -> Option<Violation> {
+        self.touched.retain(|name| written.iter().all(|table| table.name != *name));
+        let state_of = |name: &TableName| self.states.get(name).map(|state| state.state);
+        let newer = |name: &&TableName| matches!(state_of(name), Some(State::Live | State::Loading));
+        let touched = self.touched.iter().find(newer)?.clone();
+        let catches_up = |table: &&&Table| {
+            (table.acts_on_delete || table.acts_on_update) && state_of(&table.name) == Some(State::Loading)
+        };
+        let table = written.iter().find(catches_up)?.name.clone();
+        Some(Violation {
+            sqlstate: Some(SqlState::FOREIGN_KEY_VIOLATION.code().to_owned()),
+            reason: format!(
+                "its older changes would act on newer rows of {touched} through a foreign key of the copy"
+            ),
+            remedy: Some(format!("run: syncdata-applier resync {table}")),
+            table,
+        })
+    }
+
+    async fn note_touched(&self) -> Result<()> {
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        for table in &self.touched {
+            identity::disown(client, meta, table).await?;
+            if self.states.get(table).map(|state| state.state) != Some(State::Live) {
+                continue;
+            }
+            let reason = format!(
+                "a foreign key of the copy changed rows of it that the source did not change: {}",
+                Lost::Touched.reason(table)
+            );
+            cursor::change(client, meta, table, Event::SetAside, None, Some(&reason)).await?;
+            tracing::error!(%table, "the table is quarantined: a foreign key of the copy changed rows of it");
+        }
+        Ok(())
     }
 
     async fn note(&self, positions: &Positions) -> Result<()> {
@@ -40,14 +86,18 @@ impl<'a> Postgres<'a> {
         for cut in &positions.cut_off {
             let position = Some(Position { lsn: cut.position, commit_time: None });
             cursor::change(client, meta, &cut.table, Event::CutOff, position, Some(&cut.reason)).await?;
-            cursor::note_gap(client, meta, &cut.table, &cut.gap).await?;
+            cursor::note_gap(client, meta, &cut.table, cut.gap).await?;
             tracing::warn!(table = %cut.table, lsn = %cut.position, "table is stale: changes of it are lost");
         }
-        for SetAside { poison, record, position, reason } in &positions.set_aside {
+        for SetAside { poison, record, position, reason, held_with } in &positions.set_aside {
             quarantine::keep(client, meta, poison, record.as_ref()).await?;
             cursor::change(client, meta, &poison.table, Event::SetAside, Some(*position), Some(reason))
                 .await?;
+            if !held_with.is_empty() {
+                cursor::note_held(client, meta, &poison.table, held_with).await?;
+            }
         }
+        self.note_touched().await?;
         ledger::log(client, meta, &positions.entries, positions.started.elapsed()).await?;
         ledger::count(client, meta, &positions.entries, self.metric_freq, Timestamp::now()).await?;
         if let Some(checkpoint) = &positions.checkpoint {
@@ -68,6 +118,7 @@ impl Target for Postgres<'_> {
     }
 
     async fn begin(&mut self) -> Result<()> {
+        self.touched.clear();
         self.local.begin().await?;
         self.writer.begin(self.local.session.client()).await
     }
@@ -77,7 +128,13 @@ impl Target for Postgres<'_> {
     }
 
     async fn states(&mut self) -> Result<BTreeMap<TableName, TableState>> {
-        cursor::table_states(self.local.session.client(), &self.local.meta).await
+        let client = self.local.session.client();
+        self.states = cursor::table_states(client, &self.local.meta).await?;
+        self.writer.synced = self.states.keys().cloned().collect();
+        if !self.local.replica {
+            self.watch = Watch::over(client, &self.writer.synced).await?;
+        }
+        Ok(self.states.clone())
     }
 
     async fn tables(&mut self, names: &[TableName]) -> Result<BTreeMap<TableName, Arc<Table>>> {
@@ -87,10 +144,20 @@ impl Target for Postgres<'_> {
     }
 
     async fn write(&mut self, batch: &Prepared) -> Result<Outcome> {
-        self.writer.apply(&self.local.session, batch).await
+        let session = &self.local.session;
+        if self.local.replica || !cascades(batch) {
+            return self.writer.apply(session, batch).await;
+        }
+        let before = self.watch.count(session.client()).await?;
+        let outcome = self.writer.apply(session, batch).await?;
+        self.touched.extend(self.watch.changed(session.client(), &before).await?);
+        Ok(outcome)
     }
 
     async fn check(&mut self, written: &[&Table]) -> Result<Option<Violation>> {
+        if let Some(violation) = self.acting(written) {
+            return Ok(Some(violation));
+        }
         let client = self.local.session.client();
         for table in written {
             if self.writer.duplicates(client, table).await? {
@@ -98,6 +165,7 @@ impl Target for Postgres<'_> {
                     table: table.name.clone(),
                     sqlstate: Some("23505".into()),
                     reason: "two rows have the same value in a deferrable unique constraint".into(),
+                    remedy: None,
                 }));
             }
         }
@@ -113,6 +181,7 @@ impl Target for Postgres<'_> {
                 table,
                 sqlstate: db_error(&error).map(|error| error.code().code().to_owned()),
                 reason: error.one_line(),
+                remedy: None,
             })),
             None => Err(error),
         }

@@ -11,6 +11,7 @@ mod param;
 mod remedy;
 mod row;
 mod sql;
+mod truncate;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use syncdata_service::postgres::ServerContext as _;
@@ -21,7 +22,7 @@ use futures_util::future::join_all;
 use syncdata_formats::change::Op;
 use syncdata_formats::error::{Error, Result};
 use syncdata_formats::name::TableName;
-use syncdata_service::postgres::{Session, db_error, failure, sqlstate};
+use syncdata_service::postgres::{Session, db_error, sqlstate};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
@@ -31,7 +32,6 @@ pub(crate) use self::sql::FREE_PLANS;
 use self::sql::Rows;
 use crate::batch::Record;
 use crate::table::{Table, Target};
-use crate::target::postgres::local::LOCK_TIMEOUT;
 use crate::target::postgres::step::{Body, Prepared, Step, StepKind};
 pub use crate::target::{Oddities, Outcome, Rejection};
 
@@ -39,8 +39,6 @@ pub use crate::target::{Oddities, Outcome, Rejection};
 const PIPELINE_RECORDS: usize = 256;
 /// COPY data is handed over in pieces: the server holds each whole.
 const COPY_PIECE_BYTES: usize = 256 << 10;
-/// A statement that waits for a reader longer than this gives up, so that those who wait behind it get on.
-const TRUNCATE_LOCK_TIMEOUT: &str = "1s";
 
 /// How patiently a table's rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,6 +62,8 @@ pub struct Writer {
     known: BTreeMap<TableName, Table>,
     /// Tables that have shown that their new rows may be there already.
     staged: BTreeSet<TableName>,
+    /// Tables whose rows are those of the source, at whatever position.
+    pub(super) synced: BTreeSet<TableName>,
 }
 
 /// A statement of one table failed.
@@ -89,6 +89,7 @@ impl Writer {
             stages: Vec::new(),
             known: BTreeMap::new(),
             staged: BTreeSet::new(),
+            synced: BTreeSet::new(),
         }
     }
 
@@ -115,7 +116,7 @@ impl Writer {
     /// All of the batch, or nothing of it.
     pub async fn apply(&mut self, session: &Session, prepared: &Prepared) -> Result<Outcome> {
         let client = session.client();
-        if let Some(rejection) = blocked_truncate(prepared) {
+        if let Some(rejection) = self.blocked_truncate(prepared) {
             return Ok(Outcome::Rejected(rejection));
         }
         let mut ways: Vec<Way> =
@@ -141,7 +142,7 @@ impl Writer {
             {
                 let record = &prepared.batch.records[record];
                 let remedy = remedy::of(client, &prepared.batch, record, &failed.error).await?;
-                return Ok(Outcome::Rejected(rejection(prepared, record, &failed.error, &remedy)));
+                return Ok(Outcome::Rejected(rejection(prepared, record, &failed.error, remedy)));
             }
             self.be_patient(prepared, &mut ways, table, &failed.error);
         }
@@ -203,7 +204,7 @@ impl Writer {
         ways: &[Way],
     ) -> Result<Vec<Oddities>, Failed> {
         let mut oddities = vec![Oddities::default(); ways.len()];
-        truncate(client, prepared).await?;
+        self.truncate(client, prepared).await?;
         let mut in_order: Vec<u32> = Vec::new();
         for (table, work) in prepared.work.iter().enumerate() {
             if ways[table] == Way::RowByRow {
@@ -387,7 +388,7 @@ async fn copy(client: &Client, statement: &str, text: &Bytes) -> Result<u64, tok
 
 /// Whether a foreign key here changes rows that the batch has a word about: then only source order says which of
 /// them were still there.
-fn cascades(prepared: &Prepared) -> bool {
+pub(crate) fn cascades(prepared: &Prepared) -> bool {
     prepared.batch.records.iter().any(|record| {
         let table = &prepared.batch.tables[record.table].target.table;
         match record.op {
@@ -398,48 +399,13 @@ fn cascades(prepared: &Prepared) -> bool {
     })
 }
 
-/// One statement for all of them; where it fails, its first table is as good as any.
-async fn truncate(client: &Client, prepared: &Prepared) -> Result<(), Failed> {
-    let tables = || prepared.batch.tables.iter().filter(|table| table.truncated.is_some());
-    let Some(first) = prepared.batch.tables.iter().find_map(|table| table.truncated) else {
-        return Ok(());
-    };
-    let statement = sql::truncate(tables().map(|table| &*table.target.table));
-    let statements = format!(
-        "SET LOCAL lock_timeout = '{TRUNCATE_LOCK_TIMEOUT}'; {statement}; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
-    );
-    let done = client.batch_execute(&statements).await;
-    done.map_err(|error| Failed::of(prepared, first, failure("truncating tables", error)))
-}
-
-/// A local table that is not truncated with it refers to a truncated one: the server would refuse, and CASCADE
-/// would empty a table that nobody asked to be emptied.
-fn blocked_truncate(prepared: &Prepared) -> Option<Rejection> {
-    let truncated = |name: &TableName| {
-        let mut tables = prepared.batch.tables.iter();
-        tables.any(|table| table.truncated.is_some() && table.target.table.name == *name)
-    };
-    prepared.batch.tables.iter().find_map(|table| {
-        let record = &prepared.batch.records[table.truncated? as usize];
-        let local = &table.target.table;
-        let outsider = local.referenced_by.iter().find(|name| !truncated(name))?;
-        Some(Rejection {
-            table: local.name.clone(),
-            place: record.place,
-            sqlstate: Some("0A000".into()),
-            reason: format!(
-                "the source truncated it, and the local table {outsider}, which was not truncated, refers to it"
-            ),
-        })
-    })
-}
-
-fn rejection(prepared: &Prepared, record: &Record, error: &Error, remedy: &str) -> Rejection {
+fn rejection(prepared: &Prepared, record: &Record, error: &Error, remedy: Option<String>) -> Rejection {
     Rejection {
         table: prepared.batch.tables[record.table].target.table.name.clone(),
         place: record.place,
         sqlstate: db_error(error).map(|error| error.code().code().to_owned()),
-        reason: format!("{}{remedy}", error.one_line()),
+        reason: error.one_line(),
+        remedy,
     }
 }
 

@@ -9,13 +9,13 @@ use tokio_postgres::error::SqlState;
 
 use crate::batch::{Batch, Record};
 
-/// `; run: …`, or nothing.
+/// `run: …`, where it is known.
 pub(super) async fn of(
     client: &Client,
     batch: &Batch,
     record: &Record,
     error: &Error,
-) -> Result<String, Error> {
+) -> Result<Option<String>, Error> {
     let statement = match sqlstate(error) {
         Some(&SqlState::INVALID_TEXT_REPRESENTATION) => match missing_label(client, batch, record).await? {
             Some(statement) => Some(statement),
@@ -26,7 +26,7 @@ pub(super) async fn of(
         Some(code) if code.code().starts_with("22") => narrow_type(batch, record),
         _ => None,
     };
-    Ok(statement.map_or(String::new(), |statement| format!("; run: {statement}")))
+    Ok(statement.map(|statement| format!("run: {statement}")))
 }
 
 fn required_column(batch: &Batch, record: &Record, error: &Error) -> Option<String> {

@@ -1,0 +1,75 @@
+//! The local tables as a pass finds them: one that is gone, replaced or unlogged takes nothing more, whether or not the
+//! archive has anything for it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::manifest::OpCounts;
+use syncdata_formats::name::TableName;
+use syncdata_service::config::OnError;
+
+use super::Pass;
+use crate::plan::state::{Event, State, TableState};
+use crate::target::Poison;
+use crate::target::postgres::identity::{self, Lost};
+use crate::target::postgres::ledger::{self, Entry};
+use crate::target::postgres::{cursor, quarantine};
+
+/// What data_sync_logs names where no segment is to blame.
+const LOG_REF: &str = "local table";
+
+impl Pass<'_> {
+    /// Sets the tables aside whose rows are not those of their positions.
+    pub(super) async fn look_at_local_tables(&self, states: &BTreeMap<TableName, TableState>) -> Result<()> {
+        let (client, meta) = (self.context.local.session.client(), &self.context.local.meta);
+        let has_rows = |state: &TableState| state.position.is_some() && state.wants().is_none();
+        let tables: Vec<&TableName> =
+            states.iter().filter(|(_, state)| has_rows(state)).map(|(table, _)| table).collect();
+        let mut lost = self.context.local.in_transaction(identity::look(client, meta, &tables)).await?;
+        // The others are not said to be right.
+        lost.retain(|table, _| matches!(states[table].state, State::Live | State::Loading));
+        for (table, lost) in lost {
+            self.set_aside(&table, lost).await?;
+        }
+        Ok(())
+    }
+
+    async fn set_aside(&self, table: &TableName, lost: Lost) -> Result<()> {
+        let (client, meta) = (self.context.local.session.client(), &self.context.local.meta);
+        let reason = lost.reason(table);
+        if self.context.rules.on_error == OnError::Stop {
+            let message = format!("Failed to apply changes of {table}: {reason}");
+            return Err(Error::new(Kind::Rejected, message)
+                .hint("nothing was applied; mend the cause, or set on_error = \"quarantine\""));
+        }
+        tracing::error!(%table, reason, "Failed to apply changes: the table is quarantined, the others go on");
+        let checkpoint = cursor::Checkpoint::read(client, meta).await?;
+        let poison = Poison {
+            table: table.clone(),
+            seq: checkpoint.seq(),
+            line: None,
+            sqlstate: None,
+            reason: reason.clone(),
+            remedy: None,
+        };
+        let entry = Entry {
+            table: table.clone(),
+            archive_ref: LOG_REF.to_owned(),
+            counts: OpCounts::default(),
+            missing: 0,
+            transfer: Duration::ZERO,
+            error: Some(format!("Failed to apply changes: {reason}")),
+        };
+        let note = async {
+            // A table that was unlogged may have been emptied before it is not any more.
+            if lost == Lost::Unlogged {
+                identity::disown(client, meta, table).await?;
+            }
+            quarantine::keep(client, meta, &poison, None).await?;
+            cursor::change(client, meta, table, Event::SetAside, None, Some(&reason)).await?;
+            ledger::log(client, meta, &[entry], Duration::ZERO).await
+        };
+        self.context.local.in_transaction(note).await
+    }
+}

@@ -1,0 +1,161 @@
+//! What operators do by hand: lines of the whitelist, and the local tables themselves.
+
+use syncdata_tests::LocalCopy;
+
+use super::{rename, two_tables};
+
+const USERS: &str = "SELECT * FROM users ORDER BY id";
+
+async fn synced() -> LocalCopy {
+    let copy = two_tables().await;
+    copy.applier(&["add-tables", "users", "orders"]).succeed().await;
+    copy.applier(&["sync"]).succeed().await;
+    copy
+}
+
+fn insert(id: u32) -> String {
+    format!(r#"{{"table":"users","op":"INSERT","data":{{"id":{id},"name":"n{id}"}}}}"#)
+}
+
+async fn state(copy: &LocalCopy) -> String {
+    copy.rows("SELECT state FROM data_sync_table_state WHERE table_name = 'users'").await
+}
+
+#[tokio::test]
+async fn a_table_that_was_off_the_whitelist_catches_up_before_it_goes_on() {
+    for (away, back) in [
+        (
+            "UPDATE tables_to_sync SET table_name = 'aside' WHERE table_name = 'users'",
+            "UPDATE tables_to_sync SET table_name = 'users' WHERE table_name = 'aside'",
+        ),
+        (
+            "DELETE FROM tables_to_sync WHERE table_name = 'users'",
+            "INSERT INTO tables_to_sync (table_name) VALUES ('users')",
+        ),
+    ] {
+        for is_silent in [true, false] {
+            let mut copy = synced().await;
+            copy.server.execute(away).await;
+            copy.forge.segment(&[vec![insert(3)], vec![rename(1, "Anne")]]);
+            copy.applier(&["sync"]).run().await;
+            copy.server.execute(back).await;
+            assert_eq!(
+                copy.rows("SELECT state FROM data_sync_freshness WHERE table_name = 'users'").await,
+                "loading"
+            );
+            let expected = if is_silent { "1,Anne 2,Bob 3,n3" } else { "1,Anne 2,Bob 3,n3 4,n4" };
+            if !is_silent {
+                copy.forge.segment(&[vec![insert(4)]]);
+            }
+            copy.sync(0).await;
+            assert_eq!(copy.rows(USERS).await, expected, "{away}");
+            assert_eq!(state(&copy).await, "live");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_comes_back_after_a_gap_is_stale() {
+    let mut copy = synced().await;
+    copy.server.execute("DELETE FROM tables_to_sync WHERE table_name = 'users'").await;
+    copy.forge.gap(&["users"]);
+    copy.forge.segment(&[vec![insert(3)]]);
+    copy.sync(0).await;
+    copy.server.execute("INSERT INTO tables_to_sync (table_name) VALUES ('users')").await;
+    copy.sync(1).await;
+    assert_eq!((copy.rows(USERS).await, state(&copy).await), ("1,Ann 2,Bob".into(), "stale".into()));
+}
+
+#[tokio::test]
+async fn a_local_table_that_is_gone_or_another_one_is_noticed_while_the_archive_is_silent() {
+    let make = "CREATE TABLE users (id int PRIMARY KEY, name text)";
+    for (by_hand, says, mend) in [
+        ("DROP TABLE users CASCADE", "Table not found locally: users", make),
+        ("DROP TABLE users CASCADE; CREATE TABLE users (id int PRIMARY KEY, name text)", "another one", ""),
+        (
+            "ALTER TABLE users RENAME TO users_old; CREATE TABLE users (LIKE users_old INCLUDING ALL)",
+            "another one",
+            "",
+        ),
+        (
+            "ALTER TABLE orders DROP CONSTRAINT orders_user_id_fkey; ALTER TABLE users SET UNLOGGED",
+            "UNLOGGED",
+            "ALTER TABLE users SET LOGGED",
+        ),
+    ] {
+        let mut copy = synced().await;
+        copy.server.execute(by_hand).await;
+        let said = copy.sync(1).await;
+        assert!(said.contains("users: quarantined") && said.contains(says), "{by_hand}: {said}");
+        assert!(said.contains("resync users"), "{said}");
+        let status = copy.applier(&["status"]).run().await.expect_code(1);
+        assert!(status.stdout.contains(says), "{status}");
+        // The others go on, and it is not said again and again.
+        copy.forge.segment(&[vec![
+            r#"{"table":"orders","op":"INSERT","data":{"id":8,"user_id":2}}"#.to_owned(),
+            insert(3),
+        ]]);
+        copy.sync(1).await;
+        assert_eq!(copy.rows("SELECT id FROM orders ORDER BY id").await, "7 8");
+        assert_eq!(copy.rows("SELECT count(*) FROM data_sync_quarantine").await, "1");
+        if !mend.is_empty() {
+            copy.server.execute(mend).await;
+        }
+        // The rows that it had are not there, or may not be: trying again is not enough.
+        let retried = copy.applier(&["retry", "users"]).run().await.expect_code(1);
+        assert!(retried.stdout.contains("resync users"), "{retried}");
+        assert_eq!(state(&copy).await, "quarantined");
+        copy.applier(&["resync", "users"]).succeed().await;
+        assert_eq!(copy.rows(USERS).await, "1,Ann 2,Bob 3,n3", "{by_hand}");
+        copy.sync(0).await;
+        assert_eq!(state(&copy).await, "live");
+    }
+}
+
+#[tokio::test]
+async fn a_partition_that_was_dropped_here_is_noticed_and_a_new_one_is_none() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE users (id int PRIMARY KEY, name text) PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF users FOR VALUES FROM (0) TO (10);
+         CREATE TABLE high PARTITION OF users FOR VALUES FROM (10) TO (20)",
+    )
+    .await;
+    copy.forge.relation("users", &["id integer not null", "name text"], &["id"]);
+    copy.forge.segment(&[vec![insert(1), insert(11)]]);
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy.sync(0).await;
+    copy.server.execute("CREATE TABLE higher PARTITION OF users FOR VALUES FROM (20) TO (30)").await;
+    copy.sync(0).await;
+    copy.server
+        .execute("DROP TABLE low; CREATE TABLE low PARTITION OF users FOR VALUES FROM (0) TO (10)")
+        .await;
+    let said = copy.sync(1).await;
+    assert!(said.contains("a partition of the local table is gone"), "{said}");
+    copy.applier(&["resync", "users"]).succeed().await;
+    assert_eq!(copy.rows(USERS).await, "1,n1 11,n11");
+    copy.sync(0).await;
+}
+
+#[tokio::test]
+async fn a_dump_that_was_restored_as_a_whole_goes_on() {
+    let mut copy = synced().await;
+    // As after pg_dump and pg_restore: all numbers are others.
+    copy.server
+        .execute("UPDATE data_sync_table_state SET local_oid = local_oid::bigint + 7, noted_in = noted_in::bigint + 7")
+        .await;
+    copy.forge.segment(&[vec![insert(3)]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows(USERS).await, "1,Ann 2,Bob 3,n3");
+}
+
+#[tokio::test]
+async fn an_unlogged_table_is_not_loaded() {
+    let copy = two_tables().await;
+    copy.server.execute("DROP TABLE orders; ALTER TABLE users SET UNLOGGED").await;
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    let said = copy.sync(1).await;
+    assert!(said.contains("ALTER TABLE \"public\".\"users\" SET LOGGED"), "{said}");
+    copy.server.execute("ALTER TABLE users SET LOGGED").await;
+    copy.applier(&["resync", "users"]).succeed().await;
+    assert_eq!(copy.rows(USERS).await, "1,Ann 2,Bob");
+}
