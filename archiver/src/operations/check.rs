@@ -306,8 +306,8 @@ pub(crate) fn plugin_failure(subject: &str, config: &Config, major: u32, error: 
 
 async fn tables(config: &Config, connection: &Connection) -> Result<Vec<Finding>> {
     let (schemas, catalog) = catalog::catalog(connection.session.client()).await?;
-    let remembered = Spool::peek_state(&config.spool_dir)?.map(|state| state.remembered).unwrap_or_default();
-    let capture = Capture::resolve(&config.tables, &schemas, &catalog, &remembered)?;
+    let memory = Spool::peek_state(&config.spool_dir)?.map(|state| state.memory).unwrap_or_default();
+    let capture = Capture::resolve(&config.tables, &schemas, &catalog, &memory)?;
     let mut findings = vec![Finding::ok("tables", format!("{} are captured", capture.tables.len()))];
     findings.extend(capture.vanished.iter().map(|table| {
         Finding::warn("tables", format!("{table} is listed, but was dropped"))

@@ -17,8 +17,8 @@ const SUBJECT: &str = "NaN";
 pub(crate) async fn count(config: &Config) -> Result<Finding> {
     let mut connection = Connection::open(config).await?;
     let (schemas, catalog) = catalog::catalog(connection.session.client()).await?;
-    let remembered = Spool::peek_state(&config.spool_dir)?.map(|state| state.remembered).unwrap_or_default();
-    let capture = Capture::resolve(&config.tables, &schemas, &catalog, &remembered)?;
+    let memory = Spool::peek_state(&config.spool_dir)?.map(|state| state.memory).unwrap_or_default();
+    let capture = Capture::resolve(&config.tables, &schemas, &catalog, &memory)?;
     let tx = connection.transaction().await?;
     let mut found = Vec::new();
     for table in columns::with_numbers(&tx, &capture.tables).await? {

@@ -25,8 +25,8 @@ pub(crate) async fn look(config: &Config) -> Result<(BTreeSet<TableName>, Findin
     let mut connection = Connection::open(config).await?;
     let (schemas, catalog) = catalog::catalog(connection.session.client()).await?;
     let state = Spool::peek_state(&config.spool_dir)?;
-    let remembered = state.as_ref().map(|state| state.remembered.clone()).unwrap_or_default();
-    let capture = Capture::resolve(&config.tables, &schemas, &catalog, &remembered)?;
+    let memory = state.as_ref().map(|state| state.memory.clone()).unwrap_or_default();
+    let capture = Capture::resolve(&config.tables, &schemas, &catalog, &memory)?;
     let mut tables: BTreeMap<TableName, Lsn> = match &state {
         Some(state) if state.captured.open().next().is_some() => {
             let had_rows = state.captured.open().filter(|span| !span.empty);

@@ -24,11 +24,11 @@ pub(crate) enum Pending {
 pub(crate) async fn waits(config: &Config, connection: &mut Connection) -> Result<Pending> {
     let state = Spool::peek_state(&config.spool_dir)?;
     let archived = state.as_ref().map_or(Lsn::from_u64(0), |state| state.position());
-    let remembered = state.map(|state| state.remembered).unwrap_or_default();
+    let memory = state.map(|state| state.memory).unwrap_or_default();
     let source = Wal2json::probe(connection, &config.slot_name).await?;
     let upto = Position::read(connection.session.client()).await?.flush;
     let (schemas, catalog) = catalog::catalog(connection.session.client()).await?;
-    let capture = Capture::resolve(&config.tables, &schemas, &catalog, &remembered)?;
+    let capture = Capture::resolve(&config.tables, &schemas, &catalog, &memory)?;
 
     let stretch = Stretch { capture: &capture, upto, lines_max: Some(config.poll_max_changes.get()) };
     let (mut changes, mut is_new) = (false, true);
@@ -57,6 +57,6 @@ pub(crate) async fn waits(config: &Config, connection: &mut Connection) -> Resul
 /// A name that cannot be read may be a captured table's.
 fn travels(capture: &Capture, place: Place<'_>) -> bool {
     place.relation().ok().is_none_or(|relation| {
-        capture.target(&relation).is_some() || capture.detached_from(&relation).is_some()
+        capture.table_of(&relation).is_some() || !capture.route(&relation).doubts.is_empty()
     })
 }

@@ -84,7 +84,7 @@ impl Poll<'_> {
         let reading = self.reading();
         for _ in 0..ATTEMPTS_MAX {
             let taken = while_in_use(async || {
-                reading.take(self.connection, self.spool, &self.slot, &self.position, upto, lines_max).await
+                reading.take(self.connection, self.spool, &self.slot, &self.look, upto, lines_max).await
             });
             match taken.await? {
                 Taken::Batch(batch) => return Ok(batch),

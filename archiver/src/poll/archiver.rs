@@ -16,7 +16,7 @@ use syncdata_service::config::Config;
 use syncdata_service::postgres::Canceller;
 use tracing::warn;
 
-use crate::capture::{Capture, Remembered};
+use crate::capture::{Capture, Memory};
 use crate::poll::outcome::{Outcome, View};
 use crate::poll::steps::Poll;
 use crate::ship::adoption::Claims;
@@ -24,8 +24,9 @@ use crate::ship::ownership::Met;
 use crate::ship::shipper::Shipper;
 use crate::ship::{origin, ownership};
 use crate::source::Offered;
-use crate::source::catalog::{self, Position, Slot};
+use crate::source::catalog::{self, Slot};
 use crate::source::connection::{Connection, Work, while_in_use};
+use crate::source::look::Look;
 use crate::source::wal2json::plugin::Plugin;
 use crate::source::wal2json::{Wal2json, slot};
 use crate::spool::{ArchivedCommit, HeldSnapshot, Opened, Spool, State};
@@ -169,7 +170,8 @@ impl Archiver {
         let state = met.state(&self.spool);
         origin::check_server(&state.source, &connection.facts, &config.slot_name)?;
         let slot = origin::read_slot(&state.source, connection, &config.slot_name).await?;
-        let position = Position::settled(connection.session.client()).await?;
+        let look = Look::take(connection.session.client()).await?;
+        let position = look.position;
         let mut diverged = origin::divergence(state, connection, &position, &config.postgres()?.user).await?;
 
         let source: &Wal2json = match &mut self.source {
@@ -207,6 +209,7 @@ impl Archiver {
             slot,
             source,
             position,
+            look,
             head: None,
             poison: None,
             answer_failed: false,
@@ -270,9 +273,9 @@ impl Asked<'_> {
             Err(error) if !met.is_fresh() => return Ok(met.without_archive(error)),
             claims => claims?,
         };
-        let remembered = met.state(opened).remembered.clone();
-        let (offered, capture) = self.offered(connection, &remembered, claims.end_lsn()).await?;
-        let travels_as = |relation: &TableName| capture.target(relation).map(|target| target.table);
+        let memory = met.state(opened).memory.clone();
+        let (offered, capture) = self.offered(connection, &memory, claims.end_lsn()).await?;
+        let travels_as = |relation: &TableName| capture.table_of(relation);
         match claims.check(&offered, confirmed, travels_as) {
             Ok(()) => {
                 met.last_commit = claims.last();
@@ -287,13 +290,13 @@ impl Asked<'_> {
     async fn offered(
         &self,
         connection: &mut Connection,
-        remembered: &Remembered,
+        memory: &Memory,
         upto: Lsn,
     ) -> Result<(Vec<Offered>, Capture)> {
         let tx = connection.transaction().await?;
         let (schemas, catalog) = catalog::catalog(&tx).await?;
         drop(tx);
-        let capture = Capture::resolve(&self.config.tables, &schemas, &catalog, remembered)?;
+        let capture = Capture::resolve(&self.config.tables, &schemas, &catalog, memory)?;
         let offered = self.source.offered(connection, &capture, upto).await;
         let offered = offered.map_err(|error| slot::explain_to(error, self.config, connection))?;
         Ok((offered, capture))

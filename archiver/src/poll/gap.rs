@@ -37,7 +37,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::capture::Remembered;
+    use crate::capture::Memory;
     use crate::spool::{Origin, Tip};
 
     fn lsn(position: u64) -> Lsn {
@@ -61,7 +61,7 @@ mod tests {
             covered_at: None,
             gaps: Vec::new(),
             newest_snapshot: None,
-            remembered: Remembered::default(),
+            memory: Memory::default(),
             captured: Default::default(),
             shapes: Default::default(),
             recent: Vec::new(),
@@ -97,6 +97,7 @@ mod tests {
             invalidation_reason: None,
             transactions: Some(transactions),
             spilled_bytes: None,
+            catalog_xmin: None,
         }
     }
 

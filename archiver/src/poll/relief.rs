@@ -66,7 +66,7 @@ impl Poll<'_> {
     /// A transaction that cannot be read keeps production's WAL: its tables have a gap, the others go on.
     pub(super) async fn give_up_transaction(&mut self, poison: &Poison) -> Result<()> {
         let (_, capture) = self.reading().describe(self.connection, self.spool.state()).await?;
-        let travels_as = |relation: &TableName| capture.target(relation).map(|target| target.table);
+        let travels_as = |relation: &TableName| capture.table_of(relation);
         let relations = poison.besides.as_ref().map(|besides| poison.tables.iter().chain(besides));
         let tables: Option<BTreeSet<TableName>> =
             relations.map(|relations| relations.filter_map(travels_as).collect());

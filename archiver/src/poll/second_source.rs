@@ -54,6 +54,10 @@ fn capture() -> Capture {
         partition_of: None,
         identity_usable: true,
         virtual_columns: Vec::new(),
+        storage: Default::default(),
+        marks: Default::default(),
+        columns: Default::default(),
+        types: String::new(),
     };
     let patterns = ["t".parse().expect("a pattern")];
     Capture::resolve(&patterns, &BTreeSet::new(), &[table], &Default::default()).expect("resolves")

@@ -22,6 +22,7 @@ use crate::ship::shipper::Shipper;
 use crate::source::Source as _;
 use crate::source::catalog::{Position, Slot};
 use crate::source::connection::Connection;
+use crate::source::look::Look;
 use crate::source::wal2json::poison::Poison;
 use crate::source::wal2json::{Wal2json, slot};
 use crate::spool::{HeldSnapshot, Spool};
@@ -37,6 +38,8 @@ pub(crate) struct Poll<'a> {
     pub slot: Slot,
     pub source: &'a Wal2json,
     pub position: Position,
+    /// The catalog there.
+    pub look: Look,
     /// What head.json says since this poll: all before is archived, by position and by clock.
     pub head: Option<(Lsn, Timestamp)>,
     /// What stops the reading.
@@ -50,11 +53,19 @@ impl<'a> Poll<'a> {
     /// A slot that is ahead of the archive has lost changes: that is published, once.
     pub(super) async fn find_gap(&mut self) -> Result<()> {
         let (state, archived) = (self.spool.state(), self.spool.position());
-        if let Some(gap) = gap::of_slot(state, archived, &self.connection.facts, &self.slot) {
+        let gap = gap::of_slot(state, archived, &self.connection.facts, &self.slot);
+        let is_told = gap.is_some();
+        if let Some(gap) = gap {
             self.publish_gap(gap).await?;
         }
         let oid = self.connection.facts.database_oid;
-        self.spool.update(|state| state.source.database_oid = oid)
+        self.spool.update(|state| {
+            // That all tables are others is told by that gap of all.
+            if is_told && state.source.database_oid != oid {
+                state.memory = state.memory.of_another_database();
+            }
+            state.source.database_oid = oid;
+        })
     }
 
     pub(super) async fn publish_gap(&mut self, gap: Gap) -> Result<()> {

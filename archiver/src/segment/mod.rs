@@ -1,5 +1,6 @@
 //! From what the source yields to segments in the spool.
 
+pub(crate) mod absent;
 pub(crate) mod publish;
 pub(crate) mod reading;
 pub(crate) mod scratch;

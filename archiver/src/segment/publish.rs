@@ -14,6 +14,7 @@ use syncdata_formats::time::Timestamp;
 use tracing::{info, warn};
 
 use crate::capture::Capture;
+use crate::segment::absent::each_once;
 use crate::segment::scratch::Scratch;
 use crate::segment::segmenter::{Finished, Harvest};
 use crate::source::Described;
@@ -69,6 +70,7 @@ pub(crate) fn publish(
     for finished in harvest.segments {
         let Finished { file, summary, last_commit, mut gaps } = finished;
         gaps.extend(missing_in(summary.start_lsn, Some(summary.end_lsn)));
+        let gaps = each_once(gaps);
 
         let draft = draft(spool.state(), source.clone(), capture, summary.end_lsn, gaps);
         let manifest = with_changes(draft, &summary, relations);
@@ -88,6 +90,7 @@ pub(crate) fn publish(
 
     let mut gaps = harvest.gaps;
     gaps.extend(missing_in(spool.state().tip.end_lsn, None));
+    let gaps = each_once(gaps);
     // It says no more than what is missing, and so it ends where that does.
     if let Some(end) = gaps.iter().map(|gap| gap.to).max() {
         let manifest = publish_gap(spool, source.clone(), capture, end, gaps, signing_key)?;

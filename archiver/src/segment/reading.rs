@@ -12,16 +12,18 @@ use syncdata_service::faults;
 use syncdata_service::postgres::{ServerContext as _, sqlstate};
 use tracing::warn;
 
-use crate::capture::Capture;
 use crate::capture::shape::{self, ShapeMemory};
-use crate::capture::since::{self, CaptureMemory, Look};
+use crate::capture::since::{self, CaptureMemory};
+use crate::capture::{Capture, Memory};
+use crate::segment::absent::Absent;
 use crate::segment::publish::{self, Circumstances, Published, publish};
 use crate::segment::scratch::{Scratch, ScratchFiles};
 use crate::segment::segmenter::{Files, Harvest, Limits, Segmenter};
-use crate::source::catalog::{self, Position, Slot};
+use crate::source::catalog::{self, Slot};
 use crate::source::columns;
 use crate::source::connection::{Connection, pinned};
-use crate::source::wal2json::lost::{self, LostChanges};
+use crate::source::look::Look;
+use crate::source::wal2json::lost::LostChanges;
 use crate::source::wal2json::{Session, Wal2json, slot};
 use crate::source::{Read, Source, Stretch};
 use crate::spool::{Spool, State};
@@ -55,8 +57,6 @@ struct Answer {
     harvest: Harvest<Scratch>,
     read: Read,
     circumstances: Circumstances,
-    /// Where WAL ended when the catalog had been read.
-    catalog_at: Lsn,
     /// As it was when the peek had ended.
     slot: Slot,
     captured: CaptureMemory,
@@ -84,14 +84,15 @@ impl Reading<'_> {
         connection: &mut Connection,
         spool: &mut Spool,
         slot: &Slot,
-        position: &Position,
+        look: &Look,
         upto: Lsn,
         lines_max: Option<u32>,
     ) -> Result<Taken> {
         let before = spool.position();
         // What was said before is not about this answer.
         connection.session.take_notices();
-        let mut answer = self.ask(connection, spool, position, upto, lines_max).await?;
+        let memory = spool.state().memory.at(before).or_since(slot.catalog_xmin);
+        let mut answer = self.ask(connection, spool, look, &memory, upto, lines_max).await?;
         faults::hit("read.answer_complete")?;
         let said = connection.session.take_notices();
         // What follows changes that somebody else consumed would pass for all there is.
@@ -101,7 +102,8 @@ impl Reading<'_> {
             return Ok(Taken::SlotMoved(answer.slot));
         }
         let lost = LostChanges::read(&said, &answer.circumstances.capture);
-        if answer.end >= position.flush {
+        let flush = look.position.flush;
+        if answer.end >= flush {
             prove_empty(connection, &mut answer).await?;
         }
         // Before anything of it is published: whoever comes after a crash knows since when tables are captured.
@@ -113,35 +115,47 @@ impl Reading<'_> {
             true => spool.state().warned.clone(),
             false => self.warned_already(connection, &answer, &lost).await?,
         };
-        let news = lost.newer_than(&warned);
-        let Answer { harvest, read, circumstances, catalog_at, shapes, end: looked_at, .. } = answer;
+        let Answer { harvest, read, circumstances, shapes, end: looked_at, .. } = answer;
         let end = harvest.position.max(before);
-        let seen = harvest.seen.clone();
+        let complete = !read.was_cut && upto >= flush;
+        let capture = circumstances.capture.clone();
+        let (seen, tally) = (harvest.seen.clone(), harvest.tally.clone());
+        let absent = Absent {
+            lost: lost.newer_than(&warned),
+            missed: capture.missed(&tally, complete),
+            from: before,
+            lost_to: end,
+            missed_to: if complete { end.max(flush) } else { end },
+        };
+        let waits = absent.must_wait(spool.state().tip.end_lsn);
         // The stream does not say which transaction did it: all that was read between two looks is in doubt.
         let rewritten_in =
             |from: Lsn, to: Lsn| gap_of(shapes.rewritten_after(&seen, from), shape::REWRITTEN, from, to);
         let missing_in = |from: Lsn, to: Option<Lsn>| {
-            let lost = lost::gap(&news, from, to.unwrap_or(end));
-            lost.into_iter().chain(rewritten_in(from, to.unwrap_or(looked_at))).collect::<Vec<Gap>>()
+            let absent = to.map_or_else(|| absent.after(from), |to| absent.inside(from, to));
+            absent.into_iter().chain(rewritten_in(from, to.unwrap_or(looked_at))).collect::<Vec<Gap>>()
         };
         let published = publish(spool, &circumstances, harvest, missing_in, self.signing_key)?;
         if shapes.is_in_doubt() {
             spool.update(|state| state.shapes.told(&seen, state.tip.end_lsn))?;
         }
 
-        let complete = !read.was_cut && upto >= position.flush;
-        let capture = circumstances.capture;
-        let remembered = capture.remember(&spool.state().remembered, complete, catalog_at);
+        let memory = if waits {
+            spool.state().memory.clone()
+        } else {
+            let position = spool.position().max(absent.missed_to);
+            capture.remember(&memory, &tally, &look.seen, (before, position), complete)
+        };
         spool.update(|state| {
             state.warned = lost.added_to(warned);
             state.warned_from = stands;
-            state.remembered = remembered;
+            state.memory = memory;
             let read_upto = if complete { end.max(upto) } else { end };
             state.rereading = Some(state.read_again(stands, read_upto, read.bytes));
             state.covered_lsn = state.covered_lsn.max(end);
             if complete {
-                state.covered_lsn = state.covered_lsn.max(position.flush);
-                state.covered_at = Some(position.at);
+                state.covered_lsn = state.covered_lsn.max(flush);
+                state.covered_at = Some(look.position.at);
             }
         })?;
         Ok(Taken::Batch(Batch { published, was_cut: read.was_cut, capture }))
@@ -165,20 +179,21 @@ impl Reading<'_> {
         &self,
         connection: &mut Connection,
         spool: &Spool,
-        position: &Position,
+        look: &Look,
+        memory: &Memory,
         upto: Lsn,
         lines_max: Option<u32>,
     ) -> Result<Answer> {
         let waiting = connection.waiting.clone();
         let tx = connection.transaction().await?;
         let settings = pinned().read_back(&tx).await?;
-        // After `upto` was asked for: whatever committed before it is in this catalog, unless dropped since.
-        let (schemas, catalog) = catalog::catalog(&tx).await?;
+        let mut capture = Capture::resolve(&self.config.tables, &look.schemas, &look.tables, memory)?;
+        capture.doubt_all_of(&look.unsettled, memory);
+        let standing = columns::standing(&tx, &capture, &look.tables).await?;
+        // What committed before this is in the catalog.
         let catalog_at = catalog::insert_position(&tx).await?;
-        let capture = Capture::resolve(&self.config.tables, &schemas, &catalog, &spool.state().remembered)?;
-        let standing = columns::standing(&tx, &capture, &catalog).await?;
         let (mut captured, mut shapes) = (spool.state().captured.clone(), spool.state().shapes.clone());
-        captured.look(&Look {
+        captured.look(&since::Look {
             patterns: &self.config.tables,
             tables: &standing.tables,
             position: spool.position(),
@@ -189,12 +204,14 @@ impl Reading<'_> {
         let stretch = Stretch { capture: &capture, upto, lines_max };
         let (start, archived) = (spool.state().tip.end_lsn, spool.position());
         let watched = captured.watched().into_iter().chain(shapes.watched()).collect();
-        let segmenter = Segmenter::new(&capture, ScratchFiles::of(spool), self.limits(), start, archived);
+        let segmenter = Segmenter::new(&capture, ScratchFiles::of(spool), self.limits(), start, archived)
+            .watching(watched)
+            .noting_unseen(&look.seen);
         let session = Session { tx: &tx, waiting: &waiting };
-        let (harvest, read) = read_into(self.source, &session, &stretch, segmenter.watching(watched)).await?;
+        let (harvest, read) = read_into(self.source, &session, &stretch, segmenter).await?;
 
-        let complete = upto >= position.flush && !read.was_cut;
-        let end = harvest.position.max(if complete { position.flush } else { archived });
+        let complete = upto >= look.position.flush && !read.was_cut;
+        let end = harvest.position.max(if complete { look.position.flush } else { archived });
         captured.settle(&since::Stretch {
             seen: harvest.seen.clone(),
             counts: harvest.segments.iter().map(|segment| &segment.summary.tables).collect(),
@@ -212,7 +229,7 @@ impl Reading<'_> {
             settings,
         );
         let circumstances = Circumstances { source, capture, relations };
-        Ok(Answer { harvest, read, circumstances, catalog_at, slot, captured, shapes, end })
+        Ok(Answer { harvest, read, circumstances, slot, captured, shapes, end })
     }
 
     fn limits(&self) -> Limits {
@@ -232,7 +249,7 @@ impl Reading<'_> {
         let tx = connection.transaction().await?;
         let settings = pinned().read_back(&tx).await?;
         let (schemas, catalog) = catalog::catalog(&tx).await?;
-        let capture = Capture::resolve(&self.config.tables, &schemas, &catalog, &state.remembered)?;
+        let capture = Capture::resolve(&self.config.tables, &schemas, &catalog, &state.memory)?;
         drop(tx);
         let source =
             publish::source(state, &connection.facts.server_version, self.source.described(), settings);

@@ -12,9 +12,10 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
 use syncdata_formats::name::TableName;
 use syncdata_formats::segment::{SegmentWriter, Summary};
+use syncdata_formats::snapshot::Seen;
 use syncdata_formats::{Error, Kind, Result};
 
-use crate::capture::{Capture, Former, Target};
+use crate::capture::{Capture, Join, PARTITION, Route, Tally, Target};
 use crate::source::event::{Action, Columns, Event, JsonString, Part, Place, Row, Transaction, unescape};
 use crate::spool::ArchivedCommit;
 
@@ -53,6 +54,19 @@ pub(crate) struct Segmenter<'a, F: Files> {
     repeated: Option<Lsn>,
     watched: BTreeSet<u32>,
     seen: BTreeMap<u32, Lsn>,
+    tally: Tally,
+    /// Relations that become partitions of a captured table in this transaction.
+    entering: BTreeMap<u32, Entering>,
+    /// Which transactions the catalog shows that `capture` was made of.
+    shown: Option<&'a Seen>,
+}
+
+/// A relation that becomes a partition in the transaction whose rows are coming.
+#[derive(Clone, Copy, Debug)]
+struct Entering {
+    /// It had no rows before this transaction, or none any more when it became one.
+    is_clean: bool,
+    had_rows: bool,
 }
 
 /// The transaction whose rows are coming.
@@ -84,6 +98,7 @@ pub(crate) struct Harvest<W> {
     pub repeated: Option<Lsn>,
     /// Where those transactions ended that were watched for.
     pub seen: BTreeMap<u32, Lsn>,
+    pub tally: Tally,
 }
 
 impl<'a, F: Files> Segmenter<'a, F> {
@@ -112,7 +127,15 @@ impl<'a, F: Files> Segmenter<'a, F> {
             repeated: None,
             watched: BTreeSet::new(),
             seen: BTreeMap::new(),
+            tally: Tally { rows: capture.rows(), ..Tally::default() },
+            entering: BTreeMap::new(),
+            shown: None,
         }
+    }
+
+    /// Notes transactions that are not among these.
+    pub(crate) fn noting_unseen(self, shown: &'a Seen) -> Self {
+        Segmenter { shown: Some(shown), ..self }
     }
 
     /// With transactions of which it matters where they end, whether anything of them travels or not.
@@ -136,8 +159,8 @@ impl<'a, F: Files> Segmenter<'a, F> {
             return Err(out_of_order("the answer ends inside a transaction"));
         }
         self.close()?;
-        let Segmenter { finished: segments, position, gaps, repeated, seen, .. } = self;
-        Ok(Harvest { segments, position, gaps, repeated, seen })
+        let Segmenter { finished: segments, position, gaps, repeated, seen, tally, .. } = self;
+        Ok(Harvest { segments, position, gaps, repeated, seen, tally })
     }
 
     fn begin(&mut self, begin: Transaction) -> Result<()> {
@@ -146,23 +169,53 @@ impl<'a, F: Files> Segmenter<'a, F> {
         }
         let archived_already = begin.end_lsn <= self.archived;
         self.transaction = Some(Open { begin, rows: 0, archived_already });
+        self.see_joins(begin.xid, archived_already);
+        if !archived_already && self.shown.is_some_and(|shown| !shown.has(begin.xid)) {
+            self.tally.unseen.insert(begin.xid);
+        }
         Ok(())
+    }
+
+    /// From this transaction on, rows of some relations may be those of the table that they have become a partition of.
+    fn see_joins(&mut self, xid: u32, archived_already: bool) {
+        for (oid, join) in self.capture.joins().filter(|(_, join)| join.xids.contains(&xid)) {
+            self.tally.joined.insert(xid);
+            if join.xids.is_subset(&self.tally.joined) && !archived_already {
+                let is_clean = self.tally.is_empty(oid) && !join.tainted;
+                self.entering.insert(oid, Entering { is_clean, had_rows: false });
+            }
+        }
+    }
+
+    /// What a relation held when it became a partition, its table has gained, and the stream does not say so.
+    fn check_entered(&mut self) {
+        for (oid, entered) in std::mem::take(&mut self.entering) {
+            if let Some(join) = self.capture.join(oid).filter(|_| !entered.is_clean) {
+                self.miss(&join.table, PARTITION);
+            }
+        }
     }
 
     fn row<C: Columns>(&mut self, row: &Row<'_, C>) -> Result<()> {
         self.flush_truncates()?;
-        let found = self.find(row.place.schema, row.place.table)?;
-        self.doubt(&found, "a row of a partition that was detached since: before or after, nobody can say");
-        let Some(target) = found.target else { return Ok(()) };
+        let Some(found) = self.find(row.place.schema, row.place.table)? else { return Ok(()) };
+        self.tally.doubt(&found.route);
         let op = match row.action {
             Action::Insert => Op::Insert,
             Action::Update => Op::Update,
             Action::Delete => Op::Delete,
         };
+        if let Some(oid) = found.route.oid {
+            self.tally.count(oid, op);
+            if let Some(entering) = self.entering.get_mut(&oid) {
+                entering.had_rows = true;
+            }
+        }
+        let Some(target) = found.target(&self.tally) else { return Ok(()) };
         self.builder.begin(&target.table, op);
         let builder = &mut self.builder;
         row.columns.each(|part, column| match part {
-            _ if is_virtual(&target, column.name) => {}
+            _ if is_virtual(target, column.name) => {}
             Part::Columns => builder.data_column(column.name, &column.value),
             Part::Identity => builder.old_key(column.name, &column.value),
         })?;
@@ -175,12 +228,35 @@ impl<'a, F: Files> Segmenter<'a, F> {
         if self.truncates.first().is_some_and(|(lsn, _)| *lsn != place.lsn) {
             self.flush_truncates()?;
         }
-        let found = self.find(place.schema, place.table)?;
-        self.doubt(&found, "TRUNCATE of a partition that was detached since");
-        if let Some(found) = found.target {
-            self.truncates.push((place.lsn, found));
+        let Some(found) = self.find(place.schema, place.table)? else { return Ok(()) };
+        self.tally.doubt(&found.route);
+        let says_nothing = found.route.oid.is_some_and(|oid| self.emptied(oid));
+        match found.target(&self.tally) {
+            // There was nothing to remove.
+            Some(travels) if travels.is_partition && says_nothing => {}
+            Some(travels) => self.truncates.push((place.lsn, Arc::new(travels.clone()))),
+            None => {}
         }
         Ok(())
+    }
+
+    /// A relation is empty now; whether that changes nothing of the table whose partition it is.
+    fn emptied(&mut self, oid: u32) -> bool {
+        let xid = self.transaction.as_ref().map(|open| open.begin.xid);
+        if self.capture.truncation(oid).is_some_and(|truncation| Some(truncation.xid) == xid) {
+            self.tally.truncated.insert(oid);
+        }
+        let was_empty = self.tally.is_empty(oid);
+        self.tally.emptied(oid);
+        match self.entering.get_mut(&oid) {
+            Some(entering) => {
+                // Rows of this transaction before it have travelled already.
+                let is_tainted = self.capture.join(oid).is_none_or(|join| join.tainted);
+                entering.is_clean = !entering.had_rows && !is_tainted;
+                true
+            }
+            None => was_empty,
+        }
     }
 
     fn flush_truncates(&mut self) -> Result<()> {
@@ -199,14 +275,6 @@ impl<'a, F: Files> Segmenter<'a, F> {
             }
         }
         Ok(())
-    }
-
-    /// A change may have been one of the table that its relation was a partition of.
-    fn doubt(&mut self, found: &Found, reason: &str) {
-        let ends = self.transaction.as_ref().map_or(self.position, |open| open.begin.end_lsn);
-        if let Some(former) = found.detached_from.as_ref().filter(|former| former.concerns(ends)) {
-            self.miss(&former.table, reason);
-        }
     }
 
     /// A change of `table` in the open transaction is lost, and known to be.
@@ -236,6 +304,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
 
     fn commit(&mut self, commit: &Transaction) -> Result<()> {
         self.flush_truncates()?;
+        self.check_entered();
         let Some(open) = self.transaction.take() else {
             return Err(out_of_order("a commit without a begin"));
         };
@@ -279,11 +348,11 @@ impl<'a, F: Files> Segmenter<'a, F> {
     }
 
     /// Nothing for what is not captured, and for all of a transaction that is archived already.
-    fn find(&mut self, schema: JsonString<'_>, table: JsonString<'_>) -> Result<Found> {
+    fn find(&mut self, schema: JsonString<'_>, table: JsonString<'_>) -> Result<Option<Arc<Found>>> {
         match &self.transaction {
             None => Err(out_of_order("a row outside a transaction")),
-            Some(open) if open.archived_already => Ok(Found::default()),
-            Some(_) => self.targets.find(self.capture, schema, table),
+            Some(open) if open.archived_already => Ok(None),
+            Some(_) => self.targets.find(self.capture, schema, table).map(Some),
         }
     }
 }
@@ -291,38 +360,53 @@ impl<'a, F: Files> Segmenter<'a, F> {
 /// Relations of the stream that were looked up already: neighbouring rows are mostly of one table.
 #[derive(Debug, Default)]
 struct Targets {
-    last: Option<(String, String)>,
-    last_found: Found,
-    known: HashMap<(String, String), Found>,
+    last: Option<((String, String), Arc<Found>)>,
+    known: HashMap<(String, String), Arc<Found>>,
 }
 
-#[derive(Clone, Debug, Default)]
+/// What is known of a relation by the name that it has in the stream.
+#[derive(Debug)]
 struct Found {
-    target: Option<Arc<Target>>,
-    /// The captured table that it was a partition of.
-    detached_from: Option<Arc<Former>>,
+    route: Route,
+    join: Option<Join>,
+}
+
+impl Found {
+    /// How a row travels that comes now.
+    fn target(&self, tally: &Tally) -> Option<&Target> {
+        match &self.join {
+            Some(join) if !join.xids.is_subset(&tally.joined) => join.before.as_ref(),
+            _ => self.route.target.as_ref(),
+        }
+    }
 }
 
 impl Targets {
-    fn find(&mut self, capture: &Capture, schema: JsonString<'_>, table: JsonString<'_>) -> Result<Found> {
-        if !self.last.as_ref().is_some_and(|(s, t)| t == table && s == schema) {
-            let names = (schema.to_owned(), table.to_owned());
-            let found = match self.known.get(&names) {
-                Some(found) => found.clone(),
-                None => {
-                    let relation = TableName::new(unescape(schema)?, unescape(table)?)?;
-                    let found = Found {
-                        target: capture.target(&relation).map(Arc::new),
-                        detached_from: capture.detached_from(&relation).cloned().map(Arc::new),
-                    };
-                    self.known.insert(names.clone(), found.clone());
-                    found
-                }
-            };
-            self.last = Some(names);
-            self.last_found = found;
+    fn find(
+        &mut self,
+        capture: &Capture,
+        schema: JsonString<'_>,
+        table: JsonString<'_>,
+    ) -> Result<Arc<Found>> {
+        if let Some(((s, t), found)) = &self.last
+            && t == table
+            && s == schema
+        {
+            return Ok(found.clone());
         }
-        Ok(self.last_found.clone())
+        let names = (schema.to_owned(), table.to_owned());
+        let found = match self.known.get(&names) {
+            Some(found) => found.clone(),
+            None => {
+                let route = capture.route(&TableName::new(unescape(schema)?, unescape(table)?)?);
+                let join = route.oid.and_then(|oid| capture.join(oid)).cloned();
+                let found = Arc::new(Found { route, join });
+                self.known.insert(names.clone(), found.clone());
+                found
+            }
+        };
+        self.last = Some((names, found.clone()));
+        Ok(found)
     }
 }
 
@@ -362,6 +446,10 @@ mod tests {
             partition_of,
             identity_usable: true,
             virtual_columns: if oid == 1 { vec!["v\"".into()] } else { vec![] },
+            storage: Default::default(),
+            marks: Default::default(),
+            columns: Default::default(),
+            types: String::new(),
         };
         let catalog = [
             table(1, "t", RelationKind::Table, None),
@@ -454,8 +542,14 @@ mod tests {
                 0x20,
                 &[Entry::truncate("p", 0x10), Entry::truncate("p_1", 0x10), Entry::truncate("t", 0x10)],
             ),
-            Entry::transaction(2, 0x30, &[Entry::truncate("p_1", 0x21), Entry::insert("t", 0x22, 1)]),
-            Entry::transaction(3, 0x40, &[Entry::truncate("p_1", 0x31)]),
+            // It is known to be empty since.
+            Entry::transaction(2, 0x28, &[Entry::truncate("p_1", 0x21)]),
+            Entry::transaction(
+                3,
+                0x30,
+                &[Entry::insert("p_1", 0x29, 1), Entry::truncate("p_1", 0x2A), Entry::insert("p_1", 0x2B, 1)],
+            ),
+            Entry::transaction(4, 0x40, &[Entry::truncate("p_1", 0x31)]),
         ];
         let harvest = harvest(NO_LIMITS, 0x5, &lines).expect("reads");
         let ops: Vec<String> = content(&harvest.segments[0]).iter().map(|l| l[..30].to_owned()).collect();
@@ -467,7 +561,7 @@ mod tests {
         let spans = |gaps: &[Gap]| gaps.iter().map(|gap| (gap.from, gap.to)).collect::<Vec<_>>();
         let lsn = Lsn::from_u64;
         assert_eq!(harvest.segments[0].summary.end_lsn, lsn(0x30));
-        assert_eq!(spans(&harvest.segments[0].gaps), [(lsn(0x20), lsn(0x30))]);
+        assert_eq!(spans(&harvest.segments[0].gaps), [(lsn(0x28), lsn(0x30))]);
         assert_eq!(spans(&harvest.gaps), [(lsn(0x30), lsn(0x40))], "after all that the segment holds");
     }
 

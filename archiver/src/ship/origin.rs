@@ -108,7 +108,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::capture::Remembered;
+    use crate::capture::Memory;
     use crate::spool::Tip;
 
     fn lsn(position: u64) -> Lsn {
@@ -132,7 +132,7 @@ mod tests {
             covered_at: None,
             gaps: Vec::new(),
             newest_snapshot: None,
-            remembered: Remembered::default(),
+            memory: Memory::default(),
             captured: Default::default(),
             shapes: Default::default(),
             recent: Vec::new(),

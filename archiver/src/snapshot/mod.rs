@@ -155,7 +155,7 @@ impl<'a> Snapshot<'a> {
     /// and nothing would ever tell.
     async fn make_sure_of_capture(&mut self, poll: &impl AsyncFn() -> Result<()>) -> Result<()> {
         let wanted = self.selection().resolve(self.connection.session.client()).await?;
-        if wanted.is_subset(&self.state.remembered.tables) {
+        if wanted.is_subset(&self.state.memory.captured()) {
             return Ok(());
         }
         // Tables that are new since the last poll: whoever captures them knows them after this one.
@@ -164,7 +164,7 @@ impl<'a> Snapshot<'a> {
             self.state = state;
         }
         let unknown: Vec<String> =
-            wanted.difference(&self.state.remembered.tables).map(ToString::to_string).collect();
+            wanted.difference(&self.state.memory.captured()).map(ToString::to_string).collect();
         if unknown.is_empty() {
             return Ok(());
         }
@@ -232,7 +232,7 @@ impl<'a> Snapshot<'a> {
         Selection {
             captured: &self.config.tables,
             only: self.options.tables.as_deref(),
-            remembered: &self.state.remembered,
+            memory: &self.state.memory,
         }
     }
 

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::rows::KeyPlaces;
 use crate::capture::shape::ShapeMemory;
-use crate::capture::{Capture, CatalogTable, Remembered};
+use crate::capture::{Capture, CatalogTable, Memory};
 use crate::source::{catalog, columns};
 
 /// What is asked for: the tables that are captured, or some of them.
@@ -22,7 +22,7 @@ use crate::source::{catalog, columns};
 pub(crate) struct Selection<'a> {
     pub captured: &'a [TablePattern],
     pub only: Option<&'a [TablePattern]>,
-    pub remembered: &'a Remembered,
+    pub memory: &'a Memory,
 }
 
 /// A table as the snapshot sees it.
@@ -108,7 +108,7 @@ impl Selection<'_> {
             ([], Some(only)) => only,
             (captured, _) => captured,
         };
-        let tables = Capture::resolve(captured, schemas, catalog, self.remembered)?.tables;
+        let tables = Capture::resolve(captured, schemas, catalog, self.memory)?.tables;
         let Some(only) = self.only else { return Ok(tables) };
         let mut selected = BTreeSet::new();
         for pattern in only {
@@ -315,6 +315,10 @@ mod tests {
             partition_of,
             identity_usable: true,
             virtual_columns: Vec::new(),
+            storage: Default::default(),
+            marks: Default::default(),
+            columns: Default::default(),
+            types: String::new(),
         };
         vec![
             table(1, "users", RelationKind::Table, None),
@@ -337,8 +341,8 @@ mod tests {
             (&[], None, None),
         ] {
             let (captured, only) = (names(captured), only.map(names));
-            let remembered = Remembered::default();
-            let selection = Selection { captured: &captured, only: only.as_deref(), remembered: &remembered };
+            let memory = Memory::default();
+            let selection = Selection { captured: &captured, only: only.as_deref(), memory: &memory };
             let found = selection.select(&schemas, &catalog()).ok();
             let found =
                 found.map(|tables| tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));

@@ -8,12 +8,13 @@ use syncdata_service::postgres::ServerContext as _;
 use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::{SlotName, TableName};
+use syncdata_formats::snapshot::Seen;
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 use tokio_postgres::{GenericClient, Row};
 
-use crate::capture::{CatalogTable, RelationKind};
+use crate::capture::{CatalogTable, Marks, RelationKind, Storage};
 
 /// What does not change while a session lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub(crate) struct Slot {
     pub transactions: Option<u64>,
     /// What decoding wrote to production's disk because it did not fit into memory, since likewise.
     pub spilled_bytes: Option<u64>,
+    /// The oldest transaction whose changes of the catalog it may have to know.
+    pub catalog_xmin: Option<u32>,
 }
 
 /// The longest open transaction that may keep the slot's WAL.
@@ -85,7 +88,7 @@ const SCHEMAS: &str = "SELECT nspname::text FROM pg_namespace
 const SLOT: &str =
     "SELECT coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), s.active_pid, s.restart_lsn,
     s.confirmed_flush_lsn, coalesce(s.wal_status, 'being made'), to_jsonb(s)->>'invalidation_reason', t.total_txns,
-    t.spill_bytes
+    t.spill_bytes, s.catalog_xmin::text::int8
   FROM pg_replication_slots s LEFT JOIN pg_stat_replication_slots t ON t.slot_name = s.slot_name
   WHERE s.slot_name = $1 AND s.slot_type = 'logical'";
 
@@ -98,11 +101,20 @@ const CATALOG: &str =
         WHERE x.indrelid = c.oid AND x.indisprimary AND x.indisvalid AND x.indimmediate)
       ELSE EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisreplident AND x.indisvalid) END,
     ARRAY(SELECT a.attname::text FROM pg_attribute a
-      WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped)
+      WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped),
+    c.relfilenode, c.reltoastrelid, c.xmin::text::int8, y.xmin::text::int8, o.xmin::text::int8, i.xmin::text::int8,
+    ARRAY(SELECT a.attnum || ' ' || a.attname FROM pg_attribute a
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p')),
+    coalesce((SELECT string_agg(concat_ws(':', a.attnum, a.atttypid, a.atttypmod), ',' ORDER BY a.attnum)
+      FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        AND c.relkind IN ('r', 'p')), '')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition
+    LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition AND NOT i.inhdetachpending
+    LEFT JOIN pg_type y ON y.oid = c.reltype
+    LEFT JOIN pg_attribute o ON o.attrelid = c.oid AND o.attnum = -6
   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-    AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
+    AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  ORDER BY c.oid";
 
 /// Everybody may see who holds which transaction number; since when, only roles that may read statistics.
 const OLDEST: &str =
@@ -185,6 +197,7 @@ impl Slot {
             invalidation_reason: row.get(6),
             transactions: row.get::<_, Option<i64>>(7).map(i64::unsigned_abs),
             spilled_bytes: row.get::<_, Option<i64>>(8).map(i64::unsigned_abs),
+            catalog_xmin: mark(row, 9),
         }))
     }
 }
@@ -196,6 +209,14 @@ pub(crate) async fn catalog(client: &impl GenericClient) -> Result<(BTreeSet<Str
     let rows = many(client, "reading the source's catalog", CATALOG, &[]).await?;
     let tables = rows.iter().map(catalog_table).collect::<Result<_>>()?;
     Ok((schemas, tables))
+}
+
+/// Which transactions a statement shows.
+pub(crate) async fn seen(client: &impl GenericClient) -> Result<Seen> {
+    let row =
+        one(client, "asking the source for its snapshot", "SELECT pg_current_snapshot()::text", &[]).await?;
+    let text: &str = row.get(0);
+    Seen::parse(text).ok_or_else(|| Error::bad_input("a snapshot of PostgreSQL", text))
 }
 
 impl OldestTransaction {
@@ -264,7 +285,26 @@ fn catalog_table(row: &Row) -> Result<CatalogTable> {
         partition_of: row.get(5),
         identity_usable: row.get(6),
         virtual_columns: row.get(7),
+        storage: Storage { file: row.get(8), toast: row.get(9) },
+        marks: Marks {
+            changed: mark(row, 10).unwrap_or_default(),
+            named: mark(row, 11).unwrap_or_default(),
+            born: mark(row, 12).unwrap_or_default(),
+            attached: mark(row, 13),
+        },
+        columns: row.get::<_, Vec<&str>>(14).into_iter().filter_map(numbered).collect(),
+        types: row.get(15),
     })
+}
+
+/// `3 name`
+fn numbered(column: &str) -> Option<(String, i16)> {
+    let (number, name) = column.split_once(' ')?;
+    Some((name.to_owned(), number.parse().ok()?))
+}
+
+fn mark(row: &Row, place: usize) -> Option<u32> {
+    row.get::<_, Option<i64>>(place).and_then(|xid| u32::try_from(xid).ok())
 }
 
 fn lsn(position: PgLsn) -> Lsn {

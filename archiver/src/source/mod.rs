@@ -7,6 +7,7 @@ pub(crate) mod catalog;
 pub(crate) mod columns;
 pub(crate) mod connection;
 pub(crate) mod event;
+pub(crate) mod look;
 pub(crate) mod role;
 pub(crate) mod wait;
 pub(crate) mod wal2json;

@@ -18,7 +18,7 @@ use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::{faults, small_file};
 
 use super::durable::write_durably;
-use crate::capture::Remembered;
+use crate::capture::Memory;
 use crate::capture::shape::ShapeMemory;
 use crate::capture::since::CaptureMemory;
 
@@ -46,8 +46,9 @@ pub(crate) struct State {
     /// As of the last look at the archive.
     #[serde(default)]
     pub newest_snapshot: Option<HeldSnapshot>,
+    /// The captured tables, as the last answer left them.
     #[serde(default)]
-    pub remembered: Remembered,
+    pub memory: Memory,
     /// Since when tables are captured.
     #[serde(default)]
     pub captured: CaptureMemory,
@@ -173,7 +174,7 @@ impl State {
             covered_at: None,
             gaps: Vec::new(),
             newest_snapshot: None,
-            remembered: Remembered::default(),
+            memory: Memory::default(),
             captured: CaptureMemory::default(),
             shapes: ShapeMemory::default(),
             recent: Vec::new(),

@@ -4,7 +4,7 @@ use syncdata_formats::manifest::Gap;
 use syncdata_formats::name::TableName;
 
 use super::*;
-use crate::capture::Remembered;
+use crate::capture::Memory;
 
 fn state() -> State {
     State {
@@ -23,7 +23,7 @@ fn state() -> State {
         covered_at: None,
         gaps: Vec::new(),
         newest_snapshot: None,
-        remembered: Remembered::default(),
+        memory: Memory::default(),
         captured: Default::default(),
         shapes: Default::default(),
         recent: Vec::new(),

@@ -8,6 +8,8 @@ mod faults;
 mod fuse;
 mod gaps;
 mod guard;
+mod identity;
+mod identity_random;
 mod locks;
 mod memory;
 mod operator;

@@ -175,7 +175,10 @@ async fn a_table_that_leaves_the_capture_and_returns_begins_anew() {
     assert_eq!(since(&world), [("b".into(), true)]);
     world.set_archiver("tables", vec!["a", "b"]);
     world.source.execute("INSERT INTO a VALUES (3); INSERT INTO b VALUES (3)").await;
-    let segments = poll(&world).await;
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    let segments = reader::segments(world.archive_dir());
+    assert_eq!(gaps(&segments), [r#"["a"]"#]);
+    assert_eq!(segments[2].manifest["gaps"][0]["reason"], "not captured meanwhile");
     assert_eq!(since(&world), [("a".into(), false), ("b".into(), true)]);
     let last = &segments[2].manifest;
     assert_eq!(last["capture_since"]["a"]["lsn"], last["start_lsn"]);
@@ -190,7 +193,7 @@ async fn a_table_that_leaves_the_capture_and_returns_begins_anew() {
 #[tokio::test]
 async fn rows_that_alter_table_wrote_anew_are_a_gap_of_that_table() {
     let world = scene::world(
-        "CREATE TABLE t (id int PRIMARY KEY, n int, s varchar(10), at timestamp); INSERT INTO t VALUES (1, 1, 'x', '2026-01-01');
+        "CREATE TABLE t (id int PRIMARY KEY, n int, s varchar(10), at timestamp, long text); INSERT INTO t VALUES (1, 1, 'x', '2026-01-01');
         CREATE TABLE other (id int PRIMARY KEY);
         CREATE TABLE parts (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
         CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (100); INSERT INTO parts VALUES (1, 1)",

@@ -12,7 +12,7 @@ pub(super) const NOTHING: &str = "";
 
 /// `add-tables` for all that is captured.
 pub(super) fn of(capture: &Capture) -> String {
-    if capture.patterns().contains(&TablePattern::All) {
+    if capture.patterns().contains(&TablePattern::All) || capture.expects_strangers() {
         return "*.*".to_owned();
     }
     let by_pattern = capture.patterns().iter().map(|pattern| match pattern {
@@ -44,9 +44,11 @@ fn escape(part: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::{CatalogTable, RelationKind};
+    use crate::capture::{CatalogTable, Memory, RelationKind, Tally};
+    use syncdata_formats::lsn::Lsn;
+    use syncdata_formats::snapshot::Seen;
 
-    fn filter(pattern: &str) -> String {
+    fn catalog() -> [CatalogTable; 4] {
         let table = |oid, name: &str, kind, partition_of| CatalogTable {
             oid,
             name: name.parse().expect("a name"),
@@ -54,22 +56,46 @@ mod tests {
             partition_of,
             identity_usable: true,
             virtual_columns: Vec::new(),
+            storage: Default::default(),
+            marks: Default::default(),
+            columns: Default::default(),
+            types: String::new(),
         };
-        let catalog = [
+        [
             table(2, "sales.orders", RelationKind::Partitioned, None),
             table(3, "sales.orders_2026", RelationKind::Partitioned, Some(2)),
             table(4, "parts.orders_2026_01", RelationKind::Table, Some(3)),
             table(6, "\"we ird,.*\\\"", RelationKind::Table, None),
-        ];
+        ]
+    }
+
+    fn capture(pattern: &str, catalog: &[CatalogTable], memory: &Memory) -> Capture {
         let schemas = ["public", "sales", "parts"].map(str::to_owned).into();
         let patterns = [pattern.parse().expect("a pattern")];
-        of(&Capture::resolve(&patterns, &schemas, &catalog, &Default::default()).expect("resolves"))
+        Capture::resolve(&patterns, &schemas, catalog, memory).expect("resolves")
+    }
+
+    fn filter(pattern: &str) -> String {
+        of(&capture(pattern, &catalog(), &Memory::default()))
     }
 
     #[test]
     fn it_names_partitions_that_lie_elsewhere() {
         assert_eq!(filter("sales.*"), "parts.orders_2026_01,sales.*,sales.orders_2026");
         assert_eq!(filter("*"), "*.*");
+    }
+
+    #[test]
+    fn rows_under_names_that_nobody_knows_are_looked_for_under_all_names() {
+        let seen = Seen { xmin: 10, xmax: 10, xip: Vec::new() };
+        let first = capture("sales.*", &catalog(), &Memory::default());
+        let spans = (Lsn::default(), Lsn::from_u64(8));
+        let mut memory = first.remember(&Memory::default(), &Tally::default(), &seen, spans, true);
+        memory.relations.values_mut().for_each(|known| known.rows = Some(0));
+        let mut renamed = catalog();
+        renamed[2].name = "parts.old".parse().expect("a name");
+        assert_eq!(of(&capture("sales.*", &renamed, &memory)), "*.*");
+        assert_ne!(of(&capture("sales.*", &catalog(), &memory)), "*.*");
     }
 
     #[test]

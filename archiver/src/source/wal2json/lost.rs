@@ -27,7 +27,7 @@ pub(crate) struct LostChanges {
 impl LostChanges {
     pub(crate) fn read(said: &Notices, capture: &Capture) -> LostChanges {
         let mut lost = LostChanges::default();
-        let travels = |relation: &TableName| capture.target(relation).map(|target| target.table);
+        let travels = |relation: &TableName| capture.table_of(relation);
         if said.dropped > 0 {
             lost.suspects = capture.without_identity.iter().filter_map(travels).collect();
         }
@@ -116,6 +116,10 @@ mod tests {
             partition_of: None,
             identity_usable: false,
             virtual_columns: Vec::new(),
+            storage: Default::default(),
+            marks: Default::default(),
+            columns: Default::default(),
+            types: String::new(),
         };
         let patterns = [TablePattern::Table(name.clone())];
         Capture::resolve(&patterns, &BTreeSet::new(), &[table], &Default::default()).expect("resolves")

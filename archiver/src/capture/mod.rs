@@ -2,15 +2,26 @@
 //!
 //! Pure: the catalog comes in as values. A source may hand over more than is captured; that is dropped when the row is
 //! read.
+//!
+//! A name in the stream is the one that a relation had when the row was written. [`changes`] tells what became of the
+//! relations since the last poll, which [`memory`] knows by their oids.
 
+mod changes;
+pub(crate) mod memory;
 pub(crate) mod shape;
 pub(crate) mod since;
+mod tally;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_formats::{Error, Kind, Result};
+
+pub(crate) use changes::PARTITION;
+use memory::{Captured, Known};
+pub(crate) use memory::{Marks, Memory, Storage};
+pub(crate) use tally::Tally;
 
 /// Partitions of partitions of partitions: more levels than anybody makes.
 const DEPTH_MAX: usize = 64;
@@ -27,6 +38,12 @@ pub(crate) struct CatalogTable {
     pub identity_usable: bool,
     /// Columns without storage: a source may print them as null.
     pub virtual_columns: Vec<String>,
+    pub storage: Storage,
+    pub marks: Marks,
+    /// With their numbers. Empty for kinds that are not captured.
+    pub columns: BTreeMap<String, i16>,
+    /// Of these columns, by number.
+    pub types: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +57,20 @@ pub(crate) enum RelationKind {
 /// What is captured, and under which name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Capture {
-    /// Every relation that the catalog knows; `None` for those that are not captured.
-    relations: HashMap<TableName, Option<Target>>,
-    /// Partitions that were dropped since an earlier poll.
-    dropped_partitions: BTreeMap<TableName, TableName>,
-    /// What was a partition of a captured table at an earlier poll, and now is none of it.
-    detached: BTreeMap<TableName, Former>,
+    /// By every name that the catalog knows now, or that a captured relation had at the last poll.
+    routes: HashMap<TableName, Route>,
+    /// Tables that a row under a name which nobody knows may belong to.
+    strangers: BTreeSet<TableName>,
+    /// Tables of which nobody can say what this answer says of them.
+    missed: Vec<Missed>,
+    /// Relations that become partitions of a captured table within the answer.
+    joins: BTreeMap<u32, Join>,
+    /// Relations whose rows lie elsewhere now: by TRUNCATE, if the answer has one of that transaction.
+    truncations: BTreeMap<u32, Truncation>,
+    /// What is captured, as it is to be remembered.
+    relations: BTreeMap<u32, Known>,
+    /// The oid behind every name in `tables`.
+    roots: BTreeMap<TableName, u32>,
     patterns: Vec<TablePattern>,
     /// The names that our files use.
     pub tables: BTreeSet<TableName>,
@@ -53,6 +78,22 @@ pub(crate) struct Capture {
     pub without_identity: BTreeSet<TableName>,
     /// Listed names that stand in the catalog no more, though they once did.
     pub vanished: BTreeSet<TableName>,
+}
+
+/// What becomes of the rows that come under a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub oid: Option<u32>,
+    /// `None` when they are not captured.
+    pub target: Option<Target>,
+    /// Tables that such a row may have belonged to, or may not: it is a gap of them.
+    pub doubts: BTreeSet<Doubt>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Doubt {
+    pub table: TableName,
+    pub reason: &'static str,
 }
 
 /// Under which name a relation of the stream travels.
@@ -64,34 +105,32 @@ pub(crate) struct Target {
     pub virtual_columns: Vec<String>,
 }
 
-/// What earlier polls captured: a table that was dropped since is no spelling mistake, and a partition that was
-/// dropped since belonged to its parent when its last rows were written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Remembered {
-    pub tables: BTreeSet<TableName>,
-    /// Partition → the name that it travelled as.
-    pub partitions: BTreeMap<TableName, TableName>,
-    /// The same as of one poll earlier: rows that were written after a poll asked for its position may have been
-    /// followed by a DROP that the catalog of that poll shows already.
-    #[serde(default)]
-    pub partitions_before: BTreeMap<TableName, TableName>,
-    /// Where the source's WAL ended when that catalog had been read: what committed later, it knew.
-    #[serde(default)]
-    pub catalog_at: Lsn,
-}
-
-/// What a relation belonged to.
+/// A table of whose changes some are missing, in the whole of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Former {
+pub(crate) struct Missed {
     pub table: TableName,
-    /// Transactions that ended after it came after the detaching; `None` when that is not known yet.
-    pub until: Option<Lsn>,
+    pub reason: &'static str,
+    /// Since when, where that is before the answer.
+    pub since: Option<Lsn>,
 }
 
-impl Former {
-    pub(crate) fn concerns(&self, end_lsn: Lsn) -> bool {
-        self.until.is_none_or(|until| end_lsn <= until)
-    }
+/// A relation that becomes a partition of a captured table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Join {
+    pub table: TableName,
+    /// How its rows travel until then.
+    pub before: Option<Target>,
+    /// The transactions in which that happens; the last one counts.
+    pub xids: BTreeSet<u32>,
+    /// Its rows may lie in it without ever having been in the stream.
+    pub tainted: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Truncation {
+    pub table: TableName,
+    /// What changed the relation last.
+    pub xid: u32,
 }
 
 impl Capture {
@@ -99,7 +138,7 @@ impl Capture {
         patterns: &[TablePattern],
         schemas: &BTreeSet<String>,
         catalog: &[CatalogTable],
-        remembered: &Remembered,
+        memory: &Memory,
     ) -> Result<Capture> {
         if patterns.is_empty() {
             return Err(Error::new(Kind::BadInput, "No tables in whitelist")
@@ -107,51 +146,73 @@ impl Capture {
         }
         let mut capture = Capture { patterns: patterns.to_vec(), ..Capture::default() };
         for pattern in patterns {
-            capture.check(pattern, schemas, catalog, remembered)?;
+            capture.check(pattern, schemas, catalog, memory)?;
         }
         let by_oid: HashMap<u32, &CatalogTable> = catalog.iter().map(|table| (table.oid, table)).collect();
         for table in catalog {
             let ancestor = capture.captured_ancestor(table, &by_oid);
             capture.add(table, ancestor);
         }
-        capture.recall_partitions(remembered);
+        changes::find(&mut capture, &by_oid, memory);
         Ok(capture)
     }
 
-    /// How a relation of the stream travels; `None` when it is not captured.
-    pub(crate) fn target(&self, relation: &TableName) -> Option<Target> {
-        if let Some(known) = self.relations.get(relation) {
+    /// Relations that changed while the catalog was read: what they were where the answer ends, nobody knows.
+    pub(crate) fn doubt_all_of(&mut self, relations: &BTreeSet<u32>, memory: &Memory) {
+        let now = relations.iter().filter_map(|oid| self.relations.get(oid));
+        let then = relations.iter().filter_map(|oid| memory.relations.get(oid));
+        let tables: BTreeSet<TableName> = now.chain(then).filter_map(|known| known.table.clone()).collect();
+        tables.into_iter().for_each(|table| self.miss(table, PARTITION, None));
+    }
+
+    /// What becomes of the rows of a relation of the stream.
+    pub(crate) fn route(&self, relation: &TableName) -> Route {
+        if let Some(known) = self.routes.get(relation) {
             return known.clone();
         }
-        if let Some(parent) = self.dropped_partitions.get(relation) {
-            return Some(Target { table: parent.clone(), is_partition: true, virtual_columns: Vec::new() });
-        }
         // Dropped or renamed since, but its rows were written under a name that is listed.
-        let listed = self.patterns.iter().any(|pattern| pattern.matches(relation));
-        listed.then(|| Target { table: relation.clone(), is_partition: false, virtual_columns: Vec::new() })
-    }
-
-    /// The captured table whose partition a relation was, though it is none now. The stream does not tell the rows
-    /// of then from those of now.
-    pub(crate) fn detached_from(&self, relation: &TableName) -> Option<&Former> {
-        self.detached.get(relation)
-    }
-
-    fn recall_partitions(&mut self, remembered: &Remembered) {
-        let before = remembered.partitions_before.iter().map(|known| (known, Some(remembered.catalog_at)));
-        let known = remembered.partitions.iter().map(|known| (known, None));
-        for ((partition, parent), until) in before.chain(known) {
-            if !self.tables.contains(parent) {
-                continue;
-            }
-            match self.relations.get(partition) {
-                None => drop(self.dropped_partitions.insert(partition.clone(), parent.clone())),
-                Some(Some(now)) if &now.table == parent => {}
-                Some(_) => {
-                    drop(self.detached.insert(partition.clone(), Former { table: parent.clone(), until }))
-                }
-            }
+        let listed = self.lists_name(relation);
+        let doubts = self.strangers.iter().cloned();
+        Route {
+            oid: None,
+            target: listed.then(|| Target::own(relation)),
+            doubts: doubts.map(|table| Doubt { table, reason: PARTITION }).collect(),
         }
+    }
+
+    /// The table that a relation of the stream travels as, before or after it became a partition.
+    pub(crate) fn table_of(&self, relation: &TableName) -> Option<TableName> {
+        let route = self.route(relation);
+        let before = route.oid.and_then(|oid| self.joins.get(&oid)).and_then(|join| join.before.clone());
+        route.target.or(before).map(|target| target.table)
+    }
+
+    /// The relation becomes a partition of a captured table within the answer.
+    pub(crate) fn join(&self, oid: u32) -> Option<&Join> {
+        self.joins.get(&oid)
+    }
+
+    pub(crate) fn joins(&self) -> impl Iterator<Item = (u32, &Join)> {
+        self.joins.iter().map(|(oid, join)| (*oid, join))
+    }
+
+    pub(crate) fn truncation(&self, oid: u32) -> Option<&Truncation> {
+        self.truncations.get(&oid)
+    }
+
+    /// How many rows the captured relations had when the answer begins, where that is known.
+    pub(crate) fn rows(&self) -> HashMap<u32, Option<u64>> {
+        self.relations.iter().map(|(oid, known)| (*oid, known.rows)).collect()
+    }
+
+    fn miss(&mut self, table: TableName, reason: &'static str, since: Option<Lsn>) {
+        if self.tables.contains(&table) && !self.missed.iter().any(|missed| missed.table == table) {
+            self.missed.push(Missed { table, reason, since });
+        }
+    }
+
+    fn lists_name(&self, name: &TableName) -> bool {
+        self.patterns.iter().any(|pattern| pattern.matches(name))
     }
 
     /// Relations under a pattern that cannot be captured, in words.
@@ -170,34 +231,12 @@ impl Capture {
         })
     }
 
-    /// What the next poll should know of this one. While the answer is not `complete`, more rows of what earlier
-    /// polls knew may come.
-    pub(crate) fn remember(&self, earlier: &Remembered, complete: bool, catalog_at: Lsn) -> Remembered {
-        let travels = |(relation, target): (&TableName, &Option<Target>)| {
-            target
-                .as_ref()
-                .filter(|target| target.is_partition)
-                .map(|target| (relation.clone(), target.table.clone()))
-        };
-        // Of what is captured no more, only names that the settings still list: there they are no spelling mistakes.
-        let is_listed = |table: &&TableName| {
-            self.patterns.iter().any(|pattern| matches!(pattern, TablePattern::Table(name) if name == *table))
-        };
-        let listed = earlier.tables.iter().filter(is_listed);
-        let tables = listed.chain(&self.tables).cloned().collect();
-        if !complete {
-            return Remembered { tables, ..earlier.clone() };
-        }
-        let partitions = self.relations.iter().filter_map(travels).collect();
-        Remembered { tables, partitions, partitions_before: earlier.partitions.clone(), catalog_at }
-    }
-
     fn check(
         &mut self,
         pattern: &TablePattern,
         schemas: &BTreeSet<String>,
         catalog: &[CatalogTable],
-        remembered: &Remembered,
+        memory: &Memory,
     ) -> Result<()> {
         let name = match pattern {
             TablePattern::All => return Ok(()),
@@ -214,7 +253,7 @@ impl Capture {
                 Err(Error::new(Kind::BadInput, format!("{name} is {kind}: logical decoding does not carry its changes"))
                     .hint("take it out of `tables`"))
             }
-            None if remembered.tables.contains(name) => {
+            None if memory.knows(name) => {
                 self.vanished.insert(name.clone());
                 Ok(())
             }
@@ -254,12 +293,15 @@ impl Capture {
         });
         if let Some(ancestor) = ancestor {
             self.tables.insert(ancestor.name.clone());
+            self.roots.insert(ancestor.name.clone(), ancestor.oid);
             // A partitioned table holds no rows: what counts is the identity of its partitions.
             if relation.kind == RelationKind::Table && !relation.identity_usable {
                 self.without_identity.insert(relation.name.clone());
             }
+            self.relations.insert(relation.oid, Known::of(relation, ancestor));
         }
-        self.relations.insert(relation.name.clone(), target);
+        let route = Route { oid: Some(relation.oid), target, doubts: BTreeSet::new() };
+        self.routes.insert(relation.name.clone(), route);
     }
 
     /// Every relation whose rows travel, as the catalog has it.
@@ -267,7 +309,7 @@ impl Capture {
         &'a self,
         catalog: &'a [CatalogTable],
     ) -> impl Iterator<Item = (&'a CatalogTable, &'a Target)> {
-        catalog.iter().filter_map(|table| Some((table, self.relations.get(&table.name)?.as_ref()?)))
+        catalog.iter().filter_map(|table| Some((table, self.routes.get(&table.name)?.target.as_ref()?)))
     }
 
     pub(crate) fn patterns(&self) -> &[TablePattern] {
@@ -276,16 +318,45 @@ impl Capture {
 
     /// Every relation whose rows travel.
     pub(crate) fn relations(&self) -> impl Iterator<Item = &TableName> {
-        self.relations.iter().filter(|(_, target)| target.is_some()).map(|(name, _)| name)
+        self.routes.iter().filter(|(_, route)| route.target.is_some()).map(|(name, _)| name)
     }
 
-    /// Relations whose changes are looked for though no pattern names them: partitions, also those of earlier polls.
+    /// A row under a name that nobody knows may matter: it has to be looked for under all names.
+    pub(crate) fn expects_strangers(&self) -> bool {
+        !self.strangers.is_empty()
+    }
+
+    /// Relations whose changes are looked for though no pattern names them: partitions, also those of earlier polls, and
+    /// whatever a captured table is in doubt about.
     pub(crate) fn beyond_patterns(&self) -> impl Iterator<Item = &TableName> {
-        let is_partition =
-            |target: &&Option<Target>| target.as_ref().is_some_and(|target| target.is_partition);
-        let partitions =
-            self.relations.iter().filter(move |(_, target)| is_partition(target)).map(|(name, _)| name);
-        partitions.chain(self.dropped_partitions.keys()).chain(self.detached.keys())
+        let of_partition = |route: &Route| {
+            route.target.as_ref().is_some_and(|target| target.is_partition) || !route.doubts.is_empty()
+        };
+        self.routes.iter().filter(move |(_, route)| of_partition(route)).map(|(name, _)| name)
+    }
+}
+
+impl Target {
+    fn own(table: &TableName) -> Target {
+        Target { table: table.clone(), is_partition: false, virtual_columns: Vec::new() }
+    }
+}
+
+impl Known {
+    fn of(relation: &CatalogTable, root: &CatalogTable) -> Known {
+        let is_partition = relation.oid != root.oid;
+        Known {
+            name: relation.name.clone(),
+            table: Some(root.name.clone()),
+            // What the table itself may be a partition of is not our business.
+            parent: relation.partition_of.filter(|_| is_partition),
+            has_storage: relation.kind != RelationKind::Partitioned,
+            storage: relation.storage,
+            marks: Marks { attached: relation.marks.attached.filter(|_| is_partition), ..relation.marks },
+            columns: relation.columns.clone(),
+            types: relation.types.clone(),
+            rows: None,
+        }
     }
 }
 
@@ -293,7 +364,7 @@ impl Capture {
 mod tests {
     use super::*;
 
-    fn table(oid: u32, name: &str, kind: RelationKind, partition_of: Option<u32>) -> CatalogTable {
+    pub(super) fn table(oid: u32, name: &str, kind: RelationKind, partition_of: Option<u32>) -> CatalogTable {
         CatalogTable {
             oid,
             name: name.parse().expect("a name"),
@@ -301,6 +372,10 @@ mod tests {
             partition_of,
             identity_usable: true,
             virtual_columns: Vec::new(),
+            storage: Storage { file: oid, toast: 0 },
+            marks: Marks { changed: 1, named: 1, born: 1, attached: partition_of.map(|_| 1) },
+            columns: BTreeMap::new(),
+            types: String::new(),
         }
     }
 
@@ -316,17 +391,17 @@ mod tests {
         ]
     }
 
-    fn resolve(patterns: &[&str], remembered: &Remembered) -> Result<Capture> {
+    fn resolve(patterns: &[&str], memory: &Memory) -> Result<Capture> {
         let patterns: Vec<TablePattern> = patterns.iter().map(|p| p.parse().expect("a pattern")).collect();
         let schemas = ["public", "sales", "parts", "empty"].map(str::to_owned).into();
-        Capture::resolve(&patterns, &schemas, &catalog(), remembered)
+        Capture::resolve(&patterns, &schemas, &catalog(), memory)
     }
 
     fn travels(capture: &Capture, relation: &str) -> Option<String> {
-        capture.target(&relation.parse().expect("a name")).map(|target| target.table.to_string())
+        capture.table_of(&relation.parse().expect("a name")).map(|table| table.to_string())
     }
 
-    fn looks_for(capture: &Capture, relation: &str) -> bool {
+    pub(super) fn looks_for(capture: &Capture, relation: &str) -> bool {
         let relation = relation.parse().expect("a name");
         capture.beyond_patterns().any(|name| *name == relation)
     }
@@ -344,7 +419,7 @@ mod tests {
             (&["parts.*"], None),
             (&["users"], None),
         ] {
-            let capture = resolve(patterns, &Remembered::default()).expect("resolves");
+            let capture = resolve(patterns, &Memory::default()).expect("resolves");
             assert_eq!(travels(&capture, "parts.orders_2026_01").as_deref(), travels_as, "{patterns:?}");
         }
     }
@@ -356,68 +431,17 @@ mod tests {
             ("missing.*", "no schema missing"),
             ("sales.totals", "materialized view"),
         ] {
-            let error = resolve(&["users", pattern], &Remembered::default()).expect_err("refused");
+            let error = resolve(&["users", pattern], &Memory::default()).expect_err("refused");
             assert!(error.to_string().contains(says), "{error}");
         }
-        assert!(resolve(&["empty.*"], &Remembered::default()).is_ok(), "an empty schema may fill later");
-        let error = resolve(&[], &Remembered::default()).expect_err("refused");
+        assert!(resolve(&["empty.*"], &Memory::default()).is_ok(), "an empty schema may fill later");
+        let error = resolve(&[], &Memory::default()).expect_err("refused");
         assert_eq!(error.to_string(), "No tables in whitelist");
     }
 
     #[test]
-    fn what_was_dropped_since_still_travels() {
-        let name = |text: &str| text.parse::<TableName>().expect("a name");
-        let remembered = Remembered {
-            tables: [name("gone"), name("sales.orders")].into(),
-            partitions: [(name("parts.old"), name("sales.orders"))].into(),
-            ..Remembered::default()
-        };
-        let capture = resolve(&["sales.orders", "gone"], &remembered).expect("resolves");
-        assert_eq!(travels(&capture, "parts.old").as_deref(), Some("sales.orders"));
-        assert_eq!(travels(&capture, "gone").as_deref(), Some("gone"));
-        assert!(looks_for(&capture, "parts.old"));
-        assert_eq!(capture.vanished, [name("gone")].into());
-        assert!(capture.remember(&remembered, true, Lsn::default()).tables.contains(&name("gone")));
-    }
-
-    #[test]
-    fn a_dropped_partition_is_known_until_nothing_of_it_can_come() {
-        let name = |text: &str| text.parse::<TableName>().expect("a name");
-        let mut remembered = Remembered {
-            partitions: [(name("parts.old"), name("sales.orders"))].into(),
-            ..Remembered::default()
-        };
-        for (complete, known) in [(false, true), (true, true), (true, false)] {
-            let capture = resolve(&["sales.orders"], &remembered).expect("resolves");
-            remembered = capture.remember(&remembered, complete, Lsn::from_u64(8));
-            let capture = resolve(&["sales.orders"], &remembered).expect("resolves");
-            assert_eq!(travels(&capture, "parts.old").is_some(), known, "complete: {complete}");
-        }
-    }
-
-    #[test]
-    fn a_detached_partition_is_told_from_a_dropped_one() {
-        let name = |text: &str| text.parse::<TableName>().expect("a name");
-        let remembered = Remembered {
-            partitions: [(name("users"), name("sales.orders"))].into(),
-            ..Remembered::default()
-        };
-        let capture = resolve(&["sales.orders"], &remembered).expect("resolves");
-        assert_eq!(travels(&capture, "users"), None);
-        let former = |until| Some(Former { table: name("sales.orders"), until });
-        assert_eq!(capture.detached_from(&name("users")).cloned(), former(None));
-        assert!(looks_for(&capture, "users"));
-
-        let capture = resolve(&["sales.orders"], &capture.remember(&remembered, true, Lsn::from_u64(8)));
-        let found = capture.expect("resolves").detached_from(&name("users")).cloned();
-        assert_eq!(found, former(Some(Lsn::from_u64(8))));
-        let concerned = |end| found.as_ref().is_some_and(|former| former.concerns(Lsn::from_u64(end)));
-        assert_eq!((concerned(8), concerned(9)), (true, false));
-    }
-
-    #[test]
     fn relations_that_are_not_captured_do_not_travel_under_a_pattern() {
-        let capture = resolve(&["sales.*"], &Remembered::default()).expect("resolves");
+        let capture = resolve(&["sales.*"], &Memory::default()).expect("resolves");
         assert_eq!(travels(&capture, "sales.totals"), None);
         assert_eq!(
             travels(&capture, "sales.new").as_deref(),
@@ -432,8 +456,8 @@ mod tests {
         catalog[1].identity_usable = false;
         catalog[3].identity_usable = false;
         let patterns = ["sales.orders".parse().expect("a pattern")];
-        let capture = Capture::resolve(&patterns, &BTreeSet::new(), &catalog, &Remembered::default())
-            .expect("resolves");
+        let capture =
+            Capture::resolve(&patterns, &BTreeSet::new(), &catalog, &Memory::default()).expect("resolves");
         let names: Vec<String> = capture.without_identity.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["parts.orders_2026_01"]);
     }

@@ -1,0 +1,141 @@
+//! What the archiver remembers of the tables that it captures, by oid: names change hands, oids do not.
+//!
+//! It stands in the spool's state, and holds for one position of the slot: a table is compared with what it was when
+//! the slot had been read up to there. What may have happened in between, and what follows, is decided in
+//! [`changes`](super::changes).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
+use syncdata_formats::snapshot::Seen;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Memory {
+    /// The slot had been read up to here.
+    pub position: Lsn,
+    /// Which transactions the catalog showed then.
+    pub seen: Option<Seen>,
+    /// Transactions that the slot handed out and that the catalog did not show yet: their changes of tables are news
+    /// although they lie before `position`.
+    pub unseen: BTreeSet<u32>,
+    /// Every relation whose rows travel, and what lies between it and the table that they travel as.
+    pub relations: BTreeMap<u32, Known>,
+    /// Every name under which rows travel, or did.
+    pub tables: BTreeMap<TableName, Captured>,
+    /// What `tables` ever listed.
+    pub patterns: BTreeSet<String>,
+    /// Names that meant tables of a database which is gone: to list one is no spelling mistake.
+    pub former: BTreeSet<TableName>,
+}
+
+/// A relation as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Known {
+    pub name: TableName,
+    /// The name under which its rows travelled; `None` for one that is watched because it is about to join a table.
+    pub table: Option<TableName>,
+    /// The table that it was a partition of.
+    pub parent: Option<u32>,
+    /// Whether it holds rows itself.
+    pub has_storage: bool,
+    pub storage: Storage,
+    pub marks: Marks,
+    /// Every column that it ever had under our eyes, with its number in the catalog.
+    #[serde(default)]
+    pub columns: BTreeMap<String, i16>,
+    /// Of the columns that it had last.
+    #[serde(default)]
+    pub types: String,
+    /// How many rows it has, where all of them came and went under our eyes.
+    #[serde(default)]
+    pub rows: Option<u64>,
+}
+
+/// Where the rows lie. TRUNCATE, VACUUM FULL and CLUSTER give a table another file; ALTER TABLE, where it writes all rows
+/// anew, gives it another TOAST table besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Storage {
+    pub file: u32,
+    /// 0 for a table whose rows are too short for one.
+    pub toast: u32,
+}
+
+/// Which transaction, or which part of one, wrote the catalog's rows about a relation. A row that somebody changes gets
+/// another mark, and so an equal one says that nothing happened; of several changes it shows the last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Marks {
+    /// pg_class: nearly every ALTER TABLE, TRUNCATE, GRANT.
+    pub changed: u32,
+    /// pg_type: name, schema or owner.
+    pub named: u32,
+    /// pg_attribute, of a system column: the relation came to be, and never again.
+    pub born: u32,
+    /// pg_inherits: it became a partition.
+    pub attached: Option<u32>,
+}
+
+/// A table, in the sense of a name that rows travel under.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Captured {
+    pub oid: u32,
+    /// Captured without interruption since.
+    pub since: Lsn,
+    /// It had no rows then.
+    pub empty: bool,
+    /// Captured no more; up to where it was.
+    pub left: Option<Lsn>,
+}
+
+impl Memory {
+    /// The very first poll has nothing to compare with.
+    pub(crate) fn is_new(&self) -> bool {
+        self.tables.is_empty()
+    }
+
+    /// The tables that are captured as of the last poll.
+    pub(crate) fn captured(&self) -> BTreeSet<TableName> {
+        let captured = self.tables.iter().filter(|(_, table)| table.left.is_none());
+        captured.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether rows ever travelled under that name.
+    pub(crate) fn knows(&self, table: &TableName) -> bool {
+        self.tables.contains_key(table) || self.former.contains(table)
+    }
+
+    /// For another database in the place of this one: none of its tables can be compared with ours.
+    pub(crate) fn of_another_database(&self) -> Memory {
+        let former = self.tables.keys().chain(&self.former).cloned().collect();
+        Memory { former, ..Memory::default() }
+    }
+
+    /// For a slot that has been read up to `position`. Whoever moved on without looking, counted no rows.
+    pub(crate) fn at(&self, position: Lsn) -> Memory {
+        let mut memory = self.clone();
+        if position != self.position {
+            memory.relations.values_mut().for_each(|known| known.rows = None);
+        }
+        memory
+    }
+
+    /// Where nothing is remembered yet: what the slot may tell of, was done by transactions from this one on.
+    pub(crate) fn or_since(mut self, oldest: Option<u32>) -> Memory {
+        if self.is_new() && self.seen.is_none() {
+            let all_before = |xid: u32| Seen { xmin: xid.into(), xmax: xid.into(), xip: Vec::new() };
+            self.seen = oldest.map(all_before);
+        }
+        self
+    }
+
+    /// Whether what wrote that mark had surely ended when the catalog was looked at last. A part of a transaction has a
+    /// number of its own, which no list of open transactions shows: only what is older than all of them is sure.
+    pub(crate) fn is_old(&self, mark: u32) -> bool {
+        self.seen.as_ref().is_none_or(|seen| {
+            let oldest = Seen { xmin: seen.xmin, xmax: seen.xmin, xip: Vec::new() };
+            oldest.has(mark)
+        })
+    }
+}

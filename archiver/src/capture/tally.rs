@@ -1,0 +1,170 @@
+//! What an answer of the slot said of the captured relations: which came in, how many rows they have now.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use syncdata_formats::change::Op;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
+use syncdata_formats::snapshot::Seen;
+
+use super::changes::{PARTITION, REWRITTEN};
+use super::{Capture, Captured, Join, Known, Memory, Missed, Route};
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    /// How many rows they have, where that is known.
+    pub rows: HashMap<u32, Option<u64>>,
+    /// Of the transactions in which relations become partitions, those that have been there.
+    pub joined: BTreeSet<u32>,
+    /// Relations that rows came of.
+    pub touched: BTreeSet<u32>,
+    /// Relations that were truncated by the transaction that changed them last.
+    pub truncated: BTreeSet<u32>,
+    /// Tables whose rows are in doubt.
+    pub doubted: BTreeMap<TableName, &'static str>,
+    /// Transactions that the catalog did not show.
+    pub unseen: BTreeSet<u32>,
+}
+
+impl Tally {
+    /// A row came of that relation.
+    pub(crate) fn count(&mut self, oid: u32, op: Op) {
+        self.touched.insert(oid);
+        let rows = self.rows.entry(oid).or_default();
+        *rows = rows.and_then(|rows| match op {
+            Op::Insert => rows.checked_add(1),
+            Op::Delete => rows.checked_sub(1),
+            Op::Update | Op::Truncate => Some(rows),
+        });
+    }
+
+    /// Something came under a name of which it is not known whose it was.
+    pub(crate) fn doubt(&mut self, route: &Route) {
+        for doubt in &route.doubts {
+            self.doubted.entry(doubt.table.clone()).or_insert(doubt.reason);
+        }
+    }
+
+    pub(crate) fn emptied(&mut self, oid: u32) {
+        self.touched.insert(oid);
+        self.rows.insert(oid, Some(0));
+    }
+
+    pub(crate) fn is_empty(&self, oid: u32) -> bool {
+        self.rows.get(&oid) == Some(&Some(0))
+    }
+}
+
+impl Capture {
+    /// Tables of which the whole answer is in doubt. That an expected transaction has not come counts when the
+    /// answer is `complete`: until then it may still come.
+    pub(crate) fn missed(&self, tally: &Tally, complete: bool) -> Vec<Missed> {
+        let mut missed = self.missed.clone();
+        let mut add = |table: &TableName, reason| {
+            if self.tables.contains(table) && !missed.iter().any(|known| known.table == *table) {
+                missed.push(Missed { table: table.clone(), reason, since: None });
+            }
+        };
+        tally.doubted.iter().for_each(|(table, reason)| add(table, reason));
+        if complete {
+            let joins = self.joins.iter().filter(|(oid, join)| !join.came_true(**oid, tally));
+            joins.for_each(|(_, join)| add(&join.table, PARTITION));
+            let moved = self.truncations.iter().filter(|(oid, _)| !tally.truncated.contains(oid));
+            moved.for_each(|(_, truncation)| add(&truncation.table, REWRITTEN));
+        }
+        missed
+    }
+
+    /// What the next answer should know of this one, which was read from `from` to `position`.
+    pub(crate) fn remember(
+        &self,
+        earlier: &Memory,
+        tally: &Tally,
+        seen: &Seen,
+        (from, position): (Lsn, Lsn),
+        complete: bool,
+    ) -> Memory {
+        let mut memory = Memory { position, ..earlier.clone() };
+        memory.patterns.extend(self.patterns.iter().map(ToString::to_string));
+        if complete {
+            memory.seen = Some(seen.clone());
+            memory.unseen = tally.unseen.clone();
+            memory.relations = self.relations.clone();
+        } else {
+            memory.unseen.extend(&tally.unseen);
+            memory.relations.extend(self.settled(earlier, tally));
+        }
+        for (oid, known) in &mut memory.relations {
+            if let Some(rows) = tally.rows.get(oid) {
+                known.rows = *rows;
+            }
+            let waits = self.joins.get(oid).is_some_and(|join| !join.xids.is_subset(&tally.joined));
+            // Whose these rows are will not be known if the transaction does not come.
+            if waits && !complete && tally.touched.contains(oid) {
+                known.rows = None;
+            }
+        }
+        self.remember_tables(&mut memory.tables, tally, (from, position), complete);
+        memory
+    }
+
+    /// While the answer is not complete, only what is certain to be so at its end already.
+    fn settled(&self, earlier: &Memory, tally: &Tally) -> BTreeMap<u32, Known> {
+        let settled = |(oid, known): (&u32, &Known)| {
+            let table = known.table.as_ref()?;
+            if self.missed.iter().any(|missed| missed.table == *table) || self.truncations.contains_key(oid) {
+                return None;
+            }
+            let renamed = |then: &Known| then.name != known.name || then.marks.named != known.marks.named;
+            if earlier.relations.get(oid).is_some_and(renamed) || self.strangers.contains(table) {
+                return None;
+            }
+            match self.joins.get(oid) {
+                Some(join) if join.xids.is_subset(&tally.joined) => Some((*oid, known.clone())),
+                Some(_) if earlier.relations.contains_key(oid) => None,
+                // Watched, so that its rows are counted from the first.
+                Some(join) => {
+                    let table = join.before.as_ref().map(|before| before.table.clone());
+                    let marks = super::Marks { attached: None, ..known.marks };
+                    Some((*oid, Known { table, parent: None, marks, ..known.clone() }))
+                }
+                None => Some((*oid, known.clone())),
+            }
+        };
+        self.relations.iter().filter_map(settled).collect()
+    }
+
+    fn remember_tables(
+        &self,
+        tables: &mut BTreeMap<TableName, Captured>,
+        tally: &Tally,
+        (from, position): (Lsn, Lsn),
+        complete: bool,
+    ) {
+        for (table, known) in tables.iter_mut() {
+            if !self.tables.contains(table) && known.left.is_none() {
+                known.left = Some(from);
+            }
+        }
+        let missed = self.missed(tally, complete);
+        for (table, &oid) in &self.roots {
+            let is_missed = missed.iter().any(|missed| missed.table == *table);
+            let goes_on = tables.get(table).is_some_and(|known| known.oid == oid && known.left.is_none());
+            if goes_on && !is_missed || is_missed && !complete {
+                continue;
+            }
+            let counted = self.relations.get(&oid).is_some_and(|known| known.rows == Some(0));
+            let (since, empty) = if is_missed { (position, false) } else { (from, counted) };
+            tables.insert(table.clone(), Captured { oid, since, empty, left: None });
+        }
+    }
+}
+
+impl Join {
+    /// The transaction in which it happened was there, or nothing depends on where it was.
+    fn came_true(&self, oid: u32, tally: &Tally) -> bool {
+        let is_empty = tally.is_empty(oid) && !tally.touched.contains(&oid) && !self.tainted;
+        is_empty || self.xids.is_subset(&tally.joined)
+    }
+}
