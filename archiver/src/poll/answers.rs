@@ -35,6 +35,13 @@ impl Poll<'_> {
                     if self.spool.make_room()? {
                         continue;
                     }
+                    // What does not fit together may fit one after the other, while what is shipped makes room.
+                    if lines_max > 1 && self.outcome.away.is_none() {
+                        lines_max = (lines_max / 16).max(1);
+                        self.ship().await?;
+                        self.confirm().await?;
+                        continue;
+                    }
                     self.outcome.held_back = Some(error);
                     return Ok(());
                 }

@@ -18,7 +18,8 @@ pub(crate) enum Pressure {
 pub(crate) struct Load {
     pub retained: u64,
     pub guard: u64,
-    /// The backup host does not take what is read, or the source does not hand out what it has.
+    /// The backup host does not take what is read, the source does not hand out what it has, or the spool has no room
+    /// for it.
     pub is_stuck: bool,
     pub spool_full: bool,
     /// WAL after what the spool holds: only that could be given up.

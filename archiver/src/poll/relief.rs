@@ -37,17 +37,18 @@ impl Poll<'_> {
         Load {
             retained: flush.bytes_since(self.slot.restart_lsn.unwrap_or(flush)),
             guard: self.config.wal_guard.as_u64(),
-            is_stuck: self.outcome.away.is_some() || self.answer_failed,
+            is_stuck: self.outcome.away.is_some() || self.answer_failed || self.outcome.held_back.is_some(),
             spool_full: self.outcome.held_back.is_some(),
             unread: flush.bytes_since(self.spool.position()),
         }
     }
 
     async fn give_up(&mut self, retained: u64) -> Result<()> {
-        let reason = format!(
-            "the WAL guard gave up: {retained} bytes of WAL were retained, the backup host did not take what was read and \
-             the spool was full"
-        );
+        let cause = match self.outcome.away {
+            Some(_) => "the backup host did not take what was read and the spool was full",
+            None => "there was no room in the spool for what was to be read",
+        };
+        let reason = format!("the WAL guard gave up: {retained} bytes of WAL were retained, {cause}");
         let gap = Gap { from: self.spool.position(), to: self.position.flush, reason, tables: None };
         if let Err(error) = self.publish_gap(gap.clone()).await {
             if !is_local_disk_full(&error) {

@@ -127,6 +127,7 @@ async fn an_open_transaction_that_keeps_wal_is_named() {
 async fn a_full_disk_under_the_spool_stops_with_the_reason_and_recovers() {
     let disk = Disk::mount("size=1m");
     let (mut world, mut workload) = world(in_spool(&disk)).await;
+    world.set_archiver("wal_guard", "8GiB");
     let before = operator::confirmed(&world).await;
     workload.run(&world.source, 5).await;
     let text = "(SELECT string_agg(md5(i::text || j), '') FROM generate_series(1, 90000) j)";
@@ -137,6 +138,7 @@ async fn a_full_disk_under_the_spool_stops_with_the_reason_and_recovers() {
     assert!(run.stderr.contains("No space left on device"), "{run}");
     assert_eq!(operator::confirmed(&world).await, before);
     // With the backup host away as well production is relieved although there is no room to say so yet.
+    world.set_archiver("wal_guard", "1MiB");
     world.backup.stop();
     write(&world, &mut workload).await;
     std::fs::write(disk.path().join("ballast"), vec![0; 1 << 20]).expect_err("a full disk");
@@ -169,6 +171,49 @@ async fn copies_of_what_is_shipped_make_room_before_anything_stops() {
         world.archiver(["run", "--once"]).succeed().await;
     }
     replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+}
+
+/// One answer does not fit into the spool's disk; its transactions do, one after the other.
+#[tokio::test]
+async fn what_does_not_fit_into_a_full_disk_together_is_read_piece_by_piece() {
+    let disk = Disk::mount("size=1m");
+    let (world, _) = world(in_spool(&disk)).await;
+    for id in -4..0 {
+        insert_large(&world, id, 1100).await;
+    }
+    world.archiver(["run", "--once"]).succeed().await;
+    replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+    assert_eq!(operator::gaps(&world).len(), 0);
+}
+
+/// The backup host would take it, and there is no way to get it there.
+#[tokio::test]
+async fn a_transaction_that_the_spools_disk_has_no_room_for_is_given_up_past_the_guard() {
+    let disk = Disk::mount("size=1m");
+    let (mut world, _) = world(in_spool(&disk)).await;
+    world.set_archiver("wal_guard", "8GiB");
+    insert_large(&world, -1, 200).await;
+    insert_large(&world, -2, 4000).await;
+    let stopped = world.archiver(["run", "--once"]).run().await.expect_code(1);
+    assert!(stopped.stderr.contains("No space left on device"), "{stopped}");
+    assert_eq!(operator::gaps(&world).len(), 0, "not before the guard: {stopped}");
+    let before = operator::confirmed(&world).await;
+    world.set_archiver("wal_guard", "1MiB");
+    world.source.execute("CHECKPOINT; SELECT pg_switch_wal(); CHECKPOINT").await;
+    let run = world.archiver(["run", "--once"]).run().await.expect_code(1);
+    assert!(run.stderr.contains("changes were given up to save production's disk"), "{run}");
+    assert!(operator::confirmed(&world).await > before, "{run}");
+    let gaps = operator::gaps(&world);
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert!(
+        gaps[0]["reason"].as_str().is_some_and(|reason| reason.contains("no room in the spool")),
+        "{gaps:?}"
+    );
+    let shipped: String =
+        crate::reader::segments(world.archive_dir()).into_iter().flat_map(|segment| segment.lines).collect();
+    assert!(shipped.contains(r#""id":-1"#) && !shipped.contains(r#""id":-2"#), "what could be read was");
+    world.source.execute("INSERT INTO journal VALUES (-3, '{}', 0, 'kept')").await;
+    world.archiver(["run", "--once"]).succeed().await;
 }
 
 #[tokio::test]
