@@ -24,7 +24,7 @@ use crate::program::client;
 use crate::program::poll_log::PollLog;
 use crate::program::stopping::unless_stopped;
 use crate::prune;
-use crate::snapshot::Options;
+use crate::snapshot::{Options, Taken};
 
 /// One poll. A running daemon does it, if there is one and its settings are to be used.
 pub(crate) async fn run_once(config: Config, as_configured: bool, output: Output) -> Result<ExitCode> {
@@ -85,15 +85,25 @@ pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -
     for finding in &findings {
         output.words(&finding.to_string());
     }
-    for statement in findings.iter().flat_map(|finding| &finding.statements) {
-        output.line(statement);
+    if !output.is_json() {
+        findings.iter().flat_map(|finding| &finding.statements).for_each(|statement| output.line(statement));
     }
-    if let Some((tables, _)) = needed.filter(|(tables, _)| arguments.snapshot && !tables.is_empty()) {
-        let list = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let only = SnapshotArguments { tables: Some(list), rate: None, full: false, wait: None };
-        snapshot(config, &only, output).await?;
-    }
-    Ok(exit_code(&findings))
+    let wanted = needed.map(|(tables, _)| tables).filter(|tables| arguments.snapshot && !tables.is_empty());
+    let taken = match wanted {
+        Some(tables) => {
+            let exactly = tables.into_iter().map(TablePattern::Table).collect();
+            Some(
+                take_snapshot(config, &Options { tables: Some(exactly), ..Options::default() }, output)
+                    .await?,
+            )
+        }
+        None => None,
+    };
+    let is_healthy =
+        worst(&findings) != Level::Fail && taken.as_ref().is_none_or(|taken| taken.left_out.is_empty());
+    let document = json!({"healthy": is_healthy, "findings": findings, "snapshot": taken});
+    output.document(&document, &taken.map(|taken| taken.text()).unwrap_or_default());
+    Ok(ExitCode::from(u8::from(!is_healthy)))
 }
 
 pub(crate) async fn snapshot(
@@ -107,8 +117,15 @@ pub(crate) async fn snapshot(
         full: arguments.full,
         wait: arguments.wait.map(Into::into),
     };
+    let taken = take_snapshot(config, &options, output).await?;
+    output.document(&json!(taken), &taken.text());
+    Ok(ExitCode::from(u8::from(!taken.left_out.is_empty())))
+}
+
+/// With words for what is not in it.
+async fn take_snapshot(config: &Config, options: &Options, output: Output) -> Result<Taken> {
     let poll = async || client::poll_now(config).await;
-    let snapshot = operations::snapshot::snapshot(config, &options, poll).await?;
+    let snapshot = operations::snapshot::snapshot(config, options, poll).await?;
     for left in &snapshot.taken.left_out {
         output.words(&format!("left out: {}: {}\nhint: {}", left.table, left.reason, left.remedy));
     }
@@ -118,8 +135,7 @@ pub(crate) async fn snapshot(
             error.one_line()
         ));
     }
-    output.document(&json!(snapshot.taken), &snapshot.taken.text());
-    Ok(ExitCode::from(u8::from(!snapshot.taken.left_out.is_empty())))
+    Ok(snapshot.taken)
 }
 
 pub(crate) async fn prune(config: Config, dry_run: bool, output: Output) -> Result<ExitCode> {
@@ -176,8 +192,4 @@ fn patterns(list: &str) -> Result<Vec<TablePattern>> {
     let items = split_list(list).filter(|items| !items.is_empty());
     let items = items.ok_or_else(|| Error::bad_input("a list of tables", list))?;
     items.iter().map(|item| item.parse()).collect()
-}
-
-fn exit_code(findings: &[Finding]) -> ExitCode {
-    ExitCode::from(u8::from(worst(findings) == Level::Fail))
 }

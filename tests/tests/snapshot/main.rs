@@ -4,6 +4,7 @@ mod consistency;
 mod copy;
 mod costs;
 mod faults;
+mod first;
 mod memory;
 mod neighbours;
 mod prune;
