@@ -715,3 +715,39 @@ async fn the_old_script_is_setup_under_another_name() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("syncdata_slot created"), "{output:?}");
     assert_eq!(run("/usr/bin:/bin".into()).status.code(), Some(2));
 }
+
+/// Whoever has wal2json before 2.6 learns what it cannot say before the copies differ.
+#[tokio::test]
+async fn check_deep_counts_what_an_old_plugin_cannot_say() {
+    let world = scene::world(
+        "CREATE TABLE n (id int PRIMARY KEY, v numeric, \"fl,oat\" float8, small float4, text text);
+         CREATE TABLE parted (id int, v numeric) PARTITION BY RANGE (id);
+         CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
+         CREATE TABLE parent (id int, v float8); CREATE TABLE child () INHERITS (parent)",
+    )
+    .await;
+    let nan = async || {
+        let checked = world.archiver(["check", "--deep", "--json"]).run().await.expect_code(0);
+        let findings = checked.json()["findings"].as_array().expect("a list").clone();
+        let found = findings.into_iter().find(|finding| finding["subject"] == "NaN").expect("it is counted");
+        let word = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+        (word("level"), word("message"))
+    };
+    let (level, message) = nan().await;
+    assert_eq!((level.as_str(), message.contains("no captured table has NaN")), ("ok", true), "{message}");
+    world
+        .source
+        .execute(
+            "INSERT INTO n VALUES (1, 'NaN', 'Infinity', 1, 'NaN'), (2, 'Infinity', '-Infinity', 'NaN', ''), (3, 1, 2, 3, 'Infinity');
+             INSERT INTO parted VALUES (1, 'NaN'); INSERT INTO child VALUES (1, 'NaN'); INSERT INTO parent VALUES (1, 0)",
+        )
+        .await;
+    let (level, message) = nan().await;
+    let expected = "child.v: 1 NaN or infinities; n.v: 2 NaN or infinities; n.fl,oat: 2 NaN or infinities; \
+                    n.small: 1 NaN or infinities; parted.v: 1 NaN or infinities";
+    assert_eq!((level.as_str(), message.as_str()), ("warn", expected));
+    let shallow = world.archiver(["check"]).succeed().await;
+    assert!(!shallow.stdout.contains("NaN"), "every row is read only where that is asked for: {shallow}");
+    let deep = world.archiver(["check", "--deep"]).succeed().await;
+    assert!(deep.stdout.contains("warn  NaN: child.v: 1 NaN"), "{deep}");
+}

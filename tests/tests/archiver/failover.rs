@@ -1,5 +1,6 @@
 //! Another server takes over: the archive goes on only where its history is still true.
 
+use syncdata_formats::lsn::Lsn;
 use syncdata_tests::{Finished, World};
 
 use crate::operator::{self, SLOT};
@@ -80,6 +81,45 @@ async fn assert_diverged(world: &mut World, port: u16, why: &str) {
     }
     assert_eq!(reader::manifests(world.archive_dir()).len(), before, "nothing is published");
     assert_eq!(reader::json(&world.archive_dir().join("head.json")), head);
+}
+
+/// Nothing of it can be archived, and its disk is not to fill for that.
+#[tokio::test]
+async fn a_diverged_source_past_the_guard_lets_its_wal_go_unread_and_says_so() {
+    let mut world = world().await;
+    let restored = world.source.copied(false).await;
+    world.source.execute("INSERT INTO notes SELECT i, 'lost' FROM generate_series(2, 500) i").await;
+    run(&world, 0).await;
+    let published = reader::manifests(world.archive_dir()).len();
+    restored.execute("INSERT INTO notes SELECT i, 'unread' FROM generate_series(3, 4000) i").await;
+    world.set_archiver("pg_port", i64::from(restored.port()));
+    let confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'syncdata_slot'";
+    let before = restored.value(confirmed).await;
+    let stopped = run(&world, 2).await;
+    assert!(stopped.stderr.contains("has diverged from the archive"), "{stopped}");
+    assert_eq!(restored.value(confirmed).await, before, "within the guard it stays");
+
+    world.set_archiver("wal_guard", "1MiB");
+    restored.execute("CHECKPOINT; SELECT pg_switch_wal(); CHECKPOINT").await;
+    let flush: Lsn = restored.value("SELECT pg_current_wal_flush_lsn()").await.parse().expect("an LSN");
+    let stopped = run(&world, 2).await;
+    assert!(stopped.stderr.contains("its slot moves on unread"), "{stopped}");
+    assert!(stopped.stderr.contains("has diverged from the archive"), "{stopped}");
+    let now: Lsn = restored.value(confirmed).await.parse().expect("an LSN");
+    assert!(now >= flush, "{now} {flush}");
+    assert_eq!(reader::manifests(world.archive_dir()).len(), published, "nothing is published");
+
+    // What the hint says: the gap holds all that was let go.
+    restored.execute("INSERT INTO notes VALUES (5000, 'after'); SELECT pg_switch_wal()").await;
+    let upto = restored.value("SELECT pg_current_wal_flush_lsn()").await;
+    world.archiver(["declare-gap", "--upto", &upto, "--reason", "restored"]).succeed().await;
+    let gaps = operator::gaps(&world);
+    assert_eq!((gaps.len(), gaps[0]["tables"].is_null()), (1, true), "{gaps:?}");
+    restored.execute("INSERT INTO notes VALUES (5001, 'archived')").await;
+    run(&world, 0).await;
+    let lines: String =
+        reader::segments(world.archive_dir()).into_iter().flat_map(|segment| segment.lines).collect();
+    assert_eq!((lines.contains("unread"), lines.contains("archived")), (false, true));
 }
 
 /// A call of the slot would wait for ever, and say why only to whoever listens.

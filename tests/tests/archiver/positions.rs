@@ -15,7 +15,7 @@ use syncdata_formats::time::Timestamp;
 use syncdata_tests::{Finished, World, WorldOptions};
 
 use crate::operator::{self, SLOT};
-use crate::{reader, replay};
+use crate::{reader, replay, scene};
 
 const TABLES: [&str; 1] = ["notes"];
 
@@ -183,6 +183,31 @@ async fn with_keys_a_segment_without_our_signature_is_not_adopted() {
     world.set_archiver("signing_key", key.to_str().expect("UTF-8"));
     run(&world, 0).await;
     assert_not_adopted(&world, "signature").await;
+}
+
+/// The archive is older than the key: a new spool takes it over once without.
+#[tokio::test]
+async fn a_new_spool_takes_over_an_archive_that_was_not_signed_as_the_hint_says() {
+    let world = world().await;
+    write(&world, 2).await;
+    run(&world, 0).await;
+    let key = world.folder().join("signing.key");
+    let key = key.to_str().expect("UTF-8");
+    world.archiver(["keygen", key]).succeed().await;
+    let settings = scene::settings(&world, "signed.toml", &[("signing_key", key)]);
+    let signed = ["run", "--once", "--config", settings.to_str().expect("UTF-8")];
+    fs::remove_dir_all(world.spool_dir()).expect("our folder");
+    write(&world, 3).await;
+    let refused = world.archiver(signed).run().await.expect_code(2);
+    assert!(refused.stderr.contains("does not carry the signature of signing_key"), "{refused}");
+    assert!(refused.stderr.contains("start the new spool once without signing_key"), "{refused}");
+    run(&world, 0).await;
+    write(&world, 4).await;
+    world.archiver(signed).succeed().await;
+    let newest = reader::manifests(world.archive_dir()).pop().expect("segments");
+    assert!(newest.with_extension("json.minisig").exists(), "{newest:?}");
+    replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+    assert_eq!(operator::gaps(&world).len(), 0);
 }
 
 #[tokio::test]
