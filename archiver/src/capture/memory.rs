@@ -41,6 +41,9 @@ pub(crate) struct Known {
     pub parent: Option<u32>,
     /// Whether it holds rows itself.
     pub has_storage: bool,
+    /// Its changes are in no stream.
+    #[serde(default)]
+    pub unlogged: bool,
     pub storage: Storage,
     pub marks: Marks,
     /// Every column that it ever had under our eyes, with its number in the catalog.
@@ -81,10 +84,6 @@ pub(crate) struct Marks {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Captured {
     pub oid: u32,
-    /// Captured without interruption since.
-    pub since: Lsn,
-    /// It had no rows then.
-    pub empty: bool,
     /// Captured no more; up to where it was.
     pub left: Option<Lsn>,
 }

@@ -54,6 +54,9 @@ pub(crate) enum RelationKind {
     NotCaptured(&'static str),
 }
 
+/// A table whose changes are in no stream.
+pub(crate) const UNLOGGED: RelationKind = RelationKind::NotCaptured("an unlogged table");
+
 /// What is captured, and under which name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Capture {
@@ -69,6 +72,8 @@ pub(crate) struct Capture {
     truncations: BTreeMap<u32, Truncation>,
     /// What is captured, as it is to be remembered.
     relations: BTreeMap<u32, Known>,
+    /// Names that left the capture so long ago that they are not remembered any more.
+    forgotten: BTreeSet<TableName>,
     /// The oid behind every name in `tables`.
     roots: BTreeMap<TableName, u32>,
     patterns: Vec<TablePattern>,
@@ -249,6 +254,8 @@ impl Capture {
         };
         match catalog.iter().find(|table| &table.name == name).map(|table| table.kind) {
             Some(RelationKind::Table | RelationKind::Partitioned) => Ok(()),
+            // It was captured until it became so: that is a gap of this table, and no mistake in the settings.
+            Some(RelationKind::NotCaptured(_)) if memory.knows(name) => Ok(()),
             Some(RelationKind::NotCaptured(kind)) => {
                 Err(Error::new(Kind::BadInput, format!("{name} is {kind}: logical decoding does not carry its changes"))
                     .hint("take it out of `tables`"))
@@ -274,7 +281,11 @@ impl Capture {
     }
 
     fn lists(&self, table: &CatalogTable) -> bool {
-        let carried = matches!(table.kind, RelationKind::Table | RelationKind::Partitioned);
+        matches!(table.kind, RelationKind::Table | RelationKind::Partitioned) && self.asks_for(table)
+    }
+
+    /// Whether `tables` means that relation, whatever it is.
+    fn asks_for(&self, table: &CatalogTable) -> bool {
         let listed = |pattern: &TablePattern| match pattern {
             TablePattern::Table(name) => name == &table.name,
             // Patterns mean whole tables, not their partitions.
@@ -282,7 +293,7 @@ impl Capture {
                 table.partition_of.is_none() && pattern.matches(&table.name)
             }
         };
-        carried && self.patterns.iter().any(listed)
+        self.patterns.iter().any(listed)
     }
 
     fn add(&mut self, relation: &CatalogTable, ancestor: Option<&CatalogTable>) {
@@ -351,6 +362,7 @@ impl Known {
             // What the table itself may be a partition of is not our business.
             parent: relation.partition_of.filter(|_| is_partition),
             has_storage: relation.kind != RelationKind::Partitioned,
+            unlogged: relation.kind == UNLOGGED,
             storage: relation.storage,
             marks: Marks { attached: relation.marks.attached.filter(|_| is_partition), ..relation.marks },
             columns: relation.columns.clone(),

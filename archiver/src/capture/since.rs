@@ -116,6 +116,12 @@ impl CaptureMemory {
         CaptureMemory { patterns: BTreeMap::new(), spans, told }
     }
 
+    /// For another database in the place of this one.
+    pub(crate) fn forget_tables(&mut self) {
+        let told = std::mem::take(&mut self.told);
+        *self = CaptureMemory { told, ..CaptureMemory::default() };
+    }
+
     /// Takes in what the catalog shows now.
     pub(crate) fn look(&mut self, look: &Look<'_>) {
         let in_force = |pattern: &TablePattern| {
@@ -380,6 +386,22 @@ mod tests {
         assert_eq!(scene.says(210), [("t".into(), 179, true)]);
         let spans: Vec<_> = scene.memory.spans.iter().map(|s| (s.oid, s.to)).collect();
         assert_eq!(spans, [(1, Some(lsn(200))), (2, None)]);
+    }
+
+    #[test]
+    fn a_database_that_was_made_again_begins_anew_whatever_the_numbers_of_its_tables() {
+        let mut scene = scene();
+        scene.look(&["*"], &[("t", 1, 5, 5)], 100);
+        scene.settle(&[], &[]);
+        scene.prove(&["t"]);
+        scene.memory.told = scene.memory.since(lsn(150));
+        assert_eq!(scene.says(150), [("t".into(), 100, true)]);
+        scene.memory.forget_tables();
+        scene.look(&["*"], &[("t", 1, 5, 5)], 200);
+        scene.settle(&[], &[]);
+        scene.prove(&[]);
+        assert_eq!(scene.says(210), [("t".into(), 200, false)]);
+        assert_eq!(scene.memory.news(lsn(210)).len(), 1, "the chain has to say so");
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Capture {
                 known.rows = None;
             }
         }
-        self.remember_tables(&mut memory.tables, tally, (from, position), complete);
+        self.remember_tables(&mut memory.tables, tally, from, complete);
         memory
     }
 
@@ -139,7 +139,7 @@ impl Capture {
         &self,
         tables: &mut BTreeMap<TableName, Captured>,
         tally: &Tally,
-        (from, position): (Lsn, Lsn),
+        from: Lsn,
         complete: bool,
     ) {
         for (table, known) in tables.iter_mut() {
@@ -147,6 +147,7 @@ impl Capture {
                 known.left = Some(from);
             }
         }
+        tables.retain(|table, _| !self.forgotten.contains(table));
         let missed = self.missed(tally, complete);
         for (table, &oid) in &self.roots {
             let is_missed = missed.iter().any(|missed| missed.table == *table);
@@ -154,9 +155,7 @@ impl Capture {
             if goes_on && !is_missed || is_missed && !complete {
                 continue;
             }
-            let counted = self.relations.get(&oid).is_some_and(|known| known.rows == Some(0));
-            let (since, empty) = if is_missed { (position, false) } else { (from, counted) };
-            tables.insert(table.clone(), Captured { oid, since, empty, left: None });
+            tables.insert(table.clone(), Captured { oid, left: None });
         }
     }
 }

@@ -24,7 +24,10 @@ impl Poll<'_> {
         self.release_wal(self.spool.position()).await?;
         let load = self.load();
         match guard::decide(load) {
-            Pressure::GiveUp => self.give_up(load.retained).await,
+            Pressure::GiveUp => {
+                self.give_up(load.retained).await?;
+                self.ship().await
+            }
             Pressure::None | Pressure::ConfirmFromSpool => {
                 self.outcome.pressure = Pressure::ConfirmFromSpool;
                 Ok(())

@@ -62,7 +62,7 @@ impl<'a> Poll<'a> {
         self.spool.update(|state| {
             // That all tables are others is told by that gap of all.
             if is_told && state.source.database_oid != oid {
-                state.memory = state.memory.of_another_database();
+                state.forget_tables();
             }
             state.source.database_oid = oid;
         })

@@ -75,8 +75,14 @@ pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -
         password_file: arguments.password_file.clone(),
     };
     let mut findings = operations::setup::setup(config, &wanted, |words| output.words(words)).await?;
-    // Without a source there is nothing to say of it, and why stands among the findings already.
-    let needed = operations::older_rows::look(config).await.ok();
+    let needed = match operations::older_rows::look(config).await {
+        Ok(needed) => Some(needed),
+        Err(error) if arguments.snapshot && worst(&findings) != Level::Fail => {
+            return Err(error.context("no snapshot is taken: nobody knows of which tables"));
+        }
+        // Without a source there is nothing to say of it, and why stands among the findings already.
+        Err(_) => None,
+    };
     findings.extend(needed.iter().map(|(_, finding)| finding.clone()));
     if output.is_json() && !arguments.snapshot {
         return Ok(output.findings(&findings));

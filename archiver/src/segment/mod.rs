@@ -5,3 +5,4 @@ pub(crate) mod publish;
 pub(crate) mod reading;
 pub(crate) mod scratch;
 pub(crate) mod segmenter;
+mod targets;

@@ -71,6 +71,7 @@ pub(crate) fn publish(
         let Finished { file, summary, last_commit, mut gaps } = finished;
         gaps.extend(missing_in(summary.start_lsn, Some(summary.end_lsn)));
         let gaps = each_once(gaps);
+        log(&gaps);
 
         let draft = draft(spool.state(), source.clone(), capture, summary.end_lsn, gaps);
         let manifest = with_changes(draft, &summary, relations);
@@ -109,13 +110,18 @@ pub(crate) fn publish_gap(
     gaps: Vec<Gap>,
     signing_key: Option<&SigningKey>,
 ) -> Result<Manifest> {
-    for gap in &gaps {
-        warn!(from = %gap.from, to = %gap.to, reason = %gap.reason, "gap: changes are missing");
-    }
+    log(&gaps);
     let manifest = draft(spool.state(), source, capture, end, gaps);
     let day = spool.state().chain_tip().day_of_next(Timestamp::now());
     spool.publish(&manifest, day, signing_key)?;
     Ok(manifest)
+}
+
+fn log(gaps: &[Gap]) {
+    for Gap { from, to, reason, tables } in gaps {
+        let tables = tables.iter().flatten().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        warn!(%from, %to, reason, tables, "gap: changes are missing");
+    }
 }
 
 /// A manifest without changes.

@@ -66,6 +66,8 @@ struct Standing {
     rows_estimate: Option<u64>,
     oid: u32,
     files: String,
+    /// Partitions whose changes are in no stream.
+    unlogged: Vec<TableName>,
 }
 
 const STANDING: &str = "SELECT n.nspname::text, c.relname::text, c.relkind = 'p',
@@ -77,7 +79,11 @@ const STANDING: &str = "SELECT n.nspname::text, c.relname::text, c.relkind = 'p'
     c.oid,
     (WITH RECURSIVE tree(oid) AS (SELECT c.oid UNION ALL SELECT i.inhrelid FROM tree
         JOIN pg_inherits i ON i.inhparent = tree.oid JOIN pg_class k ON k.oid = i.inhrelid AND k.relispartition)
-      SELECT string_agg(f.oid || '/' || f.relfilenode, ' ' ORDER BY f.oid) FROM tree JOIN pg_class f ON f.oid = tree.oid)
+      SELECT string_agg(f.oid || '/' || f.relfilenode, ' ' ORDER BY f.oid) FROM tree JOIN pg_class f ON f.oid = tree.oid),
+    ARRAY(SELECT part.name FROM pg_partition_tree(c.oid) p
+        JOIN pg_class u ON u.oid = p.relid JOIN pg_namespace un ON un.oid = u.relnamespace,
+        unnest(ARRAY[un.nspname::text, u.relname::text]) WITH ORDINALITY part(name, place)
+      WHERE u.relpersistence = 'u' ORDER BY u.oid, part.place)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN unnest($1::text[], $2::text[]) AS wanted(nspname, relname)
       ON wanted.nspname = n.nspname AND wanted.relname = c.relname
@@ -219,6 +225,8 @@ async fn standings(
 ) -> Result<HashMap<TableName, Standing>> {
     let rows = about(client, STANDING, names, "asking what may be read of the tables").await?;
     let standing = |row: &Row| {
+        let unlogged: Vec<String> = row.get(9);
+        let unlogged = unlogged.chunks_exact(2).map(|name| TableName::new(&name[0], &name[1]));
         let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))?;
         Ok((
             table,
@@ -230,6 +238,7 @@ async fn standings(
                 rows_estimate: row.get::<_, Option<i64>>(6).and_then(|rows| u64::try_from(rows).ok()),
                 oid: row.get(7),
                 files: row.get::<_, Option<String>>(8).unwrap_or_default(),
+                unlogged: unlogged.collect::<Result<_>>()?,
             },
         ))
     };
@@ -256,12 +265,23 @@ fn closed(standings: &mut HashMap<TableName, Standing>, role: &str) -> Vec<LeftO
             statements.push(format!("ALTER ROLE {role} BYPASSRLS;"));
             problems.push(format!("row level security would hide rows of {table}"));
         }
+        let rights = || {
+            let statements = statements.join(" ");
+            format!(
+                "run as superuser: {statements} (or once for all tables: GRANT pg_read_all_data TO {role};)"
+            )
+        };
+        let mut remedies: Vec<String> = (!statements.is_empty()).then(rights).into_iter().collect();
+        if !standing.unlogged.is_empty() {
+            let names: Vec<String> = standing.unlogged.iter().map(ToString::to_string).collect();
+            problems
+                .push(format!("changes of its unlogged partitions are in no stream: {}", names.join(", ")));
+            let set_logged = |name: &TableName| format!("ALTER TABLE {} SET LOGGED;", name.sql());
+            let statements: Vec<String> = standing.unlogged.iter().map(set_logged).collect();
+            remedies.push(format!("run as their owner: {}", statements.join(" ")));
+        }
         if !problems.is_empty() {
-            let remedy = format!(
-                "run as superuser: {} (or once for all tables: GRANT pg_read_all_data TO {role};)",
-                statements.join(" ")
-            );
-            let reason = problems.join("; ");
+            let (reason, remedy) = (problems.join("; "), remedies.join("; "));
             closed.insert(table.clone(), LeftOut { table: table.clone(), reason, remedy, passes: false });
         }
     }

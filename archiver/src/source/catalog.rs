@@ -14,7 +14,7 @@ use syncdata_formats::{Error, Kind, Result};
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 use tokio_postgres::{GenericClient, Row};
 
-use crate::capture::{CatalogTable, Marks, RelationKind, Storage};
+use crate::capture::{CatalogTable, Marks, RelationKind, Storage, UNLOGGED};
 
 /// What does not change while a session lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -269,7 +269,7 @@ fn parse_history(history: &str, from: u32) -> Result<Option<Lsn>> {
 
 fn catalog_table(row: &Row) -> Result<CatalogTable> {
     let kind = match (row.get::<_, &str>(3), row.get::<_, &str>(4)) {
-        ("r" | "p", "u") => RelationKind::NotCaptured("an unlogged table"),
+        ("r" | "p", "u") => UNLOGGED,
         ("r" | "p", "t") => RelationKind::NotCaptured("a temporary table"),
         ("r", _) => RelationKind::Table,
         ("p", _) => RelationKind::Partitioned,

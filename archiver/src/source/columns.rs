@@ -196,7 +196,7 @@ pub(crate) async fn with_numbers(
     rows.iter().map(numbers).collect()
 }
 
-/// Those of the tables that have a row, as far as we may look.
+/// Those of the tables that have a row, or that we may not look into.
 pub(crate) async fn with_any_rows(
     client: &impl GenericClient,
     tables: &BTreeSet<TableName>,
@@ -208,13 +208,13 @@ pub(crate) async fn with_any_rows(
         .context(|| doing.to_owned())?;
     let (schemas, names): (Vec<&str>, Vec<&str>) = tables.iter().map(|t| (t.schema(), t.name())).unzip();
     let wanted = [(&schemas as _, Type::TEXT_ARRAY), (&names as _, Type::TEXT_ARRAY)];
-    let mut found = BTreeSet::new();
+    let mut found = tables.clone();
     for row in &many(client, doing, COUNTABLE, &wanted).await? {
         let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))?;
         let only = if row.get(2) { "" } else { "ONLY " };
         let any = format!("SELECT EXISTS (SELECT FROM {only}{})", table.sql());
-        if many(client, doing, &any, &[]).await?.first().is_some_and(|row| row.get(0)) {
-            found.insert(table);
+        if !many(client, doing, &any, &[]).await?.first().is_some_and(|row| row.get(0)) {
+            found.remove(&table);
         }
     }
     Ok(found)

@@ -9,7 +9,7 @@ use tokio_postgres::GenericClient;
 use tracing::debug;
 
 use super::catalog::{self, Position};
-use crate::capture::{CatalogTable, RelationKind};
+use crate::capture::{CatalogTable, RelationKind, UNLOGGED};
 
 const ATTEMPTS_MAX: u32 = 10;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
@@ -59,8 +59,5 @@ fn differing(before: &[CatalogTable], after: &[CatalogTable]) -> BTreeSet<u32> {
 }
 
 fn is_carried(table: &CatalogTable) -> bool {
-    matches!(
-        table.kind,
-        RelationKind::Table | RelationKind::Partitioned | RelationKind::NotCaptured("an unlogged table")
-    )
+    matches!(table.kind, RelationKind::Table | RelationKind::Partitioned | UNLOGGED)
 }

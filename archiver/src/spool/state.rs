@@ -187,6 +187,14 @@ impl State {
         }
     }
 
+    /// The database in the place of the old one has none of its tables, whatever their numbers. What the chain was told
+    /// stays.
+    pub(crate) fn forget_tables(&mut self) {
+        self.memory = self.memory.of_another_database();
+        self.captured.forget_tables();
+        self.shapes = ShapeMemory::default();
+    }
+
     /// All that committed up to here is safe at least in this spool.
     pub(crate) fn position(&self) -> Lsn {
         self.covered_lsn.max(self.tip.end_lsn)

@@ -99,6 +99,7 @@ impl Story {
 
     /// What the documents say to do about a gap: afterwards all is in step.
     pub(crate) async fn mend(&mut self) {
+        self.log_partitions().await;
         self.world.archiver(["snapshot"]).succeed().await;
         self.world.archiver(["run", "--once"]).run().await;
         self.gaps_seen = gaps(&self.world).len();
@@ -116,6 +117,17 @@ impl Story {
             assert_eq!(self.state(table).await, "live", "{table}");
         }
         self.never_unequal_and_live().await;
+    }
+
+    /// With an unlogged partition there is no copy of its table.
+    async fn log_partitions(&self) {
+        let set_logged = "DO $$ DECLARE name regclass; BEGIN
+            FOR name IN SELECT oid FROM pg_class WHERE relispartition AND relkind = 'r' AND relpersistence = 'u' LOOP
+              EXECUTE format('ALTER TABLE %s SET LOGGED', name);
+            END LOOP; END $$";
+        self.world.source.execute(set_logged).await;
+        // What that is a gap of is told before the copy is made.
+        self.world.archiver(["run", "--once"]).run().await;
     }
 
     pub(crate) fn set_tables(&mut self, tables: &[&str]) {
@@ -323,7 +335,8 @@ async fn rows_that_changed_without_a_change_are_a_gap_of_their_table() {
         ["ALTER TABLE a SET UNLOGGED", "INSERT INTO a VALUES (5, 5, 'unlogged')", "ALTER TABLE a SET LOGGED"];
     assert_eq!(story.after(&unlogged).await, only("a", REWRITTEN));
     story.mend().await;
-    assert_eq!(story.after(&unlogged[..1]).await, NONE, "nobody can copy it now");
+    assert_eq!(story.after(&unlogged[..1]).await, only("a", NOT_CAPTURED));
+    assert_eq!(story.after(&["INSERT INTO b VALUES (7, 7, 'x')"]).await, NONE, "it is told once");
     assert_eq!(
         story.after(&["INSERT INTO a VALUES (6, 6, 'unlogged')", "ALTER TABLE a SET LOGGED"]).await,
         only("a", NOT_CAPTURED)
@@ -378,6 +391,67 @@ async fn a_table_that_leaves_the_capture_and_returns_is_a_gap_from_then_on() {
     // A table that is listed for the first time has no gap, and no base either.
     story.set_tables(&["a", "b", "staging"]);
     assert_eq!(story.after(&["INSERT INTO staging VALUES (1, 1, 'x')"]).await, NONE);
+}
+
+/// Rows of before and after lie in several answers of one poll.
+#[tokio::test]
+async fn columns_that_change_names_in_the_middle_of_a_backlog_are_a_gap_of_their_table_alone() {
+    let mut story = Story::start(&["*"], ORDERS, &["a", "b"]).await;
+    story.world.set_archiver("poll_max_changes", 4);
+    story.world.set_archiver("segment_max_changes", 2);
+    let rows = |from: u32| {
+        format!(
+            "DO $$ BEGIN FOR n IN {from}..{} LOOP
+           INSERT INTO a VALUES (n, 1, 'a'); INSERT INTO b VALUES (n, 1, 'b'); COMMIT; END LOOP; END $$",
+            from + 9
+        )
+    };
+    let (before, after) = (rows(100), rows(200));
+    let swap = "ALTER TABLE a RENAME id TO x; ALTER TABLE a RENAME day TO id; ALTER TABLE a RENAME x TO day";
+    assert_eq!(story.after(&[&before, swap, &after]).await, only("a", REWRITTEN));
+    assert_eq!((story.state("a").await, story.state("b").await), ("stale".into(), "live".into()));
+    story.mend().await;
+}
+
+/// Nobody has to change the settings for the others to go on.
+#[tokio::test]
+async fn a_listed_table_that_is_unlogged_now_is_a_gap_and_the_others_go_on() {
+    let mut story = Story::start(&["a", "b"], ORDERS, &["a", "b"]).await;
+    let unlogged = ["ALTER TABLE a SET UNLOGGED", "INSERT INTO a VALUES (5, 5, 'unlogged')", "DELETE FROM b"];
+    assert_eq!(story.after(&unlogged).await, only("a", NOT_CAPTURED));
+    assert_eq!((story.state("a").await, story.state("b").await), ("stale".into(), "live".into()));
+    assert_eq!(story.after(&["INSERT INTO b VALUES (8, 8, 'x')"]).await, NONE);
+    let checked = story.world.archiver(["check"]).run().await;
+    assert!(checked.stdout.contains("a is an unlogged table"), "{checked}");
+    assert_eq!(story.after(&["ALTER TABLE a SET LOGGED"]).await, only("a", NOT_CAPTURED));
+    story.mend().await;
+    // A view in the place of a table is nothing else.
+    let view = ["ALTER TABLE a RENAME TO a_kept; CREATE VIEW a AS SELECT * FROM a_kept", "DELETE FROM b"];
+    assert_eq!(story.after(&view).await, only("a", NOT_CAPTURED));
+    assert_eq!(story.state("b").await, "live");
+    // One that never was anything else is named before anything begins.
+    story.world.source.execute("CREATE UNLOGGED TABLE u (id int PRIMARY KEY)").await;
+    story.set_tables(&["b", "u"]);
+    let checked = story.world.archiver(["check"]).run().await.expect_code(1);
+    assert!(checked.stdout.contains("u is an unlogged table"), "{checked}");
+    assert!(checked.stdout.contains("take it out of `tables`"), "{checked}");
+}
+
+/// A gap at every poll would say nothing new: no copy is made before it is logged again.
+#[tokio::test]
+async fn an_unlogged_partition_is_told_once_and_keeps_its_table_out_of_snapshots() {
+    let mut story = Story::start(&["*"], ORDERS, &["orders", "a"]).await;
+    let unlogged = ["ALTER TABLE orders_2 SET UNLOGGED", "INSERT INTO orders VALUES (5, 15, 'unlogged')"];
+    assert_eq!(story.after(&unlogged).await, only("orders", NOT_CAPTURED));
+    assert_eq!(story.after(&["INSERT INTO orders VALUES (6, 16, 'unlogged'), (7, 7, 'x')"]).await, NONE);
+    let left_out = story.world.archiver(["snapshot"]).run().await.expect_code(1);
+    let remedy = r#"ALTER TABLE "public"."orders_2" SET LOGGED;"#;
+    assert!(left_out.stderr.contains(remedy), "{left_out}");
+    story.world.applier(["sync"]).run().await;
+    assert_eq!(story.state("orders").await, "stale");
+    assert_eq!(story.after(&[remedy]).await, only("orders", REWRITTEN));
+    story.mend().await;
+    assert_eq!(story.state("orders").await, "live");
 }
 
 /// The daemon goes by the settings that it has read, whatever was captured once.

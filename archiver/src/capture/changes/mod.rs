@@ -1,0 +1,110 @@
+//! What became of the captured tables since the last poll: identity is the oid.
+//!
+//! The stream names a relation as it was called when the row was written, and never by its oid. Whoever goes by today's
+//! names takes the rows of one table for those of another as soon as tables are renamed, attached, detached, dropped and
+//! made again. So the catalog of the last poll ([`Memory`]) is held against that of this one, both as they are exactly
+//! where the reading ends ([`Look`](crate::source::look::Look)).
+//!
+//! DDL leaves marks in the catalog: the transaction that wrote a catalog row last (`xmin`). A row that was not written
+//! again proves that nothing happened to what it says:
+//!
+//! | catalog row | written by | unchanged means |
+//! |---|---|---|
+//! | pg_type, of the row type | rename, another schema or owner | it had this one name all the time |
+//! | pg_inherits | becoming a partition | it was a partition of this parent all the time |
+//! | pg_attribute, of a system column | the creation alone | (written together with pg_inherits: a partition from birth) |
+//! | pg_class: file and TOAST table | see [`Storage`](super::Storage) | no rows but those of the stream |
+//!
+//! A changed mark shows the last change only, and earlier ones hide behind it. What follows:
+//! - A relation with all its marks is what it was. Its name could not be another's meanwhile: its rows are its table's.
+//! - A partition from birth is its parent's, whenever that was: nothing was in it before.
+//! - A table that became a partition has a known place in the order of commits where its mark is the transaction of a
+//!   COMMIT in the stream. Before it the rows are its own, after it the parent's; and what it held at that moment the
+//!   parent gained without a row in the stream. So it must have been empty, by our own count of its rows from birth (or
+//!   from a TRUNCATE) on; else, or with a mark that is part of a transaction (a savepoint has a number of its own, which
+//!   the stream does not tell), it is a gap of the parent.
+//! - A partition that was dropped or detached took its rows along, unless it was empty by our count and no row came
+//!   under its name since: else it is a gap of the parent. When it went, nobody can say.
+//! - Of a partition that was renamed or moved to another schema, rows are in doubt: they may be of another relation that
+//!   had one of the names meanwhile, and rows under names in between are nobody's. Each such row is a gap of the parent; a
+//!   partition that rests can be renamed freely. To see these rows, such an answer is read without a filter.
+//! - A name that now means another table is a gap of that name, as is one that comes into the capture with rows that
+//!   never travelled under it. So is a table whose name was away and came back, if rows came meanwhile.
+//! - Rows that are written anew by ALTER TABLE, or while a table is unlogged, are not in the stream: a gap. So is a column
+//!   name that passed to another column.
+//!
+//! The first poll of all has no memory. It takes for new what is marked by a transaction that the slot may have seen, and
+//! nothing that is older.
+//!
+//! Writers and DDL cannot overlap on one table (a row's lock conflicts with that of DDL until the commit), which is why
+//! the order of commits is also the order of rows and DDL of a table. A schema that is renamed is not locked so; its
+//! tables have other names then, and that counts as any other rename. Not seen: a schema that is renamed away, replaced
+//! by another with a table of the same name, and renamed back between two polls; and `SET UNLOGGED` and back in the same
+//! interval in which a column gets a wider type, which writes all rows anew as well and changes none.
+//!
+//! What other types of columns make of rows that are written anew is told from the types, in [`shape`](super::shape).
+//!
+//! What cannot be told is a gap of exactly the tables it concerns, for the length of the answer.
+
+mod names;
+mod partitions;
+mod storage;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use syncdata_formats::name::TableName;
+
+use super::{Capture, CatalogTable, Doubt, Memory};
+
+pub(crate) const NOT_CAPTURED: &str = "not captured meanwhile";
+pub(crate) const ANOTHER: &str = "another table of this name";
+pub(crate) const PARTITION: &str = "partition changed";
+pub(crate) const REWRITTEN: &str = "rewritten by ALTER TABLE";
+
+/// Completes a capture that knows the catalog of today by what has changed since.
+pub(super) fn find(capture: &mut Capture, catalog: &HashMap<u32, &CatalogTable>, memory: &Memory) {
+    let mut changes = Changes { capture, catalog, memory };
+    changes.unlogged_partitions();
+    if memory.seen.is_none() {
+        return;
+    }
+    if !memory.is_new() {
+        changes.tables();
+        changes.not_carried();
+        changes.forgotten();
+    }
+    for oid in changes.capture.relations.keys().copied().collect::<Vec<_>>() {
+        changes.relation(oid);
+    }
+    changes.gone();
+    changes.names();
+}
+
+struct Changes<'a> {
+    capture: &'a mut Capture,
+    /// As it is now.
+    catalog: &'a HashMap<u32, &'a CatalogTable>,
+    memory: &'a Memory,
+}
+
+impl Changes<'_> {
+    fn is_born_since(&self, now: &CatalogTable) -> bool {
+        self.memory.seen.is_some()
+            && !self.memory.relations.contains_key(&now.oid)
+            && !self.memory.is_old(now.marks.born)
+    }
+
+    /// From now on a row under that name is a gap of that table.
+    fn doubt(&mut self, name: &TableName, table: &TableName, reason: &'static str) {
+        if self.capture.tables.contains(table) && !self.is_missed(table) {
+            let route = self.capture.routes.entry(name.clone()).or_default();
+            route.doubts.insert(Doubt { table: table.clone(), reason });
+        }
+    }
+
+    fn is_missed(&self, table: &TableName) -> bool {
+        self.capture.missed.iter().any(|missed| missed.table == *table)
+    }
+}

@@ -1,0 +1,121 @@
+//! Names: whether each still means the table that it meant.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::{TableName, TablePattern};
+
+use super::storage::{Moved, moved};
+use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION};
+use crate::capture::Missed;
+
+/// So many take a few megabytes of the spool's state.
+pub(super) const LEFT_MAX: usize = 10_000;
+
+impl Changes<'_> {
+    /// Does every name still mean the table that it meant?
+    pub(super) fn tables(&mut self) {
+        for (table, oid) in self.capture.roots.clone() {
+            match self.memory.tables.get(&table) {
+                Some(known) if known.oid != oid => self.capture.miss(table, ANOTHER, known.left),
+                Some(known) if known.left.is_some() => self.capture.miss(table, NOT_CAPTURED, known.left),
+                Some(_) => {}
+                None if self.is_newborn(oid) || !self.was_listed(&table) => {}
+                None if self.is_known_empty(oid) => self.doubt_both_names(oid, &table),
+                None if self.memory.relations.contains_key(&oid) => self.capture.miss(table, ANOTHER, None),
+                None => self.capture.miss(table, NOT_CAPTURED, None),
+            }
+        }
+    }
+
+    /// Whether `tables` had asked for that name before: if so, its rows were expected.
+    fn was_listed(&self, table: &TableName) -> bool {
+        let asks =
+            |pattern: &String| pattern.parse().is_ok_and(|pattern: TablePattern| pattern.matches(table));
+        self.memory.patterns.iter().any(asks)
+    }
+
+    /// Made since the last poll, and under this name: it was empty then.
+    fn is_newborn(&self, oid: u32) -> bool {
+        let Some(now) = self.catalog.get(&oid) else { return false };
+        self.is_born_since(now) && now.marks.named == now.marks.born
+    }
+
+    /// It had no rows at the last poll, so that it has only those that came under a name since.
+    fn is_known_empty(&self, oid: u32) -> bool {
+        let then = self.memory.relations.get(&oid).filter(|then| then.has_storage && then.rows == Some(0));
+        then.zip(self.catalog.get(&oid))
+            .is_some_and(|(then, now)| moved(then.storage, now.storage) == Moved::No)
+    }
+
+    /// It was called otherwise, or was a partition of another table: until when, nobody can say.
+    fn doubt_both_names(&mut self, oid: u32, table: &TableName) {
+        let (Some(then), Some(now)) = (self.memory.relations.get(&oid), self.catalog.get(&oid)) else {
+            return;
+        };
+        let rows = then.rows;
+        self.doubt(&then.name, table, ANOTHER);
+        self.doubt(&now.name, table, ANOTHER);
+        if then.name != now.name || then.marks.named != now.marks.named {
+            self.capture.strangers.insert(table.clone());
+        }
+        if let Some(known) = self.capture.relations.get_mut(&oid) {
+            known.rows = rows;
+        }
+    }
+
+    /// Tables that became something whose changes are in no stream: unlogged, or a view in their place.
+    pub(super) fn not_carried(&mut self) {
+        let asked = self.catalog.values().filter(|now| self.capture.asks_for(now));
+        let asked: BTreeSet<&TableName> = asked.map(|now| &now.name).collect();
+        for (table, then) in &self.memory.tables {
+            if then.left.is_none() && !self.capture.tables.contains(table) && asked.contains(table) {
+                self.capture.missed.push(Missed { table: table.clone(), reason: NOT_CAPTURED, since: None });
+            }
+        }
+    }
+
+    /// A name whose table is gone may come back, and is remembered for that; but production may make and drop tables
+    /// under ever new names. The oldest of them are told to be missing, all in one gap, and then need no memory.
+    pub(super) fn forgotten(&mut self) {
+        let is_listed =
+            |table: &TableName| self.capture.patterns.contains(&TablePattern::Table(table.clone()));
+        let left = self.memory.tables.iter().filter_map(|(table, known)| Some((known.left?, table)));
+        let mut left: Vec<(Lsn, &TableName)> =
+            left.filter(|(_, table)| !self.capture.tables.contains(*table) && !is_listed(table)).collect();
+        if left.len() <= LEFT_MAX {
+            return;
+        }
+        left.sort_unstable();
+        left.truncate(left.len() - LEFT_MAX / 2);
+        for (since, table) in left {
+            let missed = Missed { table: table.clone(), reason: NOT_CAPTURED, since: Some(since) };
+            self.capture.missed.push(missed);
+            self.capture.forgotten.insert(table.clone());
+        }
+    }
+
+    /// Names that passed from one relation to another.
+    pub(super) fn names(&mut self) {
+        let then: BTreeMap<&TableName, u32> =
+            self.memory.relations.iter().map(|(oid, then)| (&then.name, *oid)).collect();
+        let strangers = self.capture.strangers.clone();
+        for now in self.catalog.values() {
+            let had_it = then.get(&now.name).filter(|oid| **oid != now.oid);
+            let had_it = had_it.and_then(|oid| self.memory.relations.get(oid)?.table.clone());
+            let has_it = self.capture.relations.get(&now.oid).and_then(|known| known.table.clone());
+            if let Some(had_it) = had_it {
+                for table in [Some(had_it), has_it].into_iter().flatten() {
+                    self.doubt(&now.name, &table, PARTITION);
+                }
+            }
+            let may_be_new_here = match self.memory.relations.get(&now.oid) {
+                Some(then) => then.name != now.name || then.marks.named != now.marks.named,
+                None => !self.memory.is_old(now.marks.named),
+            };
+            if may_be_new_here {
+                strangers.iter().for_each(|table| self.doubt(&now.name, table, PARTITION));
+            }
+        }
+    }
+}

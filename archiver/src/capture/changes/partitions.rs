@@ -1,0 +1,208 @@
+//! Relations that are, become or were part of a captured table.
+
+use std::collections::BTreeSet;
+
+use syncdata_formats::name::TableName;
+use syncdata_formats::snapshot::Seen;
+
+use super::storage::{Moved, moved};
+use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION, REWRITTEN};
+use crate::capture::{CatalogTable, DEPTH_MAX, Join, Known, Marks, RelationKind, Route, Target, Truncation};
+
+impl Changes<'_> {
+    /// Their rows are in the table, and never in the stream: a gap when such a partition turns up. While it is there,
+    /// no snapshot takes the table, and so nothing mends that gap.
+    pub(super) fn unlogged_partitions(&mut self) {
+        let is_news = |oid: &u32, now: &Known| {
+            let then = self.memory.relations.get(oid);
+            now.unlogged && !then.is_some_and(|then| then.unlogged && then.table == now.table)
+        };
+        let news = self.capture.relations.iter().filter(|(oid, now)| is_news(oid, now));
+        let tables: BTreeSet<TableName> = news.filter_map(|(_, known)| known.table.clone()).collect();
+        tables.into_iter().for_each(|table| self.capture.miss(table, NOT_CAPTURED, None));
+    }
+
+    pub(super) fn relation(&mut self, oid: u32) {
+        let Some(table) = self.capture.relations.get(&oid).and_then(|now| now.table.clone()) else { return };
+        if self.is_missed(&table) {
+            return;
+        }
+        match self.memory.relations.get(&oid) {
+            Some(then) if then.table.as_ref() == Some(&table) => self.kept(oid, table, then),
+            then => self.gained(oid, table, then),
+        }
+    }
+
+    /// It was part of the table at the last poll and is now.
+    fn kept(&mut self, oid: u32, table: TableName, then: &Known) {
+        let now = self.capture.relations.get_mut(&oid).expect("the caller found it");
+        now.rows = then.rows;
+        let mut columns = then.columns.clone();
+        columns.extend(now.columns.clone());
+        let passed_on =
+            now.columns.iter().any(|(name, number)| then.columns.get(name).is_some_and(|n| n != number));
+        now.columns = columns;
+        let now = now.clone();
+        if self.links(oid).iter().any(|link| !self.is_known(*link)) {
+            return self.capture.miss(table, PARTITION, None);
+        }
+        if passed_on {
+            return self.capture.miss(table, REWRITTEN, None);
+        }
+        if was_renamed(then, &now) {
+            let reason = if self.capture.roots.get(&table) == Some(&oid) { ANOTHER } else { PARTITION };
+            self.doubt(&then.name, &table, reason);
+            self.doubt(&now.name, &table, reason);
+            self.capture.strangers.insert(table.clone());
+        }
+        match moved(then.storage, now.storage) {
+            Moved::No => {}
+            // What other types make of rows is told from the types.
+            _ if then.types != now.types => {}
+            Moved::Anew => self.capture.miss(table, REWRITTEN, None),
+            Moved::Perhaps => self.expect_truncate(oid, table, now.marks),
+        }
+    }
+
+    /// It is part of the table now and was not at the last poll.
+    fn gained(&mut self, oid: u32, table: TableName, then: Option<&Known>) {
+        let Some(now) = self.catalog.get(&oid).copied() else { return };
+        let is_new_to_us = !self.memory.tables.contains_key(&table);
+        let links: Vec<u32> = self.links(oid).into_iter().filter(|link| !self.is_known(*link)).collect();
+        if links.iter().chain([&oid]).any(|link| self.is_unseen(*link)) {
+            return self.capture.miss(table, PARTITION, None);
+        }
+        let joins = links.iter().filter_map(|link| {
+            let marks = self.catalog.get(link)?.marks;
+            let attached = marks.attached?;
+            let from_birth = !self.memory.relations.contains_key(link) && attached == marks.born;
+            let long_ago = is_new_to_us && self.memory.is_old(attached);
+            (!from_birth && !long_ago).then_some(attached)
+        });
+        let xids: BTreeSet<u32> = joins.collect();
+        if xids.is_empty() {
+            self.is_part_from_birth(now, table);
+        } else if now.kind != RelationKind::Partitioned {
+            self.joins(now, table, then, xids);
+        }
+    }
+
+    fn is_part_from_birth(&mut self, now: &CatalogTable, table: TableName) {
+        let marks = now.marks;
+        if self.is_born_since(now) {
+            self.capture.relations.get_mut(&now.oid).expect("it is captured").rows = Some(0);
+            if now.kind == RelationKind::Table && now.storage.file != now.oid {
+                self.expect_truncate(now.oid, table.clone(), marks);
+            }
+        }
+        if marks.named != marks.born && !self.memory.is_old(marks.named) {
+            self.doubt(&now.name, &table, PARTITION);
+            self.capture.strangers.insert(table);
+        }
+    }
+
+    fn joins(&mut self, now: &CatalogTable, table: TableName, then: Option<&Known>, xids: BTreeSet<u32>) {
+        let in_place = match then {
+            Some(then) => moved(then.storage, now.storage) == Moved::No,
+            None => self.is_born_since(now) && now.storage.file == now.oid,
+        };
+        let one_name = match then {
+            Some(then) => then.name == now.name && then.marks.named == now.marks.named,
+            None => now.marks.named == now.marks.born,
+        };
+        let rows = match then {
+            Some(then) => then.rows,
+            None => Some(0),
+        };
+        let own = || self.capture.lists_name(&now.name).then(|| Target::own(&now.name));
+        let before = match then.and_then(|then| then.table.clone().map(|table| (table, then))) {
+            Some((table, then)) => Some(Target {
+                is_partition: table != then.name,
+                table,
+                virtual_columns: now.virtual_columns.clone(),
+            }),
+            None => own(),
+        };
+        let known = self.capture.relations.get_mut(&now.oid).expect("it is captured");
+        known.rows = rows.filter(|_| in_place && one_name);
+        let join = Join { table, before, xids, tainted: !in_place || !one_name };
+        self.capture.joins.insert(now.oid, join);
+    }
+
+    /// Relations of the last poll that are none of their table's any more.
+    pub(super) fn gone(&mut self) {
+        for (oid, then) in &self.memory.relations {
+            let Some(table) = then.table.clone() else { continue };
+            let now = self.capture.relations.get(oid);
+            if now.is_some_and(|now| now.table.as_ref() == Some(&table)) {
+                continue;
+            }
+            self.remember_route(*oid, then, &table);
+            if !self.capture.tables.contains(&table) || self.is_missed(&table) || !then.has_storage {
+                continue;
+            }
+            if then.rows != Some(0) {
+                self.capture.miss(table, PARTITION, None);
+                continue;
+            }
+            self.doubt(&then.name, &table, PARTITION);
+            if self
+                .catalog
+                .get(oid)
+                .is_some_and(|now| now.name != then.name || now.marks.named != then.marks.named)
+            {
+                self.capture.strangers.insert(table);
+            }
+        }
+    }
+
+    /// Rows that were written before it went still travel as they did, if the table is still asked for.
+    fn remember_route(&mut self, oid: u32, then: &Known, table: &TableName) {
+        if !self.capture.lists_name(table) {
+            return;
+        }
+        let target =
+            Target { table: table.clone(), is_partition: then.name != *table, virtual_columns: Vec::new() };
+        let route = Route { oid: Some(oid), target: Some(target), doubts: BTreeSet::new() };
+        self.capture.routes.entry(then.name.clone()).or_insert(route);
+    }
+
+    /// Its rows lie elsewhere, and it has no TOAST table to tell why: a TRUNCATE that was the last change of all is one.
+    fn expect_truncate(&mut self, oid: u32, table: TableName, marks: Marks) {
+        self.capture.truncations.insert(oid, Truncation { table, xid: marks.changed });
+    }
+
+    /// The relation and its ancestors below the table's root: each of them is a partition of the next.
+    fn links(&self, oid: u32) -> Vec<u32> {
+        let parent = |oid: &u32| self.capture.relations.get(oid)?.parent;
+        let has_parent =
+            |oid: &u32| self.capture.relations.get(oid).is_some_and(|known| known.parent.is_some());
+        std::iter::successors(Some(oid), parent).take(DEPTH_MAX).take_while(has_parent).collect()
+    }
+
+    /// It is a partition of the same table as at the last poll, and was all the time.
+    fn is_known(&self, link: u32) -> bool {
+        let (then, now) = (self.memory.relations.get(&link), self.capture.relations.get(&link));
+        then.zip(now)
+            .is_some_and(|(then, now)| then.parent == now.parent && then.marks.attached == now.marks.attached)
+    }
+
+    /// What happened to it lies in transactions that the slot handed out before the catalog showed them: their rows
+    /// have been read without knowing of it.
+    fn is_unseen(&self, link: u32) -> bool {
+        let (Some(now), Some(seen)) = (self.catalog.get(&link), &self.memory.seen) else { return false };
+        if self.memory.unseen.is_empty() {
+            return false;
+        }
+        let began_before = |mark: u32| {
+            let all_begun = Seen { xmin: seen.xmax, xmax: seen.xmax, xip: Vec::new() };
+            !self.memory.is_old(mark) && all_begun.has(mark)
+        };
+        let marks = [Some(now.marks.born), now.marks.attached];
+        marks.into_iter().flatten().any(|mark| self.memory.unseen.contains(&mark) || began_before(mark))
+    }
+}
+
+fn was_renamed(then: &Known, now: &Known) -> bool {
+    then.name != now.name || then.marks.named != now.marks.named
+}
