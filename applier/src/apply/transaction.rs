@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::OpCounts;
+use syncdata_formats::manifest::{self, OpCounts};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::OnError;
@@ -25,7 +25,7 @@ use crate::batch::TxPlace;
 use crate::plan::Scope;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::{State, TableState};
-use crate::table::Table;
+use crate::table::{SourceColumns, Table};
 use crate::target::{CutOff, Entry, Oddities, Outcome, Poison, Positions, SetAside, Target, Violation};
 
 /// What all transactions of a pass have in common.
@@ -146,8 +146,12 @@ impl Transaction<'_> {
         self.check(target, &tables).await?;
         faults::hit("apply.before_checkpoint")?;
 
-        let moved = later.states.keys().copied().cloned().collect();
-        let positions = self.positions(&states, moved, layout.cut_off, &findings, started)?;
+        let moved: Vec<TableName> = later.states.keys().copied().cloned().collect();
+        let columns =
+            moved.iter().filter_map(|name| Some((name.clone(), self.new_columns(tables.get(name)?)?)));
+        let columns = columns.collect();
+        let mut positions = self.positions(&states, moved, layout.cut_off, &findings, started)?;
+        positions.columns = columns;
         target.commit(&positions).await?;
         Ok(Done::of(&positions))
     }
@@ -291,7 +295,19 @@ impl Transaction<'_> {
         let said = manifests.map(|manifest| &manifest.capture_since).find(|said| !said.is_empty());
         let capture_since = said.filter(|_| is_live).cloned();
         let end = Position { lsn: self.end(), commit_time: self.commit_time() };
-        Ok(Positions { moved, end, cut_off, set_aside, checkpoint, capture_since, entries, started })
+        let columns = Vec::new();
+        Ok(Positions { moved, end, cut_off, set_aside, checkpoint, capture_since, columns, entries, started })
+    }
+
+    /// What the source calls the table's columns now, if that is news and all of them are here under these names. (A
+    /// manifest may be younger than the rows of its segment.)
+    fn new_columns(&self, table: &Table) -> Option<SourceColumns> {
+        let manifests = self.group.iter().rev().map(|fetched| fetched.segment.manifest());
+        let relation = manifests.filter_map(|manifest| manifest.relations.get(&table.name)).next()?;
+        let number = |column: &manifest::Column| Some((column.attnum?, column.name.clone()));
+        let columns: SourceColumns = relation.columns.iter().map(number).collect::<Option<_>>()?;
+        let is_here = columns.values().all(|name| table.column(name).is_some());
+        (is_here && columns != table.source_columns).then_some(columns)
     }
 
     fn set_aside(

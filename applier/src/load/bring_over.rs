@@ -64,6 +64,10 @@ impl Loader<'_> {
                 identity::note(client, meta, table).await?;
                 quarantine::forget(client, meta, table).await?;
                 cursor::release_held(client, meta, table).await?;
+                let described = &work.copies[table].relation.columns;
+                let columns =
+                    described.iter().filter_map(|column| Some((column.attnum?, column.name.clone())));
+                cursor::note_columns(client, meta, table, &columns.collect()).await?;
             }
             let entries: Vec<Entry> = loaded.iter().map(|(table, loaded)| entry(table, loaded)).collect();
             ledger::log(client, meta, &entries, started.elapsed()).await?;

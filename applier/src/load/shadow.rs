@@ -46,6 +46,7 @@ pub(crate) async fn make(client: &Client, table: &Table, number: usize) -> Resul
         referenced_by: Vec::new(),
         acts_on_delete: false,
         acts_on_update: false,
+        source_columns: Default::default(),
     }))
 }
 

@@ -15,6 +15,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 
 use crate::plan::GapName;
+use crate::table::SourceColumns;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -140,6 +141,8 @@ pub struct TableState {
     pub load: Option<Want>,
     /// What it is held up with: one TRUNCATE named them all.
     pub held_with: Vec<TableName>,
+    /// What the columns of the source were called when it took its last change, as far as that is known.
+    pub source_columns: SourceColumns,
 }
 
 impl TableState {

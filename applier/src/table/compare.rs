@@ -82,6 +82,15 @@ fn renamed_or_new(table: &Table, relation: &Relation, column: &manifest::Column)
     let is_old = |local: &&Column| source(local).is_none() && local.type_name == column.type_name;
     let olds: Vec<&Column> = table.columns.iter().filter(is_old).collect();
 
+    if let Some(number) = column.attnum.filter(|_| !table.source_columns.is_empty()) {
+        let old = table.source_columns.get(&number);
+        let old = old.and_then(|name| table.columns.iter().find(|local| local.name == *name));
+        match (table.source_columns.contains_key(&number), old) {
+            (false, _) => return add,
+            (true, Some(local)) if source(&local).is_none() => return rename(local),
+            (true, _) => {}
+        }
+    }
     // Numbers mean the same on both sides where the columns that both have are numbered alike.
     let is_alike = |local: &Column| {
         source(&local).is_none_or(|source| source.attnum.map(i32::from) == Some(i32::from(local.attnum)))
@@ -209,6 +218,7 @@ mod tests {
             referenced_by: Vec::new(),
             acts_on_delete: false,
             acts_on_update: false,
+            source_columns: Default::default(),
         };
         let added = |name: &str, type_name: &str, missing: Option<&str>| {
             let column = manifest::Column {

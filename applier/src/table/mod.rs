@@ -4,12 +4,16 @@
 mod compare;
 mod faithful;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::name::TableName;
 
 pub use self::compare::{Difference, fit, lacking};
+
+/// The names of a source table's columns, by their numbers in its catalog, which tell a new name from a new column.
+pub type SourceColumns = BTreeMap<u16, String>;
 
 /// A local table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub struct Table {
     /// here changes other rows.
     pub acts_on_delete: bool,
     pub acts_on_update: bool,
+    /// What the columns of the source were called when it took its last change, as far as that is known.
+    pub source_columns: SourceColumns,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

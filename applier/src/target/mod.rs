@@ -21,7 +21,7 @@ use crate::plan::GapName;
 use crate::plan::offer::CaptureSince;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::TableState;
-use crate::table::Table;
+use crate::table::{SourceColumns, Table};
 
 /// One transaction at a time. Rows and positions are committed together, or neither is: a target that has no
 /// transactions of its own carries the checkpoint in the file that makes the rows visible.
@@ -70,6 +70,8 @@ pub struct Positions {
     pub checkpoint: Option<Checkpoint>,
     /// What the manifests say of it, where one of them does and the checkpoint moves.
     pub capture_since: Option<CaptureSince>,
+    /// Columns of the source that are called otherwise than before.
+    pub columns: Vec<(TableName, SourceColumns)>,
     pub entries: Vec<Entry>,
     pub started: Instant,
 }

@@ -3,6 +3,7 @@
 mod by_hand;
 mod check;
 mod clear;
+mod columns;
 mod commands;
 mod daemon;
 mod numbers;

@@ -287,6 +287,7 @@ impl Target for Memory {
             accepted_gaps: Vec::new(),
             load: None,
             held_with: Vec::new(),
+            source_columns: Default::default(),
         };
         Ok(BTreeMap::from([(users(), state)]))
     }
@@ -357,5 +358,6 @@ fn users_table() -> Table {
         referenced_by: Vec::new(),
         acts_on_delete: false,
         acts_on_update: false,
+        source_columns: Default::default(),
     }
 }

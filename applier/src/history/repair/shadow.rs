@@ -114,6 +114,7 @@ impl Shadow {
             referenced_by: Vec::new(),
             acts_on_delete: false,
             acts_on_update: false,
+            source_columns: Default::default(),
         };
         let key = Key { columns: key.to_vec(), arbiter: true, deferrable: false, nettable };
         Ok(Ok(Shadow {

@@ -38,6 +38,7 @@ fn shape(hasher: &KeyHasher) -> Shape {
         referenced_by: Vec::new(),
         acts_on_delete: false,
         acts_on_update: false,
+        source_columns: Default::default(),
     };
     let described = ["id", "big"].map(|name| Described {
         name: name.into(),

@@ -20,6 +20,7 @@ use crate::plan::GapName;
 use crate::plan::offer::CaptureSince;
 pub use crate::plan::position::{Applied, Checkpoint, Position};
 use crate::plan::state::{Event, State, TableState, Want};
+use crate::table::SourceColumns;
 use crate::target::postgres::meta::MetaSchema;
 
 impl Checkpoint {
@@ -152,7 +153,8 @@ pub async fn table_states(
     let select = format!(
         "SELECT w.table_name, CASE WHEN s.state = 'live' AND coalesce(s.position_lsn, '0/0') < \
          (SELECT max(end_lsn) FROM {meta}.data_sync_checkpoint) THEN 'loading' ELSE coalesce(s.state, 'pending') END, \
-         s.position_lsn::text, s.reason, coalesce(s.accepted_gaps, '{{}}'), s.load, coalesce(s.held_with, '{{}}') \
+         s.position_lsn::text, s.reason, coalesce(s.accepted_gaps, '{{}}'), s.load, coalesce(s.held_with, '{{}}'), \
+         s.source_columns \
          FROM {meta}.tables_to_sync w \
          LEFT JOIN {meta}.data_sync_table_state s USING (table_name) ORDER BY w.id"
     );
@@ -168,6 +170,11 @@ pub async fn table_states(
             accepted_gaps: row.get::<_, Vec<&str>>(4).into_iter().map(str::parse).collect::<Result<_>>()?,
             load: row.get::<_, Option<&str>>(5).map(str::parse).transpose()?,
             held_with: row.get::<_, Vec<&str>>(6).into_iter().map(str::parse).collect::<Result<_>>()?,
+            // What cannot be read is as good as nothing: it is only there to tell a new name from a new column.
+            source_columns: row
+                .get::<_, Option<&str>>(7)
+                .and_then(|text| serde_json::from_str(text).ok())
+                .unwrap_or_default(),
         };
         states.insert(name, state);
     }
@@ -330,6 +337,22 @@ pub async fn note_gap(
         .execute(&update, &[&table.to_string(), &gap.to_string()])
         .await
         .context(|| format!("noting the gap of {table}"))?;
+    Ok(())
+}
+
+/// What the source calls the columns of a table now that it has taken their changes.
+pub async fn note_columns(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    columns: &SourceColumns,
+) -> Result<()> {
+    let text = serde_json::to_string(columns).expect("numbers are its keys");
+    let update = format!("UPDATE {meta}.data_sync_table_state SET source_columns = $2 WHERE table_name = $1");
+    client
+        .execute(&update, &[&table.to_string(), &text])
+        .await
+        .context(|| format!("noting the columns of {table}"))?;
     Ok(())
 }
 

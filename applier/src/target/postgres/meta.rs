@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_2.sql"),
     include_str!("meta_3.sql"),
     include_str!("meta_4.sql"),
+    include_str!("meta_5.sql"),
 ];
 
 /// Names of ours that are never synced.

@@ -129,6 +129,7 @@ fn table(row: &Row) -> Result<Table> {
         referenced_by: Vec::new(),
         acts_on_delete: false,
         acts_on_update: false,
+        source_columns: Default::default(),
     })
 }
 

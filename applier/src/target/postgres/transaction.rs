@@ -83,6 +83,9 @@ impl<'a> Postgres<'a> {
         let (client, meta) = (self.local.session.client(), &self.local.meta);
         let moved: Vec<String> = positions.moved.iter().map(ToString::to_string).collect();
         cursor::advance(client, meta, &moved, positions.end).await?;
+        for (table, columns) in &positions.columns {
+            cursor::note_columns(client, meta, table, columns).await?;
+        }
         for cut in &positions.cut_off {
             let position = Some(Position { lsn: cut.position, commit_time: None });
             cursor::change(client, meta, &cut.table, Event::CutOff, position, Some(&cut.reason)).await?;
@@ -138,7 +141,11 @@ impl Target for Postgres<'_> {
     }
 
     async fn tables(&mut self, names: &[TableName]) -> Result<BTreeMap<TableName, Arc<Table>>> {
-        let loaded = schema::load(self.local.session.client(), names).await?;
+        let mut loaded = schema::load(self.local.session.client(), names).await?;
+        for (name, table) in &mut loaded {
+            table.source_columns =
+                self.states.get(name).map(|state| state.source_columns.clone()).unwrap_or_default();
+        }
         self.writer.meet(&loaded);
         Ok(loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect())
     }
