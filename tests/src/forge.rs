@@ -44,6 +44,7 @@ pub struct Forge {
     gaps: Vec<Gap>,
     /// Parts of the newest snapshot with their rows, by table.
     copied: BTreeMap<TableName, Vec<(Part, Vec<u8>)>>,
+    degraded: Vec<String>,
 }
 
 /// Where a forged segment lies.
@@ -71,6 +72,7 @@ impl Forge {
             since: BTreeMap::new(),
             gaps: Vec::new(),
             copied: BTreeMap::new(),
+            degraded: Vec::new(),
         };
         let identity = ArchiveIdentity {
             format: FORMAT,
@@ -120,6 +122,11 @@ impl Forge {
         let new = std::mem::take(&mut self.new_tables);
         self.since.extend(new.into_iter().map(|table| (table, Since { lsn: start_lsn, empty: true })));
         self.since.clone()
+    }
+
+    /// What the source cannot say, in all segments from here on.
+    pub fn degraded(&mut self, what: &[&str]) {
+        self.degraded = what.iter().map(|&what| what.to_owned()).collect();
     }
 
     /// The next segment declares that all changes of these tables since the last one are lost.
@@ -177,7 +184,7 @@ impl Forge {
             start_lsn,
             end_lsn: summary.end_lsn,
             span: Some(summary.span),
-            source: source(),
+            source: Source { degraded: self.degraded.clone(), ..source() },
             capture: self.relations.keys().cloned().collect(),
             capture_since,
             relations: relations.map(|(table, relation)| (table.clone(), relation.clone())).collect(),

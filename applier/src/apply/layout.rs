@@ -92,6 +92,7 @@ impl Ground<'_> {
                 layout.tasks.push(Task {
                     segment: fetched.segment.clone(),
                     file: file.clone(),
+                    line_bytes_max: fetched.line_bytes_max,
                     admitted,
                     held,
                 });

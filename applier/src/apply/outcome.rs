@@ -37,7 +37,8 @@ impl Ended {
     ) -> Ended {
         let Difference { what, remedy } = difference;
         let (reason, remedy) = (what.clone(), Some(format!("run: {remedy}")));
-        let poison = Poison { table: table.clone(), seq: before.seq, line, sqlstate: None, reason, remedy };
+        let (seq, sqlstate, server_words) = (before.seq, None, None);
+        let poison = Poison { table: table.clone(), seq, line, sqlstate, reason, remedy, server_words };
         Ended::Stop(table.clone(), Box::new(Stop { before, poison, held_with: Vec::new() }))
     }
 
@@ -45,8 +46,12 @@ impl Ended {
     pub(crate) fn held(table: &TableName, with: Vec<TableName>, place: Place) -> Ended {
         let names: Vec<String> = with.iter().map(ToString::to_string).collect();
         let reason = format!("the source truncated it together with {}, which is held up", names.join(", "));
-        let remedy =
-            format!("mend what holds that up, then run: syncdata-applier retry {table} {}", names.join(" "));
+        let words: Vec<String> = with.iter().map(TableName::shell_word).collect();
+        let remedy = format!(
+            "mend what holds that up, then run: syncdata-applier retry {} {}",
+            table.shell_word(),
+            words.join(" ")
+        );
         let poison = Poison {
             table: table.clone(),
             seq: place.tx.seq,
@@ -54,15 +59,16 @@ impl Ended {
             sqlstate: None,
             reason,
             remedy: Some(remedy),
+            server_words: None,
         };
         Ended::Stop(table.clone(), Box::new(Stop { before: place.tx, poison, held_with: with }))
     }
 
     /// The server refused a record.
     pub(crate) fn rejected(rejection: Rejection) -> Ended {
-        let Rejection { table, place, sqlstate, reason, remedy } = rejection;
+        let Rejection { table, place, sqlstate, reason, remedy, server_words } = rejection;
         let (seq, line) = (place.tx.seq, Some(place.line));
-        let poison = Poison { table: table.clone(), seq, line, sqlstate, reason, remedy };
+        let poison = Poison { table: table.clone(), seq, line, sqlstate, reason, remedy, server_words };
         Ended::Stop(table, Box::new(Stop { before: place.tx, poison, held_with: Vec::new() }))
     }
 }
@@ -73,7 +79,7 @@ impl Stop {
         let Poison { table, reason, remedy, .. } = &self.poison;
         match remedy {
             Some(_) => self.poison.words(),
-            None => format!("{reason}; mend it, then run: syncdata-applier retry {table}"),
+            None => format!("{reason}; mend it, then run: syncdata-applier retry {}", table.shell_word()),
         }
     }
 

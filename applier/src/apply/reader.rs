@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use syncdata_formats::chain::Verified;
-use syncdata_formats::change::{Commit, Op, Record, Row};
+use syncdata_formats::change::{Commit, LongRow, Op, Record, Row};
 use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{OpCounts, Relation};
+use syncdata_formats::name::TableName;
 use syncdata_formats::segment::SegmentReader;
 use syncdata_service::own_files;
 use tokio::sync::{mpsc, oneshot};
@@ -26,6 +27,8 @@ const BATCHES_AHEAD: usize = 1;
 pub struct Task {
     pub segment: Verified,
     pub file: PathBuf,
+    /// A longer record sets its table aside.
+    pub line_bytes_max: usize,
     /// By the table's name as the archive spells it.
     pub admitted: HashMap<String, Admission>,
     /// Tables that take no more for now, with the transactions that they have: a TRUNCATE that names one of them holds up
@@ -151,6 +154,16 @@ pub fn rows(
         match reader.next()? {
             Some(Record::Row(row)) => each(&row, Place { tx: TxPlace { seq, index }, line })?,
             Some(Record::Commit(_)) => index += 1,
+            Some(Record::Long(long)) => {
+                let most = SegmentReader::<File>::LINE_BYTES_MAX;
+                let message = format!(
+                    "segment {seq}, line {line}: the record of {} has {} bytes, and no more than {most} are read",
+                    long.table, long.bytes
+                );
+                return Err(
+                    Error::new(Kind::Rejected, message).hint("name other tables, or another stretch of time")
+                );
+            }
             None => return Ok(()),
         }
     }
@@ -243,7 +256,7 @@ impl<P: Send + 'static> Reader<'_, P> {
         let mut last_commit = task.segment.manifest().start_lsn;
         let mut index = 0;
         stop_at(task, index, last_commit, &mut end);
-        let mut reader = open(&task.segment, &task.file)?;
+        let mut reader = open(&task.segment, &task.file)?.with_line_bytes_max(task.line_bytes_max);
         let mut statement: Option<Truncate> = None;
         loop {
             let line = reader.line() + 1;
@@ -276,6 +289,16 @@ impl<P: Send + 'static> Reader<'_, P> {
                     }
                     counts.add(row.op);
                     self.take(&row, admission, Place { tx: TxPlace { seq, index }, line })?;
+                }
+                Some(Record::Long(long)) => {
+                    let Some((admission, _)) = shares.get(long.table.as_str()) else { continue };
+                    if !admission.takes(index) {
+                        continue;
+                    }
+                    let place = Place { tx: TxPlace { seq, index }, line };
+                    let difference = too_long(&long, task.line_bytes_max, &admission.target.table.name);
+                    self.send(Item::Lacking { table: long.table, place, difference })?;
+                    return Err(Stop::Enough);
                 }
                 Some(Record::Commit(commit)) => {
                     if self.items.is_closed() {
@@ -323,6 +346,17 @@ impl<P: Send + 'static> Reader<'_, P> {
 
     fn send(&self, item: Item<P>) -> Result<(), Stop> {
         self.items.blocking_send(Ok(item)).map_err(|_| Stop::Enough)
+    }
+}
+
+fn too_long(long: &LongRow, line_bytes_max: usize, table: &TableName) -> Difference {
+    Difference {
+        what: format!("a record of {} bytes is longer than line_max ({line_bytes_max} bytes)", long.bytes),
+        remedy: format!(
+            "syncdata-applier retry {}, with a larger line_max and memory for several times as much; or take a snapshot \
+             and resync it",
+            table.shell_word()
+        ),
     }
 }
 

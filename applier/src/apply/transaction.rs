@@ -22,9 +22,9 @@ use crate::apply::poison;
 use crate::apply::reader::{Item, Reading, SegmentEnd};
 use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
-use crate::plan::Scope;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::{State, TableState};
+use crate::plan::{self, Scope};
 use crate::table::{SourceColumns, Table};
 use crate::target::{CutOff, Entry, Oddities, Outcome, Poison, Positions, SetAside, Target, Violation};
 
@@ -152,6 +152,7 @@ impl Transaction<'_> {
         let columns = columns.collect();
         let mut positions = self.positions(&states, moved, layout.cut_off, &findings, started)?;
         positions.columns = columns;
+        positions.nan_as_null = self.nan_as_null(&tables);
         target.commit(&positions).await?;
         Ok(Done::of(&positions))
     }
@@ -262,9 +263,10 @@ impl Transaction<'_> {
 
     /// Nobody knows which record it was: the table takes nothing of this group.
     fn stop_whole(&self, violation: Violation) -> Ended {
-        let Violation { table, sqlstate, reason, remedy } = violation;
+        let Violation { table, sqlstate, reason, remedy, server_words } = violation;
         let before = self.beginning();
-        let poison = Poison { table: table.clone(), seq: before.seq, line: None, sqlstate, reason, remedy };
+        let (seq, line) = (before.seq, None);
+        let poison = Poison { table: table.clone(), seq, line, sqlstate, reason, remedy, server_words };
         Ended::Stop(table, Box::new(Stop { before, poison, held_with: Vec::new() }))
     }
 
@@ -295,8 +297,19 @@ impl Transaction<'_> {
         let said = manifests.map(|manifest| &manifest.capture_since).find(|said| !said.is_empty());
         let capture_since = said.filter(|_| is_live).cloned();
         let end = Position { lsn: self.end(), commit_time: self.commit_time() };
-        let columns = Vec::new();
-        Ok(Positions { moved, end, cut_off, set_aside, checkpoint, capture_since, columns, entries, started })
+        let (columns, nan_as_null) = (Vec::new(), BTreeMap::new());
+        Ok(Positions {
+            moved,
+            end,
+            cut_off,
+            set_aside,
+            checkpoint,
+            capture_since,
+            columns,
+            nan_as_null,
+            entries,
+            started,
+        })
     }
 
     /// What the source calls the table's columns now, if that is news and all of them are here under these names. (A
@@ -308,6 +321,25 @@ impl Transaction<'_> {
         let columns: SourceColumns = relation.columns.iter().map(number).collect::<Option<_>>()?;
         let is_here = columns.values().all(|name| table.column(name).is_some());
         (is_here && columns != table.source_columns).then_some(columns)
+    }
+
+    /// Columns that are here, of tables with rows from a source that cannot say them.
+    fn nan_as_null(&self, tables: &BTreeMap<TableName, Arc<Table>>) -> BTreeMap<TableName, Vec<String>> {
+        let mut found: BTreeMap<TableName, Vec<String>> = BTreeMap::new();
+        let manifests = self.group.iter().map(|fetched| fetched.segment.manifest());
+        for manifest in manifests.filter(|manifest| plan::is_without_nan(&manifest.source.degraded)) {
+            for (name, relation) in &manifest.relations {
+                let Some(table) = tables.get(name) else { continue };
+                let columns = plan::columns_with_nan(relation).into_iter();
+                for column in columns.filter(|column| table.column(column).is_some()) {
+                    let known = found.entry(name.clone()).or_default();
+                    if !known.iter().any(|known| known == column) {
+                        known.push(column.to_owned());
+                    }
+                }
+            }
+        }
+        found
     }
 
     fn set_aside(

@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use syncdata_archive::listing::{self, Listing};
-use syncdata_archive::{ArchiveHandle, small, snapshots};
+use syncdata_archive::{Archive, ArchiveHandle, small, snapshots};
 use syncdata_formats::ack::Ack;
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::digest::Digest;
@@ -26,6 +26,7 @@ use syncdata_formats::identity::ArchiveIdentity;
 use syncdata_formats::layout::{ArchivePath, SegmentFile, SegmentName};
 use syncdata_formats::manifest::{ChangeFile, Link, Manifest};
 use syncdata_formats::name::TableName;
+use syncdata_formats::segment::SegmentReader;
 use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::snapshot::{Part, PartName, SnapshotManifest};
 use syncdata_formats::time::Day;
@@ -33,6 +34,8 @@ use syncdata_service::faults;
 use syncdata_service::own_files;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use uuid::Uuid;
+
+use super::silence::{Attentive, Silence};
 
 /// Segments that wait in the cache; `cache_max` bounds their bytes.
 const SEGMENTS_AHEAD: usize = 16;
@@ -49,6 +52,8 @@ pub struct Source {
     cache_room: Arc<Semaphore>,
     permits: u32,
     verify_key: Option<VerifyKey>,
+    line_bytes_max: usize,
+    silence: Silence,
 }
 
 /// A segment that is verified and whose change file lies in the cache.
@@ -58,6 +63,8 @@ pub struct Fetched {
     /// `None` for a gap alone, and when nobody wanted its changes.
     pub file: Option<PathBuf>,
     pub transfer: Duration,
+    /// The longest record that is read.
+    pub line_bytes_max: usize,
     /// Its share of the cache.
     _room: Option<OwnedSemaphorePermit>,
 }
@@ -83,7 +90,38 @@ impl Source {
         own_files::check_folder(&cache)?;
         let permits = u32::try_from((cache_bytes_max / PERMIT_BYTES).clamp(1, 1 << 20)).expect("clamped");
         let cache_room = Arc::new(Semaphore::new(permits as usize));
-        Ok(Source { archive, cache, cache_room, permits, verify_key })
+        let line_bytes_max = SegmentReader::<File>::LINE_BYTES_MAX;
+        let silence = Silence::default();
+        Ok(Source { archive, cache, cache_room, permits, verify_key, line_bytes_max, silence })
+    }
+
+    /// Whoever waits for all of it hears how long nothing was heard.
+    #[must_use]
+    pub fn with_silence(self, silence: Silence) -> Source {
+        Source { silence, ..self }
+    }
+
+    /// One job for the archive.
+    async fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut dyn Archive) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (question, silence) = (self.silence.ask(), self.silence.clone());
+        let attentive = move |archive: &mut dyn Archive| job(&mut Attentive { archive, silence });
+        let answer = tokio::select! {
+            answer = self.archive.run(attentive) => answer,
+            () = self.silence.say() => unreachable!("it says so for ever"),
+        };
+        if answer.as_ref().is_err_and(|error| error.kind() == Kind::Unreachable) {
+            question.in_vain();
+        }
+        answer
+    }
+
+    /// The longest record that is read, instead of the usual one.
+    #[must_use]
+    pub fn with_line_bytes_max(self, line_bytes_max: usize) -> Source {
+        Source { line_bytes_max, ..self }
     }
 
     /// Removes what nobody needs any more: a pass that was killed leaves what it has applied.
@@ -131,12 +169,12 @@ impl Source {
     }
 
     pub async fn floor(&self) -> Result<Option<Floor>> {
-        self.archive.run(listing::floor).await
+        self.ask(listing::floor).await
     }
 
     /// The manifests under that day and later ones.
     pub async fn list(&self, from: Option<Day>) -> Result<Listing> {
-        self.archive.run(move |archive| Listing::read(archive, from)).await
+        self.ask(move |archive| Listing::read(archive, from)).await
     }
 
     /// What has to follow a segment that is not verified by itself: the links from there on do that.
@@ -148,16 +186,19 @@ impl Source {
 
     /// Reads the manifest and checks that it follows `tip`.
     pub async fn manifest(&self, tip: &ChainTip, day: Day, name: SegmentName) -> Result<Verified> {
-        let bytes = self.manifest_bytes(day, name).await?;
-        let segment = Verified::new(tip, day, name, &bytes)?;
+        let of_file = |error: Error| error.of_file(name.manifest_name());
+        let bytes = self.manifest_bytes(day, name).await.map_err(of_file)?;
+        let segment = Verified::new(tip, day, name, &bytes).map_err(of_file)?;
         if let Some(key) = &self.verify_key {
             let path = name.signature(day);
             let signature = self.small_file(&path, Document::Signature).await?.ok_or_else(|| {
                 Error::new(Kind::Foreign, format!("{path} is missing, and verify_key is set"))
                     .hint("nothing of this segment was applied; have the archiver sign (signing_key)")
+                    .of_file(name.manifest_name())
             })?;
             key.verify(&bytes, &name.manifest_name(), &signature).map_err(|error| {
-                Error::new(Kind::Foreign, format!("{} is refused", name.manifest(day))).caused_by(error)
+                let refused = Error::new(Kind::Foreign, format!("{} is refused", name.manifest(day)));
+                refused.caused_by(error).of_file(name.manifest_name())
             })?;
         }
         Ok(segment)
@@ -170,16 +211,15 @@ impl Source {
 
     /// Tells the archive how far a reader is.
     pub async fn acknowledge(&self, ack: Ack) -> Result<()> {
-        let replaced = self
-            .archive
-            .run(move |archive| small::replace(archive, &ack.path(), Document::Ack, &ack.encode()));
+        let replaced =
+            self.ask(move |archive| small::replace(archive, &ack.path(), Document::Ack, &ack.encode()));
         replaced.await
     }
 
     /// The archive's snapshots, from the newest to the oldest. One that cannot be trusted is as good as none.
     pub async fn snapshots(&self, archive_id: Uuid) -> Result<Vec<Arc<SnapshotManifest>>> {
         let verify_key = self.verify_key.clone();
-        let read = self.archive.run(move |archive| {
+        let read = self.ask(move |archive| {
             let mut found = Vec::new();
             for id in snapshots::list(archive)?.into_iter().rev() {
                 match snapshots::read(archive, &id, verify_key.as_ref()) {
@@ -283,7 +323,7 @@ impl Source {
             let fetched = if segment.manifest().tables.keys().any(|table| wanted.contains(table)) {
                 self.fetch_file(segment).await?
             } else {
-                Fetched { segment, file: None, transfer: Duration::ZERO, _room: None }
+                self.fetched(segment, None, Duration::ZERO, None)
             };
             if sender.send(Ok(fetched)).await.is_err() {
                 return Ok(());
@@ -309,15 +349,25 @@ impl Source {
     pub async fn fetch_file(&self, segment: Verified) -> Result<Fetched> {
         let started = Instant::now();
         let Some(file) = segment.manifest().file.clone() else {
-            return Ok(Fetched { segment, file: None, transfer: started.elapsed(), _room: None });
+            return Ok(self.fetched(segment, None, started.elapsed(), None));
         };
         let room = self.room(file.bytes).await;
         let path = segment.file_path().expect("it has a file");
         let cached = self.cache.join(&file.file);
-        self.fetch(&path, &cached, &file).await?;
+        self.fetch(&path, &cached, &file).await.map_err(|error| error.of_file(&file.file))?;
         faults::hit("apply.verified")?;
         tracing::debug!(segment = segment.manifest().seq.get(), bytes = file.bytes, "segment fetched");
-        Ok(Fetched { segment, file: Some(cached), transfer: started.elapsed(), _room: Some(room) })
+        Ok(self.fetched(segment, Some(cached), started.elapsed(), Some(room)))
+    }
+
+    fn fetched(
+        &self,
+        segment: Verified,
+        file: Option<PathBuf>,
+        transfer: Duration,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Fetched {
+        Fetched { segment, file, transfer, line_bytes_max: self.line_bytes_max, _room: room }
     }
 
     /// A file above the whole bound may come too, alone.
@@ -355,7 +405,7 @@ impl Source {
         // Who waits for the job holds it.
         let waiter = Arc::new(());
         let awaited = Arc::downgrade(&waiter);
-        let reading = self.archive.run(move |archive| {
+        let reading = self.ask(move |archive| {
             let opening = || format!("writing {}", name.display());
             is_awaited(&awaited).context(opening)?;
             let mut options = OpenOptions::new();
@@ -388,7 +438,7 @@ impl Source {
     /// `None`: there is no such file.
     async fn small_file(&self, path: &ArchivePath, document: Document) -> Result<Option<Vec<u8>>> {
         let wanted = path.clone();
-        let read = self.archive.run(move |archive| small::read(archive, &wanted, document));
+        let read = self.ask(move |archive| small::read(archive, &wanted, document));
         read.await.map_err(|error| error.context(format!("reading {path}")))
     }
 }
@@ -481,7 +531,7 @@ impl Write for Bounded<'_> {
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
-    use syncdata_archive::{Archive, Content, Entry, Facts, Put};
+    use syncdata_archive::{Content, Entry, Facts, Put};
     use syncdata_formats::error::Result as Answer;
     use tokio::sync::oneshot;
 

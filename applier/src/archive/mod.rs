@@ -5,5 +5,6 @@ pub(crate) mod groups;
 pub mod hand_files;
 pub mod open;
 pub mod range;
+pub mod silence;
 pub(crate) mod stretch;
 pub mod trail;

@@ -20,5 +20,6 @@ pub fn open_for_load(config: &Config) -> Result<Source> {
 
 fn open_into(config: &Config, cache: PathBuf) -> Result<Source> {
     let archive = ArchiveHandle::spawn(syncdata_archive::open(config.archive()?)?)?;
-    Source::new(archive, cache, config.cache_max.as_u64(), config.verify_key()?)
+    let source = Source::new(archive, cache, config.cache_max.as_u64(), config.verify_key()?)?;
+    Ok(source.with_line_bytes_max(config.line_max))
 }

@@ -203,6 +203,13 @@ impl Batch {
         self.fields(record.table, record.old_keys)
     }
 
+    /// The local column that a value of a record belongs to.
+    pub fn column_of(&self, record: &Record, value: Cell) -> Option<&table::Column> {
+        let mut fields = self.data(record).chain(self.old_keys(record));
+        let (column, _) = fields.find(|(_, cell)| *cell == value)?;
+        self.tables[record.table].target.table.columns.get(column)
+    }
+
     fn fields(&self, table: usize, part: Part) -> impl Iterator<Item = (usize, Cell)> + Clone + '_ {
         let columns = &self.tables[table].forms[part.form as usize].columns;
         let cells = &self.cells[part.cells as usize..part.cells as usize + columns.len()];

@@ -69,7 +69,10 @@ impl Loader<'_> {
                     described.iter().filter_map(|column| Some((column.attnum?, column.name.clone())));
                 cursor::note_columns(client, meta, table, &columns.collect()).await?;
             }
-            let entries: Vec<Entry> = loaded.iter().map(|(table, loaded)| entry(table, loaded)).collect();
+            let entries: Vec<Entry> = loaded
+                .iter()
+                .map(|(table, loaded)| entry(table, loaded, work.copies[table].transfer))
+                .collect();
             ledger::log(client, meta, &entries, started.elapsed()).await?;
             faults::hit("load.before_commit")?;
             Ok((loaded, refused))
@@ -200,14 +203,14 @@ fn key(target: &Target, replica: bool) -> &[usize] {
     any.map_or(&[], |unique| &unique.columns)
 }
 
-fn entry(table: &TableName, loaded: &Loaded) -> Entry {
+fn entry(table: &TableName, loaded: &Loaded, transfer: Duration) -> Entry {
     let Changes { inserted, updated, deleted } = loaded.changes;
     Entry {
         table: table.clone(),
         archive_ref: loaded.base.clone(),
         counts: OpCounts { insert: inserted, update: updated, delete: deleted, truncate: 0 },
         missing: 0,
-        transfer: Duration::ZERO,
+        transfer,
         error: None,
     }
 }

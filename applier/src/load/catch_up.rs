@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use syncdata_formats::chain::Verified;
 use syncdata_formats::change::Commit;
@@ -60,6 +61,8 @@ pub(crate) struct Copy {
     pub described: bool,
     /// Columns that the source has, or had while changes were made.
     pub columns: Vec<usize>,
+    /// How long the files that it is made from took from the backup host.
+    pub transfer: Duration,
 }
 
 impl Copy {
@@ -167,7 +170,8 @@ fn task(
         let admission = Admission { target, relation, from, until, skip: skip.clone() };
         admitted.insert(name.to_string(), admission);
     }
-    Ok(Some(Task { segment: fetched.segment.clone(), file: file.clone(), admitted, held: HashMap::new() }))
+    let (segment, file, held) = (fetched.segment.clone(), file.clone(), HashMap::new());
+    Ok(Some(Task { segment, file, line_bytes_max: fetched.line_bytes_max, admitted, held }))
 }
 
 /// The first transaction that is not known, and those after it that are.

@@ -1,10 +1,11 @@
 //! A shadow with the rows of its base, and with the key that changes are applied by.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use syncdata_formats::error::{Error, Result};
 use syncdata_formats::snapshot::TableCopy;
-use syncdata_service::postgres::sqlstate;
+use syncdata_service::postgres::{db_error, sqlstate};
 use syncdata_service::progress::{Progress, Unit};
 use tokio_postgres::error::SqlState;
 
@@ -24,6 +25,7 @@ pub(crate) async fn fill(
 ) -> Result<Copy, Halt> {
     let client = local.session.client();
     let refused = |difference: Difference| Halt::refused(&table.name, difference);
+    let mut transfer = Duration::ZERO;
     let (relation, columns) = match base {
         Base::Snapshot(snapshot) => {
             let copy = &snapshot.tables[&table.name];
@@ -40,7 +42,8 @@ pub(crate) async fn fill(
             })?;
             let job = format!("loading {} from {}", table.name, base.name());
             let mut progress = Progress::start(job, Unit::Bytes, Some(copy.content_bytes));
-            parts::copy_in(client, source, copy, &statement, &mut progress).await.map_err(|error| {
+            let copied = parts::copy_in(client, source, copy, &statement, &mut progress).await;
+            transfer = copied.map_err(|error| {
                 if !is_of_a_row(&error) {
                     return error.into();
                 }
@@ -73,7 +76,7 @@ pub(crate) async fn fill(
     let target = table::fit(&relation, &shadow).map_err(refused)?;
     let shadow = shadow::index(client, &shadow, &target).await?;
     let described = matches!(base, Base::Snapshot(_));
-    Ok(Copy { table: Arc::clone(table), shadow, relation, described, columns })
+    Ok(Copy { table: Arc::clone(table), shadow, relation, described, columns, transfer })
 }
 
 /// The enum label of the base that the table did not take: it was renamed since.
@@ -81,7 +84,7 @@ fn renamed_label<'a>(copy: &'a TableCopy, error: &Error) -> Option<&'a str> {
     if sqlstate(error) != Some(&SqlState::INVALID_TEXT_REPRESENTATION) {
         return None;
     }
-    let said = error.one_line();
+    let said = db_error(error)?.message();
     let mut labels = copy.relation.types.values().flatten();
     labels.find(|label| said.contains("enum") && said.contains(&format!("\"{label}\""))).map(String::as_str)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use syncdata_formats::chain::Verified;
 use syncdata_formats::error::{Error, Kind, Result};
@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
 use super::catch_up::{self, Copy, Known};
-use super::{Base, Halt, Refusal, Report, columns, fill, shadow};
+use super::{Base, Halt, Refusal, Report, columns, fill, is_of_a_row, shadow};
 use crate::archive::fetch::{Fetched, Source};
 use crate::archive::groups::Groups;
 use crate::archive::stretch::stretch;
@@ -220,9 +220,15 @@ impl Loader<'_> {
         let bridged = columns::bridge(&before, &now);
         let bridged = if is_first { bridged.map(|_| columns::old_values(&now)) } else { bridged };
         match bridged {
+            Ok(values) if values.iter().any(|old| old.value.contains('\0')) => {
+                Ok(Some("the archive says that older rows have a NUL in a newer column".to_owned()))
+            }
             Ok(values) => {
-                shadow::fill_old_rows(self.local.session.client(), copy, &values, !is_first).await?;
-                Ok(None)
+                let client = self.local.session.client();
+                match shadow::fill_old_rows(client, copy, &values, !is_first).await {
+                    Err(error) if is_of_a_row(&error) => Ok(Some(error.one_line())),
+                    filled => filled.map(|()| None),
+                }
             }
             Err(reason) => Ok(Some(format!(
                 "{} is older than the table as it is: {reason}; a newer base copy is needed, {}",
@@ -248,6 +254,8 @@ impl Loader<'_> {
             match self.local.in_transaction(changes).await {
                 Ok(done) => {
                     self.report.records += done.records;
+                    let transfer: Duration = group.iter().map(|fetched| fetched.transfer).sum();
+                    work.copies.values_mut().for_each(|copy| copy.transfer += transfer);
                     self.look_at_missing(work, done.missing).await?;
                     group.iter().for_each(|fetched| work.count(fetched.segment.manifest()));
                     return Ok(());

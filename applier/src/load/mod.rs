@@ -40,6 +40,7 @@ use self::loader::Loader;
 pub(crate) use self::refusal::{Halt, Refusal};
 use crate::apply::acks::Acks;
 use crate::archive;
+use crate::archive::silence::Silence;
 use crate::plan::offer::Offer;
 use crate::target::postgres::apply::is_no_fault_of_a_record;
 use crate::target::postgres::cursor::{self, Checkpoint};
@@ -72,7 +73,13 @@ pub struct Loaded {
 
 /// Loads what waits for a base. One loader at a time in a database; passes go on beside it until it commits.
 /// `turn` keeps the passes of this process out meanwhile, so that they need not wait for the lock in vain.
-pub async fn run(config: &Config, stop: &Stop, turn: &Mutex<()>, acks: &Acks) -> Result<Report> {
+pub async fn run(
+    config: &Config,
+    stop: &Stop,
+    turn: &Mutex<()>,
+    acks: &Acks,
+    silence: Silence,
+) -> Result<Report> {
     let mut report = Report::default();
     let local = Local::open_for_pass(config).await?;
     let states = cursor::table_states(local.session.client(), &local.meta).await?;
@@ -81,7 +88,7 @@ pub async fn run(config: &Config, stop: &Stop, turn: &Mutex<()>, acks: &Acks) ->
     }
 
     local.lock_load().await?;
-    let source = archive::open::open_for_load(config)?;
+    let source = archive::open::open_for_load(config)?.with_silence(silence);
     let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await?;
     // The first pass has to meet the archive.
     let Some(archive_id) = checkpoint.archive_id else { return Ok(report) };

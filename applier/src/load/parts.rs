@@ -6,6 +6,7 @@
 //! ```
 
 use std::pin::pin;
+use std::time::{Duration, Instant};
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::own_files;
 use syncdata_service::postgres::ServerContext as _;
@@ -36,36 +37,38 @@ pub(crate) fn statement(copy: &TableCopy, table: &Table, shadow: &TableName) -> 
     Ok(format!("COPY {} ({}) FROM STDIN", shadow.sql(), table.column_list(&columns)))
 }
 
-/// Copies all rows; every part is proved before its rows stay.
+/// Copies all rows; every part is proved before its rows stay. How long the files took from the backup host.
 pub(crate) async fn copy_in(
     client: &Client,
     source: &Source,
     copy: &TableCopy,
     statement: &str,
     progress: &mut Progress,
-) -> Result<()> {
+) -> Result<Duration> {
     // One part waits in the cache while the one before it is copied.
     let (sender, mut fetched) = mpsc::channel(1);
     let (source, parts) = (source.clone(), copy.parts.clone());
     let fetching = tokio::spawn(async move {
         for part in parts {
-            let fetched = source.part(&part).await.map(|fetched| (part, fetched));
+            let started = Instant::now();
+            let fetched = source.part(&part).await.map(|fetched| (part, fetched, started.elapsed()));
             let failed = fetched.is_err();
             if sender.send(fetched).await.is_err() || failed {
                 return;
             }
         }
     });
-    let mut rows = 0;
+    let (mut rows, mut transfer) = (0, Duration::ZERO);
     while let Some(next) = fetched.recv().await {
-        let (part, fetched) = next?;
+        let (part, fetched, took) = next?;
+        transfer += took;
         rows += copy_part(client, &part, &fetched, statement).await?;
         progress.add(part.content_bytes);
         fetched.clean()?;
     }
     fetching.await.map_err(|_| Error::new(Kind::Io, "fetching parts of a snapshot ended early"))?;
     if rows == copy.rows {
-        return Ok(());
+        return Ok(transfer);
     }
     let message = format!("the snapshot says {} rows, its parts had {rows}", copy.rows);
     Err(Error::new(Kind::Corrupt, message))

@@ -12,6 +12,7 @@ use crate::load;
 use crate::plan::state::{Event, Want};
 use crate::target::postgres::cursor::{self, Checkpoint, Position};
 use crate::target::postgres::identity;
+use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
 
@@ -97,7 +98,7 @@ async fn add_one(
              ON CONFLICT (table_name) DO NOTHING"
         );
         client.execute(&insert, &[&table.to_string()]).await.context(adding)?;
-        Ok(())
+        ledger::log_command(client, meta, "add-tables", std::slice::from_ref(table)).await
     };
     local.in_transaction(add).await
 }

@@ -9,6 +9,7 @@ use super::Answer;
 use crate::plan::state::Event;
 use crate::target::postgres::cursor;
 use crate::target::postgres::emptying;
+use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::quarantine;
 use crate::target::postgres::schema;
@@ -51,7 +52,9 @@ async fn empty(local: &Local, names: &[TableName]) -> Result<Vec<TableName>> {
             cursor::change(client, meta, table, Event::Emptied, None, reason).await?;
             quarantine::forget(client, meta, table).await?;
         }
-        Ok(tables.into_keys().collect())
+        let cleared: Vec<TableName> = tables.into_keys().collect();
+        ledger::log_command(client, meta, "clear", &cleared).await?;
+        Ok(cleared)
     };
     local.in_transaction(empty).await
 }

@@ -8,6 +8,7 @@ use syncdata_service::postgres::ServerContext as _;
 use super::Answer;
 use super::whitelist::{matching, named, not_found};
 use crate::target::postgres::cursor;
+use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
 
 /// Takes tables off the whitelist, all or none; their rows stay.
@@ -28,6 +29,7 @@ pub async fn remove_tables(config: &Config, patterns: &[String]) -> Result<Answe
                 client.execute(&delete, &[&table.to_string()]).await.context(removing)?;
             }
         }
+        ledger::log_command(client, meta, "remove-tables", &names).await?;
         Ok::<_, Error>(())
     };
     local.in_transaction(remove).await?;

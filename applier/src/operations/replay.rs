@@ -49,7 +49,7 @@ fn answer(report: &Report) -> Answer {
 async fn note_failure(config: &Config, error: &str) {
     let noted = async {
         let local = Local::open(config).await?;
-        ledger::log_failure(local.session.client(), &local.meta, error).await
+        ledger::log_failure(local.session.client(), &local.meta, Some("replay"), error).await
     };
     if let Err(second) = noted.await {
         tracing::warn!(error = %second.one_line(), "the failure could not be noted in data_sync_logs");

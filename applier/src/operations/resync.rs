@@ -1,14 +1,15 @@
 //! `resync`: makes tables anew from a base of the archive. They stay as they are until that is done.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::error::{Error, Kind, Result, escape_control};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::Config;
+use syncdata_service::output::Output;
 use syncdata_service::postgres::ServerContext as _;
 
 use super::whitelist::{not_listed, parse_names};
@@ -17,10 +18,17 @@ use crate::archive;
 use crate::load;
 use crate::plan::state::{Event, State, TableState, Want};
 use crate::target::postgres::cursor::{self, Checkpoint};
-use crate::target::postgres::local::Local;
+use crate::target::postgres::ledger;
+use crate::target::postgres::local::{APPLICATION_NAME, Local};
 
 /// How often the tables are looked at while the daemon makes them anew.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often it is said how far they are.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+/// What was in vain so often is not waited for: the daemon goes on trying, and says why in its status.
+const FAILURES_MAX: usize = 3;
+/// … or after the first time in vain, for so long: it may have been tried again at once.
+const FAILING_MAX: Duration = Duration::from_secs(20);
 
 /// What is asked for; it may travel to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +80,7 @@ pub async fn request(config: &Config, resync: &Resync) -> Result<Vec<TableName>>
 
     let (client, meta) = (local.session.client(), &local.meta);
     let ask = async {
+        ledger::log_command(client, meta, "resync", &names).await?;
         if let Some(archive_id) = starts_over {
             cursor::start_over(client, meta, archive_id, &names).await?;
             tracing::warn!(archive = %archive_id, "the copy starts over: positions of all tables are forgotten");
@@ -149,10 +158,38 @@ pub async fn wait(
     is_running: impl AsyncFn() -> Result<bool>,
 ) -> Result<Answer> {
     let local = Local::connect(config).await?;
+    let (mut failing_since, mut said_at) = (None, Instant::now());
+    let mut failures = 0;
     loop {
+        // Before the tables are looked at: what is made after that is seen as such.
+        let is_loading = local.is_loading().await?;
         let tables = wanted(&local, resync).await?;
-        if tables.iter().all(|(_, state)| state.wants().is_none()) {
+        let waiting: Vec<String> = tables
+            .iter()
+            .filter(|(_, state)| state.wants().is_some())
+            .map(|(table, _)| table.to_string())
+            .collect();
+        if waiting.is_empty() {
             return outcome(&local, tables, asked_at).await;
+        }
+
+        let troubles = troubles_since(&local, asked_at).await?;
+        for trouble in troubles.iter().skip(failures) {
+            say(&format!("not yet: {trouble}"));
+            failing_since.get_or_insert_with(Instant::now);
+        }
+        failures = failures.max(troubles.len());
+        if let (Some(since), Some(trouble)) = (failing_since, troubles.last())
+            && (failures >= FAILURES_MAX || since.elapsed() > FAILING_MAX)
+            && !is_loading
+        {
+            let message = format!("{} could not be made anew so far: {trouble}", waiting.join(", "));
+            return Err(Error::new(Kind::Locked, message)
+                .hint("the daemon goes on trying; mend the cause, and look at syncdata-applier status"));
+        }
+        if said_at.elapsed() > SAY_EVERY {
+            say(&format!("waiting for {}: {}", waiting.join(", "), progress(&local).await?));
+            said_at = Instant::now();
         }
         if !is_running().await? {
             let error = Error::new(Kind::Locked, "the daemon has ended before the tables were made anew");
@@ -162,6 +199,36 @@ pub async fn wait(
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// While somebody waits: what is said at the end is the answer.
+fn say(words: &str) {
+    Output::new(false).words(&escape_control(words));
+}
+
+/// Passes and loads that failed as a whole, oldest first.
+async fn troubles_since(local: &Local, asked_at: Timestamp) -> Result<Vec<String>> {
+    let select = format!(
+        "SELECT coalesce(error_detail, '') FROM {}.data_sync_logs WHERE status = 'FAILED' AND table_name = '*' \
+         AND sync_time >= $1::text::timestamptz ORDER BY sync_time",
+        local.meta
+    );
+    let rows = local.session.client().query(&select, &[&asked_at.to_string()]).await;
+    Ok(rows.context(|| "reading data_sync_logs".to_owned())?.iter().map(|row| row.get(0)).collect())
+}
+
+/// What the loader's session is doing.
+async fn progress(local: &Local) -> Result<String> {
+    let select = "SELECT coalesce(sum(p.tuples_processed), 0)::int8, count(p.pid) \
+        FROM pg_stat_activity a JOIN pg_stat_progress_copy p USING (pid) \
+        WHERE a.datname = current_database() AND starts_with(a.application_name, $1)";
+    let row = local.session.client().query_one(select, &[&APPLICATION_NAME]).await;
+    let row = row.context(|| "asking how far the load is".to_owned())?;
+    let (rows, copies): (i64, i64) = (row.get(0), row.get(1));
+    Ok(match copies {
+        0 => "the daemon fetches its base, or applies the changes after it".to_owned(),
+        _ => format!("{rows} rows of its base are copied"),
+    })
 }
 
 /// How each of the tables is now.
@@ -183,7 +250,7 @@ async fn outcome(local: &Local, tables: Vec<(TableName, TableState)>, asked_at: 
 async fn failures_since(local: &Local, asked_at: Timestamp) -> Result<BTreeMap<TableName, String>> {
     let select = format!(
         "SELECT DISTINCT ON (table_name) table_name, error_detail FROM {}.data_sync_logs \
-         WHERE status = 'FAILED' AND archive_ref = $1 AND sync_time >= $2::text::timestamptz \
+         WHERE status = 'FAILED' AND archive_ref = $1 AND table_name <> '*' AND sync_time >= $2::text::timestamptz \
          ORDER BY table_name, sync_time DESC",
         local.meta
     );

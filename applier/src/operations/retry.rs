@@ -12,6 +12,7 @@ use super::{Answer, sync};
 use crate::plan::state::{Event, State, TableState};
 use crate::target::postgres::cursor;
 use crate::target::postgres::identity;
+use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
 
 /// What is asked for; it may travel to the daemon.
@@ -53,7 +54,8 @@ pub async fn release(config: &Config, retry: &Retry) -> Result<()> {
             }
             cursor::change(local.session.client(), &local.meta, table, Event::Retried, None, None).await?;
         }
-        Ok(())
+        let command = if accept_gap { "retry --accept-gap" } else { "retry" };
+        ledger::log_command(local.session.client(), &local.meta, command, &names).await
     };
     local.in_transaction(release).await
 }

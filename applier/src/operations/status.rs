@@ -25,7 +25,7 @@ pub struct Status {
     pub last_sync: Option<Timestamp>,
     /// Records of the archive that were applied since the start, before netting.
     pub records_synced: u64,
-    /// Passes that failed since the start.
+    /// Passes and loads that failed, and tables that were set aside, since the start.
     pub errors: u64,
     pub stale_after_seconds: u64,
     pub archive: String,
@@ -40,8 +40,10 @@ pub struct CopyStatus {
     /// 0: nothing was applied yet.
     pub segment: u64,
     pub lsn: Option<Lsn>,
-    /// By production's clock: what committed before is here.
+    /// By production's clock: what committed before is archived and applied, as far as tables are live.
     pub covered_at: Option<Timestamp>,
+    /// What committed before is in every table that has rows.
+    pub data_as_of: Option<Timestamp>,
     pub applied_at: Option<Timestamp>,
 }
 
@@ -54,6 +56,9 @@ pub struct TableStatus {
     /// As the view `data_sync_freshness` says.
     pub stale: bool,
     pub reason: Option<String>,
+    /// Columns in which NaN and infinities have arrived as NULL, if there were any.
+    #[serde(default)]
+    pub nan_as_null: Vec<String>,
 }
 
 /// What the database says.
@@ -76,7 +81,8 @@ impl Found {
         let copy = row.map(|row| copy(&row)).transpose()?.unwrap_or_default();
         let tables = format!(
             "SELECT w.table_name, coalesce(f.state, 'pending'), f.data_as_of::text, f.lsn::text, \
-             coalesce(f.stale, true), s.reason FROM {meta}.tables_to_sync w \
+             coalesce(f.stale, true), s.reason, \
+             ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'nan_as_null', '[]'))) FROM {meta}.tables_to_sync w \
              LEFT JOIN {meta}.data_sync_freshness f USING (table_name) \
              LEFT JOIN {meta}.data_sync_table_state s USING (table_name) ORDER BY w.id"
         );
@@ -93,6 +99,7 @@ fn copy(row: &Row) -> Result<CopyStatus> {
         lsn: Some(row.get::<_, &str>(2).parse()?),
         covered_at: time(row.get(3))?,
         applied_at: time(row.get(4))?,
+        data_as_of: None,
     })
 }
 
@@ -105,6 +112,7 @@ fn table(row: &Row) -> Result<TableStatus> {
         lsn: lsn.map(str::parse).transpose()?,
         stale: row.get(4),
         reason: row.get(5),
+        nan_as_null: row.get(6),
     })
 }
 
@@ -113,6 +121,12 @@ fn time(text: Option<&str>) -> Result<Option<Timestamp>> {
 }
 
 impl TableStatus {
+    /// What nobody can tell from the rows that are here.
+    pub fn warning(&self) -> Option<String> {
+        let columns = self.nan_as_null.join(", ");
+        (!columns.is_empty()).then(|| format!("{}: {}", self.table, nan_words(&columns)))
+    }
+
     /// Somebody has to do something: a table that had rows and was emptied waits for them.
     fn is_set_aside(&self) -> bool {
         let is_emptied = self.state == State::Pending && self.lsn.is_some();
@@ -140,6 +154,7 @@ impl Status {
     #[must_use]
     pub fn with(mut self, found: Found) -> Status {
         (self.copy, self.tables) = (found.copy, found.tables);
+        self.copy.data_as_of = self.oldest();
         let set_aside = self.tables.iter().filter(|table| table.is_set_aside());
         let words = |table: &TableStatus| {
             let reason = table.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -149,6 +164,15 @@ impl Status {
         self.problems.extend(self.too_old());
         self.healthy = self.problems.is_empty();
         self
+    }
+
+    /// Of the table that is furthest back. One without a base has nothing to be old; of one that was set aside and has
+    /// never taken anything nobody knows.
+    fn oldest(&self) -> Option<Timestamp> {
+        let has_rows = |table: &&TableStatus| !matches!(table.state, State::Pending | State::Loading);
+        let times = self.tables.iter().filter(has_rows).map(|table| table.data_as_of);
+        // Without tables it is as far as the copy as a whole.
+        times.min_by_key(|time| *time).unwrap_or(self.copy.covered_at)
     }
 
     fn too_old(&self) -> Option<String> {
@@ -165,6 +189,14 @@ impl Status {
             self.stale_after_seconds
         ))
     }
+}
+
+/// How it is said wherever it is said.
+pub fn nan_words(columns: &str) -> String {
+    format!(
+        "NaN and infinities of {columns} arrived as NULL, since the source's wal2json cannot say them (2.6 or newer can; \
+         then a snapshot and resync bring them)"
+    )
 }
 
 /// What the database says, while no daemon runs.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::{TableName, TablePattern};
+use syncdata_service::config::split_list;
 
 use super::Answer;
 
@@ -15,7 +16,7 @@ pub(super) fn matching(
     strange: impl Fn(&TablePattern) -> Error,
 ) -> Result<Vec<TableName>> {
     let (mut names, mut seen) = (Vec::new(), BTreeSet::new());
-    for text in patterns {
+    for text in listed(patterns)? {
         let pattern: TablePattern = text.parse()?;
         let found: Vec<&TableName> = tables.iter().filter(|table| pattern.matches(table)).collect();
         if found.is_empty() {
@@ -26,9 +27,29 @@ pub(super) fn matching(
     Ok(names)
 }
 
-/// The tables as the command line names them.
+/// The tables as the command line names them, each once.
 pub(super) fn parse_names(names: &[String]) -> Result<Vec<TableName>> {
-    names.iter().map(|name| name.parse()).collect()
+    let (mut tables, mut seen) = (Vec::new(), BTreeSet::new());
+    for name in listed(names)? {
+        let table: TableName = name.parse()?;
+        if seen.insert(table.clone()) {
+            tables.push(table);
+        }
+    }
+    Ok(tables)
+}
+
+/// Arguments may be lists, as in settings: `a,b c`.
+fn listed(arguments: &[String]) -> Result<Vec<String>> {
+    let mut listed = Vec::new();
+    for argument in arguments {
+        let items = split_list(argument).filter(|items| !items.is_empty());
+        listed.extend(items.ok_or_else(|| {
+            Error::bad_input("a list of tables", argument)
+                .hint("write a,b or a b; a name with a comma needs quotes: '\"a,b\"'")
+        })?);
+    }
+    Ok(listed)
 }
 
 /// `added users`, a line for each.

@@ -44,10 +44,24 @@ impl<'a> PassContext<'a> {
         ahead: Option<&mut Ahead<Prepared>>,
     ) -> Result<Done> {
         let mut target = Postgres::new(self.local, &mut self.writer, self.rules.metric_freq);
-        let done = transaction::apply(&mut target, self.rules, checkpoint, scope, group, ahead).await?;
-        self.tally.add(group.len(), done.records);
+        let done = transaction::apply(&mut target, self.rules, checkpoint, scope, group, ahead).await;
+        let done = done.map_err(|error| match files(group) {
+            Some(files) => error.of_file(files),
+            None => error,
+        })?;
+        self.tally.add(group.len(), done.records, done.set_aside.len());
         Ok(done)
     }
+}
+
+/// The group's first and last file.
+fn files(group: &[Fetched]) -> Option<String> {
+    let name = |fetched: &Fetched| {
+        let manifest = fetched.segment.manifest();
+        manifest.file.as_ref().map_or_else(|| manifest.name().manifest_name(), |file| file.file.clone())
+    };
+    let (first, last) = (name(group.first()?), name(group.last()?));
+    Some(if first == last { first } else { format!("{first} to {last}") })
 }
 
 /// Gives the group's room in the cache back.
@@ -64,16 +78,23 @@ pub(super) fn clean(group: &[Fetched]) -> Result<()> {
 pub struct Tally {
     segments: AtomicU64,
     records: AtomicU64,
+    set_aside: AtomicU64,
 }
 
 impl Tally {
-    fn add(&self, segments: usize, records: u64) {
+    fn add(&self, segments: usize, records: u64, set_aside: usize) {
+        self.set_aside.fetch_add(set_aside as u64, Ordering::Relaxed);
         self.segments.fetch_add(segments as u64, Ordering::Relaxed);
         self.records.fetch_add(records, Ordering::Relaxed);
     }
 
     pub fn segments(&self) -> u64 {
         self.segments.load(Ordering::Relaxed)
+    }
+
+    /// How often a table could not go on.
+    pub fn set_aside(&self) -> u64 {
+        self.set_aside.load(Ordering::Relaxed)
     }
 
     pub fn records(&self) -> u64 {

@@ -46,6 +46,7 @@ impl Pass<'_> {
         tracing::error!(%table, reason, "Failed to apply changes: the table is quarantined, the others go on");
         let checkpoint = cursor::Checkpoint::read(client, meta).await?;
         let poison = Poison {
+            server_words: None,
             table: table.clone(),
             seq: checkpoint.seq(),
             line: None,

@@ -15,6 +15,7 @@ use super::{Pass, PassContext, Report, Tally};
 use crate::apply::acks::Acks;
 use crate::apply::transaction::Rules;
 use crate::archive;
+use crate::archive::silence::Silence;
 use crate::load::{self, Loaded};
 use crate::plan::state::State;
 use crate::target::postgres::ledger;
@@ -24,6 +25,10 @@ use crate::target::postgres::local::Local;
 const RETRIES: u32 = 8;
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// Who waits for a pass gives up on an archive that says nothing for so long, however often it is asked: with all that
+/// comes before and after, within 90 s.
+const SILENCE_MAX: Duration = Duration::from_secs(75);
 
 /// A transaction that was asked to stop may go on for so long; then it is abandoned, which loses nothing.
 const GRACE: Duration = Duration::from_secs(7);
@@ -77,6 +82,7 @@ pub struct Runner {
     turn: Arc<tokio::sync::Mutex<()>>,
     acks: Arc<Acks>,
     tally: Arc<Tally>,
+    silence: Silence,
 }
 
 impl Runner {
@@ -88,6 +94,7 @@ impl Runner {
             turn: Arc::default(),
             acks: Arc::default(),
             tally: Arc::default(),
+            silence: Silence::default(),
         }
     }
 
@@ -98,9 +105,10 @@ impl Runner {
 
     /// One pass; `None` when it had to be abandoned.
     pub async fn pass(&self) -> Option<Result<Report>> {
+        self.silence.end();
         let result = self.unless_stopped(self.pass_once()).await?;
         if let Err(error) = &result {
-            self.note_failure(error).await;
+            self.note_failure(None, error).await;
         }
         Some(result)
     }
@@ -142,17 +150,21 @@ impl Runner {
 
     async fn patiently<T>(&self, mut work: impl AsyncFnMut() -> Result<T>) -> Option<Result<T>> {
         let mut backoff = Backoff::bounded(PAUSE_FIRST, PAUSE_MAX, RETRIES);
+        self.silence.end();
         loop {
-            let error = match self.unless_stopped(work()).await? {
-                Ok(done) => return Some(Ok(done)),
-                Err(error) => error,
+            let (error, is_last) = tokio::select! {
+                ended = self.unless_stopped(work()) => match ended? {
+                    Ok(done) => return Some(Ok(done)),
+                    Err(error) => (error, false),
+                },
+                error = self.silence.lasting(SILENCE_MAX) => (error, true),
             };
             let pause = match error.kind().remedy() {
-                Remedy::Retry => backoff.next(Dice::roll()),
-                Remedy::Wait | Remedy::Operator => None,
+                Remedy::Retry if !is_last => backoff.next(Dice::roll()),
+                Remedy::Retry | Remedy::Wait | Remedy::Operator => None,
             };
             let Some(pause) = pause else {
-                self.note_failure(&error).await;
+                self.note_failure(None, &error).await;
                 return Some(Err(error));
             };
             tracing::warn!(error = %error.one_line(), "it is tried again");
@@ -164,10 +176,11 @@ impl Runner {
     }
 
     /// In data_sync_logs, if the server can be reached: that it cannot may be the very failure.
-    async fn note_failure(&self, error: &Error) {
+    pub async fn note_failure(&self, archive_ref: Option<&str>, error: &Error) {
         let noted = async {
             let local = Local::open(&self.config).await?;
-            ledger::log_failure(local.session.client(), &local.meta, &error.with_hint()).await
+            let (client, meta) = (local.session.client(), &local.meta);
+            ledger::log_failure(client, meta, archive_ref.or(error.file()), &error.with_hint()).await
         };
         if let Some(Err(second)) = self.stop.grant(Duration::ZERO, noted).await {
             tracing::warn!(error = %second.one_line(), "the failure could not be noted in data_sync_logs");
@@ -178,15 +191,17 @@ impl Runner {
     pub fn load(&self) -> impl Future<Output = Result<load::Report>> + Send + 'static {
         let (config, stop) = (self.config.clone(), self.stop.clone());
         let (turn, acks) = (Arc::clone(&self.turn), Arc::clone(&self.acks));
-        async move { load::run(&config, &stop, &turn, &acks).await }
+        let silence = self.silence.clone();
+        async move { load::run(&config, &stop, &turn, &acks, silence).await }
     }
 
     async fn pass_once(&self) -> Result<Report> {
         let _turn = self.turn.lock().await;
-        let source = archive::open::open(&self.config)?;
+        let source = archive::open::open(&self.config)?.with_silence(self.silence.clone());
         let local = Local::open_for_pass(&self.config).await?;
         *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(local.session.canceller());
         local.lock_pass().await?;
+        forget_old_logs(&local, self.config.log_keep_days).await;
         let rules = rules(&self.config);
         let mut context = PassContext::new(&local, &source, &rules);
         context.stop = self.stop.clone();
@@ -208,6 +223,14 @@ impl Runner {
             }
         }
         done
+    }
+}
+
+/// A log that is too long is no reason to apply nothing.
+async fn forget_old_logs(local: &Local, days: u32) {
+    let forgotten = ledger::forget_old(local.session.client(), &local.meta, days).await;
+    if let Err(error) = forgotten {
+        tracing::warn!(error = %error.one_line(), "data_sync_logs grows");
     }
 }
 

@@ -100,7 +100,8 @@ impl FromStr for GapName {
 
 /// What lets a table go on that a gap cuts off.
 pub fn gap_remedy(table: &TableName) -> String {
-    format!("run: syncdata-applier resync {table}, or retry {table} --accept-gap")
+    let word = table.shell_word();
+    format!("run: syncdata-applier resync {word}, or retry {word} --accept-gap")
 }
 
 /// What one table takes of one segment. `stops` are transactions that earlier tries have found.
@@ -149,6 +150,11 @@ pub fn not_found(name: &TableName) -> Difference {
 
 /// What manifests call it when the plugin prints NaN and infinities of numbers as null.
 pub const NUMERIC_NAN: &str = "numeric-nan";
+
+/// Whether a source that is degraded so prints them so.
+pub fn is_without_nan(degraded: &[String]) -> bool {
+    degraded.iter().any(|what| what == NUMERIC_NAN)
+}
 
 /// The columns whose values that concerns.
 pub fn columns_with_nan(relation: &Relation) -> Vec<&str> {

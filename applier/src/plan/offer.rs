@@ -78,10 +78,7 @@ impl Offer<'_> {
 
 /// What makes a base of it, as somebody types it.
 pub(crate) fn take_snapshot(table: &TableName) -> String {
-    let name = table.to_string();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
-    let word = if name.chars().all(is_plain) { name } else { format!("'{}'", name.replace('\'', "'\\''")) };
-    format!("run on the production host: syncdata-archiver snapshot --tables {word}")
+    format!("run on the production host: syncdata-archiver snapshot --tables {}", table.shell_word())
 }
 
 /// A snapshot of these tables, each with so many bytes.

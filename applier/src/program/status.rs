@@ -36,11 +36,14 @@ pub(super) fn text(status: &Status) -> String {
     line(format_args!("\nhealthy: {}", if status.healthy { "yes" } else { "no" }));
     line(format_args!("archive: {}", status.archive));
     line(format_args!("segment: {}", status.copy.segment));
-    line(format_args!("data as of: {}", time(status.copy.covered_at)));
+    line(format_args!("data as of: {}", time(status.copy.data_as_of)));
     for table in status.tables.iter().filter(|table| matches!(table.state, State::Pending | State::Loading)) {
         let reason = table.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let words = format!("{}: {}{reason}", table.table, table.state);
         line(format_args!("table {}", escape_control(&words)));
+    }
+    for warning in status.tables.iter().filter_map(TableStatus::warning) {
+        line(format_args!("warning: {}", escape_control(&warning)));
     }
     for problem in &status.problems {
         line(format_args!("problem: {}", escape_control(problem)));
@@ -58,14 +61,19 @@ pub(super) fn metrics(status: &Status) -> Metrics {
         |time: Option<Timestamp>| time.map_or(0, |time| time.as_micros().max(0).unsigned_abs() / 1_000_000);
     add("healthy", Gauge, "1 when status names no problem", u64::from(status.healthy));
     add("records_total", Counter, "Records applied since start", status.records_synced);
-    add("errors_total", Counter, "Passes that failed since start", status.errors);
+    add(
+        "errors_total",
+        Counter,
+        "Passes and loads that failed, and tables set aside, since start",
+        status.errors,
+    );
     add("last_sync_timestamp_seconds", Gauge, "When the last pass succeeded", seconds(status.last_sync));
     add("segment", Gauge, "Number of the last segment applied", status.copy.segment);
     add(
         "covered_timestamp_seconds",
         Gauge,
-        "Until when all commits of production are here",
-        seconds(status.copy.covered_at),
+        "Until when all commits of production are in every table that has rows",
+        seconds(status.copy.data_as_of),
     );
     let labels: Vec<[(&str, &str); 2]> = status
         .tables
@@ -103,7 +111,15 @@ mod tests {
 
     fn table(name: &str, state: State, stale: bool) -> TableStatus {
         let data_as_of = at("2026-02-05T10:45:00Z");
-        TableStatus { table: name.into(), state, data_as_of, lsn: None, stale, reason: None }
+        TableStatus {
+            table: name.into(),
+            state,
+            data_as_of,
+            lsn: None,
+            stale,
+            reason: None,
+            nan_as_null: Vec::new(),
+        }
     }
 
     fn active() -> Status {

@@ -1,12 +1,11 @@
 //! Whether the changes of an archived table can be written into the local one without loss.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use postgres_protocol::escape::{escape_identifier, escape_literal};
 use syncdata_formats::manifest::{self, Relation, ReplicaIdentity};
-use syncdata_formats::types;
+use syncdata_formats::printed::{identifier, literal};
+use syncdata_formats::types::printable;
 
 use super::faithful::takes;
 use super::{Column, Key, Table, Target, TextEquality, UniqueIndex};
@@ -56,7 +55,7 @@ pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Target, Difference
 
 /// The difference that a row has found which carries a column that the local table lacks.
 pub fn lacking(name: &str, relation: Option<&Relation>, table: &Table) -> Difference {
-    let sql = escape_identifier(name);
+    let sql = identifier(name);
     let column = relation.and_then(|relation| relation.columns.iter().find(|column| column.name == name));
     let remedy = match (relation, column) {
         (Some(relation), Some(column)) => renamed_or_new(table, relation, column),
@@ -65,7 +64,7 @@ pub fn lacking(name: &str, relation: Option<&Relation>, table: &Table) -> Differ
             "ALTER TABLE {} ADD COLUMN {sql} text  -- if the source has dropped it since; if it was renamed in the \
              middle of a transaction, resync {}",
             table.name.sql(),
-            table.name
+            table.name.shell_word()
         ),
     };
     Difference { what: format!("column {sql} of {} does not exist locally", table.name), remedy }
@@ -76,7 +75,7 @@ fn renamed_or_new(table: &Table, relation: &Relation, column: &manifest::Column)
     let source = |local: &&Column| relation.columns.iter().find(|source| source.name == local.name);
     let add = add_column(table, column);
     let rename = |local: &Column| {
-        let (name, to) = (local.sql(), escape_identifier(&column.name));
+        let (name, to) = (local.sql(), identifier(&column.name));
         format!("ALTER TABLE {} RENAME COLUMN {name} TO {to}", table.name.sql())
     };
     let is_old = |local: &&Column| source(local).is_none() && local.type_name == column.type_name;
@@ -110,37 +109,22 @@ fn renamed_or_new(table: &Table, relation: &Relation, column: &manifest::Column)
         [] => add,
         olds => {
             let renames: Vec<String> = olds.iter().map(|local| rename(local)).collect();
-            // A line end in a name would end the comment.
-            match add.contains(['\n', '\r']) {
-                true => renames.join("; if that is not it, run: "),
-                false => format!(
-                    "{};  -- if it was renamed; if it is a new column, run: {add};",
-                    renames.join(";  -- or run: ")
-                ),
-            }
+            format!(
+                "{};  -- if it was renamed; if it is a new column, run: {add};",
+                renames.join(";  -- or run: ")
+            )
         }
     }
 }
 
 /// With what rows from before have in it, and what the type's name is held to be.
 fn add_column(table: &Table, column: &manifest::Column) -> String {
-    let (name, type_name) = (escape_identifier(&column.name), printable(&column.type_name));
-    let default = column
-        .missing
-        .as_deref()
-        .map_or(String::new(), |value| format!(" DEFAULT {}", escape_literal(value)));
+    let (name, type_name) = (identifier(&column.name), printable(&column.type_name));
+    let default =
+        column.missing.as_deref().map_or(String::new(), |value| format!(" DEFAULT {}", literal(value)));
     // Without a value for the rows that are here it could not be carried out.
     let not_null = if column.not_null && column.missing.is_some() { " NOT NULL" } else { "" };
     format!("ALTER TABLE {} ADD COLUMN {name} {type_name}{default}{not_null}", table.name.sql())
-}
-
-/// The name of a type as the archive has it, in a statement that somebody will run: what is no type's name is made one
-/// that does not exist.
-fn printable(type_name: &str) -> Cow<'_, str> {
-    match types::is_type_name(type_name) {
-        true => Cow::Borrowed(type_name),
-        false => Cow::Owned(escape_identifier(type_name)),
-    }
 }
 
 fn generated_here(table: &Table, local: &Column) -> Difference {
@@ -155,7 +139,7 @@ fn generated_here(table: &Table, local: &Column) -> Difference {
 }
 
 fn other_type(table: &Table, column: &manifest::Column, local: &str) -> Difference {
-    let name = escape_identifier(&column.name);
+    let name = identifier(&column.name);
     Difference {
         what: format!(
             "column {name} of {} is {local} here and {} at the source: values would be altered",

@@ -7,8 +7,8 @@ mod faithful;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::name::TableName;
+use syncdata_formats::printed;
 
 pub use self::compare::{Difference, fit, lacking};
 
@@ -141,6 +141,6 @@ impl Target {
 
 impl Column {
     pub fn sql(&self) -> String {
-        escape_identifier(&self.name)
+        printed::identifier(&self.name)
     }
 }

@@ -72,6 +72,8 @@ pub struct Positions {
     pub capture_since: Option<CaptureSince>,
     /// Columns of the source that are called otherwise than before.
     pub columns: Vec<(TableName, SourceColumns)>,
+    /// Columns of tables in which the source cannot say NaN and infinities: they arrived as NULL.
+    pub nan_as_null: BTreeMap<TableName, Vec<String>>,
     pub entries: Vec<Entry>,
     pub started: Instant,
 }
@@ -107,9 +109,12 @@ pub struct Poison {
     /// `None`: no record in particular.
     pub line: Option<u64>,
     pub sqlstate: Option<String>,
+    /// For everybody: without values of rows.
     pub reason: String,
     /// What to do about it, where more is known than that it has to be mended.
     pub remedy: Option<String>,
+    /// What the server said, which may quote values: for the quarantine, never for a log.
+    pub server_words: Option<String>,
 }
 
 /// The record itself, looked up again.
@@ -134,10 +139,12 @@ pub struct Rejection {
     pub table: TableName,
     pub place: Place,
     pub sqlstate: Option<String>,
-    /// In the server's words, which may quote values: for the quarantine, never for a log.
+    /// For everybody: without values of rows.
     pub reason: String,
     /// What to do about it, where more is known than that it has to be mended: `run: ALTER …`.
     pub remedy: Option<String>,
+    /// What the server said, which may quote values: for the quarantine, never for a log.
+    pub server_words: Option<String>,
 }
 
 impl Rejection {
@@ -168,9 +175,12 @@ pub enum Outcome {
 pub struct Violation {
     pub table: TableName,
     pub sqlstate: Option<String>,
+    /// For everybody: without values of rows.
     pub reason: String,
     /// What to do about it, where more is known than that it has to be mended.
     pub remedy: Option<String>,
+    /// What the server said, which may quote values: for the quarantine, never for a log.
+    pub server_words: Option<String>,
 }
 
 /// One table in one segment.

@@ -105,6 +105,7 @@ fn records(archive: &Path, segment: &Verified) -> Vec<String> {
             Record::Commit(commit) => {
                 format!("COMMIT {} of {} at {}", commit.xid, commit.changes, commit.end_lsn)
             }
+            Record::Long(long) => format!("{} {}, {} bytes", long.op, long.table, long.bytes),
             Record::Row(row) => {
                 let columns = row.data.iter().chain(&row.old_keys);
                 let columns: String = columns.map(|(name, value)| format!(" {name}={value}")).collect();

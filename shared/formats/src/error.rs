@@ -84,12 +84,13 @@ struct Inner {
     kind: Kind,
     message: String,
     hint: Option<String>,
+    file: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error(Box::new(Inner { kind, message: message.into(), hint: None, source: None }))
+        Error(Box::new(Inner { kind, message: message.into(), hint: None, file: None, source: None }))
     }
 
     /// Text from outside that is not a `what`.
@@ -120,6 +121,15 @@ impl Error {
         self
     }
 
+    /// The file of the archive that it is about, unless a cause names one already.
+    #[must_use]
+    pub fn of_file(mut self, file: impl ToString) -> Error {
+        if self.file().is_none() {
+            self.0.file = Some(file.to_string());
+        }
+        self
+    }
+
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
         self.0.source = Some(source.into());
@@ -143,6 +153,17 @@ impl Error {
 
     pub fn hint_text(&self) -> Option<&str> {
         self.0.hint.as_deref()
+    }
+
+    /// The file of the archive that it is about, as far as that is known.
+    pub fn file(&self) -> Option<&str> {
+        let mut error = self;
+        loop {
+            if let Some(file) = &error.0.file {
+                return Some(file);
+            }
+            error = error.0.source.as_deref()?.downcast_ref()?;
+        }
     }
 
     /// `message: cause: cause` in one line, control characters escaped: for logs and tables.

@@ -18,6 +18,7 @@ pub mod lsn;
 pub mod manifest;
 pub mod name;
 pub mod number;
+pub mod printed;
 pub mod proof;
 pub mod segment;
 pub mod signature;

@@ -7,6 +7,7 @@ use postgres_protocol::escape::escape_identifier;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Kind, Result};
+use crate::printed;
 
 /// PostgreSQL cuts longer names silently; a cut name would be another table.
 const NAME_BYTES_MAX: usize = 63;
@@ -24,9 +25,19 @@ pub struct TableName {
 impl TableName {
     /// From the two parts as the catalog holds them.
     pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Result<TableName> {
+        let table = TableName::any(schema, name)?;
+        match table.schema.contains('\0') || table.name.contains('\0') {
+            true => Err(Error::bad_input("a name that PostgreSQL allows", &table.to_string())),
+            false => Ok(table),
+        }
+    }
+
+    /// Of an archive, in which somebody may have written what no catalog holds: a table of that name is nowhere, and is
+    /// no reason to refuse what the archive says of the others.
+    fn any(schema: impl Into<String>, name: impl Into<String>) -> Result<TableName> {
         let table = TableName { schema: schema.into(), name: name.into() };
         for part in [&table.schema, &table.name] {
-            if part.is_empty() || part.contains('\0') {
+            if part.is_empty() {
                 return Err(Error::bad_input("a name that PostgreSQL allows", part));
             }
             if part.len() > NAME_BYTES_MAX {
@@ -38,11 +49,19 @@ impl TableName {
 
     /// The archive knows one spelling of every name; any other is not ours.
     pub fn from_archive(text: &str) -> Result<TableName> {
-        let table: TableName = text.parse()?;
+        let table = TableName::read(text, TableName::any)?;
         if table.to_string() == text {
             Ok(table)
         } else {
             Err(Error::bad_input("a table name as we write it", text))
+        }
+    }
+
+    fn read(text: &str, of: impl Fn(String, String) -> Result<TableName>) -> Result<TableName> {
+        match parts(text)?.as_slice() {
+            [name] => of("public".to_owned(), name.text.clone()),
+            [schema, name] => of(schema.text.clone(), name.text.clone()),
+            _ => Err(Error::bad_input("a table name (table, or schema.table)", text)),
         }
     }
 
@@ -56,7 +75,17 @@ impl TableName {
 
     /// `"schema"."name"`, safe inside any statement.
     pub fn sql(&self) -> String {
-        format!("{}.{}", escape_identifier(&self.schema), escape_identifier(&self.name))
+        format!("{}.{}", printed::identifier(&self.schema), printed::identifier(&self.name))
+    }
+
+    /// As an argument of our commands, which take lists with commas, on the command line of a shell.
+    pub fn shell_word(&self) -> String {
+        let is_bare = |part: &String| !part.contains(',') && part.trim() == part;
+        let written = match is_bare(&self.schema) && is_bare(&self.name) {
+            true => self.to_string(),
+            false => format!("{}.{}", escape_identifier(&self.schema), escape_identifier(&self.name)),
+        };
+        printed::shell_word(&written)
     }
 }
 
@@ -81,11 +110,7 @@ impl FromStr for TableName {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<TableName> {
-        match parts(text)?.as_slice() {
-            [name] => TableName::new("public", name.text.clone()),
-            [schema, name] => TableName::new(schema.text.clone(), name.text.clone()),
-            _ => Err(Error::bad_input("a table name (table, or schema.table)", text)),
-        }
+        TableName::read(text, TableName::new)
     }
 }
 
@@ -307,6 +332,29 @@ mod tests {
     fn sql_form_is_always_quoted() {
         let table = TableName::new("public", "x\"; DROP TABLE y; --").expect("allowed");
         assert_eq!(table.sql(), "\"public\".\"x\"\"; DROP TABLE y; --\"");
+    }
+
+    #[test]
+    fn a_name_is_one_argument_that_means_that_table() {
+        for (name, word) in [
+            ("users", "users"),
+            ("Users", "'\"Users\"'"),
+            ("a,b", "'\"public\".\"a,b\"'"),
+            (" x", "'\"public\".\" x\"'"),
+            ("x; rm -rf ~", "'x; rm -rf ~'"),
+        ] {
+            let table = TableName::new("public", name).expect("an allowed name");
+            assert_eq!(table.shell_word(), word);
+            let argument = word.trim_matches('\'');
+            assert_eq!(argument.parse::<TableName>().expect("a name"), table);
+        }
+    }
+
+    #[test]
+    fn a_nul_is_read_in_an_archive_and_nowhere_else() {
+        assert!("a\0b".parse::<TableName>().is_err());
+        assert!(TableName::new("public", "a\0b").is_err());
+        assert!(TableName::from_archive("a\0b").is_ok());
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! Names of types, as format_type prints them: which changes of a column's type leave the text of every value as it was.
 
+use std::borrow::Cow;
+
+use crate::printed;
+
 /// Whether a column that is made another type keeps the text of each of its values, however it is converted. (A `USING`
 /// that computes other values is not seen here.) What is not listed is taken to alter values.
 pub fn keeps_text(old: &str, new: &str) -> bool {
@@ -70,6 +74,15 @@ pub fn is_type_name(text: &str) -> bool {
             .all(|word| matches!(word, "year" | "month" | "day" | "hour" | "minute" | "second" | "to"));
     }
     is_qualified_name(&without)
+}
+
+/// The name of a type as an archive has it, in a statement that somebody will run: what is no type's name is made one
+/// that does not exist.
+pub fn printable(type_name: &str) -> Cow<'_, str> {
+    match is_type_name(type_name) && !type_name.contains(char::is_control) {
+        true => Cow::Borrowed(type_name),
+        false => Cow::Owned(printed::identifier(type_name)),
+    }
 }
 
 /// `name` or `schema.name`, each quoted where it has to be.

@@ -7,6 +7,7 @@ mod columns;
 mod commands;
 mod daemon;
 mod numbers;
+mod truth;
 mod walk_through;
 
 use syncdata_tests::LocalCopy;

@@ -59,7 +59,8 @@ async fn the_log_has_a_row_for_every_table_and_segment() {
     copy.forge.segment(&[vec![rename(2, "Bad")], vec![DELETE.to_owned()]]);
     copy.applier(&["sync"]).run().await.expect_code(1);
     let log = "SELECT table_name, status, rows_synced, left(archive_ref, 10), error_detail LIKE '%users_name_check%',
-        apply_ms >= 0 AND transfer_ms >= 0 AND sync_time <= now() FROM data_sync_logs ORDER BY archive_ref, table_name";
+        apply_ms >= 0 AND transfer_ms >= 0 AND sync_time <= now() FROM data_sync_logs WHERE archive_ref <> 'add-tables'
+        ORDER BY archive_ref, table_name";
     let expected = "orders,SUCCESS,1,0000000001,NULL,t users,SUCCESS,2,0000000001,NULL,t \
         orders,SUCCESS,1,0000000002,NULL,t users,FAILED,0,0000000002,t,t";
     assert_eq!(copy.rows(log).await, expected);
@@ -171,7 +172,7 @@ async fn a_table_that_stops_in_a_segment_has_one_row_for_it_with_what_it_took_an
     copy.forge.segment(&[vec![DELETE.to_owned()]]);
     copy.applier(&["sync"]).run().await.expect_code(1);
     let log = "SELECT table_name, status, rows_synced, left(archive_ref, 10), left(error_detail, 23)
-        FROM data_sync_logs WHERE archive_ref > '0000000002' ORDER BY archive_ref, table_name";
+        FROM data_sync_logs WHERE archive_ref BETWEEN '0000000002' AND '1' ORDER BY archive_ref, table_name";
     let expected = "users,FAILED,1,0000000002,Failed to apply changes orders,FAILED,0,0000000003,changes from 0/16B4100 ";
     assert_eq!(copy.rows(log).await, expected);
     let counted = "SELECT DISTINCT sum(records_updated) FROM data_sync_metrics GROUP BY period_type";

@@ -3,6 +3,7 @@
 mod basics;
 mod cascades;
 mod disk;
+mod hostile;
 mod memory;
 mod netting;
 mod other_target;

@@ -28,6 +28,49 @@ async fn ten_million_rows_in_one_transaction_take_no_more_than_512_mib() {
     assert_eq!(copy.rows("SELECT count(*), sum(v) FROM numbers").await, format!("{ROWS},{}", sum()));
 }
 
+/// The most memory that a pass with this record takes, its exit code, and what it said.
+async fn pass_with_a_record_of(copy: &mut LocalCopy, bytes: usize) -> (u64, syncdata_tests::Finished) {
+    copy.forge.relation("numbers", &["id integer not null", "v text"], &["id"]);
+    copy.forge.relation("others", &["id integer not null"], &["id"]);
+    let long =
+        format!(r#"{{"table":"numbers","op":"INSERT","data":{{"id":1,"v":"{}"}}}}"#, "x".repeat(bytes));
+    let other = |id: u32| format!(r#"{{"table":"others","op":"INSERT","data":{{"id":{id}}}}}"#);
+    copy.forge.segment(&[vec![other(1)], vec![other(2), long], vec![other(3)]]);
+    copy.applier(&["add-tables", "numbers", "others"]).succeed().await;
+    let (run, peak) = copy.applier(&["sync"]).spawn().ended_with_peak().await;
+    (peak, run)
+}
+
+const TEXTS: &str =
+    "CREATE TABLE numbers (id int PRIMARY KEY, v text); CREATE TABLE others (id int PRIMARY KEY)";
+
+#[tokio::test]
+async fn a_record_longer_than_line_max_sets_its_table_aside_in_bounded_memory() {
+    let mut copy = LocalCopy::start(TEXTS).await;
+    let (peak, run) = pass_with_a_record_of(&mut copy, 600 << 20).await;
+    let run = run.expect_code(1);
+    assert!(run.stdout.contains("numbers: quarantined: a record of 6291"), "{run}");
+    assert!(run.stdout.contains("line_max"), "{run}");
+    assert!(peak < 400 * 1024, "{peak} KiB");
+    assert_eq!(copy.rows("SELECT count(*) FROM others").await, "3");
+    let place = "SELECT seq, line, record IS NULL FROM data_sync_quarantine";
+    assert_eq!(copy.rows(place).await, "1,4,t");
+    copy.applier(&["verify"]).succeed().await;
+    // The next one is read on, and what is allowed to be longer is taken.
+    copy.set("SYNCDATA_LINE_MAX", "900MiB");
+    copy.applier(&["retry", "numbers"]).succeed().await;
+    assert_eq!(copy.rows("SELECT length(v) FROM numbers").await, (600 << 20).to_string());
+}
+
+#[tokio::test]
+async fn a_record_that_line_max_allows_fits_into_the_units_memory() {
+    let mut copy = LocalCopy::start(TEXTS).await;
+    let (peak, run) = pass_with_a_record_of(&mut copy, 250 << 20).await;
+    run.expect_code(0);
+    assert!(peak < 1024 * 1024, "{peak} KiB");
+    assert_eq!(copy.rows("SELECT length(v) FROM numbers").await, (250 << 20).to_string());
+}
+
 fn sum() -> u64 {
     (1..=ROWS).map(|id| id % 7).sum()
 }

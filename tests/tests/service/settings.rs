@@ -50,11 +50,13 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("compression_level", "7", "9"),
     ("cache_dir", "\"/cache\"", "/cache2"),
     ("cache_max", "\"1GiB\"", "3GiB"),
+    ("line_max", "\"16MiB\"", "32MiB"),
     ("apply_batch_changes", "1000", "2000"),
     ("on_error", "\"stop\"", "quarantine"),
     ("stale_after", "\"1h\"", "7200"),
     ("meta_schema", "\"sync\"", "Meta"),
     ("http_listen", "\"127.0.0.1:9187\"", "[::1]:9188"),
+    ("log_keep_days", "7", "0"),
     ("keep_days", "30", "0"),
     ("verify_key", "\"/k/key.pub\"", "/k/key2.pub"),
     ("signing_key", "\"/k/key.sec\"", "/k/key2.sec"),
@@ -183,6 +185,7 @@ fn defaults_are_those_of_the_manual() {
     assert_eq!(config.poll_max_changes.get(), 500_000);
     assert_eq!(config.segment_max_changes.get(), 250_000);
     assert_eq!(config.apply_batch_changes.get(), 100_000);
+    assert_eq!((config.line_max, config.log_keep_days), (256 << 20, 90));
     assert_eq!((config.compression_level, config.keep_days), (3, None));
     assert_eq!(config.spool_dir, Path::new("/state/changes"));
     assert_eq!(config.cache_dir, Path::new("/state/cache"));
@@ -275,6 +278,9 @@ fn a_bad_value_is_told_key_place_and_what_is_taken() {
         ("compression_level", "0", "1 to 19"),
         ("http_listen", "\"localhost\"", "an address and a port"),
         ("keep_days", "-1", "a number of days"),
+        ("log_keep_days", "-1", "a number of days"),
+        ("line_max", "\"2GiB\"", "a size from 256KiB to 1GiB"),
+        ("line_max", "\"1KiB\"", "a size from 256KiB to 1GiB"),
         ("meta_schema", &format!("\"{}\"", "x".repeat(64)), "at most 63 bytes"),
     ] {
         let report = refusal(&format!("# one\n{name} = {in_file}"), &[]);

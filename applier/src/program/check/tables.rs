@@ -6,9 +6,9 @@ use std::sync::Arc;
 use syncdata_formats::error::Result;
 use syncdata_service::postgres::ServerContext as _;
 
-use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::manifest::{self, Generated, Relation};
 use syncdata_formats::name::TableName;
+use syncdata_formats::printed::identifier;
 use syncdata_service::finding::Finding;
 
 use super::archive::Newest;
@@ -121,7 +121,7 @@ fn differences(table: &Arc<Table>, relation: &Relation) -> Vec<Difference> {
 
 /// NaN that arrives as NULL cannot be told from it later.
 fn nan_as_null(table: &Table, newest: &Newest) -> Option<Finding> {
-    if !newest.degraded.iter().any(|what| what == plan::NUMERIC_NAN) {
+    if !plan::is_without_nan(&newest.degraded) {
         return None;
     }
     let columns = plan::columns_with_nan(newest.relations.get(&table.name)?);
@@ -146,7 +146,7 @@ fn keyless(table: &Arc<Table>, newest: &Newest) -> Option<Finding> {
     if key.arbiter || key.deferrable {
         return None;
     }
-    let columns: Vec<String> = relation.key.iter().map(|column| escape_identifier(column)).collect();
+    let columns: Vec<String> = relation.key.iter().map(|column| identifier(column)).collect();
     let columns = columns.join(", ");
     let message = format!(
         "{} has no unique index on the source's key ({columns}): each change is looked for in the whole table, and a \
@@ -192,8 +192,7 @@ async fn rights(local: &Local, tables: &BTreeMap<u32, Arc<Table>>) -> Result<Vec
         let (user, lacking): (&str, Vec<&str>) = (row.get(1), row.get(2));
         if !lacking.is_empty() {
             let lacking = lacking.join(", ");
-            let statement =
-                format!("GRANT {lacking} ON TABLE {} TO {};", table.name.sql(), escape_identifier(user));
+            let statement = format!("GRANT {lacking} ON TABLE {} TO {};", table.name.sql(), identifier(user));
             findings.push(
                 Finding::fail("rights", format!("{user} may not {lacking} {}", table.name))
                     .remedy("run the statement as the table's owner")
@@ -224,7 +223,7 @@ async fn triggers(local: &Local, tables: &BTreeMap<u32, Arc<Table>>) -> Result<V
             _ => "fires, because session_replication_role may not be set",
         };
         let message = format!("{name} of {table} {when}: it acts on what is applied");
-        let statement = format!("ALTER TABLE {table} DISABLE TRIGGER {};", escape_identifier(name));
+        let statement = format!("ALTER TABLE {table} DISABLE TRIGGER {};", identifier(name));
         findings.push(
             Finding::warn("trigger", message)
                 .remedy("if it does at the source what is archived anyway, run the statement")

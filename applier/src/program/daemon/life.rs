@@ -39,6 +39,8 @@ struct Facts {
     errors: u64,
     /// Why the last pass was not all well.
     trouble: Option<String>,
+    /// Why the last load was not.
+    load_trouble: Option<String>,
     waits_for_base: bool,
     /// For the time when the database cannot be asked.
     found: Found,
@@ -110,6 +112,9 @@ impl Life {
             Ok(report) => {
                 facts.trouble = report.missing.map(sync::missing);
                 facts.waits_for_base = report.waits_for_base;
+                if !report.waits_for_base {
+                    facts.load_trouble = None;
+                }
                 if !report.stopped {
                     facts.last_sync = Some(second_of(Timestamp::now()));
                     info!(segments = report.segments, records = report.records, "pass done");
@@ -140,11 +145,14 @@ impl Life {
         match result {
             Ok(report) => {
                 facts.records += report.records;
+                facts.errors += report.refused.len() as u64;
+                facts.load_trouble = None;
                 !report.loaded.is_empty()
             }
             Err(error) => {
                 error!(error = %error.one_line(), hint = error.hint_text(), "loading base copies failed");
                 facts.errors += 1;
+                facts.load_trouble = Some(format!("tables cannot be loaded: {}", error.with_hint()));
                 false
             }
         }
@@ -170,8 +178,8 @@ impl Life {
             start_time: Some(self.start_time),
             last_sync: facts.last_sync,
             records_synced: self.tally.records() + facts.records,
-            errors: facts.errors,
-            problems: facts.trouble.iter().cloned().collect(),
+            errors: facts.errors + self.tally.set_aside(),
+            problems: facts.trouble.iter().chain(&facts.load_trouble).cloned().collect(),
             sync_frequency_seconds: facts.frequency.as_secs(),
             stale_after_seconds: facts.stale_after.as_secs(),
             archive: facts.archive.clone(),

@@ -82,7 +82,12 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
             () = stop.asked() => {}
             () = reloads.next() => reloaded(&mut runner, &reload, &life),
             // A pass comes next and says how the tables are now. What was in vain is tried again with the next regular one.
-            loaded = finished(&mut loading) => is_due = life.loaded(loaded),
+            loaded = finished(&mut loading) => {
+                if let Err(error) = &loaded {
+                    runner.note_failure(Some(error.file().unwrap_or(load::LOG_REF)), error).await;
+                }
+                is_due = life.loaded(loaded);
+            }
             Some((order, to)) = ordered.recv() => {
                 is_due = matches!(order, Order::Resync(_));
                 let response = answers::obey(order, &life, &runner).await;

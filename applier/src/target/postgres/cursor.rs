@@ -2,9 +2,8 @@
 //! rows that they stand for, and nowhere else.
 
 use std::collections::BTreeMap;
-use syncdata_service::postgres::ServerContext as _;
+use syncdata_service::postgres::OwnTablesContext as _;
 
-use postgres_protocol::escape::escape_literal;
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::head::Head;
@@ -12,6 +11,7 @@ use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Link;
 use syncdata_formats::name::TableName;
+use syncdata_formats::printed;
 use syncdata_formats::time::Timestamp;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
@@ -21,6 +21,7 @@ use crate::plan::offer::CaptureSince;
 pub use crate::plan::position::{Applied, Checkpoint, Position};
 use crate::plan::state::{Event, State, TableState, Want};
 use crate::table::SourceColumns;
+use crate::target::postgres::kept;
 use crate::target::postgres::meta::MetaSchema;
 
 impl Checkpoint {
@@ -109,7 +110,8 @@ pub async fn note_capture_since(
     meta: &MetaSchema,
     since: &CaptureSince,
 ) -> Result<()> {
-    let text = serde_json::to_string(since).expect("names are its keys");
+    // Names that no table here has may have characters that the database has not.
+    let text = kept::ascii(&serde_json::to_string(since).expect("names are its keys"));
     let update = format!("UPDATE {meta}.data_sync_checkpoint SET capture_since = $1");
     client.execute(&update, &[&text]).await.context(|| "noting since when tables are captured".to_owned())?;
     Ok(())
@@ -195,8 +197,8 @@ fn whitelisted(text: &str) -> Result<TableName> {
     )
     .hint(format!(
         "UPDATE tables_to_sync SET table_name = {} WHERE table_name = {}",
-        escape_literal(&spelling),
-        escape_literal(text)
+        printed::literal(&spelling),
+        printed::literal(text)
     )))
 }
 
@@ -229,6 +231,10 @@ pub async fn change(
     );
     let lsn = position.map(|position| position.lsn.to_string());
     let time = position.and_then(|position| position.commit_time).map(|time| time.to_string());
+    let reason = match reason {
+        Some(reason) => Some(kept::words(client, reason).await?),
+        None => None,
+    };
     client
         .execute(&upsert, &[&table.to_string(), &state.to_string(), &lsn, &time, &reason])
         .await
@@ -267,13 +273,30 @@ pub async fn note_loaded(
 
     let update = format!(
         "UPDATE {meta}.data_sync_table_state s SET load = NULL, gap = NULL, \
-         position_time = coalesce(c.commit_time, $2::text::timestamptz), since = now() \
+         position_time = coalesce(c.commit_time, $2::text::timestamptz), since = now(), \
+         nan_as_null = CASE WHEN $2::text IS NULL THEN nan_as_null ELSE '{{}}' END \
          FROM {meta}.data_sync_checkpoint c WHERE s.table_name = $1"
     );
     let taken_at = taken_at.map(|time| time.to_string());
     let noting = || format!("noting that {table} is loaded");
     client.execute(&update, &[&table.to_string(), &taken_at]).await.context(noting)?;
     Ok(())
+}
+
+/// Notes columns in which NaN and infinities arrive as NULL. Whether that was new.
+pub async fn note_nan(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    columns: &[String],
+) -> Result<bool> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state \
+         SET nan_as_null = ARRAY(SELECT DISTINCT c FROM unnest(nan_as_null || $2) AS u(c) ORDER BY c) \
+         WHERE table_name = $1 AND NOT nan_as_null @> $2"
+    );
+    let updated = client.execute(&update, &[&table.to_string(), &columns]).await;
+    Ok(updated.context(|| format!("noting what {table} cannot be told"))? > 0)
 }
 
 /// How fresh the head was that was noted last.
@@ -319,7 +342,7 @@ pub async fn start_over(
     }
     let forget = format!(
         "UPDATE {meta}.data_sync_table_state SET load = 'rebuild', position_lsn = NULL, position_time = NULL, \
-         gap = NULL, since = now() WHERE table_name = ANY ($1)"
+         gap = NULL, nan_as_null = '{{}}', since = now() WHERE table_name = ANY ($1)"
     );
     client.execute(&forget, &[&names]).await.context(doing)?;
     Ok(())

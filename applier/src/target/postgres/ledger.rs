@@ -2,15 +2,21 @@
 //! transaction of the rows, so that they are exact.
 
 use std::time::Duration;
-use syncdata_service::postgres::ServerContext as _;
+use syncdata_service::postgres::OwnTablesContext as _;
 
 use syncdata_formats::error::Result;
 use syncdata_formats::manifest::OpCounts;
+use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use tokio_postgres::GenericClient;
 
 pub use crate::target::Entry;
+use crate::target::postgres::kept;
 use crate::target::postgres::meta::MetaSchema;
+
+/// Old lines go in small steps: a pass waits for them, and a first one may meet years.
+const FORGET_ROWS_MAX: i64 = 10_000;
+const FORGET_ROUNDS_MAX: u32 = 20;
 
 /// Writes the entries; `apply` is how long their transaction took so far.
 pub async fn log(
@@ -28,7 +34,13 @@ pub async fn log(
     let tables: Vec<String> = entries.iter().map(|entry| entry.table.to_string()).collect();
     let rows: Vec<i32> = entries.iter().map(|entry| clamp(entry.counts.total())).collect();
     let files: Vec<&str> = entries.iter().map(|entry| entry.archive_ref.as_str()).collect();
-    let errors: Vec<Option<&str>> = entries.iter().map(|entry| entry.error.as_deref()).collect();
+    let mut errors: Vec<Option<String>> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        errors.push(match &entry.error {
+            Some(error) => Some(kept::words(client, error).await?),
+            None => None,
+        });
+    }
     let missing: Vec<i64> = entries.iter().map(|entry| clamp(entry.missing)).collect();
     let transfer: Vec<i64> = entries.iter().map(|entry| milliseconds(entry.transfer)).collect();
     client
@@ -38,12 +50,53 @@ pub async fn log(
     Ok(())
 }
 
-/// A pass that failed as a whole: under the name that stands for all tables.
-pub async fn log_failure(client: &impl GenericClient, meta: &MetaSchema, error: &str) -> Result<()> {
+/// A pass, or a load, that failed as a whole: under the name that stands for all tables. `archive_ref` is the file that
+/// it is about, where that is known.
+pub async fn log_failure(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    archive_ref: Option<&str>,
+    error: &str,
+) -> Result<()> {
     let insert = format!(
-        "INSERT INTO {meta}.data_sync_logs (table_name, status, error_detail) VALUES ('*', 'FAILED', $1)"
+        "INSERT INTO {meta}.data_sync_logs (table_name, status, archive_ref, error_detail) \
+         VALUES ('*', 'FAILED', $1, $2)"
     );
-    client.execute(&insert, &[&error]).await.context(|| "writing data_sync_logs".to_owned())?;
+    let error = kept::words(client, error).await?;
+    client.execute(&insert, &[&archive_ref, &error]).await.context(|| "writing data_sync_logs".to_owned())?;
+    Ok(())
+}
+
+/// What a command did to tables, in its transaction.
+pub async fn log_command(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    command: &str,
+    tables: &[TableName],
+) -> Result<()> {
+    let insert = format!(
+        "INSERT INTO {meta}.data_sync_logs (table_name, status, archive_ref) \
+         SELECT t, 'SUCCESS', $2 FROM unnest($1::text[]) AS u(t)"
+    );
+    let tables: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    client.execute(&insert, &[&tables, &command]).await.context(|| "writing data_sync_logs".to_owned())?;
+    Ok(())
+}
+
+/// Removes what is older than so many days; 0 keeps all.
+pub async fn forget_old(client: &impl GenericClient, meta: &MetaSchema, days: u32) -> Result<()> {
+    let Some(days) = i32::try_from(days).ok().filter(|days| *days > 0) else { return Ok(()) };
+    let delete = format!(
+        "DELETE FROM {meta}.data_sync_logs WHERE ctid = ANY (ARRAY( \
+         SELECT ctid FROM {meta}.data_sync_logs WHERE sync_time < now() - make_interval(days => $1) LIMIT $2))"
+    );
+    for _ in 0..FORGET_ROUNDS_MAX {
+        let forgotten = client.execute(&delete, &[&days, &FORGET_ROWS_MAX]).await;
+        if forgotten.context(|| "forgetting old lines of data_sync_logs".to_owned())? < FORGET_ROWS_MAX as u64
+        {
+            break;
+        }
+    }
     Ok(())
 }
 
@@ -89,7 +142,8 @@ pub async fn count(
 }
 
 fn milliseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+    // What took any time took one.
+    i64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(i64::MAX)
 }
 
 /// The column's type is given; a count above it is as good as the largest.

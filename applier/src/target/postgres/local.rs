@@ -133,6 +133,15 @@ impl Local {
             .hint("it takes what waits for a base when it has finished; syncdata-applier status shows how far it is"))
     }
 
+    /// Whether somebody is loading base copies.
+    pub async fn is_loading(&self) -> Result<bool> {
+        let held = "SELECT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted \
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+            AND l.classid = $1::int::oid AND l.objid = $2::int::oid)";
+        let row = self.session.client().query_one(held, &[&LOCK_CLASS, &LOAD_LOCK]).await;
+        Ok(row.context(|| "asking whether tables are loaded".to_owned())?.get(0))
+    }
+
     /// One daemon for a database. Ends with the session.
     pub async fn lock_daemon(&self) -> Result<()> {
         if self.lock(DAEMON_LOCK, DAEMON_LOCK_PATIENCE).await? {

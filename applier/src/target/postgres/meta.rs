@@ -15,6 +15,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_3.sql"),
     include_str!("meta_4.sql"),
     include_str!("meta_5.sql"),
+    include_str!("meta_6.sql"),
 ];
 
 /// Names of ours that are never synced.

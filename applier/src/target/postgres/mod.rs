@@ -5,6 +5,7 @@ pub mod cascades;
 pub mod cursor;
 pub mod emptying;
 pub mod identity;
+pub(crate) mod kept;
 pub mod ledger;
 pub mod local;
 pub mod meta;

@@ -2,9 +2,10 @@
 
 use syncdata_formats::error::Result;
 use syncdata_formats::name::TableName;
-use syncdata_service::postgres::ServerContext as _;
+use syncdata_service::postgres::OwnTablesContext as _;
 use tokio_postgres::GenericClient;
 
+use crate::target::postgres::kept::{self, RECORD_BYTES_MAX};
 use crate::target::postgres::meta::MetaSchema;
 use crate::target::{Found, Poison};
 
@@ -21,10 +22,23 @@ pub async fn keep(
     let seq = i64::try_from(poison.seq).expect("ten digits");
     let line = poison.line.and_then(|line| i64::try_from(line).ok());
     let lsn = record.map(|record| record.lsn.to_string());
-    let text = record.map(|record| record.text.as_str());
+    let said = poison.server_words.as_ref().map_or(String::new(), |words| format!(" [{words}]"));
+    let mut reason = format!("{}{said}", poison.words());
+    let text = match record {
+        Some(record) => kept::document(client, &record.text).await?,
+        None => None,
+    };
+    if let (Some(record), None) = (record, &text) {
+        let bytes = record.text.len();
+        reason = format!(
+            "the record of {bytes} bytes is too long to be kept here (more than {RECORD_BYTES_MAX}), it is in the \
+             archive: {reason}"
+        );
+    }
+    let reason = kept::words(client, &reason).await?;
     let table = poison.table.to_string();
     client
-        .execute(&insert, &[&table, &seq, &line, &lsn, &poison.sqlstate, &poison.words(), &text])
+        .execute(&insert, &[&table, &seq, &line, &lsn, &poison.sqlstate, &reason, &text])
         .await
         .context(|| "keeping the record in data_sync_quarantine".to_owned())?;
     Ok(())

@@ -14,6 +14,9 @@ use crate::table::{Table, TextEquality};
 /// From here on a COPY is faster than arrays. Measured: below a few hundred rows its round trips cost more.
 pub const COPY_ROWS_MIN: usize = 500;
 
+/// A statement with its arrays is in memory several times, here and in the server; COPY goes in pieces.
+const ARRAY_BYTES_MAX: usize = 1 << 20;
+
 /// OID of `text`, as arrays name their elements' type.
 const TEXT_OID: i32 = 25;
 
@@ -87,7 +90,7 @@ fn work(batch: &Batch, table: usize, copy_rows_min: usize) -> TableWork {
     let net = Net::of(batch, table);
     let keys = &target.key.columns;
     let body = |columns: &[usize], rows: &[Row]| {
-        if rows.len() >= copy_rows_min {
+        if rows.len() >= copy_rows_min || text_bytes(batch, &net, columns, rows) > ARRAY_BYTES_MAX {
             Body::Copy(copy_text(batch, &net, columns, rows))
         } else {
             Body::Arrays(columns.iter().map(|&column| text_array(batch, &net, column, rows)).collect())
@@ -146,8 +149,16 @@ fn by_columns(net: &Net, rows: &[Row]) -> Vec<(Vec<usize>, Vec<Row>)> {
     groups
 }
 
+fn text_bytes(batch: &Batch, net: &Net, columns: &[usize], rows: &[Row]) -> usize {
+    let of_row = |row: &Row| -> usize {
+        let cells = net.cells(*row);
+        columns.iter().map(|&column| batch.value(cells[column]).map_or(0, str::len)).sum()
+    };
+    rows.iter().map(of_row).sum()
+}
+
 fn copy_text(batch: &Batch, net: &Net, columns: &[usize], rows: &[Row]) -> Bytes {
-    let mut text = Vec::with_capacity(rows.len() * columns.len() * 8);
+    let mut text = Vec::with_capacity(text_bytes(batch, net, columns, rows) + rows.len() * columns.len() * 2);
     for &row in rows {
         let cells = net.cells(row);
         for &column in columns {

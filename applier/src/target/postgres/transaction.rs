@@ -8,14 +8,14 @@ use syncdata_formats::error::{Error, Result};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::faults;
-use syncdata_service::postgres::{db_error, failure};
+use syncdata_service::postgres::{db_error, failure, server_words};
 use tokio_postgres::error::SqlState;
 
 use crate::batch::Batch;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::{Event, State, TableState};
 use crate::table::Table;
-use crate::target::postgres::apply::{Writer, cascades};
+use crate::target::postgres::apply::{Writer, cascades, is_no_fault_of_a_record};
 use crate::target::postgres::cascades::Watch;
 use crate::target::postgres::identity::{self, Lost};
 use crate::target::postgres::local::Local;
@@ -53,6 +53,7 @@ impl<'a> Postgres<'a> {
         };
         let table = written.iter().find(catches_up)?.name.clone();
         Some(Violation {
+            server_words: None,
             sqlstate: Some(SqlState::FOREIGN_KEY_VIOLATION.code().to_owned()),
             reason: format!(
                 "its older changes would act on newer rows of {touched} through a foreign key of the copy"
@@ -105,6 +106,12 @@ impl<'a> Postgres<'a> {
         ledger::count(client, meta, &positions.entries, self.metric_freq, Timestamp::now()).await?;
         if let Some(checkpoint) = &positions.checkpoint {
             checkpoint.write(client, meta, positions.end.commit_time).await?;
+        }
+        for (table, columns) in &positions.nan_as_null {
+            if cursor::note_nan(client, meta, table, columns).await? {
+                let columns = columns.join(", ");
+                tracing::warn!(%table, columns, "NaN and infinities arrive as NULL: the source's wal2json cannot say them");
+            }
         }
         if let Some(since) = &positions.capture_since {
             cursor::note_capture_since(client, meta, since).await?;
@@ -167,13 +174,19 @@ impl Target for Postgres<'_> {
         }
         let client = self.local.session.client();
         for table in written {
-            if self.writer.duplicates(client, table).await? {
-                return Ok(Some(Violation {
-                    table: table.name.clone(),
-                    sqlstate: Some("23505".into()),
-                    reason: "two rows have the same value in a deferrable unique constraint".into(),
-                    remedy: None,
-                }));
+            match self.writer.duplicates(client, table).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    return Ok(Some(Violation {
+                        table: table.name.clone(),
+                        sqlstate: Some("23505".into()),
+                        reason: "two rows have the same value in a deferrable unique constraint".into(),
+                        remedy: None,
+                        server_words: None,
+                    }));
+                }
+                Err(error) if is_no_fault_of_a_record(&error) => return Err(error),
+                Err(error) => return Ok(Some(violation(table.name.clone(), &error))),
             }
         }
         if self.local.replica {
@@ -184,12 +197,7 @@ impl Target for Postgres<'_> {
             return Ok(None);
         };
         match blamed(&error, written) {
-            Some(table) => Ok(Some(Violation {
-                table,
-                sqlstate: db_error(&error).map(|error| error.code().code().to_owned()),
-                reason: error.one_line(),
-                remedy: None,
-            })),
+            Some(table) => Ok(Some(violation(table, &error))),
             None => Err(error),
         }
     }
@@ -203,6 +211,11 @@ impl Target for Postgres<'_> {
     async fn roll_back(&mut self) {
         self.local.roll_back().await;
     }
+}
+
+fn violation(table: TableName, error: &Error) -> Violation {
+    let sqlstate = db_error(error).map(|error| error.code().code().to_owned());
+    Violation { table, sqlstate, reason: error.one_line(), remedy: None, server_words: server_words(error) }
 }
 
 /// The table whose constraint it is. Where that has taken nothing, one that it refers to has lost a row.

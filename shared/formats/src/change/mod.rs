@@ -21,6 +21,18 @@ pub use line::LineBuilder;
 pub enum Record<'a> {
     Row(Row<'a>),
     Commit(Commit),
+    /// A row that is longer than its reader holds.
+    Long(LongRow),
+}
+
+/// What is known of a row that was not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LongRow {
+    /// As the archive spells it.
+    pub table: String,
+    pub op: Op,
+    /// Of its line.
+    pub bytes: u64,
 }
 
 /// The change of one row, or the TRUNCATE of one table.
@@ -75,6 +87,11 @@ pub struct Commit {
 }
 
 impl Op {
+    /// As a row's line has it.
+    pub(crate) fn of_row(text: &str) -> Option<Op> {
+        [Op::Insert, Op::Update, Op::Delete, Op::Truncate].into_iter().find(|op| op.as_str() == text)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Op::Insert => "INSERT",

@@ -22,11 +22,10 @@ impl<'a> Record<'a> {
         scanner.end()?;
         match required("op", parts.op.as_deref())? {
             "COMMIT" => parts.into_commit().map(Record::Commit),
-            "INSERT" => parts.into_row(Op::Insert),
-            "UPDATE" => parts.into_row(Op::Update),
-            "DELETE" => parts.into_row(Op::Delete),
-            "TRUNCATE" => parts.into_row(Op::Truncate),
-            other => Err(Error::new(Kind::Corrupt, format!("{other:?} is not an operation"))),
+            other => match Op::of_row(other) {
+                Some(op) => parts.into_row(op),
+                None => Err(Error::new(Kind::Corrupt, format!("{other:?} is not an operation"))),
+            },
         }
     }
 }

@@ -32,7 +32,7 @@ fn parse(line: &str) -> Result<Record<'_>> {
 fn row(line: &str) -> Row<'_> {
     match parse(line).expect("a sound line") {
         Record::Row(row) => row,
-        Record::Commit(commit) => panic!("{commit:?} is no row"),
+        other => panic!("{other:?} is no row that was read"),
     }
 }
 

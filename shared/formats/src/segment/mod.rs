@@ -86,6 +86,7 @@ impl ChangeFile {
     pub(crate) fn refused(&self, problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         Error::new(Kind::Corrupt, format!("{} is not what its manifest says", self.file))
             .caused_by(problem)
+            .of_file(&self.file)
             .hint("nothing of it was applied; bring the file back from a sound copy or from the archiver's spool")
     }
 }

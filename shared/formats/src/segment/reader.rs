@@ -7,11 +7,12 @@ use std::ops::Range;
 
 use super::content::{Ahead, Content};
 use super::frame::Frame;
-use super::lines::Lines;
+use super::lines::{Line, Lines};
 use super::shape::Shapes;
 use super::tally::Tally;
-use crate::change::Record;
+use crate::change::{LongRow, Op, Record};
 use crate::error::{Error, Kind, Result};
+use crate::json::Scanner;
 use crate::lsn::Lsn;
 use crate::manifest::{Manifest, OpCounts, Span};
 use crate::name::TableName;
@@ -55,8 +56,8 @@ struct Promised {
 }
 
 impl<R: Read> SegmentReader<R> {
-    /// PostgreSQL cannot print a row of more than a gigabyte.
-    pub const LINE_BYTES_MAX: usize = 1 << 30;
+    /// A line is held in memory whole. Of one that is longer the reader says no more than whose it is, and how long.
+    pub const LINE_BYTES_MAX: usize = 256 << 20;
 
     /// `source` stands at the start of the change file that lies beside `manifest`.
     pub fn new(source: R, manifest: &Manifest) -> Result<SegmentReader<R>> {
@@ -93,7 +94,7 @@ impl<R: Read> SegmentReader<R> {
         }
     }
 
-    /// Refuses longer lines: a line is held in memory whole.
+    /// Holds longer lines, or does not hold as long ones.
     #[must_use]
     pub fn with_line_bytes_max(mut self, line_bytes_max: usize) -> SegmentReader<R> {
         self.lines.limit_lines(line_bytes_max);
@@ -114,6 +115,15 @@ impl<R: Read> SegmentReader<R> {
             return Ok(None);
         };
         let SegmentReader { lines, shapes, counting, line: at, .. } = self;
+        let line = match line {
+            Line::Whole(line) => line,
+            Line::Long(head) => {
+                let long = counting.long(lines, head, *at)?;
+                counting.check_records().map_err(|problem| lines.refused(problem))?;
+                self.state = State::Reading;
+                return Ok(Some(Record::Long(long)));
+            }
+        };
         let text = lines.get(line);
         let record = match shapes.find(text) {
             Some((table, op)) => {
@@ -131,6 +141,14 @@ impl<R: Read> SegmentReader<R> {
     pub fn check(mut self) -> Result<()> {
         while let Some(line) = self.advance()? {
             let SegmentReader { lines, shapes, counting, line: at, .. } = &mut self;
+            let line = match line {
+                Line::Whole(line) => line,
+                Line::Long(head) => {
+                    counting.long(lines, head, *at)?;
+                    counting.check_records().map_err(|problem| lines.refused(problem))?;
+                    continue;
+                }
+            };
             let text = lines.get(line);
             match shapes.find(text) {
                 Some((table, op)) => counting.tally.row(table, op),
@@ -142,7 +160,7 @@ impl<R: Read> SegmentReader<R> {
     }
 
     /// Where the next line lies; `None` is the end, with every promise kept.
-    fn advance(&mut self) -> Result<Option<Range<usize>>> {
+    fn advance(&mut self) -> Result<Option<Line>> {
         let line = self.lines.next()?;
         match line {
             Some(_) => self.line += 1,
@@ -177,8 +195,22 @@ impl Counting {
                 .commit(commit)
                 .and_then(|()| self.promised.check_position(&self.tally))
                 .map_err(|problem| Error::new(Kind::Corrupt, problem))?,
+            Record::Long(_) => unreachable!("it was not read whole"),
         }
         Ok(record)
+    }
+
+    /// Counts a line that is too long to be held, and passes over it. Its bytes are proved with all others.
+    fn long<R: Read>(&mut self, lines: &mut Lines<R>, head: Range<usize>, at: u64) -> Result<LongRow> {
+        let Some((table, op)) = head_of_row(lines.get(head)) else {
+            let most = lines.line_bytes_max();
+            let problem =
+                format!("a line is longer than {most} bytes, and its table does not stand in front");
+            return Err(in_line(lines, at, Error::new(Kind::Corrupt, problem)));
+        };
+        let number = self.number_of(&table).map_err(|error| in_line(lines, at, error))?;
+        self.tally.row(number, op);
+        Ok(LongRow { table, op, bytes: lines.skip()? })
     }
 
     /// The tally's number of a table. Each spelling is checked once.
@@ -234,6 +266,23 @@ impl Counting {
         }
         Ok(())
     }
+}
+
+/// What a row's line begins with, as the archiver writes it.
+fn head_of_row(head: &[u8]) -> Option<(String, Op)> {
+    let end = std::str::from_utf8(head).map_or_else(|error| error.valid_up_to(), str::len);
+    let head = std::str::from_utf8(&head[..end]).expect("looked at just now");
+    let (mut table, mut op) = (None, None);
+    // It ends in the middle: that what follows cannot be read is known.
+    let _ = Scanner::new(head, 2).object(|scanner, name| {
+        match name.as_ref() {
+            "table" => table = Some(scanner.string()?.into_owned()),
+            "op" => op = Op::of_row(&scanner.string()?),
+            _ => return Err(scanner.error("enough was read")),
+        }
+        Ok(())
+    });
+    Some((table?, op?))
 }
 
 fn in_line<R: Read>(lines: &Lines<R>, line: u64, error: Error) -> Error {

@@ -82,6 +82,7 @@ fn reads_what_was_written() {
         seen.push(match record {
             Record::Row(row) => format!("{} {}", row.op, row.table),
             Record::Commit(commit) => format!("COMMIT {}", commit.xid),
+            Record::Long(long) => panic!("{long:?} is not long"),
         });
     }
     let wanted = [
@@ -268,6 +269,49 @@ fn a_bomb_goes_off_no_further_than_promised() {
 }
 
 #[test]
+fn a_line_that_is_too_long_is_counted_and_passed_over() {
+    let value = serde_json::to_string(&"x".repeat(3 << 20)).expect("a string");
+    let mut lines = LineBuilder::new();
+    let mut writer = SegmentWriter::new(Vec::new(), 1, lsn("0/1")).expect("zstd starts");
+    let time = ts("2026-02-05T10:30:00Z");
+    for value in ["1", &value, "2"] {
+        lines.begin(&table("users"), Op::Insert);
+        lines.data_column("\"v\"", value);
+        writer
+            .row(&table("users"), Op::Insert, lines.finish(lsn("0/1"), time).expect("fits"))
+            .expect("memory");
+    }
+    writer
+        .commit(&Commit { xid: 7, changes: 3, lsn: lsn("0/1"), end_lsn: lsn("0/2"), ts: time })
+        .expect("as counted");
+    let (file, summary) = writer.finish().expect("closed");
+    let mut manifest = vouched_for(&file);
+    manifest.file.as_mut().expect("a file").content_bytes = summary.content_bytes;
+    manifest.file.as_mut().expect("a file").content_sha256 = summary.content_sha256;
+    (manifest.records, manifest.transactions) = (summary.records, summary.transactions);
+    (manifest.tables, manifest.start_lsn) = (summary.tables.clone(), summary.start_lsn);
+    (manifest.end_lsn, manifest.span) = (summary.end_lsn, Some(summary.span));
+    let reader = || SegmentReader::new(&file[..], &manifest).expect("a file").with_line_bytes_max(1 << 20);
+    let mut read = reader();
+    assert!(matches!(read.next(), Ok(Some(Record::Row(_)))));
+    let long = match read.next() {
+        Ok(Some(Record::Long(long))) => long,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((long.table.as_str(), long.op, long.bytes > 3 << 20), ("users", Op::Insert, true));
+    assert!(matches!(read.next(), Ok(Some(Record::Row(_)))));
+    assert!(matches!(read.next(), Ok(Some(Record::Commit(_)))));
+    assert!(matches!(read.next(), Ok(None)), "every promise is kept");
+    assert!(read.buffer_bytes() <= 1 << 20, "it held {}", read.buffer_bytes());
+    reader().check().expect("sound");
+    // A line that is longer than promised, or has no end, is refused all the same.
+    let mut cut = manifest.clone();
+    cut.records = 2;
+    let reader = SegmentReader::new(&file[..], &cut).expect("a file").with_line_bytes_max(1 << 20);
+    assert!(reader.check().is_err());
+}
+
+#[test]
 fn a_line_that_only_claims_to_be_long_takes_no_memory() {
     let (file, mut manifest) = sample::segment();
     manifest.file.as_mut().expect("a change file").content_bytes = 2 << 30;
@@ -431,6 +475,7 @@ proptest! {
             seen.push(match record {
                 Record::Row(row) => format!("{} {}", row.table, row.data[0].1.as_text().expect("not NULL")),
                 Record::Commit(commit) => format!("COMMIT {} {}", commit.xid, commit.end_lsn),
+                Record::Long(long) => panic!("{long:?} is not long"),
             });
         }
         prop_assert_eq!(seen, wanted);

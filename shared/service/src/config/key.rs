@@ -134,11 +134,13 @@ keys! {
         compression_level: None, Text("3"), false, "zstd level, 1 to 19";
         cache_dir: None, Derived("STATE/cache"), false, "where downloaded segments wait until they are applied";
         cache_max: None, Text("2GiB"), false, "size that the cache may reach";
+        line_max: None, Text("256MiB"), false, "longest record that is applied; a longer one sets its table aside";
         apply_batch_changes: None, Text("100000"), false, "changes of small segments that share one local transaction";
         on_error: None, Text("quarantine"), false, "quarantine sets the table aside that cannot take a change; stop stops everything";
         stale_after: None, Derived("3 × data_sync_freq"), false, "age at which data counts as stale";
         meta_schema: None, Text("public"), false, "schema of our own tables";
         http_listen: None, Nothing, false, "address for /status, /health and /metrics, such as 127.0.0.1:9187";
+        log_keep_days: None, Text("90"), false, "days that data_sync_logs reaches back; 0 keeps all";
         keep_days: None, Nothing, false, "days that the archive reaches back; 0 keeps the newest snapshot and what follows it; unset keeps all";
         verify_key: None, Nothing, false, "public key that manifests must be signed with: the line of a .pub file that begins with RW, or its path";
         signing_key: None, Nothing, false, "file with the secret key that signs manifests";

@@ -83,11 +83,15 @@ pub struct Config {
     pub compression_level: i32,
     pub cache_dir: PathBuf,
     pub cache_max: ByteSize,
+    /// Bytes.
+    pub line_max: usize,
     pub apply_batch_changes: NonZeroU32,
     pub on_error: OnError,
     pub stale_after: Duration,
     pub meta_schema: String,
     pub http_listen: Option<SocketAddr>,
+    /// 0: for ever.
+    pub log_keep_days: u32,
     /// `None`: nothing is ever too old.
     pub keep_days: Option<u32>,
     verify_key: Option<String>,

@@ -80,6 +80,13 @@ pub(super) fn size(given: &Given) -> Parsed<ByteSize> {
     size.filter(|size| size.as_u64() > 0).ok_or_else(accepted)
 }
 
+/// What PostgreSQL can print of a row is the most, and what names of columns take the least.
+pub(super) fn line_max(given: &Given) -> Parsed<usize> {
+    let bytes = size(given).ok().filter(|size| (ByteSize::kib(256)..=ByteSize::gib(1)).contains(size));
+    let bytes = bytes.and_then(|size| usize::try_from(size.as_u64()).ok());
+    bytes.ok_or_else(|| "a size from 256KiB to 1GiB".to_owned())
+}
+
 /// A time; `unit` is that of a bare number.
 fn time(given: &Given, unit: Duration) -> Option<Duration> {
     let time = match (whole(given), &given.value) {

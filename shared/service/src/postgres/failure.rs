@@ -5,19 +5,25 @@ use std::fmt;
 
 use tokio_postgres::error::{DbError, SqlState};
 
+use super::words;
+
 use syncdata_formats::error::{Error, Kind, Result};
 
-/// The server's or the connection's own words. The server's DETAIL is left out on purpose: it quotes rows.
+/// The server's or the connection's own words, without values of rows.
 #[derive(Debug)]
-struct Failure(tokio_postgres::Error);
+struct Failure {
+    error: tokio_postgres::Error,
+    /// Of a statement that touches no rows but ours.
+    is_of_our_tables: bool,
+}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(error) = self.0.as_db_error() {
-            return write!(f, "{}: {} (SQLSTATE {})", error.severity(), error.message(), error.code().code());
+        if let Some(error) = self.error.as_db_error() {
+            return f.write_str(&words::of(error, self.is_of_our_tables));
         }
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
+        write!(f, "{}", self.error)?;
+        let mut cause = self.error.source();
         while let Some(error) = cause {
             write!(f, ": {error}")?;
             cause = error.source();
@@ -31,20 +37,25 @@ impl StdError for Failure {}
 /// `doing` says what was tried.
 pub fn failure(doing: impl Into<String>, error: tokio_postgres::Error) -> Error {
     // A value that does not fit its column's type, an answer that is not what was asked for.
-    failure_or(doing, error, Kind::BadInput)
+    failure_or(doing, error, Kind::BadInput, false)
 }
 
 /// While connecting, what is neither the server's word nor the network's is TLS or authentication.
 pub(super) fn connect_failure(doing: impl Into<String>, error: tokio_postgres::Error) -> Error {
-    failure_or(doing, error, Kind::Refused)
+    failure_or(doing, error, Kind::Refused, false)
 }
 
-fn failure_or(doing: impl Into<String>, error: tokio_postgres::Error, otherwise: Kind) -> Error {
+fn failure_or(
+    doing: impl Into<String>,
+    error: tokio_postgres::Error,
+    otherwise: Kind,
+    is_of_our_tables: bool,
+) -> Error {
     let kind = match error.code() {
         Some(code) => kind_of(code),
         None => kind_of_connection(&error, otherwise),
     };
-    Error::new(kind, doing).caused_by(Failure(error))
+    Error::new(kind, doing).caused_by(Failure { error, is_of_our_tables })
 }
 
 /// `syncdata_formats::error::Context` for what PostgreSQL answers.
@@ -58,16 +69,39 @@ impl<T> ServerContext<T> for Result<T, tokio_postgres::Error> {
     }
 }
 
+/// The same for statements about our own tables, where the server's words can be repeated: no row is in them.
+pub trait OwnTablesContext<T> {
+    fn context(self, doing: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> OwnTablesContext<T> for Result<T, tokio_postgres::Error> {
+    fn context(self, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| failure_or(doing(), error, Kind::BadInput, true))
+    }
+}
+
 /// What the server said, wherever in the chain of causes.
 pub fn db_error(error: &Error) -> Option<&DbError> {
     let mut cause = error.source();
     while let Some(error) = cause {
-        if let Some(Failure(error)) = error.downcast_ref::<Failure>() {
+        if let Some(Failure { error, .. }) = error.downcast_ref::<Failure>() {
             return error.as_db_error();
         }
         cause = error.source();
     }
     None
+}
+
+/// Everything that the server said, values of rows included: for where rows are kept, never for what is printed.
+pub fn server_words(error: &Error) -> Option<String> {
+    db_error(error).map(words::whole)
+}
+
+/// The number of the parameter that the server could not read, from 1, if that was it.
+pub fn parameter(error: &Error) -> Option<usize> {
+    let (_, rest) = db_error(error)?.where_()?.lines().next()?.split_once('$')?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..digits].parse().ok()
 }
 
 pub fn sqlstate(error: &Error) -> Option<&SqlState> {

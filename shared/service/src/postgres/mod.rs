@@ -8,8 +8,11 @@ mod pinned;
 mod session;
 mod settings;
 mod tls;
+mod words;
 
-pub use self::failure::{ServerContext, db_error, failure, sqlstate};
+pub use self::failure::{
+    OwnTablesContext, ServerContext, db_error, failure, parameter, server_words, sqlstate,
+};
 pub use self::notice::{Notice, Notices};
 pub use self::pinned::PinnedSettings;
 pub use self::session::{Canceller, Listener, ServerVersion, Session};

@@ -11,9 +11,10 @@ mod param;
 mod remedy;
 mod row;
 mod sql;
+mod statements;
 mod truncate;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use syncdata_service::postgres::ServerContext as _;
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use futures_util::future::join_all;
 use syncdata_formats::change::Op;
 use syncdata_formats::error::{Error, Result};
 use syncdata_formats::name::TableName;
-use syncdata_service::postgres::{Session, db_error, sqlstate};
+use syncdata_service::postgres::{Session, db_error, parameter, server_words, sqlstate};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
@@ -30,7 +31,8 @@ use self::param::{ArrayParam, TextParam};
 use self::row::{Role, RowStatement};
 pub(crate) use self::sql::FREE_PLANS;
 use self::sql::Rows;
-use crate::batch::Record;
+use self::statements::Statements;
+use crate::batch::{Cell, Record};
 use crate::table::{Table, Target};
 use crate::target::postgres::step::{Body, Prepared, Step, StepKind};
 pub use crate::target::{Oddities, Outcome, Rejection};
@@ -55,7 +57,7 @@ enum Way {
 pub struct Writer {
     /// Foreign keys and ordinary triggers are off.
     replica: bool,
-    statements: HashMap<String, Statement>,
+    statements: Statements,
     /// Temporary tables of this session, by the table as it was then.
     stages: Vec<(Table, String)>,
     /// The tables as the statements were prepared for them.
@@ -72,12 +74,14 @@ struct Failed {
     table: Option<usize>,
     /// Its number in the batch.
     record: Option<usize>,
+    /// The value that could not be read, if the server has said which one.
+    value: Option<Cell>,
     error: Error,
 }
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Failed {
-        Failed { table: None, record: None, error }
+        Failed { table: None, record: None, value: None, error }
     }
 }
 
@@ -85,7 +89,7 @@ impl Writer {
     pub fn new(replica: bool) -> Writer {
         Writer {
             replica,
-            statements: HashMap::new(),
+            statements: Statements::default(),
             stages: Vec::new(),
             known: BTreeMap::new(),
             staged: BTreeSet::new(),
@@ -142,7 +146,7 @@ impl Writer {
             {
                 let record = &prepared.batch.records[record];
                 let remedy = remedy::of(client, &prepared.batch, record, &failed.error).await?;
-                return Ok(Outcome::Rejected(rejection(prepared, record, &failed.error, remedy)));
+                return Ok(Outcome::Rejected(rejection(prepared, record, &failed, remedy)));
             }
             self.be_patient(prepared, &mut ways, table, &failed.error);
         }
@@ -215,6 +219,7 @@ impl Writer {
             let missing = self.steps(client, prepared, table, ways[table]).await.map_err(|error| Failed {
                 table: Some(table),
                 record: None,
+                value: None,
                 error,
             })?;
             oddities[table].missing += missing;
@@ -323,7 +328,11 @@ impl Writer {
             for ((index, statement, _), answer) in pipeline.iter().zip(answers) {
                 let table = prepared.batch.records[*index as usize].table;
                 let doing = || format!("writing into {}", prepared.batch.tables[table].target.table.name);
-                let hit = answer.context(doing).map_err(|error| Failed::of(prepared, *index, error))?;
+                let hit = answer.context(doing).map_err(|error| {
+                    let value =
+                        parameter(&error).and_then(|number| statement.values.get(number - 1)).copied();
+                    Failed { value, ..Failed::of(prepared, *index, error) }
+                })?;
                 count(&mut oddities[table], statement, hit);
             }
         }
@@ -332,10 +341,10 @@ impl Writer {
 
     async fn prepared(&mut self, client: &Client, sql: &str) -> Result<Statement, Error> {
         if let Some(statement) = self.statements.get(sql) {
-            return Ok(statement.clone());
+            return Ok(statement);
         }
         let statement = client.prepare(sql).await.context(|| "preparing a statement".to_owned())?;
-        self.statements.insert(sql.to_owned(), statement.clone());
+        self.statements.keep(sql, &statement);
         Ok(statement)
     }
 }
@@ -343,7 +352,7 @@ impl Writer {
 impl Failed {
     fn of(prepared: &Prepared, record: u32, error: Error) -> Failed {
         let record = record as usize;
-        Failed { table: Some(prepared.batch.records[record].table), record: Some(record), error }
+        Failed { table: Some(prepared.batch.records[record].table), record: Some(record), value: None, error }
     }
 }
 
@@ -399,13 +408,20 @@ pub(crate) fn cascades(prepared: &Prepared) -> bool {
     })
 }
 
-fn rejection(prepared: &Prepared, record: &Record, error: &Error, remedy: Option<String>) -> Rejection {
+fn rejection(prepared: &Prepared, record: &Record, failed: &Failed, remedy: Option<String>) -> Rejection {
+    let error = &failed.error;
+    let column = failed.value.and_then(|value| prepared.batch.column_of(record, value));
+    let column = column.map_or(String::new(), |column| format!(", column {}", column.sql()));
+    // What is said of a TRUNCATE quotes no row: it has none.
+    let message = db_error(error).filter(|_| record.op == Op::Truncate).map(|error| error.message());
+    let said = message.map_or(String::new(), |message| format!(": {message}"));
     Rejection {
         table: prepared.batch.tables[record.table].target.table.name.clone(),
         place: record.place,
         sqlstate: db_error(error).map(|error| error.code().code().to_owned()),
-        reason: error.one_line(),
+        reason: format!("{}{column}{said}", error.one_line()),
         remedy,
+        server_words: server_words(error),
     }
 }
 
@@ -419,7 +435,8 @@ pub(crate) fn is_no_fault_of_a_record(error: &Error) -> bool {
     let Some(error) = db_error(error) else { return true };
     let code = error.code().code();
     let class = code.get(..2).unwrap_or_default();
-    matches!(class, "08" | "40" | "53" | "57" | "58" | "XX" | "25" | "3B")
+    // An internal error, a damaged or a missing file are those of a table, or of what hangs on it.
+    matches!(class, "08" | "40" | "53" | "57" | "58" | "25" | "3B") && code != "58P01"
         || code == "55P03"
         || code == "55006"
 }

@@ -1,13 +1,16 @@
 //! The statement that lets a table take the record that it has refused, where the server's words name the place.
 
-use postgres_protocol::escape::{escape_identifier, escape_literal};
 use syncdata_formats::error::Error;
+use syncdata_formats::{printed, types};
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{db_error, sqlstate};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::batch::{Batch, Record};
+
+/// PostgreSQL's own limit on labels of enums.
+const LABEL_BYTES_MAX: usize = 63;
 
 /// `run: …`, where it is known.
 pub(super) async fn of(
@@ -31,7 +34,7 @@ pub(super) async fn of(
 
 fn required_column(batch: &Batch, record: &Record, error: &Error) -> Option<String> {
     let table = &batch.tables[record.table].target.table;
-    let column = escape_identifier(db_error(error)?.column()?);
+    let column = printed::identifier(db_error(error)?.column()?);
     Some(format!("ALTER TABLE {} ALTER COLUMN {column} DROP NOT NULL", table.name.sql()))
 }
 
@@ -42,7 +45,7 @@ fn narrow_type(batch: &Batch, record: &Record) -> Option<String> {
     let mut other = batch_table.other_types();
     let (column, source) = other.find(|other| batch.data(record).any(|(column, _)| column == other.0))?;
     let name = table.columns[column].sql();
-    Some(format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {source}", table.name.sql()))
+    Some(format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {}", table.name.sql(), types::printable(source)))
 }
 
 /// A label that the source has added to an enum, or renamed: then old rows have the old one, here as there. (The
@@ -62,22 +65,30 @@ async fn missing_label(client: &Client, batch: &Batch, record: &Record) -> Resul
     let (names, labels): (Vec<&str>, Vec<Option<&str>>) = batch
         .data(record)
         .map(|(column, cell)| (table.columns[column].name.as_str(), batch.value(cell)))
+        // A NUL cannot be sent, not even as a part of a question.
+        .filter(|(_, label)| {
+            label.is_none_or(|label| label.len() <= LABEL_BYTES_MAX && !label.contains('\0'))
+        })
         .unzip();
     let found = client.query_opt(MISSING, &[&table.oid, &names, &labels]).await;
     let found = found.context(|| format!("looking at the enums of {}", table.name))?;
-    Ok(found.map(|row| {
+    Ok(found.and_then(|row| {
         let (local, label): (Vec<String>, &str) = (row.get(3), row.get(2));
-        let source = batch_table.labels(row.get(1));
+        // What the archive does not describe as a label is a value of a row, and is not printed.
+        let source =
+            batch_table.labels(row.get(1)).filter(|source| source.iter().any(|known| known == label))?;
         let type_name: &str = row.get(0);
-        let label_sql = escape_literal(label);
+        let label_sql = printed::literal(label);
         let add = format!("ALTER TYPE {type_name} ADD VALUE {label_sql}");
-        match source.map_or(Renamed::No, |source| renamed(&local, source, label)) {
+        Some(match renamed(&local, source, label) {
             Renamed::From(old) => {
-                format!("ALTER TYPE {type_name} RENAME VALUE {} TO {label_sql}", escape_literal(old))
+                format!("ALTER TYPE {type_name} RENAME VALUE {} TO {label_sql}", printed::literal(old))
             }
             Renamed::No => add,
-            Renamed::Unknown => format!("{add}  -- other labels were renamed: then resync {}", table.name),
-        }
+            Renamed::Unknown => {
+                format!("{add}  -- other labels were renamed: then resync {}", table.name.shell_word())
+            }
+        })
     }))
 }
 

@@ -65,6 +65,7 @@ impl Writer {
             let local = &table.target.table;
             let outsider = local.referenced_by.iter().find(|name| !is_truncated(name) && !goes_on(name))?;
             Some(Rejection {
+ server_words: None,
                 table: local.name.clone(),
                 place: record.place,
                 // Of a synced one it is the rows that stand in the way, which are newer, or older.
