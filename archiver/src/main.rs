@@ -5,6 +5,7 @@ mod capture;
 mod operations;
 mod poll;
 mod program;
+mod proof;
 mod prune;
 mod segment;
 mod ship;
@@ -88,6 +89,7 @@ async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<E
         Command::Status => commands::status(&config, output).await,
         Command::Check { deep } => commands::check(&config, *deep, output).await,
         Command::Snapshot(arguments) => commands::snapshot(&config, arguments, output).await,
+        Command::Proof(arguments) => commands::proof(config, arguments, output).await,
         Command::Prune { dry_run } => commands::prune(config, *dry_run, output).await,
         Command::DropSlot { force } => commands::drop_slot(&config, *force, output).await,
         Command::DeclareGap(arguments) => commands::declare_gap(config, arguments, output).await,

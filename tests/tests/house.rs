@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const ARCHIVER: &[&[&str]] = &[
     &["program"],
     &["operations"],
+    &["proof"],
     &["poll", "snapshot", "prune"],
     &["ship", "segment"],
     &["spool", "source"],
@@ -20,6 +21,7 @@ const APPLIER: &[&[&str]] = &[
     &["program"],
     &["operations"],
     &["pass", "history"],
+    &["proof"],
     &["load"],
     &["apply"],
     &["target", "archive"],

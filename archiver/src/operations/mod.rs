@@ -8,6 +8,7 @@ pub(crate) mod keygen;
 pub(crate) mod numbers;
 pub(crate) mod older_rows;
 pub(crate) mod poll;
+pub(crate) mod proof;
 pub(crate) mod prune;
 pub(crate) mod setup;
 pub(crate) mod snapshot;

@@ -19,6 +19,7 @@ use tracing::warn;
 use crate::capture::{Capture, Memory};
 use crate::poll::outcome::{Outcome, View};
 use crate::poll::steps::Poll;
+use crate::segment::cut::Watch;
 use crate::ship::adoption::Claims;
 use crate::ship::ownership::Met;
 use crate::ship::shipper::Shipper;
@@ -51,6 +52,8 @@ pub(crate) struct Archiver {
     /// On which occasion what nobody needs was removed last.
     pruned: Option<(Day, Option<SnapshotId>)>,
     canceller: Arc<Mutex<Option<Canceller>>>,
+    /// What a proof looks for in the stream.
+    watch: Watch,
     /// What was seen of the source when a poll failed.
     last_view: View,
 }
@@ -70,6 +73,7 @@ impl Archiver {
             source: None,
             has_our_history: false,
             canceller: Arc::default(),
+            watch: Watch::default(),
             last_view: View::default(),
             snapshots: BTreeMap::new(),
             pruned: None,
@@ -91,6 +95,11 @@ impl Archiver {
     /// Ends what the source is doing for us, for somebody who cannot wait for the poll.
     pub(crate) fn canceller(&self) -> Arc<Mutex<Option<Canceller>>> {
         self.canceller.clone()
+    }
+
+    /// For a proof, which needs polls of this archiver.
+    pub(crate) fn watch(&self) -> Watch {
+        self.watch.clone()
     }
 
     pub(crate) async fn poll(&mut self) -> Result<Outcome> {
@@ -206,6 +215,7 @@ impl Archiver {
             spool,
             connection,
             snapshots: &mut self.snapshots,
+            watch: &self.watch,
             slot,
             source,
             position,

@@ -16,6 +16,7 @@ use tracing::info;
 use crate::poll::gap;
 use crate::poll::mended;
 use crate::poll::outcome::{Outcome, View};
+use crate::segment::cut::Watch;
 use crate::segment::publish::publish_gap;
 use crate::segment::reading::Reading;
 use crate::ship::shipper::Shipper;
@@ -35,6 +36,7 @@ pub(crate) struct Poll<'a> {
     pub spool: &'a mut Spool,
     pub connection: &'a mut Connection,
     pub snapshots: &'a mut BTreeMap<SnapshotId, HeldSnapshot>,
+    pub watch: &'a Watch,
     pub slot: Slot,
     pub source: &'a Wal2json,
     pub position: Position,
@@ -78,7 +80,7 @@ impl<'a> Poll<'a> {
     }
 
     pub(super) fn reading(&self) -> Reading<'a> {
-        Reading { config: self.config, source: self.source, signing_key: self.signing_key }
+        Reading { config: self.config, source: self.source, signing_key: self.signing_key, watch: self.watch }
     }
 
     /// Sends again what the backup host has lost since.

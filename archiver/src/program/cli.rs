@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Copy tables as they are at one moment into the archive, while production works
     Snapshot(SnapshotArguments),
+    /// Digest tables as they are at one place of the stream, so that copies can be compared with them
+    Proof(ProofArguments),
     /// Remove from the archive what is older than keep_days and needed by nobody
     Prune {
         /// Print what would be removed, and remove nothing
@@ -137,6 +139,19 @@ pub(crate) struct SnapshotArguments {
     /// Give up if transactions that are open now have not ended by then, such as 10min
     #[arg(long, value_name = "DURATION")]
     pub wait: Option<humantime::Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProofArguments {
+    /// Tables and patterns, instead of all that is captured
+    #[arg(long, value_name = "A,B")]
+    pub tables: Option<String>,
+    /// Give up if transactions that are open now have not ended by then
+    #[arg(long, value_name = "DURATION", default_value = "10min")]
+    pub wait: humantime::Duration,
+    /// Read no more than so many bytes of rows in a second, such as 20MiB
+    #[arg(long, value_name = "SIZE", value_parser = rate)]
+    pub rate: Option<ByteSize>,
 }
 
 fn rate(text: &str) -> Result<ByteSize, String> {

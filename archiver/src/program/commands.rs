@@ -19,10 +19,11 @@ use crate::operations::prune::Prune;
 use crate::operations::setup::Wanted;
 use crate::poll::archiver::Archiver;
 use crate::program::answer::Answer;
-use crate::program::cli::{DeclareGapArguments, Setup, SnapshotArguments};
+use crate::program::cli::{DeclareGapArguments, ProofArguments, Setup, SnapshotArguments};
 use crate::program::client;
 use crate::program::poll_log::PollLog;
 use crate::program::stopping::unless_stopped;
+use crate::proof;
 use crate::prune;
 use crate::snapshot::{Options, Taken};
 
@@ -142,6 +143,34 @@ async fn take_snapshot(config: &Config, options: &Options, output: Output) -> Re
         ));
     }
     Ok(snapshot.taken)
+}
+
+/// A running daemon makes it, since only the process that reads the stream can; else it is made here. 0: every table is
+/// proved. 1: some are not, or none could be now.
+pub(crate) async fn proof(config: Config, arguments: &ProofArguments, output: Output) -> Result<ExitCode> {
+    let tables = arguments.tables.as_deref().map(patterns).transpose()?;
+    let options = proof::Options {
+        tables: tables.map(|tables| tables.iter().map(ToString::to_string).collect()),
+        rate: arguments.rate.map(|rate| rate.as_u64()),
+        wait_seconds: Some(std::time::Duration::from(arguments.wait).as_secs()),
+    };
+    let made = match client::ask(&config, "/proof", Some(&json!(options))).await? {
+        Some(Answer { proof: Some(made), .. }) => made,
+        Some(answer) => {
+            output.words(&answer.message);
+            return Ok(ExitCode::from(answer.exit_code));
+        }
+        None => match operations::proof::here(config, &options).await {
+            Ok(made) => made,
+            Err(error) if error.kind().is_transient() => {
+                output.words(&error.report());
+                return Ok(ExitCode::from(1));
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    output.document(&json!(made), &made.text());
+    Ok(ExitCode::from(u8::from(!made.not_proved.is_empty())))
 }
 
 pub(crate) async fn prune(config: Config, dry_run: bool, output: Output) -> Result<ExitCode> {

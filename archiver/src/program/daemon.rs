@@ -12,14 +12,15 @@ use std::time::Duration;
 use serde_json::json;
 use syncdata_formats::error::Remedy;
 use syncdata_formats::time::Timestamp;
-use syncdata_formats::{Kind, Result};
+use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::backoff::{Backoff, Dice};
 use syncdata_service::config::{Config, Program};
 use syncdata_service::control::{self, ControlSocket, Method, Request, Response};
 use syncdata_service::daemon::{Heartbeat, Phase, Reloads, Stop, notify};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::operations;
 use crate::operations::declare_gap::DeclareGap;
@@ -30,6 +31,8 @@ use crate::poll::outcome::Outcome;
 use crate::program::answer::Answer;
 use crate::program::poll_log::PollLog;
 use crate::program::stopping::unless_stopped;
+use crate::proof::{self, Asks, Made};
+use crate::segment::cut::Watch;
 
 /// Without any sign of life for so long, the watchdog may strike.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -46,6 +49,16 @@ enum Order {
 
 type Shared = Arc<Mutex<Status>>;
 
+/// What a proof needs of the daemon: polls, and the search that they carry.
+#[derive(Clone, Debug)]
+struct Prover {
+    config: Config,
+    watch: Watch,
+    asks: Asks,
+}
+
+type Provers = Arc<Mutex<Option<Prover>>>;
+
 /// The daemon. `reload` reads the settings again.
 pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -> Result<ExitCode> {
     let stop = Stop::new();
@@ -60,7 +73,16 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
         status.poll_frequency_seconds = archiver.config.data_sync_freq.as_secs();
         status.started(frame(&archiver), archiver.spool());
     }
-    serve_control(&archiver.config, &status, &orders, &stop).await?;
+    let provers = Provers::default();
+    let mut proofs = Schedule::default();
+    let (asks, mut asked) = mpsc::channel::<oneshot::Sender<Result<()>>>(1);
+    let prover = |archiver: &Archiver| Prover {
+        config: archiver.config.clone(),
+        watch: archiver.watch(),
+        asks: asks.clone(),
+    };
+    *lock_prover(&provers) = Some(prover(&archiver));
+    serve_control(&archiver.config, &status, &orders, &provers, &stop).await?;
     notify(Phase::Ready);
     heartbeat.feed_watchdog(PATIENCE);
     info!(version = env!("CARGO_PKG_VERSION"), "started");
@@ -72,6 +94,9 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
             poll(&mut archiver, &mut log, &status, &stop).await
         };
         let Some(outcome) = polled else { break };
+        if outcome.as_ref().is_ok_and(Outcome::is_clean) && proofs.is_due(&archiver.config) {
+            proofs.begin(prover(&archiver));
+        }
         let pause = match outcome {
             Ok(outcome) if outcome.away.is_none() && outcome.held_back.is_none() => {
                 backoff.reset();
@@ -90,9 +115,16 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
                 () = reloads.next() => {
                     notify(Phase::Reloading);
                     archiver = reloaded(archiver, &reload, &status)?;
+                    *lock_prover(&provers) = Some(prover(&archiver));
                     backoff = Backoff::endless(FIRST_RETRY, archiver.config.data_sync_freq);
                     notify(Phase::Ready);
                     break;
+                }
+                Some(to) = asked.recv() => {
+                    let Some(polled) = poll(&mut archiver, &mut log, &status, &stop).await else { break };
+                    let polled = polled.map(drop).map_err(|error| Error::new(error.kind(), error.one_line()));
+                    // A proof may have been given up meanwhile.
+                    let _ = to.send(polled);
                 }
                 Some(order) = ordered.recv() => {
                     if obey(order, &mut archiver, &mut log, &status, &stop).await {
@@ -231,11 +263,13 @@ async fn serve_control(
     config: &Config,
     status: &Shared,
     orders: &mpsc::Sender<Order>,
+    provers: &Provers,
     stop: &Stop,
 ) -> Result<()> {
     let handler = {
         let (status, orders, stop) = (status.clone(), orders.clone(), stop.clone());
-        move |request| answer(request, status.clone(), orders.clone(), stop.clone())
+        let provers = provers.clone();
+        move |request| answer(request, status.clone(), orders.clone(), provers.clone(), stop.clone())
     };
     let socket = ControlSocket::bind(&config.socket(Program::Archiver))?;
     tokio::spawn(socket.serve(handler.clone()));
@@ -246,7 +280,13 @@ async fn serve_control(
     Ok(())
 }
 
-async fn answer(request: Request, status: Shared, orders: mpsc::Sender<Order>, stop: Stop) -> Response {
+async fn answer(
+    request: Request,
+    status: Shared,
+    orders: mpsc::Sender<Order>,
+    provers: Provers,
+    stop: Stop,
+) -> Response {
     match (request.method, request.path.as_str()) {
         (Method::Get, "/status") => Response::json(200, &json!(as_of_now(&status))),
         (Method::Get, "/health") => {
@@ -259,6 +299,16 @@ async fn answer(request: Request, status: Shared, orders: mpsc::Sender<Order>, s
             Response::json(200, &json!(Answer::new(0, "stopping")))
         }
         (Method::Post, "/poll") => ordered(&orders, Order::Poll).await,
+        (Method::Post, "/proof") => match request.json::<proof::Options>() {
+            Ok(options) => {
+                let prover = lock_prover(&provers).clone();
+                match prover {
+                    Some(prover) => prover.answer(&options).await,
+                    None => Response::error(503, "the daemon is starting"),
+                }
+            }
+            Err(error) => Response::error(400, &error.one_line()),
+        },
         (Method::Post, "/prune") => match request.json::<Prune>() {
             Ok(order) => ordered(&orders, |to| Order::Prune(order, to)).await,
             Err(error) => Response::error(400, &error.one_line()),
@@ -281,6 +331,49 @@ async fn ordered(
         return stopping();
     }
     answered.await.unwrap_or_else(|_| stopping())
+}
+
+impl Prover {
+    async fn prove(&self, options: &proof::Options) -> Result<Made> {
+        proof::make(&self.config, options, &self.watch, &self.asks).await
+    }
+
+    async fn answer(&self, options: &proof::Options) -> Response {
+        let answer = match self.prove(options).await {
+            Ok(made) => Answer::of_proof(made),
+            Err(error) => Answer::new(if error.kind().is_transient() { 1 } else { 2 }, error.report()),
+        };
+        Response::json(200, &json!(answer))
+    }
+}
+
+fn lock_prover(provers: &Provers) -> std::sync::MutexGuard<'_, Option<Prover>> {
+    provers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// When the daemon makes a proof by itself.
+#[derive(Debug, Default)]
+struct Schedule {
+    last: Option<Instant>,
+    running: Option<JoinHandle<()>>,
+}
+
+impl Schedule {
+    fn is_due(&self, config: &Config) -> bool {
+        let is_running = self.running.as_ref().is_some_and(|task| !task.is_finished());
+        let every = config.proof_every;
+        !every.is_zero() && !is_running && self.last.is_none_or(|last| last.elapsed() >= every)
+    }
+
+    fn begin(&mut self, prover: Prover) {
+        self.last = Some(Instant::now());
+        self.running = Some(tokio::spawn(async move {
+            // One that could not be made is tried again when the next is due.
+            if let Err(error) = prover.prove(&proof::Options::default()).await {
+                warn!(error = %error.one_line(), hint = error.hint_text(), "no proof was made");
+            }
+        }));
+    }
 }
 
 fn as_of_now(status: &Shared) -> Status {

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syncdata_archive::snapshots::{self, Files, has_manifest};
-use syncdata_archive::{Archive, Entry, EntryKind, listing, small};
+use syncdata_archive::{Archive, Entry, EntryKind, listing, proofs, small};
 use syncdata_formats::ack::{Ack, AckName};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::document::Document;
 use syncdata_formats::error::{Context as _, Error, Kind, Result};
 use syncdata_formats::floor::Floor;
 use syncdata_formats::layout::{ArchivePath, SegmentFile, SegmentName, SegmentSeq};
+use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Manifest;
 use syncdata_formats::name::TableName;
 use syncdata_formats::signature::VerifyKey;
@@ -24,6 +25,8 @@ pub(crate) struct Inventory {
     pub days: BTreeMap<Day, Vec<SegmentEntry>>,
     pub snapshots: BTreeMap<SnapshotId, Folder>,
     pub acks: Vec<Ack>,
+    /// Where proofs speak of tables: what differs there is rebuilt from a copy that is older.
+    pub proofs: Vec<(Lsn, BTreeSet<TableName>)>,
     /// What could not be read, in words.
     pub troubles: Vec<String>,
 }
@@ -60,6 +63,29 @@ pub(crate) enum Copy {
 }
 
 impl Inventory {
+    /// One that cannot be read is of no use to anybody, and needs nothing.
+    fn read_proofs(
+        &mut self,
+        archive: &mut dyn Archive,
+        archive_id: Uuid,
+        verify_key: Option<&VerifyKey>,
+    ) -> Result<()> {
+        for (id, entries) in proofs::file_names(archive)? {
+            if !proofs::has_manifest(&entries) {
+                continue;
+            }
+            match proofs::read(archive, &id, Some(archive_id), verify_key) {
+                Ok(Some(proof)) => {
+                    self.proofs.push((proof.cut.end_lsn, proof.tables.into_keys().collect()));
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == Kind::Unreachable => return Err(error),
+                Err(error) => self.troubles.push(error.one_line()),
+            }
+        }
+        Ok(())
+    }
+
     /// Of the archive that is ours. What it says of itself is believed only where its manifests prove it.
     pub(crate) fn read(
         archive: &mut dyn Archive,
@@ -76,6 +102,7 @@ impl Inventory {
         inventory.check_floor(archive, archive_id)?;
         inventory.read_snapshots(archive, archive_id, verify_key)?;
         inventory.read_acks(archive)?;
+        inventory.read_proofs(archive, archive_id, verify_key)?;
         Ok(inventory)
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Kept are, with N the days of `keep_days`: every segment whose folder is one of the last N days; for every captured
 //! table its newest complete copy from before those days, and all changes since; every later copy; every file that a
-//! copy which is kept refers to; and what a reader that reported lately still lacks.
+//! copy which is kept refers to; and what a reader that reported lately still lacks; and the
+//! copy, with all after it, from which a table of a proof can be made as it was there.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -94,6 +95,8 @@ impl Plan {
             .filter(|(id, _)| id.start_lsn() <= terms.flush)
             .collect();
         let mut base: Option<SnapshotId> = None;
+        // From these the tables of proofs can be made as they were there.
+        let mut drilled: Vec<&SnapshotId> = Vec::new();
         for table in terms.captured {
             let of_table = || complete.iter().filter(|(_, tables)| tables.contains(table)).map(|(id, _)| *id);
             let before = of_table().rfind(|id| id.taken_at().is_some_and(|at| terms.is_past(at.day())));
@@ -106,11 +109,13 @@ impl Plan {
                     return None;
                 }
             }
+            let proved = inventory.proofs.iter().filter(|(_, tables)| tables.contains(table));
+            drilled.extend(proved.filter_map(|(cut, _)| of_table().rfind(|id| id.start_lsn() <= *cut)));
         }
         if base.is_none() {
             self.notes.push("nothing is pruned: no complete snapshot is older than keep_days".to_owned());
         }
-        base
+        base.map(|base| drilled.into_iter().fold(base, |base, id| base.min(id.clone())))
     }
 
     fn live_acks<'a>(&mut self, inventory: &'a Inventory, terms: &Terms<'_>) -> Vec<&'a Ack> {

@@ -1,6 +1,7 @@
 //! From what the source yields to segments in the spool.
 
 pub(crate) mod absent;
+pub(crate) mod cut;
 pub(crate) mod publish;
 pub(crate) mod reading;
 pub(crate) mod scratch;

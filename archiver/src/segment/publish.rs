@@ -8,6 +8,7 @@ use syncdata_formats::layout::SegmentName;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{FORMAT, Gap, Manifest, Relation, Source, SourceKind};
 use syncdata_formats::name::TableName;
+use syncdata_formats::proof::Cut;
 use syncdata_formats::segment::Summary;
 use syncdata_formats::signature::SigningKey;
 use syncdata_formats::time::Timestamp;
@@ -15,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::capture::Capture;
 use crate::segment::absent::each_once;
+use crate::segment::cut::{Place, Search};
 use crate::segment::scratch::Scratch;
 use crate::segment::segmenter::{Finished, Harvest};
 use crate::source::Described;
@@ -33,6 +35,8 @@ pub(crate) struct Published {
     pub segments: u64,
     pub records: u64,
     pub gaps: Vec<Gap>,
+    /// What is known of a proof's place after this answer.
+    pub search: Option<Box<Search>>,
 }
 
 /// What manifests say of the source.
@@ -67,13 +71,37 @@ pub(crate) fn publish(
 ) -> Result<Published> {
     let Circumstances { source, capture, relations } = circumstances;
     let mut published = Published::default();
-    for finished in harvest.segments {
+    let (mut search, cut, mut after) = (harvest.search, harvest.cut, harvest.gaps);
+    // A search that was void by the end of the answer marks nothing.
+    let mark = search.as_ref().and_then(Search::mark).cloned();
+    if let (Some(mark), Some(Place::Alone(end))) = (&mark, cut) {
+        // Nothing comes after it that could say what is missing before it.
+        let mut gaps: Vec<Gap> = after.extract_if(.., |gap| gap.to <= end).collect();
+        gaps.extend(missing_in(spool.state().tip.end_lsn, Some(end)));
+        let gaps = each_once(gaps);
+        log(&gaps);
+        let manifest = Manifest {
+            proof: Some(mark.clone()),
+            ..draft(spool.state(), source.clone(), capture, end, gaps)
+        };
+        let day = spool.state().chain_tip().day_of_next(Timestamp::now());
+        spool.publish(&manifest, day, signing_key)?;
+        published.segments += 1;
+        published.gaps.extend(manifest.gaps);
+        note_cut(spool.state(), &mut search);
+        info!(segment = %manifest.seq, lsn = %end, "a mark alone is spooled");
+    }
+    for (number, finished) in harvest.segments.into_iter().enumerate() {
         let Finished { file, summary, last_commit, mut gaps } = finished;
         gaps.extend(missing_in(summary.start_lsn, Some(summary.end_lsn)));
         let gaps = each_once(gaps);
         log(&gaps);
 
-        let draft = draft(spool.state(), source.clone(), capture, summary.end_lsn, gaps);
+        let is_marked = cut == Some(Place::After(number));
+        let draft = Manifest {
+            proof: mark.clone().filter(|_| is_marked),
+            ..draft(spool.state(), source.clone(), capture, summary.end_lsn, gaps)
+        };
         let manifest = with_changes(draft, &summary, relations);
         let day = spool.state().chain_tip().day_of_next(summary.last_commit_ts);
         spool.keep_changes(&file.path, &file.file, &manifest.name().file(day))?;
@@ -82,6 +110,9 @@ pub(crate) fn publish(
         published.records += summary.records;
         published.gaps.extend(manifest.gaps.iter().cloned());
         spool.publish(&manifest, day, signing_key)?;
+        if manifest.proof.is_some() {
+            note_cut(spool.state(), &mut search);
+        }
         spool.update(|state| state.last_commit = last_commit)?;
         info!(
             segment = %manifest.seq, lsn = %manifest.end_lsn, records = summary.records,
@@ -89,7 +120,7 @@ pub(crate) fn publish(
         );
     }
 
-    let mut gaps = harvest.gaps;
+    let mut gaps = after;
     gaps.extend(missing_in(spool.state().tip.end_lsn, None));
     let gaps = each_once(gaps);
     // It says no more than what is missing, and so it ends where that does.
@@ -98,7 +129,18 @@ pub(crate) fn publish(
         published.gaps.extend(manifest.gaps);
         published.segments += 1;
     }
+    if let Some(search) = &mut search {
+        search.missed(&published.gaps);
+    }
+    published.search = search.map(Box::new);
     Ok(published)
+}
+
+/// The segment that was published last is where the proof's snapshot stands.
+fn note_cut(state: &State, search: &mut Option<Search>) {
+    if let (Some(search), Some(link)) = (search, state.chain_tip().previous()) {
+        search.marked(Cut { seq: link.seq, sha256: link.sha256, end_lsn: state.tip.end_lsn });
+    }
 }
 
 /// Publishes a segment that only says what is missing.

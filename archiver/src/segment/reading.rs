@@ -16,6 +16,7 @@ use crate::capture::shape::{self, ShapeMemory};
 use crate::capture::since::{self, CaptureMemory};
 use crate::capture::{Capture, Memory};
 use crate::segment::absent::Absent;
+use crate::segment::cut::{Place, Watch};
 use crate::segment::publish::{self, Circumstances, Published, publish};
 use crate::segment::scratch::{Scratch, ScratchFiles};
 use crate::segment::segmenter::{Files, Harvest, Limits, Segmenter};
@@ -25,7 +26,7 @@ use crate::source::connection::{Connection, pinned};
 use crate::source::look::Look;
 use crate::source::wal2json::lost::LostChanges;
 use crate::source::wal2json::{Session, Wal2json, slot};
-use crate::source::{Read, Source, Stretch};
+use crate::source::{Described, Read, Source, Stretch};
 use crate::spool::{Spool, State};
 
 /// What is the same for every answer of a poll.
@@ -33,6 +34,7 @@ pub(crate) struct Reading<'a> {
     pub config: &'a Config,
     pub source: &'a Wal2json,
     pub signing_key: Option<&'a SigningKey>,
+    pub watch: &'a Watch,
 }
 
 /// What one answer came to.
@@ -135,7 +137,8 @@ impl Reading<'_> {
             let absent = to.map_or_else(|| absent.after(from), |to| absent.inside(from, to));
             absent.into_iter().chain(rewritten_in(from, to.unwrap_or(looked_at))).collect::<Vec<Gap>>()
         };
-        let published = publish(spool, &circumstances, harvest, missing_in, self.signing_key)?;
+        let mut published = publish(spool, &circumstances, harvest, missing_in, self.signing_key)?;
+        self.watch.note(published.search.take().map(|search| *search));
         if shapes.is_in_doubt() {
             spool.update(|state| state.shapes.told(&seen, state.tip.end_lsn))?;
         }
@@ -206,9 +209,10 @@ impl Reading<'_> {
         let watched = captured.watched().into_iter().chain(shapes.watched()).collect();
         let segmenter = Segmenter::new(&capture, ScratchFiles::of(spool), self.limits(), start, archived)
             .watching(watched)
-            .noting_unseen(&look.seen);
+            .noting_unseen(&look.seen)
+            .searching(self.watch.search());
         let session = Session { tx: &tx, waiting: &waiting };
-        let (harvest, read) = read_into(self.source, &session, &stretch, segmenter).await?;
+        let (mut harvest, read) = read_into(self.source, &session, &stretch, segmenter).await?;
 
         let complete = upto >= look.position.flush && !read.was_cut;
         let end = harvest.position.max(if complete { look.position.flush } else { archived });
@@ -216,6 +220,7 @@ impl Reading<'_> {
             seen: harvest.seen.clone(),
             counts: harvest.segments.iter().map(|segment| &segment.summary.tables).collect(),
         });
+        self.place_at_end(spool, end, &mut harvest);
         let slot = slot::read(&tx, &self.config.slot_name).await?;
         let named: BTreeSet<TableName> =
             harvest.segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
@@ -230,6 +235,23 @@ impl Reading<'_> {
         );
         let circumstances = Circumstances { source, capture, relations };
         Ok(Answer { harvest, read, circumstances, slot, captured, shapes, end })
+    }
+
+    /// All that a proof's snapshot could see was looked at, and all of it is seen: the snapshot stands at the end.
+    fn place_at_end(&self, spool: &Spool, end: Lsn, harvest: &mut Harvest<Scratch>) {
+        let Some(search) = &mut harvest.search else { return };
+        let Described::Wal2json { degraded, .. } = self.source.described();
+        search.degraded(!degraded.is_empty());
+        if !search.reached(end) {
+            return;
+        }
+        let place = match harvest.segments.len() {
+            0 if end > spool.state().tip.end_lsn => Place::Alone(end),
+            0 => return search.void("nothing was written since the last segment"),
+            some => Place::After(some - 1),
+        };
+        search.placed();
+        harvest.cut = Some(place);
     }
 
     fn limits(&self) -> Limits {

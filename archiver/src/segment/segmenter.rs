@@ -19,6 +19,7 @@ use syncdata_formats::snapshot::Seen;
 use syncdata_formats::{Error, Kind, Result};
 
 use crate::capture::{Capture, PARTITION, Tally, Target};
+use crate::segment::cut::{Place as CutPlace, Search};
 use crate::segment::targets::{Found, Targets, is_virtual};
 use crate::source::event::{Action, Columns, Event, JsonString, Part, Place, Row, Transaction};
 use crate::spool::ArchivedCommit;
@@ -63,6 +64,9 @@ pub(crate) struct Segmenter<'a, F: Files> {
     entering: BTreeMap<u32, Entering>,
     /// Which transactions the catalog shows that `capture` was made of.
     shown: Option<&'a Seen>,
+    /// A place that is looked for.
+    search: Option<Search>,
+    cut: Option<CutPlace>,
 }
 
 /// A relation that becomes a partition in the transaction whose rows are coming.
@@ -79,6 +83,8 @@ struct Open {
     begin: Transaction,
     rows: u64,
     archived_already: bool,
+    /// It has rows of tables that a proof is about.
+    concerns: bool,
 }
 
 /// A change file that needs only a name and a manifest.
@@ -103,6 +109,9 @@ pub(crate) struct Harvest<W> {
     /// Where those transactions ended that were watched for.
     pub seen: BTreeMap<u32, Lsn>,
     pub tally: Tally,
+    /// Where a segment ends for a proof, and what is known of that search.
+    pub cut: Option<CutPlace>,
+    pub search: Option<Search>,
 }
 
 impl<'a, F: Files> Segmenter<'a, F> {
@@ -134,6 +143,8 @@ impl<'a, F: Files> Segmenter<'a, F> {
             tally: Tally { rows: capture.rows(), ..Tally::default() },
             entering: BTreeMap::new(),
             shown: None,
+            search: None,
+            cut: None,
         }
     }
 
@@ -145,6 +156,11 @@ impl<'a, F: Files> Segmenter<'a, F> {
     /// With transactions of which it matters where they end, whether anything of them travels or not.
     pub(crate) fn watching(self, watched: BTreeSet<u32>) -> Segmenter<'a, F> {
         Segmenter { watched, ..self }
+    }
+
+    /// With a place that is looked for, where a segment has to end.
+    pub(crate) fn searching(self, search: Option<Search>) -> Segmenter<'a, F> {
+        Segmenter { search, ..self }
     }
 
     /// Takes the next event of the stretch.
@@ -163,8 +179,8 @@ impl<'a, F: Files> Segmenter<'a, F> {
             return Err(out_of_order("the answer ends inside a transaction"));
         }
         self.close()?;
-        let Segmenter { finished: segments, position, gaps, repeated, seen, tally, .. } = self;
-        Ok(Harvest { segments, position, gaps, repeated, seen, tally })
+        let Segmenter { finished: segments, position, gaps, repeated, seen, tally, cut, search, .. } = self;
+        Ok(Harvest { segments, position, gaps, repeated, seen, tally, cut, search })
     }
 
     fn begin(&mut self, begin: Transaction) -> Result<()> {
@@ -172,7 +188,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
             return Err(out_of_order("a transaction begins inside another"));
         }
         let archived_already = begin.end_lsn <= self.archived;
-        self.transaction = Some(Open { begin, rows: 0, archived_already });
+        self.transaction = Some(Open { begin, rows: 0, archived_already, concerns: false });
         self.see_joins(begin.xid, archived_already);
         if !archived_already && self.shown.is_some_and(|shown| !shown.has(begin.xid)) {
             self.tally.unseen.insert(begin.xid);
@@ -292,10 +308,12 @@ impl<'a, F: Files> Segmenter<'a, F> {
     }
 
     fn write(&mut self, table: &TableName, op: Op, lsn: Lsn) -> Result<()> {
+        self.cut_here()?;
         let Some(transaction) = &mut self.transaction else {
             return Err(out_of_order("a row outside a transaction"));
         };
         transaction.rows += 1;
+        transaction.concerns |= self.search.as_ref().is_some_and(|search| search.concerns(table));
         let ts = transaction.begin.committed_at;
         if self.open.is_none() {
             let start_lsn = self.finished.last().map_or(self.start_lsn, |finished| finished.summary.end_lsn);
@@ -322,6 +340,9 @@ impl<'a, F: Files> Segmenter<'a, F> {
             self.repeated = Some(commit.end_lsn);
             return Ok(());
         }
+        if let Some(search) = self.search.as_mut().filter(|_| open.rows > 0) {
+            search.committed(commit, open.concerns);
+        }
         self.position = commit.end_lsn;
         if open.rows == 0 {
             return Ok(());
@@ -339,6 +360,35 @@ impl<'a, F: Files> Segmenter<'a, F> {
         let is_long =
             writer.records() >= self.limits.changes || writer.content_bytes() >= self.limits.content_bytes;
         if is_long { self.close() } else { Ok(()) }
+    }
+
+    /// The open transaction may be the first that a proof's snapshot does not see: what is before it ends here.
+    fn cut_here(&mut self) -> Result<()> {
+        let Some(open) = &self.transaction else { return Ok(()) };
+        let begin = open.begin;
+        if !self.search.as_ref().is_some_and(|search| search.ends_before(&begin)) {
+            return Ok(());
+        }
+        self.close()?;
+        let place = if self.finished.is_empty() {
+            // Between what is archived and this commit: the stream was read up to there.
+            let between = [self.position, begin.lsn].into_iter().find(|lsn| *lsn > self.start_lsn);
+            between.map(CutPlace::Alone)
+        } else {
+            Some(CutPlace::After(self.finished.len() - 1))
+        };
+        let search = self.search.as_mut().expect("asked above");
+        match place {
+            Some(place) => {
+                search.placed();
+                self.cut = Some(place);
+                if let CutPlace::Alone(lsn) = place {
+                    self.start_lsn = lsn;
+                }
+            }
+            None => search.void("nothing was written between two commits"),
+        }
+        Ok(())
     }
 
     fn close(&mut self) -> Result<()> {

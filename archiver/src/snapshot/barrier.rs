@@ -96,6 +96,11 @@ pub(crate) async fn wait_for_flush(client: &Client, upto: Lsn) -> Result<()> {
     Ok(())
 }
 
+/// Has the server write WAL, for whoever needs a position after all that was read.
+pub(crate) async fn write_something(client: &Client) -> Result<()> {
+    newest_xid(client).await.map(drop)
+}
+
 /// Takes a number of its own, which is above every other; in 64 bits. Read-only sessions may.
 async fn newest_xid(client: &Client) -> Result<u64> {
     number(client, "SELECT pg_current_xact_id()::text").await

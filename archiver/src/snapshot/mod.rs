@@ -7,17 +7,17 @@
 //! All that committed up to `start_lsn` is in the copy, nothing that committed after `end_lsn` is, and of what lies
 //! between, the transaction's snapshot says which is. The order of these steps is the promise.
 
-mod barrier;
+pub(crate) mod barrier;
 mod cutter;
 mod earlier;
-mod hold;
+pub(crate) mod hold;
 mod memory;
 mod publish;
-mod reading;
+pub(crate) mod reading;
 mod rows;
 mod store;
-mod tables;
-mod view;
+pub(crate) mod tables;
+pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

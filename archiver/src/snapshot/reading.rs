@@ -28,7 +28,7 @@ impl Pace {
     }
 
     /// While we do not read, the server waits.
-    async fn keep(&mut self, bytes: usize) {
+    pub(crate) async fn keep(&mut self, bytes: usize) {
         /// Shorter waits cost more than they are worth.
         const WAIT_MIN: Duration = Duration::from_millis(20);
         let Some(rate) = self.bytes_per_second else { return };

@@ -176,6 +176,10 @@ impl Table {
         Ok(standing.zip(relation).map(now).filter(|now| now.oid == self.oid))
     }
 
+    pub(crate) fn is_partitioned(&self) -> bool {
+        self.is_partitioned
+    }
+
     pub(crate) fn is_ordered(&self) -> bool {
         self.is_ordered
     }

@@ -58,6 +58,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("http_listen", "\"127.0.0.1:9187\"", "[::1]:9188"),
     ("log_keep_days", "7", "0"),
     ("keep_days", "30", "0"),
+    ("proof_every", "\"6h\"", "0"),
     ("verify_key", "\"/k/key.pub\"", "/k/key2.pub"),
     ("signing_key", "\"/k/key.sec\"", "/k/key2.sec"),
 ];

@@ -186,6 +186,18 @@ fn copies_of_some_tables_leave_the_others_theirs() {
 }
 
 #[test]
+fn what_a_proof_is_drilled_from_stays() {
+    let copies = with_snapshot(with_snapshot(archive(), 5, "a b", &[]), 12, "a b", &[]);
+    let newest = floor(&plan(&copies, 2, "a b"));
+    for (cut, names, older) in [(70, "a", true), (70, "c", false), (130, "b", false)] {
+        let mut archive = copies.clone();
+        archive.proofs.push((lsn(cut), tables(names)));
+        let kept = floor(&plan(&archive, 2, "a b"));
+        assert_eq!(kept < newest, older, "{cut} {names}: {kept:?} {newest:?}");
+    }
+}
+
+#[test]
 fn an_incomplete_copy_is_no_base() {
     let mut archive = with_snapshot(with_snapshot(archive(), 5, "a", &[]), 10, "a", &[(10, 1)]);
     let broken = archive.snapshots.get_mut(&id(10)).expect("it is there");

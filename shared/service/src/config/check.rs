@@ -147,6 +147,7 @@ fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config>
         http_listen,
         log_keep_days,
         keep_days,
+        proof_every,
         verify_key,
         signing_key,
     } = raw;
@@ -183,6 +184,7 @@ fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config>
         http_listen: read.optional(http_listen, value::listen)?,
         log_keep_days: read.value(log_keep_days, value::days)?,
         keep_days: read.optional(keep_days, value::days)?,
+        proof_every: read.value(proof_every, value::every)?,
         verify_key: read.optional(verify_key, value::text)?,
         signing_key: read.optional(signing_key, value::path)?.map(local),
         settings: read.settings,

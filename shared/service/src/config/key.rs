@@ -142,6 +142,7 @@ keys! {
         http_listen: None, Nothing, false, "address for /status, /health and /metrics, such as 127.0.0.1:9187";
         log_keep_days: None, Text("90"), false, "days that data_sync_logs reaches back; 0 keeps all";
         keep_days: None, Nothing, false, "days that the archive reaches back; 0 keeps the newest snapshot and what follows it; unset keeps all";
+        proof_every: None, Text("1d"), false, "how often the archiver digests production's tables, so that copies can be compared with them; 0 is never";
         verify_key: None, Nothing, false, "public key that manifests must be signed with: the line of a .pub file that begins with RW, or its path";
         signing_key: None, Nothing, false, "file with the secret key that signs manifests";
     }

@@ -94,6 +94,8 @@ pub struct Config {
     pub log_keep_days: u32,
     /// `None`: nothing is ever too old.
     pub keep_days: Option<u32>,
+    /// Zero: never by itself.
+    pub proof_every: Duration,
     verify_key: Option<String>,
     signing_key: Option<PathBuf>,
     pub places: Places,

@@ -107,6 +107,12 @@ pub(super) fn seconds(given: &Given) -> Parsed<Duration> {
     time.ok_or_else(|| "a time of at least a second: 1800, 30min, 2h".to_owned())
 }
 
+/// How often something is done; 0 is never.
+pub(super) fn every(given: &Given) -> Parsed<Duration> {
+    let every = time(given, Duration::from_secs(1)).filter(|time| time.is_zero() || *time >= FREQ_MIN);
+    every.ok_or_else(|| "0 (never) or a time of at least a minute: 1d, 6h".to_owned())
+}
+
 /// The earlier tool counted this one in hours.
 pub(super) fn metric_freq(given: &Given) -> Parsed<Duration> {
     let hour = Duration::from_secs(3600);

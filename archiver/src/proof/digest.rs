@@ -1,0 +1,212 @@
+//! Rows of production, read as they lie and hashed here.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+
+use futures_util::TryStreamExt as _;
+use postgres_protocol::escape::escape_identifier;
+use syncdata_archive::{ArchiveHandle, proofs};
+use syncdata_formats::Result;
+use syncdata_formats::digest::Digest;
+use syncdata_formats::manifest::Gap;
+use syncdata_formats::name::TableName;
+use syncdata_formats::proof::{Buckets, Digester, Layout, Mark, ProofId, ProvedTable};
+use syncdata_service::postgres::ServerContext as _;
+use syncdata_service::progress::{Progress, Unit};
+use tokio_postgres::Client;
+
+use super::warn_not_proved;
+use crate::snapshot::hold::{self, Neighbours, Unread};
+use crate::snapshot::reading::Pace;
+use crate::snapshot::tables::{LeftOut, Table};
+use crate::snapshot::view::View;
+
+/// What has come of the tables so far.
+pub(super) struct Digests<'a> {
+    archive: &'a ArchiveHandle,
+    mark: &'a Mark,
+    pace: Pace,
+    /// Whether the stream may say NULL for NaN.
+    is_degraded: bool,
+    tables: BTreeMap<TableName, ProvedTable>,
+    not_proved: BTreeMap<TableName, String>,
+}
+
+impl<'a> Digests<'a> {
+    pub(super) fn new(
+        archive: &'a ArchiveHandle,
+        mark: &'a Mark,
+        rate: Option<u64>,
+        is_degraded: bool,
+    ) -> Digests<'a> {
+        let (tables, not_proved) = (BTreeMap::new(), BTreeMap::new());
+        Digests { archive, mark, pace: Pace::new(rate), is_degraded, tables, not_proved }
+    }
+
+    /// Changes that are lost around the cut are in the snapshot, or not: nobody can say.
+    pub(super) fn note_lost(&mut self, gaps: &[Gap]) {
+        for gap in gaps {
+            for table in self.mark.tables.keys() {
+                if gap.tables.as_ref().is_none_or(|tables| tables.contains(table)) {
+                    self.not_proved.insert(table.clone(), format!("changes of it are lost: {}", gap.reason));
+                }
+            }
+        }
+    }
+
+    pub(super) async fn read_all(
+        &mut self,
+        client: &Client,
+        view: &View,
+        neighbours: &Neighbours,
+    ) -> Result<()> {
+        let estimate = view.tables.iter().map(|table| table.rows_estimate).sum::<Option<u64>>();
+        let mut progress = Progress::start("proof", Unit::Rows, estimate);
+        for (number, table) in view.tables.iter().enumerate() {
+            if self.not_proved.contains_key(&table.name) {
+                continue;
+            }
+            let read = self.read(client, table, neighbours, &mut progress).await;
+            hold::release(client).await?;
+            let reason = match read {
+                Ok((buckets, not_comparable)) => {
+                    self.keep(number, table, &buckets, not_comparable).await?;
+                    continue;
+                }
+                Err(Unread::All(error)) => return Err(error.context(format!("digesting {}", table.name))),
+                Err(Unread::Now(error)) if error.one_line().contains("gave way") => "DDL waited".to_owned(),
+                Err(Unread::Now(error) | Unread::Table(error)) => error.one_line(),
+            };
+            warn_not_proved(&table.name, &reason);
+            self.not_proved.insert(table.name.clone(), reason);
+        }
+        progress.finish();
+        Ok(())
+    }
+
+    /// Whatever comes of it, the table is to be let go of.
+    async fn read(
+        &mut self,
+        client: &Client,
+        table: &Table,
+        neighbours: &Neighbours,
+        progress: &mut Progress,
+    ) -> Result<(Buckets, Vec<String>), Unread> {
+        hold::lock(client, table, neighbours).await?;
+        neighbours.check(table).await?;
+        let marked = &self.mark.tables[&table.name];
+        let layout = Layout::of(&marked.relation);
+        let (k, pace, is_degraded) = (marked.k, &mut self.pace, self.is_degraded);
+        let reading = async {
+            let buckets = rows(client, table, &layout, k, pace, progress).await?;
+            let not_comparable = match is_degraded {
+                true => with_nan(client, table, &layout).await?,
+                false => Vec::new(),
+            };
+            Ok((buckets, not_comparable))
+        };
+        let read = neighbours.give_way(table, reading).await?;
+        // A partition can be attached while rows are read.
+        neighbours.check(table).await?;
+        Ok(read)
+    }
+
+    /// Its file is nobody's before the manifest is there.
+    async fn keep(
+        &mut self,
+        number: usize,
+        table: &Table,
+        buckets: &Buckets,
+        not_comparable: Vec<String>,
+    ) -> Result<()> {
+        let file = buckets.encode()?;
+        let marked = &self.mark.tables[&table.name];
+        let proved = ProvedTable {
+            rows: buckets.rows(),
+            k: marked.k,
+            relation: marked.relation.fingerprint,
+            file: ProofId::buckets_name(number + 1),
+            bytes: file.len() as u64,
+            sha256: Digest::of(&file),
+            not_comparable,
+            foreign_keys: Vec::new(),
+            rules: BTreeMap::new(),
+        };
+        let (id, name) = (self.mark.id.clone(), proved.file.clone());
+        self.archive.run(move |archive| proofs::put_buckets(archive, &id, &name, &file)).await?;
+        self.tables.insert(table.name.clone(), proved);
+        Ok(())
+    }
+
+    pub(super) fn finish(
+        self,
+        closed: &[LeftOut],
+    ) -> (BTreeMap<TableName, ProvedTable>, BTreeMap<TableName, String>) {
+        let Digests { tables, mut not_proved, .. } = self;
+        not_proved.extend(closed.iter().map(|left| (left.table.clone(), left.reason.clone())));
+        (tables, not_proved)
+    }
+}
+
+async fn rows(
+    client: &Client,
+    table: &Table,
+    layout: &Layout,
+    k: u8,
+    pace: &mut Pace,
+    progress: &mut Progress,
+) -> Result<Buckets> {
+    // The heap alone: an index may be broken.
+    let sql = "SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off";
+    client.batch_execute(sql).await.context(|| format!("preparing to read {}", table.name))?;
+    let statement = copy_statement(table, layout);
+    let answer = client.copy_out(&statement).await.context(|| format!("reading {}", table.name))?;
+    let mut answer = pin!(answer);
+    let (mut digester, mut counted) = (Digester::new(layout.clone(), k), 0);
+    while let Some(piece) = answer.try_next().await.context(|| format!("reading {}", table.name))? {
+        digester.push(&piece)?;
+        pace.keep(piece.len()).await;
+        let rows = digester.rows();
+        if rows - counted >= 1000 {
+            progress.add(rows - counted);
+            counted = rows;
+        }
+    }
+    progress.add(digester.rows() - counted);
+    digester.finish()
+}
+
+/// COPY of the table itself asks no planner, and so looks into no index. It copies no partitions, and has no word for no
+/// columns.
+fn copy_statement(table: &Table, layout: &Layout) -> String {
+    let list = layout.columns.iter().map(|name| escape_identifier(name)).collect::<Vec<_>>().join(", ");
+    if table.is_partitioned() || layout.columns.is_empty() {
+        return format!("COPY (SELECT {list} FROM {}) TO STDOUT", table.source());
+    }
+    format!("COPY {} ({list}) TO STDOUT", table.name.sql())
+}
+
+/// Columns of numbers that hold what an old plugin prints as null.
+async fn with_nan(client: &Client, table: &Table, layout: &Layout) -> Result<Vec<String>> {
+    let is_number = |name: &str| name == "real" || name == "double precision" || name.starts_with("numeric");
+    let numbers: Vec<&String> = layout
+        .columns
+        .iter()
+        .zip(&layout.types)
+        .filter(|(_, type_name)| is_number(type_name) && !type_name.ends_with("[]"))
+        .map(|(name, _)| name)
+        .collect();
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let has = |name: &&String| {
+        let column = escape_identifier(name);
+        format!("coalesce(bool_or({column} IN ('NaN', 'Infinity', '-Infinity')), false)")
+    };
+    let list = numbers.iter().map(has).collect::<Vec<_>>().join(", ");
+    let sql = format!("SELECT {list} FROM {}", table.source());
+    let row = client.query_typed_one(&sql, &[]).await;
+    let row = row.context(|| format!("looking for NaN in {}", table.name))?;
+    let with_nan = numbers.iter().enumerate().filter(|(place, _)| row.get::<_, bool>(*place));
+    Ok(with_nan.map(|(_, name)| (*name).clone()).collect())
+}

@@ -1,0 +1,345 @@
+//! `proof`: digests of tables at one place of the commit order, while production works and its stream is read.
+//!
+//! ```text
+//! older transactions have ended ─▶ poll ─▶ snapshot ─▶ poll: the segment ends where the snapshot does, with the mark
+//!      └─ polls go on                         └─▶ rows, hashed ─▶ WAL is written ─▶ manifest
+//! ```
+//! A mark promises nothing. The files exist only once the stream was read past the snapshot and nothing contradicted.
+
+mod digest;
+mod keep;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use syncdata_archive::{self, ArchiveHandle, proofs};
+use syncdata_formats::manifest::{FORMAT, Gap};
+use syncdata_formats::name::{TableName, TablePattern};
+use syncdata_formats::proof::{Buckets, Cut, Mark, MarkedTable, ProofId, ProofManifest};
+use syncdata_formats::signature::SigningKey;
+use syncdata_formats::time::Timestamp;
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::config::Config;
+use syncdata_service::faults;
+use syncdata_service::postgres::Session;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::segment::cut::{Progress, Watch};
+use crate::ship::origin;
+use crate::snapshot::barrier;
+use crate::snapshot::hold::Neighbours;
+use crate::snapshot::tables::{LeftOut, Selection};
+use crate::snapshot::view::View;
+use crate::source::catalog::{self, Position};
+use crate::source::connection::{Connection, pinned};
+use crate::spool::{Spool, State};
+
+use digest::Digests;
+
+const APPLICATION_NAME: &str = "syncdata-archiver proof";
+
+/// Snapshots that are tried before the operator is told that none fits.
+const ATTEMPTS_MAX: u32 = 8;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
+
+/// Polls that an attempt may take to be read past.
+const POLLS_MAX: u32 = 200;
+
+/// Rows of a table that was never analysed.
+const ROWS_UNKNOWN: u64 = 64_000;
+
+/// Older transactions may take so long.
+pub(crate) const WAIT: Duration = Duration::from_secs(600);
+
+/// What is asked for, here or of a daemon.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Options {
+    /// Instead of all that is captured; patterns.
+    pub tables: Option<Vec<String>>,
+    /// Bytes of rows that are read in a second.
+    pub rate: Option<u64>,
+    /// How long older transactions may keep it from beginning, in seconds.
+    pub wait_seconds: Option<u64>,
+}
+
+/// What came of it, in figures.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Made {
+    pub id: String,
+    pub cut_lsn: String,
+    pub segment: u64,
+    pub tables: usize,
+    pub rows: u64,
+    /// Snapshots that did not fit.
+    pub void: u32,
+    pub not_proved: BTreeMap<String, String>,
+    pub seconds: f64,
+}
+
+impl Made {
+    pub(crate) fn text(&self) -> String {
+        let mut text = format!(
+            "proof {}: {} tables, {} rows, as of {} (segment {}), in {:.1} s\n",
+            self.id, self.tables, self.rows, self.cut_lsn, self.segment, self.seconds
+        );
+        for (table, reason) in &self.not_proved {
+            text.push_str(&format!("not proved: {table}: {reason}\n"));
+        }
+        text
+    }
+}
+
+/// Has the archiver that holds the watch poll once, and answers what came of it.
+pub(crate) type Asks = mpsc::Sender<oneshot::Sender<Result<()>>>;
+
+/// Makes one.
+pub(crate) async fn make(config: &Config, options: &Options, watch: &Watch, asks: &Asks) -> Result<Made> {
+    let Some(_claim) = watch.claim() else {
+        let error = Error::new(Kind::Locked, "another proof is being made");
+        return Err(error.hint("wait until it is done: the newest proof counts"));
+    };
+    Proof { config, options, watch, asks, started: Instant::now() }.run().await
+}
+
+struct Proof<'a> {
+    config: &'a Config,
+    options: &'a Options,
+    watch: &'a Watch,
+    asks: &'a Asks,
+    started: Instant,
+}
+
+/// A snapshot whose place in the stream is known.
+struct Held {
+    connection: Connection,
+    view: View,
+    mark: Mark,
+    cut: Cut,
+    lost: Vec<Gap>,
+    is_degraded: bool,
+    void: u32,
+}
+
+impl Proof<'_> {
+    async fn run(&self) -> Result<Made> {
+        // Founds what is missing, and says what is captured.
+        self.poll().await?;
+        let state = Spool::peek_state(&self.config.spool_dir)?;
+        let state = state.ok_or_else(|| Error::new(Kind::NotFound, "the spool has no state yet"))?;
+        if let Some(why) = &state.diverged {
+            return Err(origin::diverged(why));
+        }
+        let archive = ArchiveHandle::spawn(syncdata_archive::open(self.config.archive()?)?)?;
+        let held = self.hold(&state).await?;
+        faults::hit("proof.marked")?;
+        let Held { connection, view, mark, cut, lost, is_degraded, void } = held;
+        info!(proof = %mark.id, lsn = %cut.end_lsn, segment = %cut.seq, tables = mark.tables.len(), "proof begun");
+
+        let session = process(&connection).await?;
+        let neighbours =
+            Neighbours::open(self.config, APPLICATION_NAME, session.0, connection.session.canceller())
+                .await?;
+        let mut digests = Digests::new(&archive, &mark, self.options.rate, is_degraded);
+        digests.note_lost(&lost);
+        digests.read_all(connection.session.client(), &view, &neighbours).await?;
+        drop(neighbours);
+        faults::hit("proof.digested")?;
+        self.make_sure(&connection, &view, session).await?;
+
+        let (tables, not_proved) = digests.finish(&view.closed);
+        let manifest = ProofManifest {
+            format: FORMAT,
+            archive_id: state.archive_id,
+            id: mark.id.clone(),
+            cut,
+            taken_at: view.taken_at,
+            snapshot: view.seen.clone(),
+            tables,
+            not_proved,
+            created_at: Timestamp::now(),
+            archiver: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        self.publish(&archive, &manifest).await?;
+        keep::newest(&archive).await?;
+        let made = Made {
+            id: manifest.id.to_string(),
+            cut_lsn: cut.end_lsn.to_string(),
+            segment: cut.seq.get(),
+            tables: manifest.tables.len(),
+            rows: manifest.rows(),
+            void,
+            not_proved: manifest.not_proved.iter().map(|(t, r)| (t.to_string(), r.clone())).collect(),
+            seconds: self.started.elapsed().as_millis() as f64 / 1000.0,
+        };
+        info!(proof = made.id, rows = made.rows, void, "proof published");
+        Ok(made)
+    }
+
+    async fn poll(&self) -> Result<()> {
+        let (to, polled) = oneshot::channel();
+        let stopping = || Error::new(Kind::Locked, "the archiver is stopping");
+        self.asks.send(to).await.map_err(|_| stopping())?;
+        polled.await.map_err(|_| stopping())?
+    }
+
+    /// A snapshot, and where it stands in the order of commits.
+    async fn hold(&self, state: &State) -> Result<Held> {
+        let mut reasons = Vec::new();
+        for attempt in 0..ATTEMPTS_MAX {
+            if attempt > 0 {
+                tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+            }
+            match self.attempt(state).await? {
+                Ok(held) => return Ok(Held { void: attempt, ..held }),
+                Err(reason) => {
+                    info!(attempt, reason, "the snapshot is no prefix of the stream, another one is tried");
+                    reasons.push(reason);
+                }
+            }
+        }
+        let last = reasons.last().cloned().unwrap_or_default();
+        let message =
+            format!("no snapshot of {ATTEMPTS_MAX} was a prefix of the stream of commits; the last: {last}");
+        Err(Error::new(Kind::Locked, message).hint(
+            "commits overtake each other (synchronous_commit = off, or a standby that is waited for): try again when \
+             less is written",
+        ))
+    }
+
+    /// `Err`: why this snapshot cannot be used.
+    async fn attempt(&self, state: &State) -> Result<Result<Held, String>> {
+        let connection = Connection::open_as(self.config, APPLICATION_NAME).await?;
+        origin::check_server(&state.source, &connection.facts, &self.config.slot_name)?;
+        let helper = Session::open(self.config.postgres()?, APPLICATION_NAME, &pinned()).await?;
+        // First: a commit that nobody remembers could be one that the snapshot does not see.
+        self.watch.begin();
+        self.wait_for_older(&connection).await?;
+        self.poll().await?;
+
+        let patterns = self.patterns()?;
+        let state = Spool::peek_state(&self.config.spool_dir)?.unwrap_or_else(|| state.clone());
+        let selection = Selection {
+            captured: &self.config.tables,
+            only: patterns.as_deref(),
+            remembered: &state.remembered,
+        };
+        let role = &self.config.postgres()?.user;
+        let view = View::open(connection.session.client(), &selection, role).await?;
+        faults::hit("proof.snapshot_taken")?;
+        if view.tables.is_empty() {
+            return Err(nothing_to_read(&view.closed));
+        }
+        let mark = mark_of(&view);
+        // An idle source has no WAL after what was read, and so no place for a mark.
+        barrier::write_something(helper.client()).await?;
+        let upto = catalog::insert_position(helper.client()).await?;
+        barrier::wait_for_flush(helper.client(), upto).await?;
+        self.watch.want(view.seen.clone(), mark.clone(), upto);
+        for _ in 0..POLLS_MAX {
+            match self.watch.progress() {
+                Progress::UnderWay => {}
+                Progress::Void(reason) => return Ok(Err(reason)),
+                Progress::Found { cut, lost, is_degraded } => {
+                    self.watch.end();
+                    return Ok(Ok(Held { connection, view, mark, cut, lost, is_degraded, void: 0 }));
+                }
+            }
+            self.poll().await?;
+        }
+        let message = "the stream was not read past the snapshot: polls do not get that far";
+        Err(Error::new(Kind::Locked, message).hint("look at `syncdata-archiver status`"))
+    }
+
+    /// Polls go on while somebody is waited for.
+    async fn wait_for_older(&self, connection: &Connection) -> Result<()> {
+        let wait = self.options.wait_seconds.map_or(WAIT, Duration::from_secs);
+        let mut waiting =
+            std::pin::pin!(barrier::wait_for_older_transactions(connection.session.client(), Some(wait)));
+        loop {
+            tokio::select! {
+                waited = &mut waiting => return waited,
+                () = tokio::time::sleep(self.config.data_sync_freq) => {}
+            }
+            let mut polling = std::pin::pin!(self.poll());
+            tokio::select! {
+                waited = &mut waiting => {
+                    polling.await?;
+                    return waited;
+                }
+                polled = &mut polling => polled?,
+            }
+        }
+    }
+
+    fn patterns(&self) -> Result<Option<Vec<TablePattern>>> {
+        let Some(tables) = &self.options.tables else { return Ok(None) };
+        tables.iter().map(|text| text.parse()).collect::<Result<Vec<_>>>().map(Some)
+    }
+
+    /// What was seen has happened, for good, and the server is still the same one.
+    async fn make_sure(&self, connection: &Connection, view: &View, session: Process) -> Result<()> {
+        let client = connection.session.client();
+        view.close(client).await?;
+        barrier::wait_for_flush(client, view.end_lsn).await?;
+        if process(connection).await? != session {
+            let message = "the session is another one than before: the server may have crashed between";
+            return Err(Error::new(Kind::Conflict, message)
+                .hint("connect to the server itself, not through a pooler that shares sessions"));
+        }
+        let timeline = Position::read(client).await?.timeline;
+        if timeline != view.timeline {
+            let message = format!("the server was on timeline {}, and is on {timeline}", view.timeline);
+            return Err(Error::new(Kind::Foreign, message));
+        }
+        Ok(())
+    }
+
+    async fn publish(&self, archive: &ArchiveHandle, manifest: &ProofManifest) -> Result<()> {
+        let (manifest, key): (ProofManifest, Option<SigningKey>) =
+            (manifest.clone(), self.config.signing_key()?);
+        archive
+            .run(move |archive| {
+                faults::hit("proof.before_manifest")?;
+                proofs::publish(archive, &manifest, key.as_ref())
+            })
+            .await
+    }
+}
+
+fn mark_of(view: &View) -> Mark {
+    let marked = view.tables.iter().map(|table| {
+        let k = Buckets::k_for(table.rows_estimate.unwrap_or(ROWS_UNKNOWN));
+        (table.name.clone(), MarkedTable { k, relation: table.relation.clone() })
+    });
+    Mark { id: ProofId::new(view.end_lsn, view.taken_at), tables: marked.collect() }
+}
+
+fn nothing_to_read(closed: &[LeftOut]) -> Error {
+    let reasons: BTreeSet<String> = closed.iter().map(|left| left.reason.clone()).collect();
+    let message = match reasons.is_empty() {
+        true => "no table is captured".to_owned(),
+        false => format!("no table may be read: {}", reasons.into_iter().collect::<Vec<_>>().join("; ")),
+    };
+    let error = Error::new(Kind::Refused, message);
+    match closed.first() {
+        Some(left) => error.hint(left.remedy.clone()),
+        None => error,
+    }
+}
+
+/// The server's process, and when the server was started.
+type Process = (i32, i64);
+
+async fn process(connection: &Connection) -> Result<Process> {
+    use syncdata_service::postgres::ServerContext as _;
+    let sql = "SELECT pg_backend_pid(), (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8";
+    let row = connection.session.client().query_typed_one(sql, &[]).await;
+    let row = row.context(|| "asking for the server's process".to_owned())?;
+    Ok((row.get(0), row.get(1)))
+}
+
+fn warn_not_proved(table: &TableName, reason: &str) {
+    warn!(%table, reason, "not proved");
+}
