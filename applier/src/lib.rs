@@ -17,5 +17,6 @@ pub mod operations;
 pub mod pass;
 pub mod plan;
 pub mod program;
+pub mod proof;
 pub mod table;
 pub mod target;

@@ -83,12 +83,14 @@ impl<P: Send + 'static> Ahead<P> {
     fn fill(&mut self, first: Fetched) {
         let records = |fetched: &Fetched| fetched.segment.manifest().records;
         let mut sum = records(&first);
+        let mut ends = ends_here(&first);
         self.next.push(first);
         let fits = |sum: u64, next: &Manifest| plan::fits(sum, next, self.apply_batch_changes);
-        while let Ok(next) = self.stream.try_recv() {
+        while !ends && let Ok(next) = self.stream.try_recv() {
             match next {
                 Ok(fetched) if fits(sum, fetched.segment.manifest()) => {
                     sum += records(&fetched);
+                    ends = ends_here(&fetched);
                     self.next.push(fetched);
                 }
                 other => {
@@ -98,4 +100,9 @@ impl<P: Send + 'static> Ahead<P> {
             }
         }
     }
+}
+
+/// At a mark the copy is looked at: the transaction ends there.
+fn ends_here(fetched: &Fetched) -> bool {
+    fetched.segment.manifest().proof.is_some()
 }

@@ -140,6 +140,18 @@ impl Source {
         Ok(())
     }
 
+    pub(super) fn verify_key(&self) -> Option<&VerifyKey> {
+        self.verify_key.as_ref()
+    }
+
+    /// Waits for the archive's turn and for the job.
+    pub(super) async fn on_archive<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut dyn syncdata_archive::Archive) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.archive.run(job).await
+    }
+
     pub fn location(&self) -> &str {
         self.archive.location()
     }

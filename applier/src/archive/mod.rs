@@ -4,6 +4,7 @@ pub mod fetch;
 pub(crate) mod groups;
 pub mod hand_files;
 pub mod open;
+mod proofs;
 pub mod range;
 pub mod silence;
 pub(crate) mod stretch;

@@ -11,7 +11,7 @@
 mod base;
 mod bring_over;
 pub(crate) mod catch_up;
-mod columns;
+pub(crate) mod columns;
 mod difference;
 mod fill;
 mod foresee;

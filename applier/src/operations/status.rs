@@ -59,6 +59,16 @@ pub struct TableStatus {
     /// Columns in which NaN and infinities have arrived as NULL, if there were any.
     #[serde(default)]
     pub nan_as_null: Vec<String>,
+    /// The newest proof that compared the table found that it differs from production, and nothing has cleared that.
+    #[serde(default)]
+    pub differs: bool,
+    /// The newest proof of the table: percent of rows that agree, at least.
+    #[serde(default)]
+    pub score: Option<String>,
+    #[serde(default)]
+    pub proved_lsn: Option<Lsn>,
+    #[serde(default)]
+    pub proved_at: Option<Timestamp>,
 }
 
 /// What the database says.
@@ -82,7 +92,12 @@ impl Found {
         let tables = format!(
             "SELECT w.table_name, coalesce(f.state, 'pending'), f.data_as_of::text, f.lsn::text, \
              coalesce(f.stale, true), s.reason, \
-             ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'nan_as_null', '[]'))) FROM {meta}.tables_to_sync w \
+             ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'nan_as_null', '[]'))), \
+             f.score::text, f.proved_lsn::text, f.proved_at::text, \
+             (SELECT coalesce(bool_or(v.verdict = 'differs' AND v.repaired_at IS NULL), false) FROM ( \
+               SELECT DISTINCT ON (c.check_type) c.verdict, c.repaired_at FROM {meta}.data_sync_consistency c \
+               WHERE c.table_name = w.table_name AND c.verdict IN ('equal', 'differs') \
+               ORDER BY c.check_type, c.finished_at DESC) v) FROM {meta}.tables_to_sync w \
              LEFT JOIN {meta}.data_sync_freshness f USING (table_name) \
              LEFT JOIN {meta}.data_sync_table_state s USING (table_name) ORDER BY w.id"
         );
@@ -113,6 +128,10 @@ fn table(row: &Row) -> Result<TableStatus> {
         stale: row.get(4),
         reason: row.get(5),
         nan_as_null: row.get(6),
+        score: row.get(7),
+        proved_lsn: row.get::<_, Option<&str>>(8).map(str::parse).transpose()?,
+        proved_at: time(row.get(9))?,
+        differs: row.get(10),
     })
 }
 
@@ -161,6 +180,13 @@ impl Status {
             format!("{} is {}{reason}", table.table, table.state)
         };
         self.problems.extend(set_aside.map(words));
+        let differing = self.tables.iter().filter(|table| table.differs);
+        self.problems.extend(differing.map(|table| {
+            format!(
+                "{0} differs from production; which rows: syncdata-applier consistency rows {0}",
+                table.table
+            )
+        }));
         self.problems.extend(self.too_old());
         self.healthy = self.problems.is_empty();
         self

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use syncdata_formats::error::{Context as _, Result};
+use syncdata_service::config::Config;
 use syncdata_service::daemon::Stop;
 use syncdata_service::faults;
 
@@ -11,6 +12,7 @@ use crate::apply::lookahead::Ahead;
 use crate::apply::transaction::{self, Done, Rules};
 use crate::archive::fetch::{Fetched, Source};
 use crate::plan::Scope;
+use crate::proof::Proofs;
 use crate::target::postgres::apply::Writer;
 use crate::target::postgres::cursor::Checkpoint;
 use crate::target::postgres::local::Local;
@@ -27,12 +29,21 @@ pub struct PassContext<'a> {
     /// Asked, the pass ends after the transaction that is under way.
     pub stop: Stop,
     pub tally: Arc<Tally>,
+    /// What is digested at marks; `None`: nothing is.
+    pub proofs: Option<Proving>,
+}
+
+/// How a pass has the copy digested where a mark is.
+#[derive(Clone, Debug)]
+pub struct Proving {
+    pub proofs: Arc<Proofs>,
+    pub config: Config,
 }
 
 impl<'a> PassContext<'a> {
     pub fn new(local: &'a Local, source: &'a Source, rules: &'a Rules) -> PassContext<'a> {
         let writer = Writer::new(local.replica);
-        PassContext { local, source, rules, writer, stop: Stop::new(), tally: Arc::default() }
+        PassContext { local, source, rules, writer, stop: Stop::new(), tally: Arc::default(), proofs: None }
     }
 
     /// Applies the group in one transaction and counts it.

@@ -13,6 +13,7 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use syncdata_formats::chain::Verified;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
@@ -22,13 +23,14 @@ use tokio::sync::mpsc;
 
 use self::catch_up::catch_up;
 use self::context::clean;
-pub use self::context::{PassContext, Tally};
+pub use self::context::{PassContext, Proving, Tally};
 use self::view::{View, is_about_the_archive};
 use crate::apply::lookahead::Ahead;
 use crate::archive::fetch::Fetched;
 use crate::plan::Scope;
 use crate::plan::offer::{Choice, Offer};
 use crate::plan::state::{Event, State, TableState, Want};
+use crate::proof::cut_after;
 use crate::target::postgres::cursor::{self, Checkpoint, Position};
 use crate::target::postgres::identity::{self, Lost};
 use crate::target::postgres::step::Prepared;
@@ -83,6 +85,9 @@ impl<'a> Pass<'a> {
         let states = cursor::table_states(client, &self.context.local.meta).await?;
         let checkpoint = self.checkpoint(&states).await?;
         let known = cursor::covered_at(client, &self.context.local.meta).await?;
+        if let Some(proving) = &self.context.proofs {
+            proving.proofs.resume(&proving.config, self.context.local, &checkpoint).await?;
+        }
         let mut view = View::of(self.context.source, &checkpoint, known).await?;
         self.sweep(&states, &checkpoint)?;
         let settled = match self.settle(&states, &checkpoint, &view, &mut report).await {
@@ -274,9 +279,13 @@ impl<'a> Pass<'a> {
         ahead: Option<&mut Ahead<Prepared>>,
         report: &mut Report,
     ) -> Result<Checkpoint> {
+        if let Some(proving) = &self.context.proofs {
+            proving.proofs.make_way(group.iter().map(|fetched| fetched.segment.manifest()));
+        }
         let done = self.context.apply(checkpoint, &Scope::Live, group, ahead).await?;
         let last = group.last().expect("it has one");
         let checkpoint = Checkpoint::after(&last.segment);
+        self.prove(&last.segment, &checkpoint).await;
         report.segments += group.len() as u64;
         report.records += done.records;
         tracing::info!(
@@ -285,6 +294,16 @@ impl<'a> Pass<'a> {
         );
         clean(group)?;
         Ok(checkpoint)
+    }
+
+    /// Nobody moves the copy before this returns: the pass holds its lock.
+    async fn prove(&self, segment: &Verified, checkpoint: &Checkpoint) {
+        if let (Some(proving), Some(mark), Some(own)) =
+            (&self.context.proofs, &segment.manifest().proof, checkpoint.segment)
+        {
+            let cut = cut_after(&own);
+            proving.proofs.begin(&proving.config, self.context.local, mark, &cut).await;
+        }
     }
 
     /// Everything that the archive has is applied: as fresh as its head says.

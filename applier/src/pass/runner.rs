@@ -11,13 +11,16 @@ use syncdata_service::config::Config;
 use syncdata_service::daemon::Stop;
 use syncdata_service::postgres::Canceller;
 
-use super::{Pass, PassContext, Report, Tally};
+use super::{Pass, PassContext, Proving, Report, Tally};
 use crate::apply::acks::Acks;
 use crate::apply::transaction::Rules;
 use crate::archive;
+use crate::archive::fetch::Source;
 use crate::archive::silence::Silence;
 use crate::load::{self, Loaded};
 use crate::plan::state::State;
+use crate::proof::{self, Proofs};
+use crate::target::postgres::cursor::Checkpoint;
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
 
@@ -83,6 +86,7 @@ pub struct Runner {
     acks: Arc<Acks>,
     tally: Arc<Tally>,
     silence: Silence,
+    proofs: Arc<Proofs>,
 }
 
 impl Runner {
@@ -95,6 +99,7 @@ impl Runner {
             acks: Arc::default(),
             tally: Arc::default(),
             silence: Silence::default(),
+            proofs: Arc::default(),
         }
     }
 
@@ -125,8 +130,26 @@ impl Runner {
         }))
     }
 
-    /// A pass, then loads of what waits for a base, then what came after their bases.
+    /// A pass, then loads of what waits for a base, then what came after their bases. The digests of a proof end before
+    /// this does.
     pub async fn sync(&self) -> Option<Result<Synced>> {
+        let synced = self.sync_rows().await?;
+        let is_stopped = synced.as_ref().is_ok_and(|synced| synced.pass.stopped);
+        if synced.is_ok() && !is_stopped && self.proofs.has_begun() {
+            self.stop.grant(GRACE, self.proofs.finish()).await?;
+            let judged = async {
+                let (source, local) = (archive::open::open(&self.config)?, Local::open(&self.config).await?);
+                judge(&local, &source).await;
+                Ok::<_, Error>(())
+            };
+            if let Err(error) = self.unless_stopped(judged).await? {
+                tracing::warn!(error = %error.one_line(), "proofs were not looked at");
+            }
+        }
+        Some(synced)
+    }
+
+    async fn sync_rows(&self) -> Option<Result<Synced>> {
         let pass = match self.patient_pass().await? {
             Ok(pass) if pass.waits_for_base && !pass.stopped => pass,
             ended => return Some(ended.map(Synced::from)),
@@ -206,7 +229,10 @@ impl Runner {
         let mut context = PassContext::new(&local, &source, &rules);
         context.stop = self.stop.clone();
         context.tally = Arc::clone(&self.tally);
+        let proofs = Arc::clone(&self.proofs);
+        context.proofs = Some(Proving { proofs, config: self.config.clone() });
         let report = Pass::new(context).run().await?;
+        judge(&local, &source).await;
         self.acks.tell(&local, &source).await;
         Ok(report)
     }
@@ -231,6 +257,20 @@ async fn forget_old_logs(local: &Local, days: u32) {
     let forgotten = ledger::forget_old(local.session.client(), &local.meta, days).await;
     if let Err(error) = forgotten {
         tracing::warn!(error = %error.one_line(), "data_sync_logs grows");
+    }
+}
+
+/// What proofs say is no reason for a pass to fail.
+async fn judge(local: &Local, source: &Source) {
+    let judged = async {
+        let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await?;
+        match checkpoint.archive_id {
+            Some(archive_id) => proof::judge(local, source, archive_id).await,
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = judged.await {
+        tracing::warn!(error = %error.one_line(), "the newest proof could not be looked at");
     }
 }
 

@@ -3,10 +3,13 @@
 use syncdata_formats::error::Result;
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Moment;
+use syncdata_service::config::Config;
 
 use crate::archive::range::TimeRange;
 use crate::history::row::RowOf;
 use crate::history::{AsOf, Order};
+use crate::operations::consistency::CheckType;
+use crate::operations::{Answer, consistency};
 use crate::plan::state::Want;
 
 /// Where the first rows of a new table come from.
@@ -73,6 +76,54 @@ pub(super) struct AsOfArguments {
     /// Tables and patterns of the whitelist, separated by commas, instead of all
     #[arg(long)]
     tables: Option<String>,
+}
+
+/// What may be asked about proofs.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(super) enum Consistency {
+    /// The newest proof of every table
+    Status,
+    /// What the newest proofs say of tables, check by check
+    Check {
+        tables: Vec<String>,
+        /// Some of the checks, instead of all
+        #[arg(long, value_enum, value_delimiter = ',')]
+        types: Vec<CheckType>,
+        /// Until a newer proof than the one that is here has been compared
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Rows of a table that are not as the archive says, and who is to blame
+    Rows { table: String },
+    /// One row, now, against the archive
+    Validate {
+        table: String,
+        /// A value for each column of the key
+        #[arg(required = true)]
+        key: Vec<String>,
+    },
+    /// Bring exactly the rows that differ to what the archive says of them, and compare again
+    Repair {
+        table: String,
+        /// Only say what there is to do
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+impl Consistency {
+    pub(super) async fn answer(self, config: &Config) -> Result<Answer> {
+        match self {
+            Consistency::Status => consistency::status(config).await,
+            Consistency::Check { tables, types, wait } => {
+                let sync = async || super::commands::sync(config.clone()).await.map(drop);
+                consistency::check(config, &tables, &types, wait.then_some(sync)).await
+            }
+            Consistency::Rows { table } => consistency::rows(config, &table, None).await,
+            Consistency::Validate { table, key } => consistency::rows(config, &table, Some(key)).await,
+            Consistency::Repair { table, dry_run } => consistency::repair(config, &table, dry_run).await,
+        }
+    }
 }
 
 impl AsOfArguments {

@@ -12,7 +12,7 @@ use syncdata_service::log;
 use syncdata_service::output::Output;
 use tracing::Level;
 
-use super::arguments::{AsOfArguments, From, HistoryArguments, ReplayArguments};
+use super::arguments::{AsOfArguments, Consistency, From, HistoryArguments, ReplayArguments};
 use super::confirm::confirm;
 use super::{check, client, commands, daemon};
 use crate::operations::Answer;
@@ -113,6 +113,9 @@ enum Command {
     },
     /// Look for everything that could be wrong; each line with its remedy
     Check,
+    /// Whether tables are what production had, by its newest proof
+    #[command(subcommand)]
+    Consistency(Consistency),
     /// Prove that the archive, or manifests named by hand, are sound; changes nothing
     Verify(verify::Arguments),
     /// Bring rows that changed in a stretch of time back to what the archive says of them, or show it in copies
@@ -199,6 +202,7 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
         Command::Resync { tables, all, adopt } => {
             commands::resync(config, Resync::new(tables, all, adopt)?).await?
         }
+        Command::Consistency(asked) => asked.answer(&config).await?,
         Command::Clear { yes } => clear(&config, |question| Ok(yes || confirm("clear", question)?)).await?,
         Command::AsOf(arguments) => as_of(&config, &arguments.order()).await?,
         Command::Replay(arguments) => {

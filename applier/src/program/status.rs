@@ -97,6 +97,18 @@ pub(super) fn metrics(status: &Status) -> Metrics {
             table.data_as_of.map_or(0, |time| time.as_micros().max(0).unsigned_abs() / 1_000_000)
         }),
     );
+    metrics.family(
+        "syncdata_applier_table_differs",
+        Gauge,
+        "1 when a proof found that the table differs from production",
+        samples(|table| u64::from(table.differs)),
+    );
+    metrics.family(
+        "syncdata_applier_table_proved_timestamp_seconds",
+        Gauge,
+        "When the table was compared with production last",
+        samples(|table| table.proved_at.map_or(0, |time| time.as_micros().max(0).unsigned_abs() / 1_000_000)),
+    );
     metrics
 }
 
@@ -119,6 +131,10 @@ mod tests {
             stale,
             reason: None,
             nan_as_null: Vec::new(),
+            differs: false,
+            score: None,
+            proved_lsn: None,
+            proved_at: None,
         }
     }
 

@@ -220,11 +220,8 @@ impl Proof<'_> {
 
         let patterns = self.patterns()?;
         let state = Spool::peek_state(&self.config.spool_dir)?.unwrap_or_else(|| state.clone());
-        let selection = Selection {
-            captured: &self.config.tables,
-            only: patterns.as_deref(),
-            remembered: &state.remembered,
-        };
+        let selection =
+            Selection { captured: &self.config.tables, only: patterns.as_deref(), memory: &state.memory };
         let role = &self.config.postgres()?.user;
         let view = View::open(connection.session.client(), &selection, role).await?;
         faults::hit("proof.snapshot_taken")?;

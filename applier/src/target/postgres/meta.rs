@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_4.sql"),
     include_str!("meta_5.sql"),
     include_str!("meta_6.sql"),
+    include_str!("meta_7.sql"),
 ];
 
 /// Names of ours that are never synced.
@@ -26,6 +27,8 @@ pub const TABLES: &[&str] = &[
     "data_sync_checkpoint",
     "data_sync_table_state",
     "data_sync_quarantine",
+    "data_sync_consistency",
+    "data_sync_digests",
     "data_sync_version",
 ];
 

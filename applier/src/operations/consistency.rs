@@ -1,0 +1,189 @@
+//! `consistency`: what proofs say of the tables, which rows differ, and their repair.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::json;
+use syncdata_formats::error::{Error, Kind, Result, escape_control};
+use syncdata_formats::name::TableName;
+use syncdata_service::config::Config;
+
+use super::Answer;
+use crate::proof::rows::{self, Asked};
+use crate::proof::{self, Check, Found, TableFound};
+use crate::target::postgres::local::Local;
+
+/// The newest proof of each table.
+pub async fn status(config: &Config) -> Result<Answer> {
+    let local = Local::open(config).await?;
+    let found = proof::found(&local).await?;
+    Ok(Answer { exit_code: exit_code(&found), ..Answer::done(text(&found), json!(found)) })
+}
+
+/// 1 (differs) beats 2 (could not be compared) beats 0.
+fn exit_code(found: &Found) -> u8 {
+    let is_compared = |table: &TableFound| matches!(table.verdict.as_deref(), Some("equal" | "differs"));
+    if found.tables.iter().any(|table| table.differs) {
+        1
+    } else if found.tables.iter().all(is_compared) {
+        0
+    } else {
+        2
+    }
+}
+
+fn text(found: &Found) -> String {
+    let mut text = String::new();
+    for table in &found.tables {
+        let verdict = table.verdict.as_deref().unwrap_or("not_proved");
+        let mut words = format!("{}: {verdict}", table.table);
+        if let Some(score) = &table.score {
+            write!(words, ", {score} %").expect("a String takes all");
+        }
+        match (table.source_rows, table.local_rows) {
+            (Some(source), Some(local)) if source != local => {
+                write!(words, ", {local} rows here, {source} at production").expect("a String takes all");
+            }
+            (Some(rows), _) => write!(words, ", {rows} rows").expect("a String takes all"),
+            _ => {}
+        }
+        if let (Some(lsn), Some(proof)) = (&table.lsn, &table.proof_id) {
+            let at = table.at.as_deref().map(|at| format!(", compared {at}")).unwrap_or_default();
+            write!(words, ", as of {lsn} (proof {proof}{at})").expect("a String takes all");
+        }
+        match (&table.detail, &table.verdict) {
+            (Some(detail), _) => write!(words, ": {detail}").expect("a String takes all"),
+            (None, None) => words.push_str(": no proof has come yet"),
+            _ => {}
+        }
+        if let Some(blame) = &table.blame {
+            write!(words, "; blame: {blame}").expect("a String takes all");
+        }
+        if table.differs && verdict != "differs" {
+            words.push_str("; an earlier proof found that it differs, and nothing has cleared that");
+        }
+        writeln!(text, "{}", escape_control(&words)).expect("a String takes all");
+    }
+    if found.tables.is_empty() {
+        text.push_str("No tables in whitelist\n");
+    }
+    text
+}
+
+/// What is checked of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum CheckType {
+    /// As many rows on both sides
+    RowCount,
+    /// The same rows, column by column
+    DataHash,
+}
+
+impl CheckType {
+    fn as_str(self) -> &'static str {
+        match self {
+            CheckType::RowCount => "row_count",
+            CheckType::DataHash => "data_hash",
+        }
+    }
+}
+
+/// Another look at the archive while somebody waits for a proof.
+const BETWEEN_SYNCS: Duration = Duration::from_secs(5);
+
+/// The newest check of each table and type. With `sync` given, waits until a newer proof than the one that is here has
+/// been compared.
+pub async fn check(
+    config: &Config,
+    tables: &[String],
+    types: &[CheckType],
+    sync: Option<impl AsyncFn() -> Result<()>>,
+) -> Result<Answer> {
+    let local = Local::open(config).await?;
+    let wanted: Vec<TableName> = tables.iter().map(|table| name_of(table)).collect::<Result<_>>()?;
+    let found = proof::found(&local).await?;
+    let unknown =
+        wanted.iter().find(|name| !found.tables.iter().any(|found| found.table == name.to_string()));
+    if let Some(unknown) = unknown {
+        return Err(Error::new(Kind::NotFound, format!("{unknown} is not in the whitelist"))
+            .hint("syncdata-applier list-tables shows what is"));
+    }
+    if let Some(sync) = sync {
+        let newest = |found: &Found| found.tables.iter().filter_map(|table| table.proof_id.clone()).max();
+        let is_waiting = |found: &Found| found.tables.iter().any(|t| t.verdict.as_deref() == Some("waiting"));
+        let before = newest(&found);
+        let mut now = found;
+        while newest(&now) == before || is_waiting(&now) {
+            tokio::time::sleep(BETWEEN_SYNCS).await;
+            sync().await?;
+            now = proof::found(&local).await?;
+        }
+    }
+    let is_meant = |check: &Check| {
+        (wanted.is_empty() || wanted.iter().any(|name| name.to_string() == check.table))
+            && (types.is_empty() || types.iter().any(|of| of.as_str() == check.check_type))
+    };
+    let checks: Vec<Check> = proof::checks(&local).await?.into_iter().filter(is_meant).collect();
+    let missing: Vec<String> = proof::found(&local)
+        .await?
+        .tables
+        .into_iter()
+        .map(|found| found.table)
+        .filter(|table| wanted.is_empty() || wanted.iter().any(|name| name.to_string() == *table))
+        .filter(|table| !checks.iter().any(|check| check.table == *table))
+        .collect();
+    let differs = |check: &Check| check.verdict == "differs" && !check.is_repaired;
+    let is_compared = |check: &Check| matches!(check.verdict.as_str(), "equal" | "differs");
+    let exit_code = match checks.iter().any(differs) {
+        true => 1,
+        false if checks.iter().all(is_compared) && missing.is_empty() => 0,
+        false => 2,
+    };
+    let mut text: String = checks.iter().map(check_line).collect();
+    for table in &missing {
+        writeln!(text, "{}: no proof has come yet", escape_control(table)).expect("a String takes all");
+    }
+    let document = json!({"checks": checks, "without_proof": missing});
+    Ok(Answer { exit_code, ..Answer::done(text, document) })
+}
+
+fn check_line(check: &Check) -> String {
+    let mut words = format!("{} {}: {}", check.table, check.check_type, check.verdict);
+    if let Some(score) = &check.score {
+        write!(words, ", {score} %").expect("a String takes all");
+    }
+    if let (Some(source), Some(local)) = (check.source_rows, check.local_rows) {
+        write!(words, ", {local} rows here, {source} at production").expect("a String takes all");
+    }
+    write!(words, ", as of {}", check.cut_lsn.as_deref().unwrap_or("-")).expect("a String takes all");
+    if let Some(age) = check.age_seconds {
+        write!(words, ", {age} s ago").expect("a String takes all");
+    }
+    if let Some(detail) = &check.detail {
+        write!(words, ": {detail}").expect("a String takes all");
+    }
+    if check.is_repaired {
+        words.push_str("; repaired since");
+    }
+    format!("{}\n", escape_control(&words))
+}
+
+/// Rows of a table that are not as the archive says, or one row.
+pub async fn rows(config: &Config, table: &str, key: Option<Vec<String>>) -> Result<Answer> {
+    looked(config, &Asked { table: name_of(table)?, key, repair: false }).await
+}
+
+/// Brings exactly the rows that differ to what the archive says of them.
+pub async fn repair(config: &Config, table: &str, dry_run: bool) -> Result<Answer> {
+    looked(config, &Asked { table: name_of(table)?, key: None, repair: !dry_run }).await
+}
+
+fn name_of(table: &str) -> Result<TableName> {
+    table.parse()
+}
+
+async fn looked(config: &Config, asked: &Asked) -> Result<Answer> {
+    let report = rows::look(config, asked).await?;
+    Ok(Answer { exit_code: report.exit_code(), ..Answer::done(report.text(), json!(report)) })
+}

@@ -1,0 +1,363 @@
+//! Digests of local tables as they are at a mark, in sessions of their own, while passes go on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use syncdata_formats::error::{Kind, Result};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::Relation;
+use syncdata_formats::name::TableName;
+use syncdata_formats::proof::{
+    Buckets, Cut, Digester, Layout, Mark, MarkedTable, ProofId, prints_alike_here,
+};
+use syncdata_service::config::Config;
+use syncdata_service::faults;
+use syncdata_service::postgres::ServerContext as _;
+use tokio_postgres::Client;
+
+use super::GivenUp;
+use super::record::{self, Outcome};
+use crate::plan::state::{State, TableState};
+use crate::table::{Shape, Table};
+use crate::target::postgres::cursor;
+use crate::target::postgres::local::Local;
+use crate::target::postgres::schema;
+
+const APPLICATION_NAME: &str = "syncdata-applier proof";
+
+/// Each reads one table at a time.
+const SESSIONS: usize = 2;
+
+/// How often somebody looks whether others wait for us.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
+/// A TRUNCATE or DDL that holds the table may take so long.
+const LOCK_ATTEMPTS: u32 = 25;
+
+/// The files that hold the rows of a table and of all its partitions: a TRUNCATE gives it others, which older snapshots
+/// see empty.
+const FILES: &str =
+    "SELECT string_agg(t.relid || '/' || coalesce(pg_relation_filenode(t.relid), 0), ' ' ORDER BY t.relid)
+  FROM (SELECT $1::oid AS relid UNION SELECT p.relid::oid FROM pg_partition_tree($1::oid) p) t";
+
+/// What is to be digested, and the snapshot that shows it.
+#[derive(Debug)]
+pub(super) struct Work {
+    id: ProofId,
+    /// Keeps the snapshot alive.
+    holder: Local,
+    snapshot: String,
+    tables: VecDeque<Task>,
+}
+
+#[derive(Debug)]
+struct Task {
+    table: TableName,
+    local: Table,
+    layout: Layout,
+    k: u8,
+    files: String,
+}
+
+impl Work {
+    /// Nobody moves the copy while this runs.
+    pub(super) async fn begin(config: &Config, local: &Local, mark: &Mark, cut: &Cut) -> Result<Work> {
+        let states = cursor::table_states(local.session.client(), &local.meta).await?;
+        let holder = Local::open_as(config, APPLICATION_NAME).await?;
+        let client = holder.session.client();
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        client.batch_execute(begin).await.context(|| "beginning to digest".to_owned())?;
+        let row = client.query_one("SELECT pg_export_snapshot()", &[]).await;
+        let snapshot = row.context(|| "exporting a snapshot".to_owned())?.get(0);
+
+        let names: Vec<TableName> = states.keys().cloned().collect();
+        let mut here = schema::load(client, &names).await?;
+        let (mut tables, mut noted) = (VecDeque::new(), BTreeMap::new());
+        for (table, state) in &states {
+            let marked = mark.tables.get(table);
+            let task = match prepared(table, state, marked, here.remove(table), cut) {
+                Ok((local, layout, k)) => {
+                    let files = files(client, local.oid).await?;
+                    Ok(Task { table: table.clone(), local, layout, k, files })
+                }
+                Err(reason) => Err(reason),
+            };
+            match task {
+                Ok(task) => {
+                    noted.insert(table.clone(), None);
+                    tables.push_back(task);
+                }
+                Err(reason) => drop(noted.insert(table.clone(), Some(reason))),
+            }
+        }
+        record::begin(local, mark, cut, &noted).await?;
+        faults::hit("proof.begun")?;
+        Ok(Work { id: mark.id.clone(), holder, snapshot, tables })
+    }
+
+    /// Notes what becomes of each table.
+    pub(super) async fn run(self, config: Config, given_up: Arc<GivenUp>) {
+        let Work { id, holder, snapshot, tables } = self;
+        let queue = Mutex::new(tables);
+        let reader = || async {
+            // A connection that is lost takes the table with it, and no other.
+            loop {
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                let Some(task) = next else { return };
+                let (id, snapshot) = (&id, snapshot.as_str());
+                if let Err(error) = one(&config, id, snapshot, &task, &given_up).await {
+                    tracing::warn!(table = %task.table, error = %error.one_line(), "its digest could not be noted");
+                }
+            }
+        };
+        futures_util::future::join_all((0..SESSIONS).map(|_| reader())).await;
+        drop(holder);
+    }
+}
+
+/// What is to be read of the table, or why nothing is.
+fn prepared(
+    table: &TableName,
+    state: &TableState,
+    marked: Option<&MarkedTable>,
+    local: Option<Table>,
+    cut: &Cut,
+) -> Result<(Table, Layout, u8), String> {
+    let Some(marked) = marked else { return Err("production's proof does not cover it".to_owned()) };
+    if state.state != State::Live {
+        let reason = state.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        return Err(format!("the table was {}{reason}", state.state));
+    }
+    let position = state.position.unwrap_or(Lsn::ZERO);
+    if position != cut.end_lsn {
+        let side = if position > cut.end_lsn { "after" } else { "before" };
+        return Err(format!("the table is at {position}, {side} the cut"));
+    }
+    let Some(local) = local else { return Err(format!("Table not found locally: {table}")) };
+    let layout = Layout::of(&marked.relation);
+    comparable(&layout, &marked.relation, &local)?;
+    Ok((local, layout, marked.k))
+}
+
+/// Whether the local columns print as production's do.
+fn comparable(layout: &Layout, relation: &Relation, local: &Table) -> Result<(), String> {
+    for (name, type_name) in layout.columns.iter().zip(&layout.types) {
+        let Some(place) = local.column(name) else {
+            return Err(format!("column {name} is missing here"));
+        };
+        let here = &local.columns[place].type_name;
+        if !prints_alike_here(here, type_name, &relation.types) {
+            return Err(format!(
+                "column {name} is {here} here and {type_name} at the source: they may print differently"
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn files(client: &Client, oid: u32) -> Result<String> {
+    let row = client.query_one(FILES, &[&oid]).await;
+    let files: Option<String> = row.context(|| "asking for the files of a table".to_owned())?.get(0);
+    Ok(files.unwrap_or_default())
+}
+
+async fn one(config: &Config, id: &ProofId, snapshot: &str, task: &Task, given_up: &GivenUp) -> Result<()> {
+    let local = Local::open_as(config, APPLICATION_NAME).await?;
+    let watcher = Local::open_as(config, APPLICATION_NAME).await?;
+    let outcome = match digest(&local, &watcher, snapshot, task, given_up).await {
+        Ok(Ok(buckets)) => Outcome::Done { rows: buckets.rows(), buckets: buckets.encode()? },
+        Ok(Err(reason)) => Outcome::Not(reason.to_owned()),
+        Err(error) => Outcome::Not(error.one_line()),
+    };
+    faults::hit("proof.digested")?;
+    record::note(&watcher, id, &task.table, &outcome).await
+}
+
+/// The digest, or why the table was given up.
+async fn digest(
+    local: &Local,
+    watcher: &Local,
+    snapshot: &str,
+    task: &Task,
+    given_up: &GivenUp,
+) -> Result<Result<Buckets, &'static str>> {
+    let pid: i32 = backend(local.session.client()).await?;
+    let canceller = local.session.canceller();
+    let reading = read(local.session.client(), snapshot, task);
+    tokio::pin!(reading);
+    loop {
+        tokio::select! {
+            buckets = &mut reading => {
+                // What it had read of a table that went meanwhile says nothing.
+                return match given_up.reason(&task.table) {
+                    Some(reason) => Ok(Err(reason)),
+                    None => buckets,
+                };
+            }
+            () = tokio::time::sleep(BETWEEN_LOOKS) => {}
+        }
+        let reason = match given_up.reason(&task.table) {
+            Some(reason) => Some(reason),
+            None if blocks_somebody(watcher.session.client(), pid).await? => Some("DDL waited"),
+            None => None,
+        };
+        if let Some(reason) = reason {
+            canceller.cancel().await?;
+            // Its locks go when it has heard of it.
+            let _ = tokio::time::timeout(Duration::from_secs(5), &mut reading).await;
+            return Ok(Err(reason));
+        }
+    }
+}
+
+async fn backend(client: &Client) -> Result<i32> {
+    let row = client.query_one("SELECT pg_backend_pid()", &[]).await;
+    Ok(row.context(|| "asking for the session's process".to_owned())?.get(0))
+}
+
+async fn blocks_somebody(client: &Client, pid: i32) -> Result<bool> {
+    let blocks =
+        "SELECT EXISTS (SELECT FROM pg_locks l WHERE NOT l.granted AND $1 = ANY (pg_blocking_pids(l.pid)))";
+    let row = client.query_one(blocks, &[&pid]).await;
+    Ok(row.context(|| "asking who waits for us".to_owned())?.get(0))
+}
+
+async fn read(client: &Client, snapshot: &str, task: &Task) -> Result<Result<Buckets, &'static str>> {
+    let doing = || format!("digesting {}", task.table);
+    let literal = postgres_protocol::escape::escape_literal(snapshot);
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {literal}; \
+         SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off"
+    );
+    client.batch_execute(&begin).await.context(doing)?;
+    let done = read_rows(client, task).await;
+    let ended = client.batch_execute("ROLLBACK").await.context(doing);
+    let buckets = done?;
+    ended?;
+    Ok(buckets)
+}
+
+async fn read_rows(client: &Client, task: &Task) -> Result<Result<Buckets, &'static str>> {
+    let doing = || format!("digesting {}", task.table);
+    if !lock(client, task).await? {
+        return Ok(Err("a TRUNCATE or DDL held it"));
+    }
+    if files(client, task.local.oid).await? != task.files {
+        return Ok(Err("truncated meanwhile"));
+    }
+    let buckets =
+        rows(client, &task.local, &task.layout, task.k).await.map_err(|error| error.context(doing()))?;
+    // A partition can come or go while rows are read.
+    if files(client, task.local.oid).await? != task.files {
+        return Ok(Err("truncated meanwhile"));
+    }
+    Ok(Ok(buckets))
+}
+
+/// All rows of a table that this session sees, as they lie.
+pub(super) async fn rows(client: &Client, table: &Table, layout: &Layout, k: u8) -> Result<Buckets> {
+    let statement = copy_statement(table, &layout.columns);
+    let answer = client.copy_out(&statement).await.context(|| statement.clone())?;
+    let mut answer = std::pin::pin!(answer);
+    let mut digester = Digester::new(layout.clone(), k);
+    while let Some(piece) = answer.try_next().await.context(|| "reading rows".to_owned())? {
+        digester.push(&piece)?;
+    }
+    digester.finish()
+}
+
+pub(super) fn copy_statement(table: &Table, columns: &[String]) -> String {
+    let places: Vec<usize> = columns.iter().filter_map(|name| table.column(name)).collect();
+    let list = table.column_list(&places);
+    let is_generated = places.iter().any(|place| table.columns[*place].generated);
+    // COPY of the table itself asks no planner, and so looks into no index. It copies neither partitions nor generated
+    // columns, and has no word for no columns.
+    match table.shape {
+        Shape::Ordinary if !is_generated && !places.is_empty() => {
+            format!("COPY {} ({list}) TO STDOUT", table.name.sql())
+        }
+        Shape::Ordinary | Shape::Partitioned => {
+            format!("COPY (SELECT {list} FROM {}) TO STDOUT", table.sql())
+        }
+    }
+}
+
+/// False: somebody holds it, or waits for it.
+async fn lock(client: &Client, task: &Task) -> Result<bool> {
+    let sql = format!("SAVEPOINT syncdata_lock; LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT", task.local.sql());
+    for _ in 0..LOCK_ATTEMPTS {
+        match client.batch_execute(&sql).await.context(|| format!("locking {}", task.table)) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() == Kind::Locked => {}
+            Err(error) => return Err(error),
+        }
+        let back = client.batch_execute("ROLLBACK TO SAVEPOINT syncdata_lock").await;
+        back.context(|| "letting go of a lock".to_owned())?;
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use syncdata_formats::manifest::{self, ReplicaIdentity};
+
+    use super::*;
+
+    fn column(name: &str, type_name: &str) -> manifest::Column {
+        manifest::Column { name: name.into(), type_name: type_name.into(), ..manifest::Column::default() }
+    }
+
+    fn local(columns: &[(&str, &str)]) -> Table {
+        let column = |(name, type_name): &(&str, &str)| crate::table::Column {
+            name: (*name).into(),
+            attnum: 1,
+            type_name: (*type_name).into(),
+            base_type: (*type_name).into(),
+            text_equality: crate::table::TextEquality::Exact,
+            equality: "=".into(),
+            not_null: false,
+            has_default: false,
+            generated: false,
+            identity_always: false,
+            identity: false,
+        };
+        Table {
+            name: "t".parse().expect("a name"),
+            oid: 1,
+            shape: Shape::Ordinary,
+            columns: columns.iter().map(column).collect(),
+            unique: vec![],
+            referenced_by: vec![],
+            acts_on_delete: false,
+            acts_on_update: false,
+            source_columns: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_column_that_is_missing_or_prints_otherwise_is_named() {
+        let relation = Relation::new(
+            vec![column("id", "integer"), column("v", "real"), column("m", "money")],
+            vec!["id".into()],
+            ReplicaIdentity::Default,
+        );
+        let layout = Layout::of(&relation);
+        for (columns, says) in [
+            (&[("id", "bigint"), ("v", "real")][..], None),
+            (&[("id", "integer")], Some("column v is missing here")),
+            (
+                &[("id", "integer"), ("v", "double precision")],
+                Some("column v is double precision here and real"),
+            ),
+        ] {
+            let found = comparable(&layout, &relation, &local(columns));
+            assert_eq!(found.is_ok(), says.is_none(), "{found:?}");
+            if let (Err(found), Some(says)) = (found, says) {
+                assert!(found.contains(says), "{found}");
+            }
+        }
+    }
+}

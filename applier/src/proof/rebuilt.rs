@@ -1,0 +1,227 @@
+//! A table made anew from the archive alone, beside the live one: as of the cut, and then as of the checkpoint.
+//! Production is asked for nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use syncdata_formats::chain::Verified;
+use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::layout::SegmentSeq;
+use syncdata_formats::manifest::Relation;
+use syncdata_formats::name::TableName;
+use syncdata_formats::proof::{Buckets, Cut, Layout, MarkedTable};
+use uuid::Uuid;
+
+use super::digest;
+use crate::archive::fetch::Source;
+use crate::archive::stretch::stretch;
+use crate::load::columns::{bridge, old_values};
+use crate::load::{self, Base, Copy, Halt, Known, shadow};
+use crate::plan::offer::{Choice, Offer};
+use crate::plan::position::Applied;
+use crate::plan::state::Want;
+use crate::plan::{GapName, concerns};
+use crate::table::Table;
+use crate::target::postgres::apply::Writer;
+use crate::target::postgres::cursor;
+use crate::target::postgres::local::Local;
+
+/// What the archive says of a table.
+#[derive(Debug)]
+pub(super) struct Rebuilt {
+    /// Of the table as of the cut; `None`: no base is old enough for it.
+    pub at_cut: Option<Buckets>,
+    /// As of the checkpoint.
+    pub copy: Copy,
+    pub base: String,
+}
+
+/// What is to be made.
+pub(super) struct Wanted<'a> {
+    pub local: &'a Local,
+    pub source: &'a Source,
+    pub archive_id: Uuid,
+    /// Where the table stands.
+    pub applied: Applied,
+    pub table: Arc<Table>,
+    /// Where a proof speaks of it.
+    pub proved: Option<(Cut, MarkedTable)>,
+}
+
+/// Why the archive does not say how the table is, in words for an operator.
+pub(super) type Unknown = String;
+
+impl Wanted<'_> {
+    /// Inside a transaction that somebody else ends.
+    pub(super) async fn make(&self) -> Result<Result<Rebuilt, Unknown>> {
+        let name = &self.table.name;
+        let base = match self.base().await? {
+            Ok(base) => base,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let mut known = base.known();
+        let segments = stretch(self.source, self.archive_id, self.applied.link, known.upto).await?;
+        if let Some(reason) = unreachable_from(&base, &segments, name, known.upto) {
+            return Ok(Err(reason));
+        }
+        let client = self.local.session.client();
+        let shadow = shadow::make(client, &self.table, 0).await?;
+        let mut copy = match load::fill(self.local, self.source, &base, &self.table, shadow).await {
+            Ok(copy) => copy,
+            Err(Halt::Refused(refusal)) => return Ok(Err(refusal.reason)),
+            Err(Halt::Failed(error)) => return Err(error),
+        };
+        if let Err(reason) = self.bridge(&base, &mut copy, &segments).await? {
+            return Ok(Err(reason));
+        }
+
+        let (until_cut, after) = self.parted(&segments, &base);
+        let mut copies = BTreeMap::from([(name.clone(), copy)]);
+        if let Err(reason) = self.catch_up(until_cut, &mut known, &mut copies).await? {
+            return Ok(Err(reason));
+        }
+        let at_cut = match self.proved.as_ref().filter(|(cut, _)| base_is_from_before(&base, cut)) {
+            Some((_, marked)) => {
+                let (layout, shadow) = (Layout::of(&marked.relation), &copies[name].shadow);
+                Some(digest::rows(client, shadow, &layout, marked.k).await?)
+            }
+            None => None,
+        };
+        if let Err(reason) = self.catch_up(after, &mut known, &mut copies).await? {
+            return Ok(Err(reason));
+        }
+        let copy = copies.remove(name).expect("nobody takes it away");
+        Ok(Ok(Rebuilt { at_cut, copy, base: base.name() }))
+    }
+
+    /// One from before the cut where there is one: only that can say how the table was there.
+    async fn base(&self) -> Result<Result<Base, Unknown>> {
+        let snapshots = self.source.snapshots(self.archive_id).await?;
+        let floor = self.source.floor().await?;
+        let since = cursor::capture_since(self.local.session.client(), &self.local.meta).await?;
+        let choose = |reached| {
+            let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached, since: &since };
+            offer.choose(&self.table.name, Want::Auto)
+        };
+        let cut = self.proved.as_ref().map_or(self.applied.end_lsn, |(cut, _)| cut.end_lsn);
+        let chosen = match choose(cut.min(self.applied.end_lsn)) {
+            Choice::Wait(_) => choose(self.applied.end_lsn),
+            chosen => chosen,
+        };
+        Ok(match chosen {
+            Choice::Snapshot(snapshot) => Ok(Base::Snapshot(snapshot)),
+            Choice::Start(from) => Ok(Base::Start { over: false, from }),
+            Choice::Wait(id) => Err(format!("snapshot {id} is ahead of this copy: sync first")),
+            Choice::Nothing(reason) => Err(reason),
+        })
+    }
+
+    /// The segments up to the cut, and those after it.
+    fn parted<'s>(&self, segments: &'s [Verified], base: &Base) -> (&'s [Verified], &'s [Verified]) {
+        let place = match &self.proved {
+            Some((cut, _)) if base_is_from_before(base, cut) => {
+                segments.partition_point(|segment| segment.manifest().seq <= cut.seq)
+            }
+            _ => segments.len(),
+        };
+        segments.split_at(place)
+    }
+
+    /// Rows of the base are older than columns which came later: they get what such rows have at the source.
+    async fn bridge(
+        &self,
+        base: &Base,
+        copy: &mut Copy,
+        segments: &[Verified],
+    ) -> Result<Result<(), Unknown>> {
+        let name = &self.table.name;
+        let described = |segment: &Verified| -> Option<Relation> {
+            let manifest = segment.manifest();
+            let marked = manifest.proof.as_ref().and_then(|mark| mark.tables.get(name));
+            marked.map(|marked| &marked.relation).or_else(|| manifest.relations.get(name)).cloned()
+        };
+        let Some(now) = segments.iter().rev().find_map(described) else { return Ok(Ok(())) };
+        let is_first = matches!(base, Base::Start { .. });
+        let before = match is_first {
+            true => segments.iter().find_map(described).unwrap_or_else(|| now.clone()),
+            false => Relation::clone(&copy.relation),
+        };
+        match bridge(&before, &now) {
+            Ok(values) => {
+                let values = if is_first { old_values(&now) } else { values };
+                shadow::fill_old_rows(self.local.session.client(), copy, &values, !is_first).await?;
+                Ok(Ok(()))
+            }
+            Err(reason) => Ok(Err(format!("{} is older than the table as it is: {reason}", base.name()))),
+        }
+    }
+
+    async fn catch_up(
+        &self,
+        segments: &[Verified],
+        known: &mut Known,
+        copies: &mut BTreeMap<TableName, Copy>,
+    ) -> Result<Result<(), Unknown>> {
+        let mut writer = Writer::new(self.local.replica);
+        writer.begin(self.local.session.client()).await?;
+        for segment in segments {
+            let manifest = segment.manifest();
+            if manifest.tables.contains_key(&self.table.name) {
+                let fetched = [self.source.fetch_file(segment.clone()).await?];
+                let session = &self.local.session;
+                let done = load::catch_up::catch_up(session, &mut writer, &fetched, known, copies).await;
+                fetched.iter().try_for_each(|fetched| fetched.clean())?;
+                match done {
+                    Ok(done) if done.missing.is_empty() => {}
+                    Ok(done) => {
+                        let rows: u64 = done.missing.values().sum();
+                        return Ok(Err(format!(
+                            "segment {} changes {rows} rows that the archive does not have",
+                            manifest.seq
+                        )));
+                    }
+                    Err(Halt::Refused(refusal)) => return Ok(Err(refusal.reason)),
+                    Err(Halt::Failed(error)) => return Err(error),
+                }
+            }
+            known.upto = known.upto.max(manifest.end_lsn);
+        }
+        Ok(Ok(()))
+    }
+}
+
+fn base_is_from_before(base: &Base, cut: &Cut) -> bool {
+    match base {
+        Base::Snapshot(snapshot) => snapshot.end_lsn <= cut.end_lsn,
+        Base::Start { .. } => true,
+    }
+}
+
+/// Why changes between the base and the checkpoint are not all there.
+fn unreachable_from(
+    base: &Base,
+    segments: &[Verified],
+    table: &TableName,
+    upto: syncdata_formats::lsn::Lsn,
+) -> Option<Unknown> {
+    let manifests = || segments.iter().map(Verified::manifest);
+    if let Some(first) = manifests().next()
+        && first.start_lsn > upto
+        && first.seq != SegmentSeq::FIRST
+    {
+        return Some(format!("the archive begins at {}, after {}", first.start_lsn, base.name()));
+    }
+    if matches!(base, Base::Snapshot(_))
+        && let Some(manifest) = manifests().find(|manifest| !manifest.capture.contains(table))
+    {
+        return Some(format!("segment {} did not capture it", manifest.seq));
+    }
+    let mut gaps = manifests().flat_map(|manifest| &manifest.gaps);
+    let lost = gaps.find(|gap| gap.to > upto && concerns(gap, table))?;
+    Some(format!("changes {} of it are lost ({})", GapName::from(lost), lost.reason))
+}
+
+pub(super) fn not_applied() -> Error {
+    Error::new(Kind::NotFound, "nothing was applied here yet")
+        .hint("syncdata-applier sync applies what the archive has")
+}

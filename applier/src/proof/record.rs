@@ -1,0 +1,382 @@
+//! What our tables say of proofs: digests that wait, and verdicts.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::name::TableName;
+use syncdata_formats::proof::{Cut, Mark, MarkedTable, ProofId};
+use syncdata_service::postgres::ServerContext as _;
+
+use super::seq_of;
+use crate::target::postgres::local::Local;
+use crate::target::postgres::meta::MetaSchema;
+
+/// Digests of one mark.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub cut: Cut,
+    /// Only tables that are on the whitelist too.
+    pub mark: Mark,
+    pub tables: BTreeMap<TableName, Digested>,
+    /// It was held against its proof.
+    pub judged: bool,
+}
+
+/// What has become of the digest of a table.
+#[derive(Debug)]
+pub(super) struct Digested {
+    /// `None`: the mark does not name it.
+    pub marked: Option<MarkedTable>,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug)]
+pub(super) enum Outcome {
+    UnderWay,
+    /// A file of buckets, and the rows that it counts.
+    Done {
+        rows: u64,
+        buckets: Vec<u8>,
+    },
+    Not(String),
+}
+
+/// One row of data_sync_consistency.
+#[derive(Clone, Debug)]
+pub(super) struct Verdict {
+    pub table: TableName,
+    pub check: &'static str,
+    pub source_rows: Option<u64>,
+    pub local_rows: Option<u64>,
+    pub differing: Option<u64>,
+    pub score: Option<String>,
+    pub verdict: &'static str,
+    pub detail: Option<String>,
+}
+
+/// Discards all digests of earlier marks, and what was said of waiting for them.
+pub(super) async fn begin(
+    local: &Local,
+    mark: &Mark,
+    cut: &Cut,
+    tables: &BTreeMap<TableName, Option<String>>,
+) -> Result<()> {
+    let (client, meta) = (local.session.client(), &local.meta);
+    let noting = || "noting what is to be digested".to_owned();
+    let forget = format!(
+        "DELETE FROM {meta}.data_sync_digests; DELETE FROM {meta}.data_sync_consistency WHERE verdict = 'waiting'"
+    );
+    client.batch_execute(&forget).await.context(noting)?;
+    let digest = format!(
+        "INSERT INTO {meta}.data_sync_digests (table_name, proof_id, cut_seq, cut_sha256, cut_lsn, marked, reason) \
+         VALUES ($1, $2, $3, $4, $5::text::pg_lsn, $6, $7)"
+    );
+    let waits = format!(
+        "INSERT INTO {meta}.data_sync_consistency (proof_id, table_name, check_type, cut_lsn, verdict, detail) \
+         SELECT $1, $2, c, $3::text::pg_lsn, 'waiting', 'for the proof of production' \
+         FROM unnest(ARRAY['row_count', 'data_hash']) AS c ON CONFLICT DO NOTHING"
+    );
+    let (id, seq) = (mark.id.as_str(), i64::try_from(cut.seq.get()).expect("ten digits"));
+    let (sha256, lsn) = (cut.sha256.to_string(), cut.end_lsn.to_string());
+    for (table, reason) in tables {
+        let marked = mark
+            .tables
+            .get(table)
+            .map(|marked| serde_json::to_string(marked).expect("our documents have only names as keys"));
+        let name = table.to_string();
+        client.execute(&digest, &[&name, &id, &seq, &sha256, &lsn, &marked, reason]).await.context(noting)?;
+        client.execute(&waits, &[&id, &name, &lsn]).await.context(noting)?;
+    }
+    Ok(())
+}
+
+/// Of a digest that is whole, or will never be.
+pub(super) async fn note(local: &Local, id: &ProofId, table: &TableName, outcome: &Outcome) -> Result<()> {
+    let (rows, buckets, reason) = match outcome {
+        Outcome::UnderWay => return Ok(()),
+        Outcome::Done { rows, buckets } => (i64::try_from(*rows).ok(), Some(buckets.as_slice()), None),
+        Outcome::Not(reason) => (None, None, Some(reason.as_str())),
+    };
+    let update = format!(
+        "UPDATE {}.data_sync_digests SET rows = $3, buckets = $4, reason = $5 WHERE table_name = $1 AND proof_id = $2",
+        local.meta
+    );
+    local
+        .session
+        .client()
+        .execute(&update, &[&table.to_string(), &id.as_str(), &rows, &buckets, &reason])
+        .await
+        .context(|| format!("noting the digest of {table}"))?;
+    Ok(())
+}
+
+/// Digests that began and of which nothing was noted.
+pub(super) async fn unfinished(local: &Local) -> Result<Option<Waiting>> {
+    let waiting = waiting(local).await?;
+    let is_open = |digested: &Digested| matches!(digested.outcome, Outcome::UnderWay);
+    Ok(waiting.filter(|waiting| waiting.tables.values().any(is_open)))
+}
+
+pub(super) async fn give_up_unfinished(local: &Local, reason: &str) -> Result<()> {
+    let update = format!(
+        "UPDATE {}.data_sync_digests SET reason = $1 WHERE buckets IS NULL AND reason IS NULL",
+        local.meta
+    );
+    local
+        .session
+        .client()
+        .execute(&update, &[&reason])
+        .await
+        .context(|| "noting that digests were lost".to_owned())?;
+    Ok(())
+}
+
+/// The digests of the newest mark; `None`: there are none.
+pub(super) async fn waiting(local: &Local) -> Result<Option<Waiting>> {
+    let select = format!(
+        "SELECT table_name, proof_id, cut_seq, cut_sha256, cut_lsn::text, marked, rows, buckets, reason, judged \
+         FROM {}.data_sync_digests",
+        local.meta
+    );
+    let rows = local.session.client().query(&select, &[]).await;
+    let rows = rows.context(|| "reading the digests that wait".to_owned())?;
+    let mut found: Option<Waiting> = None;
+    for row in &rows {
+        let table: TableName = row.get::<_, &str>(0).parse()?;
+        let id: ProofId = row.get::<_, &str>(1).parse()?;
+        let cut = Cut {
+            seq: seq_of(row.get(2))?,
+            sha256: row.get::<_, &str>(3).parse()?,
+            end_lsn: row.get::<_, &str>(4).parse()?,
+        };
+        let marked = row.get::<_, Option<&str>>(5).map(serde_json::from_str::<MarkedTable>);
+        let marked = marked.transpose().map_err(|error| {
+            Error::new(Kind::StateDamaged, "data_sync_digests.marked cannot be read").caused_by(error)
+        })?;
+        let (rows, buckets): (Option<i64>, Option<Vec<u8>>) = (row.get(6), row.get(7));
+        let outcome = match (rows, buckets, row.get::<_, Option<String>>(8)) {
+            (_, _, Some(reason)) => Outcome::Not(reason),
+            (Some(rows), Some(buckets), None) => {
+                Outcome::Done { rows: u64::try_from(rows).unwrap_or(0), buckets }
+            }
+            _ => Outcome::UnderWay,
+        };
+        let waiting = found.get_or_insert_with(|| Waiting {
+            cut,
+            mark: Mark { id: id.clone(), tables: BTreeMap::new() },
+            tables: BTreeMap::new(),
+            judged: row.get(9),
+        });
+        if let Some(marked) = &marked {
+            waiting.mark.tables.insert(table.clone(), marked.clone());
+        }
+        waiting.tables.insert(table, Digested { marked, outcome });
+    }
+    Ok(found)
+}
+
+/// All verdicts of one proof at once.
+pub(super) async fn conclude(
+    local: &Local,
+    id: &ProofId,
+    cut: &Cut,
+    verdicts: &[Verdict],
+    is_final: bool,
+) -> Result<()> {
+    let (client, meta) = (local.session.client(), &local.meta);
+    let insert = format!(
+        "INSERT INTO {meta}.data_sync_consistency (proof_id, table_name, check_type, cut_lsn, source_rows, local_rows, \
+             differing, score, verdict, detail, finished_at) \
+         VALUES ($1, $2, $3, $4::text::pg_lsn, $5, $6, $7, $8::text::numeric, $9, $10, clock_timestamp()) \
+         ON CONFLICT (proof_id, table_name, check_type) DO UPDATE SET source_rows = EXCLUDED.source_rows, \
+             local_rows = EXCLUDED.local_rows, differing = EXCLUDED.differing, score = EXCLUDED.score, \
+             verdict = EXCLUDED.verdict, detail = EXCLUDED.detail, finished_at = EXCLUDED.finished_at"
+    );
+    let number = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
+    let conclude = async {
+        for verdict in verdicts {
+            let lsn = cut.end_lsn.to_string();
+            client
+                .execute(
+                    &insert,
+                    &[
+                        &id.as_str(),
+                        &verdict.table.to_string(),
+                        &verdict.check,
+                        &lsn,
+                        &number(verdict.source_rows),
+                        &number(verdict.local_rows),
+                        &number(verdict.differing),
+                        &verdict.score,
+                        &verdict.verdict,
+                        &verdict.detail,
+                    ],
+                )
+                .await
+                .context(|| format!("noting what proof {id} says of {}", verdict.table))?;
+        }
+        if is_final {
+            let done = format!("UPDATE {meta}.data_sync_digests SET judged = true WHERE proof_id = $1");
+            client
+                .execute(&done, &[&id.as_str()])
+                .await
+                .context(|| "noting that digests were compared".to_owned())?;
+        }
+        Ok::<_, Error>(())
+    };
+    local.in_transaction(conclude).await
+}
+
+/// What the newest proofs say, for people and programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    pub tables: Vec<TableFound>,
+}
+
+/// The newest proof of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableFound {
+    pub table: String,
+    pub proof_id: Option<String>,
+    pub at: Option<String>,
+    pub lsn: Option<String>,
+    pub source_rows: Option<i64>,
+    pub local_rows: Option<i64>,
+    pub differing: Option<i64>,
+    pub score: Option<String>,
+    /// `equal`, `differs`, `not_proved`, `waiting`; nothing where no mark was met yet.
+    pub verdict: Option<String>,
+    pub blame: Option<String>,
+    pub detail: Option<String>,
+    /// The newest comparison says that it differs, and nothing has cleared that since.
+    pub differs: bool,
+}
+
+pub async fn found(local: &Local) -> Result<Found> {
+    let select = found_statement(&local.meta);
+    let rows = local.session.client().query(&select, &[]).await;
+    let rows = rows.context(|| "reading what proofs say".to_owned())?;
+    let table = |row: &tokio_postgres::Row| TableFound {
+        table: row.get(0),
+        proof_id: row.get(1),
+        at: row.get(2),
+        lsn: row.get(3),
+        source_rows: row.get(4),
+        local_rows: row.get(5),
+        differing: row.get(6),
+        score: row.get(7),
+        verdict: row.get(8),
+        blame: row.get(9),
+        detail: row.get(10),
+        differs: row.get(11),
+    };
+    Ok(Found { tables: rows.iter().map(table).collect() })
+}
+
+fn found_statement(meta: &MetaSchema) -> String {
+    format!(
+        "SELECT w.table_name, p.proof_id, \
+           to_char(p.finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), p.cut_lsn::text, \
+           p.source_rows, p.local_rows, p.differing, p.score::text, p.verdict, p.blame, p.detail, \
+           coalesce(d.differs, false) \
+         FROM {meta}.tables_to_sync w \
+         LEFT JOIN LATERAL (SELECT * FROM {meta}.data_sync_consistency p WHERE p.table_name = w.table_name \
+           AND p.check_type = 'data_hash' ORDER BY p.started_at DESC, p.proof_id DESC LIMIT 1) p ON true \
+         LEFT JOIN LATERAL (SELECT bool_or(v.verdict = 'differs' AND v.repaired_at IS NULL) AS differs FROM ( \
+           SELECT DISTINCT ON (v.check_type) v.verdict, v.repaired_at FROM {meta}.data_sync_consistency v \
+           WHERE v.table_name = w.table_name AND v.verdict IN ('equal', 'differs') \
+           ORDER BY v.check_type, v.finished_at DESC) v) d ON true \
+         ORDER BY w.id"
+    )
+}
+
+/// One check of one table by the newest proof.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    pub table: String,
+    pub check_type: String,
+    pub proof_id: String,
+    pub cut_lsn: Option<String>,
+    pub source_rows: Option<i64>,
+    pub local_rows: Option<i64>,
+    pub differing: Option<i64>,
+    pub score: Option<String>,
+    pub verdict: String,
+    pub blame: Option<String>,
+    pub detail: Option<String>,
+    /// Since it was compared.
+    pub age_seconds: Option<i64>,
+    /// A repair has been compared since.
+    pub is_repaired: bool,
+}
+
+/// The newest of each table and type.
+pub async fn checks(local: &Local) -> Result<Vec<Check>> {
+    let select = format!(
+        "SELECT w.table_name, p.check_type, p.proof_id, p.cut_lsn::text, p.source_rows, p.local_rows, p.differing, \
+           p.score::text, p.verdict, p.blame, p.detail, extract(epoch FROM clock_timestamp() - p.finished_at)::int8, \
+           p.repaired_at IS NOT NULL \
+         FROM {0}.tables_to_sync w JOIN LATERAL (SELECT DISTINCT ON (c.check_type) * \
+           FROM {0}.data_sync_consistency c WHERE c.table_name = w.table_name \
+           ORDER BY c.check_type, c.started_at DESC, c.proof_id DESC) p ON true ORDER BY w.id, p.check_type DESC",
+        local.meta
+    );
+    let rows = local.session.client().query(&select, &[]).await;
+    let rows = rows.context(|| "reading what proofs say".to_owned())?;
+    let check = |row: &tokio_postgres::Row| Check {
+        table: row.get(0),
+        check_type: row.get(1),
+        proof_id: row.get(2),
+        cut_lsn: row.get(3),
+        source_rows: row.get(4),
+        local_rows: row.get(5),
+        differing: row.get(6),
+        score: row.get(7),
+        verdict: row.get(8),
+        blame: row.get(9),
+        detail: row.get(10),
+        age_seconds: row.get(11),
+        is_repaired: row.get(12),
+    };
+    Ok(rows.iter().map(check).collect())
+}
+
+/// The newest comparison of a table: where it was made.
+pub(super) struct Last {
+    pub id: ProofId,
+}
+
+/// The proof that says last that the table differs, or is equal.
+pub(super) async fn last_compared(local: &Local, table: &TableName) -> Result<Option<Last>> {
+    let select = format!(
+        "SELECT proof_id FROM {}.data_sync_consistency WHERE table_name = $1 AND check_type = 'data_hash' \
+         AND verdict IN ('equal', 'differs') ORDER BY finished_at DESC LIMIT 1",
+        local.meta
+    );
+    let row = local.session.client().query_opt(&select, &[&table.to_string()]).await;
+    let row = row.context(|| "looking for the newest proof".to_owned())?;
+    row.map(|row| Ok(Last { id: row.get::<_, &str>(0).parse()? })).transpose()
+}
+
+pub(super) async fn blame(local: &Local, id: &ProofId, table: &TableName, blame: &str) -> Result<()> {
+    let update = format!(
+        "UPDATE {}.data_sync_consistency SET blame = $3 WHERE proof_id = $1 AND table_name = $2 AND verdict = 'differs'",
+        local.meta
+    );
+    let done = local.session.client().execute(&update, &[&id.as_str(), &table.to_string(), &blame]).await;
+    done.context(|| "noting who is to blame".to_owned())?;
+    Ok(())
+}
+
+/// A repair was compared: what earlier proofs said of the table is over.
+pub(super) async fn clear(local: &Local, table: &TableName) -> Result<()> {
+    let update = format!(
+        "UPDATE {}.data_sync_consistency SET repaired_at = clock_timestamp() \
+         WHERE table_name = $1 AND verdict = 'differs' AND repaired_at IS NULL AND check_type IN ('row_count', 'data_hash')",
+        local.meta
+    );
+    let done = local.session.client().execute(&update, &[&table.to_string()]).await;
+    done.context(|| "noting that the table was repaired".to_owned())?;
+    Ok(())
+}

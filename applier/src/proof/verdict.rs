@@ -1,0 +1,241 @@
+//! Digests of the copy against the proof of production.
+
+use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::name::TableName;
+use syncdata_formats::proof::{Buckets, Comparison, Layout, ProofManifest, ProvedTable, Score};
+use uuid::Uuid;
+
+use super::record::{self, Digested, Outcome, Verdict, Waiting};
+use crate::archive::fetch::Source;
+use crate::target::postgres::local::Local;
+
+/// Compares what waits with what has come. A proof that is refused says so of every table; the pass is none the worse.
+pub async fn judge(local: &Local, source: &Source, archive_id: Uuid) -> Result<()> {
+    let Some(waiting) = record::waiting(local).await? else { return Ok(()) };
+    if waiting.judged || waiting.tables.values().any(|digested| matches!(digested.outcome, Outcome::UnderWay))
+    {
+        return Ok(());
+    }
+    let proof = match source.proof(&waiting.mark.id, archive_id).await {
+        Ok(None) => return Ok(()),
+        Ok(Some(proof)) => belongs(&waiting, proof),
+        Err(error) => Err(error),
+    };
+    let proof = match proof {
+        Ok(proof) => proof,
+        Err(error) if is_refusal(&error) => return refuse(local, &waiting, &error).await,
+        Err(error) => return Err(error),
+    };
+    let mut verdicts = Vec::new();
+    for (table, digested) in &waiting.tables {
+        match compare(source, &proof, table, digested).await {
+            Ok(found) => verdicts.extend(found),
+            Err(error) if is_refusal(&error) => return refuse(local, &waiting, &error).await,
+            Err(error) => return Err(error),
+        }
+    }
+    record::conclude(local, &proof.id, &waiting.cut, &verdicts, true).await?;
+    let differing = verdicts.iter().filter(|v| v.check == "data_hash" && v.verdict == "differs");
+    for verdict in differing {
+        tracing::error!(
+            table = %verdict.table, proof = %proof.id, lsn = %waiting.cut.end_lsn,
+            "the table differs from production; see: syncdata-applier consistency rows"
+        );
+    }
+    tracing::info!(proof = %proof.id, lsn = %waiting.cut.end_lsn, tables = waiting.tables.len(), "proof compared");
+    Ok(())
+}
+
+fn is_refusal(error: &Error) -> bool {
+    error.kind().refuses_archive() || matches!(error.kind(), Kind::Refused | Kind::NotFound | Kind::BadInput)
+}
+
+/// Whether it speaks of the place where the digests were made.
+fn belongs(waiting: &Waiting, proof: ProofManifest) -> Result<ProofManifest> {
+    if proof.cut == waiting.cut {
+        return Ok(proof);
+    }
+    let message = format!(
+        "proof {} is refused: it is of segment {} ({}), and its mark stands in segment {} ({})",
+        proof.id, proof.cut.seq, proof.cut.sha256, waiting.cut.seq, waiting.cut.sha256
+    );
+    Err(Error::new(Kind::Foreign, message))
+}
+
+/// It waits on: the files may be brought back, and a later proof is another one.
+async fn refuse(local: &Local, waiting: &Waiting, error: &Error) -> Result<()> {
+    tracing::error!(proof = %waiting.mark.id, error = %error.one_line(), "the proof is refused");
+    let detail = format!("the proof is refused: {}", error.one_line());
+    let verdicts: Vec<Verdict> = waiting.tables.keys().flat_map(|table| not_proved(table, &detail)).collect();
+    record::conclude(local, &waiting.mark.id, &waiting.cut, &verdicts, false).await
+}
+
+fn not_proved(table: &TableName, reason: &str) -> Vec<Verdict> {
+    let verdict = |check| Verdict {
+        table: table.clone(),
+        check,
+        source_rows: None,
+        local_rows: None,
+        differing: None,
+        score: None,
+        verdict: "not_proved",
+        detail: Some(reason.to_owned()),
+    };
+    vec![verdict("row_count"), verdict("data_hash")]
+}
+
+async fn compare(
+    source: &Source,
+    proof: &ProofManifest,
+    table: &TableName,
+    digested: &Digested,
+) -> Result<Vec<Verdict>> {
+    let buckets = match &digested.outcome {
+        Outcome::Not(reason) => return Ok(not_proved(table, reason)),
+        Outcome::UnderWay => return Ok(not_proved(table, "interrupted")),
+        Outcome::Done { rows, buckets } => (*rows, buckets),
+    };
+    let Some(proved) = proof.tables.get(table) else {
+        let reason = proof.not_proved.get(table).map_or("production did not digest it", String::as_str);
+        return Ok(not_proved(table, &format!("at production: {reason}")));
+    };
+    let Some(marked) = &digested.marked else { return Ok(not_proved(table, "the mark does not name it")) };
+    if (proved.k, proved.relation) != (marked.k, marked.relation.fingerprint) {
+        let message =
+            format!("proof {} is refused: it counts {table} otherwise than its mark says", proof.id);
+        return Err(Error::new(Kind::Foreign, message));
+    }
+    let theirs = source.buckets(&proof.id, proved).await?;
+    let ours = local_buckets(proved, buckets.0, buckets.1)?;
+    Ok(said(table, proved, &Layout::of(&marked.relation), &Comparison::of(&theirs, &ours)))
+}
+
+/// Our own file, read as strictly as theirs.
+pub(super) fn local_buckets(proved: &ProvedTable, rows: u64, file: &[u8]) -> Result<Buckets> {
+    let own = ProvedTable {
+        rows,
+        file: "data_sync_digests.buckets".to_owned(),
+        bytes: file.len() as u64,
+        sha256: syncdata_formats::digest::Digest::of(file),
+        ..proved.clone()
+    };
+    Buckets::decode(&own, file)
+        .map_err(|error| Error::new(Kind::StateDamaged, "a digest of ours cannot be read").caused_by(error))
+}
+
+fn said(table: &TableName, proved: &ProvedTable, layout: &Layout, comparison: &Comparison) -> Vec<Verdict> {
+    let rows = (Some(comparison.source_rows), Some(comparison.local_rows));
+    let apart = comparison.source_rows.abs_diff(comparison.local_rows);
+    let counts = Verdict {
+        table: table.clone(),
+        check: "row_count",
+        source_rows: rows.0,
+        local_rows: rows.1,
+        differing: Some(apart),
+        score: None,
+        verdict: if apart == 0 { "equal" } else { "differs" },
+        detail: None,
+    };
+    let mut left_out: Vec<&str> = layout.not_comparable.iter().map(String::as_str).collect();
+    left_out.extend(proved.not_comparable.iter().map(String::as_str));
+    // Values that the stream does not say are in the image: what differs may be only these.
+    let is_doubtful = !proved.not_comparable.is_empty();
+    let (is_equal, is_whole) = (comparison.is_equal(), left_out.is_empty());
+    let mut words = Vec::new();
+    if !is_equal {
+        let (some, all) = (comparison.differing.len(), 1_u64 << proved.k);
+        words.push(format!("{some} of {all} buckets differ; see: syncdata-applier consistency rows {table}"));
+    }
+    if !is_whole {
+        let equal = if is_equal { "; all other columns are equal" } else { "" };
+        words.push(format!("not compared: {}{equal}", left_out.join(", ")));
+    }
+    if !layout.generated.is_empty() {
+        words.push(format!("generated, not compared: {}", layout.generated.join(", ")));
+    }
+    let hash = Verdict {
+        table: table.clone(),
+        check: "data_hash",
+        source_rows: rows.0,
+        local_rows: rows.1,
+        // Rows in a bucket that differs may agree: nobody knows before the archive was asked.
+        differing: (is_equal && is_whole).then_some(0),
+        score: (is_whole || !is_equal && !is_doubtful).then(|| score(comparison)),
+        verdict: match (is_equal, is_whole) {
+            (false, _) if is_doubtful => "not_proved",
+            (false, _) => "differs",
+            (true, true) => "equal",
+            (true, false) => "not_proved",
+        },
+        detail: (!words.is_empty()).then(|| words.join("; ")),
+    };
+    vec![counts, hash]
+}
+
+fn score(comparison: &Comparison) -> String {
+    let score: Score = comparison.score();
+    score.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use syncdata_formats::digest::Digest;
+    use syncdata_formats::manifest::{Column, Generated, Relation, ReplicaIdentity};
+    use syncdata_formats::proof::{Digester, ProofId};
+
+    use super::*;
+
+    fn relation(columns: &[(&str, &str)]) -> Relation {
+        let column = |(name, type_name): &(&str, &str)| Column {
+            name: (*name).into(),
+            type_name: (*type_name).into(),
+            generated: (*name == "g").then_some(Generated::Stored),
+            ..Column::default()
+        };
+        let columns = columns.iter().map(column).collect();
+        Relation::new(columns, vec!["id".into()], ReplicaIdentity::Default)
+    }
+
+    fn verdict(columns: &[(&str, &str)], theirs: &[u8], ours: &[u8]) -> Vec<(&'static str, Option<String>)> {
+        let relation = relation(columns);
+        let layout = Layout::of(&relation);
+        let digest = |rows: &[u8]| {
+            let mut digester = Digester::new(layout.clone(), 1);
+            digester.push(rows).expect("rows");
+            digester.finish().expect("whole rows")
+        };
+        let proved = ProvedTable {
+            rows: 0,
+            k: 1,
+            relation: relation.fingerprint,
+            file: ProofId::buckets_name(1),
+            bytes: 0,
+            sha256: Digest::of(b""),
+            not_comparable: vec![],
+            foreign_keys: vec![],
+            rules: BTreeMap::new(),
+        };
+        let comparison = Comparison::of(&digest(theirs), &digest(ours));
+        let table = "t".parse().expect("a name");
+        said(&table, &proved, &layout, &comparison).into_iter().map(|v| (v.verdict, v.score)).collect()
+    }
+
+    #[test]
+    fn what_was_not_compared_is_never_called_equal() {
+        let whole = [("id", "integer"), ("v", "text")];
+        let partly = [("id", "integer"), ("v", "money")];
+        let score = |text: &str| Some(text.to_owned());
+        for (columns, theirs, ours, verdicts) in [
+            (&whole[..], &b"1\ta\n"[..], &b"1\ta\n"[..], [("equal", None), ("equal", score("100.00"))]),
+            (&whole, b"", b"", [("equal", None), ("equal", score("100.00"))]),
+            (&whole, b"1\ta\n", b"1\tb\n", [("equal", None), ("differs", score("0.00"))]),
+            (&whole, b"1\ta\n", b"", [("differs", None), ("differs", score("0.00"))]),
+            (&partly, b"1\n", b"1\n", [("equal", None), ("not_proved", None)]),
+            (&partly, b"1\n", b"2\n", [("equal", None), ("differs", score("0.00"))]),
+        ] {
+            assert_eq!(verdict(columns, theirs, ours), verdicts, "{theirs:?} {ours:?}");
+        }
+    }
+}
