@@ -14,7 +14,7 @@ use crate::archive::fetch::Fetched;
 use crate::batch::TxPlace;
 use crate::plan::state::TableState;
 use crate::plan::{self, Bound, Share};
-use crate::table::{Table, Target};
+use crate::table::{Fit, Table};
 use crate::target::CutOff;
 
 /// What a try is going to do.
@@ -38,7 +38,7 @@ pub(crate) struct Ground<'a> {
 
 /// The shape that each table had in the segment before.
 #[derive(Default)]
-struct Shapes<'a>(BTreeMap<&'a TableName, (Arc<Target>, Arc<Relation>)>);
+struct Shapes<'a>(BTreeMap<&'a TableName, (Arc<Fit>, Arc<Relation>)>);
 
 impl<'a> Shapes<'a> {
     /// Segments in which a table is the same share it, and with it their batches.

@@ -17,7 +17,7 @@ use syncdata_service::own_files;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::{Batch, Limits, Place, TxPlace};
-use crate::table::{Difference, Target};
+use crate::table::{Difference, Fit};
 
 /// One batch is read ahead of the one that waits.
 const BATCHES_AHEAD: usize = 1;
@@ -39,7 +39,7 @@ pub struct Task {
 /// A table's share of a segment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Admission {
-    pub target: Arc<Target>,
+    pub target: Arc<Fit>,
     pub relation: Arc<Relation>,
     /// Transactions before this one are in the table already.
     pub from: u64,

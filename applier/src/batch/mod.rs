@@ -3,15 +3,16 @@
 //! All values lie in one text, one after the other; a record is a few numbers that point there. A batch never
 //! grows past [`Limits`], however large a transaction is: it may end in the middle of one.
 
+mod identity;
 pub mod net;
 
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use syncdata_formats::change::{Fields, Op, Row};
-use syncdata_formats::manifest::{Generated, Relation, ReplicaIdentity};
+use syncdata_formats::manifest::{self, Generated, Relation, ReplicaIdentity};
 
-use crate::table::{self, Difference, Target, lacking};
+use crate::table::{self, Difference, Fit, TextEquality, lacking, same_family};
 
 /// What a batch may hold.
 #[derive(Clone, Copy, Debug)]
@@ -61,11 +62,19 @@ impl Cell {
     pub const ABSENT: Cell = Cell { start: 1, len: u32::MAX };
 }
 
-/// The column list that records share: each cell's local column, `None` for what is not written here.
+/// The column list that records share: each cell's local column, `None` for what is not written here, or not looked at
+/// to find a row.
 #[derive(Debug)]
 struct Form {
+    side: Side,
     names: Vec<String>,
     columns: Vec<Option<usize>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Data,
+    OldKeys,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +95,7 @@ pub struct Record {
 /// A table of the batch.
 #[derive(Debug)]
 pub struct BatchTable {
-    pub target: Arc<Target>,
+    pub target: Arc<Fit>,
     relation: Arc<Relation>,
     forms: Vec<Form>,
     /// Indices of its records, those before its last TRUNCATE left out: they left no trace.
@@ -121,15 +130,15 @@ impl Batch {
     }
 
     /// Whether rows of that table go to another target than this batch knows: another shape of the table.
-    pub fn knows_other(&self, name: &str, target: &Arc<Target>) -> bool {
+    pub fn knows_other(&self, name: &str, target: &Arc<Fit>) -> bool {
         self.by_name.get(name).is_some_and(|&table| !Arc::ptr_eq(&self.tables[table].target, target))
     }
 
-    /// Takes a row in. `Err`: it carries a column that the local table lacks.
+    /// Takes a row in. `Err`: it carries a column that the local table lacks, or does not say which row it is about.
     pub fn push(
         &mut self,
         row: &Row<'_>,
-        target: &Arc<Target>,
+        target: &Arc<Fit>,
         relation: &Arc<Relation>,
         place: Place,
     ) -> Result<(), Difference> {
@@ -137,8 +146,9 @@ impl Batch {
             Some(&table) => table,
             None => self.add_table(&row.table, target, relation),
         };
-        let data = self.part(table, &row.data)?;
-        let old_keys = self.part(table, &row.old_keys)?;
+        let data = self.part(table, &row.data, Side::Data)?;
+        let old_side = if matches!(row.op, Op::Update | Op::Delete) { Side::OldKeys } else { Side::Data };
+        let old_keys = self.part(table, &row.old_keys, old_side)?;
         let index = u32::try_from(self.records.len()).expect("a batch has some thousand records");
         self.records.push(Record { table, op: row.op, place, data, old_keys });
         self.dense_cells += target.table.columns.len();
@@ -152,7 +162,7 @@ impl Batch {
         Ok(())
     }
 
-    fn add_table(&mut self, name: &str, target: &Arc<Target>, relation: &Arc<Relation>) -> usize {
+    fn add_table(&mut self, name: &str, target: &Arc<Fit>, relation: &Arc<Relation>) -> usize {
         self.tables.push(BatchTable {
             target: Arc::clone(target),
             relation: Arc::clone(relation),
@@ -164,8 +174,8 @@ impl Batch {
         self.tables.len() - 1
     }
 
-    fn part(&mut self, table: usize, fields: &Fields<'_>) -> Result<Part, Difference> {
-        let form = self.tables[table].form(fields)?;
+    fn part(&mut self, table: usize, fields: &Fields<'_>, side: Side) -> Result<Part, Difference> {
+        let form = self.tables[table].form(fields, side)?;
         let cells = u32::try_from(self.cells.len()).expect("cells are limited");
         for (_, value) in fields {
             let cell = match value.as_text() {
@@ -232,6 +242,13 @@ impl BatchTable {
         })
     }
 
+    /// Whether values of that column are equal here just when the source prints the same text.
+    pub fn is_exact(&self, column: &table::Column) -> bool {
+        let source = self.relation.columns.iter().find(|source| source.name == column.name);
+        let is_of_family = |source: &manifest::Column| same_family(&source.type_name, &column.type_name);
+        column.text_equality == TextEquality::Exact && source.is_some_and(is_of_family)
+    }
+
     /// Whether a value of that column prints here as it does at the source: 1.5 and 1.50 are one number.
     pub fn prints_alike(&self, column: &table::Column) -> bool {
         let source = self.relation.columns.iter().find(|source| source.name == column.name);
@@ -240,16 +257,24 @@ impl BatchTable {
     }
 
     /// The form with these names; nearly always one of the first two.
-    fn form(&mut self, fields: &Fields<'_>) -> Result<u32, Difference> {
+    fn form(&mut self, fields: &Fields<'_>, side: Side) -> Result<u32, Difference> {
         let same = |form: &Form| {
-            form.names.len() == fields.len() && form.names.iter().zip(fields).all(|(a, (b, _))| a == b)
+            form.side == side
+                && form.names.len() == fields.len()
+                && form.names.iter().zip(fields).all(|(a, (b, _))| a == b)
         };
         let place = match self.forms.iter().position(same) {
             Some(place) => place,
             None => {
-                let columns = fields.iter().map(|(name, _)| self.column(name)).collect::<Result<_, _>>()?;
-                let names = fields.iter().map(|(name, _)| name.clone().into_owned()).collect();
-                self.forms.push(Form { names, columns });
+                let names: Vec<String> = fields.iter().map(|(name, _)| name.clone().into_owned()).collect();
+                let columns: Vec<Option<usize>> =
+                    names.iter().map(|name| self.column(name, side)).collect::<Result<_, _>>()?;
+                if side == Side::OldKeys
+                    && let Some(column) = identity::unsaid(&self.relation, &self.target.table, &names)
+                {
+                    return Err(identity::difference(&column, &self.target.table));
+                }
+                self.forms.push(Form { side, names, columns });
                 self.forms.len() - 1
             }
         };
@@ -262,7 +287,7 @@ impl BatchTable {
         self.relation.types.get(&column.type_name).map(Vec::as_slice)
     }
 
-    fn column(&self, name: &str) -> Result<Option<usize>, Difference> {
+    fn column(&self, name: &str, side: Side) -> Result<Option<usize>, Difference> {
         let source = self.relation.columns.iter().find(|column| column.name == name);
         // A virtual column is sent as NULL, whatever it is.
         if source.is_some_and(|column| column.generated == Some(Generated::Virtual)) {
@@ -270,7 +295,12 @@ impl BatchTable {
         }
         let table = &self.target.table;
         match table.column(name) {
-            Some(place) if table.columns[place].generated => Ok(None),
+            // A key may have it, and then finds its row by it. Otherwise it follows from the columns beside it.
+            Some(place)
+                if table.columns[place].generated && (side == Side::Data || self.target.key.by_image) =>
+            {
+                Ok(None)
+            }
             Some(place) => Ok(Some(place)),
             None => Err(lacking(name, Some(&self.relation), table)),
         }

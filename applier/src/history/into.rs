@@ -25,7 +25,7 @@ use crate::archive::range::TimeRange;
 use crate::archive::trail::Trail;
 use crate::batch::{Batch, Limits, Place};
 use crate::plan::not_found;
-use crate::table::{self, Table, Target};
+use crate::table::{self, Fit, Table};
 use crate::target::postgres::apply::{Outcome, Writer};
 use crate::target::postgres::ledger::{self, Entry};
 use crate::target::postgres::local::Local;
@@ -322,7 +322,7 @@ impl<'a> Looking<'a> {
 }
 
 struct FeedTarget {
-    target: Arc<Target>,
+    target: Arc<Fit>,
     relation: Arc<syncdata_formats::manifest::Relation>,
     /// Of a table with a key.
     shape: Option<Shape>,

@@ -12,7 +12,7 @@ use super::difference::{Changes, Pair};
 use super::loader::{Loader, Work, control};
 use super::{Base, Halt, Loaded, Refusal, is_of_a_row};
 use crate::plan::state::State;
-use crate::table::{self, Table, Target, UniqueIndex};
+use crate::table::{self, Fit, Table, UniqueIndex};
 use crate::target::postgres::apply::{FREE_PLANS, Writer};
 use crate::target::postgres::cascades::Watch;
 use crate::target::postgres::cursor::{self, Checkpoint};
@@ -190,7 +190,7 @@ impl Loader<'_> {
 }
 
 /// By which columns rows are found. Where foreign keys act, a row must not go and come again: any unique key will do.
-fn key(target: &Target, replica: bool) -> &[usize] {
+fn key(target: &Fit, replica: bool) -> &[usize] {
     if target.key.arbiter {
         return &target.key.columns;
     }

@@ -9,7 +9,7 @@ use syncdata_formats::chain::Verified;
 use syncdata_formats::change::Commit;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Manifest, Relation};
+use syncdata_formats::manifest::{Manifest, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::SnapshotManifest;
 use syncdata_service::faults;
@@ -137,6 +137,11 @@ pub(crate) async fn catch_up(
     if ends != expected {
         return Err(Halt::Failed(Error::new(Kind::Io, "the reader ended early")));
     }
+    // What shares a key with what came now was there before: a row of the base that the change is older than.
+    let is_full = |copy: &&Copy| copy.relation.replica_identity == ReplicaIdentity::Full;
+    for copy in copies.values().filter(is_full) {
+        writer.duplicates(session.client(), &copy.shadow).await?;
+    }
     faults::hit("load.caught_up")?;
     done.missing.retain(|_, missing| *missing > 0);
     Ok(done)
@@ -165,7 +170,7 @@ fn task(
         // First against the table itself: a difference names that one.
         let refused = |difference| Halt::refused(name, difference);
         table::fit(&relation, &copy.table).map_err(refused)?;
-        let target = Arc::new(table::fit(&relation, &copy.shadow).map_err(refused)?);
+        let target = Arc::new(table::fit_of_shadow(&relation, &copy.shadow));
         let until = known.until.filter(|until| until.seq == manifest.seq.get()).map(|until| until.index);
         let admission = Admission { target, relation, from, until, skip: skip.clone() };
         admitted.insert(name.to_string(), admission);

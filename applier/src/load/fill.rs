@@ -30,7 +30,7 @@ pub(crate) async fn fill(
         Base::Snapshot(snapshot) => {
             let copy = &snapshot.tables[&table.name];
             table::fit(&copy.relation, table).map_err(refused)?;
-            let statement = parts::statement(copy, table, &shadow.name).map_err(|difference| {
+            let way = parts::Way::new(copy, table, &shadow.name).map_err(|difference| {
                 // The table is as it is on purpose: it is the copy that is old.
                 let reason = format!(
                     "{}, and {} has it; a newer base copy is needed, {}",
@@ -42,8 +42,8 @@ pub(crate) async fn fill(
             })?;
             let job = format!("loading {} from {}", table.name, base.name());
             let mut progress = Progress::start(job, Unit::Bytes, Some(copy.content_bytes));
-            let copied = parts::copy_in(client, source, copy, &statement, &mut progress).await;
-            transfer = copied.map_err(|error| {
+            let copied = parts::copy_in(client, source, copy, &way, &mut progress).await;
+            let copied = copied.map_err(|error| {
                 if !is_of_a_row(&error) {
                     return error.into();
                 }
@@ -59,6 +59,7 @@ pub(crate) async fn fill(
                     None => Halt::refused(&table.name, error.one_line()),
                 }
             })?;
+            transfer = copied.map_err(|words| Halt::refused(&table.name, words))?;
             progress.finish();
             let places = copy.columns.iter().filter_map(|name| table.column(name));
             let columns = places.filter(|column| !table.columns[*column].generated).collect();
@@ -73,7 +74,7 @@ pub(crate) async fn fill(
         }
     };
     let relation = Arc::new(relation);
-    let target = table::fit(&relation, &shadow).map_err(refused)?;
+    let target = table::fit_of_shadow(&relation, &shadow);
     let shadow = shadow::index(client, &shadow, &target).await?;
     let described = matches!(base, Base::Snapshot(_));
     Ok(Copy { table: Arc::clone(table), shadow, relation, described, columns, transfer })

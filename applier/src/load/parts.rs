@@ -22,12 +22,96 @@ use tokio_postgres::Client;
 
 use crate::archive::fetch::{FetchedPart, Source};
 use crate::table::{Difference, Table, lacking};
+use crate::target::postgres::apply::altered;
 
 /// Pieces of at most 256 KiB between the thread and the connection.
 const PIECES_WAITING: usize = 4;
 
-/// `COPY … FROM STDIN` for rows as the snapshot has them, into a shadow of the table.
-pub(crate) fn statement(copy: &TableCopy, table: &Table, shadow: &TableName) -> Result<String, Difference> {
+/// How rows as the snapshot has them get into a shadow of the table.
+#[derive(Debug)]
+pub(crate) struct Way {
+    /// `COPY … FROM STDIN`.
+    copy: String,
+    /// Values of types that are known by name alone stand as text first, until it is clear that nothing alters them.
+    by_text: Option<ByText>,
+}
+
+#[derive(Debug)]
+struct ByText {
+    make: String,
+    /// For each such column whether a value of it would be altered, and what to do then.
+    look: Vec<(String, String)>,
+    /// Rows that have passed into the shadow.
+    pass: String,
+}
+
+const TEXTS: &str = "pg_temp.syncdata_load_texts";
+
+impl Way {
+    pub(crate) fn new(copy: &TableCopy, table: &Table, shadow: &TableName) -> Result<Way, Difference> {
+        let straight = statement(copy, table, shadow)?;
+        let columns: Vec<usize> = copy.columns.iter().filter_map(|name| table.column(name)).collect();
+        let by_name = |column: &&usize| table.columns[**column].is_by_name;
+        if !columns.iter().any(|column| by_name(&column)) {
+            return Ok(Way { copy: straight, by_text: None });
+        }
+        let list = table.column_list(&columns);
+        let cast = |column: &usize, to: &str| {
+            let sql = table.columns[*column].sql();
+            if by_name(&column) { format!("{sql}::{to} AS {sql}") } else { sql }
+        };
+        let texts: Vec<String> = columns.iter().map(|column| cast(column, "text")).collect();
+        let values = columns.iter().map(|column| cast(column, &table.columns[*column].type_name));
+        let look = columns.iter().filter(by_name).map(|&column| {
+            let column = &table.columns[column];
+            let altered = altered::is_altered(column, &column.sql());
+            (format!("SELECT EXISTS (SELECT FROM {TEXTS} WHERE {altered})"), altered::words(table, column))
+        });
+        let by_text = ByText {
+            make: format!(
+                "DROP TABLE IF EXISTS {TEXTS}; CREATE TEMPORARY TABLE {TEXTS} AS SELECT {} FROM {} WITH NO DATA",
+                texts.join(", "),
+                shadow.sql(),
+                TEXTS = TEXTS.trim_start_matches("pg_temp.")
+            ),
+            look: look.collect(),
+            pass: format!(
+                "INSERT INTO {} ({list}) SELECT {} FROM {TEXTS}; TRUNCATE {TEXTS}",
+                shadow.sql(),
+                values.collect::<Vec<String>>().join(", ")
+            ),
+        };
+        Ok(Way { copy: format!("COPY {TEXTS} ({list}) FROM STDIN"), by_text: Some(by_text) })
+    }
+
+    async fn begin(&self, client: &Client) -> Result<()> {
+        let Some(by_text) = &self.by_text else { return Ok(()) };
+        client.batch_execute(&by_text.make).await.context(|| "making room for values as text".to_owned())
+    }
+
+    /// After a part. `Some`: a value of it would be altered; in words.
+    async fn pass(&self, client: &Client) -> Result<Option<String>> {
+        let Some(by_text) = &self.by_text else { return Ok(None) };
+        for (look, words) in &by_text.look {
+            let found = client.query_one(look, &[]).await;
+            if found.context(|| "looking for values that would be altered".to_owned())?.get(0) {
+                return Ok(Some(words.clone()));
+            }
+        }
+        client.batch_execute(&by_text.pass).await.context(|| "taking values over".to_owned())?;
+        Ok(None)
+    }
+
+    async fn end(&self, client: &Client) -> Result<()> {
+        if self.by_text.is_none() {
+            return Ok(());
+        }
+        let drop = format!("DROP TABLE IF EXISTS {TEXTS}");
+        client.batch_execute(&drop).await.context(|| "giving room back".to_owned())
+    }
+}
+
+fn statement(copy: &TableCopy, table: &Table, shadow: &TableName) -> Result<String, Difference> {
     let column = |name: &String| table.column(name).ok_or_else(|| lacking(name, Some(&copy.relation), table));
     let columns = copy.columns.iter().map(column).collect::<Result<Vec<usize>, _>>()?;
     if columns.is_empty() {
@@ -37,14 +121,16 @@ pub(crate) fn statement(copy: &TableCopy, table: &Table, shadow: &TableName) -> 
     Ok(format!("COPY {} ({}) FROM STDIN", shadow.sql(), table.column_list(&columns)))
 }
 
-/// Copies all rows; every part is proved before its rows stay. How long the files took from the backup host.
+/// Copies all rows; every part is proved before its rows stay. How long the files took from the backup host, or what to do
+/// about a value that would be altered.
 pub(crate) async fn copy_in(
     client: &Client,
     source: &Source,
     copy: &TableCopy,
-    statement: &str,
+    way: &Way,
     progress: &mut Progress,
-) -> Result<Duration> {
+) -> Result<Result<Duration, String>> {
+    way.begin(client).await?;
     // One part waits in the cache while the one before it is copied.
     let (sender, mut fetched) = mpsc::channel(1);
     let (source, parts) = (source.clone(), copy.parts.clone());
@@ -62,13 +148,17 @@ pub(crate) async fn copy_in(
     while let Some(next) = fetched.recv().await {
         let (part, fetched, took) = next?;
         transfer += took;
-        rows += copy_part(client, &part, &fetched, statement).await?;
+        rows += copy_part(client, &part, &fetched, &way.copy).await?;
+        if let Some(words) = way.pass(client).await? {
+            return Ok(Err(words));
+        }
         progress.add(part.content_bytes);
         fetched.clean()?;
     }
     fetching.await.map_err(|_| Error::new(Kind::Io, "fetching parts of a snapshot ended early"))?;
+    way.end(client).await?;
     if rows == copy.rows {
-        return Ok(transfer);
+        return Ok(Ok(transfer));
     }
     let message = format!("the snapshot says {} rows, its parts had {rows}", copy.rows);
     Err(Error::new(Kind::Corrupt, message))

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use super::catch_up::Copy;
 use super::columns::OldValue;
-use crate::table::{Shape, Table, Target};
+use crate::table::{Fit, Shape, Table};
 
 /// The schema of temporary tables, by the name that every session has for its own.
 const SCHEMA: &str = "pg_temp";
@@ -87,16 +87,19 @@ pub(crate) async fn fill_old_rows(
 
 /// The key by which changes find their rows, built once the rows are there. Other indexes would only cost: no one
 /// else reads the shadow, and the table itself refuses what it must.
-pub(crate) async fn index(client: &Client, shadow: &Arc<Table>, target: &Target) -> Result<Arc<Table>> {
+pub(crate) async fn index(client: &Client, shadow: &Arc<Table>, target: &Fit) -> Result<Arc<Table>> {
     let doing = || format!("indexing a shadow of {} columns", shadow.columns.len());
     let mut indexed = Table::clone(shadow);
     indexed.unique.retain(|unique| {
         unique.columns.len() == target.key.columns.len()
             && target.key.columns.iter().all(|column| unique.columns.contains(column))
     });
-    for unique in &indexed.unique {
-        // What is checked at commit only may stand twice in between.
-        let kind = if unique.immediate { "UNIQUE INDEX" } else { "INDEX" };
+    // A row that is found by all of its values is found soon by those that the table itself tells rows apart by.
+    let hint = shadow.unique.first().filter(|_| target.key.by_image && indexed.unique.is_empty());
+    for unique in indexed.unique.iter().chain(hint) {
+        // Rows of the source may have the same key for a moment, or for good where only the collation here calls
+        // their keys equal: the table itself refuses what it must.
+        let kind = if target.key.arbiter { "UNIQUE INDEX" } else { "INDEX" };
         let list = shadow.column_list(&unique.columns);
         let create = format!("CREATE {kind} ON {} ({list})", shadow.name.sql());
         client.batch_execute(&create).await.context(doing)?;

@@ -15,7 +15,7 @@ use syncdata_formats::name::TableName;
 
 use self::state::{State, TableState};
 use crate::batch::TxPlace;
-use crate::table::{self, Difference, Table, Target};
+use crate::table::{self, Difference, Fit, Table};
 
 /// What a table gets from a segment.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +23,7 @@ pub enum Share {
     /// It has all of it already, or takes nothing in its state.
     Nothing,
     /// What committed after `from`, up to and including `until`.
-    Some { target: Arc<Target>, relation: Arc<Relation>, from: Lsn, until: Bound },
+    Some { target: Arc<Fit>, relation: Arc<Relation>, from: Lsn, until: Bound },
     /// It cannot take any of it.
     Unfit(Difference),
 }

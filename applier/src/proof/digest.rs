@@ -318,6 +318,8 @@ mod tests {
             base_type: (*type_name).into(),
             text_equality: crate::table::TextEquality::Exact,
             equality: "=".into(),
+            is_loose: false,
+            is_by_name: false,
             not_null: false,
             has_default: false,
             generated: false,

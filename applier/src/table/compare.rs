@@ -3,12 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use syncdata_formats::manifest::{self, Relation, ReplicaIdentity};
+use syncdata_formats::manifest::{self, Generated, Relation, ReplicaIdentity};
 use syncdata_formats::printed::{identifier, literal};
 use syncdata_formats::types::printable;
 
-use super::faithful::takes;
-use super::{Column, Key, Table, Target, TextEquality, UniqueIndex};
+use super::faithful::{computes_alike, takes};
+use super::{Column, Fit, Key, Table, TextEquality, UniqueIndex};
 
 /// Why a table cannot take what the archive holds, and the statement that mends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,14 +27,17 @@ impl fmt::Display for Difference {
 ///
 /// A column that the local table lacks is not looked for here: a table renames and gains columns in the middle
 /// of a segment, and the rows before that still fit. [`lacking`] answers when a row carries it.
-pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Target, Difference> {
-    for column in relation.columns.iter().filter(|column| column.generated.is_none()) {
-        match table.columns.iter().find(|local| local.name == column.name) {
-            Some(local) if local.generated => return Err(generated_here(table, local)),
-            Some(local) if !takes(&local.type_name, &column.type_name) => {
-                return Err(other_type(table, column, &local.type_name));
-            }
-            _ => {}
+pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Fit, Difference> {
+    for column in &relation.columns {
+        let Some(local) = table.columns.iter().find(|local| local.name == column.name) else { continue };
+        let is_faithful = match (column.generated, local.generated) {
+            (None, true) => return Err(generated_here(table, local)),
+            (Some(Generated::Virtual), false) => return Err(computed_there(table, local)),
+            (Some(_), true) => computes_alike(&local.type_name, &column.type_name),
+            (_, false) => takes(&local.type_name, &column.type_name),
+        };
+        if !is_faithful {
+            return Err(other_type(table, column, &local.type_name));
         }
     }
     let extra = |local: &&Column| relation.columns.iter().all(|column| column.name != local.name);
@@ -50,7 +53,12 @@ pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Target, Difference
             remedy: format!("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL", table.name.sql(), local.sql()),
         });
     }
-    Ok(Target { table: Arc::clone(table), key: key(relation, table) })
+    Ok(fit_of_shadow(relation, table))
+}
+
+/// The same of a shadow, whose table was compared: it is made for what the source sends.
+pub(crate) fn fit_of_shadow(relation: &Relation, shadow: &Arc<Table>) -> Fit {
+    Fit { table: Arc::clone(shadow), key: key(relation, shadow) }
 }
 
 /// The difference that a row has found which carries a column that the local table lacks.
@@ -138,6 +146,20 @@ fn generated_here(table: &Table, local: &Column) -> Difference {
     }
 }
 
+fn computed_there(table: &Table, local: &super::Column) -> Difference {
+    let name = local.sql();
+    Difference {
+        what: format!(
+            "column {name} of {} is VIRTUAL at the source, whose values do not travel, and an ordinary one here",
+            table.name
+        ),
+        remedy: format!(
+            "ALTER TABLE {} DROP COLUMN {name}  -- or make it again, GENERATED as at the source",
+            table.name.sql()
+        ),
+    }
+}
+
 fn other_type(table: &Table, column: &manifest::Column, local: &str) -> Difference {
     let name = identifier(&column.name);
     Difference {
@@ -155,7 +177,15 @@ fn other_type(table: &Table, column: &manifest::Column, local: &str) -> Differen
 
 /// The columns by which `old_keys` and `data` name the same row, if there are such.
 fn key(relation: &Relation, table: &Table) -> Key {
-    let none = Key { columns: Vec::new(), arbiter: false, deferrable: false, nettable: false };
+    let is_full = relation.replica_identity == ReplicaIdentity::Full;
+    let none = Key {
+        columns: Vec::new(),
+        arbiter: false,
+        by_hand: false,
+        deferrable: false,
+        by_image: is_full,
+        nettable: false,
+    };
     // The index that `index` means is not named; its columns stand in each row's `old_keys`.
     let named_by_primary_key = match relation.replica_identity {
         ReplicaIdentity::Default | ReplicaIdentity::Full | ReplicaIdentity::Nothing => true,
@@ -167,7 +197,16 @@ fn key(relation: &Relation, table: &Table) -> Key {
         unique.columns.len() == columns.len() && columns.iter().all(|column| unique.columns.contains(column))
     };
     let covering: Vec<&UniqueIndex> = table.unique.iter().filter(covers).collect();
-    let arbiter = covering.iter().any(|unique| unique.immediate);
+    let of_key = |is: fn(&super::Column) -> bool| columns.iter().any(|&column| is(&table.columns[column]));
+    let is_other =
+        |(place, column): (usize, &super::Column)| column.identity_always && !columns.contains(&place);
+    // What an upsert would have to compare is not sent: a row that is in the way is an error.
+    let is_unsent = of_key(|column| column.generated) && table.columns.iter().enumerate().any(is_other);
+    let immediate = covering.iter().any(|unique| unique.immediate);
+    // Where the collation calls two keys of the source one, the second must be refused, not written over the first.
+    let is_loose = of_key(|column| column.is_loose);
+    let arbiter =
+        covering.iter().any(|unique| unique.immediate && !unique.overlaps) && !is_loose && !is_unsent;
     let exact = |&column: &usize| {
         let local = &table.columns[column];
         let source = relation.columns.iter().find(|source| source.name == local.name);
@@ -177,11 +216,19 @@ fn key(relation: &Relation, table: &Table) -> Key {
             && source.is_some_and(|source| same_family(&source.type_name, &local.type_name))
     };
     let nettable = arbiter && named_by_primary_key && columns.iter().all(exact);
-    Key { deferrable: !arbiter && !covering.is_empty(), columns, arbiter, nettable }
+    let by_image = is_full && !arbiter;
+    Key {
+        by_hand: !arbiter && !covering.is_empty() && !by_image && !is_unsent,
+        deferrable: !immediate && !covering.is_empty() && !by_image,
+        columns,
+        arbiter,
+        by_image,
+        nettable,
+    }
 }
 
 /// Types whose equal values have equal texts on both sides.
-fn same_family(source: &str, local: &str) -> bool {
+pub(crate) fn same_family(source: &str, local: &str) -> bool {
     let integer = |name: &str| matches!(name, "smallint" | "integer" | "bigint");
     let text = |name: &str| name == "text" || name.starts_with("character varying");
     source == local || integer(source) && integer(local) || text(source) && text(local)

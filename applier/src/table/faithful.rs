@@ -3,6 +3,8 @@
 //! A value that does not fit is an error of the server for most types. These rules are about the others, which
 //! round or cut in silence.
 
+use syncdata_formats::types::Type;
+
 /// Whether a local column of type `local` keeps every text of type `source`, or refuses it aloud.
 pub(super) fn takes(local: &str, source: &str) -> bool {
     let (local, source) = (Type::parse(local), Type::parse(source));
@@ -15,8 +17,8 @@ pub(super) fn takes(local: &str, source: &str) -> bool {
     match (local.name, source.name) {
         // Out of range is an error.
         ("smallint" | "integer" | "bigint", "smallint" | "integer" | "bigint") => true,
-        ("numeric", "smallint" | "integer" | "bigint") => true,
-        ("numeric", "numeric") => numeric_holds(&local.modifiers, &source.modifiers),
+        ("numeric", "smallint" | "integer" | "bigint") => local.scale().is_none_or(|scale| scale >= 0),
+        ("numeric", "numeric") => numeric_holds(&local, &source),
         ("double precision", "real") => true,
         ("numeric", "real" | "double precision") => local.modifiers.is_empty(),
         ("character varying", "character varying" | "character") => local.limit() >= source.limit(),
@@ -31,45 +33,20 @@ fn is_time(name: &str) -> bool {
 }
 
 /// `numeric(p,s)` rounds what has more digits after the point, and refuses what has more before it.
-fn numeric_holds(local: &[u32], source: &[u32]) -> bool {
-    match (local, source) {
-        ([], _) => true,
-        (_, []) => false,
-        (local, source) => local.get(1).unwrap_or(&0) >= source.get(1).unwrap_or(&0),
+fn numeric_holds(local: &Type<'_>, source: &Type<'_>) -> bool {
+    match (local.scale(), source.scale()) {
+        (None, _) => true,
+        (_, None) => false,
+        (Some(local), Some(source)) => local >= source,
     }
 }
 
-/// `character varying(20)`, `timestamp(3) with time zone`, `numeric(12,2)`, taken apart.
-#[derive(PartialEq, Eq)]
-struct Type<'a> {
-    name: &'a str,
-    /// What follows the modifiers: `with time zone`, `[]`.
-    rest: &'a str,
-    modifiers: Vec<u32>,
-}
-
-impl<'a> Type<'a> {
-    fn parse(text: &'a str) -> Type<'a> {
-        let plain = Type { name: text, rest: "", modifiers: Vec::new() };
-        if let Some((name, after)) = text.split_once('(') {
-            let Some((modifiers, rest)) = after.split_once(')') else { return plain };
-            let Ok(modifiers) = modifiers.split(',').map(str::parse).collect() else { return plain };
-            return Type { name, rest, modifiers };
-        }
-        match text.find(" with").filter(|_| text.starts_with("time")) {
-            Some(at) => Type { name: &text[..at], rest: &text[at..], modifiers: Vec::new() },
-            None => plain,
-        }
-    }
-
-    fn is_unlimited_text(&self) -> bool {
-        self.modifiers.is_empty() && self.rest.is_empty() && matches!(self.name, "text" | "character varying")
-    }
-
-    /// Types without a limit take the longest there is.
-    fn limit(&self) -> u32 {
-        self.modifiers.first().copied().unwrap_or(u32::MAX)
-    }
+/// Whether a column that both sides compute, by one expression, comes to the same text: each rounds and cuts what it
+/// computes as its own type does.
+pub(super) fn computes_alike(local: &str, source: &str) -> bool {
+    let integer = |name: &str| matches!(name, "smallint" | "integer" | "bigint");
+    let text = |name: &str| matches!(name, "text" | "character varying");
+    local == source || integer(local) && integer(source) || text(local) && text(source)
 }
 
 #[cfg(test)]
@@ -92,6 +69,8 @@ mod tests {
             ("numeric(12,4)", "numeric(12,2)", true),
             ("numeric(12,1)", "numeric(12,2)", false),
             ("numeric(12,2)", "numeric", false),
+            ("numeric(12,2)", "integer", true),
+            ("numeric(12,-2)", "integer", false),
             ("numeric(12,2)", "double precision", false),
             ("timestamp without time zone", "timestamp(3) without time zone", true),
             ("timestamp(3) without time zone", "timestamp without time zone", false),
@@ -102,9 +81,25 @@ mod tests {
             ("jsonb", "json", false),
             ("bit(3)", "bit(4)", false),
             ("character varying(5)[]", "character varying(10)[]", false),
+            ("numeric(3,-2)", "numeric(5,-1)", false),
             ("sales.mood", "sales.mood", true),
         ] {
             assert_eq!(takes(local, source), faithful, "{local} <- {source}");
+        }
+    }
+
+    #[test]
+    fn what_both_compute_is_alike_where_neither_rounds_otherwise() {
+        for (local, source, alike) in [
+            ("numeric(10,4)", "numeric(10,4)", true),
+            ("numeric(5,1)", "numeric(10,4)", false),
+            ("numeric", "numeric(10,4)", false), // the source rounds
+            ("bigint", "integer", true),
+            ("integer", "numeric", false),
+            ("text", "character varying", true),
+            ("text", "character varying(5)", false),
+        ] {
+            assert_eq!(computes_alike(local, source), alike, "{local} {source}");
         }
     }
 }

@@ -11,6 +11,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::printed;
 
 pub use self::compare::{Difference, fit, lacking};
+pub(crate) use self::compare::{fit_of_shadow, same_family};
 
 /// The names of a source table's columns, by their numbers in its catalog, which tell a new name from a new column.
 pub type SourceColumns = BTreeMap<u16, String>;
@@ -53,6 +54,10 @@ pub struct Column {
     pub text_equality: TextEquality,
     /// The type's own `=`, wherever its extension put it: `OPERATOR(public.=)`.
     pub equality: String,
+    /// Its collation calls texts equal that are not the same: `a` and `A`.
+    pub is_loose: bool,
+    /// A domain, a composite: its name is the source's, and says nothing of how it is defined here.
+    pub is_by_name: bool,
     pub not_null: bool,
     pub has_default: bool,
     pub generated: bool,
@@ -78,11 +83,13 @@ pub struct UniqueIndex {
     pub columns: Vec<usize>,
     /// False for DEFERRABLE constraints: no arbiter of ON CONFLICT, and not enforced under the replica role.
     pub immediate: bool,
+    /// WITHOUT OVERLAPS: equal rows overlap, so it is unique; no arbiter of ON CONFLICT either.
+    pub overlaps: bool,
 }
 
-/// A table of the archive and the local one that takes it.
+/// A table of the archive, held against the local one that takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct Fit {
     pub table: Arc<Table>,
     pub key: Key,
 }
@@ -94,8 +101,12 @@ pub struct Key {
     pub columns: Vec<usize>,
     /// An immediate unique index covers exactly these columns: ON CONFLICT can use it.
     pub arbiter: bool,
-    /// Only a deferrable constraint covers them: an upsert takes two steps.
+    /// They are unique by an index that ON CONFLICT cannot use, or should not: an upsert takes two steps.
+    pub by_hand: bool,
+    /// Only a deferrable constraint covers them: a second row of a key is noticed at the commit.
     pub deferrable: bool,
+    /// Rows may have the same key for a moment, or there is none: all that is in a row tells which one is meant.
+    pub by_image: bool,
     /// Changes may be netted by the text of the key.
     pub nettable: bool,
 }
@@ -129,7 +140,7 @@ impl Table {
     }
 }
 
-impl Target {
+impl Fit {
     /// Those of the columns that the server lets nobody update, and that are no part of the key.
     pub fn fixed(&self, columns: &[usize]) -> Vec<usize> {
         let is_fixed = |column: &usize| {

@@ -16,12 +16,13 @@ use crate::capture::since::Sighting;
 use crate::capture::{Capture, CatalogTable, Target};
 
 /// Columns with what old rows have in them, as the type's output function prints it. A partitioned table has no rows
-/// of its own: there it is what its partitions agree on. A constant is a tree of constants and their conversions alone.
+/// of its own: there it is what its partitions agree on. A DEFERRABLE primary key is no key here: rows share its values
+/// for a moment, and PostgreSQL itself names no row by it. A constant is a tree of constants and their conversions alone.
 const RELATIONS: &str =
     "SELECT n.nspname::text, c.relname::text, c.relreplident::text,
     ARRAY(SELECT a.attname::text FROM pg_index x, unnest(x.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
       JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
-      WHERE x.indrelid = c.oid AND x.indisprimary AND k.place <= x.indnkeyatts ORDER BY k.place),
+      WHERE x.indrelid = c.oid AND x.indisprimary AND x.indimmediate AND k.place <= x.indnkeyatts ORDER BY k.place),
     a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated::text, a.attidentity::text,
     a.attnum,
     CASE WHEN c.relkind = 'r' THEN CASE WHEN a.atthasmissing THEN array_to_string(a.attmissingval, '') END

@@ -111,14 +111,16 @@ fn after_identifier(text: &str) -> Option<&str> {
 }
 
 /// `character varying(20)`, `timestamp(3) with time zone`, `numeric(12,2)`, taken apart.
-struct Type<'a> {
-    name: &'a str,
-    rest: &'a str,
-    modifiers: Vec<i64>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Type<'a> {
+    pub name: &'a str,
+    /// What follows the modifiers: `with time zone`, `[]`.
+    pub rest: &'a str,
+    pub modifiers: Vec<i64>,
 }
 
 impl<'a> Type<'a> {
-    fn parse(text: &'a str) -> Type<'a> {
+    pub fn parse(text: &'a str) -> Type<'a> {
         let plain = Type { name: text, rest: "", modifiers: Vec::new() };
         if let Some((name, after)) = text.split_once('(') {
             let Some((modifiers, rest)) = after.split_once(')') else { return plain };
@@ -131,13 +133,18 @@ impl<'a> Type<'a> {
         }
     }
 
+    /// Every text fits into it.
+    pub fn is_unlimited_text(&self) -> bool {
+        self.modifiers.is_empty() && self.rest.is_empty() && matches!(self.name, "text" | "character varying")
+    }
+
     /// Types without a limit take the longest there is.
-    fn limit(&self) -> i64 {
+    pub fn limit(&self) -> i64 {
         self.modifiers.first().copied().unwrap_or(i64::MAX)
     }
 
     /// Digits after the point, of a numeric that has a limit.
-    fn scale(&self) -> Option<i64> {
+    pub fn scale(&self) -> Option<i64> {
         (!self.modifiers.is_empty()).then(|| self.modifiers.get(1).copied().unwrap_or(0))
     }
 }

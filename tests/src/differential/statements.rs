@@ -154,8 +154,17 @@ fn update(random: &mut Prng, table: &Table) -> String {
 }
 
 fn update_key(random: &mut Prng, table: &Table) -> String {
-    let settable = |place: &&usize| table.columns[**place].identity != Some("ALWAYS");
-    let Some(&place) = table.key.iter().find(settable) else { return delete_and_insert(random, table) };
+    let settable = |place: &&usize| {
+        table.columns[**place].identity != Some("ALWAYS") && table.columns[**place].generated.is_none()
+    };
+    let always = table.columns.iter().find(|column| column.identity == Some("ALWAYS"));
+    let place = table.key.iter().find(settable);
+    if let (Some(always), None) = (always, place)
+        && random.chance(50)
+    {
+        return format!("UPDATE {} SET {} = DEFAULT{}", table.name, always.name, some_rows(random, table, 1));
+    }
+    let Some(&place) = place else { return delete_and_insert(random, table) };
     let value = value(random, table, place);
     format!(
         "UPDATE {} SET {} = {value}{}",
@@ -167,7 +176,9 @@ fn update_key(random: &mut Prng, table: &Table) -> String {
 
 /// Two rows exchange a value that is unique, through a third one.
 fn swap(random: &mut Prng, table: &Table) -> Vec<String> {
-    let place = table.key.first().filter(|place| table.columns[**place].identity != Some("ALWAYS"));
+    let place = table.key.first().filter(|place| {
+        table.columns[**place].identity != Some("ALWAYS") && table.columns[**place].generated.is_none()
+    });
     let place = place.filter(|place| table.columns[**place].kind.nth.is_some());
     let Some(&place) = place else { return vec![update(random, table)] };
     let column = &table.columns[place];

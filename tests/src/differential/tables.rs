@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use super::kinds::{Kind, Known};
-use super::not_yet::{Shape, is_mended};
 use crate::workload::Prng;
 
 /// What tells the rows of a table apart, at the source.
@@ -19,6 +18,13 @@ pub enum Identity {
     /// No key at all.
     Full,
     FullBesideDeferrable,
+    /// The primary key is computed from another column.
+    Generated,
+    /// A primary key WITHOUT OVERLAPS.
+    WithoutOverlaps,
+    /// An identity column and nothing else: the primary key, or without one.
+    Bare,
+    BareFull,
 }
 
 /// How a column looks in the copy.
@@ -84,7 +90,11 @@ impl Table {
 
     /// Whether `replay` can find its rows.
     pub fn can_be_replayed(&self) -> bool {
-        !self.key.is_empty() && self.identity != Identity::Index
+        !self.key.is_empty()
+            && !matches!(
+                self.identity,
+                Identity::Index | Identity::FullBesideDeferrable | Identity::Generated
+            )
     }
 }
 
@@ -135,22 +145,19 @@ impl Maker<'_> {
     fn identity(&mut self) -> Identity {
         match self.random.below(20) {
             0..=9 => Identity::Primary,
-            10 if is_mended(Shape::IncludedColumnsInKey) => Identity::PrimaryWithInclude,
+            10 => Identity::PrimaryWithInclude,
+            11 if self.can_be_without_overlaps() => Identity::WithoutOverlaps,
             11..=13 => Identity::FullBesidePrimary,
             14..=15 => Identity::Index,
-            16 if is_mended(Shape::FullIdentityBesideDeferrableKey) => Identity::FullBesideDeferrable,
+            16 => Identity::FullBesideDeferrable,
+            17 => Identity::Generated,
+            18 => *self.random.pick(&[Identity::Bare, Identity::BareFull]),
             _ => Identity::Full,
         }
     }
 
     fn columns(&mut self, identity: Identity) -> Vec<Column> {
-        let mut kinds = self.known.kinds();
-        if matches!(identity, Identity::Full | Identity::FullBesideDeferrable)
-            && !is_mended(Shape::EmptyTextInFullIdentity)
-        {
-            kinds.retain(|kind| !kind.values.iter().any(|v| v.contains("''") || v.starts_with("ROW(NULL")));
-            kinds.retain(|kind| !kind.name.starts_with("pair"));
-        }
+        let kinds = self.known.kinds();
         // Rows that nothing tells apart but their columns are nearly equal where there are few of these.
         let number =
             if identity == Identity::Full { 1 + self.random.place(2) } else { 2 + self.random.place(7) };
@@ -182,9 +189,8 @@ impl Maker<'_> {
     }
 
     fn here(&mut self, kind: &Kind) -> Here {
-        let is_bool = matches!(kind.name, "bool" | "d_bool");
         match self.random.below(100) {
-            0..=5 if !is_bool || is_mended(Shape::BooleanKeptAsText) => Here::Other("text"),
+            0..=5 => Here::Other("text"),
             6..=20 => match kind.name {
                 "int2" => Here::Other("bigint"),
                 "int4" => Here::Other("numeric"),
@@ -201,8 +207,29 @@ impl Maker<'_> {
     /// The columns with those of the key before or between them, and the places of these.
     fn keyed(&mut self, identity: Identity, mut columns: Vec<Column>) -> (Vec<Column>, Vec<usize>) {
         let mut key = Vec::new();
-        if identity != Identity::Full {
-            let kinds: Vec<_> = self.known.kinds().into_iter().filter(|kind| self.fits_a_key(kind)).collect();
+        match identity {
+            Identity::Full => {}
+            Identity::Bare | Identity::BareFull => {
+                let mut column = self.same("int4", 90);
+                column.identity = Some(*self.random.pick(&["ALWAYS", "ALWAYS", "BY DEFAULT"]));
+                let key = if identity == Identity::Bare { vec![0] } else { Vec::new() };
+                return (vec![column], key);
+            }
+            Identity::Generated => {
+                let base = self.same("int4", 90);
+                let mut column = self.same("int8", 91);
+                column.generated = Some((format!("{}::int8 * 2", base.name), "STORED"));
+                columns.extend([base, column]);
+                key.push(columns.len() - 1);
+            }
+            Identity::WithoutOverlaps => {
+                columns.extend([self.same("int4", 90), self.same("int4range", 91)]);
+                key.extend([columns.len() - 2, columns.len() - 1]);
+            }
+            _ => {}
+        }
+        if key.is_empty() && identity != Identity::Full {
+            let kinds: Vec<_> = self.known.kinds().into_iter().filter(|kind| kind.nth.is_some()).collect();
             let number = 1 + self.random.place(10) / 6 + self.random.place(10) / 8;
             for n in 0..number {
                 let kind = if n == 0 && self.random.chance(40) {
@@ -226,9 +253,17 @@ impl Maker<'_> {
         (columns, key)
     }
 
-    fn fits_a_key(&self, kind: &Kind) -> bool {
-        let is_nondeterministic = kind.name == "ci_text";
-        kind.nth.is_some() && (!is_nondeterministic || is_mended(Shape::KeyOfNondeterministicText))
+    /// NOT NULL, and the same here.
+    fn same(&mut self, kind: &str, place: usize) -> Column {
+        let kinds = self.known.kinds();
+        let kind = kinds.iter().find(|known| known.name == kind).expect("it is listed");
+        let mut column = self.column(place, kind, true);
+        column.here = Here::Same;
+        column
+    }
+
+    fn can_be_without_overlaps(&self) -> bool {
+        self.known.major >= 18 && self.known.extensions.contains(&"btree_gist")
     }
 
     fn add_reference(&mut self, columns: &mut Vec<Column>) {
@@ -341,7 +376,12 @@ impl Maker<'_> {
             let later = if later.is_empty() { String::new() } else { format!(" DEFER{later}") };
             lines.push(format!("{unique} ({}){later}", column.name));
         }
-        let range = table.columns.iter().find(|column| column.kind.name == "int4range");
+        let range = table
+            .columns
+            .iter()
+            .enumerate()
+            .find(|(place, column)| column.kind.name == "int4range" && !table.key.contains(place));
+        let range = range.map(|(_, column)| column);
         if let Some(column) = range.filter(|column| column.here == Here::Same && self.random.chance(60)) {
             lines.push(format!("EXCLUDE USING gist ({} WITH &&)", column.name));
         }
@@ -356,7 +396,10 @@ fn ddl(table: &Table, order: &[usize], at_source: bool, hash: Option<&str>, extr
     let key: Vec<&str> = table.key.iter().map(|place| table.columns[*place].name.as_str()).collect();
     let key = key.join(", ");
     match table.identity {
-        Identity::Primary | Identity::FullBesidePrimary => lines.push(format!("PRIMARY KEY ({key})")),
+        Identity::Primary | Identity::FullBesidePrimary | Identity::Generated | Identity::Bare => {
+            lines.push(format!("PRIMARY KEY ({key})"));
+        }
+        Identity::WithoutOverlaps => lines.push(format!("PRIMARY KEY ({key} WITHOUT OVERLAPS)")),
         Identity::PrimaryWithInclude => {
             let rider = table.columns.iter().enumerate().find(|(place, column)| {
                 !table.key.contains(place) && matches!(column.kind.name, "int4" | "bool" | "uuid" | "float8")
@@ -367,7 +410,7 @@ fn ddl(table: &Table, order: &[usize], at_source: bool, hash: Option<&str>, extr
         Identity::FullBesideDeferrable => {
             lines.push(format!("PRIMARY KEY ({key}) DEFERRABLE INITIALLY DEFERRED"));
         }
-        Identity::Index | Identity::Full => {}
+        Identity::Index | Identity::Full | Identity::BareFull => {}
     }
     lines.extend_from_slice(extra);
     let mut create = format!("CREATE TABLE {name} (\n  {}\n)", lines.join(",\n  "));
@@ -397,7 +440,12 @@ fn ddl(table: &Table, order: &[usize], at_source: bool, hash: Option<&str>, extr
                 statements.push(format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {index}"));
             }
         }
-        Identity::Full | Identity::FullBesidePrimary | Identity::FullBesideDeferrable if at_source => {
+        Identity::Full
+        | Identity::FullBesidePrimary
+        | Identity::FullBesideDeferrable
+        | Identity::BareFull
+            if at_source =>
+        {
             statements.push(format!("ALTER TABLE {name} REPLICA IDENTITY FULL"));
         }
         _ => {}

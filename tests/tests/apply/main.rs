@@ -3,6 +3,7 @@
 mod basics;
 mod cascades;
 mod disk;
+mod finding;
 mod hostile;
 mod memory;
 mod netting;

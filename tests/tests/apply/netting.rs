@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 use syncdata_applier::batch::{Batch, Place, TxPlace};
-use syncdata_applier::table::{self, Target};
+use syncdata_applier::table::{self, Fit};
 use syncdata_applier::target::postgres::apply::{Outcome, Writer};
 use syncdata_applier::target::postgres::local::Local;
 use syncdata_applier::target::postgres::schema;
@@ -190,7 +190,7 @@ enum Way {
 struct Bench {
     server: PostgresServer,
     local: Local,
-    target: Arc<Target>,
+    target: Arc<Fit>,
     relation: Arc<Relation>,
 }
 

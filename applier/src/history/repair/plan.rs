@@ -120,7 +120,12 @@ fn key_of_all<'a>(
         if newest.is_some_and(|newest| newest.key != relation.key) {
             return Err("its key became another one after the range; mend it with resync".into());
         }
-        table::fit(relation, local).map_err(|difference| difference.to_string())?;
+        let fit = table::fit(relation, local).map_err(|difference| difference.to_string())?;
+        if fit.key.by_image && !fit.key.columns.is_empty() {
+            return Err("its rows may share their key for a moment: which of them a change was about only all of its \
+                        values tell; mend it with resync"
+                .into());
+        }
         newest = Some(relation);
     }
     let Some(relation) = newest else {

@@ -14,7 +14,7 @@ use syncdata_formats::name::TableName;
 use tokio_postgres::Client;
 
 use crate::history::keys::Told;
-use crate::table::{Column, Key, Shape, Table, Target, TextEquality, UniqueIndex};
+use crate::table::{Column, Fit, Key, Shape, Table, TextEquality, UniqueIndex};
 
 /// No column of a user has a name like these by accident.
 pub(super) const STATE: &str = "syncdata:state";
@@ -51,7 +51,7 @@ impl RowState {
 pub(super) struct Shadow {
     pub live: Arc<Table>,
     /// The temporary table as the writer of batches sees it.
-    pub target: Arc<Target>,
+    pub target: Arc<Fit>,
     pub relation: Arc<Relation>,
     /// Local columns that the archive has values for.
     pub written: Vec<usize>,
@@ -110,16 +110,23 @@ impl Shadow {
             oid: 0,
             shape: Shape::Ordinary,
             columns,
-            unique: vec![UniqueIndex { columns: key.to_vec(), immediate: true }],
+            unique: vec![UniqueIndex { columns: key.to_vec(), immediate: true, overlaps: false }],
             referenced_by: Vec::new(),
             acts_on_delete: false,
             acts_on_update: false,
             source_columns: Default::default(),
         };
-        let key = Key { columns: key.to_vec(), arbiter: true, deferrable: false, nettable };
+        let key = Key {
+            columns: key.to_vec(),
+            arbiter: true,
+            by_hand: false,
+            deferrable: false,
+            by_image: false,
+            nettable,
+        };
         Ok(Ok(Shadow {
             live: Arc::clone(live),
-            target: Arc::new(Target { table: Arc::new(table), key }),
+            target: Arc::new(Fit { table: Arc::new(table), key }),
             relation: Arc::new(relation),
             written,
             has_holes,
@@ -222,6 +229,8 @@ fn own(name: String, type_name: &str, base: &str) -> Column {
         base_type: format!("pg_catalog.{base}"),
         text_equality: TextEquality::Exact,
         equality: "=".to_owned(),
+        is_loose: false,
+        is_by_name: false,
         not_null: false,
         has_default: false,
         generated: false,

@@ -13,7 +13,7 @@ use syncdata_service::finding::Finding;
 
 use super::archive::Newest;
 use crate::plan;
-use crate::table::{self, Difference, Table};
+use crate::table::{self, Difference, Table, UniqueIndex};
 use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
@@ -142,8 +142,11 @@ fn nan_as_null(table: &Table, newest: &Newest) -> Option<Finding> {
 /// Without an index on the source's key every change is looked for in the whole table.
 fn keyless(table: &Arc<Table>, newest: &Newest) -> Option<Finding> {
     let relation = newest.relations.get(&table.name).filter(|relation| !relation.key.is_empty())?;
-    let key = table::fit(relation, table).ok()?.key;
-    if key.arbiter || key.deferrable {
+    let key = table::fit(relation, table).ok()?.key.columns;
+    let covers = |unique: &UniqueIndex| {
+        unique.columns.len() == key.len() && unique.columns.iter().all(|column| key.contains(column))
+    };
+    if table.unique.iter().any(covers) {
         return None;
     }
     let columns: Vec<String> = relation.key.iter().map(|column| identifier(column)).collect();

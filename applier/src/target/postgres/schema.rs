@@ -16,21 +16,27 @@ JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.schema
 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'";
 
-// A domain stands for the type below it, however deep.
+// A domain stands for the type below it, however deep. What is defined by its owner may be defined otherwise at the
+// source: a domain, a composite or a range, alone or in an array. (Texts without a limit keep every text.)
 const COLUMNS: &str = "
-WITH RECURSIVE below(oid, base) AS (
-    SELECT t.oid, t.oid FROM pg_catalog.pg_type t WHERE t.typtype <> 'd'
+WITH RECURSIVE below(oid, base, modifier) AS (
+    SELECT t.oid, t.oid, -1 FROM pg_catalog.pg_type t WHERE t.typtype <> 'd'
     UNION ALL
-    SELECT t.oid, below.base FROM below
+    SELECT t.oid, below.base, greatest(below.modifier, t.typtypmod) FROM below
     JOIN pg_catalog.pg_type t ON t.typbasetype = below.oid AND t.typtype = 'd'
 )
 SELECT a.attrelid, a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
     pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname),
     n.nspname = 'pg_catalog', t.typname::text, t.typtype = 'e', coalesce(l.collisdeterministic, true),
     a.attnotnull, a.atthasdef, a.attgenerated <> '', a.attidentity::text,
-    coalesce('OPERATOR(' || pg_catalog.quote_ident(own.nspname) || '.' || own.oprname || ')', '=')
+    coalesce('OPERATOR(' || pg_catalog.quote_ident(own.nspname) || '.' || own.oprname || ')', '='),
+    element.typtype IN ('d', 'c', 'r', 'm') AND element.typnamespace <> 'pg_catalog'::regnamespace
+    AND NOT (below.base IN ('text'::regtype, 'varchar'::regtype) AND below.modifier = -1)
 FROM pg_catalog.pg_attribute a
 JOIN below ON below.oid = a.atttypid
+JOIN pg_catalog.pg_type declared ON declared.oid = a.atttypid
+JOIN pg_catalog.pg_type element
+    ON element.oid = CASE WHEN declared.typcategory = 'A' AND declared.typelem <> 0 THEN declared.typelem ELSE declared.oid END
 JOIN pg_catalog.pg_type t ON t.oid = below.base
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
@@ -49,7 +55,7 @@ WHERE a.attrelid = ANY($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum";
 
 const UNIQUE: &str = "
-SELECT i.indrelid, i.indimmediate,
+SELECT i.indrelid, i.indimmediate, i.indisexclusion,
     ARRAY(SELECT k.attnum FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k(attnum, place)
           WHERE k.place <= i.indnkeyatts ORDER BY k.place)
 FROM pg_catalog.pg_index i
@@ -93,12 +99,13 @@ pub async fn load(client: &impl GenericClient, names: &[TableName]) -> Result<BT
     }
     for row in client.query(UNIQUE, &[&oids]).await.context(doing)? {
         let oid: u32 = row.get(0);
-        let keys: Vec<i16> = row.get(2);
+        let keys: Vec<i16> = row.get(3);
         let places = attnums.get(&oid).map(Vec::as_slice).unwrap_or_default();
         let place = |key| places.iter().position(|attnum| attnum == key);
         // A system column in an index has no place; such an index is no key of ours.
         if let Some(columns) = keys.iter().map(place).collect() {
-            of(&mut tables, oid)?.unique.push(UniqueIndex { columns, immediate: row.get(1) });
+            let unique = UniqueIndex { columns, immediate: row.get(1), overlaps: row.get(2) };
+            of(&mut tables, oid)?.unique.push(unique);
         }
     }
     for row in client.query(REFERENCES, &[&oids]).await.context(doing)? {
@@ -148,6 +155,8 @@ fn column(row: &Row) -> Column {
             _ => TextEquality::Unknown,
         },
         equality: row.get(13),
+        is_loose: !deterministic,
+        is_by_name: row.get(14),
         not_null: row.get(9),
         has_default: row.get(10),
         generated: row.get(11),

@@ -129,12 +129,13 @@ impl fmt::Display for Value<'_> {
 }
 
 impl Value<'_> {
-    /// The text for the column's input function; `None` is NULL.
+    /// The text for the column's input function, as PostgreSQL's output function prints the value everywhere else: a column
+    /// that is text here keeps it as it is. `None` is NULL.
     pub fn as_text(&self) -> Option<&str> {
         match self {
             Value::Null => None,
-            Value::Bool(true) => Some("true"),
-            Value::Bool(false) => Some("false"),
+            Value::Bool(true) => Some("t"),
+            Value::Bool(false) => Some("f"),
             Value::Number(digits) => Some(digits),
             Value::Text(text) => Some(text),
         }

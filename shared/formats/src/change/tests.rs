@@ -88,7 +88,7 @@ fn reads_what_it_writes() {
 fn values_stay_what_they_are() {
     let line = r#"{"op":"INSERT","table":"t","data":{"a":1.10,"b":18446744073709551616,"c":1e400,"d":-0,"e":null,"f":true,"g":"\\x00ff","h":"NaN","i":"\u00e4\ud834\udd1e\n"},"lsn":"0/1","ts":"2026-02-05T10:32:00Z"}"#;
     let texts: Vec<_> = row(line).data.iter().map(|(_, value)| value.as_text().map(str::to_owned)).collect();
-    let wanted = ["1.10", "18446744073709551616", "1e400", "-0", "", "true", "\\x00ff", "NaN", "ä𝄞\n"];
+    let wanted = ["1.10", "18446744073709551616", "1e400", "-0", "", "t", "\\x00ff", "NaN", "ä𝄞\n"];
     let wanted: Vec<_> = wanted.map(|text| (!text.is_empty()).then(|| text.to_owned())).into();
     assert_eq!(texts, wanted);
 }
@@ -213,7 +213,7 @@ fn no_flipped_bit_panics() {
 fn value() -> impl Strategy<Value = (String, Option<String>)> {
     prop_oneof![
         Just(("null".to_owned(), None)),
-        any::<bool>().prop_map(|b| (b.to_string(), Some(b.to_string()))),
+        any::<bool>().prop_map(|b| (b.to_string(), Some(b.to_string()[..1].to_owned()))),
         "-?(0|[1-9][0-9]{0,30})(\\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?"
             .prop_map(|n: String| (n.clone(), Some(n))),
         any::<String>().prop_map(|s| (serde_json::to_string(&s).expect("a string"), Some(s))),
@@ -286,7 +286,8 @@ proptest! {
                     prop_assert_eq!(text.as_ref(), wanted);
                 }
                 Value::Null => prop_assert_eq!(raw.get(), "null"),
-                Value::Bool(_) | Value::Number(_) => prop_assert_eq!(value.as_text(), Some(raw.get())),
+                Value::Bool(_) => prop_assert_eq!(value.as_text(), raw.get().get(..1)),
+                Value::Number(_) => prop_assert_eq!(value.as_text(), Some(raw.get())),
             }
         }
     }

@@ -47,14 +47,11 @@ pub(super) const SHAPES: &[Shape] = &[
         ROWS,
         WORK,
     ),
-    not_yet(
-        not_yet::Shape::IncludedColumnsInKey,
-        shape(
-            "primary key with INCLUDE",
-            "CREATE TABLE {t} (id int, v text, n int, PRIMARY KEY (id) INCLUDE (n))",
-            ROWS,
-            WORK,
-        ),
+    shape(
+        "primary key with INCLUDE",
+        "CREATE TABLE {t} (id int, v text, n int, PRIMARY KEY (id) INCLUDE (n))",
+        ROWS,
+        WORK,
     ),
     shape("no key, only inserts", "CREATE TABLE {t} (id int, v text, n int)", ROWS, ROWS),
     shape(
@@ -98,26 +95,21 @@ pub(super) const SHAPES: &[Shape] = &[
         ROWS,
         WORK,
     ),
-    not_yet(
-        not_yet::Shape::FullIdentityBesideDeferrableKey,
-        here(
-            "CREATE TABLE {t} (id int PRIMARY KEY DEFERRABLE, v text, n int)",
-            shape(
-                "DEFERRABLE primary key, REPLICA IDENTITY FULL",
-                "CREATE TABLE {t} (id int PRIMARY KEY DEFERRABLE, v text, n int); ALTER TABLE {t} REPLICA IDENTITY FULL",
-                ROWS,
-                WORK,
-            ),
+    here(
+        "CREATE TABLE {t} (id int PRIMARY KEY DEFERRABLE, v text, n int)",
+        shape(
+            "DEFERRABLE primary key, REPLICA IDENTITY FULL",
+            "CREATE TABLE {t} (id int PRIMARY KEY DEFERRABLE, v text, n int); ALTER TABLE {t} REPLICA IDENTITY FULL",
+            ROWS,
+            "UPDATE {t} SET id = id + 1;; UPDATE {t} SET v = 'new' WHERE id < 3;; DELETE FROM {t} WHERE id = 4",
         ),
     ),
-    from_18(not_yet(
-        not_yet::Shape::WithoutOverlaps,
-        shape(
-            "key WITHOUT OVERLAPS",
-            "CREATE TABLE {t} (id int, r int4range, v text, PRIMARY KEY (id, r WITHOUT OVERLAPS))",
-            "INSERT INTO {t} SELECT i % 2, int4range(i, i + 1), 'v' FROM generate_series(1, 6) i",
-            "UPDATE {t} SET v = 'new' WHERE id = 0;; DELETE FROM {t} WHERE r = '[3,4)'",
-        ),
+    from_18(shape(
+        "key WITHOUT OVERLAPS",
+        "CREATE EXTENSION IF NOT EXISTS btree_gist SCHEMA public; \
+         CREATE TABLE {t} (id int, r int4range, v text, PRIMARY KEY (id, r WITHOUT OVERLAPS))",
+        "INSERT INTO {t} SELECT i % 2, int4range(i, i + 1), 'v' FROM generate_series(1, 6) i",
+        "UPDATE {t} SET v = 'new' WHERE id = 0;; DELETE FROM {t} WHERE r = '[3,4)'",
     )),
     shape(
         "unique values that two rows exchange, DEFERRABLE",
@@ -178,13 +170,40 @@ pub(super) const SHAPES: &[Shape] = &[
         ROWS,
         WORK,
     ),
-    not_yet(
-        not_yet::Shape::OnlyIdentityColumns,
+    shape(
+        "nothing but an identity column",
+        "CREATE TABLE {t} (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)",
+        "INSERT INTO {t} DEFAULT VALUES;; INSERT INTO {t} DEFAULT VALUES",
+        "UPDATE {t} SET id = DEFAULT WHERE id = 1",
+    ),
+    shape(
+        "nothing but an identity column, REPLICA IDENTITY FULL",
+        "CREATE TABLE {t} (id int GENERATED ALWAYS AS IDENTITY); ALTER TABLE {t} REPLICA IDENTITY FULL",
+        "INSERT INTO {t} DEFAULT VALUES;; INSERT INTO {t} DEFAULT VALUES",
+        "UPDATE {t} SET id = DEFAULT WHERE id = 1",
+    ),
+    shape(
+        "generated column, STORED, in the primary key",
+        "CREATE TABLE {t} (v text, n int, g int GENERATED ALWAYS AS (n * 2) STORED PRIMARY KEY)",
+        "INSERT INTO {t} SELECT 'v' || i, i FROM generate_series(1, 6) i",
+        "UPDATE {t} SET v = 'new' WHERE n < 3;; UPDATE {t} SET n = n + 10 WHERE n = 3;; DELETE FROM {t} WHERE n = 4",
+    ),
+    here(
+        "CREATE TABLE {t} (id int PRIMARY KEY, n numeric, g numeric(5,1) GENERATED ALWAYS AS (n) STORED)",
         shape(
-            "nothing but an identity column",
-            "CREATE TABLE {t} (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)",
-            "INSERT INTO {t} DEFAULT VALUES;; INSERT INTO {t} DEFAULT VALUES",
-            "UPDATE {t} SET id = DEFAULT WHERE id = 1",
+            "generated column, STORED, a narrower one here",
+            "CREATE TABLE {t} (id int PRIMARY KEY, n numeric, g numeric(10,4) GENERATED ALWAYS AS (n) STORED)",
+            "INSERT INTO {t} SELECT i, i + 0.1234 FROM generate_series(1, 6) i",
+            "UPDATE {t} SET n = n + 1 WHERE id < 3",
+        ),
+    ),
+    here(
+        "CREATE TABLE {t} (id int PRIMARY KEY, n numeric, g numeric(5,1))",
+        shape(
+            "generated column, STORED, a narrower ordinary one here",
+            "CREATE TABLE {t} (id int PRIMARY KEY, n numeric, g numeric(10,4) GENERATED ALWAYS AS (n) STORED)",
+            "INSERT INTO {t} SELECT i, i + 0.1234 FROM generate_series(1, 6) i",
+            "UPDATE {t} SET n = n + 1 WHERE id < 3",
         ),
     ),
     shape(
@@ -220,6 +239,15 @@ pub(super) const SHAPES: &[Shape] = &[
              ALTER TABLE {t} REPLICA IDENTITY FULL",
             ROWS,
             "UPDATE {t} SET n = n + 1 WHERE id < 3;; DELETE FROM {t} WHERE id = 4",
+        ),
+    )),
+    from_18(here(
+        "CREATE TABLE {t} (id int PRIMARY KEY, v text, n int, g int)",
+        shape(
+            "generated column, VIRTUAL, an ordinary one here",
+            "CREATE TABLE {t} (id int PRIMARY KEY, v text, n int, g int GENERATED ALWAYS AS (n * 2) VIRTUAL)",
+            ROWS,
+            WORK,
         ),
     )),
     here(
@@ -297,16 +325,13 @@ pub(super) const SHAPES: &[Shape] = &[
             "UPDATE {t} SET v = '\"new\"' WHERE id < 3;; UPDATE {t} SET id = id + 10 WHERE id = 3.1;; DELETE FROM {t} WHERE id = 4.1",
         ),
     ),
-    not_yet(
-        not_yet::Shape::BooleanKeptAsText,
-        here(
-            "CREATE TABLE {t} (id int PRIMARY KEY, v text)",
-            shape(
-                "boolean, text here",
-                "CREATE TABLE {t} (id int PRIMARY KEY, v bool)",
-                "INSERT INTO {t} VALUES (1, true), (2, false)",
-                "UPDATE {t} SET v = NOT v",
-            ),
+    here(
+        "CREATE TABLE {t} (id int PRIMARY KEY, v text)",
+        shape(
+            "boolean, text here",
+            "CREATE TABLE {t} (id int PRIMARY KEY, v bool)",
+            "INSERT INTO {t} VALUES (1, true), (2, false)",
+            "UPDATE {t} SET v = NOT v",
         ),
     ),
     here(
@@ -320,6 +345,25 @@ pub(super) const SHAPES: &[Shape] = &[
             "CREATE TABLE {t} (id int PRIMARY KEY, v timestamp)",
             "INSERT INTO {t} VALUES (1, '2026-01-01 00:00:00.7')",
             "UPDATE {t} SET v = '2026-01-01 00:00:00.2'",
+        ),
+    ),
+    here(
+        "CREATE DOMAIN {t}_d AS numeric(5,1); CREATE TABLE {t} (id int PRIMARY KEY, v {t}_d)",
+        shape(
+            "a domain of the source's name here that would round",
+            "CREATE DOMAIN {t}_d AS numeric(10,4); CREATE TABLE {t} (id int PRIMARY KEY, v {t}_d)",
+            "INSERT INTO {t} VALUES (1, 1.2345)",
+            "UPDATE {t} SET v = 1.5",
+        ),
+    ),
+    here(
+        "CREATE COLLATION {t}_c (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
+         CREATE TABLE {t} (id text COLLATE {t}_c PRIMARY KEY, n int)",
+        shape(
+            "keys that only the collation here calls equal",
+            "CREATE TABLE {t} (id text PRIMARY KEY, n int)",
+            "INSERT INTO {t} VALUES ('a', 1), ('A', 2)",
+            "UPDATE {t} SET n = 3 WHERE id = 'A'",
         ),
     ),
     here(

@@ -7,6 +7,7 @@
 //!                  a more patient way: COPY straight in → staged upsert → row by row → the record to blame
 //! ```
 
+pub(crate) mod altered;
 mod param;
 mod remedy;
 mod row;
@@ -33,7 +34,7 @@ pub(crate) use self::sql::FREE_PLANS;
 use self::sql::Rows;
 use self::statements::Statements;
 use crate::batch::{Cell, Record};
-use crate::table::{Table, Target};
+use crate::table::{Fit, Table};
 use crate::target::postgres::step::{Body, Prepared, Step, StepKind};
 pub use crate::target::{Oddities, Outcome, Rejection};
 
@@ -66,6 +67,8 @@ pub struct Writer {
     staged: BTreeSet<TableName>,
     /// Tables whose rows are those of the source, at whatever position.
     pub(super) synced: BTreeSet<TableName>,
+    /// Tables in which rows may share a key for a moment, so that a new row cannot be written over one that is there.
+    sharing: BTreeSet<TableName>,
 }
 
 /// A statement of one table failed.
@@ -94,6 +97,7 @@ impl Writer {
             known: BTreeMap::new(),
             staged: BTreeSet::new(),
             synced: BTreeSet::new(),
+            sharing: BTreeSet::new(),
         }
     }
 
@@ -123,6 +127,12 @@ impl Writer {
         if let Some(rejection) = self.blocked_truncate(prepared) {
             return Ok(Outcome::Rejected(rejection));
         }
+        if let Some(rejection) = altered::look(client, prepared).await? {
+            return Ok(Outcome::Rejected(rejection));
+        }
+        let sharing = prepared.batch.tables.iter().map(|table| &table.target);
+        let sharing = sharing.filter(|target| target.key.by_image && !target.key.columns.is_empty());
+        self.sharing.extend(sharing.map(|target| target.table.name.clone()));
         let mut ways: Vec<Way> =
             prepared.batch.tables.iter().map(|table| self.first_way(&table.target)).collect();
         if !self.replica && cascades(prepared) {
@@ -154,21 +164,27 @@ impl Writer {
 
     /// Before the commit: uniqueness that the replica role left unchecked.
     pub async fn duplicates(&self, client: &Client, table: &Table) -> Result<bool> {
-        if !self.replica {
+        let is_sharing = self.sharing.contains(&table.name);
+        if !self.replica && !is_sharing {
             return Ok(false);
         }
         for index in table.deferrable_unique() {
             let doing = || format!("looking for duplicates in {}", table.name);
-            let row =
-                client.query_one(&sql::has_duplicates(table, &index.columns), &[]).await.context(doing)?;
-            if row.get(0) {
+            let look = sql::has_duplicates(table, &index.columns);
+            let mut found: bool = client.query_one(&look, &[]).await.context(doing)?.get(0);
+            if found && is_sharing {
+                let gone = client.execute(&sql::give_way(table, &index.columns), &[]).await.context(doing)?;
+                tracing::warn!(table = %table.name, rows = gone, "rows were there already and are replaced");
+                found = client.query_one(&look, &[]).await.context(doing)?.get(0);
+            }
+            if found {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    fn first_way(&self, target: &Target) -> Way {
+    fn first_way(&self, target: &Fit) -> Way {
         if self.staged.contains(&target.table.name) { Way::Staged } else { Way::Direct }
     }
 
@@ -252,7 +268,7 @@ impl Writer {
     }
 
     /// How many rows it hit.
-    async fn step(&mut self, client: &Client, target: &Target, step: &Step, way: Way) -> Result<u64, Error> {
+    async fn step(&mut self, client: &Client, target: &Fit, step: &Step, way: Way) -> Result<u64, Error> {
         let doing = || format!("writing into {}", target.table.name);
         let replaces = |hit: u64| {
             hit < step.rows as u64 && target.key.arbiter && !target.fixed(&step.columns).is_empty()
@@ -287,7 +303,7 @@ impl Writer {
     }
 
     /// The empty temporary table for the rows of that one.
-    async fn stage(&mut self, client: &Client, target: &Target) -> Result<String, Error> {
+    async fn stage(&mut self, client: &Client, target: &Fit) -> Result<String, Error> {
         let known = self.stages.iter().find(|(table, _)| *table == *target.table);
         let name = match known {
             Some((_, name)) => name.clone(),
@@ -364,7 +380,7 @@ fn count(oddities: &mut Oddities, statement: &RowStatement, hit: u64) {
     }
 }
 
-async fn control(client: &Client, statement: &str) -> Result<()> {
+pub(super) async fn control(client: &Client, statement: &str) -> Result<()> {
     client.batch_execute(statement).await.context(|| statement.to_owned())?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use syncdata_formats::manifest::ReplicaIdentity;
 
 use super::sql;
 use crate::batch::{Batch, BatchTable, Cell, Record};
-use crate::table::{Shape, Table, Target};
+use crate::table::{Fit, Shape, Table};
 
 /// A statement with one parameter for each value.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(super) fn statements(batch: &Batch, record: &Record) -> Vec<RowStatement> {
 struct Writer<'a> {
     batch: &'a Batch,
     batch_table: &'a BatchTable,
-    target: &'a Target,
+    target: &'a Fit,
     data: Vec<(usize, Cell)>,
     find: Find,
 }
@@ -53,21 +53,21 @@ enum Find {
         fields: Vec<(usize, Cell)>,
         unique: bool,
     },
-    /// By the text of every column: types without equality, and equal rows of which only one is meant.
+    /// By all that is in it: types without equality, and equal rows of which any one is as good.
     Image(Vec<(usize, Cell)>),
 }
 
 impl<'a> Writer<'a> {
     fn new(batch: &'a Batch, record: &Record) -> Writer<'a> {
         let batch_table = &batch.tables[record.table];
-        let target: &Target = &batch_table.target;
+        let target: &Fit = &batch_table.target;
         let old: Vec<(usize, Cell)> = batch.old_keys(record).collect();
         let of_key = |&column: &usize| old.iter().copied().find(|field| field.0 == column);
         let key: Option<Vec<(usize, Cell)>> = target.key.columns.iter().map(of_key).collect();
-        let find = match key.filter(|key| !key.is_empty()) {
-            Some(fields) => Find::key(&target.table, fields),
+        let find = match key.filter(|key| !key.is_empty() && !target.key.by_image) {
+            Some(fields) => Find::key(batch, &target.table, fields),
             None if batch_table.replica_identity() == ReplicaIdentity::Full => Find::Image(old),
-            None => Find::key(&target.table, old),
+            None => Find::key(batch, &target.table, old),
         };
         Writer { batch, batch_table, target, data: batch.data(record).collect(), find }
     }
@@ -110,7 +110,7 @@ impl<'a> Writer<'a> {
         let parameters: Vec<String> = (1..=columns.len()).map(|n| format!("${n}")).collect();
         let parameters = parameters.join(", ");
         let upsert_by_hand =
-            self.target.key.deferrable && self.target.key.columns.iter().all(|key| columns.contains(key));
+            self.target.key.by_hand && self.target.key.columns.iter().all(|key| columns.contains(key));
         let sql = if upsert_by_hand {
             format!(
                 "WITH there AS ({} RETURNING 1) INSERT INTO {name} ({list}) OVERRIDING SYSTEM VALUE \
@@ -158,10 +158,11 @@ impl<'a> Writer<'a> {
             .collect();
         if assign.is_empty() {
             // Nothing to write, but a missing row is still to be noticed.
-            let Some(column) = table.columns.iter().find(|c| !c.generated && !c.identity_always) else {
-                return statements;
-            };
-            assign.push(format!("{0} = {0}", column.sql()));
+            match table.columns.iter().find(|c| !c.generated && !c.identity_always) {
+                Some(column) => assign.push(format!("{0} = {0}", column.sql())),
+                None if !self.fixed(&self.key_columns()).is_empty() => return vec![self.replace()],
+                None => return vec![self.look()],
+            }
         }
         let condition = self.condition(&mut values);
         let update = format!("UPDATE {} SET {} WHERE {condition}", table.sql(), assign.join(", "));
@@ -208,6 +209,14 @@ impl<'a> Writer<'a> {
         };
         let differs: Vec<String> = fields.iter().map(differs).collect();
         format!("({})", differs.join(" OR "))
+    }
+
+    /// Whether the row is there, where it has no column that could be written.
+    fn look(&self) -> RowStatement {
+        let mut values = Vec::new();
+        let condition = self.condition(&mut values);
+        let sql = format!("SELECT 1 FROM {} WHERE {condition}", self.target.table.sql());
+        RowStatement { sql, values, role: Role::Exactly }
     }
 
     fn delete(&self) -> RowStatement {
@@ -295,11 +304,14 @@ impl<'a> Writer<'a> {
             .map(|&(column, cell)| {
                 let column = &table.columns[column];
                 if self.batch.value(cell).is_none() {
-                    return format!("{} IS NULL", column.sql());
+                    // A composite whose fields are all NULL is not NULL, though `IS NULL` says so.
+                    return format!("{} IS NOT DISTINCT FROM NULL", column.sql());
                 }
                 values.push(cell);
                 let value = format!("${}", values.len());
-                if image && self.batch_table.prints_alike(column) {
+                // What is equal just when it prints the same may use an index.
+                let by_text = image && !self.batch_table.is_exact(column);
+                if by_text && self.batch_table.prints_alike(column) {
                     column.prints(&value)
                 } else {
                     column.equals(&value)
@@ -310,34 +322,44 @@ impl<'a> Writer<'a> {
         if unique {
             return test;
         }
+        // Any one of rows that are all alike; but a key that finds several finds none, and the server says so.
+        let any = if image { " LIMIT 1" } else { "" };
         let row = match table.shape {
             Shape::Ordinary => "ctid",
             Shape::Partitioned => "tableoid, ctid",
         };
-        format!("({row}) = (SELECT {row} FROM {} WHERE {test} LIMIT 1)", table.sql())
+        format!("({row}) = (SELECT {row} FROM {} WHERE {test}{any})", table.sql())
     }
 }
 
 impl Find {
-    fn key(table: &Table, fields: Vec<(usize, Cell)>) -> Find {
-        let named = |column: &usize| fields.iter().any(|field| field.0 == *column);
+    fn key(batch: &Batch, table: &Table, fields: Vec<(usize, Cell)>) -> Find {
+        // NULLs are not unique.
+        let named =
+            |column: &usize| fields.iter().any(|field| field.0 == *column && batch.value(field.1).is_some());
         let unique = table.unique.iter().any(|index| index.columns.iter().all(named));
         Find::Key { fields, unique }
     }
 }
 
 impl crate::table::Column {
-    /// `"a" = $1`, by the equality that the type's own indexes use.
+    /// `"a" = $1`, by the equality that the type's own indexes use; where the collation calls other texts equal too, only
+    /// the same text.
     fn equals(&self, value: &str) -> String {
-        format!("{} {} {value}", self.sql(), self.equality)
+        let equal = format!("{} {} {value}", self.sql(), self.equality);
+        if !self.is_loose {
+            return equal;
+        }
+        let printed = |value: &str| format!("pg_catalog.format({}, {value})", escape_literal("%s"));
+        format!("({equal} AND {} COLLATE \"C\" = {})", printed(&self.sql()), printed(value))
     }
 
-    /// `"a"` prints as the text $1.
+    /// `"a"` prints as the text $1. (NULL would print as the empty text does.)
     fn prints(&self, value: &str) -> String {
-        // The archive writes true and false, the output function t and f.
-        if self.base_type == "pg_catalog.bool" {
-            return self.equals(value);
-        }
-        format!("pg_catalog.format({}, {}) COLLATE \"C\" = {value}", escape_literal("%s"), self.sql())
+        let sql = self.sql();
+        format!(
+            "({sql} IS DISTINCT FROM NULL AND pg_catalog.format({}, {sql}) COLLATE \"C\" = {value})",
+            escape_literal("%s")
+        )
     }
 }

@@ -1,7 +1,7 @@
 //! The statements that write rows. Names are quoted, values are parameters or COPY data, always as text for the
 //! column's own input: an explicit cast to a limited type would cut silently.
 
-use crate::table::{Table, Target};
+use crate::table::{Fit, Table};
 use crate::target::postgres::step::{Step, StepKind};
 
 /// Planner settings for statements over many rows: it may choose. Elsewhere index plans are forced, since plans
@@ -22,7 +22,7 @@ pub(super) enum Rows<'a> {
 
 /// An empty temporary table with the columns of the table twice: as values (`n…`) and, of the key, as they
 /// were (`o…`).
-pub(super) fn stage(name: &str, target: &Target) -> String {
+pub(super) fn stage(name: &str, target: &Fit) -> String {
     let table = &target.table;
     let values = (0..table.columns.len()).map(|c| format!("{} AS n{c}", table.columns[c].sql()));
     let old = target.key.columns.iter().map(|&c| format!("{} AS o{c}", table.columns[c].sql()));
@@ -44,7 +44,7 @@ pub(super) fn copy_to_table(table: &Table, step: &Step) -> String {
 }
 
 /// The statement of a step.
-pub(super) fn statement(target: &Target, step: &Step, rows: Rows<'_>) -> String {
+pub(super) fn statement(target: &Fit, step: &Step, rows: Rows<'_>) -> String {
     let table = &target.table;
     let source = source(table, step, rows);
     match step.kind {
@@ -79,7 +79,7 @@ pub(super) fn statement(target: &Target, step: &Step, rows: Rows<'_>) -> String 
 
 /// What [`statement`] has passed over because a column that the server lets nobody update has another value: those
 /// rows go, and come again with it.
-pub(super) fn replace(target: &Target, step: &Step, rows: Rows<'_>) -> String {
+pub(super) fn replace(target: &Fit, step: &Step, rows: Rows<'_>) -> String {
     let table = &target.table;
     let written: Vec<usize> = (0..table.columns.len()).filter(|&c| !table.columns[c].generated).collect();
     let new = |&c: &usize| match step.columns.contains(&c) {
@@ -105,14 +105,14 @@ pub(super) fn replace(target: &Target, step: &Step, rows: Rows<'_>) -> String {
 }
 
 /// ` AND t."n" IS NOT DISTINCT FROM …` for each of them.
-fn kept(target: &Target, fixed: &[usize], value: impl Fn(usize) -> String) -> String {
+fn kept(target: &Fit, fixed: &[usize], value: impl Fn(usize) -> String) -> String {
     let column =
         |&c: &usize| format!(" AND t.{} IS NOT DISTINCT FROM {}", target.table.columns[c].sql(), value(c));
     fixed.iter().map(column).collect()
 }
 
 /// An INSERT on an existing key is an update of it. (The table goes by the name of `t`.)
-pub(super) fn on_conflict(target: &Target, columns: &[usize]) -> String {
+pub(super) fn on_conflict(target: &Fit, columns: &[usize]) -> String {
     if !target.key.arbiter {
         return String::new();
     }
@@ -136,6 +136,27 @@ pub(super) fn on_conflict(target: &Target, columns: &[usize]) -> String {
 pub(super) fn truncate<'a>(tables: impl Iterator<Item = &'a Table>) -> String {
     let names: Vec<String> = tables.map(Table::sql).collect();
     format!("TRUNCATE {}", names.join(", "))
+}
+
+/// Of rows that share a key, those that were there before this transaction go: what it brings takes their place.
+pub(super) fn give_way(table: &Table, columns: &[usize]) -> String {
+    let equal = |&c: &usize| {
+        let column = &table.columns[c];
+        format!("t.{0} {1} o.{0}", column.sql(), column.equality)
+    };
+    let equal: Vec<String> = columns.iter().map(equal).collect();
+    let is_older = |row: &str| {
+        format!(
+            "pg_catalog.age({row}.xmin) > pg_catalog.age(pg_catalog.pg_current_xact_id()::pg_catalog.xid)"
+        )
+    };
+    format!(
+        "DELETE FROM {0} AS t WHERE {1} AND EXISTS (SELECT FROM {0} AS o WHERE {2} AND NOT {3})",
+        table.sql(),
+        is_older("t"),
+        equal.join(" AND "),
+        is_older("o")
+    )
 }
 
 /// Whether values stand twice in a unique constraint that the replica role does not enforce.
@@ -180,7 +201,7 @@ fn source(table: &Table, step: &Step, rows: Rows<'_>) -> String {
 }
 
 /// The row that is there under the key of one that was sent.
-fn matched(target: &Target, step: &Step) -> String {
+fn matched(target: &Fit, step: &Step) -> String {
     let (table, is_new) = (&target.table, step.kind == StepKind::Insert);
     let (keys, sent) = if is_new { (&target.key.columns, 'n') } else { (&step.keys, 'o') };
     let equal = |&c: &usize| {
