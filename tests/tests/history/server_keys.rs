@@ -15,6 +15,11 @@ const KEYS: [(&str, [&str; 2], [&str; 2]); 7] = [
     ("interval", [r#""24:00:00""#, r#""1 day""#], [r#""48:00:00""#, r#""2 days""#]),
 ];
 
+/// Each kind of key twice.
+fn tables() -> impl Iterator<Item = (usize, &'static (&'static str, [&'static str; 2], [&'static str; 2]))> {
+    KEYS.iter().chain(&KEYS).enumerate()
+}
+
 fn line(table: usize, op: &str, id: &str, v: &str) -> String {
     match op {
         "DELETE" => format!(r#"{{"table":"t{table}","op":"DELETE","old_keys":{{"id":{id}}}}}"#),
@@ -25,23 +30,25 @@ fn line(table: usize, op: &str, id: &str, v: &str) -> String {
 #[tokio::test]
 async fn what_the_range_deletes_stays_deleted_whatever_its_key_is() {
     let mut schema = "CREATE EXTENSION citext;".to_owned();
-    for (table, (key, ..)) in KEYS.iter().enumerate() {
+    for (table, (key, ..)) in tables() {
         schema += &format!("CREATE TABLE t{table} (id {key} PRIMARY KEY, v text);");
     }
     let mut copy = LocalCopy::start(&schema).await;
     let (mut before, mut range) = (Vec::new(), Vec::new());
-    for (table, (key, one, other)) in KEYS.iter().enumerate() {
+    for (table, (key, one, other)) in tables() {
         copy.forge.relation(&format!("t{table}"), &[&format!("id {key} not null"), "v text"], &["id"]);
         before.push(line(table, "INSERT", other[0], "old"));
-        // What comes and goes within the range, after something else that goes, and under another spelling too.
+        // What comes and goes within the range, after something else that goes.
         range.extend([
             line(table, "DELETE", other[0], ""),
             line(table, "INSERT", one[0], "brief"),
             line(table, "DELETE", one[0], ""),
-            line(table, "INSERT", one[1], "brief too"),
-            line(table, "DELETE", one[1], ""),
-            line(table, "INSERT", other[1], "again"),
         ]);
+        // Under another spelling too: to the server it is the same row a second time.
+        if table >= KEYS.len() {
+            range.extend([line(table, "INSERT", one[1], "brief too"), line(table, "DELETE", one[1], "")]);
+        }
+        range.push(line(table, "INSERT", other[1], "again"));
     }
     copy.forge.segment(&[before]);
     copy.forge.set_clock("2026-02-06T10:00:00Z");
@@ -50,14 +57,14 @@ async fn what_the_range_deletes_stays_deleted_whatever_its_key_is() {
     copy.sync(0).await;
 
     let mut rows = String::new();
-    for (table, (_, _, other)) in KEYS.iter().enumerate() {
+    for (table, (_, _, other)) in tables() {
         let union = if table > 0 { " UNION ALL " } else { "" };
         rows += &format!("{union}SELECT {table}, id::text, v FROM t{table}");
         assert_eq!(copy.rows(&format!("SELECT v FROM t{table}")).await, "again", "{}", other[1]);
     }
     let sound = copy.rows(&rows).await;
     for damage in ["SELECT 1", "UPDATE t{} SET v = 'x'", "DELETE FROM t{}"] {
-        for table in 0..KEYS.len() {
+        for (table, _) in tables() {
             copy.server.execute(&damage.replace("{}", &table.to_string())).await;
         }
         let replay = [&["replay", "--yes"], &DAY[..]].concat();
