@@ -20,7 +20,7 @@ use syncdata_service::daemon::{Heartbeat, Phase, Reloads, Stop, notify};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::operations;
 use crate::operations::declare_gap::DeclareGap;
@@ -338,6 +338,15 @@ impl Prover {
         proof::make(&self.config, options, &self.watch, &self.asks).await
     }
 
+    /// The archive remembers, so that a daemon which starts again and again does not read all of production each time.
+    async fn prove_if_due(&self) -> Result<()> {
+        if proof::has_younger_than(&self.config, self.config.proof_every).await? {
+            debug!("the newest proof is young enough");
+            return Ok(());
+        }
+        self.prove(&proof::Options::default()).await.map(drop)
+    }
+
     async fn answer(&self, options: &proof::Options) -> Response {
         let answer = match self.prove(options).await {
             Ok(made) => Answer::of_proof(made),
@@ -354,22 +363,26 @@ fn lock_prover(provers: &Provers) -> std::sync::MutexGuard<'_, Option<Prover>> {
 /// When the daemon makes a proof by itself.
 #[derive(Debug, Default)]
 struct Schedule {
-    last: Option<Instant>,
+    /// When it was last looked whether one is due.
+    looked: Option<Instant>,
     running: Option<JoinHandle<()>>,
 }
+
+/// A proof that could not be made is tried again after that time; one that somebody else made counts.
+const LOOK_EVERY: Duration = Duration::from_secs(3600);
 
 impl Schedule {
     fn is_due(&self, config: &Config) -> bool {
         let is_running = self.running.as_ref().is_some_and(|task| !task.is_finished());
         let every = config.proof_every;
-        !every.is_zero() && !is_running && self.last.is_none_or(|last| last.elapsed() >= every)
+        let pause = every.min(LOOK_EVERY);
+        !every.is_zero() && !is_running && self.looked.is_none_or(|looked| looked.elapsed() >= pause)
     }
 
     fn begin(&mut self, prover: Prover) {
-        self.last = Some(Instant::now());
+        self.looked = Some(Instant::now());
         self.running = Some(tokio::spawn(async move {
-            // One that could not be made is tried again when the next is due.
-            if let Err(error) = prover.prove(&proof::Options::default()).await {
+            if let Err(error) = prover.prove_if_due().await {
                 warn!(error = %error.one_line(), hint = error.hint_text(), "no proof was made");
             }
         }));

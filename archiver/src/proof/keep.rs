@@ -3,15 +3,28 @@
 use std::collections::BTreeMap;
 
 use syncdata_archive::{Archive, ArchiveHandle, proofs};
-use syncdata_formats::Result;
 use syncdata_formats::name::TableName;
 use syncdata_formats::proof::ProofId;
+use syncdata_formats::time::Timestamp;
+use syncdata_formats::{Kind, Result};
 use tracing::{info, warn};
 
 const KEPT: usize = 3;
 
 pub(super) async fn newest(archive: &ArchiveHandle) -> Result<()> {
     archive.run(|archive| remove_old(archive)).await
+}
+
+/// When the newest proof was made that can be read.
+pub(super) fn newest_taken_at(archive: &mut dyn Archive) -> Result<Option<Timestamp>> {
+    for (id, entries) in proofs::file_names(archive)?.into_iter().rev() {
+        match proofs::has_manifest(&entries).then(|| proofs::read(archive, &id, None, None)) {
+            Some(Ok(Some(proof))) => return Ok(Some(proof.taken_at)),
+            Some(Err(error)) if error.kind() == Kind::Unreachable => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(None)
 }
 
 fn remove_old(archive: &mut dyn Archive) -> Result<()> {

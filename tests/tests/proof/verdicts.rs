@@ -117,3 +117,19 @@ async fn tables_that_are_not_live_or_that_were_truncated_are_not_proved_with_the
         "{tables:?}"
     );
 }
+
+#[tokio::test]
+async fn a_daemon_proves_by_itself_and_not_again_because_it_was_started_again() {
+    let world = scene::world(WorldOptions::default().archiver_setting("proof_every", "1h")).await;
+    let mut daemon = world.archiver(["run", "-v"]).spawn();
+    daemon.says("proof published").await;
+    daemon.stop().await;
+    assert_eq!(proofs(&world).len(), 1);
+
+    let mut again = world.archiver(["run", "-v"]).spawn();
+    again.says("the newest proof is young enough").await;
+    again.stop().await;
+    assert_eq!(proofs(&world).len(), 1);
+    world.applier(["sync"]).succeed().await;
+    assert_all_equal(&world).await;
+}
