@@ -205,6 +205,10 @@ impl Capture {
         self.truncations.get(&oid)
     }
 
+    pub(crate) fn truncations(&self) -> impl Iterator<Item = (u32, &Truncation)> {
+        self.truncations.iter().map(|(oid, truncation)| (*oid, truncation))
+    }
+
     /// How many rows the captured relations had when the answer begins, where that is known.
     pub(crate) fn rows(&self) -> HashMap<u32, Option<u64>> {
         self.relations.iter().map(|(oid, known)| (*oid, known.rows)).collect()

@@ -19,15 +19,57 @@ pub(crate) struct Tally {
     pub joined: BTreeSet<u32>,
     /// Relations that rows came of.
     pub touched: BTreeSet<u32>,
-    /// Relations that were truncated by the transaction that changed them last.
-    pub truncated: BTreeSet<u32>,
+    /// Of relations whose rows lie elsewhere now, what became of the expected TRUNCATE.
+    pub truncations: HashMap<u32, Truncated>,
     /// Tables whose rows are in doubt.
     pub doubted: BTreeMap<TableName, &'static str>,
     /// Transactions that the catalog did not show.
     pub unseen: BTreeSet<u32>,
 }
 
+/// What the answer says of an expected TRUNCATE. Numbers are those of transactions as the stream knows them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Truncated {
+    /// That truncated the relation last.
+    by: Option<u32>,
+    /// The last one to commit whose number is below the mark.
+    last_older: Option<u32>,
+    /// One has the very number of the mark.
+    mark_is_known: bool,
+}
+
+impl Truncated {
+    /// In a savepoint or a block with an exception handler a TRUNCATE has a number that the stream does not tell. It is
+    /// part of a transaction with a lower number; if the one that truncated the relation is the last of these, nobody
+    /// else can have changed the relation after it. That holds for an answer that is complete.
+    fn explains(self, mark: u32) -> bool {
+        let in_savepoint = !self.mark_is_known && self.by.is_some() && self.by == self.last_older;
+        self.by == Some(mark) || in_savepoint
+    }
+}
+
 impl Tally {
+    /// A transaction has come to its end.
+    pub(crate) fn committed(&mut self, xid: u32, capture: &Capture) {
+        for (oid, truncation) in capture.truncations() {
+            let known = self.truncations.entry(oid).or_default();
+            if xid == truncation.xid {
+                known.mark_is_known = true;
+            } else if xid.wrapping_sub(truncation.xid).cast_signed() < 0 {
+                known.last_older = Some(xid);
+            }
+        }
+    }
+
+    /// A transaction truncates the relation, of which that is expected.
+    pub(crate) fn truncated(&mut self, oid: u32, xid: u32) {
+        self.truncations.entry(oid).or_default().by = Some(xid);
+    }
+
+    fn of_truncation(&self, oid: u32) -> Truncated {
+        self.truncations.get(&oid).copied().unwrap_or_default()
+    }
+
     /// A row came of that relation.
     pub(crate) fn count(&mut self, oid: u32, op: Op) {
         self.touched.insert(oid);
@@ -70,7 +112,8 @@ impl Capture {
         if complete {
             let joins = self.joins.iter().filter(|(oid, join)| !join.came_true(**oid, tally));
             joins.for_each(|(_, join)| add(&join.table, PARTITION));
-            let moved = self.truncations.iter().filter(|(oid, _)| !tally.truncated.contains(oid));
+            let is_told = |oid: u32, mark: u32| tally.of_truncation(oid).explains(mark);
+            let moved = self.truncations().filter(|(oid, truncation)| !is_told(*oid, truncation.xid));
             moved.for_each(|(_, truncation)| add(&truncation.table, REWRITTEN));
         }
         missed

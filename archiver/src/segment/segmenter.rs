@@ -262,9 +262,8 @@ impl<'a, F: Files> Segmenter<'a, F> {
 
     /// A relation is empty now; whether that changes nothing of the table whose partition it is.
     fn emptied(&mut self, oid: u32) -> bool {
-        let xid = self.transaction.as_ref().map(|open| open.begin.xid);
-        if self.capture.truncation(oid).is_some_and(|truncation| Some(truncation.xid) == xid) {
-            self.tally.truncated.insert(oid);
+        if let Some(open) = self.transaction.as_ref().filter(|_| self.capture.truncation(oid).is_some()) {
+            self.tally.truncated(oid, open.begin.xid);
         }
         let was_empty = self.tally.is_empty(oid);
         self.tally.emptied(oid);
@@ -333,6 +332,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
         if open.begin.end_lsn != commit.end_lsn || open.begin.xid != commit.xid {
             return Err(out_of_order("a commit of another transaction than began"));
         }
+        self.tally.committed(commit.xid, self.capture);
         if self.watched.contains(&commit.xid) {
             self.seen.insert(commit.xid, commit.end_lsn);
         }

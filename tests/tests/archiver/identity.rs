@@ -471,3 +471,27 @@ async fn a_snapshot_of_a_table_that_is_captured_no_more_is_refused() {
     assert!(refused.stderr.contains("does not capture b yet"), "{refused}");
     daemon.stop().await.expect_code(0);
 }
+
+/// No column of `numbers` can be so long that it needs a TOAST table, by which a rewrite is told from a TRUNCATE.
+const NUMBERS: &str = "CREATE TABLE numbers (id int PRIMARY KEY, day int); INSERT INTO numbers VALUES (1, 1);
+    CREATE TABLE other (id int, day int, note text, PRIMARY KEY (id, day))";
+
+#[tokio::test]
+async fn a_truncate_in_a_savepoint_is_no_gap_of_a_table_without_toast() {
+    let mut story = Story::start(&["*"], NUMBERS, &["other"]).await;
+    let savepoint = "BEGIN; INSERT INTO numbers VALUES (2, 2); SAVEPOINT s; TRUNCATE numbers; RELEASE s;
+        INSERT INTO numbers VALUES (3, 3); COMMIT";
+    let handler = "DO $$ BEGIN TRUNCATE numbers; INSERT INTO numbers VALUES (4, 4);
+        EXCEPTION WHEN division_by_zero THEN NULL; END $$";
+    assert_eq!(story.after(&[savepoint, "INSERT INTO numbers VALUES (5, 5)"]).await, NONE);
+    assert_eq!(
+        story.after(&["INSERT INTO numbers VALUES (6, 6)", handler, "DELETE FROM numbers"]).await,
+        NONE
+    );
+    // What writes the rows anew after it is told from it, in a savepoint of its own or not.
+    let unlogged =
+        "ALTER TABLE numbers SET UNLOGGED; INSERT INTO numbers VALUES (7, 7); ALTER TABLE numbers SET LOGGED";
+    assert_eq!(story.after(&[savepoint, unlogged]).await, only("numbers", REWRITTEN));
+    let in_savepoint = format!("BEGIN; SAVEPOINT s; {unlogged}; RELEASE s; COMMIT");
+    assert_eq!(story.after(&[handler, &in_savepoint]).await, only("numbers", REWRITTEN));
+}

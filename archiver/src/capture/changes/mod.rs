@@ -30,6 +30,8 @@
 //!   partition that rests can be renamed freely. To see these rows, such an answer is read without a filter.
 //! - A name that now means another table is a gap of that name, as is one that comes into the capture with rows that
 //!   never travelled under it. So is a table whose name was away and came back, if rows came meanwhile.
+//! - The rows of a table without a TOAST table that lie elsewhere are those after a TRUNCATE, if the stream has one of the
+//!   transaction that is the table's mark, or one in a savepoint of it; else a gap.
 //! - Rows that are written anew by ALTER TABLE, or while a table is unlogged, are not in the stream: a gap. So is a column
 //!   name that passed to another column.
 //!
