@@ -12,7 +12,7 @@ use super::kinds::{EXTENSIONS, Known, TYPES};
 use super::mishap::{Mishap, Ways};
 use super::script::{Step, script};
 use super::statements::{End, Statement, Transaction};
-use super::tables::{self, Table};
+use super::tables::{self, Identity, Table};
 use crate::program::{Daemon, Finished, Program};
 use crate::workload::Prng;
 use crate::world::{World, WorldOptions};
@@ -406,6 +406,12 @@ impl Story {
         let mut names = Vec::new();
         for place in places {
             let table = &self.tables[*place];
+            // Rows are told apart by all of their values, and not by the key: such a table is left alone.
+            let by_loose_key = table.identity == Identity::FullBesidePrimary
+                && table.key.iter().any(|&place| table.columns[place].kind.name == "ci_text");
+            if table.identity == Identity::FullBesideDeferrable || by_loose_key {
+                continue;
+            }
             names.push(table.name.clone());
             // Nobody's foreign keys: only these rows are spoiled.
             let mut sql = format!(
@@ -418,13 +424,18 @@ impl Story {
                 let column = &table.columns[*place].name;
                 write!(
                     sql,
-                    "UPDATE {0} SET {column} = NULL WHERE (tableoid, ctid) IN (SELECT tableoid, ctid FROM {0} LIMIT 2);",
+                    "DO $$ BEGIN
+                     UPDATE {0} SET {column} = NULL WHERE (tableoid, ctid) IN (SELECT tableoid, ctid FROM {0} LIMIT 2);
+                     EXCEPTION WHEN integrity_constraint_violation THEN NULL; END $$;",
                     table.name
                 )
                 .expect("a String takes all");
             }
             self.told.push(format!("-- here: {sql}"));
             self.world.target.execute(&sql).await;
+        }
+        if names.is_empty() {
+            return Ok(());
         }
         let list = names.join(",");
         let arguments = ["replay", "--yes", "--from", "2000-01-01", "--to", "2100-01-01", "--tables", &list];
