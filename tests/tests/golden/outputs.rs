@@ -12,6 +12,8 @@ async fn copy() -> LocalCopy {
     let mut copy = LocalCopy::start(TABLES).await;
     // Forged changes are of a fixed time in the past; the copy is not to be called old for it.
     copy.set("SYNCDATA_STALE_AFTER", "3650d");
+    // Each segment by itself: how many of them share a transaction depends on how fast they come.
+    copy.set("SYNCDATA_APPLY_BATCH_CHANGES", "1");
     copy.forge.relation("users", &["id integer not null", "name text"], &["id"]);
     copy.forge.relation("orders", &["id integer not null", "user_id integer"], &["id"]);
     copy.forge.segment(&[
