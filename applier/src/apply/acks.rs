@@ -12,7 +12,7 @@ use syncdata_formats::manifest::FORMAT;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::Timestamp;
 
-use crate::archive::fetch::Source;
+use crate::archive::source::Source;
 use crate::plan::state::State;
 use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::local::Local;
@@ -23,7 +23,7 @@ const RENEW_AFTER: Duration = Duration::from_secs(6 * 3600);
 /// As much of the database's name as a file name has room for, beside two numbers.
 const DATABASE_CHARS_MAX: usize = 30;
 
-/// See the module. One for each process.
+/// Writes this reader's acknowledgements; one for each process.
 #[derive(Debug, Default)]
 pub struct Acks(Mutex<Told>);
 

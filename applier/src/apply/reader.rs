@@ -72,7 +72,7 @@ pub enum Item<P> {
     Held { table: String, with: Vec<String>, place: Place },
 }
 
-/// What was handed out of a segment.
+/// How much of a segment was handed out.
 #[derive(Debug)]
 pub struct SegmentEnd {
     pub seq: u64,

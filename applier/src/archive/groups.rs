@@ -8,7 +8,8 @@ use syncdata_formats::error::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Manifest;
 
-use crate::archive::fetch::{Fetched, Source};
+use crate::archive::fetch::Fetched;
+use crate::archive::source::Source;
 use crate::plan;
 
 /// Each segment of a group holds room in the cache until the group is committed.

@@ -13,7 +13,8 @@ use syncdata_service::config::Config;
 use syncdata_service::own_files;
 use tempfile::TempDir;
 
-use crate::archive::fetch::{Fetched, Source};
+use crate::archive::fetch::Fetched;
+use crate::archive::source::Source;
 
 const PREFIX: &str = "by-hand-";
 

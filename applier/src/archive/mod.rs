@@ -1,5 +1,6 @@
 //! Manifests and files of the archive, verified, on this host.
 
+mod cache;
 pub mod fetch;
 pub(crate) mod groups;
 pub mod hand_files;
@@ -7,5 +8,6 @@ pub mod open;
 mod proofs;
 pub mod range;
 pub mod silence;
+pub mod source;
 pub(crate) mod stretch;
 pub mod trail;

@@ -6,7 +6,7 @@ use syncdata_archive::ArchiveHandle;
 use syncdata_formats::error::Result;
 use syncdata_service::config::Config;
 
-use crate::archive::fetch::Source;
+use crate::archive::source::Source;
 
 /// For a pass, and for whoever reads documents only.
 pub fn open(config: &Config) -> Result<Source> {

@@ -5,18 +5,18 @@ use syncdata_formats::error::Result;
 use syncdata_formats::proof::{Buckets, ProofId, ProofManifest, ProvedTable};
 use uuid::Uuid;
 
-use crate::archive::fetch::Source;
+use crate::archive::source::Source;
 
 impl Source {
     /// `None`: it is not there, or not yet.
     pub async fn proof(&self, id: &ProofId, archive_id: Uuid) -> Result<Option<ProofManifest>> {
         let (id, key) = (id.clone(), self.verify_key().cloned());
-        self.on_archive(move |archive| proofs::read(archive, &id, Some(archive_id), key.as_ref())).await
+        self.ask(move |archive| proofs::read(archive, &id, Some(archive_id), key.as_ref())).await
     }
 
     /// What production's table was reduced to.
     pub async fn buckets(&self, id: &ProofId, table: &ProvedTable) -> Result<Buckets> {
         let (id, table) = (id.clone(), table.clone());
-        self.on_archive(move |archive| proofs::buckets(archive, &id, &table)).await
+        self.ask(move |archive| proofs::buckets(archive, &id, &table)).await
     }
 }

@@ -9,7 +9,7 @@ use syncdata_formats::manifest::Link;
 use syncdata_formats::time::Day;
 use uuid::Uuid;
 
-use crate::archive::fetch::Source;
+use crate::archive::source::Source;
 
 /// The manifests that end after `from`, up to `last`, which was applied: each is checked against the one before, and the
 /// last one against that link.

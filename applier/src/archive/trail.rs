@@ -8,8 +8,8 @@ use syncdata_formats::manifest::Link;
 use syncdata_formats::time::Day;
 use uuid::Uuid;
 
-use crate::archive::fetch::Source;
 use crate::archive::range::TimeRange;
+use crate::archive::source::Source;
 
 /// Read at once when somebody looks further back.
 const STRIDE: usize = 64;

@@ -63,35 +63,12 @@ pub(super) fn difference(column: &str, table: &Table) -> Difference {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::{Column as Local, Shape, TextEquality, UniqueIndex};
+    use crate::table::{Column as Local, UniqueIndex};
 
     fn table(columns: &[&str], unique: &[usize]) -> Table {
-        let column = |name: &&str| Local {
-            name: (*name).into(),
-            type_name: "integer".into(),
-            base_type: "pg_catalog.int4".into(),
-            text_equality: TextEquality::Exact,
-            equality: "=".into(),
-            attnum: 0,
-            is_loose: false,
-            is_by_name: false,
-            not_null: false,
-            has_default: false,
-            generated: false,
-            identity_always: false,
-            identity: false,
-        };
-        Table {
-            name: "t".parse().expect("a name"),
-            oid: 1,
-            shape: Shape::Ordinary,
-            columns: columns.iter().map(column).collect(),
-            unique: vec![UniqueIndex { columns: unique.to_vec(), immediate: true, overlaps: false }],
-            source_columns: Default::default(),
-            referenced_by: Vec::new(),
-            acts_on_delete: false,
-            acts_on_update: false,
-        }
+        let column = |name: &&str| Local::plain(name, "integer", "pg_catalog.int4");
+        let unique = UniqueIndex { columns: unique.to_vec(), immediate: true, overlaps: false };
+        Table::plain(columns.iter().map(column).collect(), vec![unique])
     }
 
     #[test]

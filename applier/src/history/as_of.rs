@@ -25,8 +25,8 @@ use syncdata_service::progress::{Progress, Unit};
 use super::Standing;
 use super::into::{Copies, copies, make_copy};
 use crate::apply::reader;
-use crate::archive::fetch::Source;
 use crate::archive::hand_files::HandFiles;
+use crate::archive::source::Source;
 use crate::archive::trail::Trail;
 use crate::batch::TxPlace;
 use crate::load::{self, Base, BaseKey, Copy, Halt, Known, Pair, Refusal};
@@ -60,7 +60,7 @@ pub struct Past {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PastTable {
-    /// Where its first rows are from.
+    /// The base that the table's first rows come from.
     pub base: String,
     pub rows: u64,
     /// Updates and deletes of rows that were not there.
@@ -174,7 +174,7 @@ impl Making<'_> {
         Ok(groups.into_values().collect())
     }
 
-    /// Tables of one base.
+    /// Tables that start from the same snapshot.
     async fn group(
         &mut self,
         base: &Base,

@@ -324,7 +324,7 @@ impl<'a> Looking<'a> {
 struct FeedTarget {
     target: Arc<Fit>,
     relation: Arc<syncdata_formats::manifest::Relation>,
-    /// Of a table with a key.
+    /// How keys are read off its records; `None` for a table without a key.
     shape: Option<Shape>,
 }
 

@@ -17,8 +17,8 @@ use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_service::config::split_list;
 use uuid::Uuid;
 
-use crate::archive::fetch::Source;
 use crate::archive::range::TimeRange;
+use crate::archive::source::Source;
 use crate::plan::state::TableState;
 use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::local::Local;

@@ -81,7 +81,7 @@ impl Copy {
     }
 }
 
-/// What some segments came to.
+/// Counts of what was applied while catching up.
 #[derive(Debug, Default)]
 pub(crate) struct CaughtUp {
     pub records: u64,

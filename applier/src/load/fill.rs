@@ -10,7 +10,7 @@ use syncdata_service::progress::{Progress, Unit};
 use tokio_postgres::error::SqlState;
 
 use super::{Base, Copy, Halt, is_of_a_row, parts, shadow};
-use crate::archive::fetch::Source;
+use crate::archive::source::Source;
 use crate::plan::offer::take_snapshot;
 use crate::table::{self, Difference, Table};
 use crate::target::postgres::local::Local;

@@ -18,8 +18,9 @@ use tokio_postgres::Client;
 
 use super::catch_up::{self, Copy, Known};
 use super::{Base, Halt, Refusal, Report, columns, fill, is_of_a_row, shadow};
-use crate::archive::fetch::{Fetched, Source};
+use crate::archive::fetch::Fetched;
 use crate::archive::groups::Groups;
+use crate::archive::source::Source;
 use crate::archive::stretch::stretch;
 use crate::plan::state::{Event, State, TableState};
 use crate::plan::{not_found, offer};
@@ -38,7 +39,7 @@ pub(super) struct Loader<'a> {
     pub report: &'a mut Report,
 }
 
-/// A group of tables under way.
+/// A group of tables that is being loaded.
 pub(super) struct Work<'a> {
     pub base: &'a Base,
     pub known: Known,

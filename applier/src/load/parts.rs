@@ -20,7 +20,8 @@ use syncdata_service::progress::Progress;
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
-use crate::archive::fetch::{FetchedPart, Source};
+use crate::archive::fetch::FetchedPart;
+use crate::archive::source::Source;
 use crate::table::{Difference, Table, lacking};
 use crate::target::postgres::apply::altered;
 

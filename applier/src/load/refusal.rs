@@ -27,7 +27,7 @@ pub(crate) struct Refusal {
 pub(crate) enum Halt {
     /// The table is in the way; the others go on.
     Refused(Refusal),
-    /// Nothing goes on.
+    /// The whole load ends.
     Failed(Error),
 }
 

@@ -10,7 +10,8 @@ use syncdata_service::faults;
 
 use crate::apply::lookahead::Ahead;
 use crate::apply::transaction::{self, Done, Rules};
-use crate::archive::fetch::{Fetched, Source};
+use crate::archive::fetch::Fetched;
+use crate::archive::source::Source;
 use crate::plan::Scope;
 use crate::proof::Proofs;
 use crate::target::postgres::apply::Writer;
@@ -19,7 +20,7 @@ use crate::target::postgres::local::Local;
 use crate::target::postgres::step::Prepared;
 use crate::target::postgres::transaction::Postgres;
 
-/// See the module.
+/// What a pass works with: archive, target, settings.
 #[derive(Debug)]
 pub struct PassContext<'a> {
     pub local: &'a Local,

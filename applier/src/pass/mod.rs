@@ -59,7 +59,7 @@ impl Report {
     }
 }
 
-/// See the module.
+/// One pass over what is new in the archive.
 #[derive(Debug)]
 pub struct Pass<'a> {
     context: PassContext<'a>,

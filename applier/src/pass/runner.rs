@@ -15,8 +15,8 @@ use super::{Pass, PassContext, Proving, Report, Tally};
 use crate::apply::acks::Acks;
 use crate::apply::transaction::Rules;
 use crate::archive;
-use crate::archive::fetch::Source;
 use crate::archive::silence::Silence;
+use crate::archive::source::Source;
 use crate::load::{self, Loaded};
 use crate::plan::state::State;
 use crate::proof::{self, Proofs};
@@ -74,7 +74,7 @@ impl Synced {
     }
 }
 
-/// See the module.
+/// Runs passes and loads side by side, and stops them.
 #[derive(Debug)]
 pub struct Runner {
     pub config: Config,

@@ -9,10 +9,10 @@ use syncdata_formats::head::{Head, Newest};
 use syncdata_formats::layout::SegmentName;
 use syncdata_formats::time::{Day, Timestamp};
 
-use crate::archive::fetch::Source;
+use crate::archive::source::Source;
 use crate::target::postgres::cursor::Checkpoint;
 
-/// See the module.
+/// The archive as one pass sees it.
 #[derive(Debug)]
 pub(super) struct View {
     pub head: Option<Head>,

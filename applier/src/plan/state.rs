@@ -30,7 +30,7 @@ pub enum State {
     Stale,
 }
 
-/// What happens to a table.
+/// An event that changes a table's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// It begins without a base: with the archive's first segment, or with the rows that an operator vouches for.

@@ -311,32 +311,9 @@ mod tests {
     }
 
     fn local(columns: &[(&str, &str)]) -> Table {
-        let column = |(name, type_name): &(&str, &str)| crate::table::Column {
-            name: (*name).into(),
-            attnum: 1,
-            type_name: (*type_name).into(),
-            base_type: (*type_name).into(),
-            text_equality: crate::table::TextEquality::Exact,
-            equality: "=".into(),
-            is_loose: false,
-            is_by_name: false,
-            not_null: false,
-            has_default: false,
-            generated: false,
-            identity_always: false,
-            identity: false,
-        };
-        Table {
-            name: "t".parse().expect("a name"),
-            oid: 1,
-            shape: Shape::Ordinary,
-            columns: columns.iter().map(column).collect(),
-            unique: vec![],
-            referenced_by: vec![],
-            acts_on_delete: false,
-            acts_on_update: false,
-            source_columns: Default::default(),
-        }
+        let column =
+            |&(name, type_name): &(&str, &str)| crate::table::Column::plain(name, type_name, type_name);
+        Table::plain(columns.iter().map(column).collect(), Vec::new())
     }
 
     #[test]

@@ -13,7 +13,7 @@ use syncdata_formats::proof::{Buckets, Cut, Layout, MarkedTable};
 use uuid::Uuid;
 
 use super::digest;
-use crate::archive::fetch::Source;
+use crate::archive::source::Source;
 use crate::archive::stretch::stretch;
 use crate::load::columns::{bridge, old_values};
 use crate::load::{self, Base, Copy, Halt, Known, shadow};

@@ -6,7 +6,7 @@ use syncdata_formats::proof::{Buckets, Comparison, Layout, ProofManifest, Proved
 use uuid::Uuid;
 
 use super::record::{self, Digested, Outcome, Verdict, Waiting};
-use crate::archive::fetch::Source;
+use crate::archive::source::Source;
 use crate::target::postgres::local::Local;
 
 /// Compares what waits with what has come. A proof that is refused says so of every table; the pass is none the worse.

@@ -111,7 +111,44 @@ pub struct Key {
     pub nettable: bool,
 }
 
+impl Column {
+    /// A column of which nothing is demanded, whose values are equal when their texts are.
+    pub fn plain(name: &str, type_name: &str, base_type: &str) -> Column {
+        Column {
+            name: name.to_owned(),
+            attnum: 0,
+            type_name: type_name.to_owned(),
+            base_type: base_type.to_owned(),
+            text_equality: TextEquality::Exact,
+            equality: "=".to_owned(),
+            is_loose: false,
+            is_by_name: false,
+            not_null: false,
+            has_default: false,
+            generated: false,
+            identity_always: false,
+            identity: false,
+        }
+    }
+}
+
 impl Table {
+    /// A table with these columns that no other one refers to.
+    #[cfg(test)]
+    pub fn plain(columns: Vec<Column>, unique: Vec<UniqueIndex>) -> Table {
+        Table {
+            name: "t".parse().expect("a name"),
+            oid: 1,
+            shape: Shape::Ordinary,
+            columns,
+            unique,
+            referenced_by: Vec::new(),
+            acts_on_delete: false,
+            acts_on_update: false,
+            source_columns: SourceColumns::default(),
+        }
+    }
+
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
     }

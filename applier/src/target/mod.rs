@@ -54,7 +54,7 @@ pub trait Target: Send {
     /// Without an answer it may or may not have happened: whoever tries again looks at the checkpoint.
     fn commit(&mut self, positions: &Positions) -> impl Future<Output = Result<()>> + Send;
 
-    /// After an error of any of these.
+    /// Ends the transaction after an error of any of the steps above.
     fn roll_back(&mut self) -> impl Future<Output = ()> + Send;
 }
 
@@ -95,7 +95,7 @@ pub struct SetAside {
     pub poison: Poison,
     pub record: Option<Found>,
     pub position: Position,
-    /// With what to do about it.
+    /// The reason, with the remedy.
     pub reason: String,
     /// What one TRUNCATE named with it, where that is the reason.
     pub held_with: Vec<TableName>,

@@ -135,7 +135,7 @@ impl Archiver {
         self.begin(&mut connection).await?.declare(upto, reason).await
     }
 
-    /// Notes that what nobody needs is gone.
+    /// Remembers that the archive was pruned for this day and snapshot.
     pub(crate) fn mark_pruned(&mut self) {
         self.pruned = Some(self.prune_occasion());
     }

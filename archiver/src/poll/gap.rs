@@ -34,44 +34,22 @@ pub(crate) fn covers(gaps: &[Gap], end: Lsn) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::capture::Memory;
-    use crate::spool::{Origin, Tip};
+    use crate::spool::Origin;
 
     fn lsn(position: u64) -> Lsn {
         Lsn::from_u64(position)
     }
 
     fn state() -> State {
-        State {
-            archive_id: uuid::Uuid::nil(),
-            source: Origin {
-                system_identifier: "7".into(),
-                timeline: 1,
-                database: "app".into(),
-                database_oid: 5,
-                slot: "syncdata_slot".into(),
-            },
-            tip: Tip { last: None, end_lsn: lsn(0x10) },
-            shipped: 0,
-            shipped_at: None,
-            covered_lsn: lsn(0x10),
-            covered_at: None,
-            gaps: Vec::new(),
-            newest_snapshot: None,
-            memory: Memory::default(),
-            captured: Default::default(),
-            shapes: Default::default(),
-            recent: Vec::new(),
-            warned: BTreeMap::new(),
-            warned_from: None,
-            slot_transactions: Some(9),
-            last_commit: None,
-            diverged: None,
-            rereading: None,
-        }
+        let source = Origin {
+            system_identifier: "7".into(),
+            timeline: 1,
+            database: "app".into(),
+            database_oid: 5,
+            slot: "syncdata_slot".into(),
+        };
+        State { slot_transactions: Some(9), ..State::new(uuid::Uuid::nil(), source, lsn(0x10)) }
     }
 
     fn facts() -> Facts {

@@ -2,7 +2,7 @@
 //!
 //! It counts from `restart_lsn`, which is what pins WAL.
 
-/// What the guard demands.
+/// What the WAL guard wants done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) enum Pressure {
     /// The slot keeps less than the guard, or everything that it keeps goes its ordinary way.

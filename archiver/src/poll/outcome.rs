@@ -11,7 +11,7 @@ use crate::source::catalog::{OldestTransaction, Position, Slot};
 use crate::source::connection::Connection;
 use crate::source::wal2json::plugin::Plugin;
 
-/// What a poll came to.
+/// The result of one poll.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub segments: u64,

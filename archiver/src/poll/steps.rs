@@ -28,7 +28,7 @@ use crate::source::wal2json::poison::Poison;
 use crate::source::wal2json::{Wal2json, slot};
 use crate::spool::{HeldSnapshot, Spool};
 
-/// One poll under way.
+/// The state of the poll that is running.
 pub(crate) struct Poll<'a> {
     pub config: &'a Config,
     pub shipper: &'a Shipper,
@@ -40,11 +40,11 @@ pub(crate) struct Poll<'a> {
     pub slot: Slot,
     pub source: &'a Wal2json,
     pub position: Position,
-    /// The catalog there.
+    /// The catalog as it is where this poll's reading ends.
     pub look: Look,
     /// What head.json says since this poll: all before is archived, by position and by clock.
     pub head: Option<(Lsn, Timestamp)>,
-    /// What stops the reading.
+    /// Where and why the reading has to end early.
     pub poison: Option<Poison>,
     /// An answer of the source could not be had, for whatever reason.
     pub answer_failed: bool,

@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 use crate::poll::guard::Pressure;
 use crate::poll::outcome::Outcome;
 
-/// As it was logged last.
+/// What the log last said, so that only changes are logged.
 #[derive(Debug, Default)]
 pub(crate) struct PollLog {
     away: Option<String>,

@@ -35,7 +35,7 @@ pub(crate) struct Inventory {
 pub(crate) struct SegmentEntry {
     pub file_name: String,
     pub bytes: u64,
-    /// `None` for what is not ours.
+    /// `None` when the file is not one of ours.
     pub segment: Option<SegmentName>,
     pub is_manifest: bool,
 }

@@ -34,7 +34,7 @@ use plan::Terms;
 
 pub(crate) use plan::Plan;
 
-/// What is asked for.
+/// The settings of one prune.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub keep_days: u32,
@@ -43,7 +43,7 @@ pub(crate) struct Wanted {
     /// Production's clock and the end of its WAL.
     pub clock: Timestamp,
     pub flush: Lsn,
-    /// Only says what would go.
+    /// Dry run: says what would be removed.
     pub dry_run: bool,
 }
 

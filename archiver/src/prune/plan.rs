@@ -36,9 +36,9 @@ pub(crate) struct Plan {
     pub segments: Vec<Removal>,
     /// Files of parts that no snapshot needs.
     pub parts: Vec<Removal>,
-    /// They are empty then, or stay.
+    /// Folders to remove if they are empty.
     pub folders: Vec<String>,
-    /// Why not more goes.
+    /// Why older files are kept.
     pub notes: Vec<String>,
 }
 

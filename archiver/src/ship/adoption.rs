@@ -28,7 +28,7 @@ pub(crate) struct Claims {
     /// Each with its segment.
     commits: Vec<(SegmentSeq, ArchivedCommit)>,
     gaps: Vec<Gap>,
-    /// What all of them captured.
+    /// The union of the tables that the adopted segments captured.
     capture: BTreeSet<TableName>,
     start_lsn: Lsn,
     end_lsn: Lsn,

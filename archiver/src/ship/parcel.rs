@@ -89,7 +89,7 @@ impl Parcel {
         changes && signed && has(self.manifest_path.file_name(), self.manifest.len() as u64)
     }
 
-    /// Reads it back.
+    /// Reads all its files back from the archive: whether they are there as they should be.
     pub(super) fn is_there(&self, archive: &mut dyn Archive) -> Result<bool> {
         let mut same = digest_of(archive, &self.manifest_path)? == Some(Digest::of(&self.manifest));
         if let Some((path, _, facts)) = &self.changes {

@@ -34,7 +34,7 @@ pub(crate) struct Shipper {
     archive: ArchiveHandle,
 }
 
-/// Where an archive ends.
+/// The last segment of an archive.
 #[derive(Debug)]
 pub(crate) struct End {
     /// After the last segment, and the timeline that this was read from; `None` without a segment.
@@ -44,7 +44,7 @@ pub(crate) struct End {
     pub after_slot: Vec<Verified>,
 }
 
-/// What a round of shipping came to.
+/// The result of one round of shipping.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
     pub segments: u64,

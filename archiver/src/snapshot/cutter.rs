@@ -21,7 +21,7 @@ impl Sizes {
     pub(crate) const OF_PARTS: Sizes = Sizes { min: 8 << 20, mean_beyond: 8 << 20, max: 32 << 20 };
 }
 
-/// Rows that follow each other.
+/// Consecutive rows that become one part of the copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
     pub content: Vec<u8>,

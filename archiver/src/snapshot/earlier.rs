@@ -15,7 +15,7 @@ use syncdata_formats::snapshot::{
 };
 use tracing::{info, warn};
 
-/// See the module.
+/// What earlier snapshots hold that this one may use again.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Earlier {
     /// The parts of each table in its newest sound copy, in their order.
@@ -103,7 +103,7 @@ impl Earlier {
         Bases { parts, by_key, next: 0 }
     }
 
-    /// Of every part of the earlier copy.
+    /// The contents of every part of the earlier copy of a table.
     pub(crate) fn contents_of(&self, table: &TableName) -> impl Iterator<Item = Digest> {
         self.tables.get(table).into_iter().flat_map(|parts| parts.iter().map(|part| part.content_sha256))
     }

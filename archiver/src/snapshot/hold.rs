@@ -84,7 +84,7 @@ fn is_the_end_of_the_session(said: &tokio_postgres::error::DbError) -> bool {
         || *said.code() == SqlState::NO_ACTIVE_SQL_TRANSACTION
 }
 
-/// The second session.
+/// The session that watches whether somebody waits for the first one's locks.
 #[derive(Debug)]
 pub(crate) struct Neighbours {
     session: Session,

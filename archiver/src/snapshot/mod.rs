@@ -74,7 +74,7 @@ pub(crate) struct Options {
     pub wait: Option<Duration>,
 }
 
-/// What was taken, in figures.
+/// The numbers of a finished snapshot.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Taken {
     pub id: String,
@@ -85,7 +85,7 @@ pub(crate) struct Taken {
     pub parts: u64,
     pub parts_reused: u64,
     pub parts_delta: u64,
-    /// Of rows, uncompressed.
+    /// Bytes of all rows before compression.
     pub content_bytes: u64,
     pub bytes_sent: u64,
     pub seconds: f64,
@@ -106,7 +106,7 @@ pub(crate) async fn take(
     Ok(taken)
 }
 
-/// One snapshot under way.
+/// The state of the snapshot that is being taken.
 struct Snapshot<'a> {
     config: &'a Config,
     options: &'a Options,
@@ -116,10 +116,10 @@ struct Snapshot<'a> {
     connection: Connection,
 }
 
-/// What came of copying a table.
+/// How copying one table ended.
 enum Copied {
     Whole(Vec<Stored>),
-    /// The others are none the worse.
+    /// The other tables can still be copied.
     Not(LeftOut),
 }
 

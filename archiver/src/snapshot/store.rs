@@ -30,7 +30,7 @@ pub(crate) struct Store {
     pub compression_level: i32,
     /// Everything is sent, whole: trusts nothing of earlier snapshots.
     pub full: bool,
-    /// What this snapshot has sent itself.
+    /// Contents that this snapshot has sent itself, with their files.
     pub sent: RefCell<HashMap<Digest, Vec<ChangeFile>>>,
     /// Files of earlier snapshots that were read back, and whether they are what their manifests say.
     pub sound: RefCell<HashMap<String, bool>>,

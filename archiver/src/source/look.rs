@@ -14,7 +14,7 @@ use crate::capture::{CatalogTable, RelationKind, UNLOGGED};
 const ATTEMPTS_MAX: u32 = 10;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
 
-/// See the module.
+/// The catalog at the end of one poll's reading.
 #[derive(Clone, Debug)]
 pub(crate) struct Look {
     pub schemas: BTreeSet<String>,

@@ -45,7 +45,7 @@ pub(crate) trait Source {
     /// Lets the source forget what committed up to there: all of it is safe.
     async fn acknowledge(&self, client: &Self::Client, upto: Lsn) -> Result<Self::Standing>;
 
-    /// What manifests say of it.
+    /// The source's kind and abilities as manifests record them.
     fn described(&self) -> Described;
 }
 
@@ -84,7 +84,7 @@ pub(crate) enum Described {
         slot: SlotName,
         /// `wal2json 2.7`, or what can be known of it.
         plugin: String,
-        /// What this plugin cannot say.
+        /// Values that this plugin cannot print.
         degraded: Vec<String>,
     },
 }

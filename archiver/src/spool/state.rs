@@ -25,7 +25,7 @@ use crate::capture::since::CaptureMemory;
 /// Gaps and warnings of ten thousand tables make less.
 const BYTES_MAX: usize = 64 << 20;
 
-/// What no segment can say.
+/// The part of a spool's state that cannot be read off its segments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
     pub archive_id: uuid::Uuid,
@@ -43,7 +43,7 @@ pub(crate) struct State {
     /// Gaps that no snapshot has mended yet.
     #[serde(default)]
     pub gaps: Vec<Gap>,
-    /// As of the last look at the archive.
+    /// The newest snapshot in the archive when it was last listed.
     #[serde(default)]
     pub newest_snapshot: Option<HeldSnapshot>,
     /// The captured tables, as the last answer left them.
@@ -52,7 +52,7 @@ pub(crate) struct State {
     /// Since when tables are captured.
     #[serde(default)]
     pub captured: CaptureMemory,
-    /// What their rows looked like.
+    /// The shape of each captured table's rows.
     #[serde(default)]
     pub shapes: ShapeMemory,
     /// Of the end of the chain, the newest first: what head.json lists.

@@ -4,36 +4,16 @@ use syncdata_formats::manifest::Gap;
 use syncdata_formats::name::TableName;
 
 use super::*;
-use crate::capture::Memory;
 
 fn state() -> State {
-    State {
-        archive_id: uuid::Uuid::nil(),
-        source: Origin {
-            system_identifier: "7".into(),
-            timeline: 1,
-            database: "app".into(),
-            database_oid: 5,
-            slot: "syncdata_slot".into(),
-        },
-        tip: Tip { last: None, end_lsn: Lsn::from_u64(0x10) },
-        shipped: 0,
-        shipped_at: None,
-        covered_lsn: Lsn::from_u64(0x10),
-        covered_at: None,
-        gaps: Vec::new(),
-        newest_snapshot: None,
-        memory: Memory::default(),
-        captured: Default::default(),
-        shapes: Default::default(),
-        recent: Vec::new(),
-        warned: BTreeMap::new(),
-        warned_from: None,
-        slot_transactions: None,
-        last_commit: None,
-        diverged: None,
-        rereading: None,
-    }
+    let source = Origin {
+        system_identifier: "7".into(),
+        timeline: 1,
+        database: "app".into(),
+        database_oid: 5,
+        slot: "syncdata_slot".into(),
+    };
+    State::new(uuid::Uuid::nil(), source, Lsn::from_u64(0x10))
 }
 
 fn gap_manifest(state: &State, to: u64) -> Manifest {

@@ -8,21 +8,28 @@ use syncdata_tests::postgres::PostgresServer;
 
 use crate::archiver::Archiver;
 use crate::measure::{ratio, release, spread, timed};
-use crate::source::{copy_slot, loaded_source, server};
+use crate::source::{copy_slot, load, new_source, server};
 use crate::{Arguments, Workload, say};
 
 pub(crate) async fn run(Workload { name, sql, .. }: Workload, arguments: &Arguments) {
-    let source = loaded_source(sql, arguments.rows).await;
+    let source = new_source(sql).await;
     let mut target = server("postgres").await;
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     copy_slot(&source, "captured").await;
     let archiver = Archiver::new(&source, folder.path(), "captured");
+    // The copies begin while production has the same rows.
+    archiver.run();
+    for round in 0..arguments.rounds {
+        fresh(&mut target, &format!("ours_{round}"), sql).await;
+        applier(&target, folder.path(), &archiver.archive, &["add-tables", "--from", "now", "public.*"]);
+    }
+    load(&source, arguments.rows).await;
     archiver.run();
     let mut ours = Vec::new();
     let mut native = Vec::new();
     for round in 0..arguments.rounds {
-        fresh(&mut target, &format!("ours_{round}"), sql).await;
-        ours.push(apply(&target, folder.path(), &archiver.archive));
+        target.use_database(&format!("ours_{round}"));
+        ours.push(applier(&target, folder.path(), &archiver.archive, &["sync"]));
         assert_same(&source, &target).await;
         fresh(&mut target, &format!("native_{round}"), sql).await;
         native.push(replicate(&source, &target, round).await);
@@ -44,7 +51,7 @@ async fn fresh(target: &mut PostgresServer, database: &str, sql: &str) {
     target.execute("CHECKPOINT").await;
 }
 
-fn apply(target: &PostgresServer, folder: &Path, archive: &Path) -> Duration {
+fn applier(target: &PostgresServer, folder: &Path, archive: &Path, arguments: &[&str]) -> Duration {
     let config = folder.join(format!("{}.toml", target.database()));
     let settings = format!(
         "archive_dir = {archive:?}\ncache_dir = {:?}\npg_host = {:?}\npg_port = {}\npg_user = {:?}\npg_database = {:?}\n",
@@ -55,13 +62,9 @@ fn apply(target: &PostgresServer, folder: &Path, archive: &Path) -> Duration {
         target.database()
     );
     std::fs::write(&config, settings).expect("the folder is ours");
-    let applier = |arguments: &[&str]| {
-        let mut command = Command::new(release("syncdata-applier"));
-        command.args(arguments).arg("--config").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
-        timed(command)
-    };
-    applier(&["add-tables", "public.*"]);
-    applier(&["sync"])
+    let mut command = Command::new(release("syncdata-applier"));
+    command.args(arguments).arg("--config").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
+    timed(command)
 }
 
 /// From the start of the subscription until the last change is there.

@@ -4,15 +4,25 @@ use syncdata_tests::postgres::{PostgresOptions, PostgresServer};
 
 /// A server with a backlog behind the slot `base`.
 pub(crate) async fn loaded_source(sql: &str, rows: u64) -> PostgresServer {
+    let source = new_source(sql).await;
+    load(&source, rows).await;
+    source
+}
+
+/// A server with the tables as they are before the changes, and slots that will see them.
+pub(crate) async fn new_source(sql: &str) -> PostgresServer {
     let source = server("app").await;
     source.execute(sql).await;
     source.execute("CREATE PUBLICATION everything FOR ALL TABLES").await;
     source.execute("SELECT pg_create_logical_replication_slot('base', 'wal2json')").await;
     source.execute("SELECT pg_create_logical_replication_slot('base_native', 'pgoutput')").await;
+    source
+}
+
+pub(crate) async fn load(source: &PostgresServer, rows: u64) {
     source.execute(&format!("CALL load({rows})")).await;
     source.execute("INSERT INTO done VALUES (1)").await;
     source.execute("CHECKPOINT").await;
-    source
 }
 
 /// Both sides alike.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use syncdata_applier::apply::lookahead::Ahead;
 use syncdata_applier::apply::transaction::{self, Rules};
-use syncdata_applier::archive::fetch::Source;
+use syncdata_applier::archive::source::Source;
 use syncdata_applier::batch::{Batch, Cell, Record};
 use syncdata_applier::plan::Scope;
 use syncdata_applier::plan::position::Checkpoint;

@@ -14,7 +14,7 @@ use crate::table::{Column, TextEquality};
 /// Shown of the rows that could not be rebuilt.
 const EXAMPLES_MAX: i64 = 20;
 
-/// What was written.
+/// Counts of the rows that a merge wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Changed {
     pub inserted: u64,

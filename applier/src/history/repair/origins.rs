@@ -66,7 +66,7 @@ impl Search {
         search
     }
 
-    /// Nothing is looked for any more.
+    /// Every wanted row has been found.
     pub(super) fn is_done(&self) -> bool {
         self.waiting.is_empty() && self.open.is_empty()
     }

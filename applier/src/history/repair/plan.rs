@@ -14,7 +14,7 @@ use crate::plan::state::{State, TableState};
 use crate::plan::{concerns, not_found};
 use crate::table::{self, Table};
 
-/// See the module.
+/// The plan of one replay.
 #[derive(Debug, Default)]
 pub struct Plan {
     pub tables: BTreeMap<TableName, TablePlan>,

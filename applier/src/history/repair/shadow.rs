@@ -46,7 +46,7 @@ impl RowState {
     }
 }
 
-/// See the module.
+/// The scratch table in which the wanted rows are put together.
 #[derive(Debug)]
 pub(super) struct Shadow {
     pub live: Arc<Table>,
@@ -92,9 +92,11 @@ impl Shadow {
             )));
         }
         let mut columns: Vec<Column> = live.columns.iter().map(plain).collect();
-        columns.push(own(STATE.to_owned(), "text", "text"));
+        columns.push(Column::plain(STATE, "text", "pg_catalog.text"));
         if has_holes {
-            columns.extend((0..groups.len()).map(|group| own(known(group), "boolean", "bool")));
+            columns.extend(
+                (0..groups.len()).map(|group| Column::plain(&known(group), "boolean", "pg_catalog.bool")),
+            );
         }
         let described = columns.iter().map(|column| manifest::Column {
             name: column.name.clone(),
@@ -218,24 +220,6 @@ fn plain(column: &Column) -> Column {
         identity_always: false,
         generated: column.generated,
         ..column.clone()
-    }
-}
-
-fn own(name: String, type_name: &str, base: &str) -> Column {
-    Column {
-        name,
-        attnum: 0,
-        type_name: type_name.to_owned(),
-        base_type: format!("pg_catalog.{base}"),
-        text_equality: TextEquality::Exact,
-        equality: "=".to_owned(),
-        is_loose: false,
-        is_by_name: false,
-        not_null: false,
-        has_default: false,
-        generated: false,
-        identity_always: false,
-        identity: false,
     }
 }
 

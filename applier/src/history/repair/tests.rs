@@ -9,39 +9,16 @@ use super::origins::Search;
 use super::scan::TableScan;
 use crate::batch::{Place, TxPlace};
 use crate::history::keys::{KeyHash, KeyHasher, Shape, Touch};
-use crate::table::{self, Column, Table, TextEquality, UniqueIndex};
+use crate::table::{Column, Table, UniqueIndex};
 
 fn column(name: &str) -> Column {
-    Column {
-        name: name.into(),
-        attnum: 0,
-        type_name: "text".into(),
-        base_type: "pg_catalog.text".into(),
-        text_equality: TextEquality::Exact,
-        equality: "=".into(),
-        is_loose: false,
-        is_by_name: false,
-        not_null: false,
-        has_default: false,
-        generated: false,
-        identity_always: false,
-        identity: false,
-    }
+    Column::plain(name, "text", "pg_catalog.text")
 }
 
 /// A table of `id` and `big`, which is not always sent.
 fn shape(hasher: &KeyHasher) -> Shape {
-    let table = Table {
-        name: "t".parse().expect("a name"),
-        oid: 1,
-        shape: table::Shape::Ordinary,
-        columns: vec![column("id"), column("big")],
-        unique: vec![UniqueIndex { columns: vec![0], immediate: true, overlaps: false }],
-        referenced_by: Vec::new(),
-        acts_on_delete: false,
-        acts_on_update: false,
-        source_columns: Default::default(),
-    };
+    let unique = UniqueIndex { columns: vec![0], immediate: true, overlaps: false };
+    let table = Table::plain(vec![column("id"), column("big")], vec![unique]);
     let described = ["id", "big"].map(|name| Described {
         name: name.into(),
         type_name: "text".into(),

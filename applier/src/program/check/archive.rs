@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::failed;
 use crate::archive;
-use crate::archive::fetch::Source;
+use crate::archive::source::Source;
 
 /// How many of the newest manifests are searched for the shapes of tables.
 const MANIFESTS_MAX: usize = 32;

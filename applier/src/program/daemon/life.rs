@@ -19,7 +19,7 @@ use crate::target::postgres::local::{APPLICATION_NAME, Local};
 /// A status is answered within this, with or without the database.
 const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// What the daemon knows of its own work, for `status` and /health.
 #[derive(Debug)]
 pub(super) struct Life {
     start_time: Timestamp,

@@ -26,7 +26,7 @@ WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
     NotFound,
-    /// It is another table now.
+    /// The name belongs to another table now.
     Replaced,
     /// A partition is gone.
     PartGone,

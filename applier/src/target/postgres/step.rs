@@ -117,7 +117,7 @@ fn work(batch: &Batch, table: usize, copy_rows_min: usize) -> TableWork {
     TableWork { steps, expected_deletes: net.expected_deletes, missing: net.missing, in_order: net.in_order }
 }
 
-/// Without those that cannot differ.
+/// The columns that an update sets: key columns whose texts are equal need not be set.
 fn updated(table: &Table, keys: &[usize], mut columns: Vec<usize>) -> Vec<usize> {
     columns.retain(|&column| {
         let local = &table.columns[column];

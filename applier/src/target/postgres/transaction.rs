@@ -23,7 +23,7 @@ use crate::target::postgres::step::Prepared;
 use crate::target::postgres::{cursor, ledger, quarantine, schema};
 use crate::target::{Outcome, Positions, SetAside, Target, Violation};
 
-/// See the module.
+/// The transaction in which a group of segments is applied.
 #[derive(Debug)]
 pub struct Postgres<'a> {
     local: &'a Local,

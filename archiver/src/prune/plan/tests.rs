@@ -96,7 +96,7 @@ fn terms(keep_days: u32, captured: &BTreeSet<TableName>, now: Timestamp) -> Term
     Terms { archive_id: uuid::Uuid::nil(), keep_days, captured, now, flush: lsn(10_000) }
 }
 
-/// What holds of every plan.
+/// Checks what must be true of every plan.
 fn check(inventory: &Inventory, plan: &Plan) {
     let gone: BTreeSet<&str> = plan.removals().map(|removal| removal.path.as_str()).collect();
     let floor = plan.floor.or(inventory.floor.as_ref().map(|floor| floor.seq));

@@ -95,7 +95,7 @@ fn remedy(table: &Table, column: &Column) -> String {
     )
 }
 
-/// Both, of a base copy.
+/// What is wrong with a column that cannot hold a base copy, and the remedy.
 pub(crate) fn words(table: &Table, column: &Column) -> String {
     format!("{}; run: {}", what(table, column), remedy(table, column))
 }

@@ -121,7 +121,7 @@ impl Writer {
         Ok(())
     }
 
-    /// All of the batch, or nothing of it.
+    /// Applies the whole batch or nothing.
     pub async fn apply(&mut self, session: &Session, prepared: &Prepared) -> Result<Outcome> {
         let client = session.client();
         if let Some(rejection) = self.blocked_truncate(prepared) {

@@ -12,7 +12,7 @@ const STATEMENTS_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Statements {
     known: HashMap<String, (Statement, u64)>,
-    /// How often one was asked for.
+    /// Counts the uses of all statements: the smallest number beside one is the longest unused.
     clock: u64,
 }
 
