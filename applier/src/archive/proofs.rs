@@ -8,6 +8,15 @@ use uuid::Uuid;
 use crate::archive::source::Source;
 
 impl Source {
+    /// Every proof that is there whole, from the newest to the oldest.
+    pub async fn proof_ids(&self) -> Result<Vec<ProofId>> {
+        self.ask(|archive| {
+            let found = proofs::file_names(archive)?.into_iter().rev();
+            Ok(found.filter(|(_, entries)| proofs::has_manifest(entries)).map(|(id, _)| id).collect())
+        })
+        .await
+    }
+
     /// `None`: it is not there, or not yet.
     pub async fn proof(&self, id: &ProofId, archive_id: Uuid) -> Result<Option<ProofManifest>> {
         let (id, key) = (id.clone(), self.verify_key().cloned());

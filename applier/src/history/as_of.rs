@@ -23,20 +23,19 @@ use syncdata_service::config::Config;
 use syncdata_service::progress::{Progress, Unit};
 
 use super::Standing;
-use super::into::{Copies, copies, make_copy};
+use super::into::{Copies, copies, fill_copy, make_copy};
 use crate::apply::reader;
 use crate::archive::hand_files::HandFiles;
 use crate::archive::source::Source;
 use crate::archive::trail::Trail;
 use crate::batch::TxPlace;
-use crate::load::{self, Base, BaseKey, Copy, Halt, Known, Pair, Refusal};
+use crate::load::{self, Base, BaseKey, Copy, Halt, Known, Refusal};
 use crate::plan::{GapName, concerns, not_found};
-use crate::table::{self, Table};
-use crate::target::postgres::apply::{FREE_PLANS, Writer};
+use crate::table::Table;
+use crate::target::postgres::apply::Writer;
 use crate::target::postgres::cursor;
 use crate::target::postgres::ledger::{self, Entry};
 use crate::target::postgres::local::Local;
-use crate::target::postgres::schema;
 
 /// What an operator asks for.
 #[derive(Clone, Debug)]
@@ -274,26 +273,9 @@ impl Making<'_> {
     async fn bring_over(&mut self, live: &TableName, copy: &Copy, name: &TableName) -> Result<u64> {
         let client = self.local.session.client();
         make_copy(client, live, name).await?;
-        let mut tables = schema::load(client, std::slice::from_ref(name)).await?;
-        let Some(table) = tables.remove(name) else {
-            return Err(cannot_be_made(Halt::refused(live, "its copy is not there")));
-        };
-        let table = Arc::new(table);
-        let target = table::fit(&copy.relation, &table)
-            .map_err(|difference| cannot_be_made(Halt::refused(live, difference)))?;
-
-        client.batch_execute(FREE_PLANS).await.context(|| "preparing the transaction".to_owned())?;
-        let key: &[usize] = if target.key.arbiter { &target.key.columns } else { &[] };
-        let pair = Pair {
-            table: &table,
-            shadow: &copy.shadow,
-            key,
-            columns: copy.columns.clone(),
-            replica: self.local.replica,
-        };
-        let changes = pair.bring_over(client).await?;
+        let (_, rows) = fill_copy(self.local, live, copy, name).await.map_err(cannot_be_made)?;
         self.writer.begin(client).await?;
-        Ok(changes.inserted)
+        Ok(rows)
     }
 
     async fn log(&self) -> Result<()> {

@@ -24,9 +24,10 @@ use crate::archive::hand_files::HandFiles;
 use crate::archive::range::TimeRange;
 use crate::archive::trail::Trail;
 use crate::batch::{Batch, Limits, Place};
+use crate::load::{Copy, Halt, Pair};
 use crate::plan::not_found;
 use crate::table::{self, Fit, Table};
-use crate::target::postgres::apply::{Outcome, Writer};
+use crate::target::postgres::apply::{FREE_PLANS, Outcome, Writer};
 use crate::target::postgres::ledger::{self, Entry};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::schema;
@@ -108,6 +109,33 @@ pub(super) async fn make_copy(client: &Client, live: &TableName, copy: &TableNam
     let like = format!("CREATE TABLE {} (LIKE {} INCLUDING ALL)", copy.sql(), live.sql());
     client.batch_execute(&like).await.context(|| format!("making {copy}"))?;
     Ok(())
+}
+
+/// Brings the rows of a shadow into a table that was made like the live one. How many they are.
+pub(super) async fn fill_copy(
+    local: &Local,
+    live: &TableName,
+    copy: &Copy,
+    name: &TableName,
+) -> Result<(Arc<Table>, u64), Halt> {
+    let client = local.session.client();
+    let mut tables = schema::load(client, std::slice::from_ref(name)).await?;
+    let Some(table) = tables.remove(name) else {
+        return Err(Halt::refused(live, "its copy is not there"));
+    };
+    let table = Arc::new(table);
+    let target = table::fit(&copy.relation, &table).map_err(|difference| Halt::refused(live, difference))?;
+
+    client.batch_execute(FREE_PLANS).await.context(|| "preparing the transaction".to_owned())?;
+    let key: &[usize] = if target.key.arbiter { &target.key.columns } else { &[] };
+    let columns = match copy.columns.as_slice() {
+        // The archive has not said yet which there are: no row has come.
+        [] => (0..table.columns.len()).filter(|place| !table.columns[*place].generated).collect(),
+        columns => columns.to_vec(),
+    };
+    let pair = Pair { table: &table, shadow: &copy.shadow, key, columns, replica: local.replica };
+    let rows = pair.bring_over(client).await?.inserted;
+    Ok((table, rows))
 }
 
 struct Looking<'a> {

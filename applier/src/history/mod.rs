@@ -1,7 +1,8 @@
 //! What operators do with the archive by hand: repair the rows of a stretch of time, look at that stretch in copies, make
-//! tables as they were at a moment, read every change of one row.
+//! tables as they were at a moment, read every change of one row, try whether a table can be restored.
 
 mod as_of;
+mod drill;
 mod into;
 mod keys;
 mod repair;
@@ -24,6 +25,7 @@ use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::local::Local;
 
 pub use self::as_of::{AsOf, Past, PastTable, as_of};
+pub use self::drill::{Drill, drill};
 pub use self::into::look;
 pub use self::repair::{Changed, Known, NotRebuilt, Plan, TablePlan, repair};
 pub use self::report::{Report, TableReport};

@@ -18,6 +18,7 @@ use super::{check, client, commands, daemon};
 use crate::operations::Answer;
 use crate::operations::as_of::as_of;
 use crate::operations::clear::clear;
+use crate::operations::drill::drill;
 use crate::operations::history::history;
 use crate::operations::list_tables::list_tables;
 use crate::operations::remove_tables::remove_tables;
@@ -116,6 +117,11 @@ enum Command {
     /// Whether tables are what production had, by its newest proof
     #[command(subcommand)]
     Consistency(Consistency),
+    /// Restore a table from the archive alone, beside the live one, and compare it with the newest proof; nothing stays
+    Drill {
+        /// Instead of any that a proof covers
+        table: Option<String>,
+    },
     /// Prove that the archive, or manifests named by hand, are sound; changes nothing
     Verify(verify::Arguments),
     /// Bring rows that changed in a stretch of time back to what the archive says of them, or show it in copies
@@ -202,6 +208,7 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
         Command::Resync { tables, all, adopt } => {
             commands::resync(config, Resync::new(tables, all, adopt)?).await?
         }
+        Command::Drill { table } => drill(&config, table.as_deref()).await?,
         Command::Consistency(asked) => asked.answer(&config).await?,
         Command::Clear { yes } => clear(&config, |question| Ok(yes || confirm("clear", question)?)).await?,
         Command::AsOf(arguments) => as_of(&config, &arguments.order()).await?,

@@ -142,7 +142,7 @@ fn prepared(
 }
 
 /// Whether the local columns print as production's do.
-fn comparable(layout: &Layout, relation: &Relation, local: &Table) -> Result<(), String> {
+pub(crate) fn comparable(layout: &Layout, relation: &Relation, local: &Table) -> Result<(), String> {
     for (name, type_name) in layout.columns.iter().zip(&layout.types) {
         let Some(place) = local.column(name) else {
             return Err(format!("column {name} is missing here"));
@@ -247,8 +247,9 @@ async fn read_rows(client: &Client, task: &Task) -> Result<Result<Buckets, &'sta
     if files(client, task.local.oid).await? != task.files {
         return Ok(Err("truncated meanwhile"));
     }
-    let buckets =
-        rows(client, &task.local, &task.layout, task.k).await.map_err(|error| error.context(doing()))?;
+    let buckets = rows(client, &task.local, &task.layout, task.k, drop)
+        .await
+        .map_err(|error| error.context(doing()))?;
     // A partition can come or go while rows are read.
     if files(client, task.local.oid).await? != task.files {
         return Ok(Err("truncated meanwhile"));
@@ -256,14 +257,21 @@ async fn read_rows(client: &Client, task: &Task) -> Result<Result<Buckets, &'sta
     Ok(Ok(buckets))
 }
 
-/// All rows of a table that this session sees, as they lie.
-pub(super) async fn rows(client: &Client, table: &Table, layout: &Layout, k: u8) -> Result<Buckets> {
+/// All rows of a table that this session sees, as they lie. `told` hears how many they are so far.
+pub(crate) async fn rows(
+    client: &Client,
+    table: &Table,
+    layout: &Layout,
+    k: u8,
+    mut told: impl FnMut(u64),
+) -> Result<Buckets> {
     let statement = copy_statement(table, &layout.columns);
     let answer = client.copy_out(&statement).await.context(|| statement.clone())?;
     let mut answer = std::pin::pin!(answer);
     let mut digester = Digester::new(layout.clone(), k);
     while let Some(piece) = answer.try_next().await.context(|| "reading rows".to_owned())? {
         digester.push(&piece)?;
+        told(digester.rows());
     }
     digester.finish()
 }

@@ -28,8 +28,11 @@ use crate::plan::position::Applied;
 use crate::target::postgres::cursor::Checkpoint;
 use crate::target::postgres::local::Local;
 
+pub(crate) use self::digest::{comparable, rows as digest_of_rows};
+pub(crate) use self::rebuilt::Wanted;
 pub use self::record::{Check, Found, TableFound, checks, found};
 pub use self::verdict::judge;
+pub(crate) use self::verdict::{left_out, word};
 
 /// The digests that are under way in this process.
 #[derive(Debug, Default)]

@@ -10,6 +10,7 @@ use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::manifest::Relation;
 use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{Buckets, Cut, Layout, MarkedTable};
+use syncdata_service::progress::{Progress, Unit};
 use uuid::Uuid;
 
 use super::digest;
@@ -28,7 +29,7 @@ use crate::target::postgres::local::Local;
 
 /// What the archive says of a table.
 #[derive(Debug)]
-pub(super) struct Rebuilt {
+pub(crate) struct Rebuilt {
     /// Of the table as of the cut; `None`: no base is old enough for it.
     pub at_cut: Option<Buckets>,
     /// As of the checkpoint.
@@ -37,7 +38,7 @@ pub(super) struct Rebuilt {
 }
 
 /// What is to be made.
-pub(super) struct Wanted<'a> {
+pub(crate) struct Wanted<'a> {
     pub local: &'a Local,
     pub source: &'a Source,
     pub archive_id: Uuid,
@@ -49,11 +50,17 @@ pub(super) struct Wanted<'a> {
 }
 
 /// Why the archive does not say how the table is, in words for an operator.
-pub(super) type Unknown = String;
+pub(crate) type Unknown = String;
 
 impl Wanted<'_> {
     /// Inside a transaction that somebody else ends.
     pub(super) async fn make(&self) -> Result<Result<Rebuilt, Unknown>> {
+        let shadow = shadow::make(self.local.session.client(), &self.table, 0).await?;
+        self.make_in(shadow).await
+    }
+
+    /// In a shadow that is there already: making one locks the live table until the transaction ends.
+    pub(crate) async fn make_in(&self, shadow: Arc<Table>) -> Result<Result<Rebuilt, Unknown>> {
         let name = &self.table.name;
         let base = match self.base().await? {
             Ok(base) => base,
@@ -65,7 +72,6 @@ impl Wanted<'_> {
             return Ok(Err(reason));
         }
         let client = self.local.session.client();
-        let shadow = shadow::make(client, &self.table, 0).await?;
         let mut copy = match load::fill(self.local, self.source, &base, &self.table, shadow).await {
             Ok(copy) => copy,
             Err(Halt::Refused(refusal)) => return Ok(Err(refusal.reason)),
@@ -83,7 +89,7 @@ impl Wanted<'_> {
         let at_cut = match self.proved.as_ref().filter(|(cut, _)| base_is_from_before(&base, cut)) {
             Some((_, marked)) => {
                 let (layout, shadow) = (Layout::of(&marked.relation), &copies[name].shadow);
-                Some(digest::rows(client, shadow, &layout, marked.k).await?)
+                Some(digest::rows(client, shadow, &layout, marked.k, drop).await?)
             }
             None => None,
         };
@@ -111,7 +117,10 @@ impl Wanted<'_> {
         Ok(match chosen {
             Choice::Snapshot(snapshot) => Ok(Base::Snapshot(snapshot)),
             Choice::Start(from) => Ok(Base::Start { over: false, from }),
-            Choice::Wait(id) => Err(format!("snapshot {id} is ahead of this copy: sync first")),
+            Choice::Wait(id) => Err(format!(
+                "snapshot {id} is from after {}: sync first, or have a new proof made",
+                self.applied.end_lsn
+            )),
             Choice::Nothing(reason) => Err(reason),
         })
     }
@@ -164,6 +173,9 @@ impl Wanted<'_> {
     ) -> Result<Result<(), Unknown>> {
         let mut writer = Writer::new(self.local.replica);
         writer.begin(self.local.session.client()).await?;
+        let bytes =
+            segments.iter().filter_map(|segment| segment.manifest().file.as_ref()).map(|file| file.bytes);
+        let mut progress = Progress::start("applying changes", Unit::Bytes, Some(bytes.sum()));
         for segment in segments {
             let manifest = segment.manifest();
             if manifest.tables.contains_key(&self.table.name) {
@@ -185,7 +197,9 @@ impl Wanted<'_> {
                 }
             }
             known.upto = known.upto.max(manifest.end_lsn);
+            progress.add(manifest.file.as_ref().map_or(0, |file| file.bytes));
         }
+        progress.finish();
         Ok(Ok(()))
     }
 }

@@ -136,8 +136,7 @@ fn said(table: &TableName, proved: &ProvedTable, layout: &Layout, comparison: &C
         verdict: if apart == 0 { "equal" } else { "differs" },
         detail: None,
     };
-    let mut left_out: Vec<&str> = layout.not_comparable.iter().map(String::as_str).collect();
-    left_out.extend(proved.not_comparable.iter().map(String::as_str));
+    let left_out = left_out(proved, layout);
     // Values that the stream does not say are in the image: what differs may be only these.
     let is_doubtful = !proved.not_comparable.is_empty();
     let (is_equal, is_whole) = (comparison.is_equal(), left_out.is_empty());
@@ -161,15 +160,25 @@ fn said(table: &TableName, proved: &ProvedTable, layout: &Layout, comparison: &C
         // Rows in a bucket that differs may agree: nobody knows before the archive was asked.
         differing: (is_equal && is_whole).then_some(0),
         score: (is_whole || !is_equal && !is_doubtful).then(|| score(comparison)),
-        verdict: match (is_equal, is_whole) {
-            (false, _) if is_doubtful => "not_proved",
-            (false, _) => "differs",
-            (true, true) => "equal",
-            (true, false) => "not_proved",
-        },
+        verdict: word(is_equal, is_whole, is_doubtful),
         detail: (!words.is_empty()).then(|| words.join("; ")),
     };
     vec![counts, hash]
+}
+
+/// Columns of which digests say nothing, or too much.
+pub(crate) fn left_out<'a>(proved: &'a ProvedTable, layout: &'a Layout) -> Vec<&'a str> {
+    layout.not_comparable.iter().chain(&proved.not_comparable).map(String::as_str).collect()
+}
+
+/// What was not compared is never called equal, and what the stream does not say is no difference.
+pub(crate) fn word(is_equal: bool, is_whole: bool, is_doubtful: bool) -> &'static str {
+    match (is_equal, is_whole) {
+        (false, _) if is_doubtful => "not_proved",
+        (false, _) => "differs",
+        (true, true) => "equal",
+        (true, false) => "not_proved",
+    }
 }
 
 fn score(comparison: &Comparison) -> String {

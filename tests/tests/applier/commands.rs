@@ -180,20 +180,34 @@ async fn settings_are_shown_with_their_origin_and_without_secrets() {
 }
 
 #[test]
-fn the_unit_file_is_sound_and_tightly_sandboxed() {
-    let unit = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/syncdata-applier.service");
-    let text = std::fs::read_to_string(unit).expect("the unit file is there");
+fn the_unit_files_are_sound_and_tightly_sandboxed() {
+    let units = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
+    let folder = tempfile::tempdir().expect("a folder");
     // systemd looks whether the program is there, which a machine that tests need not have installed.
     let program = "/usr/local/bin/syncdata-applier";
-    assert!(text.contains(&format!("ExecStart={program} start\n")) && text.contains("Type=notify\n"));
-    let folder = tempfile::tempdir().expect("a folder");
-    let copy = folder.path().join("syncdata-applier.service");
-    std::fs::write(&copy, text.replace(program, "/bin/true")).expect("a file");
-    for arguments in [&["verify", "--man=no"][..], &["security", "--offline=true", "--threshold=20"]] {
-        let output = std::process::Command::new("systemd-analyze").args(arguments).arg(&copy).output();
+    let copy = |name: &str| {
+        let text = std::fs::read_to_string(units.join(name)).expect("the unit file is there");
+        let copy = folder.path().join(name);
+        std::fs::write(&copy, text.replace(program, "/bin/true")).expect("a file");
+        (text, copy)
+    };
+    let analyze = |arguments: &[&str], unit: &std::path::Path| {
+        let output = std::process::Command::new("systemd-analyze").args(arguments).arg(unit).output();
         let output = output.expect("systemd-analyze is installed by scripts/install-deps");
         let words = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{words}\n{}", String::from_utf8_lossy(&output.stdout));
-        assert!(!words.contains("syncdata-applier.service"), "{words}");
+        assert!(!words.contains("syncdata-applier"), "{words}");
+    };
+    for (name, command, of) in [
+        ("syncdata-applier.service", "start", "notify"),
+        ("syncdata-applier-drill.service", "-v drill", "oneshot"),
+    ] {
+        let (text, copy) = copy(name);
+        assert!(text.contains(&format!("ExecStart={program} {command}\n")), "{name}");
+        assert!(text.contains(&format!("Type={of}\n")), "{name}");
+        analyze(&["verify", "--man=no"], &copy);
+        analyze(&["security", "--offline=true", "--threshold=20"], &copy);
     }
+    let (_, timer) = copy("syncdata-applier-drill.timer");
+    analyze(&["verify", "--man=no"], &timer);
 }

@@ -15,6 +15,7 @@ const LOCK_CLASS: i32 = 0x7379_6e63;
 const PASS_LOCK: i32 = 1;
 const DAEMON_LOCK: i32 = 2;
 const LOAD_LOCK: i32 = 3;
+const DRILL_LOCK: i32 = 4;
 
 /// Rows that readers hold locked: they win for so long, then the pass is tried again.
 pub(crate) const LOCK_TIMEOUT: &str = "10s";
@@ -25,6 +26,8 @@ const PASS_LOCK_PATIENCE: Duration = Duration::from_secs(30);
 const DAEMON_LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// A loader that has just ended may still have a session on the server.
 const LOAD_LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// The server notices within a second that a drill was killed.
+const DRILL_LOCK_PATIENCE: Duration = Duration::from_secs(10);
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
 pub const APPLICATION_NAME: &str = "syncdata-applier";
@@ -131,6 +134,22 @@ impl Local {
         let holder = self.holder(LOAD_LOCK).await?;
         Err(Error::new(Kind::Locked, format!("{holder} is loading tables of this database"))
             .hint("it takes what waits for a base when it has finished; syncdata-applier status shows how far it is"))
+    }
+
+    /// One drill at a time in a database. Ends with the session, which ends with this process: then the server breaks off
+    /// what it is doing for us.
+    pub async fn lock_drill(&self) -> Result<()> {
+        let look = "SET client_connection_check_interval = '1s'";
+        if let Err(error) = self.session.client().batch_execute(look).await {
+            // A server on a system that cannot tell it goes on to the end of the statement.
+            tracing::debug!(%error, "the server does not look whether we are there");
+        }
+        if self.lock(DRILL_LOCK, DRILL_LOCK_PATIENCE).await? {
+            return Ok(());
+        }
+        let holder = self.holder(DRILL_LOCK).await?;
+        Err(Error::new(Kind::Locked, format!("another drill is under way: {holder}"))
+            .hint("wait until it has finished, or end it with pg_terminate_backend"))
     }
 
     /// Whether somebody is loading base copies.

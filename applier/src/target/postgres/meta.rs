@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_5.sql"),
     include_str!("meta_6.sql"),
     include_str!("meta_7.sql"),
+    include_str!("meta_8.sql"),
 ];
 
 /// Names of ours that are never synced.
@@ -29,6 +30,7 @@ pub const TABLES: &[&str] = &[
     "data_sync_quarantine",
     "data_sync_consistency",
     "data_sync_digests",
+    "data_sync_drills",
     "data_sync_version",
 ];
 
