@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use syncdata_tests::postgres::PostgresServer;
 
-use crate::measure::{release, timed};
+use crate::measure::{release, timed, timed_with_peak};
 
 /// The release build, with an archive in a local folder: no network is measured.
 pub(crate) struct Archiver {
@@ -50,6 +50,14 @@ impl Archiver {
         let output = command.output().expect("the program is there");
         assert!(output.status.success(), "{command:?}: {}", output.status);
         serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// A proof of that table, and the MiB that it took.
+    pub(crate) fn proof(&self, table: &str) -> (Duration, f64) {
+        let mut command = Command::new(release("syncdata-archiver"));
+        command.args(["proof", "--tables", table, "--config"]).arg(&self.config);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        timed_with_peak(command)
     }
 
     pub(crate) fn archived_bytes(&self) -> u64 {

@@ -4,12 +4,14 @@
 //! `scripts/bench apply` applies one captured archive, and lets native logical replication apply the same changes.
 //! `scripts/bench snapshot` copies a table three times, unchanged and with 1 % of its rows updated, and has psql and zstd
 //! copy it too; `--rows 5000000` is 1 GB.
+//! `scripts/bench proof` digests a narrow and a wide table on both sides, and has psql copy them to nowhere.
 //! `scripts/bench verify` proves an archive, and has zstd and sha256sum look at the same files.
 
 mod apply;
 mod archiver;
 mod capture;
 mod measure;
+mod proof;
 mod snapshot;
 mod source;
 mod verify;
@@ -31,7 +33,7 @@ const WORKLOADS: [Workload; 3] = [
 pub(crate) struct Arguments {
     pub rows: u64,
     pub rounds: usize,
-    /// Of lines, for `verify`.
+    /// Of lines, for `verify`; of rows of each table, for `proof`.
     pub mib: u64,
     workloads: Vec<Workload>,
 }
@@ -66,6 +68,9 @@ async fn main() {
     if part == "snapshot" {
         return snapshot::run(&arguments).await;
     }
+    if part == "proof" {
+        return proof::run(&arguments).await;
+    }
     for workload in &arguments.workloads {
         match part.as_str() {
             "capture" => capture::run(*workload, &arguments).await,
@@ -77,7 +82,7 @@ async fn main() {
 
 fn usage() -> ! {
     say(
-        "usage: bench capture|apply [--workload mixed|inserts|hot] [--rows N] [--rounds N], bench snapshot [--rows N] [--rounds N], or bench verify [--mib N] [--rounds N]",
+        "usage: bench capture|apply [--workload mixed|inserts|hot] [--rows N] [--rounds N], bench snapshot [--rows N] [--rounds N], or bench proof|verify [--mib N] [--rounds N]",
     );
     std::process::exit(2)
 }

@@ -1,7 +1,7 @@
 //! Times, and what is said of them.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 pub(crate) fn timed(mut command: Command) -> Duration {
@@ -9,6 +9,29 @@ pub(crate) fn timed(mut command: Command) -> Duration {
     let status = command.status().expect("the program is there");
     assert!(status.success(), "{command:?}: {status}");
     start.elapsed()
+}
+
+/// How long it took, and the MiB of memory that it had at most.
+pub(crate) fn timed_with_peak(mut command: Command) -> (Duration, f64) {
+    let start = Instant::now();
+    let mut child = command.spawn().expect("the program is there");
+    let mut peak_kib = 0;
+    let status = loop {
+        peak_kib = peak_kib.max(high_water_mark(&child));
+        if let Some(status) = child.try_wait().expect("it is our child") {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    assert!(status.success(), "{command:?}: {status}");
+    (start.elapsed(), peak_kib as f64 / 1024.0)
+}
+
+/// 0 once it has ended.
+fn high_water_mark(child: &Child) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
 }
 
 /// Beside the profile that this example was built in.
@@ -31,8 +54,14 @@ pub(crate) fn spread(times: &[Duration]) -> String {
 
 /// Round by round, since a machine's pace drifts.
 pub(crate) fn ratio(ours: &[Duration], peers: &[Duration]) -> String {
+    let ratios = ratios(ours, peers);
+    format!("{:.2} [{:.2}..{:.2}]", ratios[ratios.len() / 2], ratios[0], ratios[ratios.len() - 1])
+}
+
+/// In their order.
+pub(crate) fn ratios(ours: &[Duration], peers: &[Duration]) -> Vec<f64> {
     let mut ratios: Vec<f64> =
         ours.iter().zip(peers).map(|(ours, peer)| ours.as_secs_f64() / peer.as_secs_f64()).collect();
     ratios.sort_by(f64::total_cmp);
-    format!("{:.2} [{:.2}..{:.2}]", ratios[ratios.len() / 2], ratios[0], ratios[ratios.len() - 1])
+    ratios
 }

@@ -3,11 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use futures_util::TryStreamExt as _;
 use rustix::process::Signal;
 use serde_json::Value;
 use syncdata_formats::digest::Digest;
-use syncdata_formats::proof::{Buckets, ProofManifest, RowHash};
+use syncdata_formats::manifest::Manifest;
+use syncdata_formats::proof::{Buckets, Digester, Layout, ProofManifest, RowHash};
 use syncdata_tests::World;
+use syncdata_tests::differential::image::PINNED;
 use syncdata_tests::program::Daemon;
 use syncdata_tests::world::WorldOptions;
 
@@ -165,6 +168,43 @@ async fn a_table_without_a_base_or_without_a_proof_is_not_drilled_with_the_reaso
     let detail = word(&drilled, "detail");
     assert!(detail.contains("rows when its capture began") && detail.contains("snapshot"), "{detail}");
     assert_eq!(noted(&world).await, ["equal".to_owned(), format!("not_proved {detail}")]);
+}
+
+/// Two ways to the same rows: a moment, and a place in the commit order.
+#[tokio::test]
+async fn tables_as_of_the_cut_have_the_buckets_of_the_proof() {
+    let world = proved().await;
+    let clock = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM pg_sleep(0.01)";
+    let time = world.source.value(clock).await;
+    world.source.query("SELECT pg_sleep(0.01)").await;
+    let later = "DELETE FROM accounts WHERE id < 500; TRUNCATE log; UPDATE parts SET v = NULL; DELETE FROM entries WHERE id < 9";
+    world.source.execute(later).await;
+    world.carry().await;
+    world.applier(["as-of", &time, "--into", "at_cut"]).succeed().await;
+
+    let folder = proofs(&world).pop().expect("a proof");
+    let read = |file: &Path| fs::read(file).expect("it is there");
+    let proof = ProofManifest::decode(&read(&folder.join(ProofManifest::FILE))).expect("sound");
+    let number = format!("{}-", proof.cut.seq);
+    let named_so =
+        |file: &PathBuf| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&number));
+    let manifest = files(&world.archive_dir().join("segments"), ".manifest.json").into_iter().find(named_so);
+    let manifest = Manifest::decode(&read(&manifest.expect("the cut's"))).expect("sound");
+    let mark = manifest.proof.expect("a mark");
+    let client = world.target.connect().await;
+    client.batch_execute(PINNED).await.expect("settings");
+    assert_eq!(proof.tables.len(), TABLES.len());
+    for (name, proved) in &proof.tables {
+        let layout = Layout::of(&mark.tables[name].relation);
+        let copy = format!("COPY at_cut.{} ({}) TO STDOUT", name.name(), layout.columns.join(", "));
+        let mut answer = std::pin::pin!(client.copy_out(&copy).await.expect("rows"));
+        let mut digester = Digester::new(layout, proved.k);
+        while let Some(piece) = answer.try_next().await.expect("rows") {
+            digester.push(&piece).expect("rows");
+        }
+        let theirs = Buckets::decode(proved, &read(&folder.join(&proved.file))).expect("sound");
+        assert!(digester.finish().expect("whole rows") == theirs, "{name}");
+    }
 }
 
 /// A table whose rows come only when whoever holds the lock lets them.

@@ -1,6 +1,7 @@
 //! Proofs end to end: production at work, the real programs, and an answer to "is the copy what production is?".
 
 mod alarms;
+mod damage;
 mod drills;
 mod refused;
 mod scene;
