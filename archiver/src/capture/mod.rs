@@ -108,6 +108,8 @@ pub(crate) struct Target {
     /// The relation is a partition of the table that it travels as.
     pub is_partition: bool,
     pub virtual_columns: Vec<String>,
+    /// All of its columns, in the order in which its rows say them. Empty when nobody knows.
+    pub columns: Vec<String>,
 }
 
 /// A table of whose changes some are missing, in the whole of an answer.
@@ -305,6 +307,7 @@ impl Capture {
             table: ancestor.name.clone(),
             is_partition: ancestor.oid != relation.oid,
             virtual_columns: relation.virtual_columns.clone(),
+            columns: in_order(&relation.columns),
         });
         if let Some(ancestor) = ancestor {
             self.tables.insert(ancestor.name.clone());
@@ -353,8 +356,15 @@ impl Capture {
 
 impl Target {
     fn own(table: &TableName) -> Target {
-        Target { table: table.clone(), is_partition: false, virtual_columns: Vec::new() }
+        Target { table: table.clone(), is_partition: false, virtual_columns: Vec::new(), columns: Vec::new() }
     }
+}
+
+/// Names of columns by their numbers.
+fn in_order(columns: &BTreeMap<String, i16>) -> Vec<String> {
+    let mut names: Vec<&String> = columns.keys().collect();
+    names.sort_by_key(|name| columns[*name]);
+    names.into_iter().cloned().collect()
 }
 
 impl Known {

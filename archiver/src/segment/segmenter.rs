@@ -18,9 +18,10 @@ use syncdata_formats::segment::{SegmentWriter, Summary};
 use syncdata_formats::snapshot::Seen;
 use syncdata_formats::{Error, Kind, Result};
 
+use crate::capture::shape::REWRITTEN;
 use crate::capture::{Capture, PARTITION, Tally, Target};
 use crate::segment::cut::{Place as CutPlace, Search};
-use crate::segment::targets::{Found, Targets, is_virtual};
+use crate::segment::targets::{Found, Order, Targets, is_virtual};
 use crate::source::event::{Action, Columns, Event, JsonString, Part, Place, Row, Transaction};
 use crate::spool::ArchivedCommit;
 
@@ -234,11 +235,21 @@ impl<'a, F: Files> Segmenter<'a, F> {
         let Some(target) = found.target(&self.tally) else { return Ok(()) };
         self.builder.begin(&target.table, op);
         let builder = &mut self.builder;
+        let (mut data, mut identity) = (Order::of(target), Order::of(target));
         row.columns.each(|part, column| match part {
             _ if is_virtual(target, column.name) => {}
-            Part::Columns => builder.data_column(column.name, &column.value),
-            Part::Identity => builder.old_key(column.name, &column.value),
+            Part::Columns => {
+                data.see(column.name);
+                builder.data_column(column.name, &column.value);
+            }
+            Part::Identity => {
+                identity.see(column.name);
+                builder.old_key(column.name, &column.value);
+            }
         })?;
+        if data.is_another || identity.is_another {
+            self.miss(&target.table, REWRITTEN);
+        }
         self.write(&target.table, op, row.place.lsn)
     }
 

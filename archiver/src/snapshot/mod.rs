@@ -158,7 +158,10 @@ impl<'a> Snapshot<'a> {
         if wanted.is_subset(&self.state.memory.captured()) {
             return Ok(());
         }
-        // Tables that are new since the last poll: whoever captures them knows them after this one.
+        // Tables that are new since the last poll: whoever captures them knows them after this one. A commit that did not
+        // wait for its flush is in the catalog before it is in the stream, and until then a gap of its table cannot be told.
+        let client = self.connection.session.client();
+        barrier::wait_for_flush(client, catalog::insert_position(client).await?).await?;
         poll().await?;
         if let Some(state) = Spool::peek_state(&self.config.spool_dir)? {
             self.state = state;

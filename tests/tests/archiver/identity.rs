@@ -413,6 +413,51 @@ async fn columns_that_change_names_in_the_middle_of_a_backlog_are_a_gap_of_their
     story.mend().await;
 }
 
+/// The catalog is the same before and after: only rows show that it was another one meanwhile.
+#[tokio::test]
+async fn columns_that_change_names_and_change_back_are_a_gap_of_their_table_alone() {
+    let mut story = Story::start(&["*"], ORDERS, &["a", "b", "orders"]).await;
+    let swap = |table: &str| {
+        format!(
+            "ALTER TABLE {table} RENAME id TO x; ALTER TABLE {table} RENAME day TO id; ALTER TABLE {table} RENAME x TO day"
+        )
+    };
+    let (a, orders) = (swap("a"), swap("orders"));
+    // A DELETE whose key names another row, and an INSERT whose values stand in each other's places.
+    for change in ["DELETE FROM a", "INSERT INTO a (id, day) VALUES (5, 6)", "UPDATE a SET note = 'x'"] {
+        let work = [
+            "DELETE FROM a; DELETE FROM b; INSERT INTO a VALUES (7, 8, 'a'), (9, 10, 'b')",
+            &a,
+            change,
+            &a,
+            "INSERT INTO b VALUES (8, 8, 'x')",
+        ];
+        assert_eq!(story.after(&work).await, only("a", REWRITTEN), "{change}");
+        assert_eq!((story.state("a").await, story.state("b").await), ("stale".into(), "live".into()));
+        story.mend().await;
+    }
+    // Of a partitioned table, whose partitions change with it.
+    let work = ["INSERT INTO orders VALUES (5, 15, 'a')", &orders, "DELETE FROM orders", &orders];
+    assert_eq!(story.after(&work).await, only("orders", REWRITTEN));
+    story.mend().await;
+    // With no row in between nothing is lost.
+    assert_eq!(story.after(&[&a, &a, "INSERT INTO a VALUES (17, 18, 'a')"]).await, NONE);
+}
+
+/// Its commit does not wait for the flush: the catalog shows it before the stream does.
+#[tokio::test]
+async fn a_snapshot_takes_a_table_that_was_made_anew_a_moment_ago() {
+    let mut story = Story::start(&["*"], ORDERS, &["a", "b"]).await;
+    story.world.source.execute("ALTER SYSTEM SET wal_writer_delay = '10s'").await;
+    story.world.source.execute("SELECT pg_reload_conf()").await;
+    let anew = "SET synchronous_commit = off; ALTER TABLE a RENAME TO old; ALTER TABLE b RENAME TO a";
+    story.world.source.execute(anew).await;
+    story.world.archiver(["snapshot"]).succeed().await;
+    story.world.source.execute("ALTER SYSTEM RESET wal_writer_delay").await;
+    story.world.source.execute("SELECT pg_reload_conf()").await;
+    story.mend().await;
+}
+
 /// Nobody has to change the settings for the others to go on.
 #[tokio::test]
 async fn a_listed_table_that_is_unlogged_now_is_a_gap_and_the_others_go_on() {

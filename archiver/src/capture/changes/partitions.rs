@@ -7,7 +7,9 @@ use syncdata_formats::snapshot::Seen;
 
 use super::storage::{Moved, moved};
 use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION, REWRITTEN};
-use crate::capture::{CatalogTable, DEPTH_MAX, Join, Known, Marks, RelationKind, Route, Target, Truncation};
+use crate::capture::{
+    CatalogTable, DEPTH_MAX, Join, Known, Marks, RelationKind, Route, Target, Truncation, in_order,
+};
 
 impl Changes<'_> {
     /// Their rows are in the table, and never in the stream: a gap when such a partition turns up. While it is there,
@@ -120,6 +122,7 @@ impl Changes<'_> {
                 is_partition: table != then.name,
                 table,
                 virtual_columns: now.virtual_columns.clone(),
+                columns: in_order(&now.columns),
             }),
             None => own(),
         };
@@ -161,8 +164,12 @@ impl Changes<'_> {
         if !self.capture.lists_name(table) {
             return;
         }
-        let target =
-            Target { table: table.clone(), is_partition: then.name != *table, virtual_columns: Vec::new() };
+        let target = Target {
+            table: table.clone(),
+            is_partition: then.name != *table,
+            virtual_columns: Vec::new(),
+            columns: in_order(&then.columns),
+        };
         let route = Route { oid: Some(oid), target: Some(target), doubts: BTreeSet::new() };
         self.capture.routes.entry(then.name.clone()).or_insert(route);
     }
