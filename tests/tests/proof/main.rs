@@ -1,8 +1,10 @@
 //! Proofs end to end: production at work, the real programs, and an answer to "is the copy what production is?".
 
 mod alarms;
+mod blame;
 mod damage;
 mod drills;
 mod refused;
 mod scene;
+mod told;
 mod verdicts;

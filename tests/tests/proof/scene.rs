@@ -54,6 +54,14 @@ pub(crate) async fn prove(world: &World) -> Value {
     made
 }
 
+/// The same of a copy that differs, which is said as an error and changes no exit code.
+pub(crate) async fn prove_differing(world: &World) -> Value {
+    let made = world.archiver(["proof", "--json"]).succeed().await.json();
+    let synced = world.applier(["sync"]).run().await.expect_code(0);
+    assert!(synced.stderr.contains("differs from production"), "{}", synced.stderr);
+    made
+}
+
 /// What is said of each table, in the order of their names; and the exit code.
 pub(crate) async fn status(world: &World) -> (Vec<Value>, Option<i32>) {
     let finished = world.applier(["consistency", "status", "--json"]).run().await;
