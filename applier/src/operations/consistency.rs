@@ -60,7 +60,7 @@ fn text(found: &Found) -> String {
             write!(words, "; blame: {blame}").expect("a String takes all");
         }
         if table.differs && verdict != "differs" {
-            words.push_str("; an earlier proof found that it differs, and nothing has cleared that");
+            words.push_str("; another check of it, or an earlier proof, found that it differs, and nothing has cleared that");
         }
         writeln!(text, "{}", escape_control(&words)).expect("a String takes all");
     }
@@ -78,6 +78,10 @@ pub enum CheckType {
     RowCount,
     /// The same rows, column by column
     DataHash,
+    /// No row refers to nothing that does not at production; made at once
+    ReferentialIntegrity,
+    /// No row breaks a rule of the settings that does not at production
+    BusinessRules,
 }
 
 impl CheckType {
@@ -85,6 +89,8 @@ impl CheckType {
         match self {
             CheckType::RowCount => "row_count",
             CheckType::DataHash => "data_hash",
+            CheckType::ReferentialIntegrity => "referential_integrity",
+            CheckType::BusinessRules => "business_rules",
         }
     }
 }
@@ -124,17 +130,17 @@ pub async fn check(
         (wanted.is_empty() || wanted.iter().any(|name| name.to_string() == check.table))
             && (types.is_empty() || types.iter().any(|of| of.as_str() == check.check_type))
     };
-    let checks: Vec<Check> = proof::checks(&local).await?.into_iter().filter(is_meant).collect();
-    let missing: Vec<String> = proof::found(&local)
-        .await?
-        .tables
-        .into_iter()
-        .map(|found| found.table)
-        .filter(|table| wanted.is_empty() || wanted.iter().any(|name| name.to_string() == *table))
-        .filter(|table| !checks.iter().any(|check| check.table == *table))
-        .collect();
+    let mut checks: Vec<Check> = proof::checks(&local).await?.into_iter().filter(is_meant).collect();
+    if types.is_empty() || types.contains(&CheckType::ReferentialIntegrity) {
+        let is_wanted = |name: &TableName| wanted.is_empty() || wanted.contains(name);
+        let now = proof::now::referential_integrity(config, &local, is_wanted).await?;
+        checks = with_now(checks, now);
+    }
+    let missing = match types.iter().all(|of| *of == CheckType::ReferentialIntegrity) && !types.is_empty() {
+        true => Vec::new(),
+        false => without_proof(&local, &wanted).await?,
+    };
     let differs = |check: &Check| check.verdict == "differs" && !check.is_repaired;
-    let is_compared = |check: &Check| matches!(check.verdict.as_str(), "equal" | "differs");
     let exit_code = match checks.iter().any(differs) {
         true => 1,
         false if checks.iter().all(is_compared) && missing.is_empty() => 0,
@@ -148,6 +154,29 @@ pub async fn check(
     Ok(Answer { exit_code, ..Answer::done(text, document) })
 }
 
+/// Tables that no proof has said anything of.
+async fn without_proof(local: &Local, wanted: &[TableName]) -> Result<Vec<String>> {
+    let found = proof::found(local).await?.tables.into_iter().filter(|found| found.proof_id.is_none());
+    let is_meant = |table: &String| wanted.is_empty() || wanted.iter().any(|name| name.to_string() == *table);
+    Ok(found.map(|found| found.table).filter(is_meant).collect())
+}
+
+fn is_compared(check: &Check) -> bool {
+    matches!(check.verdict.as_str(), "equal" | "differs")
+}
+
+/// What was found just now comes before what the newest proof says of the same, unless only the proof says anything.
+fn with_now(by_proof: Vec<Check>, now: Vec<Check>) -> Vec<Check> {
+    let is_same = |one: &Check, other: &Check| one.table == other.table && one.check_type == other.check_type;
+    let says_more = |check: &Check| {
+        is_compared(check) || !by_proof.iter().any(|other| is_same(check, other) && is_compared(other))
+    };
+    let mut checks: Vec<Check> = now.into_iter().filter(says_more).collect();
+    checks.extend(by_proof);
+    checks.sort_by(|one, other| (&one.table, &one.check_type).cmp(&(&other.table, &other.check_type)));
+    checks
+}
+
 fn check_line(check: &Check) -> String {
     let mut words = format!("{} {}: {}", check.table, check.check_type, check.verdict);
     if let Some(score) = &check.score {
@@ -157,7 +186,9 @@ fn check_line(check: &Check) -> String {
         write!(words, ", {local} rows here, {source} at production").expect("a String takes all");
     }
     write!(words, ", as of {}", check.cut_lsn.as_deref().unwrap_or("-")).expect("a String takes all");
-    if let Some(age) = check.age_seconds {
+    if check.proof_id.is_none() {
+        words.push_str(", now");
+    } else if let Some(age) = check.age_seconds {
         write!(words, ", {age} s ago").expect("a String takes all");
     }
     if let Some(detail) = &check.detail {

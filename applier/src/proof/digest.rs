@@ -10,14 +10,15 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Relation;
 use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{
-    Buckets, Cut, Digester, Layout, Mark, MarkedTable, ProofId, prints_alike_here,
+    Buckets, Cut, Digester, Layout, Mark, MarkedTable, ProofId, Violators, prints_alike_here,
 };
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, Rule};
 use syncdata_service::faults;
-use syncdata_service::postgres::ServerContext as _;
+use syncdata_service::postgres::{CatalogKey, Question, ServerContext as _};
 use tokio_postgres::Client;
 
 use super::GivenUp;
+use super::questions::{About, Answers, Asked, Open, Ready};
 use super::record::{self, Outcome};
 use crate::plan::state::{State, TableState};
 use crate::table::{Shape, Table};
@@ -59,6 +60,9 @@ struct Task {
     layout: Layout,
     k: u8,
     files: String,
+    /// What is asked after the digest, and what needs no asking.
+    questions: Vec<Open>,
+    answers: Answers,
 }
 
 impl Work {
@@ -80,7 +84,8 @@ impl Work {
             let task = match prepared(table, state, marked, here.remove(table), cut) {
                 Ok((local, layout, k)) => {
                     let files = files(client, local.oid).await?;
-                    Ok(Task { table: table.clone(), local, layout, k, files })
+                    let (questions, answers) = (Vec::new(), Answers::default());
+                    Ok(Task { table: table.clone(), local, layout, k, files, questions, answers })
                 }
                 Err(reason) => Err(reason),
             };
@@ -92,6 +97,8 @@ impl Work {
                 Err(reason) => drop(noted.insert(table.clone(), Some(reason))),
             }
         }
+        let keys = CatalogKey::all(client).await?;
+        put_questions(&mut tables, mark, &keys, &|name| states.contains_key(name), &config.rules);
         record::begin(local, mark, cut, &noted).await?;
         faults::hit("proof.begun")?;
         Ok(Work { id: mark.id.clone(), holder, snapshot, tables })
@@ -114,6 +121,27 @@ impl Work {
         };
         futures_util::future::join_all((0..SESSIONS).map(|_| reader())).await;
         drop(holder);
+    }
+}
+
+/// Questions can be asked of tables that are digested, and about tables that are.
+fn put_questions(
+    tasks: &mut VecDeque<Task>,
+    mark: &Mark,
+    keys: &[CatalogKey],
+    whitelist: &dyn Fn(&TableName) -> bool,
+    rules: &BTreeMap<String, Rule>,
+) {
+    let tables: BTreeMap<TableName, Table> =
+        tasks.iter().map(|task| (task.table.clone(), task.local.clone())).collect();
+    let ready = tables.iter().map(|(name, table)| {
+        let marked = mark.tables.get(name).expect("only what is marked is digested");
+        (name.clone(), Ready { table, marked })
+    });
+    let ready: BTreeMap<TableName, Ready<'_>> = ready.collect();
+    let asked = Asked { mark, keys, rules, whitelist, ready: &ready };
+    for task in tasks {
+        (task.questions, task.answers) = asked.of(&task.table);
     }
 }
 
@@ -166,8 +194,12 @@ async fn files(client: &Client, oid: u32) -> Result<String> {
 async fn one(config: &Config, id: &ProofId, snapshot: &str, task: &Task, given_up: &GivenUp) -> Result<()> {
     let local = Local::open_as(config, APPLICATION_NAME).await?;
     let watcher = Local::open_as(config, APPLICATION_NAME).await?;
-    let outcome = match digest(&local, &watcher, snapshot, task, given_up).await {
-        Ok(Ok(buckets)) => Outcome::Done { rows: buckets.rows(), buckets: buckets.encode()? },
+    let reading = read(local.session.client(), snapshot, task);
+    let outcome = match watched(&local, &watcher, task, given_up, reading).await {
+        Ok(Ok(buckets)) => {
+            let answers = answers(config, &local, &watcher, snapshot, task, given_up).await;
+            Outcome::Done { rows: buckets.rows(), buckets: buckets.encode()?, answers }
+        }
         Ok(Err(reason)) => Outcome::Not(reason.to_owned()),
         Err(error) => Outcome::Not(error.one_line()),
     };
@@ -175,25 +207,63 @@ async fn one(config: &Config, id: &ProofId, snapshot: &str, task: &Task, given_u
     record::note(&watcher, id, &task.table, &outcome).await
 }
 
-/// The digest, or why the table was given up.
-async fn digest(
+/// What was asked after the digest. A question that fails is not answered, and that is all.
+async fn answers(
+    config: &Config,
     local: &Local,
     watcher: &Local,
     snapshot: &str,
     task: &Task,
     given_up: &GivenUp,
-) -> Result<Result<Buckets, &'static str>> {
+) -> Answers {
+    let mut answers = task.answers.clone();
+    for Open { about, sql } in &task.questions {
+        let limit = match about {
+            About::Rule { .. } => Some(config.rule_timeout),
+            About::Key(_) => None,
+        };
+        let question = Question { snapshot, limit, schema: task.table.schema(), sql };
+        let asking = ask(local.session.client(), watcher.session.client(), &question);
+        let answer = match watched(local, watcher, task, given_up, asking).await {
+            Ok(Ok(violators)) => Ok(violators),
+            Ok(Err(reason)) => Err(reason.to_owned()),
+            Err(error) => Err(error.one_line()),
+        };
+        answers.take(about.clone(), answer);
+    }
+    answers
+}
+
+async fn ask(
+    client: &Client,
+    other: &Client,
+    question: &Question<'_>,
+) -> Result<Result<Violators, &'static str>> {
+    let answered = question.ask(client, other).await;
+    let ended = client.batch_execute("ROLLBACK").await.context(|| "ending a question".to_owned());
+    let violators = answered?;
+    ended?;
+    Ok(Ok(violators))
+}
+
+/// What comes of the reading, or why the table was given up.
+async fn watched<T>(
+    local: &Local,
+    watcher: &Local,
+    task: &Task,
+    given_up: &GivenUp,
+    reading: impl Future<Output = Result<Result<T, &'static str>>>,
+) -> Result<Result<T, &'static str>> {
     let pid: i32 = backend(local.session.client()).await?;
     let canceller = local.session.canceller();
-    let reading = read(local.session.client(), snapshot, task);
     tokio::pin!(reading);
     loop {
         tokio::select! {
-            buckets = &mut reading => {
+            read = &mut reading => {
                 // What it had read of a table that went meanwhile says nothing.
                 return match given_up.reason(&task.table) {
                     Some(reason) => Ok(Err(reason)),
-                    None => buckets,
+                    None => read,
                 };
             }
             () = tokio::time::sleep(BETWEEN_LOOKS) => {}

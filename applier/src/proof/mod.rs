@@ -7,7 +7,10 @@
 //! ```
 //! A digest that is not whole says nothing, and a table that was not compared is never called equal.
 
+mod broken;
 mod digest;
+pub mod now;
+mod questions;
 mod rebuilt;
 mod record;
 pub mod rows;

@@ -8,6 +8,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{Cut, Mark, MarkedTable, ProofId};
 use syncdata_service::postgres::ServerContext as _;
 
+use super::questions::Answers;
 use super::seq_of;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta::MetaSchema;
@@ -38,6 +39,7 @@ pub(super) enum Outcome {
     Done {
         rows: u64,
         buckets: Vec<u8>,
+        answers: Answers,
     },
     Not(String),
 }
@@ -53,6 +55,21 @@ pub(super) struct Verdict {
     pub score: Option<String>,
     pub verdict: &'static str,
     pub detail: Option<String>,
+}
+
+impl Verdict {
+    pub(super) fn not_proved(table: &TableName, check: &'static str, reason: String) -> Verdict {
+        Verdict {
+            table: table.clone(),
+            check,
+            source_rows: None,
+            local_rows: None,
+            differing: None,
+            score: None,
+            verdict: "not_proved",
+            detail: Some(reason),
+        }
+    }
 }
 
 /// Discards all digests of earlier marks, and what was said of waiting for them.
@@ -93,19 +110,22 @@ pub(super) async fn begin(
 
 /// Of a digest that is whole, or will never be.
 pub(super) async fn note(local: &Local, id: &ProofId, table: &TableName, outcome: &Outcome) -> Result<()> {
-    let (rows, buckets, reason) = match outcome {
+    let (rows, buckets, reason, answers) = match outcome {
         Outcome::UnderWay => return Ok(()),
-        Outcome::Done { rows, buckets } => (i64::try_from(*rows).ok(), Some(buckets.as_slice()), None),
-        Outcome::Not(reason) => (None, None, Some(reason.as_str())),
+        Outcome::Done { rows, buckets, answers } => {
+            let answers = serde_json::to_string(answers).expect("our documents have only names as keys");
+            (i64::try_from(*rows).ok(), Some(buckets.as_slice()), None, Some(answers))
+        }
+        Outcome::Not(reason) => (None, None, Some(reason.as_str()), None),
     };
     let update = format!(
-        "UPDATE {}.data_sync_digests SET rows = $3, buckets = $4, reason = $5 WHERE table_name = $1 AND proof_id = $2",
+        "UPDATE {}.data_sync_digests SET rows = $3, buckets = $4, reason = $5, answers = $6 WHERE table_name = $1 AND proof_id = $2",
         local.meta
     );
     local
         .session
         .client()
-        .execute(&update, &[&table.to_string(), &id.as_str(), &rows, &buckets, &reason])
+        .execute(&update, &[&table.to_string(), &id.as_str(), &rows, &buckets, &reason, &answers])
         .await
         .context(|| format!("noting the digest of {table}"))?;
     Ok(())
@@ -135,7 +155,7 @@ pub(super) async fn give_up_unfinished(local: &Local, reason: &str) -> Result<()
 /// The digests of the newest mark; `None`: there are none.
 pub(super) async fn waiting(local: &Local) -> Result<Option<Waiting>> {
     let select = format!(
-        "SELECT table_name, proof_id, cut_seq, cut_sha256, cut_lsn::text, marked, rows, buckets, reason, judged \
+        "SELECT table_name, proof_id, cut_seq, cut_sha256, cut_lsn::text, marked, rows, buckets, reason, judged, answers \
          FROM {}.data_sync_digests",
         local.meta
     );
@@ -151,14 +171,19 @@ pub(super) async fn waiting(local: &Local) -> Result<Option<Waiting>> {
             end_lsn: row.get::<_, &str>(4).parse()?,
         };
         let marked = row.get::<_, Option<&str>>(5).map(serde_json::from_str::<MarkedTable>);
-        let marked = marked.transpose().map_err(|error| {
-            Error::new(Kind::StateDamaged, "data_sync_digests.marked cannot be read").caused_by(error)
-        })?;
+        let unreadable = |what: &str, error: serde_json::Error| {
+            Error::new(Kind::StateDamaged, format!("data_sync_digests.{what} cannot be read"))
+                .caused_by(error)
+        };
+        let marked = marked.transpose().map_err(|error| unreadable("marked", error))?;
+        let answers = row.get::<_, Option<&str>>(10).map(serde_json::from_str::<Answers>);
+        let answers = answers.transpose().map_err(|error| unreadable("answers", error))?;
         let (rows, buckets): (Option<i64>, Option<Vec<u8>>) = (row.get(6), row.get(7));
         let outcome = match (rows, buckets, row.get::<_, Option<String>>(8)) {
             (_, _, Some(reason)) => Outcome::Not(reason),
             (Some(rows), Some(buckets), None) => {
-                Outcome::Done { rows: u64::try_from(rows).unwrap_or(0), buckets }
+                let (rows, answers) = (u64::try_from(rows).unwrap_or(0), answers.unwrap_or_default());
+                Outcome::Done { rows, buckets, answers }
             }
             _ => Outcome::UnderWay,
         };
@@ -296,7 +321,8 @@ fn found_statement(meta: &MetaSchema) -> String {
 pub struct Check {
     pub table: String,
     pub check_type: String,
-    pub proof_id: String,
+    /// `None`: it was made just now.
+    pub proof_id: Option<String>,
     pub cut_lsn: Option<String>,
     pub source_rows: Option<i64>,
     pub local_rows: Option<i64>,
@@ -377,6 +403,18 @@ pub(super) async fn clear(local: &Local, table: &TableName) -> Result<()> {
         local.meta
     );
     let done = local.session.client().execute(&update, &[&table.to_string()]).await;
+    done.context(|| "noting that the table was repaired".to_owned())?;
+    // What refers to nothing and breaks a rule did so for the rows that differed, in this table or in another one.
+    let others = format!(
+        "UPDATE {0}.data_sync_consistency c SET repaired_at = clock_timestamp() \
+         WHERE verdict = 'differs' AND repaired_at IS NULL AND check_type IN ('referential_integrity', 'business_rules') \
+           AND EXISTS (SELECT FROM {0}.data_sync_consistency r WHERE r.proof_id = c.proof_id AND r.verdict = 'differs' \
+             AND r.check_type = 'data_hash' AND r.repaired_at IS NOT NULL) \
+           AND NOT EXISTS (SELECT FROM {0}.data_sync_consistency d WHERE d.proof_id = c.proof_id \
+             AND d.verdict = 'differs' AND d.check_type IN ('row_count', 'data_hash') AND d.repaired_at IS NULL)",
+        local.meta
+    );
+    let done = local.session.client().execute(&others, &[]).await;
     done.context(|| "noting that the table was repaired".to_owned())?;
     Ok(())
 }

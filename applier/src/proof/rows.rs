@@ -347,7 +347,9 @@ impl Proof {
         let Some(marked) = digested.marked.clone() else { return Ok(None) };
         let source = files.source.buckets(&proof.id, proved).await?;
         let local = match &digested.outcome {
-            Outcome::Done { rows, buckets } => Some(super::verdict::local_buckets(proved, *rows, buckets)?),
+            Outcome::Done { rows, buckets, .. } => {
+                Some(super::verdict::local_buckets(proved, *rows, buckets)?)
+            }
             Outcome::UnderWay | Outcome::Not(_) => None,
         };
         Ok(Some(Proof { id: proof.id, cut: proof.cut, marked, source, local }))

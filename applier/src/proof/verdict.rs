@@ -5,6 +5,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{Buckets, Comparison, Layout, ProofManifest, ProvedTable, Score};
 use uuid::Uuid;
 
+use super::broken;
 use super::record::{self, Digested, Outcome, Verdict, Waiting};
 use crate::archive::source::Source;
 use crate::target::postgres::local::Local;
@@ -34,13 +35,21 @@ pub async fn judge(local: &Local, source: &Source, archive_id: Uuid) -> Result<(
             Err(error) => return Err(error),
         }
     }
+    verdicts.extend(broken::verdicts(&waiting, &proof, &verdicts));
     record::conclude(local, &proof.id, &waiting.cut, &verdicts, true).await?;
-    let differing = verdicts.iter().filter(|v| v.check == "data_hash" && v.verdict == "differs");
-    for verdict in differing {
-        tracing::error!(
-            table = %verdict.table, proof = %proof.id, lsn = %waiting.cut.end_lsn,
-            "the table differs from production; see: syncdata-applier consistency rows"
-        );
+    for verdict in verdicts.iter().filter(|verdict| verdict.verdict == "differs") {
+        let (table, lsn, id) = (&verdict.table, waiting.cut.end_lsn, &proof.id);
+        match verdict.check {
+            "data_hash" => tracing::error!(
+                %table, proof = %id, %lsn,
+                "the table differs from production; see: syncdata-applier consistency rows"
+            ),
+            "row_count" => {}
+            check => tracing::error!(
+                %table, proof = %id, %lsn, check,
+                "rows of the table break what they do not at production; see: syncdata-applier consistency check"
+            ),
+        }
     }
     tracing::info!(proof = %proof.id, lsn = %waiting.cut.end_lsn, tables = waiting.tables.len(), "proof compared");
     Ok(())
@@ -71,16 +80,7 @@ async fn refuse(local: &Local, waiting: &Waiting, error: &Error) -> Result<()> {
 }
 
 fn not_proved(table: &TableName, reason: &str) -> Vec<Verdict> {
-    let verdict = |check| Verdict {
-        table: table.clone(),
-        check,
-        source_rows: None,
-        local_rows: None,
-        differing: None,
-        score: None,
-        verdict: "not_proved",
-        detail: Some(reason.to_owned()),
-    };
+    let verdict = |check| Verdict::not_proved(table, check, reason.to_owned());
     vec![verdict("row_count"), verdict("data_hash")]
 }
 
@@ -93,7 +93,7 @@ async fn compare(
     let buckets = match &digested.outcome {
         Outcome::Not(reason) => return Ok(not_proved(table, reason)),
         Outcome::UnderWay => return Ok(not_proved(table, "interrupted")),
-        Outcome::Done { rows, buckets } => (*rows, buckets),
+        Outcome::Done { rows, buckets, .. } => (*rows, buckets),
     };
     let Some(proved) = proof.tables.get(table) else {
         let reason = proof.not_proved.get(table).map_or("production did not digest it", String::as_str);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
 use postgres_protocol::escape::escape_identifier;
@@ -10,16 +11,25 @@ use syncdata_formats::Result;
 use syncdata_formats::digest::Digest;
 use syncdata_formats::manifest::Gap;
 use syncdata_formats::name::TableName;
-use syncdata_formats::proof::{Buckets, Digester, Layout, Mark, ProofId, ProvedTable};
+use syncdata_formats::proof::{
+    Buckets, Digester, ForeignKey, Layout, Mark, ProofId, ProvedTable, RuleAnswer,
+};
+use syncdata_service::config::Rule;
+use syncdata_service::postgres::CatalogKey;
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::progress::{Progress, Unit};
 use tokio_postgres::Client;
+use tracing::{info, warn};
 
+use super::questions::{self, Questions};
 use super::warn_not_proved;
 use crate::snapshot::hold::{self, Neighbours, Unread};
 use crate::snapshot::reading::Pace;
 use crate::snapshot::tables::{LeftOut, Table};
 use crate::snapshot::view::View;
+
+/// Production joins no tables for us for longer than that in one proof. (Rules are its operator's own.)
+const KEYS_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// What has come of the tables so far.
 pub(super) struct Digests<'a> {
@@ -136,6 +146,45 @@ impl<'a> Digests<'a> {
         self.archive.run(move |archive| proofs::put_buckets(archive, &id, &name, &file)).await?;
         self.tables.insert(table.name.clone(), proved);
         Ok(())
+    }
+
+    /// Of the tables that are digested: rows that refer to nothing, and rows that break a rule.
+    pub(super) async fn ask(
+        &mut self,
+        questions: &Questions<'_>,
+        view: &View,
+        keys: &[CatalogKey],
+        rules: &BTreeMap<String, Rule>,
+    ) {
+        let table = |name: &TableName| view.tables.iter().find(|table| table.name == *name);
+        let started = Instant::now();
+        for key in keys {
+            let (Some(own), Some(parent)) = (table(&key.table), table(&key.key.references)) else { continue };
+            let Some(proved) = self.tables.get_mut(&key.table) else { continue };
+            let layout = Layout::of(&self.mark.tables[&key.table].relation);
+            let columns = layout.columns_of_reference(&key.key.columns);
+            let question = questions::orphans(own, key, parent, &columns);
+            let answer = match question {
+                Some(_) if started.elapsed() > KEYS_TIME_MAX => Err("other keys took their time".to_owned()),
+                Some(sql) => questions.ask(own, &sql).await,
+                None => Err("its tables are too large to be joined".to_owned()),
+            };
+            if let Err(reason) = &answer {
+                info!(table = %key.table, key = key.key.name, reason, "production was not asked for orphans");
+            }
+            proved.foreign_keys.push(ForeignKey { orphans: answer.ok(), ..key.key.clone() });
+        }
+        for (name, rule) in rules {
+            let (Some(own), Some(proved)) = (table(&rule.table), self.tables.get_mut(&rule.table)) else {
+                warn!(rule = name, table = %rule.table, "the rule is not asked: its table is not in the proof");
+                continue;
+            };
+            let answer = questions.ask(own, &rule.sql).await;
+            if let Err(reason) = &answer {
+                warn!(rule = name, table = %rule.table, reason, "the rule is not answered");
+            }
+            proved.rules.insert(name.clone(), RuleAnswer::new(rule.sha256(), answer));
+        }
     }
 
     pub(super) fn finish(

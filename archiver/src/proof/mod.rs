@@ -8,6 +8,7 @@
 
 mod digest;
 mod keep;
+mod questions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -22,14 +23,14 @@ use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use syncdata_service::faults;
-use syncdata_service::postgres::Session;
+use syncdata_service::postgres::{CatalogKey, Session};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::segment::cut::{Progress, Watch};
 use crate::ship::origin;
 use crate::snapshot::barrier;
-use crate::snapshot::hold::Neighbours;
+use crate::snapshot::hold::{self, Neighbours};
 use crate::snapshot::tables::{LeftOut, Selection};
 use crate::snapshot::view::View;
 use crate::source::catalog::{self, Position};
@@ -37,6 +38,7 @@ use crate::source::connection::{Connection, pinned};
 use crate::spool::{Spool, State};
 
 use digest::Digests;
+use questions::Questions;
 
 const APPLICATION_NAME: &str = "syncdata-archiver proof";
 
@@ -122,6 +124,8 @@ struct Proof<'a> {
 struct Held {
     connection: Connection,
     view: View,
+    /// Those between tables of the mark.
+    keys: Vec<CatalogKey>,
     mark: Mark,
     cut: Cut,
     lost: Vec<Gap>,
@@ -141,7 +145,7 @@ impl Proof<'_> {
         let archive = ArchiveHandle::spawn(syncdata_archive::open(self.config.archive()?)?)?;
         let held = self.hold(&state).await?;
         faults::hit("proof.marked")?;
-        let Held { connection, view, mark, cut, lost, is_degraded, void } = held;
+        let Held { connection, view, keys, mark, cut, lost, is_degraded, void } = held;
         info!(proof = %mark.id, lsn = %cut.end_lsn, segment = %cut.seq, tables = mark.tables.len(), "proof begun");
 
         let session = process(&connection).await?;
@@ -152,6 +156,8 @@ impl Proof<'_> {
         digests.note_lost(&lost);
         digests.read_all(connection.session.client(), &view, &neighbours).await?;
         drop(neighbours);
+        let questions = Questions::at(self.config, connection.session.client()).await?;
+        digests.ask(&questions, &view, &keys, &self.config.rules).await;
         faults::hit("proof.digested")?;
         self.make_sure(&connection, &view, session).await?;
 
@@ -235,7 +241,8 @@ impl Proof<'_> {
         if view.tables.is_empty() {
             return Err(nothing_to_read(&view.closed));
         }
-        let mark = mark_of(&view);
+        let keys = foreign_keys(connection.session.client(), &view).await?;
+        let mark = mark_of(&view, &keys);
         // An idle source has no WAL after what was read, and so no place for a mark.
         barrier::write_something(helper.client()).await?;
         let upto = catalog::insert_position(helper.client()).await?;
@@ -247,7 +254,8 @@ impl Proof<'_> {
                 Progress::Void(reason) => return Ok(Err(reason)),
                 Progress::Found { cut, lost, is_degraded } => {
                     self.watch.end();
-                    return Ok(Ok(Held { connection, view, mark, cut, lost, is_degraded, void: 0 }));
+                    let void = 0;
+                    return Ok(Ok(Held { connection, view, keys, mark, cut, lost, is_degraded, void }));
                 }
             }
             self.poll().await?;
@@ -312,10 +320,22 @@ impl Proof<'_> {
     }
 }
 
-fn mark_of(view: &View) -> Mark {
+/// Those that production enforces, between tables that the snapshot has.
+async fn foreign_keys(client: &tokio_postgres::Client, view: &View) -> Result<Vec<CatalogKey>> {
+    let mut keys = CatalogKey::all(client).await?;
+    let is_seen = |name: &TableName| view.tables.iter().any(|table| table.name == *name);
+    keys.retain(|key| key.is_skipped().is_none() && is_seen(&key.table) && is_seen(&key.key.references));
+    // The catalog is not held while tables are read.
+    hold::release(client).await?;
+    Ok(keys)
+}
+
+fn mark_of(view: &View, keys: &[CatalogKey]) -> Mark {
     let marked = view.tables.iter().map(|table| {
         let k = Buckets::k_for(table.rows_estimate.unwrap_or(ROWS_UNKNOWN));
-        (table.name.clone(), MarkedTable { k, relation: table.relation.clone() })
+        let own = keys.iter().filter(|key| key.table == table.name);
+        let foreign_keys = own.map(|key| key.key.clone()).collect();
+        (table.name.clone(), MarkedTable { k, relation: table.relation.clone(), foreign_keys })
     });
     Mark { id: ProofId::new(view.end_lsn, view.taken_at), tables: marked.collect() }
 }

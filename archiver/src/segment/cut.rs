@@ -255,7 +255,10 @@ mod tests {
 
     fn mark() -> Mark {
         let relation = Relation::new(vec![], vec![], ReplicaIdentity::Full);
-        let tables = BTreeMap::from([("t".parse().expect("a table"), MarkedTable { k: 0, relation })]);
+        let tables = BTreeMap::from([(
+            "t".parse().expect("a table"),
+            MarkedTable { k: 0, relation, foreign_keys: vec![] },
+        )]);
         Mark { id: "0000000000000064-20260205T103000Z".parse().expect("an id"), tables }
     }
 

@@ -142,6 +142,10 @@ impl Neighbours {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        self.session.client()
+    }
+
     /// Whether the table, which is locked, is the one that the snapshot has seen.
     pub(crate) async fn check(&self, table: &Table) -> Result<(), Unread> {
         let now = table.as_it_is_now(self.session.client()).await.map_err(Unread::All)?;

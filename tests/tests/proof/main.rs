@@ -2,6 +2,7 @@
 
 mod alarms;
 mod blame;
+mod broken;
 mod damage;
 mod drills;
 mod refused;

@@ -59,6 +59,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("log_keep_days", "7", "0"),
     ("keep_days", "30", "0"),
     ("proof_every", "\"6h\"", "0"),
+    ("rule_timeout", "\"2min\"", "90"),
     ("verify_key", "\"/k/key.pub\"", "/k/key2.pub"),
     ("signing_key", "\"/k/key.sec\"", "/k/key2.sec"),
 ];
@@ -294,6 +295,38 @@ fn a_bad_value_is_told_key_place_and_what_is_taken() {
     }
     for typed in ["pg_port = 5432.5", "pg_host = true", "tables = [1]", "pg_host = 2026-01-01"] {
         assert!(refusal(typed, &[]).contains("cannot be a TOML "), "{typed}");
+    }
+}
+
+#[test]
+fn rules_are_sections_with_a_table_and_a_query() {
+    let config = load(
+        "pg_host = \"x\"\n[rules.positive]\ntable = \"sales.orders\"\nsql = \"\"\"\nSELECT id FROM orders\nWHERE n < 0;\n\"\"\"\n\
+         [rules.\"no names\"]\ntable = \"users\"\nsql = \"SELECT id FROM users\"\n",
+        &[],
+    );
+    let names: Vec<&str> = config.rules.keys().map(String::as_str).collect();
+    assert_eq!(names, ["no names", "positive"]);
+    let positive = &config.rules["positive"];
+    assert_eq!(
+        (positive.table.to_string().as_str(), positive.sql.as_str()),
+        ("sales.orders", "SELECT id FROM orders\nWHERE n < 0")
+    );
+    assert_eq!(setting(&config, "rules").value.as_deref(), Some("no names,positive"));
+    assert_eq!(config.rule_timeout, Duration::from_secs(30));
+    assert!(load("", &[]).rules.is_empty());
+    for (text, says) in [
+        ("rules = 1", "is no list of rules"),
+        ("[rules]\na = 1", "rules.a is no rule"),
+        ("[rules.a]\ntable = \"t\"", "rules.a lacks its table or its sql"),
+        ("[rules.a]\ntable = \"t\"\nsql = \" ; \"", "rules.a lacks its table or its sql"),
+        ("[rules.a]\ntable = \"sales.*\"\nsql = \"SELECT 1\"", "rules.a.table is no table"),
+        ("[rules.a]\ntable = \"t\"\nsql = 7", "rules.a.sql is no text"),
+        ("[rules.a]\ntabel = \"t\"\nsql = \"SELECT 1\"", "rules.a.tabel is no part of a rule"),
+    ] {
+        let report = refusal(&format!("pg_host = \"x\"\n{text}"), &[]);
+        assert!(report.contains(says) && report.contains("[rules.NAME]"), "{text}: {report}");
+        assert!(report.contains("syncdata.toml:"), "{report}");
     }
 }
 

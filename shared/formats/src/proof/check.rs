@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Buckets, ProofId, ProofManifest, ProvedTable, VIOLATORS_MAX};
+use super::{Buckets, ForeignKey, ProofId, ProofManifest, ProvedTable};
 use crate::document::Document;
 use crate::error::{Error, Kind, Result};
 
@@ -42,17 +42,27 @@ impl ProvedTable {
             return Err(format!("{} bytes are more than a file of buckets has", self.bytes));
         }
         for (rule, answer) in &self.rules {
-            let listed = answer.violators.as_ref().map_or(0, Vec::len);
-            if listed > VIOLATORS_MAX {
-                return Err(format!("rule {rule} lists more than {VIOLATORS_MAX} violators"));
+            match answer.answer() {
+                Ok(violators) => violators.check().map_err(|problem| format!("rule {rule} {problem}"))?,
+                Err(_) if answer.more => {
+                    return Err(format!("rule {rule} says that there are more violators, and lists none"));
+                }
+                Err(_) => {}
             }
-            if answer.more && listed < VIOLATORS_MAX {
-                return Err(format!("rule {rule} says that there are more violators, and lists {listed}"));
+            if answer.violators.is_some() && answer.reason.is_some() {
+                return Err(format!("rule {rule} is answered and is not"));
             }
         }
-        if self.foreign_keys.iter().any(|key| key.columns.is_empty() || key.columns.len() != key.key.len()) {
+        self.foreign_keys.iter().try_for_each(ForeignKey::check)
+    }
+}
+
+impl ForeignKey {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.columns.is_empty() || self.columns.len() != self.key.len() {
             return Err("a foreign key refers to another number of columns".into());
         }
-        Ok(())
+        let orphans = self.orphans.as_ref().map_or(Ok(()), super::Violators::check);
+        orphans.map_err(|problem| format!("foreign key {} {problem}", self.name))
     }
 }

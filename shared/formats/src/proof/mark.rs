@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Buckets, ProofId};
+use super::{Buckets, ForeignKey, ProofId};
 use crate::manifest::Relation;
 use crate::name::TableName;
 
@@ -20,6 +20,9 @@ pub struct MarkedTable {
     /// There are 2^k buckets.
     pub k: u8,
     pub relation: Relation,
+    /// Those to other tables of the mark: whoever digests asks for them at the same place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub foreign_keys: Vec<ForeignKey>,
 }
 
 impl Mark {
@@ -32,6 +35,11 @@ impl Mark {
                 return Err(format!("proof of {table} has k {}, above {}", marked.k, Buckets::K_MAX));
             }
             marked.relation.check().map_err(|problem| format!("proof of {table}: its relation {problem}"))?;
+            marked
+                .foreign_keys
+                .iter()
+                .try_for_each(ForeignKey::check)
+                .map_err(|problem| format!("proof of {table}: {problem}"))?;
         }
         Ok(())
     }

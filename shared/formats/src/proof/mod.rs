@@ -20,6 +20,7 @@ pub(crate) mod sample;
 #[cfg(test)]
 mod tests;
 mod types;
+mod violators;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,11 +43,9 @@ pub use buckets::Buckets;
 pub use compare::{Comparison, Score};
 pub use id::ProofId;
 pub use mark::{Mark, MarkedTable};
-pub use row::{Digester, Layout, copy_fields};
+pub use row::{Digester, Layout, copy_fields, hash_of};
 pub use types::{prints_alike, prints_alike_here};
-
-/// More violators of a rule, or orphans of a foreign key, are not listed.
-pub const VIOLATORS_MAX: usize = 10_000;
+pub use violators::{Surplus, VIOLATORS_MAX, Violators, ViolatorsOfCopy};
 
 /// One proof, described. Field order is the order in the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,6 +104,10 @@ pub struct ForeignKey {
     pub columns: Vec<String>,
     pub references: TableName,
     pub key: Vec<String>,
+    /// Rows that refer to nothing all the same; absent: nobody has asked, or was answered. Of the proof; the mark comes
+    /// before anybody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orphans: Option<Violators>,
 }
 
 /// What production answered to a rule of its operator.
@@ -118,6 +121,31 @@ pub struct RuleAnswer {
     /// There are more than are listed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
+    /// Why it was not answered, without values of rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl RuleAnswer {
+    pub fn new(sha256: Digest, answer: Result<Violators, String>) -> RuleAnswer {
+        match answer {
+            Ok(Violators { rows, more }) => RuleAnswer { sha256, violators: Some(rows), more, reason: None },
+            Err(reason) => RuleAnswer { sha256, violators: None, more: false, reason: Some(reason) },
+        }
+    }
+
+    /// `Err`: why there is no answer.
+    pub fn answer(&self) -> Result<Violators, String> {
+        match &self.violators {
+            Some(rows) => Ok(Violators { rows: rows.clone(), more: self.more }),
+            None => Err(self.reason.clone().unwrap_or_else(|| "it was not answered".to_owned())),
+        }
+    }
+}
+
+/// By what a rule is the same one on both sides, beside its name.
+pub fn rule_sha256(sql: &str) -> Digest {
+    Digest::of(sql.as_bytes())
 }
 
 /// The first 16 bytes of the SHA-256 of a row's image, printed as 32 lower-case hex digits.

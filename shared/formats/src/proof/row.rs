@@ -59,6 +59,14 @@ impl Layout {
         (0..self.is_key.len()).filter(|place| self.is_key[*place]).collect()
     }
 
+    /// By what a row that refers with these columns is told from others: by its key and by them; without a key, by all
+    /// that is compared. Whatever else is in it plays no part.
+    pub fn columns_of_reference(&self, columns: &[String]) -> Vec<String> {
+        let has_key = self.is_key.contains(&true);
+        let counts = |(name, is_key): &(&String, &bool)| !has_key || **is_key || columns.contains(name);
+        self.columns.iter().zip(&self.is_key).filter(counts).map(|(name, _)| name.clone()).collect()
+    }
+
     /// One row, for whoever looks at rows one by one: its hash and, of 2^k, its bucket.
     pub fn hash<'a>(&self, fields: impl IntoIterator<Item = Option<&'a [u8]>>, k: u8) -> (RowHash, u32) {
         let mut scratch = Scratch::default();
@@ -67,6 +75,13 @@ impl Layout {
         }
         scratch.finish(k)
     }
+}
+
+/// The hash of a row of which all columns count.
+pub fn hash_of<'a>(fields: impl IntoIterator<Item = Option<&'a [u8]>>) -> RowHash {
+    let mut scratch = Scratch::default();
+    fields.into_iter().for_each(|field| scratch.push_value(field, false));
+    scratch.finish(0).0
 }
 
 /// Takes the answer of COPY, in pieces as they come, and counts its rows into buckets.

@@ -8,7 +8,7 @@ pub(crate) fn id() -> ProofId {
 }
 
 pub(crate) fn mark() -> Mark {
-    let marked = MarkedTable { k: 1, relation: users() };
+    let marked = MarkedTable { k: 1, relation: users(), foreign_keys: vec![] };
     Mark { id: id(), tables: BTreeMap::from([(table("users"), marked)]) }
 }
 
@@ -42,12 +42,12 @@ pub(crate) fn proof() -> ProofManifest {
         columns: vec!["user_id".into()],
         references: table("users"),
         key: vec!["id".into()],
+        orphans: Some(Violators { rows: vec![RowHash(7), RowHash(8)], more: false }),
     }];
-    let answer =
-        |violators| RuleAnswer { sha256: Digest::of(b"SELECT id FROM orders"), violators, more: false };
+    let answer = |answer| RuleAnswer::new(rule_sha256("SELECT id FROM orders"), answer);
     orders.rules = BTreeMap::from([
-        ("positive".into(), answer(Some(vec![RowHash(0x1234)]))),
-        ("slow".into(), answer(None)),
+        ("positive".into(), answer(Ok(Violators { rows: vec![RowHash(0x1234)], more: false }))),
+        ("slow".into(), answer(Err("canceling statement due to statement timeout".into()))),
     ]);
     ProofManifest {
         format: crate::document::FORMAT,

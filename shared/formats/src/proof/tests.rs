@@ -72,6 +72,21 @@ fn rows_without_a_key_are_placed_by_all_they_have() {
 }
 
 #[test]
+fn a_row_that_refers_to_nothing_is_told_by_its_key_and_its_reference() {
+    let columns = [("id", "integer"), ("customer", "integer"), ("note", "text"), ("price", "money")];
+    for (key, refers, told) in [
+        (&["id"][..], &["customer"][..], &["id", "customer"][..]),
+        (&["id"], &["id"], &["id"]),
+        (&["id"], &["price"], &["id"]),
+        (&[], &["customer"], &["id", "customer", "note"]),
+        (&["price"], &["customer"], &["id", "customer", "note"]),
+    ] {
+        let refers: Vec<String> = refers.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(Layout::of(&relation(&columns, key)).columns_of_reference(&refers), told, "{key:?}");
+    }
+}
+
+#[test]
 fn rows_that_are_none_are_refused() {
     let relation = relation(&[("a", "text"), ("b", "text")], &[]);
     for (rows, says) in [
@@ -189,7 +204,15 @@ fn refuses_a_proof_that_contradicts_itself() {
         ("/not_proved/users", json!("x"), "is proved and is not"),
         ("/tables/sales.orders/foreign_keys/0/key", json!([]), "another number of columns"),
         ("/tables/sales.orders/rules/positive/more", json!(true), "says that there are more"),
+        ("/tables/sales.orders/rules/slow/more", json!(true), "says that there are more"),
+        ("/tables/sales.orders/rules/positive/reason", json!("x"), "is answered and is not"),
         ("/tables/sales.orders/rules/positive/violators/0", json!("12"), "32 lower-case hex digits"),
+        (
+            "/tables/sales.orders/foreign_keys/0/orphans/rows/0",
+            json!("0000000000000000000000000000000f"),
+            "foreign key orders_user lists violators that are not in order",
+        ),
+        ("/tables/sales.orders/foreign_keys/0/orphans/more", json!(true), "says that there are more"),
     ] {
         let mut document = sound.clone();
         match document.pointer_mut(pointer) {

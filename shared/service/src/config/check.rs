@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::key::{RawArchive, RawPostgres, RawPrograms};
-use super::raw::{Given, Reading};
+use super::raw::{Given, Reading, Setting};
+use super::rules::Rules;
 use super::{
     ArchiveSettings, Config, Key, Places, Secret, SftpSettings, file as settings_file, source, value,
 };
@@ -13,6 +14,7 @@ use syncdata_formats::error::Result;
 /// `find` answers what was given for a key; `backup_dir` is where the earlier script kept its files.
 pub(super) fn check(
     find: &impl Fn(&Key) -> Option<Given>,
+    rules: Rules,
     file: settings_file::Found,
     places: Places,
     backup_dir: Option<PathBuf>,
@@ -20,7 +22,7 @@ pub(super) fn check(
     let mut read = Reading::default();
     let archive = archive(&mut read, RawArchive::collect(find), &places, &file)?;
     let postgres = postgres(&mut read, RawPostgres::collect(find), &places)?;
-    let found = Found { archive, postgres, file, places, backup_dir };
+    let found = Found { archive, postgres, rules, file, places, backup_dir };
     programs(read, RawPrograms::collect(find), found)
 }
 
@@ -28,6 +30,7 @@ pub(super) fn check(
 struct Found {
     archive: Option<ArchiveSettings>,
     postgres: Option<PostgresSettings>,
+    rules: Rules,
     file: settings_file::Found,
     places: Places,
     backup_dir: Option<PathBuf>,
@@ -148,14 +151,15 @@ fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config>
         log_keep_days,
         keep_days,
         proof_every,
+        rule_timeout,
         verify_key,
         signing_key,
     } = raw;
-    let Found { archive, postgres, file, places, backup_dir } = found;
+    let Found { archive, postgres, rules, file, places, backup_dir } = found;
     let local = |path: PathBuf| places.expand(path);
     let spool = backup_dir.as_ref().unwrap_or(&places.state).join("changes");
     let data_sync_freq = read.value(data_sync_freq, value::sync_freq)?;
-    Ok(Config {
+    let mut config = Config {
         archive,
         postgres,
         file,
@@ -185,11 +189,18 @@ fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config>
         log_keep_days: read.value(log_keep_days, value::days)?,
         keep_days: read.optional(keep_days, value::days)?,
         proof_every: read.value(proof_every, value::every)?,
+        rule_timeout: read.value(rule_timeout, value::seconds)?,
+        rules: rules.by_name,
         verify_key: read.optional(verify_key, value::text)?,
         signing_key: read.optional(signing_key, value::path)?.map(local),
         settings: read.settings,
         places,
-    })
+    };
+    if let Some(origin) = rules.origin {
+        let names: Vec<&str> = config.rules.keys().map(String::as_str).collect();
+        config.settings.push(Setting { key: "rules", value: Some(names.join(",")), origin });
+    }
+    Ok(config)
 }
 
 /// A folder that was derived, and how `config` shows it.

@@ -143,6 +143,7 @@ keys! {
         log_keep_days: None, Text("90"), false, "days that data_sync_logs reaches back; 0 keeps all";
         keep_days: None, Nothing, false, "days that the archive reaches back; 0 keeps the newest snapshot and what follows it; unset keeps all";
         proof_every: None, Text("1d"), false, "how often the archiver digests production's tables, so that copies can be compared with them; 0 is never";
+        rule_timeout: None, Text("30s"), false, "how long a question beside the digests of a proof may take on either server: a rule, or a foreign key of production";
         verify_key: None, Nothing, false, "public key that manifests must be signed with: the line of a .pub file that begins with RW, or its path";
         signing_key: None, Nothing, false, "file with the secret key that signs manifests";
     }

@@ -12,10 +12,12 @@ mod file;
 mod key;
 mod places;
 mod raw;
+mod rules;
 mod secret;
 mod source;
 mod value;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::MetadataExt;
@@ -32,6 +34,7 @@ use self::file::Found;
 pub use self::key::{Default, KEYS, Key};
 pub use self::places::{Places, Program};
 pub use self::raw::{Origin, Setting};
+pub use self::rules::Rule;
 pub use self::secret::{MASK, Secret};
 pub use self::source::Overrides;
 use self::source::{Credentials, SettingsFile};
@@ -96,6 +99,9 @@ pub struct Config {
     pub keep_days: Option<u32>,
     /// Zero: never by itself.
     pub proof_every: Duration,
+    /// By their names.
+    pub rules: BTreeMap<String, Rule>,
+    pub rule_timeout: Duration,
     verify_key: Option<String>,
     signing_key: Option<PathBuf>,
     pub places: Places,
@@ -160,7 +166,7 @@ impl Config {
             .or_else(|| env_file.get("PG_BACKUP_DIR").map(|(value, _)| value.to_owned()))
             .filter(|path| !path.is_empty())
             .map(|path| places.expand(PathBuf::from(path)));
-        check::check(&find, found, places, backup_dir)
+        check::check(&find, file.rules.clone(), found, places, backup_dir)
     }
 
     pub fn archive(&self) -> Result<&ArchiveSettings> {

@@ -12,12 +12,16 @@ use super::env_file::EnvFile;
 use super::file::refuse_if_exposed;
 use super::key::{self, KEYS, Key};
 use super::raw::{Given, Origin, RawValue};
+use super::rules::Rules;
 use crate::small_file;
 use syncdata_formats::error::{Context, Error, Kind, Result};
 
 /// What a settings file says.
 #[derive(Debug, Default)]
-pub(super) struct SettingsFile(BTreeMap<&'static str, Given>);
+pub(super) struct SettingsFile {
+    settings: BTreeMap<&'static str, Given>,
+    pub(super) rules: Rules,
+}
 
 impl SettingsFile {
     pub(super) fn read(path: &Path) -> Result<SettingsFile> {
@@ -36,8 +40,16 @@ impl SettingsFile {
             Error::new(Kind::BadInput, format!("{}:{line} is not TOML: {}", path.display(), error.message()))
         })?;
         let mut settings: BTreeMap<&'static str, Given> = BTreeMap::new();
+        let mut rules = Rules::default();
         for (name, value) in table.get_ref() {
             let origin = Origin::File { path: path.to_owned(), line: line_of(text, name.span().start) };
+            if name.get_ref() == "rules" {
+                rules = Rules::read(value.get_ref(), origin, |place| Origin::File {
+                    path: path.to_owned(),
+                    line: line_of(text, place),
+                })?;
+                continue;
+            }
             let key =
                 key::key_or_earlier(name.get_ref()).ok_or_else(|| unknown_key(name.get_ref(), &origin))?;
             let value =
@@ -48,15 +60,15 @@ impl SettingsFile {
             }
             settings.insert(key.name, Given { value, origin });
         }
-        Ok(SettingsFile(settings))
+        Ok(SettingsFile { settings, rules })
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Given> {
-        self.0.get(key.name).cloned()
+        self.settings.get(key.name).cloned()
     }
 
     fn refuse_if_exposed(&self, path: &Path, mode: u32) -> Result<()> {
-        match KEYS.iter().find(|key| key.secret && self.0.contains_key(key.name)) {
+        match KEYS.iter().find(|key| key.secret && self.settings.contains_key(key.name)) {
             Some(key) => refuse_if_exposed(path, mode, key.name),
             None => Ok(()),
         }
@@ -206,7 +218,9 @@ mod tests {
         syncdata_fuzz::replay("settings", |bytes| {
             let text = String::from_utf8_lossy(bytes);
             let Ok(file) = SettingsFile::parse(&text, Path::new("/etc/syncdata.toml")) else { return false };
-            let checked = check::check(&|key| file.get(key), Found::default(), Places::find(&|_| None), None);
+            let found = |key: &Key| file.get(key);
+            let rules = file.rules.clone();
+            let checked = check::check(&found, rules, Found::default(), Places::find(&|_| None), None);
             if let Err(error) = &checked {
                 assert!(!error.one_line().is_empty());
             }

@@ -2,9 +2,11 @@
 //! its output are pinned and read back, and an error tells whether to try again.
 
 mod failure;
+mod foreign_keys;
 mod notice;
 mod password;
 mod pinned;
+mod question;
 mod session;
 mod settings;
 mod tls;
@@ -13,7 +15,9 @@ mod words;
 pub use self::failure::{
     OwnTablesContext, ServerContext, db_error, failure, parameter, server_words, sqlstate,
 };
+pub use self::foreign_keys::CatalogKey;
 pub use self::notice::{Notice, Notices};
 pub use self::pinned::PinnedSettings;
+pub use self::question::Question;
 pub use self::session::{Canceller, Listener, ServerVersion, Session};
 pub use self::settings::{PostgresSettings, SslFiles, SslMode};

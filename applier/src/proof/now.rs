@@ -1,0 +1,138 @@
+//! Foreign keys as they hold where the copy stands now: nobody has to wait for a proof to see a row that refers to
+//! nothing. What production says of its own is as old as its newest proof.
+
+use std::collections::BTreeMap;
+
+use syncdata_formats::error::Result;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::{self, Generated, Relation, ReplicaIdentity};
+use syncdata_formats::name::TableName;
+use syncdata_formats::proof::{Layout, Mark, MarkedTable, ProofManifest};
+use syncdata_service::config::Config;
+use syncdata_service::postgres::{CatalogKey, Question, ServerContext as _};
+
+use super::broken;
+use super::digest::comparable;
+use super::questions::{Asked, Open, Ready};
+use super::record::{self, Check, Verdict, Waiting};
+use crate::archive::hand_files::HandFiles;
+use crate::plan::state::{State, TableState};
+use crate::table::Table;
+use crate::target::postgres::cursor::{self, Checkpoint};
+use crate::target::postgres::local::Local;
+use crate::target::postgres::schema;
+
+/// One check for each of the tables that has foreign keys.
+pub async fn referential_integrity(
+    config: &Config,
+    local: &Local,
+    is_meant: impl Fn(&TableName) -> bool,
+) -> Result<Vec<Check>> {
+    let holder = Local::open(config).await?;
+    let client = holder.session.client();
+    let doing = || "preparing to look at foreign keys".to_owned();
+    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.context(doing)?;
+    let snapshot = client.query_one("SELECT pg_export_snapshot()", &[]).await.context(doing)?;
+    let snapshot: String = snapshot.get(0);
+    let checkpoint = Checkpoint::read(client, &holder.meta).await?;
+    let states = cursor::table_states(client, &holder.meta).await?;
+    let waiting = record::waiting(&holder).await?;
+
+    let names: Vec<TableName> = states.keys().cloned().collect();
+    let mut tables = schema::load(client, &names).await?;
+    tables.retain(|name, _| states.get(name).is_some_and(|state| stands_at(state, checkpoint.end_lsn())));
+    let mark = mark_of(&tables, waiting.as_ref());
+    let ready = tables.iter().map(|(name, table)| {
+        (name.clone(), Ready { table, marked: mark.tables.get(name).expect("every table has one") })
+    });
+    let (ready, none): (BTreeMap<_, _>, _) = (ready.collect(), BTreeMap::new());
+    let keys = CatalogKey::all(client).await?;
+    let whitelist = |name: &TableName| states.contains_key(name);
+    let asked = Asked { mark: &mark, keys: &keys, rules: &none, whitelist: &whitelist, ready: &ready };
+
+    let proof = proof_of(config, &checkpoint, waiting.as_ref()).await;
+    let asker = Local::open(config).await?;
+    let mut checks = Vec::new();
+    for name in tables.keys().filter(|name| is_meant(name)) {
+        let (open, mut answers) = asked.of(name);
+        for Open { about, sql } in open {
+            let question = Question { snapshot: &snapshot, limit: None, schema: name.schema(), sql: &sql };
+            let answer = question.ask(asker.session.client(), local.session.client()).await;
+            let ended = asker.session.client().batch_execute("ROLLBACK").await;
+            ended.context(|| "ending a question".to_owned())?;
+            answers.take(about, answer.map_err(|error| error.one_line()));
+        }
+        let proved = proof.as_ref().and_then(|proof| proof.tables.get(name));
+        let verdict = broken::keys(name, &answers.keys, proved, |_| false);
+        checks.extend(verdict.map(|verdict| check_of(verdict, checkpoint.end_lsn())));
+    }
+    Ok(checks)
+}
+
+fn stands_at(state: &TableState, end: Lsn) -> bool {
+    state.state == State::Live && state.position == Some(end)
+}
+
+/// How rows are hashed: as the newest proof does it, where there is one.
+fn mark_of(tables: &BTreeMap<TableName, Table>, waiting: Option<&Waiting>) -> Mark {
+    let marked = tables.iter().map(|(name, table)| {
+        let marked = waiting
+            .and_then(|waiting| waiting.mark.tables.get(name))
+            .filter(|marked| comparable(&Layout::of(&marked.relation), &marked.relation, table).is_ok());
+        (name.clone(), marked.cloned().unwrap_or_else(|| as_it_is(table)))
+    });
+    let id = waiting.map(|waiting| waiting.mark.id.clone());
+    let id = id.unwrap_or_else(|| {
+        syncdata_formats::proof::ProofId::new(Lsn::ZERO, syncdata_formats::time::Timestamp::now())
+    });
+    Mark { id, tables: marked.collect() }
+}
+
+fn as_it_is(table: &Table) -> MarkedTable {
+    let column = |column: &crate::table::Column| manifest::Column {
+        name: column.name.clone(),
+        type_name: column.type_name.clone(),
+        generated: column.generated.then_some(Generated::Stored),
+        ..manifest::Column::default()
+    };
+    let columns = table.columns.iter().map(column).collect();
+    let relation = Relation::new(columns, Vec::new(), ReplicaIdentity::Default);
+    MarkedTable { k: 0, relation, foreign_keys: Vec::new() }
+}
+
+/// Without it, nobody knows which rows of production refer to nothing.
+async fn proof_of(
+    config: &Config,
+    checkpoint: &Checkpoint,
+    waiting: Option<&Waiting>,
+) -> Option<ProofManifest> {
+    let read = async {
+        let (Some(waiting), Some(archive_id)) = (waiting, checkpoint.archive_id) else { return Ok(None) };
+        HandFiles::open(config)?.source.proof(&waiting.mark.id, archive_id).await
+    };
+    match read.await {
+        Ok(proof) => proof,
+        Err(error) => {
+            tracing::warn!(error = %error.one_line(), "the newest proof of production cannot be read");
+            None
+        }
+    }
+}
+
+fn check_of(verdict: Verdict, lsn: Lsn) -> Check {
+    Check {
+        table: verdict.table.to_string(),
+        check_type: verdict.check.to_owned(),
+        proof_id: None,
+        cut_lsn: Some(lsn.to_string()),
+        source_rows: None,
+        local_rows: None,
+        differing: verdict.differing.and_then(|rows| i64::try_from(rows).ok()),
+        score: None,
+        verdict: verdict.verdict.to_owned(),
+        blame: None,
+        detail: verdict.detail,
+        age_seconds: Some(0),
+        is_repaired: false,
+    }
+}
