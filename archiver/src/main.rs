@@ -21,8 +21,8 @@ use syncdata_archive::verify;
 use syncdata_formats::Result;
 use syncdata_formats::error::Context as _;
 use syncdata_service::config::{Config, Overrides, Program};
-use syncdata_service::log;
 use syncdata_service::output::Output;
+use syncdata_service::{log, manual};
 use tracing::Level;
 
 use crate::program::cli::{Cli, Command};
@@ -45,9 +45,8 @@ fn answer(cli: &Cli, output: Output) -> Result<ExitCode> {
             clap_complete::generate(*shell, &mut Cli::command(), "syncdata-archiver", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Man => {
-            let page = clap_mangen::Man::new(Cli::command());
-            page.render(&mut std::io::stdout()).context(|| "printing the manual page".to_owned())?;
+        Command::Man { dir } => {
+            manual::write(Cli::command(), dir.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Keygen { file } => commands::keygen(file, output),
@@ -94,7 +93,7 @@ async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<E
         Command::DropSlot { force } => commands::drop_slot(&config, *force, output).await,
         Command::DeclareGap(arguments) => commands::declare_gap(config, arguments, output).await,
         Command::Config => Ok(output.settings(&config)),
-        Command::Verify(_) | Command::Keygen { .. } | Command::Completions { .. } | Command::Man => {
+        Command::Verify(_) | Command::Keygen { .. } | Command::Completions { .. } | Command::Man { .. } => {
             unreachable!("they need no settings")
         }
     }

@@ -8,8 +8,8 @@ use clap_complete::Shell;
 use syncdata_archive::verify;
 use syncdata_formats::error::{Context as _, Result};
 use syncdata_service::config::{Config, Files, Overrides, Program};
-use syncdata_service::log;
 use syncdata_service::output::Output;
+use syncdata_service::{log, manual};
 use tracing::Level;
 
 use super::arguments::{AsOfArguments, Consistency, From, HistoryArguments, ReplayArguments};
@@ -135,7 +135,11 @@ enum Command {
     /// Print a shell completion script
     Completions { shell: Shell },
     /// Print the manual page
-    Man,
+    Man {
+        /// Write the pages of all commands into this folder instead
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// Runs the command of this process; errors go to stderr, 2 is their exit code.
@@ -167,9 +171,8 @@ fn answer(cli: Cli, output: Output) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Man => {
-            let page = clap_mangen::Man::new(named());
-            page.render(&mut std::io::stdout()).context(|| "printing the manual page".to_owned())?;
+        Command::Man { dir } => {
+            manual::write(named(), dir.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Verify(arguments) => {
@@ -216,7 +219,7 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
             let is_sure = |question: &str| Ok(arguments.yes || confirm("replay", question)?);
             replay(&config, &arguments.order()?, arguments.into.as_deref(), is_sure).await?
         }
-        Command::Verify(_) | Command::Completions { .. } | Command::Man => {
+        Command::Verify(_) | Command::Completions { .. } | Command::Man { .. } => {
             unreachable!("they need no connection")
         }
     };

@@ -90,7 +90,11 @@ pub(crate) enum Command {
     /// Print a shell completion script
     Completions { shell: Shell },
     /// Print the manual page
-    Man,
+    Man {
+        /// Write the pages of all commands into this folder instead
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod faults;
 pub mod finding;
 pub mod log;
+pub mod manual;
 pub mod output;
 pub mod own_files;
 pub mod postgres;

@@ -2,4 +2,5 @@
 
 mod connections;
 mod found;
+mod packages;
 mod settings;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fs::{self, DirBuilder, Permissions};
 use std::future::Future;
+use std::io;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
@@ -30,6 +31,9 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Whoever is in this group may ask and command the daemons that are in it too.
+const OPERATORS: &str = "syncdata";
+
 /// More at once are made to wait in the listen queue.
 const CONNECTIONS_MAX: usize = 32;
 
@@ -56,7 +60,8 @@ impl ControlSocket {
                 "a socket's path may have 107 bytes; the folder follows RUNTIME_DIRECTORY or XDG_RUNTIME_DIR",
             )
         })?;
-        fs::set_permissions(&unfinished, Permissions::from_mode(0o600)).context(doing)?;
+        let mode = if hand_to_operators(&unfinished).context(doing)? { 0o660 } else { 0o600 };
+        fs::set_permissions(&unfinished, Permissions::from_mode(mode)).context(doing)?;
         fs::rename(&unfinished, path).context(doing)?;
         Ok(ControlSocket { listener, path: path.to_owned() })
     }
@@ -207,6 +212,26 @@ fn refuse_if_taken(path: &Path) -> Result<()> {
     }
 }
 
+/// The socket belongs to the operators' group, if we are in it ourselves: the units are. `false`: to us alone.
+fn hand_to_operators(socket: &Path) -> io::Result<bool> {
+    let Some(group) = fs::read_to_string("/etc/group").ok().and_then(|groups| number_of(OPERATORS, &groups))
+    else {
+        return Ok(false);
+    };
+    let ours = rustix::process::getegid().as_raw() == group
+        || rustix::process::getgroups()?.iter().any(|gid| gid.as_raw() == group);
+    if ours {
+        std::os::unix::fs::chown(socket, None, Some(group))?;
+    }
+    Ok(ours)
+}
+
+/// The number of a group: `syncdata:x:995:anna,otto`.
+fn number_of(group: &str, groups: &str) -> Option<u32> {
+    let line = groups.lines().find_map(|line| line.strip_prefix(group)?.strip_prefix(':'))?;
+    line.split(':').nth(1)?.parse().ok()
+}
+
 fn remove_if_there(path: &Path) -> std::io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -262,6 +287,14 @@ mod tests {
         assert!(serving.await.is_err_and(|error| error.is_cancelled()));
         assert!(!path.exists(), "the file goes with the socket");
         assert_eq!(call(&path, Method::Get, "/status", None).await.expect("no error"), None);
+    }
+
+    #[test]
+    fn the_operators_group_is_found_by_its_whole_name() {
+        let groups = "root:x:0:\nsyncdata2:x:7:\nsyncdata:x:995:anna,otto\nbroken\n";
+        assert_eq!(number_of("syncdata", groups), Some(995));
+        assert_eq!(number_of("sync", groups), None);
+        assert_eq!(number_of("broken", groups), None);
     }
 
     #[tokio::test]
