@@ -76,6 +76,7 @@ impl Ground<'_> {
                         table: table.clone(),
                         seq: fetched.segment.manifest().seq.get(),
                         position: gap.from.max(state.position.unwrap_or(Lsn::ZERO)),
+                        commit_time: None,
                         gap: plan::GapName::from(gap),
                         reason: format!(
                             "changes from {} to {} are lost: {}; {}",

@@ -19,6 +19,8 @@ pub(crate) struct Stop {
     pub poison: Poison,
     /// What one TRUNCATE named with it, where that is the reason.
     pub held_with: Vec<TableName>,
+    /// What is told to be done may leave other rows than the source has: nothing but a new base makes it live.
+    pub in_doubt: bool,
 }
 
 impl<E: Into<Error>> From<E> for Ended {
@@ -35,11 +37,12 @@ impl Ended {
         line: Option<u64>,
         difference: &Difference,
     ) -> Ended {
-        let Difference { what, remedy } = difference;
+        let Difference { what, remedy, in_doubt } = difference;
         let (reason, remedy) = (what.clone(), Some(format!("run: {remedy}")));
         let (seq, sqlstate, server_words) = (before.seq, None, None);
         let poison = Poison { table: table.clone(), seq, line, sqlstate, reason, remedy, server_words };
-        Ended::Stop(table.clone(), Box::new(Stop { before, poison, held_with: Vec::new() }))
+        let (held_with, in_doubt) = (Vec::new(), *in_doubt);
+        Ended::Stop(table.clone(), Box::new(Stop { before, poison, held_with, in_doubt }))
     }
 
     /// One TRUNCATE names the table and others that cannot take it: none of them does, until all do.
@@ -61,15 +64,16 @@ impl Ended {
             remedy: Some(remedy),
             server_words: None,
         };
-        Ended::Stop(table.clone(), Box::new(Stop { before: place.tx, poison, held_with: with }))
+        let stop = Stop { before: place.tx, poison, held_with: with, in_doubt: false };
+        Ended::Stop(table.clone(), Box::new(stop))
     }
 
     /// The server refused a record.
     pub(crate) fn rejected(rejection: Rejection) -> Ended {
-        let Rejection { table, place, sqlstate, reason, remedy, server_words } = rejection;
+        let Rejection { table, place, sqlstate, reason, remedy, server_words, in_doubt } = rejection;
         let (seq, line) = (place.tx.seq, Some(place.line));
         let poison = Poison { table: table.clone(), seq, line, sqlstate, reason, remedy, server_words };
-        Ended::Stop(table, Box::new(Stop { before: place.tx, poison, held_with: Vec::new() }))
+        Ended::Stop(table, Box::new(Stop { before: place.tx, poison, held_with: Vec::new(), in_doubt }))
     }
 }
 

@@ -17,6 +17,7 @@ use syncdata_service::own_files;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::{Batch, Limits, Place, TxPlace};
+use crate::plan::position::Position;
 use crate::table::{Difference, Fit};
 
 /// One batch is read ahead of the one that waits.
@@ -78,7 +79,7 @@ pub struct SegmentEnd {
     pub seq: u64,
     pub counts: BTreeMap<String, OpCounts>,
     /// Where the tables stand that were cut off: at the end of the transaction before.
-    pub stopped: BTreeMap<String, Lsn>,
+    pub stopped: BTreeMap<String, Position>,
 }
 
 /// A batch that is netted on a thread of its own, while the next one is read.
@@ -253,7 +254,7 @@ impl<P: Send + 'static> Reader<'_, P> {
         // What each table may take, and what it took.
         let mut shares: hashbrown::HashMap<&str, (&Admission, OpCounts)> =
             task.admitted.iter().map(|(name, share)| (name.as_str(), (share, OpCounts::default()))).collect();
-        let mut last_commit = task.segment.manifest().start_lsn;
+        let mut last_commit = Position { lsn: task.segment.manifest().start_lsn, commit_time: None };
         let mut index = 0;
         stop_at(task, index, last_commit, &mut end);
         let mut reader = open(&task.segment, &task.file)?.with_line_bytes_max(task.line_bytes_max);
@@ -305,7 +306,7 @@ impl<P: Send + 'static> Reader<'_, P> {
                         return Err(Stop::Enough);
                     }
                     index += 1;
-                    last_commit = commit.end_lsn;
+                    last_commit = Position { lsn: commit.end_lsn, commit_time: Some(commit.ts) };
                     stop_at(task, index, last_commit, &mut end);
                 }
                 None => break,
@@ -357,11 +358,12 @@ fn too_long(long: &LongRow, line_bytes_max: usize, table: &TableName) -> Differe
              and resync it",
             table.shell_word()
         ),
+        in_doubt: false,
     }
 }
 
 /// Notes the tables that take nothing from this transaction on.
-fn stop_at(task: &Task, index: u64, last_commit: Lsn, end: &mut SegmentEnd) {
+fn stop_at(task: &Task, index: u64, last_commit: Position, end: &mut SegmentEnd) {
     for (table, admission) in &task.admitted {
         if admission.until == Some(index) {
             end.stopped.insert(table.clone(), last_commit);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{self, OpCounts};
+use syncdata_formats::manifest::{Generated, OpCounts};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::OnError;
@@ -25,7 +25,7 @@ use crate::batch::TxPlace;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::{State, TableState};
 use crate::plan::{self, Scope};
-use crate::table::{SourceColumns, Table};
+use crate::table::{self, SourceColumns, Table};
 use crate::target::{CutOff, Entry, Oddities, Outcome, Poison, Positions, SetAside, Target, Violation};
 
 /// What all transactions of a pass have in common.
@@ -133,6 +133,7 @@ impl Transaction<'_> {
         let tables = self.local_tables(target, &states).await?;
         let in_scope = states.iter().filter(|(table, state)| self.scope.contains(table, state));
         let states_in_scope = in_scope.map(|(table, state)| (table, state.clone())).collect();
+        self.look_at_newer_columns(target, &states, &tables).await?;
         let held = self.held(&states);
         let ground = Ground { states: states_in_scope, tables: &tables, stops: &self.stops, held: &held };
         let layout = ground.lay_out(self.group)?;
@@ -147,14 +148,43 @@ impl Transaction<'_> {
         faults::hit("apply.before_checkpoint")?;
 
         let moved: Vec<TableName> = later.states.keys().copied().cloned().collect();
-        let columns =
-            moved.iter().filter_map(|name| Some((name.clone(), self.new_columns(tables.get(name)?)?)));
-        let columns = columns.collect();
         let mut positions = self.positions(&states, moved, layout.cut_off, &findings, started)?;
-        positions.columns = columns;
+        positions.columns = self.columns(&positions, &tables);
         positions.nan_as_null = self.nan_as_null(&tables);
         target.commit(&positions).await?;
         Ok(Done::of(&positions))
+    }
+
+    /// A column that is new at the source, and is here already, has in every row what rows as old have there: all that
+    /// are here are older than it. Whoever made it here otherwise, or had such a column, has other rows.
+    async fn look_at_newer_columns<T: Target>(
+        &self,
+        target: &mut T,
+        states: &BTreeMap<TableName, TableState>,
+        tables: &BTreeMap<TableName, Arc<Table>>,
+    ) -> Result<(), Ended> {
+        for fetched in self.group {
+            let manifest = fetched.segment.manifest();
+            let before = TxPlace { seq: manifest.seq.get(), index: 0 };
+            for (name, relation) in &manifest.relations {
+                let (Some(table), Some(state)) = (tables.get(name), states.get(name)) else { continue };
+                let is_behind = state.position.is_some_and(|position| position >= manifest.end_lsn);
+                if is_behind || self.stops.get(name).is_some_and(|stop| stop.before <= before) {
+                    continue;
+                }
+                let newer = table::newer(relation, table);
+                if newer.is_empty() {
+                    continue;
+                }
+                if let Some(column) = target.other_values(table, &newer).await? {
+                    let missing = newer.iter().find(|(place, _)| *place == column);
+                    let missing = missing.and_then(|(_, missing)| missing.as_deref());
+                    let difference = table::other_old_values(table, column, missing);
+                    return Err(Ended::unfit(name, before, None, &difference));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What takes nothing until an operator has mended it. A table that lags or waits for its base comes by itself.
@@ -267,7 +297,7 @@ impl Transaction<'_> {
         let before = self.beginning();
         let (seq, line) = (before.seq, None);
         let poison = Poison { table: table.clone(), seq, line, sqlstate, reason, remedy, server_words };
-        Ended::Stop(table, Box::new(Stop { before, poison, held_with: Vec::new() }))
+        Ended::Stop(table, Box::new(Stop { before, poison, held_with: Vec::new(), in_doubt: false }))
     }
 
     /// The first transaction of the group.
@@ -280,10 +310,15 @@ impl Transaction<'_> {
         &self,
         states: &BTreeMap<TableName, TableState>,
         moved: Vec<TableName>,
-        cut_off: Vec<CutOff>,
+        mut cut_off: Vec<CutOff>,
         findings: &Findings,
         started: Instant,
     ) -> Result<Positions> {
+        for cut in &mut cut_off {
+            let position = states.get(&cut.table).and_then(|state| state.position);
+            let reached = self.reached(&cut.table, cut.seq, findings);
+            cut.commit_time = reached.commit_time.filter(|_| position.is_none_or(|own| own < reached.lsn));
+        }
         let entries = self.entries(findings, &cut_off);
         let set_aside = self.stops.iter().map(|(table, stop)| {
             let position = states.get(table).and_then(|state| state.position);
@@ -312,15 +347,46 @@ impl Transaction<'_> {
         })
     }
 
-    /// What the source calls the table's columns now, if that is news and all of them are here under these names. (A
-    /// manifest may be younger than the rows of its segment.)
-    fn new_columns(&self, table: &Table) -> Option<SourceColumns> {
+    /// What the source calls the columns of the tables, also of those that ended in the middle: what they took had these.
+    fn columns(
+        &self,
+        positions: &Positions,
+        tables: &BTreeMap<TableName, Arc<Table>>,
+    ) -> Vec<(TableName, SourceColumns)> {
+        let columns = |(name, table): (&TableName, &Arc<Table>)| {
+            let upto = if positions.moved.contains(name) {
+                self.end()
+            } else {
+                let stop = positions.set_aside.iter().find(|stop| stop.poison.table == *name);
+                let cut = positions.cut_off.iter().find(|cut| cut.table == *name);
+                stop.map(|stop| stop.position.lsn).or_else(|| cut.map(|cut| cut.position))?
+            };
+            Some((name.clone(), self.new_columns(table, upto)?))
+        };
+        tables.iter().filter_map(columns).collect()
+    }
+
+    /// What the source calls the table's columns now, if that is news: of those that are here under these names. (A
+    /// manifest may be younger than the rows of its segment.) What is known for the first time is known of all or none: a
+    /// column that is not noted later is held to be newer than the rows.
+    fn new_columns(&self, table: &Table, upto: Lsn) -> Option<SourceColumns> {
         let manifests = self.group.iter().rev().map(|fetched| fetched.segment.manifest());
+        let manifests = manifests.filter(|manifest| manifest.start_lsn < upto);
         let relation = manifests.filter_map(|manifest| manifest.relations.get(&table.name)).next()?;
-        let number = |column: &manifest::Column| Some((column.attnum?, column.name.clone()));
-        let columns: SourceColumns = relation.columns.iter().map(number).collect::<Option<_>>()?;
-        let is_here = columns.values().all(|name| table.column(name).is_some());
-        (is_here && columns != table.source_columns).then_some(columns)
+        let known = &table.source_columns;
+        let mut columns = SourceColumns::new();
+        for column in &relation.columns {
+            let number = column.attnum?;
+            let is_here =
+                column.generated == Some(Generated::Virtual) || table.column(&column.name).is_some();
+            match known.get(&number) {
+                _ if is_here => drop(columns.insert(number, column.name.clone())),
+                Some(old) => drop(columns.insert(number, old.clone())),
+                None if known.is_empty() => return None,
+                None => {}
+            }
+        }
+        (columns != *known).then_some(columns)
     }
 
     /// Columns that are here, of tables with rows from a source that cannot say them.
@@ -353,11 +419,12 @@ impl Transaction<'_> {
         let fetched = self.group.iter().find(|fetched| fetched.segment.manifest().seq.get() == seq);
         let fetched = fetched.expect("a stop lies in the group");
         let manifest = fetched.segment.manifest();
-        let end = findings.ends.iter().find(|end| end.seq == seq);
-        let reached = end.and_then(|end| end.stopped.get(&table.to_string())).copied();
-        let reached = reached.unwrap_or(manifest.start_lsn);
+        let reached = self.reached(table, seq, findings);
         // One that was loaded later than the segment keeps its own position.
-        let lsn = position.map_or(reached, |position| position.max(reached));
+        let position = match position {
+            Some(own) if own >= reached.lsn => Position { lsn: own, commit_time: None },
+            _ => reached,
+        };
         let record = match (&fetched.file, stop.poison.line) {
             (Some(file), Some(line)) => poison::find(file, manifest, line)?,
             _ => None,
@@ -365,10 +432,28 @@ impl Transaction<'_> {
         Ok(SetAside {
             poison: stop.poison.clone(),
             record,
-            position: Position { lsn, commit_time: None },
+            position,
             reason: stop.reason_and_remedy(),
             held_with: stop.held_with.clone(),
+            in_doubt: stop.in_doubt,
         })
+    }
+
+    /// Where a table stands that ends in that segment: after its last transaction before.
+    fn reached(&self, table: &TableName, seq: u64, findings: &Findings) -> Position {
+        let earlier = self.group.iter().map(|fetched| fetched.segment.manifest());
+        let mut earlier = earlier.take_while(|manifest| manifest.seq.get() < seq);
+        let commit_time =
+            earlier.by_ref().filter_map(|manifest| manifest.span).last().map(|span| span.last_ts);
+        let end = findings.ends.iter().find(|end| end.seq == seq);
+        let stopped = end.and_then(|end| end.stopped.get(&table.to_string())).copied();
+        let begins = || {
+            let manifests = self.group.iter().map(|fetched| fetched.segment.manifest());
+            let mut of_segment = manifests.filter(|manifest| manifest.seq.get() == seq);
+            of_segment.next().expect("it lies in the group").start_lsn
+        };
+        let reached = stopped.unwrap_or_else(|| Position { lsn: begins(), commit_time: None });
+        Position { commit_time: reached.commit_time.or(commit_time), ..reached }
     }
 
     /// One for every table and segment: what it took, and why it took no more.

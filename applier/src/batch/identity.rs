@@ -57,6 +57,7 @@ pub(super) fn difference(column: &str, table: &Table) -> Difference {
              on the production host",
             table.name
         ),
+        in_doubt: false,
     }
 }
 
@@ -67,7 +68,8 @@ mod tests {
 
     fn table(columns: &[&str], unique: &[usize]) -> Table {
         let column = |name: &&str| Local::plain(name, "integer", "pg_catalog.int4");
-        let unique = UniqueIndex { columns: unique.to_vec(), immediate: true, overlaps: false };
+        let unique =
+            UniqueIndex { columns: unique.to_vec(), immediate: true, overlaps: false, is_loose: false };
         Table::plain(columns.iter().map(column).collect(), vec![unique])
     }
 

@@ -68,11 +68,16 @@ impl Cell {
 struct Form {
     side: Side,
     names: Vec<String>,
+    /// Of the names, then of what is added to them.
     columns: Vec<Option<usize>>,
+    /// What rows older than a column have in it, where the source says so.
+    added: Vec<Cell>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
+    /// All of a row, as its table was then.
+    New,
     Data,
     OldKeys,
 }
@@ -146,7 +151,7 @@ impl Batch {
             Some(&table) => table,
             None => self.add_table(&row.table, target, relation),
         };
-        let data = self.part(table, &row.data, Side::Data)?;
+        let data = self.part(table, &row.data, if row.op == Op::Insert { Side::New } else { Side::Data })?;
         let old_side = if matches!(row.op, Op::Update | Op::Delete) { Side::OldKeys } else { Side::Data };
         let old_keys = self.part(table, &row.old_keys, old_side)?;
         let index = u32::try_from(self.records.len()).expect("a batch has some thousand records");
@@ -175,23 +180,48 @@ impl Batch {
     }
 
     fn part(&mut self, table: usize, fields: &Fields<'_>, side: Side) -> Result<Part, Difference> {
-        let form = self.tables[table].form(fields, side)?;
+        let form = self.form(table, fields, side)?;
         let cells = u32::try_from(self.cells.len()).expect("cells are limited");
         for (_, value) in fields {
             let cell = match value.as_text() {
                 None => Cell::NULL,
-                Some(text) => {
-                    let start = self.text.len();
-                    self.text.push_str(text);
-                    let at = |n| {
-                        u32::try_from(n).expect("a batch's text is limited, and a line to less than 2 GiB")
-                    };
-                    Cell { start: at(start), len: at(text.len()) }
-                }
+                Some(text) => self.keep(text),
             };
             self.cells.push(cell);
         }
+        self.cells.extend_from_slice(&self.tables[table].forms[form as usize].added);
         Ok(Part { form, cells })
+    }
+
+    fn keep(&mut self, text: &str) -> Cell {
+        let start = self.text.len();
+        self.text.push_str(text);
+        let at = |n| u32::try_from(n).expect("a batch's text is limited, and a line to less than 2 GiB");
+        Cell { start: at(start), len: at(text.len()) }
+    }
+
+    /// The form with these names; nearly always one of the first two.
+    fn form(&mut self, table: usize, fields: &Fields<'_>, side: Side) -> Result<u32, Difference> {
+        let same = |form: &Form| {
+            form.side == side
+                && form.names.len() == fields.len()
+                && form.names.iter().zip(fields).all(|(a, (b, _))| a == b)
+        };
+        let place = match self.tables[table].forms.iter().position(same) {
+            Some(place) => place,
+            None => {
+                let mut form = self.tables[table].new_form(fields, side)?;
+                if side == Side::New {
+                    for (column, missing) in self.tables[table].newer_than(&form.names) {
+                        form.columns.push(Some(column));
+                        form.added.push(missing.map_or(Cell::NULL, |missing| self.keep(&missing)));
+                    }
+                }
+                self.tables[table].forms.push(form);
+                self.tables[table].forms.len() - 1
+            }
+        };
+        Ok(u32::try_from(place).expect("fewer forms than records"))
     }
 
     /// The text of a cell; `None` for NULL.
@@ -220,6 +250,13 @@ impl Batch {
         self.tables[record.table].target.table.columns.get(column)
     }
 
+    /// What the source sent for that column of a row, whether or not it is written here.
+    pub fn sent(&self, record: &Record, name: &str) -> Option<Cell> {
+        let form = &self.tables[record.table].forms[record.data.form as usize];
+        let place = form.names.iter().position(|known| known == name)?;
+        Some(self.cells[record.data.cells as usize + place])
+    }
+
     fn fields(&self, table: usize, part: Part) -> impl Iterator<Item = (usize, Cell)> + Clone + '_ {
         let columns = &self.tables[table].forms[part.form as usize].columns;
         let cells = &self.cells[part.cells as usize..part.cells as usize + columns.len()];
@@ -230,6 +267,14 @@ impl Batch {
 impl BatchTable {
     pub fn replica_identity(&self) -> ReplicaIdentity {
         self.relation.replica_identity
+    }
+
+    /// Columns that both sides compute and keep, by their names.
+    pub fn computed(&self) -> impl Iterator<Item = usize> {
+        let stored = |column: &manifest::Column| column.generated == Some(Generated::Stored);
+        let stored = self.relation.columns.iter().filter(move |column| stored(column));
+        let here = stored.filter_map(|column| self.target.table.column(&column.name));
+        here.filter(|place| self.target.table.columns[*place].generated)
     }
 
     /// Local columns of another type than the source's, with that.
@@ -249,36 +294,40 @@ impl BatchTable {
         column.text_equality == TextEquality::Exact && source.is_some_and(is_of_family)
     }
 
-    /// Whether a value of that column prints here as it does at the source: 1.5 and 1.50 are one number.
+    /// Whether a value of that column prints here as it does at the source: 1.5 and 1.50 are one number, and so are
+    /// 1e+06 and 1000000.
     pub fn prints_alike(&self, column: &table::Column) -> bool {
+        const NUMBERS: [&str; 4] =
+            ["pg_catalog.\"numeric\"", "pg_catalog.numeric", "pg_catalog.float4", "pg_catalog.float8"];
         let source = self.relation.columns.iter().find(|source| source.name == column.name);
-        column.base_type != "pg_catalog.\"numeric\"" && column.base_type != "pg_catalog.numeric"
+        !NUMBERS.contains(&column.base_type.as_str())
             || source.is_some_and(|source| source.type_name == column.type_name)
     }
 
-    /// The form with these names; nearly always one of the first two.
-    fn form(&mut self, fields: &Fields<'_>, side: Side) -> Result<u32, Difference> {
-        let same = |form: &Form| {
-            form.side == side
-                && form.names.len() == fields.len()
-                && form.names.iter().zip(fields).all(|(a, (b, _))| a == b)
+    fn new_form(&self, fields: &Fields<'_>, side: Side) -> Result<Form, Difference> {
+        let names: Vec<String> = fields.iter().map(|(name, _)| name.clone().into_owned()).collect();
+        let columns: Vec<Option<usize>> =
+            names.iter().map(|name| self.column(name, side)).collect::<Result<_, _>>()?;
+        if side == Side::OldKeys
+            && let Some(column) = identity::unsaid(&self.relation, &self.target.table, &names)
+        {
+            return Err(identity::difference(&column, &self.target.table));
+        }
+        Ok(Form { side, names, columns, added: Vec::new() })
+    }
+
+    /// Columns that a new row of these names does not have: they are younger than it, and at the source it has in them
+    /// what the catalog says. A default that they have here may be another.
+    fn newer_than(&self, names: &[String]) -> Vec<(usize, Option<String>)> {
+        let is_younger = |column: &&manifest::Column| {
+            column.generated.is_none() && column.attnum.is_some() && !names.contains(&column.name)
         };
-        let place = match self.forms.iter().position(same) {
-            Some(place) => place,
-            None => {
-                let names: Vec<String> = fields.iter().map(|(name, _)| name.clone().into_owned()).collect();
-                let columns: Vec<Option<usize>> =
-                    names.iter().map(|name| self.column(name, side)).collect::<Result<_, _>>()?;
-                if side == Side::OldKeys
-                    && let Some(column) = identity::unsaid(&self.relation, &self.target.table, &names)
-                {
-                    return Err(identity::difference(&column, &self.target.table));
-                }
-                self.forms.push(Form { side, names, columns });
-                self.forms.len() - 1
-            }
+        let table = &self.target.table;
+        let here = |column: &manifest::Column| {
+            let place = table.column(&column.name).filter(|place| !table.columns[*place].generated)?;
+            Some((place, column.missing.clone()))
         };
-        Ok(u32::try_from(place).expect("fewer forms than records"))
+        self.relation.columns.iter().filter(is_younger).filter_map(here).collect()
     }
 
     /// The labels that the source has for a column of an enum type, as far as the archive says.
@@ -297,7 +346,7 @@ impl BatchTable {
         match table.column(name) {
             // A key may have it, and then finds its row by it. Otherwise it follows from the columns beside it.
             Some(place)
-                if table.columns[place].generated && (side == Side::Data || self.target.key.by_image) =>
+                if table.columns[place].generated && (side != Side::OldKeys || self.target.key.by_image) =>
             {
                 Ok(None)
             }

@@ -29,7 +29,7 @@ use crate::archive::hand_files::HandFiles;
 use crate::archive::source::Source;
 use crate::archive::trail::Trail;
 use crate::batch::TxPlace;
-use crate::load::{self, Base, BaseKey, Copy, Halt, Known, Refusal};
+use crate::load::{self, Base, BaseKey, Copy, Halt, Known, Refusal, columns};
 use crate::plan::{GapName, concerns, not_found};
 use crate::table::Table;
 use crate::target::postgres::apply::Writer;
@@ -157,7 +157,7 @@ impl Making<'_> {
                     _ if table.is_none() => Err(not_found(name).to_string()),
                     Some(snapshot) => Ok(Base::Snapshot(Arc::clone(snapshot))),
                     None if is_whole => match since.get(name) {
-                        Some(since) if since.empty => Ok(Base::Start { over: false, from: since.lsn }),
+                        Some(since) if since.empty => Ok(Base::Start { from: since.lsn }),
                         _ => Err("it had rows when its capture began, or may have had, and no snapshot from before that \
                                   moment has them"
                             .to_owned()),
@@ -196,6 +196,10 @@ impl Making<'_> {
             *number += 1;
             let filled = load::fill(self.local, self.source, base, &table, shadow).await;
             let copy = filled.map_err(cannot_be_made)?;
+            if let Err(reason) = self.bridge(base, &copy, segments).await? {
+                self.past.left_alone.insert(name.to_string(), reason);
+                continue;
+            }
             made.insert(name, copy);
         }
         let missing = self.changes(segments, &known, &mut made).await?;
@@ -237,6 +241,30 @@ impl Making<'_> {
         let end = later.map(|(index, commit)| End { place: TxPlace { seq, index }, lsn: commit.end_lsn });
         fetched.clean()?;
         Ok(end)
+    }
+
+    /// Rows of the base are older than columns that came up to the moment: they get what such rows have at the source.
+    async fn bridge(
+        &self,
+        base: &Base,
+        copy: &Copy,
+        segments: &[&Verified],
+    ) -> Result<std::result::Result<(), String>> {
+        let described = |segment: &&Verified| segment.manifest().relations.get(&copy.table.name).cloned();
+        let Some(now) = segments.iter().rev().find_map(described) else { return Ok(Ok(())) };
+        let client = self.local.session.client();
+        let (values, has_rows) = match base {
+            // Its rows come with its changes, whatever columns they have.
+            Base::Start { .. } => (columns::old_values(&now), false),
+            Base::Snapshot(_) => match columns::bridge(&copy.relation, &now) {
+                Ok(values) => (values, true),
+                Err(reason) => {
+                    return Ok(Err(format!("{} is older than a change of it: {reason}", base.name())));
+                }
+            },
+        };
+        load::shadow::fill_old_rows(client, copy, &values, has_rows).await?;
+        Ok(Ok(()))
     }
 
     async fn changes(

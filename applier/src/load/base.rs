@@ -16,9 +16,8 @@ const GROUP_BYTES_MAX: u64 = 8 << 30;
 #[derive(Clone, Debug)]
 pub(crate) enum Base {
     Snapshot(Arc<SnapshotManifest>),
-    /// Everything since its capture began, when it was empty; over the rows that are there, or in place of them.
+    /// Everything since its capture began, when it was empty.
     Start {
-        over: bool,
         from: Lsn,
     },
 }
@@ -27,14 +26,14 @@ pub(crate) enum Base {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum BaseKey {
     Snapshot(SnapshotId),
-    Start { over: bool, from: Lsn },
+    Start { from: Lsn },
 }
 
 impl Base {
     pub(crate) fn key(&self) -> BaseKey {
         match self {
             Base::Snapshot(snapshot) => BaseKey::Snapshot(snapshot.id.clone()),
-            Base::Start { over, from } => BaseKey::Start { over: *over, from: *from },
+            Base::Start { from } => BaseKey::Start { from: *from },
         }
     }
 
@@ -120,6 +119,6 @@ mod tests {
             expected.into_iter().map(|group| group.into_iter().map(table).collect()).collect();
         assert_eq!(groups, expected);
         assert_eq!(Base::Snapshot(base).in_groups(&names, false), std::slice::from_ref(&names));
-        assert_eq!(Base::Start { over: true, from: Lsn::ZERO }.in_groups(&names, true), [names]);
+        assert_eq!(Base::Start { from: Lsn::ZERO }.in_groups(&names, true), [names]);
     }
 }

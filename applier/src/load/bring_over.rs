@@ -4,21 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use syncdata_formats::error::Result;
-use syncdata_formats::manifest::OpCounts;
+use syncdata_formats::manifest::{Generated, OpCounts};
 use syncdata_formats::name::TableName;
 use syncdata_service::faults;
 
 use super::difference::{Changes, Pair};
 use super::loader::{Loader, Work, control};
-use super::{Base, Halt, Loaded, Refusal, is_of_a_row};
+use super::{Base, Copy, Halt, Loaded, Refusal, is_of_a_row};
 use crate::plan::state::State;
 use crate::table::{self, Fit, Table, UniqueIndex};
-use crate::target::postgres::apply::{FREE_PLANS, Writer};
+use crate::target::postgres::apply::{FREE_PLANS, Writer, computed};
 use crate::target::postgres::cascades::Watch;
 use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::identity;
 use crate::target::postgres::ledger::{self, Entry};
-use crate::target::postgres::quarantine;
+use crate::target::postgres::{quarantine, rules};
 
 impl Loader<'_> {
     /// One transaction. No pass runs meanwhile.
@@ -130,13 +130,6 @@ impl Loader<'_> {
         writer: &Writer,
         name: &TableName,
     ) -> Result<Changes, Halt> {
-        let is_silent = !work.records.contains_key(name);
-        match work.base {
-            // Silent since it was empty: the rows that are here stay as they are.
-            Base::Start { over: true, .. } if is_silent => return Ok(Changes::default()),
-            Base::Start { .. } | Base::Snapshot(_) => {}
-        }
-
         let copy = &work.copies[name];
         let target =
             table::fit(&copy.relation, &copy.table).map_err(|difference| Halt::refused(name, difference))?;
@@ -159,6 +152,9 @@ impl Loader<'_> {
         control(client, "SAVEPOINT syncdata_table").await?;
         let watch = self.watch(&copy.table).await?;
         let before = watch.count(client).await?;
+        if let Some(rule) = rules::acting(client, [&*copy.table].into_iter()).await?.remove(name) {
+            return Err(Halt::refused(name, rule.words(name)));
+        }
         let brought = pair.bring_over(client).await;
         if brought.is_ok() {
             let touched = watch.changed(client, &before).await?;
@@ -176,7 +172,13 @@ impl Loader<'_> {
                 tracing::debug!(table = %name, rows = changes.total(), "brought over in vain");
                 Halt::refused(name, "two rows have the same value in a deferrable unique constraint")
             }
-            Ok(changes) => return Ok(changes),
+            Ok(changes) => match pair.computes_another(client, &computed(copy)).await? {
+                None => return Ok(changes),
+                Some(column) => {
+                    let (what, remedy) = computed::words(&copy.table, column);
+                    Halt::refused(name, format!("{what}; run: {remedy}"))
+                }
+            },
             Err(error) => {
                 if !is_of_a_row(&error) {
                     return Err(Halt::Failed(error));
@@ -187,6 +189,13 @@ impl Loader<'_> {
         control(client, "ROLLBACK TO SAVEPOINT syncdata_table").await?;
         Err(refusal)
     }
+}
+
+/// Columns that both sides compute and keep: the shadow has them as the source sent them.
+fn computed(copy: &Copy) -> Vec<usize> {
+    let stored = copy.relation.columns.iter().filter(|column| column.generated == Some(Generated::Stored));
+    let here = stored.filter_map(|column| copy.table.column(&column.name));
+    here.filter(|place| copy.table.columns[*place].generated).collect()
 }
 
 /// By which columns rows are found. Where foreign keys act, a row must not go and come again: any unique key will do.

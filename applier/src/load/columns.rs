@@ -67,11 +67,13 @@ fn same_values(old: &Column, now: &Column) -> Result<(), String> {
     Ok(())
 }
 
-/// Labels may have come; one that is gone was renamed, and old rows have the old name.
+/// Labels may have come, and keep their order; one that is gone, or in another place, was renamed, and old rows have the
+/// old name.
 fn check_labels(before: &Relation, now: &Relation) -> Result<(), String> {
     for (name, labels) in &before.types {
         let Some(known) = now.types.get(name) else { continue };
-        if let Some(gone) = labels.iter().find(|label| !known.contains(label)) {
+        let mut rest = known.iter();
+        if let Some(gone) = labels.iter().find(|label| !rest.any(|known| known == *label)) {
             return Err(format!("label {gone:?} of type {name} is another one now"));
         }
     }
@@ -119,6 +121,8 @@ mod tests {
             (vec![id.clone(), v("v", "integer"), column(3, "w", "text", None)], &["a", "b"], Ok(None)),
             (vec![id.clone(), v("v", "integer")], &["a", "new", "b"], Ok(None)),
             (vec![id.clone(), v("v", "integer")], &["a", "c"], Err("label \"b\" of type mood")),
+            // Each has the other's name now.
+            (vec![id.clone(), v("v", "integer")], &["b", "a"], Err("label \"b\" of type mood")),
             (vec![id.clone(), v("v", "smallint")], &["a", "b"], Err("was integer and is smallint")),
             (vec![id.clone(), v("w", "integer")], &["a", "b"], Err("column v is w now")),
             (vec![id.clone(), column(3, "v", "integer", None)], &["a", "b"], Err("dropped and made again")),

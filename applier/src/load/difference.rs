@@ -62,6 +62,31 @@ impl Pair<'_> {
         }
     }
 
+    /// Afterwards: the first of these columns, which the table computes, that has another value in some row than the
+    /// shadow. Rows are found by their key; without one nobody can say.
+    pub(crate) async fn computes_another(
+        &self,
+        client: &Client,
+        columns: &[usize],
+    ) -> Result<Option<usize>, Error> {
+        if self.key.is_empty() {
+            return Ok(None);
+        }
+        let (t, s, same_key) = (self.table.sql(), self.shadow.sql(), self.same_key());
+        for &column in columns {
+            let name = self.table.columns[column].sql();
+            let select = format!(
+                "SELECT EXISTS (SELECT FROM {t} AS t JOIN {s} AS s ON {same_key} \
+                 WHERE ROW(t.{name})::text <> ROW(s.{name})::text)"
+            );
+            let looking = || format!("looking at what {} computes", self.table.name);
+            if client.query_one(&select, &[]).await.context(looking)?.get(0) {
+                return Ok(Some(column));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether a row may go for a moment: nothing hangs on it.
     fn may_go(&self) -> bool {
         self.replica || !self.table.is_referenced()

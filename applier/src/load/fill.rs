@@ -65,13 +65,8 @@ pub(crate) async fn fill(
             let columns = places.filter(|column| !table.columns[*column].generated).collect();
             (copy.relation.clone(), columns)
         }
-        Base::Start { over, .. } => {
-            if *over {
-                shadow::seed(client, table, &shadow).await?;
-            }
-            // What it was at the source, its first segment says.
-            (crate::plan::as_local(table), Vec::new())
-        }
+        // What it was at the source, its first segment says.
+        Base::Start { .. } => (crate::plan::as_local(table), Vec::new()),
     };
     let relation = Arc::new(relation);
     let target = table::fit_of_shadow(&relation, &shadow);

@@ -278,7 +278,7 @@ impl Loader<'_> {
         missing: BTreeMap<TableName, u64>,
     ) -> Result<()> {
         for (table, rows) in missing {
-            if matches!(work.base, Base::Start { over: false, .. }) {
+            if matches!(work.base, Base::Start { .. }) {
                 work.copies.remove(&table);
                 let reason = format!(
                     "{rows} changes of rows that the archive never inserted: it does not reach back to them; {}",

@@ -11,7 +11,7 @@ use super::LOG_REF;
 use super::base::{Base, BaseKey};
 use super::loader::Loader;
 use crate::plan::offer::{Choice, Offer};
-use crate::plan::state::{Event, State, TableState, Want};
+use crate::plan::state::{Event, State, TableState};
 use crate::target::postgres::cursor;
 use crate::target::postgres::ledger::{self, Entry};
 
@@ -55,7 +55,7 @@ impl Loader<'_> {
             let Some(want) = state.wants() else { continue };
             let base = match offer.choose(table, want) {
                 Choice::Snapshot(snapshot) => Base::Snapshot(snapshot),
-                Choice::Start(from) => Base::Start { over: want != Want::Rebuild, from },
+                Choice::Start(from) => Base::Start { from },
                 Choice::Wait(id) => {
                     let reason = format!(
                         "waits until the archive covers snapshot {id}: the archiver's next poll does that"

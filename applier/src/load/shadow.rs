@@ -50,15 +50,6 @@ pub(crate) async fn make(client: &Client, table: &Table, number: usize) -> Resul
     }))
 }
 
-/// The rows that the table has now: changes are applied over them.
-pub(crate) async fn seed(client: &Client, table: &Table, shadow: &Table) -> Result<()> {
-    let columns: Vec<usize> = (0..table.columns.len()).collect();
-    let (into, list) = (shadow.name.sql(), table.column_list(&columns));
-    let seed = format!("INSERT INTO {into} ({list}) SELECT {list} FROM {}", table.sql());
-    client.batch_execute(&seed).await.context(|| format!("copying {}", table.name))?;
-    Ok(())
-}
-
 /// Rows from before columns were there get what such rows have at the source; so do those that changes still bring.
 pub(crate) async fn fill_old_rows(
     client: &Client,

@@ -167,6 +167,10 @@ impl<'a> Pass<'a> {
                     cursor::change(client, meta, &table, Event::LoadFails, None, Some(&reason)).await?;
                     continue;
                 }
+                // Rows that are here are not production's, which has none: it is loaded beside them.
+                if identity::has_rows(client, &table).await? {
+                    continue;
+                }
                 let start = Some(Position { lsn: Lsn::ZERO, commit_time: None });
                 cursor::change(client, meta, &table, Event::NeedsNoBase, start, None).await?;
                 cursor::want(client, meta, &table, None).await?;

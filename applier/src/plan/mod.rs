@@ -145,6 +145,7 @@ pub fn not_found(name: &TableName) -> Difference {
     Difference {
         what: format!("Table not found locally: {name}"),
         remedy: format!("CREATE TABLE {} (...) as at the source", name.sql()),
+        in_doubt: false,
     }
 }
 

@@ -116,7 +116,7 @@ impl Wanted<'_> {
         };
         Ok(match chosen {
             Choice::Snapshot(snapshot) => Ok(Base::Snapshot(snapshot)),
-            Choice::Start(from) => Ok(Base::Start { over: false, from }),
+            Choice::Start(from) => Ok(Base::Start { from }),
             Choice::Wait(id) => Err(format!(
                 "snapshot {id} is from after {}: sync first, or have a new proof made",
                 self.applied.end_lsn

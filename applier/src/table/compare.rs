@@ -11,10 +11,12 @@ use super::faithful::{computes_alike, takes};
 use super::{Column, Fit, Key, Table, TextEquality, UniqueIndex};
 
 /// Why a table cannot take what the archive holds, and the statement that mends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
     pub what: String,
     pub remedy: String,
+    /// The statement may be the wrong one, and nobody could tell afterwards: only a new base makes the rows right.
+    pub in_doubt: bool,
 }
 
 impl fmt::Display for Difference {
@@ -28,6 +30,9 @@ impl fmt::Display for Difference {
 /// A column that the local table lacks is not looked for here: a table renames and gains columns in the middle
 /// of a segment, and the rows before that still fit. [`lacking`] answers when a row carries it.
 pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Fit, Difference> {
+    if let Some(difference) = under_both_names(relation, table) {
+        return Err(difference);
+    }
     for column in &relation.columns {
         let Some(local) = table.columns.iter().find(|local| local.name == column.name) else { continue };
         let is_faithful = match (column.generated, local.generated) {
@@ -51,6 +56,7 @@ pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Fit, Difference> {
                 table.name
             ),
             remedy: format!("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL", table.name.sql(), local.sql()),
+            in_doubt: false,
         });
     }
     Ok(fit_of_shadow(relation, table))
@@ -63,40 +69,62 @@ pub(crate) fn fit_of_shadow(relation: &Relation, shadow: &Arc<Table>) -> Fit {
 
 /// The difference that a row has found which carries a column that the local table lacks.
 pub fn lacking(name: &str, relation: Option<&Relation>, table: &Table) -> Difference {
-    let sql = identifier(name);
     let column = relation.and_then(|relation| relation.columns.iter().find(|column| column.name == name));
-    let remedy = match (relation, column) {
+    let (remedy, in_doubt) = match (relation, column) {
         (Some(relation), Some(column)) => renamed_or_new(table, relation, column),
-        // The archive describes the table as it was later. Text takes every value.
-        (_, _) => format!(
-            "ALTER TABLE {} ADD COLUMN {sql} text  -- if the source has dropped it since; if it was renamed in the \
-             middle of a transaction, resync {}",
-            table.name.sql(),
-            table.name.shell_word()
-        ),
+        (relation, _) => dropped_or_renamed(table, relation, name),
     };
-    Difference { what: format!("column {sql} of {} does not exist locally", table.name), remedy }
+    let remedy = match (in_doubt, remedy.is_empty()) {
+        (false, _) => remedy,
+        (true, true) => resync(table),
+        (true, false) => {
+            format!("{remedy}  -- then, since nothing here proves that it was right, run: {}", resync(table))
+        }
+    };
+    Difference {
+        what: format!("column {} of {} does not exist locally", identifier(name), table.name),
+        remedy,
+        in_doubt,
+    }
 }
 
-/// A column that only we have, of the same type, looks like the old name of one that we lack.
-fn renamed_or_new(table: &Table, relation: &Relation, column: &manifest::Column) -> String {
+/// The archive describes the table as it was later than the row. Text takes every value. Whether that may be wrong: the
+/// column may be here, under the name that it got since.
+fn dropped_or_renamed(table: &Table, relation: Option<&Relation>, name: &str) -> (String, bool) {
+    let number = table.source_columns.iter().find(|(_, known)| *known == name).map(|(number, _)| *number);
+    let is_gone = |relation: &Relation| {
+        relation.columns.iter().all(|column| column.attnum.is_some() && column.attnum != number)
+    };
+    let is_renamed = |relation: &Relation| {
+        number.is_some() && relation.columns.iter().any(|column| column.attnum == number)
+    };
+    let add = format!("ALTER TABLE {} ADD COLUMN {} text", table.name.sql(), identifier(name));
+    match relation {
+        Some(relation) if number.is_some() && is_gone(relation) => {
+            (format!("{add}  -- the source has dropped it since"), false)
+        }
+        Some(relation) if is_renamed(relation) => (String::new(), true),
+        _ => (format!("{add};  -- if the source has dropped it since, and not renamed it"), true),
+    }
+}
+
+/// A column that only we have looks like the old name of one that we lack. The statement, or several, and whether it may
+/// be the wrong one.
+fn renamed_or_new(table: &Table, relation: &Relation, column: &manifest::Column) -> (String, bool) {
     let source = |local: &&Column| relation.columns.iter().find(|source| source.name == local.name);
     let add = add_column(table, column);
-    let rename = |local: &Column| {
-        let (name, to) = (local.sql(), identifier(&column.name));
-        format!("ALTER TABLE {} RENAME COLUMN {name} TO {to}", table.name.sql())
-    };
-    let is_old = |local: &&Column| source(local).is_none() && local.type_name == column.type_name;
-    let olds: Vec<&Column> = table.columns.iter().filter(is_old).collect();
+    let rename = |local: &Column| rename_column(table, local, &column.name);
+    let is_ours = |local: &&Column| source(local).is_none();
+    let is_old = |local: &&Column| is_ours(local) && local.type_name == column.type_name;
+    let mut olds: Vec<&Column> = table.columns.iter().filter(is_old).collect();
 
     if let Some(number) = column.attnum.filter(|_| !table.source_columns.is_empty()) {
-        let old = table.source_columns.get(&number);
-        let old = old.and_then(|name| table.columns.iter().find(|local| local.name == *name));
-        match (table.source_columns.contains_key(&number), old) {
-            (false, _) => return add,
-            (true, Some(local)) if source(&local).is_none() => return rename(local),
-            (true, _) => {}
-        }
+        let Some(old) = table.source_columns.get(&number) else { return (add, false) };
+        return match table.columns.iter().find(|local| local.name == *old) {
+            Some(local) if is_ours(&local) => (rename(local), false),
+            // It had rows' values in it, and is not here any more: empty it would be another one.
+            _ => (format!("{add};  -- and what was in it is lost here"), true),
+        };
     }
     // Numbers mean the same on both sides where the columns that both have are numbered alike.
     let is_alike = |local: &Column| {
@@ -106,22 +134,94 @@ fn renamed_or_new(table: &Table, relation: &Relation, column: &manifest::Column)
     let number =
         column.attnum.map(i32::from).filter(|_| last.is_some() && table.columns.iter().all(is_alike));
     if let Some(number) = number {
-        match olds.iter().find(|local| i32::from(local.attnum) == number) {
-            None => return add,
+        match table.columns.iter().filter(is_ours).find(|local| i32::from(local.attnum) == number) {
+            None => return (add, false),
             // Behind all that both have stand also columns that each has added for itself.
-            Some(local) if Some(local.attnum) < last => return rename(local),
+            Some(local) if Some(local.attnum) < last => return (rename(local), false),
+            // Also one of another type, which the source may have altered with the name.
+            Some(local) if olds.is_empty() => olds.push(local),
             Some(_) => {}
         }
     }
     match olds.as_slice() {
-        [] => add,
+        [] => (add, false),
         olds => {
             let renames: Vec<String> = olds.iter().map(|local| rename(local)).collect();
-            format!(
+            let both = format!(
                 "{};  -- if it was renamed; if it is a new column, run: {add};",
                 renames.join(";  -- or run: ")
-            )
+            );
+            (both, true)
         }
+    }
+}
+
+fn resync(table: &Table) -> String {
+    format!(
+        "syncdata-applier resync {}  # from a snapshot that is newer: syncdata-archiver snapshot, on the production host",
+        table.name.shell_word()
+    )
+}
+
+/// A column of the source got another name, and both are here: values would go on in the one and stay in the other.
+fn under_both_names(relation: &Relation, table: &Table) -> Option<Difference> {
+    let is_of_source = |name: &str| relation.columns.iter().any(|column| column.name == name);
+    relation.columns.iter().find_map(|column| {
+        let old = table.source_columns.get(&column.attnum?).filter(|old| **old != column.name)?;
+        let old = table.columns.iter().find(|local| local.name == *old && !is_of_source(old))?;
+        let new = table.columns.iter().find(|local| local.name == column.name)?;
+        let mut aside = format!("{}_here", new.name);
+        while table.column(&aside).is_some() || is_of_source(&aside) {
+            aside.push('_');
+        }
+        Some(Difference {
+            what: format!(
+                "column {} of {} is called {} at the source by now, and there is such a column here beside it",
+                old.sql(),
+                table.name,
+                new.sql()
+            ),
+            remedy: format!(
+                "{}; {}",
+                rename_column(table, new, &aside),
+                rename_column(table, old, &column.name)
+            ),
+            in_doubt: false,
+        })
+    })
+}
+
+fn rename_column(table: &Table, local: &Column, to: &str) -> String {
+    format!("ALTER TABLE {} RENAME COLUMN {} TO {}", table.name.sql(), local.sql(), identifier(to))
+}
+
+/// Columns that are new at the source since the table took its last change, and are here: rows that are here are older
+/// than they, and have in them what the source says. By the catalog's numbers; where none are known, none are named.
+pub fn newer(relation: &Relation, table: &Table) -> Vec<(usize, Option<String>)> {
+    let is_newer = |column: &&manifest::Column| {
+        !table.source_columns.is_empty()
+            && column.generated.is_none()
+            && column.attnum.is_some_and(|number| !table.source_columns.contains_key(&number))
+    };
+    let here = |column: &manifest::Column| {
+        let place = table.column(&column.name).filter(|place| !table.columns[*place].generated)?;
+        Some((place, column.missing.clone()))
+    };
+    relation.columns.iter().filter(is_newer).filter_map(here).collect()
+}
+
+/// Rows here have something else in a column than rows which are as old have at the source.
+pub fn other_old_values(table: &Table, column: usize, missing: Option<&str>) -> Difference {
+    let name = table.columns[column].sql();
+    let old = missing.map_or_else(|| "NULL".to_owned(), literal);
+    Difference {
+        what: format!(
+            "column {name} of {} is new at the source, where older rows have {old} in it, and rows here have something \
+             else",
+            table.name
+        ),
+        remedy: format!("UPDATE {} SET {name} = {old}", table.sql()),
+        in_doubt: false,
     }
 }
 
@@ -143,6 +243,7 @@ fn generated_here(table: &Table, local: &Column) -> Difference {
             table.name
         ),
         remedy: format!("ALTER TABLE {} ALTER COLUMN {name} DROP EXPRESSION", table.name.sql()),
+        in_doubt: false,
     }
 }
 
@@ -157,6 +258,7 @@ fn computed_there(table: &Table, local: &super::Column) -> Difference {
             "ALTER TABLE {} DROP COLUMN {name}  -- or make it again, GENERATED as at the source",
             table.name.sql()
         ),
+        in_doubt: false,
     }
 }
 
@@ -172,6 +274,7 @@ fn other_type(table: &Table, column: &manifest::Column, local: &str) -> Differen
             table.name.sql(),
             printable(&column.type_name)
         ),
+        in_doubt: false,
     }
 }
 
@@ -204,7 +307,7 @@ fn key(relation: &Relation, table: &Table) -> Key {
     let is_unsent = of_key(|column| column.generated) && table.columns.iter().enumerate().any(is_other);
     let immediate = covering.iter().any(|unique| unique.immediate);
     // Where the collation calls two keys of the source one, the second must be refused, not written over the first.
-    let is_loose = of_key(|column| column.is_loose);
+    let is_loose = of_key(|column| column.is_loose) || covering.iter().any(|unique| unique.is_loose);
     let arbiter =
         covering.iter().any(|unique| unique.immediate && !unique.overlaps) && !is_loose && !is_unsent;
     let exact = |&column: &usize| {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use syncdata_formats::name::TableName;
 use syncdata_formats::printed;
 
-pub use self::compare::{Difference, fit, lacking};
+pub use self::compare::{Difference, fit, lacking, newer, other_old_values};
 pub(crate) use self::compare::{fit_of_shadow, same_family};
 
 /// The names of a source table's columns, by their numbers in its catalog, which tell a new name from a new column.
@@ -85,6 +85,8 @@ pub struct UniqueIndex {
     pub immediate: bool,
     /// WITHOUT OVERLAPS: equal rows overlap, so it is unique; no arbiter of ON CONFLICT either.
     pub overlaps: bool,
+    /// Its own collation calls texts equal that are not the same, whatever that of the column does.
+    pub is_loose: bool,
 }
 
 /// A table of the archive, held against the local one that takes it.

@@ -15,6 +15,7 @@ use syncdata_formats::error::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::OpCounts;
 use syncdata_formats::name::TableName;
+use syncdata_formats::time::Timestamp;
 
 use crate::batch::{Batch, Place};
 use crate::plan::GapName;
@@ -44,6 +45,15 @@ pub trait Target: Send {
         &mut self,
         names: &[TableName],
     ) -> impl Future<Output = Result<BTreeMap<TableName, Arc<Table>>>> + Send;
+
+    /// The first of these columns in which some row that is here has another value than that.
+    fn other_values(
+        &mut self,
+        _table: &Table,
+        _columns: &[(usize, Option<String>)],
+    ) -> impl Future<Output = Result<Option<usize>>> + Send {
+        std::future::ready(Ok(None))
+    }
 
     /// All of the batch, or nothing of it and the record that is to blame.
     fn write(&mut self, batch: &Self::Prepared) -> impl Future<Output = Result<Outcome>> + Send;
@@ -85,6 +95,8 @@ pub struct CutOff {
     /// Of the segment that declares the gap.
     pub seq: u64,
     pub position: Lsn,
+    /// Of the last transaction up to there, where it is one of these.
+    pub commit_time: Option<Timestamp>,
     pub gap: GapName,
     pub reason: String,
 }
@@ -99,6 +111,8 @@ pub struct SetAside {
     pub reason: String,
     /// What one TRUNCATE named with it, where that is the reason.
     pub held_with: Vec<TableName>,
+    /// What is told to be done may leave other rows than the source has: nothing but a new base makes it live.
+    pub in_doubt: bool,
 }
 
 /// Why a table was set aside.
@@ -145,6 +159,8 @@ pub struct Rejection {
     pub remedy: Option<String>,
     /// What the server said, which may quote values: for the quarantine, never for a log.
     pub server_words: Option<String>,
+    /// Rows from before may be wrong too, or what is told to be done may be.
+    pub in_doubt: bool,
 }
 
 impl Rejection {

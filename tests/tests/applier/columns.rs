@@ -84,8 +84,16 @@ async fn a_new_name_is_told_from_a_new_column_by_its_number() {
     }
 }
 
+async fn reason(copy: &LocalCopy) -> String {
+    copy.rows("SELECT reason FROM data_sync_table_state").await
+}
+
+async fn state(copy: &LocalCopy) -> String {
+    copy.rows("SELECT state FROM data_sync_table_state").await
+}
+
 #[tokio::test]
-async fn where_no_number_tells_both_statements_are_asked() {
+async fn where_no_number_tells_neither_statement_ends_in_a_copy_that_differs() {
     for choice in [0, 1] {
         let mut copy = LocalCopy::start("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
         copy.forge.describe("t", relation(&[("id", None), ("v", None)]));
@@ -95,16 +103,151 @@ async fn where_no_number_tells_both_statements_are_asked() {
         copy.forge.describe("t", relation(&[("id", None), ("w", None)]));
         copy.forge.segment(&[vec![row(2, &["w"])]]);
         copy.sync(1).await;
-        let reason = copy.rows("SELECT reason FROM data_sync_table_state").await;
-        let statements: Vec<&str> = reason.split("run: ").skip(1).collect();
-        assert_eq!(statements.len(), 2, "{reason}");
-        assert!(
-            statements[0].starts_with(r#"ALTER TABLE "public"."t" RENAME COLUMN "v" TO "w";"#),
-            "{reason}"
-        );
-        assert_eq!(statements[1], r#"ALTER TABLE "public"."t" ADD COLUMN "w" text;"#, "{reason}");
+        let said = reason(&copy).await;
+        let statements: Vec<&str> = said.split("run: ").skip(1).collect();
+        assert_eq!(statements.len(), 3, "{said}");
+        assert!(statements[0].starts_with(r#"ALTER TABLE "public"."t" RENAME COLUMN "v" TO "w";"#), "{said}");
+        assert!(statements[1].starts_with(r#"ALTER TABLE "public"."t" ADD COLUMN "w" text;"#), "{said}");
+        assert!(statements[2].starts_with("syncdata-applier resync t"), "{said}");
         copy.server.execute(statements[choice]).await;
+        // It may have been the wrong one.
+        let retried = copy.applier(&["retry", "t"]).run().await.expect_code(1);
+        assert!(retried.stdout.contains("resync t"), "{retried}");
+        assert_eq!(state(&copy).await, "quarantined");
+        // Changes alone tell no more.
+        copy.applier(&["resync", "t"]).run().await.expect_code(1);
+        assert_eq!(state(&copy).await, "quarantined");
+        copy.forge.snapshot(&[("t", &["1\tv 1", "2\tw 2"])]);
+        copy.forge.segment(&[vec![row(3, &["w"])]]);
+        copy.sync(1).await;
+        copy.applier(&["resync", "t"]).succeed().await;
+        assert_eq!(copy.rows("SELECT id, w FROM t ORDER BY id").await, "1,v 1 2,w 2 3,w 3", "{choice}");
+        copy.sync(0).await;
+        assert_eq!(state(&copy).await, "live");
+    }
+}
+
+/// A table of these columns with row 1, which then has those at the source, where `old` stands in rows that are older
+/// than the last one; and row 2.
+async fn changed(
+    here: &str,
+    before: Numbered,
+    after: Numbered,
+    old: Option<&str>,
+    altered: &str,
+) -> LocalCopy {
+    let mut copy = LocalCopy::start(&format!("CREATE TABLE t (id int PRIMARY KEY, {here})")).await;
+    let described = |columns: Numbered, old: Option<&str>| {
+        let columns = columns.iter().map(|(name, number)| (*name, Some(*number)));
+        let mut relation = relation(&[("id", Some(1))].into_iter().chain(columns).collect::<Vec<_>>());
+        relation.columns.last_mut().expect("it has some").missing = old.map(str::to_owned);
+        Relation::described(relation.columns, relation.key, ReplicaIdentity::Default, BTreeMap::new())
+    };
+    let names = |columns: Numbered| columns.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+    copy.forge.describe("t", described(before, None));
+    copy.forge.segment(&[vec![row(1, &names(before))]]);
+    copy.applier(&["add-tables", "t"]).succeed().await;
+    copy.sync(0).await;
+    copy.server.execute(altered).await;
+    copy.forge.describe("t", described(after, old));
+    copy.forge.segment(&[vec![row(2, &names(after))]]);
+    copy
+}
+
+#[tokio::test]
+async fn a_column_that_is_new_at_the_source_and_has_other_values_here_waits() {
+    const WITH_W: Numbered = &[("v", 2), ("w", 3)];
+    for (here, after, old, altered, wanted) in [
+        // It was ours alone.
+        ("v text, w text DEFAULT 'ours'", WITH_W, None, "SELECT 1", "1,NULL 2,w 2"),
+        ("v text, w text DEFAULT 'ours'", WITH_W, Some("it's"), "SELECT 1", "1,it's 2,w 2"),
+        // Added without what old rows have in it, or with something else.
+        ("v text", WITH_W, Some("it's"), "ALTER TABLE t ADD w text", "1,it's 2,w 2"),
+        ("v text", WITH_W, None, "ALTER TABLE t ADD w text DEFAULT 'x'", "1,NULL 2,w 2"),
+        // Dropped and added there, renamed here.
+        ("v text", &[("w", 3)], None, "ALTER TABLE t RENAME v TO w", "1,NULL 2,w 2"),
+    ] {
+        let copy = changed(here, &[("v", 2)], after, old, altered).await;
+        let said = copy.sync(1).await;
+        assert!(said.contains("older rows"), "{said}");
+        assert_eq!(copy.rows("SELECT count(*) FROM t").await, "1", "{altered}");
+        // Trying again is not enough.
+        copy.applier(&["retry", "t"]).run().await.expect_code(1);
+        let reason = reason(&copy).await;
+        let (_, statement) = reason.split_once("; run: ").unwrap_or_else(|| panic!("{altered}: {reason}"));
+        copy.server.execute(statement).await;
         copy.applier(&["retry", "t"]).succeed().await;
-        assert_eq!(copy.rows("SELECT w FROM t WHERE id = 2").await, "w 2");
+        assert_eq!(copy.rows("SELECT id, w FROM t ORDER BY id").await, wanted, "{altered}");
+        assert_eq!(state(&copy).await, "live");
+        copy.sync(0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_column_that_was_added_here_before_is_no_trouble() {
+    const WITH_W: Numbered = &[("v", 2), ("w", 3)];
+    for (old, altered, wanted) in [
+        (None, "ALTER TABLE t ADD w text", "1,NULL 2,w 2 3,w 3"),
+        (Some("it's"), "ALTER TABLE t ADD w text DEFAULT 'it''s'", "1,it's 2,w 2 3,w 3"),
+        (
+            Some("it's"),
+            "ALTER TABLE t ADD w json; UPDATE t SET w = '1'; ALTER TABLE t ALTER w TYPE text USING 'it''s'",
+            "1,it's 2,w 2 3,w 3",
+        ),
+    ] {
+        let mut copy = changed("v text", &[("v", 2)], WITH_W, old, altered).await;
+        copy.sync(0).await;
+        copy.forge.segment(&[vec![row(3, &["v", "w"])]]);
+        copy.sync(0).await;
+        assert_eq!(copy.rows("SELECT id, w FROM t ORDER BY id").await, wanted, "{altered}");
+    }
+}
+
+#[tokio::test]
+async fn a_column_that_got_a_new_name_is_not_looked_for_beside_its_old_one() {
+    // The statement that is printed is not the one that was run; or there was such a column of ours before.
+    for altered in ["ALTER TABLE t ADD w text", "ALTER TABLE t ADD w text DEFAULT 'ours'"] {
+        let copy = changed("v text", &[("v", 2)], &[("w", 2)], None, altered).await;
+        copy.sync(1).await;
+        let reason = reason(&copy).await;
+        let (_, statement) = reason.split_once("; run: ").unwrap_or_else(|| panic!("{altered}: {reason}"));
+        copy.server.execute(statement).await;
+        copy.applier(&["retry", "t"]).succeed().await;
+        assert_eq!(copy.rows("SELECT id, w FROM t ORDER BY id").await, "1,v 1 2,w 2", "{altered}");
+    }
+}
+
+#[tokio::test]
+async fn a_column_that_was_dropped_here_does_not_come_back_empty() {
+    for altered in ["ALTER TABLE t DROP v", "ALTER TABLE t RENAME v TO mine"] {
+        let mut copy = changed("v text", &[("v", 2)], &[("v", 2)], None, altered).await;
+        copy.sync(1).await;
+        let said = reason(&copy).await;
+        assert!(said.contains("resync t"), "{said}");
+        copy.server.execute("ALTER TABLE t ADD v text").await;
+        copy.applier(&["retry", "t"]).run().await.expect_code(1);
+        assert_eq!(state(&copy).await, "quarantined");
+        copy.forge.snapshot(&[("t", &["1\tv 1", "2\tv 2"])]);
+        copy.forge.segment(&[vec![row(3, &["v"])]]);
+        copy.sync(1).await;
+        copy.applier(&["resync", "t"]).succeed().await;
+        assert_eq!(copy.rows("SELECT id, v FROM t ORDER BY id").await, "1,v 1 2,v 2 3,v 3");
+    }
+}
+
+#[tokio::test]
+async fn rows_that_are_older_than_a_column_have_in_it_what_the_source_says() {
+    // One segment has rows from before and after; the default here is another one, or there is none.
+    for default in ["", "DEFAULT 'ours'"] {
+        for old in [None, Some("it's")] {
+            let altered = format!("DELETE FROM t; ALTER TABLE t ADD w text {default}");
+            let mut copy = changed("v text", &[("v", 2)], &[("v", 2), ("w", 3)], old, &altered).await;
+            copy.forge.segment(&[vec![row(10, &["v"])], vec![row(11, &["v", "w"])]]);
+            copy.forge.segment(&[(100..700).map(|id| row(id, &["v"])).collect()]);
+            copy.sync(0).await;
+            let old = old.unwrap_or("NULL");
+            let wanted = format!("2,w 2 10,{old} 11,w 11 699,{old}");
+            assert_eq!(copy.rows("SELECT id, w FROM t WHERE id < 12 OR id = 699 ORDER BY id").await, wanted);
+        }
     }
 }

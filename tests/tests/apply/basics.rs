@@ -207,12 +207,13 @@ async fn generated_and_identity_columns_have_the_right_values() {
         &["id integer not null always", "a integer", "twice integer generated"],
         &["id"],
     );
-    let insert = |id| format!(r#"{{"table":"g","op":"INSERT","data":{{"id":{id},"a":{id},"twice":0}}}}"#);
+    let insert =
+        |id| format!(r#"{{"table":"g","op":"INSERT","data":{{"id":{id},"a":{id},"twice":{}}}}}"#, id * 2);
     copy.forge.segment(&[(1..=600).map(insert).collect()]);
     copy.forge.segment(&[vec![
         insert(700),
-        r#"{"table":"g","op":"UPDATE","data":{"id":1,"a":10,"twice":0},"old_keys":{"id":1}}"#.to_owned(),
-        r#"{"table":"g","op":"UPDATE","data":{"id":1000,"a":20,"twice":0},"old_keys":{"id":2}}"#.to_owned(),
+        r#"{"table":"g","op":"UPDATE","data":{"id":1,"a":10,"twice":20},"old_keys":{"id":1}}"#.to_owned(),
+        r#"{"table":"g","op":"UPDATE","data":{"id":1000,"a":20,"twice":40},"old_keys":{"id":2}}"#.to_owned(),
     ]]);
     copy.applier(&["add-tables", "g"]).succeed().await;
     copy.sync(0).await;

@@ -175,7 +175,7 @@ async fn rows_that_share_a_deferrable_key_for_a_moment_are_told_apart_by_their_v
     // A repair by keys would lose them.
     let range = ["replay", "--yes", "--from", "2026-02-05", "--to", "2026-02-06"];
     let replayed = copy.applier(&range).run().await.expect_code(1);
-    assert!(replayed.stdout.contains("may share their key for a moment"), "{replayed}");
+    assert!(replayed.stdout.contains("may share their key for a moment (DEFERRABLE)"), "{replayed}");
     assert_eq!(copy.rows("SELECT * FROM d ORDER BY id").await, wanted);
 }
 

@@ -7,6 +7,7 @@ mod finding;
 mod hostile;
 mod memory;
 mod netting;
+mod other_shapes;
 mod other_target;
 mod positions;
 mod refused;

@@ -356,7 +356,7 @@ fn users_table() -> Table {
         oid: 0,
         shape: Shape::Ordinary,
         columns: vec![column("id", "integer", true), column("note", "text", false)],
-        unique: vec![UniqueIndex { columns: vec![0], immediate: true, overlaps: false }],
+        unique: vec![UniqueIndex { columns: vec![0], immediate: true, overlaps: false, is_loose: false }],
         referenced_by: Vec::new(),
         acts_on_delete: false,
         acts_on_update: false,

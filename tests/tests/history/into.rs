@@ -16,7 +16,10 @@ async fn copy() -> LocalCopy {
     );
     copy.forge.relation("sales.keyless", &["a integer"], &[]);
     let user = |op: &str, id: u32, name: &str, old: &str| {
-        format!(r#"{{"table":"users","op":"{op}","data":{{"id":{id},"name":"{name}","twice":0}}{old}}}"#)
+        let twice = id * 2;
+        format!(
+            r#"{{"table":"users","op":"{op}","data":{{"id":{id},"name":"{name}","twice":{twice}}}{old}}}"#
+        )
     };
     copy.forge.segment(&[vec![user("INSERT", 1, "before", "")]]);
     copy.forge.set_clock("2026-02-06T10:00:00Z");

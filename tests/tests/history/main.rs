@@ -3,6 +3,7 @@
 mod as_of;
 mod gaps;
 mod into;
+mod newer_columns;
 mod random;
 mod repair;
 mod row;

@@ -5,6 +5,7 @@ mod bases;
 mod end_to_end;
 mod exchanged;
 mod older_rows;
+mod own_rows;
 mod parents;
 mod truncates;
 

@@ -54,6 +54,8 @@ async fn whichever_is_released_both_go_on() {
     for free in ["", "ALTER TABLE c DROP CONSTRAINT c_p_fkey"] {
         for named in [&["c"][..], &["p"], &["p", "c"]] {
             let mut copy = copy_of(TIED).await;
+            // In one transaction the row that is not taken would leave no trace before the TRUNCATE.
+            copy.set("SYNCDATA_APPLY_BATCH_CHANGES", "1");
             copy.server.execute(free).await;
             held_up(&mut copy).await;
             copy.server.execute("ALTER TABLE c DROP CONSTRAINT held").await;
@@ -115,6 +117,7 @@ async fn a_stale_table_holds_up_what_is_truncated_with_it() {
 #[tokio::test]
 async fn a_table_that_stops_in_the_same_transaction_holds_the_others_up_there() {
     let mut copy = copy_of(TIED).await;
+    copy.forge.relation("c", &["id integer not null", "p integer", "x integer"], &["id"]);
     copy.forge.segment(&[
         vec![row("p", 5)],
         vec![r#"{"table":"c","op":"INSERT","data":{"id":99,"p":1,"x":1}}"#.to_owned()],

@@ -156,8 +156,13 @@ impl Merge<'_> {
             if !self.shadow.has_holes {
                 return format!("s.{sql}");
             }
-            let default = defaults.iter().find(|(name, _)| *name == self.column(column).name);
-            let default = default.map_or("NULL", |(_, default)| default.as_str());
+            let default = match self.shadow.missing.get(&column) {
+                Some(missing) => missing.as_deref().map_or_else(|| "NULL".to_owned(), escape_literal),
+                None => {
+                    let default = defaults.iter().find(|(name, _)| *name == self.column(column).name);
+                    default.map_or_else(|| "NULL".to_owned(), |(_, default)| default.clone())
+                }
+            };
             format!("CASE WHEN {} THEN s.{sql} ELSE {default} END", self.is_known(column))
         };
         let values: Vec<String> = self.shadow.written.iter().map(value).collect();
@@ -203,7 +208,8 @@ impl Merge<'_> {
         })
     }
 
-    /// A row that was written before a column came takes that column's default, as it did at the source. Where columns
+    /// A row that was written before a column came has in it what the source says; where it does not, it takes that
+    /// column's default. Where columns
     /// were renamed nobody knows which one it was.
     fn can_be_rebuilt(&self) -> String {
         let whole = state_is(&[RowState::Whole]);

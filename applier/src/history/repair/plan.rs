@@ -110,6 +110,24 @@ impl Known<'_> {
     }
 }
 
+/// Why a key tells no row from others here.
+fn why_by_image(local: &Table, key: &[usize]) -> &'static str {
+    let mut covering = local.unique.iter().filter(|unique| {
+        unique.columns.len() == key.len() && key.iter().all(|column| unique.columns.contains(column))
+    });
+    let is_loose = key.iter().any(|&column| local.columns[column].is_loose);
+    if covering.clone().next().is_none() {
+        return "its rows may share their key, which is not unique here";
+    }
+    if is_loose || covering.clone().any(|unique| unique.is_loose) {
+        return "keys that the source tells apart may be equal here, by their collation";
+    }
+    if covering.any(|unique| unique.immediate) {
+        return "ON CONFLICT cannot use the index of its key";
+    }
+    "its rows may share their key for a moment (DEFERRABLE)"
+}
+
 /// The key that the table has in all these segments, and its newest shape.
 fn key_of_all<'a>(
     relations: impl Iterator<Item = &'a Relation>,
@@ -122,9 +140,10 @@ fn key_of_all<'a>(
         }
         let fit = table::fit(relation, local).map_err(|difference| difference.to_string())?;
         if fit.key.by_image && !fit.key.columns.is_empty() {
-            return Err("its rows may share their key for a moment: which of them a change was about only all of its \
-                        values tell; mend it with resync"
-                .into());
+            return Err(format!(
+                "{}: which of them a change was about only all of its values tell; mend it with resync",
+                why_by_image(local, &fit.key.columns)
+            ));
         }
         newest = Some(relation);
     }

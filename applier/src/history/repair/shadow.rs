@@ -57,6 +57,8 @@ pub(super) struct Shadow {
     pub written: Vec<usize>,
     /// Some values are not known: the extra columns are there.
     pub has_holes: bool,
+    /// What rows that are older than a column have in it, of the columns of which the archive says that.
+    pub missing: BTreeMap<usize, Option<String>>,
     /// Columns of `written` that every record tells together or not at all share a flag: a table may have as many
     /// columns as the server allows, and hardly any that are not always told.
     groups: Vec<Vec<usize>>,
@@ -83,6 +85,8 @@ impl Shadow {
         let is_short = |form: &Vec<String>| written.iter().any(|&c| !form.contains(&live.columns[c].name));
         let has_holes = has_parts || told.whole.iter().any(is_short);
         let groups = if has_holes { groups(live, key, &written, &forms) } else { Vec::new() };
+        let numbered = newest.columns.iter().filter(|column| column.attnum.is_some());
+        let missing = numbered.filter_map(|c| Some((live.column(&c.name)?, c.missing.clone()))).collect();
         // The writer of batches keeps the key twice.
         if live.columns.len() + key.len() + 1 + groups.len() > COLUMNS_MAX {
             return Ok(Err(format!(
@@ -112,7 +116,12 @@ impl Shadow {
             oid: 0,
             shape: Shape::Ordinary,
             columns,
-            unique: vec![UniqueIndex { columns: key.to_vec(), immediate: true, overlaps: false }],
+            unique: vec![UniqueIndex {
+                columns: key.to_vec(),
+                immediate: true,
+                overlaps: false,
+                is_loose: false,
+            }],
             referenced_by: Vec::new(),
             acts_on_delete: false,
             acts_on_update: false,
@@ -132,6 +141,7 @@ impl Shadow {
             relation: Arc::new(relation),
             written,
             has_holes,
+            missing,
             groups,
         }))
     }

@@ -17,7 +17,7 @@ fn column(name: &str) -> Column {
 
 /// A table of `id` and `big`, which is not always sent.
 fn shape(hasher: &KeyHasher) -> Shape {
-    let unique = UniqueIndex { columns: vec![0], immediate: true, overlaps: false };
+    let unique = UniqueIndex { columns: vec![0], immediate: true, overlaps: false, is_loose: false };
     let table = Table::plain(vec![column("id"), column("big")], vec![unique]);
     let described = ["id", "big"].map(|name| Described {
         name: name.into(),

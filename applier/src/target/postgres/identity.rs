@@ -10,6 +10,7 @@ use tokio_postgres::GenericClient;
 
 use crate::plan::not_found;
 use crate::target::postgres::meta::MetaSchema;
+use crate::target::postgres::schema;
 
 /// Of each table that is there: its number, its leaves, and whether a crash of the server may empty some of it.
 const FOUND: &str = "
@@ -80,6 +81,15 @@ async fn found(client: &impl GenericClient, tables: &[&TableName]) -> Result<BTr
 /// Whether a crash of the server may empty it. A table that is not there is no such one.
 pub async fn is_unlogged(client: &impl GenericClient, table: &TableName) -> Result<bool> {
     Ok(found(client, &[table]).await?.values().any(|found| found.is_unlogged))
+}
+
+/// Whether some row is in it, or a partition of it. A table that is not there has none.
+pub async fn has_rows(client: &impl GenericClient, table: &TableName) -> Result<bool> {
+    let looking = || format!("looking for rows of {table}");
+    let loaded = schema::load(client, std::slice::from_ref(table)).await?;
+    let Some(found) = loaded.get(table) else { return Ok(false) };
+    let select = format!("SELECT EXISTS (SELECT FROM {})", found.sql());
+    Ok(client.query_one(&select, &[]).await.context(looking)?.get(0))
 }
 
 /// Notes which table the position is about: the one that has the name now. In the transaction of its rows.

@@ -207,6 +207,8 @@ fn pinned() -> PinnedSettings {
         .with("default_transaction_read_only", "off")
         .with("default_transaction_isolation", "read committed")
         .with("default_transaction_deferrable", "off")
+        // Off, NULL in an array would be read as a text.
+        .with("array_nulls", "on")
         // A policy that hides rows is an error, not a row that is missing.
         .with("row_security", "off")
         .with("jit", "off")

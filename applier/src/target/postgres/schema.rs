@@ -57,7 +57,9 @@ ORDER BY a.attrelid, a.attnum";
 const UNIQUE: &str = "
 SELECT i.indrelid, i.indimmediate, i.indisexclusion,
     ARRAY(SELECT k.attnum FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k(attnum, place)
-          WHERE k.place <= i.indnkeyatts ORDER BY k.place)
+          WHERE k.place <= i.indnkeyatts ORDER BY k.place),
+    EXISTS (SELECT FROM pg_catalog.unnest(i.indcollation) AS k(used)
+            JOIN pg_catalog.pg_collation l ON l.oid = k.used WHERE NOT l.collisdeterministic)
 FROM pg_catalog.pg_index i
 WHERE i.indrelid = ANY($1::oid[]) AND i.indisunique AND i.indisvalid
   AND i.indpred IS NULL AND i.indexprs IS NULL
@@ -104,7 +106,8 @@ pub async fn load(client: &impl GenericClient, names: &[TableName]) -> Result<BT
         let place = |key| places.iter().position(|attnum| attnum == key);
         // A system column in an index has no place; such an index is no key of ours.
         if let Some(columns) = keys.iter().map(place).collect() {
-            let unique = UniqueIndex { columns, immediate: row.get(1), overlaps: row.get(2) };
+            let (immediate, overlaps, is_loose) = (row.get(1), row.get(2), row.get(4));
+            let unique = UniqueIndex { columns, immediate, overlaps, is_loose };
             of(&mut tables, oid)?.unique.push(unique);
         }
     }

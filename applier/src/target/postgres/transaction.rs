@@ -19,8 +19,9 @@ use crate::target::postgres::apply::{Writer, cascades, is_no_fault_of_a_record};
 use crate::target::postgres::cascades::Watch;
 use crate::target::postgres::identity::{self, Lost};
 use crate::target::postgres::local::Local;
+use crate::target::postgres::rules::Rule;
 use crate::target::postgres::step::Prepared;
-use crate::target::postgres::{cursor, ledger, quarantine, schema};
+use crate::target::postgres::{cursor, ledger, older, quarantine, rules, schema};
 use crate::target::{Outcome, Positions, SetAside, Target, Violation};
 
 /// The transaction in which a group of segments is applied.
@@ -33,12 +34,14 @@ pub struct Postgres<'a> {
     watch: Watch,
     /// Tables in which foreign keys of the copy have changed rows.
     touched: BTreeSet<TableName>,
+    /// Rules that do something else than what is written.
+    rules: BTreeMap<TableName, Rule>,
 }
 
 impl<'a> Postgres<'a> {
     pub fn new(local: &'a Local, writer: &'a mut Writer, metric_freq: Duration) -> Postgres<'a> {
         let (states, watch, touched) = (BTreeMap::new(), Watch::default(), BTreeSet::new());
-        Postgres { local, writer, metric_freq, states, watch, touched }
+        Postgres { local, writer, metric_freq, states, watch, touched, rules: BTreeMap::new() }
     }
 
     /// A table that catches up must not act on rows of others, which are newer. `None`: those that were touched are no
@@ -88,17 +91,21 @@ impl<'a> Postgres<'a> {
             cursor::note_columns(client, meta, table, columns).await?;
         }
         for cut in &positions.cut_off {
-            let position = Some(Position { lsn: cut.position, commit_time: None });
+            let position = Some(Position { lsn: cut.position, commit_time: cut.commit_time });
             cursor::change(client, meta, &cut.table, Event::CutOff, position, Some(&cut.reason)).await?;
             cursor::note_gap(client, meta, &cut.table, cut.gap).await?;
             tracing::warn!(table = %cut.table, lsn = %cut.position, "table is stale: changes of it are lost");
         }
-        for SetAside { poison, record, position, reason, held_with } in &positions.set_aside {
+        for SetAside { poison, record, position, reason, held_with, in_doubt } in &positions.set_aside {
             quarantine::keep(client, meta, poison, record.as_ref()).await?;
             cursor::change(client, meta, &poison.table, Event::SetAside, Some(*position), Some(reason))
                 .await?;
             if !held_with.is_empty() {
                 cursor::note_held(client, meta, &poison.table, held_with).await?;
+            }
+            // Without rows whatever was done is right.
+            if *in_doubt && identity::has_rows(client, &poison.table).await? {
+                identity::disown(client, meta, &poison.table).await?;
             }
         }
         self.note_touched().await?;
@@ -154,7 +161,16 @@ impl Target for Postgres<'_> {
                 self.states.get(name).map(|state| state.source_columns.clone()).unwrap_or_default();
         }
         self.writer.meet(&loaded);
+        self.rules = rules::acting(self.local.session.client(), loaded.values()).await?;
         Ok(loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect())
+    }
+
+    async fn other_values(
+        &mut self,
+        table: &Table,
+        columns: &[(usize, Option<String>)],
+    ) -> Result<Option<usize>> {
+        older::other_values(self.local.session.client(), table, columns).await
     }
 
     async fn write(&mut self, batch: &Prepared) -> Result<Outcome> {
@@ -171,6 +187,15 @@ impl Target for Postgres<'_> {
     async fn check(&mut self, written: &[&Table]) -> Result<Option<Violation>> {
         if let Some(violation) = self.acting(written) {
             return Ok(Some(violation));
+        }
+        if let Some((table, rule)) = written.iter().find_map(|table| self.rules.get_key_value(&table.name)) {
+            return Ok(Some(Violation {
+                table: table.clone(),
+                sqlstate: None,
+                reason: rule.what(table),
+                remedy: Some(format!("run: {}", rule.remedy())),
+                server_words: None,
+            }));
         }
         let client = self.local.session.client();
         for table in written {

@@ -64,6 +64,7 @@ async fn look_at(
         reason: what(&table.target.table, column),
         remedy: Some(format!("run: {}", remedy(&table.target.table, column))),
         server_words: None,
+        in_doubt: false,
     }))
 }
 

@@ -8,6 +8,7 @@
 //! ```
 
 pub(crate) mod altered;
+pub(crate) mod computed;
 mod param;
 mod remedy;
 mod row;
@@ -29,6 +30,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use self::param::{ArrayParam, TextParam};
+use self::remedy::Remedy;
 use self::row::{Role, RowStatement};
 pub(crate) use self::sql::FREE_PLANS;
 use self::sql::Rows;
@@ -67,8 +69,9 @@ pub struct Writer {
     staged: BTreeSet<TableName>,
     /// Tables whose rows are those of the source, at whatever position.
     pub(super) synced: BTreeSet<TableName>,
-    /// Tables in which rows may share a key for a moment, so that a new row cannot be written over one that is there.
-    sharing: BTreeSet<TableName>,
+    /// Tables in which rows may share a key for a moment, so that a new row cannot be written over one that is there; with
+    /// the columns of that key.
+    sharing: BTreeMap<TableName, Vec<usize>>,
 }
 
 /// A statement of one table failed.
@@ -97,7 +100,7 @@ impl Writer {
             known: BTreeMap::new(),
             staged: BTreeSet::new(),
             synced: BTreeSet::new(),
-            sharing: BTreeSet::new(),
+            sharing: BTreeMap::new(),
         }
     }
 
@@ -132,7 +135,8 @@ impl Writer {
         }
         let sharing = prepared.batch.tables.iter().map(|table| &table.target);
         let sharing = sharing.filter(|target| target.key.by_image && !target.key.columns.is_empty());
-        self.sharing.extend(sharing.map(|target| target.table.name.clone()));
+        let sharing = sharing.map(|target| (target.table.name.clone(), target.key.columns.clone()));
+        self.sharing.extend(sharing);
         let mut ways: Vec<Way> =
             prepared.batch.tables.iter().map(|table| self.first_way(&table.target)).collect();
         if !self.replica && cascades(prepared) {
@@ -143,6 +147,9 @@ impl Writer {
             let failed = match self.attempt(client, prepared, &ways).await {
                 Ok(oddities) => {
                     control(client, "RELEASE SAVEPOINT syncdata_batch").await?;
+                    if let Some(rejection) = computed::look(client, prepared).await? {
+                        return Ok(Outcome::Rejected(rejection));
+                    }
                     return Ok(Outcome::Applied(named(prepared, &oddities)));
                 }
                 Err(failed) if is_no_fault_of_a_record(&failed.error) => return Err(failed.error),
@@ -164,11 +171,15 @@ impl Writer {
 
     /// Before the commit: uniqueness that the replica role left unchecked.
     pub async fn duplicates(&self, client: &Client, table: &Table) -> Result<bool> {
-        let is_sharing = self.sharing.contains(&table.name);
-        if !self.replica && !is_sharing {
+        let shared = self.sharing.get(&table.name);
+        if !self.replica && shared.is_none() {
             return Ok(false);
         }
         for index in table.deferrable_unique() {
+            // Of a constraint that is none of the key nobody says that the source has it too.
+            let is_sharing = shared.is_some_and(|key| {
+                key.len() == index.columns.len() && key.iter().all(|column| index.columns.contains(column))
+            });
             let doing = || format!("looking for duplicates in {}", table.name);
             let look = sql::has_duplicates(table, &index.columns);
             let mut found: bool = client.query_one(&look, &[]).await.context(doing)?.get(0);
@@ -424,7 +435,8 @@ pub(crate) fn cascades(prepared: &Prepared) -> bool {
     })
 }
 
-fn rejection(prepared: &Prepared, record: &Record, failed: &Failed, remedy: Option<String>) -> Rejection {
+fn rejection(prepared: &Prepared, record: &Record, failed: &Failed, remedy: Option<Remedy>) -> Rejection {
+    let (remedy, in_doubt) = remedy.map_or((None, false), |(remedy, in_doubt)| (Some(remedy), in_doubt));
     let error = &failed.error;
     let column = failed.value.and_then(|value| prepared.batch.column_of(record, value));
     let column = column.map_or(String::new(), |column| format!(", column {}", column.sql()));
@@ -438,6 +450,7 @@ fn rejection(prepared: &Prepared, record: &Record, failed: &Failed, remedy: Opti
         reason: format!("{}{column}{said}", error.one_line()),
         remedy,
         server_words: server_words(error),
+        in_doubt,
     }
 }
 

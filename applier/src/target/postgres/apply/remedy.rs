@@ -12,24 +12,28 @@ use crate::batch::{Batch, Record};
 /// PostgreSQL's own limit on labels of enums.
 const LABEL_BYTES_MAX: usize = 63;
 
+/// A statement, and whether it may be the wrong one, which nobody could tell afterwards.
+pub(super) type Remedy = (String, bool);
+
 /// `run: …`, where it is known.
 pub(super) async fn of(
     client: &Client,
     batch: &Batch,
     record: &Record,
     error: &Error,
-) -> Result<Option<String>, Error> {
+) -> Result<Option<Remedy>, Error> {
+    let sure = |statement| (statement, false);
     let statement = match sqlstate(error) {
         Some(&SqlState::INVALID_TEXT_REPRESENTATION) => match missing_label(client, batch, record).await? {
             Some(statement) => Some(statement),
-            None => narrow_type(batch, record),
+            None => narrow_type(batch, record).map(sure),
         },
-        Some(&SqlState::NOT_NULL_VIOLATION) => required_column(batch, record, error),
+        Some(&SqlState::NOT_NULL_VIOLATION) => required_column(batch, record, error).map(sure),
         // What does not fit: too long, out of range, not to be parsed.
-        Some(code) if code.code().starts_with("22") => narrow_type(batch, record),
+        Some(code) if code.code().starts_with("22") => narrow_type(batch, record).map(sure),
         _ => None,
     };
-    Ok(statement.map(|statement| format!("run: {statement}")))
+    Ok(statement.map(|(statement, in_doubt)| (format!("run: {statement}"), in_doubt)))
 }
 
 fn required_column(batch: &Batch, record: &Record, error: &Error) -> Option<String> {
@@ -50,7 +54,7 @@ fn narrow_type(batch: &Batch, record: &Record) -> Option<String> {
 
 /// A label that the source has added to an enum, or renamed: then old rows have the old one, here as there. (The
 /// server's message is in the server's language.)
-async fn missing_label(client: &Client, batch: &Batch, record: &Record) -> Result<Option<String>, Error> {
+async fn missing_label(client: &Client, batch: &Batch, record: &Record) -> Result<Option<Remedy>, Error> {
     const MISSING: &str = "
         SELECT t.oid::pg_catalog.regtype::text, sent.name, sent.label,
             ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)
@@ -82,11 +86,17 @@ async fn missing_label(client: &Client, batch: &Batch, record: &Record) -> Resul
         let add = format!("ALTER TYPE {type_name} ADD VALUE {label_sql}");
         Some(match renamed(&local, source, label) {
             Renamed::From(old) => {
-                format!("ALTER TYPE {type_name} RENAME VALUE {} TO {label_sql}", printed::literal(old))
+                (format!("ALTER TYPE {type_name} RENAME VALUE {} TO {label_sql}", printed::literal(old)), false)
             }
-            Renamed::No => add,
+            Renamed::No => (add, false),
             Renamed::Unknown => {
-                format!("{add}  -- other labels were renamed: then resync {}", table.name.shell_word())
+                let word = table.name.shell_word();
+                let resync = format!(
+                    "{add}  -- it may be the new name of another label, which nothing here proves: then run: \
+                     syncdata-applier resync {word}  # from a snapshot that is newer: syncdata-archiver snapshot, on the \
+                     production host"
+                );
+                (resync, true)
             }
         })
     }))
@@ -99,15 +109,24 @@ enum Renamed<'a> {
     Unknown,
 }
 
-/// Labels are never dropped and keep their order: those that are gone were renamed.
+/// Labels are never dropped and keep their order: those that are gone were renamed. Between two that both sides know,
+/// as many new ones as are gone are these, one for one.
 fn renamed<'a>(local: &'a [String], source: &[String], label: &str) -> Renamed<'a> {
-    let gone: Vec<&String> = local.iter().filter(|known| !source.contains(known)).collect();
-    let mut new = source.iter().filter(|known| !local.contains(known));
-    match (gone.len(), new.clone().count()) {
-        (0, _) => Renamed::No,
-        (gone_count, new_count) if gone_count == new_count => {
-            new.position(|known| known == label).map_or(Renamed::Unknown, |place| Renamed::From(gone[place]))
-        }
+    let Some(place) = source.iter().position(|known| known == label) else { return Renamed::Unknown };
+    let is_shared = |known: &String| local.contains(known);
+    let here = |known: Option<&String>| known.and_then(|known| local.iter().position(|here| here == known));
+    let (before, after) = (&source[..place], &source[place + 1..]);
+    let new_before = before.iter().rev().take_while(|known| !is_shared(known)).count();
+    let new_after = after.iter().take_while(|known| !is_shared(known)).count();
+    let from = here(before.iter().rfind(|known| is_shared(known))).map_or(0, |place| place + 1);
+    let to = here(after.iter().find(|known| is_shared(known))).unwrap_or(local.len());
+    let Some(gone) = local.get(from..to).filter(|gone| gone.iter().all(|known| !source.contains(known)))
+    else {
+        return Renamed::Unknown;
+    };
+    match gone.len() {
+        0 => Renamed::No,
+        count if count == new_before + 1 + new_after => Renamed::From(&gone[new_before]),
         _ => Renamed::Unknown,
     }
 }
@@ -125,7 +144,12 @@ mod tests {
             ("sad fine", "sad so fine", "so", Renamed::No),
             ("sad fine", "sad fine new", "new", Renamed::No),
             ("sad fine", "blue well", "well", Renamed::From("fine")),
-            ("sad fine", "new sad well", "well", Renamed::Unknown),
+            ("sad fine", "new sad well", "well", Renamed::From("fine")),
+            ("sad fine", "new sad well", "new", Renamed::No),
+            ("sad fine", "a b fine", "b", Renamed::Unknown),
+            ("sad so fine", "sad a b fine", "a", Renamed::Unknown),
+            // They have changed places.
+            ("sad so fine", "fine new sad", "new", Renamed::Unknown),
         ] {
             assert_eq!(renamed(&labels(local), &labels(source), label), old, "{local} {source}");
         }

@@ -74,6 +74,7 @@ impl Writer {
                     "the source truncated it, and the local table {outsider}, which was not truncated, refers to it"
                 ),
                 remedy: None,
+                in_doubt: false,
             })
         })
     }
