@@ -120,6 +120,13 @@ pub(super) fn keys(
             _ if is_equal(table) && is_equal(&key.references) => {
                 sum.say(name, &format!("{} rows {WHAT}, as at production", orphans.rows.len()));
             }
+            // Without a key a row is told by all of it, and here it may have NULL for NaN.
+            Some(theirs) if !theirs.is_empty() && proved.is_some_and(|p| !p.not_comparable.is_empty()) => {
+                sum.unknown(
+                    name,
+                    &format!("{} rows {WHAT}, and so do rows at production", orphans.rows.len()),
+                );
+            }
             Some(theirs) => sum.add(name, orphans.beyond(theirs), WHAT),
             None => {
                 let words =
@@ -231,6 +238,13 @@ mod tests {
             assert!(said.score.is_none());
         }
         assert!(keys(&name("orders"), &[], None, |_| true).is_none());
+        let ours = answered(key("a", Some(&[1])));
+        for (theirs, verdict) in [(&[2][..], "not_proved"), (&[], "differs")] {
+            let mut doubtful = proved(vec![key("a", Some(theirs))], BTreeMap::new());
+            doubtful.not_comparable.push("x".into());
+            let said = keys(&name("orders"), std::slice::from_ref(&ours), Some(&doubtful), |_| false);
+            assert_eq!(said.expect("it has a key").verdict, verdict, "{theirs:?}");
+        }
     }
 
     #[test]

@@ -417,4 +417,47 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn only_a_live_table_that_stands_at_the_cut_is_digested() {
+        let relation =
+            Relation::new(vec![column("id", "integer")], vec!["id".into()], ReplicaIdentity::Default);
+        let marked = MarkedTable { k: 0, relation, foreign_keys: vec![] };
+        let (before, at, after) = (Lsn::from_u64(80), Lsn::from_u64(90), Lsn::from_u64(99));
+        let cut = Cut {
+            seq: syncdata_formats::layout::SegmentSeq::FIRST,
+            sha256: syncdata_formats::digest::Digest::of(b""),
+            end_lsn: at,
+        };
+        for (state, position, says) in [
+            (State::Live, at, None),
+            (State::Live, before, Some("before the cut")),
+            (State::Live, after, Some("after the cut")),
+            (State::Pending, at, Some("the table was pending")),
+            (State::Loading, before, Some("the table was loading")),
+            (State::Quarantined, at, Some("the table was quarantined")),
+            (State::Stale, at, Some("the table was stale")),
+        ] {
+            let state = TableState {
+                state,
+                position: Some(position),
+                reason: None,
+                accepted_gaps: vec![],
+                load: None,
+                held_with: vec![],
+                source_columns: Default::default(),
+            };
+            let found = prepared(
+                &"t".parse().expect("a name"),
+                &state,
+                Some(&marked),
+                Some(local(&[("id", "integer")])),
+                &cut,
+            );
+            assert_eq!(found.is_ok(), says.is_none(), "{state:?}");
+            if let (Err(found), Some(says)) = (found, says) {
+                assert!(found.contains(says), "{found}");
+            }
+        }
+    }
 }
