@@ -23,7 +23,7 @@ struct Rows {
 }
 
 const TABLES: [Rows; 2] = [
-    Rows { name: "narrow", columns: "i::bigint AS id, i * 7919 % 1000003 AS n, i / 100.0 AS m" },
+    Rows { name: "narrow", columns: "i::bigint AS id, i::bigint * 7919 % 1000003 AS n, i / 100.0 AS m" },
     Rows {
         name: "wide",
         columns: "i::bigint AS id, 'item number ' || i AS name, md5(i::text) AS a, md5((i / 3)::text) AS b,
