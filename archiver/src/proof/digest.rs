@@ -106,15 +106,12 @@ impl<'a> Digests<'a> {
         neighbours.check(table).await?;
         let marked = &self.mark.tables[&table.name];
         let layout = Layout::of(&marked.relation);
-        let (k, pace, is_degraded) = (marked.k, &mut self.pace, self.is_degraded);
-        let reading = async {
-            let buckets = rows(client, table, &layout, k, pace, progress).await?;
-            let not_comparable = match is_degraded {
-                true => with_nan(client, table, &layout).await?,
-                false => Vec::new(),
-            };
-            Ok((buckets, not_comparable))
-        };
+        let mut digester = Digester::new(layout.clone(), marked.k);
+        if self.is_degraded {
+            // An old plugin prints it as null.
+            digester = digester.looking_for_nan();
+        }
+        let reading = rows(client, table, &layout, digester, &mut self.pace, progress);
         let read = neighbours.give_way(table, reading).await?;
         // A partition can be attached while rows are read.
         neighbours.check(table).await?;
@@ -197,21 +194,22 @@ impl<'a> Digests<'a> {
     }
 }
 
+/// All rows, and the columns that hold what the stream does not say.
 async fn rows(
     client: &Client,
     table: &Table,
     layout: &Layout,
-    k: u8,
+    mut digester: Digester,
     pace: &mut Pace,
     progress: &mut Progress,
-) -> Result<Buckets> {
+) -> Result<(Buckets, Vec<String>)> {
     // The heap alone: an index may be broken.
     let sql = "SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off";
     client.batch_execute(sql).await.context(|| format!("preparing to read {}", table.name))?;
     let statement = copy_statement(table, layout);
     let answer = client.copy_out(&statement).await.context(|| format!("reading {}", table.name))?;
     let mut answer = pin!(answer);
-    let (mut digester, mut counted) = (Digester::new(layout.clone(), k), 0);
+    let mut counted = 0;
     while let Some(piece) = answer.try_next().await.context(|| format!("reading {}", table.name))? {
         digester.push(&piece)?;
         pace.keep(piece.len()).await;
@@ -222,7 +220,8 @@ async fn rows(
         }
     }
     progress.add(digester.rows() - counted);
-    digester.finish()
+    let with_nan = digester.with_nan();
+    Ok((digester.finish()?, with_nan))
 }
 
 /// COPY of the table itself asks no planner, and so looks into no index. It copies no partitions, and has no word for no
@@ -233,29 +232,4 @@ fn copy_statement(table: &Table, layout: &Layout) -> String {
         return format!("COPY (SELECT {list} FROM {}) TO STDOUT", table.source());
     }
     format!("COPY {} ({list}) TO STDOUT", table.name.sql())
-}
-
-/// Columns of numbers that hold what an old plugin prints as null.
-async fn with_nan(client: &Client, table: &Table, layout: &Layout) -> Result<Vec<String>> {
-    let is_number = |name: &str| name == "real" || name == "double precision" || name.starts_with("numeric");
-    let numbers: Vec<&String> = layout
-        .columns
-        .iter()
-        .zip(&layout.types)
-        .filter(|(_, type_name)| is_number(type_name) && !type_name.ends_with("[]"))
-        .map(|(name, _)| name)
-        .collect();
-    if numbers.is_empty() {
-        return Ok(Vec::new());
-    }
-    let has = |name: &&String| {
-        let column = escape_identifier(name);
-        format!("coalesce(bool_or({column} IN ('NaN', 'Infinity', '-Infinity')), false)")
-    };
-    let list = numbers.iter().map(has).collect::<Vec<_>>().join(", ");
-    let sql = format!("SELECT {list} FROM {}", table.source());
-    let row = client.query_typed_one(&sql, &[]).await;
-    let row = row.context(|| format!("looking for NaN in {}", table.name))?;
-    let with_nan = numbers.iter().enumerate().filter(|(place, _)| row.get::<_, bool>(*place));
-    Ok(with_nan.map(|(_, name)| (*name).clone()).collect())
 }

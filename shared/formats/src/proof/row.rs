@@ -93,11 +93,27 @@ pub struct Digester {
     rest: Vec<u8>,
     scratch: Scratch,
     rows: u64,
+    /// Of each column of numbers: whether a value was none. Empty: nobody asked.
+    odd: Vec<Option<bool>>,
 }
 
 impl Digester {
     pub fn new(layout: Layout, k: u8) -> Digester {
-        Digester { layout, buckets: Buckets::new(k), rest: Vec::new(), scratch: Scratch::default(), rows: 0 }
+        let (rest, scratch, odd) = (Vec::new(), Scratch::default(), Vec::new());
+        Digester { layout, buckets: Buckets::new(k), rest, scratch, rows: 0, odd }
+    }
+
+    /// Looks for NaN and infinities too, in columns of numbers.
+    #[must_use]
+    pub fn looking_for_nan(self) -> Digester {
+        let odd = self.layout.types.iter().map(|name| is_number(name).then_some(false)).collect();
+        Digester { odd, ..self }
+    }
+
+    /// The columns that had NaN or an infinity so far.
+    pub fn with_nan(&self) -> Vec<String> {
+        let columns = self.layout.columns.iter().zip(&self.odd);
+        columns.filter(|(_, odd)| **odd == Some(true)).map(|(name, _)| name.clone()).collect()
     }
 
     pub fn rows(&self) -> u64 {
@@ -143,6 +159,9 @@ impl Digester {
                     return Err(corrupt("a row has more columns than were asked for"));
                 };
                 self.scratch.push_field(field, *is_key)?;
+                if let Some(odd @ Some(false)) = self.odd.get_mut(place) {
+                    *odd = Some(matches!(field, b"NaN" | b"Infinity" | b"-Infinity"));
+                }
                 (place, rest) = (place + 1, after);
             }
         }
@@ -154,6 +173,11 @@ impl Digester {
         self.rows += 1;
         Ok(())
     }
+}
+
+fn is_number(type_name: &str) -> bool {
+    let is_plain = matches!(type_name, "real" | "double precision") || type_name.starts_with("numeric");
+    is_plain && !type_name.ends_with("[]")
 }
 
 /// The image of the row at hand.

@@ -87,6 +87,22 @@ fn a_row_that_refers_to_nothing_is_told_by_its_key_and_its_reference() {
 }
 
 #[test]
+fn nan_is_seen_in_columns_of_numbers_alone() {
+    let columns =
+        [("id", "integer"), ("a", "numeric(12,2)"), ("b", "real"), ("c", "text"), ("d", "numeric[]")];
+    let layout = Layout::of(&relation(&columns, &["id"]));
+    let rows: [&[u8]; 3] = [b"1\t1\t-Infinity\tNaN\t{NaN}\n", b"2\t\\N\t2\tNaN\tNaN\n", b"3\tNaN\t1\t\t{}\n"];
+    let mut digester = Digester::new(layout.clone(), 0).looking_for_nan();
+    for (row, with_nan) in rows.iter().zip([&["b"][..], &["b"], &["a", "b"]]) {
+        digester.push(row).expect("a row");
+        assert_eq!(digester.with_nan(), with_nan);
+    }
+    let mut other = Digester::new(layout, 0);
+    other.push(rows[2]).expect("a row");
+    assert!(other.with_nan().is_empty(), "nobody asked");
+}
+
+#[test]
 fn rows_that_are_none_are_refused() {
     let relation = relation(&[("a", "text"), ("b", "text")], &[]);
     for (rows, says) in [
