@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Generated, OpCounts};
+use syncdata_formats::manifest::{Generated, OpCounts, Relation};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::OnError;
@@ -83,6 +83,9 @@ pub async fn apply<T: Target>(
             Err(Ended::Failed(error)) => return Err(error),
             Err(Ended::Stop(table, stop)) => {
                 if rules.on_error == OnError::Stop {
+                    if stop.in_doubt {
+                        target.disown(&table).await?;
+                    }
                     return Err(stop.into_error());
                 }
                 tracing::error!(
@@ -150,6 +153,7 @@ impl Transaction<'_> {
         let moved: Vec<TableName> = later.states.keys().copied().cloned().collect();
         let mut positions = self.positions(&states, moved, layout.cut_off, &findings, started)?;
         positions.columns = self.columns(&positions, &tables);
+        positions.described = self.described(&positions.moved);
         positions.nan_as_null = self.nan_as_null(&tables);
         target.commit(&positions).await?;
         Ok(Done::of(&positions))
@@ -341,10 +345,21 @@ impl Transaction<'_> {
             checkpoint,
             capture_since,
             columns,
+            described: Vec::new(),
             nan_as_null,
             entries,
             started,
         })
+    }
+
+    /// As the last segment that has changes of each says it.
+    fn described(&self, moved: &[TableName]) -> Vec<(TableName, Relation)> {
+        let described = |name: &TableName| {
+            let manifests = self.group.iter().rev().map(|fetched| fetched.segment.manifest());
+            let relation = manifests.filter_map(|manifest| manifest.relations.get(name)).next()?;
+            Some((name.clone(), relation.clone()))
+        };
+        moved.iter().filter_map(described).collect()
     }
 
     /// What the source calls the columns of the tables, also of those that ended in the middle: what they took had these.

@@ -18,7 +18,7 @@ use crate::target::postgres::cascades::Watch;
 use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::identity;
 use crate::target::postgres::ledger::{self, Entry};
-use crate::target::postgres::{quarantine, rules};
+use crate::target::postgres::{labels, quarantine, rules};
 
 impl Loader<'_> {
     /// One transaction. No pass runs meanwhile.
@@ -68,6 +68,7 @@ impl Loader<'_> {
                 let columns =
                     described.iter().filter_map(|column| Some((column.attnum?, column.name.clone())));
                 cursor::note_columns(client, meta, table, &columns.collect()).await?;
+                labels::begin(client, meta, table, &work.copies[table].relation).await?;
             }
             let entries: Vec<Entry> = loaded
                 .iter()

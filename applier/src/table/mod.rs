@@ -3,6 +3,7 @@
 
 mod compare;
 mod faithful;
+mod labels;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use syncdata_formats::printed;
 
 pub use self::compare::{Difference, fit, lacking, newer, other_old_values};
 pub(crate) use self::compare::{fit_of_shadow, same_family};
+pub(crate) use self::labels::{Renamed, renamed};
 
 /// The names of a source table's columns, by their numbers in its catalog, which tell a new name from a new column.
 pub type SourceColumns = BTreeMap<u16, String>;

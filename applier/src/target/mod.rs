@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use syncdata_formats::error::Result;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::OpCounts;
+use syncdata_formats::manifest::{OpCounts, Relation};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 
@@ -55,6 +55,12 @@ pub trait Target: Send {
         std::future::ready(Ok(None))
     }
 
+    /// What will be done about the table may leave other rows than the source has: only a new base makes it live. Outside a
+    /// transaction.
+    fn disown(&mut self, _table: &TableName) -> impl Future<Output = Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// All of the batch, or nothing of it and the record that is to blame.
     fn write(&mut self, batch: &Self::Prepared) -> impl Future<Output = Result<Outcome>> + Send;
 
@@ -82,6 +88,8 @@ pub struct Positions {
     pub capture_since: Option<CaptureSince>,
     /// Columns of the source that are called otherwise than before.
     pub columns: Vec<(TableName, SourceColumns)>,
+    /// How the source describes the tables that moved, where they changed.
+    pub described: Vec<(TableName, Relation)>,
     /// Columns of tables in which the source cannot say NaN and infinities: they arrived as NULL.
     pub nan_as_null: BTreeMap<TableName, Vec<String>>,
     pub entries: Vec<Entry>,

@@ -159,3 +159,45 @@ async fn an_unlogged_table_is_not_loaded() {
     copy.applier(&["resync", "users"]).succeed().await;
     assert_eq!(copy.rows(USERS).await, "1,Ann 2,Bob");
 }
+
+#[tokio::test]
+async fn positions_of_another_moment_than_the_rows_are_noticed() {
+    let mut copy = LocalCopy::start("CREATE TABLE loose (id int)").await;
+    copy.forge.relation_with(
+        "loose",
+        &["id integer"],
+        &[],
+        syncdata_formats::manifest::ReplicaIdentity::Full,
+    );
+    let insert = |id: u32| format!(r#"{{"table":"loose","op":"INSERT","data":{{"id":{id}}}}}"#);
+    copy.forge.segment(&[vec![insert(1)]]);
+    copy.applier(&["add-tables", "loose"]).succeed().await;
+    copy.sync(0).await;
+    // As pg_dump of our tables alone, and pg_restore --clean of that after more has come.
+    let (ours, kept) = (["data_sync_table_state", "data_sync_checkpoint"], "CREATE SCHEMA kept");
+    copy.server.execute(kept).await;
+    for table in ours {
+        let keep = format!(
+            "CREATE TABLE kept.{table} (LIKE {table} INCLUDING ALL); INSERT INTO kept.{table} SELECT * FROM {table}"
+        );
+        copy.server.execute(&keep).await;
+    }
+    copy.forge.segment(&[vec![insert(2)]]);
+    copy.sync(0).await;
+    let view = copy.rows("SELECT pg_get_viewdef('data_sync_freshness'::regclass)").await;
+    copy.server.execute("DROP VIEW data_sync_freshness").await;
+    for table in ours {
+        let restore = format!("DROP TABLE {table} CASCADE; ALTER TABLE kept.{table} SET SCHEMA public");
+        copy.server.execute(&restore).await;
+    }
+    copy.server.execute(&format!("CREATE VIEW data_sync_freshness AS {view}")).await;
+    let said = copy.sync(1).await;
+    assert!(said.contains("of another moment; run: syncdata-applier resync loose"), "{said}");
+    assert_eq!(copy.rows("SELECT id FROM loose ORDER BY id").await, "1 2", "none comes twice");
+    copy.applier(&["retry", "loose"]).run().await.expect_code(1);
+    copy.applier(&["resync", "loose"]).succeed().await;
+    assert_eq!(copy.rows("SELECT id FROM loose ORDER BY id").await, "1 2");
+    copy.forge.segment(&[vec![insert(3)]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT id FROM loose ORDER BY id").await, "1 2 3");
+}

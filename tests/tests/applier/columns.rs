@@ -127,6 +127,29 @@ async fn where_no_number_tells_neither_statement_ends_in_a_copy_that_differs() {
     }
 }
 
+#[tokio::test]
+async fn where_everything_stops_the_wrong_statement_ends_in_no_copy_that_differs_either() {
+    let mut copy = LocalCopy::start("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
+    copy.set("SYNCDATA_ON_ERROR", "stop");
+    copy.forge.describe("t", relation(&[("id", None), ("v", None)]));
+    copy.forge.segment(&[vec![row(1, &["v"])]]);
+    copy.applier(&["add-tables", "t"]).succeed().await;
+    copy.sync(0).await;
+    copy.forge.describe("t", relation(&[("id", None), ("w", None)]));
+    copy.forge.segment(&[vec![row(2, &["w"])]]);
+    let said = copy.applier(&["sync"]).run().await;
+    assert!(said.stderr.contains("resync t"), "{said}");
+    copy.server.execute("ALTER TABLE t ADD COLUMN w text").await;
+    let again = copy.applier(&["sync"]).run().await;
+    assert_ne!(again.code(), Some(0), "{again}");
+    assert!(again.stderr.contains("resync t"), "{again}");
+    assert_eq!(copy.rows("SELECT count(*) FROM t").await, "1");
+    copy.forge.snapshot(&[("t", &["1\tv 1", "2\tw 2"])]);
+    copy.applier(&["resync", "t"]).run().await;
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT id, w FROM t ORDER BY id").await, "1,v 1 2,w 2");
+}
+
 /// A table of these columns with row 1, which then has those at the source, where `old` stands in rows that are older
 /// than the last one; and row 2.
 async fn changed(

@@ -149,3 +149,57 @@ async fn a_column_that_was_dropped_behind_rows_that_have_it_can_be_lent_to_them(
     world.applier(["retry", "t"]).succeed().await;
     world.assert_same(&["t"]).await;
 }
+
+#[tokio::test]
+async fn a_label_that_got_another_name_and_comes_no_more_is_noticed() {
+    let world = WorldOptions::default().without_sftp().start().await;
+    world
+        .source
+        .execute(
+            "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood, n mood)",
+        )
+        .await;
+    world
+        .target
+        .execute(
+            "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood, n text)",
+        )
+        .await;
+    world.source.execute(SLOT).await;
+    world.source.execute("INSERT INTO t VALUES (1, 'sad', 'sad'), (2, 'ok', 'ok')").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.applier(["add-tables", "t"]).succeed().await;
+    world.applier(["sync"]).succeed().await;
+    // The last row with the old name, and others afterwards.
+    world.source.execute("INSERT INTO t VALUES (3, 'sad', NULL)").await;
+    world.source.execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'").await;
+    world.source.execute("INSERT INTO t VALUES (4, 'ok', NULL)").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    let mut said = world.applier(["sync"]).run().await.expect_code(1);
+    for statement in [
+        "ALTER TYPE public.mood RENAME VALUE 'sad' TO 'blue'",
+        r#"UPDATE "public"."t" SET "n" = 'blue' WHERE "n" = 'sad'"#,
+    ] {
+        assert_eq!(statement_without_words(&said), statement);
+        world.applier(["retry", "t"]).run().await.expect_code(1);
+        world.target.execute(statement).await;
+        said = world.applier(["retry", "t"]).run().await;
+    }
+    let said = said.expect_code(0);
+    assert!(!said.stdout.contains("quarantined"), "{said}");
+    world.assert_same(&["t"]).await;
+    world.source.execute("INSERT INTO t VALUES (5, 'blue', 'ok')").await;
+    world.carry().await;
+    world.assert_same(&["t"]).await;
+    // Rows that nobody has: nothing to be done.
+    world.execute_on_both("DELETE FROM t WHERE m = 'ok'").await;
+    world.carry().await;
+    world.source.execute("ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'").await;
+    world.source.execute("UPDATE t SET n = NULL").await;
+    world.carry().await;
+    world.assert_same(&["t"]).await;
+}
+
+fn statement_without_words(sync: &Finished) -> String {
+    statement(sync).split("  -- ").next().expect("a statement").to_owned()
+}

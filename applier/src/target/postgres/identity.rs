@@ -9,6 +9,7 @@ use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::GenericClient;
 
 use crate::plan::not_found;
+use crate::target::postgres::labels::{self, OldLabel};
 use crate::target::postgres::meta::MetaSchema;
 use crate::target::postgres::schema;
 
@@ -23,8 +24,12 @@ JOIN pg_namespace n ON n.nspname = wanted.schema
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relation
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'";
 
+/// This server and this database, which no other has in common.
+const HERE: &str = "(SELECT s.system_identifier || '/' || d.oid FROM pg_catalog.pg_control_system() s, \
+    pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())";
+
 /// Why the rows here are not those of the table's position.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lost {
     NotFound,
     /// The name belongs to another table now.
@@ -35,11 +40,15 @@ pub enum Lost {
     Unlogged,
     /// Something else than its changes has changed them.
     Touched,
+    /// The position is of another moment than the rows: a dump of our tables was restored, and the table was not.
+    OtherMoment,
+    /// Some have a label that the source calls otherwise by now.
+    OldLabel(OldLabel),
 }
 
 impl Lost {
     /// What happened, and what to do.
-    pub fn reason(self, table: &TableName) -> String {
+    pub fn reason(&self, table: &TableName) -> String {
         let resync = format!("syncdata-applier resync {table}");
         match self {
             Lost::NotFound => format!("{}, then: {resync}", not_found(table)),
@@ -56,6 +65,10 @@ impl Lost {
                 table.sql()
             ),
             Lost::Touched => format!("its rows are no longer those of its position; run: {resync}"),
+            Lost::OtherMoment => format!(
+                "its position was restored from a dump, and its rows were not: they are of another moment; run: {resync}"
+            ),
+            Lost::OldLabel(old) => old.reason(table),
         }
     }
 }
@@ -121,7 +134,7 @@ async fn write(
     parts: &[u32],
 ) -> Result<()> {
     let update = format!(
-        "UPDATE {meta}.data_sync_table_state SET local_oid = $2, local_parts = $3, noted_in = tableoid \
+        "UPDATE {meta}.data_sync_table_state SET local_oid = $2, local_parts = $3, noted_in = tableoid, noted_at = {HERE} \
          WHERE table_name = $1"
     );
     client.execute(&update, &[&table.to_string(), &oid, &parts]).await.context(|| noting(table))?;
@@ -141,8 +154,8 @@ pub async fn look(
     let found = found(client, tables).await?;
     let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
     let select = format!(
-        "SELECT table_name, local_oid, local_parts, noted_in = tableoid FROM {meta}.data_sync_table_state \
-         WHERE table_name = ANY ($1)"
+        "SELECT table_name, local_oid, local_parts, noted_in = tableoid, noted_at = {HERE} \
+         FROM {meta}.data_sync_table_state WHERE table_name = ANY ($1)"
     );
     let rows = client.query(&select, &[&names]).await;
     let mut lost = BTreeMap::new();
@@ -154,10 +167,14 @@ pub async fn look(
         // Where all was restored from a dump, nothing that was noted before means anything.
         let is_here = row.get::<_, Option<bool>>(3).unwrap_or(false);
         let known = oid.filter(|oid| is_here || *oid == 0);
+        let is_same_database = row.get::<_, Option<bool>>(4).unwrap_or(false);
+        // Whoever restores a database makes its tables anew, all of them.
+        let stayed = oid.filter(|oid| !is_here && is_same_database && *oid != 0);
         let verdict = match (found.get(&table.to_string()), known) {
             (None, _) => Some(Lost::NotFound),
             (Some(now), _) if now.is_unlogged => Some(Lost::Unlogged),
             (_, Some(0)) => Some(Lost::Touched),
+            (Some(now), _) if stayed == Some(now.oid) => Some(Lost::OtherMoment),
             (Some(now), Some(oid)) if now.oid != oid => Some(Lost::Replaced),
             (Some(now), Some(_)) if parts.iter().flatten().any(|part| !now.parts.contains(part)) => {
                 Some(Lost::PartGone)
@@ -170,6 +187,9 @@ pub async fn look(
             }
         };
         lost.extend(verdict.map(|verdict| ((*table).clone(), verdict)));
+    }
+    for (table, old) in labels::look(client, meta, tables).await? {
+        lost.entry(table).or_insert(Lost::OldLabel(old));
     }
     Ok(lost)
 }

@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_7.sql"),
     include_str!("meta_8.sql"),
     include_str!("meta_9.sql"),
+    include_str!("meta_10.sql"),
 ];
 
 /// Names of ours that are never synced.

@@ -6,6 +6,7 @@ pub mod cursor;
 pub mod emptying;
 pub mod identity;
 pub(crate) mod kept;
+pub(crate) mod labels;
 pub mod ledger;
 pub mod local;
 pub mod meta;

@@ -21,7 +21,7 @@ use crate::target::postgres::identity::{self, Lost};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::rules::Rule;
 use crate::target::postgres::step::Prepared;
-use crate::target::postgres::{cursor, ledger, older, quarantine, rules, schema};
+use crate::target::postgres::{cursor, labels, ledger, older, quarantine, rules, schema};
 use crate::target::{Outcome, Positions, SetAside, Target, Violation};
 
 /// The transaction in which a group of segments is applied.
@@ -89,6 +89,10 @@ impl<'a> Postgres<'a> {
         cursor::advance(client, meta, &moved, positions.end).await?;
         for (table, columns) in &positions.columns {
             cursor::note_columns(client, meta, table, columns).await?;
+        }
+        for (table, relation) in positions.described.iter().filter(|(_, relation)| !relation.types.is_empty())
+        {
+            labels::note(client, meta, table, relation).await?;
         }
         for cut in &positions.cut_off {
             let position = Some(Position { lsn: cut.position, commit_time: cut.commit_time });
@@ -163,6 +167,14 @@ impl Target for Postgres<'_> {
         self.writer.meet(&loaded);
         self.rules = rules::acting(self.local.session.client(), loaded.values()).await?;
         Ok(loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect())
+    }
+
+    async fn disown(&mut self, table: &TableName) -> Result<()> {
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        match identity::has_rows(client, table).await? {
+            true => identity::disown(client, meta, table).await,
+            false => Ok(()),
+        }
     }
 
     async fn other_values(

@@ -1,0 +1,185 @@
+//! Labels of enums that the source calls otherwise than before. No change says so: rows there have the new name at once,
+//! and rows here the old one, until somebody renames it here too.
+
+use std::collections::BTreeMap;
+
+use postgres_protocol::escape::escape_literal;
+use syncdata_formats::error::Result;
+use syncdata_formats::manifest::Relation;
+use syncdata_formats::name::TableName;
+use syncdata_formats::printed::{identifier, literal};
+use syncdata_service::postgres::ServerContext as _;
+use tokio_postgres::GenericClient;
+
+use crate::table::{Renamed, renamed};
+use crate::target::postgres::meta::MetaSchema;
+use crate::target::postgres::schema;
+
+/// The labels of each column of an enum type.
+type Labels = BTreeMap<String, Vec<String>>;
+/// Old names with the new ones, where these are known, of each such column.
+type OldLabels = BTreeMap<String, BTreeMap<String, Option<String>>>;
+
+/// A row has a label that the source calls otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OldLabel {
+    column: String,
+    old: String,
+    new: Option<String>,
+    /// Of the column here, as a statement names it, where it is an enum.
+    enum_type: Option<String>,
+}
+
+impl OldLabel {
+    /// What happened, and what to do.
+    pub(super) fn reason(&self, table: &TableName) -> String {
+        let OldLabel { column, old, new, enum_type } = self;
+        let column = identifier(column);
+        let what =
+            format!("label {old:?} in column {column} of {table} has another name at the source by now");
+        let word = table.shell_word();
+        match (new, enum_type) {
+            (Some(new), Some(enum_type)) => format!(
+                "{what}; run: ALTER TYPE {enum_type} RENAME VALUE {} TO {}  -- then: syncdata-applier retry {word}",
+                literal(old),
+                literal(new)
+            ),
+            (Some(new), None) => format!(
+                "{what}; run: UPDATE {} SET {column} = {} WHERE {column} = {}  -- then: syncdata-applier retry {word}",
+                table.sql(),
+                literal(new),
+                literal(old)
+            ),
+            (None, _) => format!(
+                "{what}; run: syncdata-applier resync {word}  # from a snapshot that is newer: syncdata-archiver snapshot, \
+                 on the production host"
+            ),
+        }
+    }
+}
+
+/// What the source's labels are now. In the transaction of the rows.
+pub(super) async fn note(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    relation: &Relation,
+) -> Result<()> {
+    let labels = of(relation);
+    let noting = || format!("noting the labels of {table}");
+    let select =
+        format!("SELECT source_labels, old_labels FROM {meta}.data_sync_table_state WHERE table_name = $1");
+    let Some(row) = client.query_opt(&select, &[&table.to_string()]).await.context(noting)? else {
+        return Ok(());
+    };
+    // What cannot be read is as good as nothing known.
+    let known: Option<Labels> =
+        row.get::<_, Option<&str>>(0).and_then(|text| serde_json::from_str(text).ok());
+    let old: Option<OldLabels> =
+        row.get::<_, Option<&str>>(1).and_then(|text| serde_json::from_str(text).ok());
+    let (known, mut old) = (known.unwrap_or_default(), old.unwrap_or_default());
+    if known == labels {
+        return Ok(());
+    }
+    for (column, before) in &known {
+        let Some(now) = labels.get(column) else { continue };
+        for gone in before.iter().filter(|label| !now.contains(label)) {
+            let is_new_name = |label: &&String| renamed(before, now, label) == Renamed::From(gone);
+            let new = now.iter().find(is_new_name).cloned();
+            old.entry(column.clone()).or_default().insert(gone.clone(), new);
+        }
+    }
+    write(client, meta, table, Some(&labels), &old).await
+}
+
+/// The table was made anew: nothing of before counts.
+pub(crate) async fn begin(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    relation: &Relation,
+) -> Result<()> {
+    write(client, meta, table, Some(&of(relation)), &OldLabels::new()).await
+}
+
+/// The first row of each table that has an old label; what no row has any more is forgotten.
+pub(super) async fn look(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    tables: &[&TableName],
+) -> Result<BTreeMap<TableName, OldLabel>> {
+    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    let select = format!(
+        "SELECT table_name, old_labels FROM {meta}.data_sync_table_state \
+         WHERE table_name = ANY ($1) AND old_labels IS NOT NULL"
+    );
+    let rows = client.query(&select, &[&names]).await;
+    let mut found = BTreeMap::new();
+    for row in rows.context(|| "reading which labels have other names".to_owned())? {
+        let name: TableName = row.get::<_, &str>(0).parse()?;
+        let old: OldLabels = serde_json::from_str(row.get(1)).unwrap_or_default();
+        match first(client, &name, &old).await? {
+            Some(label) => drop(found.insert(name, label)),
+            None => write(client, meta, &name, None, &OldLabels::new()).await?,
+        }
+    }
+    Ok(found)
+}
+
+async fn first(client: &impl GenericClient, name: &TableName, old: &OldLabels) -> Result<Option<OldLabel>> {
+    let loaded = schema::load(client, std::slice::from_ref(name)).await?;
+    let Some(table) = loaded.get(name) else { return Ok(None) };
+    for (column, labels) in old {
+        let Some(place) = table.column(column) else { continue };
+        let local = &table.columns[place];
+        for (label, new) in labels {
+            let select = format!(
+                "SELECT EXISTS (SELECT FROM {} WHERE pg_catalog.format({}, {}) = $1), \
+                 EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+                         WHERE a.attrelid = $2 AND a.attname = $3 AND t.typtype = 'e')",
+                table.sql(),
+                escape_literal("%s"),
+                local.sql()
+            );
+            let row = client.query_one(&select, &[label, &table.oid, column]).await;
+            let row = row.context(|| format!("looking for old labels in {name}"))?;
+            if row.get(0) {
+                let enum_type = row.get::<_, bool>(1).then(|| local.type_name.clone());
+                let (column, old) = (column.clone(), label.clone());
+                return Ok(Some(OldLabel { column, old, new: new.clone(), enum_type }));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn of(relation: &Relation) -> Labels {
+    let labels = relation
+        .columns
+        .iter()
+        .filter_map(|column| Some((column.name.clone(), relation.types.get(&column.type_name)?.clone())));
+    labels.collect()
+}
+
+/// `labels`: `None` leaves them as they are.
+async fn write(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    labels: Option<&Labels>,
+    old: &OldLabels,
+) -> Result<()> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state SET source_labels = coalesce($2, source_labels), old_labels = $3 \
+         WHERE table_name = $1"
+    );
+    // Labels may have characters that the database has not.
+    let json = |text: String| crate::target::postgres::kept::ascii(&text);
+    let labels = labels.map(|labels| json(serde_json::to_string(labels).expect("names are its keys")));
+    let old = (!old.is_empty()).then(|| json(serde_json::to_string(old).expect("names are its keys")));
+    client
+        .execute(&update, &[&table.to_string(), &labels, &old])
+        .await
+        .context(|| format!("noting the labels of {table}"))?;
+    Ok(())
+}
