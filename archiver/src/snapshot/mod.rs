@@ -159,8 +159,9 @@ impl<'a> Snapshot<'a> {
             return Ok(());
         }
         // Tables that are new since the last poll: whoever captures them knows them after this one. A commit that did not
-        // wait for its flush is in the catalog before it is in the stream, and until then a gap of its table cannot be told.
+        // wait for its flush is in the catalog before it is in the stream, and until then a gap of its table cannot be told; nor can it while nothing at all was written since the last poll.
         let client = self.connection.session.client();
+        barrier::write_something(client).await?;
         barrier::wait_for_flush(client, catalog::insert_position(client).await?).await?;
         poll().await?;
         if let Some(state) = Spool::peek_state(&self.config.spool_dir)? {

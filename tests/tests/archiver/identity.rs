@@ -458,6 +458,23 @@ async fn a_snapshot_takes_a_table_that_was_made_anew_a_moment_ago() {
     story.mend().await;
 }
 
+/// One of these backlogs is read to its last change by an answer that is full: whether more comes is known only later.
+#[tokio::test]
+async fn a_snapshot_takes_a_table_that_was_made_anew_and_nothing_was_written_since() {
+    let mut story = Story::start(&["*"], ORDERS, &["a", "b"]).await;
+    story.world.set_archiver("poll_max_changes", 4);
+    for rows in 1..=6 {
+        story.world.source.execute("DROP TABLE a").await;
+        story.world.archiver(["run", "--once"]).succeed().await;
+        story.world.source.execute("CREATE TABLE a (LIKE orders INCLUDING ALL)").await;
+        let insert = format!("INSERT INTO b SELECT {rows}, 10 + n, 'x' FROM generate_series(1, {rows}) AS n");
+        story.world.source.execute(&insert).await;
+        story.world.archiver(["run", "--once"]).run().await;
+        story.world.archiver(["snapshot"]).succeed().await;
+    }
+    story.mend().await;
+}
+
 /// Nobody has to change the settings for the others to go on.
 #[tokio::test]
 async fn a_listed_table_that_is_unlogged_now_is_a_gap_and_the_others_go_on() {
