@@ -41,20 +41,30 @@ pub(crate) struct Known {
     pub parent: Option<u32>,
     /// Whether it holds rows itself.
     pub has_storage: bool,
-    /// Its changes are in no stream.
-    #[serde(default)]
-    pub unlogged: bool,
+    /// Its changes are in no stream: it is unlogged, or a foreign table.
+    #[serde(default, rename = "unlogged")]
+    pub not_carried: bool,
     pub storage: Storage,
     pub marks: Marks,
     /// Every column that it ever had under our eyes, with its number in the catalog.
     #[serde(default)]
     pub columns: BTreeMap<String, i16>,
-    /// Of the columns that it had last.
+    /// The columns that it had last, by number.
     #[serde(default)]
-    pub types: String,
+    pub attributes: BTreeMap<i16, Attribute>,
+    /// The files of the sequences that its columns own.
+    #[serde(default)]
+    pub sequences: BTreeSet<u32>,
     /// How many rows it has, where all of them came and went under our eyes.
     #[serde(default)]
     pub rows: Option<u64>,
+}
+
+impl Known {
+    /// Whether it may have had another name than this one meanwhile.
+    pub(super) fn may_be_renamed(&self, now: &Known) -> bool {
+        self.name != now.name || now.marks.may_be_renamed(&self.marks)
+    }
 }
 
 /// Where the rows lie. TRUNCATE, VACUUM FULL and CLUSTER give a table another file; ALTER TABLE, where it writes all rows
@@ -78,6 +88,59 @@ pub(crate) struct Marks {
     pub born: u32,
     /// pg_inherits: it became a partition.
     pub attached: Option<u32>,
+    /// pg_namespace, of its schema: name, owner or rights.
+    #[serde(default)]
+    pub schema: u32,
+    /// Owner and rights of the schema, in short.
+    #[serde(default)]
+    pub schema_rest: i32,
+}
+
+impl Marks {
+    /// Whether the relation, or its schema, may have had another name meanwhile. A schema whose row was written again
+    /// and says the same was renamed there and back, if anything.
+    pub(super) fn may_be_renamed(&self, then: &Marks) -> bool {
+        self.named != then.named || self.has_new_schema_name(then)
+    }
+
+    pub(super) fn has_new_schema_name(&self, then: &Marks) -> bool {
+        // Earlier versions did not look.
+        then.schema != 0 && self.schema != then.schema && self.schema_rest == then.schema_rest
+    }
+}
+
+/// A column.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Attribute {
+    pub name: String,
+    pub type_name: String,
+    /// Who wrote its row of pg_attribute last.
+    pub mark: u32,
+    /// What else stands there, in short.
+    pub rest: i32,
+    /// Nothing else does.
+    pub plain: bool,
+}
+
+/// What the catalog says of the rows of a table beside their place. Empty for kinds that are not captured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// By number.
+    pub attributes: BTreeMap<i16, Attribute>,
+    /// With a TOAST table: who made that. Without: who wrote the table's row of pg_class, and those of its indexes.
+    /// Whatever else any of these may be of: a later rewrite by ALTER TABLE would have left its own mark on all of them.
+    pub written_by: Vec<u32>,
+    pub sequences: Vec<OwnedSequence>,
+}
+
+/// SET UNLOGGED and SET LOGGED give it another file, from PostgreSQL 15 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OwnedSequence {
+    pub file: u32,
+    /// The number of the column that owns it.
+    pub owner: i16,
+    /// Who wrote its row of pg_class last.
+    pub mark: u32,
 }
 
 /// A table, in the sense of a name that rows travel under.

@@ -18,9 +18,10 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_formats::{Error, Kind, Result};
 
+use changes::ANOTHER;
 pub(crate) use changes::PARTITION;
+pub(crate) use memory::{Attribute, Layout, Marks, Memory, OwnedSequence, Storage};
 use memory::{Captured, Known};
-pub(crate) use memory::{Marks, Memory, Storage};
 pub(crate) use tally::Tally;
 
 /// Partitions of partitions of partitions: more levels than anybody makes.
@@ -42,8 +43,7 @@ pub(crate) struct CatalogTable {
     pub marks: Marks,
     /// With their numbers. Empty for kinds that are not captured.
     pub columns: BTreeMap<String, i16>,
-    /// Of these columns, by number.
-    pub types: String,
+    pub layout: Layout,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,12 @@ pub(crate) struct Capture {
     routes: HashMap<TableName, Route>,
     /// Tables that a row under a name which nobody knows may belong to.
     strangers: BTreeSet<TableName>,
+    /// Relations whose schema had another name for a while, by their own name: which tables their rows are of.
+    lodgers: BTreeMap<String, BTreeSet<TableName>>,
+    /// Relations whose rows cannot have been counted.
+    uncounted: BTreeSet<u32>,
+    /// Tables of which something may have altered rows, or what they mean, before we knew them.
+    touched: BTreeSet<TableName>,
     /// Tables of which nobody can say what this answer says of them.
     missed: Vec<Missed>,
     /// Relations that become partitions of a captured table within the answer.
@@ -170,6 +176,7 @@ impl Capture {
         let then = relations.iter().filter_map(|oid| memory.relations.get(oid));
         let tables: BTreeSet<TableName> = now.chain(then).filter_map(|known| known.table.clone()).collect();
         tables.into_iter().for_each(|table| self.miss(table, PARTITION, None));
+        self.uncounted.extend(relations);
     }
 
     /// What becomes of the rows of a relation of the stream.
@@ -179,12 +186,25 @@ impl Capture {
         }
         // Dropped or renamed since, but its rows were written under a name that is listed.
         let listed = self.lists_name(relation);
-        let doubts = self.strangers.iter().cloned();
+        let doubts = self.strangers.iter().cloned().map(|table| Doubt { table, reason: PARTITION });
+        let lodgers = self.lodgers.get(relation.name()).into_iter().flatten().cloned();
+        let lodgers = lodgers.map(|table| Doubt { table, reason: ANOTHER });
         Route {
             oid: None,
             target: listed.then(|| Target::own(relation)),
-            doubts: doubts.map(|table| Doubt { table, reason: PARTITION }).collect(),
+            doubts: doubts.chain(lodgers).collect(),
         }
+    }
+
+    /// All tables that a change of a relation of the stream may be of.
+    pub(crate) fn tables_of(&self, relation: &TableName) -> BTreeSet<TableName> {
+        let doubts = self.route(relation).doubts.into_iter().map(|doubt| doubt.table);
+        doubts.chain(self.table_of(relation)).collect()
+    }
+
+    /// Of a table that is new to us, whether nothing can have altered its rows but what is in the stream.
+    pub(crate) fn is_untouched(&self, table: &TableName) -> bool {
+        !self.touched.contains(table)
     }
 
     /// The table that a relation of the stream travels as, before or after it became a partition.
@@ -341,7 +361,7 @@ impl Capture {
 
     /// A row under a name that nobody knows may matter: it has to be looked for under all names.
     pub(crate) fn expects_strangers(&self) -> bool {
-        !self.strangers.is_empty()
+        !self.strangers.is_empty() || !self.lodgers.is_empty()
     }
 
     /// Relations whose changes are looked for though no pattern names them: partitions, also those of earlier polls, and
@@ -376,11 +396,12 @@ impl Known {
             // What the table itself may be a partition of is not our business.
             parent: relation.partition_of.filter(|_| is_partition),
             has_storage: relation.kind != RelationKind::Partitioned,
-            unlogged: relation.kind == UNLOGGED,
+            not_carried: matches!(relation.kind, RelationKind::NotCaptured(_)),
             storage: relation.storage,
             marks: Marks { attached: relation.marks.attached.filter(|_| is_partition), ..relation.marks },
             columns: relation.columns.clone(),
-            types: relation.types.clone(),
+            attributes: relation.layout.attributes.clone(),
+            sequences: relation.layout.sequences.iter().map(|sequence| sequence.file).collect(),
             rows: None,
         }
     }
@@ -399,9 +420,15 @@ mod tests {
             identity_usable: true,
             virtual_columns: Vec::new(),
             storage: Storage { file: oid, toast: 0 },
-            marks: Marks { changed: 1, named: 1, born: 1, attached: partition_of.map(|_| 1) },
+            marks: Marks {
+                changed: 1,
+                named: 1,
+                born: 1,
+                attached: partition_of.map(|_| 1),
+                ..Marks::default()
+            },
             columns: BTreeMap::new(),
-            types: String::new(),
+            layout: Default::default(),
         }
     }
 

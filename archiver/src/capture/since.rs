@@ -61,6 +61,8 @@ pub(crate) struct Sighting {
     pub oid: u32,
     pub made_by: Option<u32>,
     pub named_by: u32,
+    /// Nothing but the stream can have altered its rows, or what they mean, since the look before.
+    pub untouched: bool,
 }
 
 /// One look at the catalog.
@@ -155,7 +157,7 @@ impl CaptureMemory {
                 seen_at: look.catalog_at,
                 made_by: seen.made_by,
                 named_by: seen.named_by,
-                balance: is_first.then(Balance::default),
+                balance: (is_first && seen.untouched).then(Balance::default),
             });
         }
         self.patterns = patterns;
@@ -265,7 +267,7 @@ mod tests {
             let patterns: Vec<TablePattern> =
                 patterns.iter().map(|p| p.parse().expect("a pattern")).collect();
             let sighting = |&(table, oid, made, named_by): &(&str, u32, u32, u32)| {
-                (name(table), Sighting { oid, made_by: Some(made), named_by })
+                (name(table), Sighting { oid, made_by: Some(made), named_by, untouched: true })
             };
             self.tables = tables.iter().map(sighting).collect();
             let (position, catalog_at) = (lsn(position), lsn(position + 9));

@@ -7,7 +7,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
-use super::changes::{PARTITION, REWRITTEN};
+use super::changes::{self, PARTITION, REWRITTEN};
 use super::{Capture, Captured, Join, Known, Memory, Missed, Route};
 
 /// See the module.
@@ -138,9 +138,16 @@ impl Capture {
             memory.unseen.extend(&tally.unseen);
             memory.relations.extend(self.settled(earlier, tally));
         }
+        let missed: BTreeSet<TableName> =
+            self.missed(tally, complete).into_iter().map(|missed| missed.table).collect();
         for (oid, known) in &mut memory.relations {
             if let Some(rows) = tally.rows.get(oid) {
                 known.rows = *rows;
+            }
+            // Rows that are in doubt, or in no stream, were not counted as they are.
+            let is_missed = known.table.as_ref().is_some_and(|table| missed.contains(table));
+            if is_missed && !self.was_counted(*oid, earlier) {
+                known.rows = None;
             }
             let waits = self.joins.get(oid).is_some_and(|join| !join.xids.is_subset(&tally.joined));
             // Whose these rows are will not be known if the transaction does not come.
@@ -152,6 +159,18 @@ impl Capture {
         memory
     }
 
+    /// Whether the rows of a relation came under its own name all the time, and none outside of the stream.
+    fn was_counted(&self, oid: u32, earlier: &Memory) -> bool {
+        let Some(now) = self.relations.get(&oid) else { return false };
+        if self.uncounted.contains(&oid) || self.routes.get(&now.name).is_none_or(|r| !r.doubts.is_empty()) {
+            return false;
+        }
+        match earlier.relations.get(&oid) {
+            Some(then) => !then.may_be_renamed(now) && changes::is_in_place(then, now),
+            None => now.marks.named == now.marks.born,
+        }
+    }
+
     /// While the answer is not complete, only what is certain to be so at its end already.
     fn settled(&self, earlier: &Memory, tally: &Tally) -> BTreeMap<u32, Known> {
         let settled = |(oid, known): (&u32, &Known)| {
@@ -159,8 +178,9 @@ impl Capture {
             if self.missed.iter().any(|missed| missed.table == *table) || self.truncations.contains_key(oid) {
                 return None;
             }
-            let renamed = |then: &Known| then.name != known.name || then.marks.named != known.marks.named;
-            if earlier.relations.get(oid).is_some_and(renamed) || self.strangers.contains(table) {
+            let is_restless =
+                |then: &Known| then.may_be_renamed(known) || changes::had_other_columns(then, known);
+            if earlier.relations.get(oid).is_some_and(is_restless) || self.strangers.contains(table) {
                 return None;
             }
             match self.joins.get(oid) {

@@ -70,10 +70,10 @@ impl Poll<'_> {
     /// A transaction that cannot be read keeps production's WAL: its tables have a gap, the others go on.
     pub(super) async fn give_up_transaction(&mut self, poison: &Poison) -> Result<()> {
         let (_, capture) = self.reading().describe(self.connection, self.spool.state()).await?;
-        let travels_as = |relation: &TableName| capture.table_of(relation);
+        let travels_as = |relation: &TableName| capture.tables_of(relation);
         let relations = poison.besides.as_ref().map(|besides| poison.tables.iter().chain(besides));
         let tables: Option<BTreeSet<TableName>> =
-            relations.map(|relations| relations.filter_map(travels_as).collect());
+            relations.map(|relations| relations.flat_map(travels_as).collect());
         let reason = format!(
             "the WAL guard gave up transaction {}, which cannot be read: more WAL than wal_guard was retained before it",
             poison.xid

@@ -57,7 +57,7 @@ fn capture() -> Capture {
         storage: Default::default(),
         marks: Default::default(),
         columns: Default::default(),
-        types: String::new(),
+        layout: Default::default(),
     };
     let patterns = ["t".parse().expect("a pattern")];
     Capture::resolve(&patterns, &BTreeSet::new(), &[table], &Default::default()).expect("resolves")

@@ -109,9 +109,15 @@ impl Reading<'_> {
             prove_empty(connection, &mut answer).await?;
         }
         // Before anything of it is published: whoever comes after a crash knows since when tables are captured.
+        // And what the catalog did not show of it: the slot may hand that out no more.
         let (captured, shapes) = (answer.captured.clone(), answer.shapes.clone());
-        if captured != spool.state().captured || shapes != spool.state().shapes {
-            spool.update(|state| (state.captured, state.shapes) = (captured, shapes))?;
+        let unseen = answer.harvest.tally.unseen.clone();
+        let state = spool.state();
+        if captured != state.captured || shapes != state.shapes || !unseen.is_subset(&state.memory.unseen) {
+            spool.update(|state| {
+                (state.captured, state.shapes) = (captured, shapes);
+                state.memory.unseen.extend(unseen);
+            })?;
         }
         let warned = match spool.state().warned_from == stands {
             true => spool.state().warned.clone(),
@@ -132,7 +138,7 @@ impl Reading<'_> {
         let waits = absent.must_wait(spool.state().tip.end_lsn);
         // The stream does not say which transaction did it: all that was read between two looks is in doubt.
         let rewritten_in =
-            |from: Lsn, to: Lsn| gap_of(shapes.rewritten_after(&seen, from), shape::REWRITTEN, from, to);
+            |from: Lsn, to: Lsn| gaps_of(shapes.rewritten_after(&seen, from), shape::REWRITTEN, from, to);
         let missing_in = |from: Lsn, to: Option<Lsn>| {
             let absent = to.map_or_else(|| absent.after(from), |to| absent.inside(from, to));
             absent.into_iter().chain(rewritten_in(from, to.unwrap_or(looked_at))).collect::<Vec<Gap>>()
@@ -306,11 +312,8 @@ async fn prove_empty(connection: &mut Connection, answer: &mut Answer) -> Result
     Ok(())
 }
 
-fn gap_of(tables: Vec<TableName>, reason: &str, from: Lsn, to: Lsn) -> Option<Gap> {
-    (!tables.is_empty() && from < to).then(|| Gap {
-        from,
-        to,
-        reason: reason.to_owned(),
-        tables: Some(tables),
-    })
+/// One for each: the same may be found in another way, of one of them.
+fn gaps_of(tables: Vec<TableName>, reason: &str, from: Lsn, to: Lsn) -> Vec<Gap> {
+    let gap = |table| Gap { from, to, reason: reason.to_owned(), tables: Some(vec![table]) };
+    tables.into_iter().filter(|_| from < to).map(gap).collect()
 }

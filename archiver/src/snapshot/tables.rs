@@ -68,6 +68,8 @@ struct Standing {
     files: String,
     /// Partitions whose changes are in no stream.
     unlogged: Vec<TableName>,
+    /// Foreign ones, each after the table that it is a partition of.
+    foreign: Vec<(TableName, TableName)>,
 }
 
 const STANDING: &str = "SELECT n.nspname::text, c.relname::text, c.relkind = 'p',
@@ -83,7 +85,13 @@ const STANDING: &str = "SELECT n.nspname::text, c.relname::text, c.relkind = 'p'
     ARRAY(SELECT part.name FROM pg_partition_tree(c.oid) p
         JOIN pg_class u ON u.oid = p.relid JOIN pg_namespace un ON un.oid = u.relnamespace,
         unnest(ARRAY[un.nspname::text, u.relname::text]) WITH ORDINALITY part(name, place)
-      WHERE u.relpersistence = 'u' ORDER BY u.oid, part.place)
+      WHERE u.relpersistence = 'u' ORDER BY u.oid, part.place),
+    ARRAY(SELECT part.name FROM pg_partition_tree(c.oid) p
+        JOIN pg_class u ON u.oid = p.relid JOIN pg_namespace un ON un.oid = u.relnamespace
+        JOIN pg_class o ON o.oid = p.parentrelid JOIN pg_namespace pn ON pn.oid = o.relnamespace,
+        unnest(ARRAY[pn.nspname::text, o.relname::text, un.nspname::text, u.relname::text])
+          WITH ORDINALITY part(name, place)
+      WHERE u.relkind = 'f' ORDER BY u.oid, part.place)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN unnest($1::text[], $2::text[]) AS wanted(nspname, relname)
       ON wanted.nspname = n.nspname AND wanted.relname = c.relname
@@ -231,6 +239,10 @@ async fn standings(
     let standing = |row: &Row| {
         let unlogged: Vec<String> = row.get(9);
         let unlogged = unlogged.chunks_exact(2).map(|name| TableName::new(&name[0], &name[1]));
+        let foreign: Vec<String> = row.get(10);
+        let foreign = foreign
+            .chunks_exact(4)
+            .map(|name| Ok((TableName::new(&name[0], &name[1])?, TableName::new(&name[2], &name[3])?)));
         let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))?;
         Ok((
             table,
@@ -243,6 +255,7 @@ async fn standings(
                 oid: row.get(7),
                 files: row.get::<_, Option<String>>(8).unwrap_or_default(),
                 unlogged: unlogged.collect::<Result<_>>()?,
+                foreign: foreign.collect::<Result<_>>()?,
             },
         ))
     };
@@ -283,6 +296,19 @@ fn closed(standings: &mut HashMap<TableName, Standing>, role: &str) -> Vec<LeftO
             let set_logged = |name: &TableName| format!("ALTER TABLE {} SET LOGGED;", name.sql());
             let statements: Vec<String> = standing.unlogged.iter().map(set_logged).collect();
             remedies.push(format!("run as their owner: {}", statements.join(" ")));
+        }
+        if !standing.foreign.is_empty() {
+            let names: Vec<String> = standing.foreign.iter().map(|(_, name)| name.to_string()).collect();
+            problems
+                .push(format!("changes of its foreign partitions are in no stream: {}", names.join(", ")));
+            let detach = |(parent, name): &(TableName, TableName)| {
+                format!("ALTER TABLE {} DETACH PARTITION {};", parent.sql(), name.sql())
+            };
+            let statements: Vec<String> = standing.foreign.iter().map(detach).collect();
+            remedies.push(format!(
+                "list its other partitions in `tables`, or run as owner: {}",
+                statements.join(" ")
+            ));
         }
         if !problems.is_empty() {
             let (reason, remedy) = (problems.join("; "), remedies.join("; "));
@@ -342,7 +368,7 @@ mod tests {
             storage: Default::default(),
             marks: Default::default(),
             columns: Default::default(),
-            types: String::new(),
+            layout: Default::default(),
         };
         vec![
             table(1, "users", RelationKind::Table, None),

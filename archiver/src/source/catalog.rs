@@ -1,6 +1,6 @@
 //! The production server as the archiver sees it: the questions it is asked. All of them are read only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 use syncdata_service::postgres::ServerContext as _;
@@ -14,7 +14,9 @@ use syncdata_formats::{Error, Kind, Result};
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 use tokio_postgres::{GenericClient, Row};
 
-use crate::capture::{CatalogTable, Marks, RelationKind, Storage, UNLOGGED};
+use crate::capture::{
+    Attribute, CatalogTable, Layout, Marks, OwnedSequence, RelationKind, Storage, UNLOGGED,
+};
 
 /// What does not change while a session lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +94,8 @@ const SLOT: &str =
   FROM pg_replication_slots s LEFT JOIN pg_stat_replication_slots t ON t.slot_name = s.slot_name
   WHERE s.slot_name = $1 AND s.slot_type = 'logical'";
 
-/// Everything that is a relation for people; what is not captured is named by `check`.
+/// Everything that is a relation for people; what is not captured is named by `check`. Of the options of a column those
+/// that people set: some minor releases keep a version of the column there.
 const CATALOG: &str =
     "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
     i.inhparent,
@@ -105,9 +108,21 @@ const CATALOG: &str =
     c.relfilenode, c.reltoastrelid, c.xmin::text::int8, y.xmin::text::int8, o.xmin::text::int8, i.xmin::text::int8,
     ARRAY(SELECT a.attnum || ' ' || a.attname FROM pg_attribute a
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p')),
-    coalesce((SELECT string_agg(concat_ws(':', a.attnum, a.atttypid, a.atttypmod), ',' ORDER BY a.attnum)
-      FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-        AND c.relkind IN ('r', 'p')), '')
+    ARRAY(SELECT concat_ws(' ', a.attnum, a.xmin, hashtext(concat_ws(',', a.attnotnull, a.atthasdef, a.atthasmissing,
+          a.attidentity, a.attgenerated, a.attstorage, a.attstattarget, a.attcollation, a.attislocal, a.attinhcount,
+          a.attacl::text, (SELECT string_agg(o, ' ') FROM unnest(a.attoptions) o WHERE o LIKE 'n_distinct%'), f.oid)),
+        NOT (a.attnotnull OR a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR a.attgenerated <> ''
+          OR a.attacl IS NOT NULL), format_type(a.atttypid, a.atttypmod))
+      FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p')),
+    ARRAY(SELECT t.xmin::text::int8 FROM pg_attribute t WHERE t.attrelid = c.reltoastrelid AND t.attnum = 1
+      UNION ALL SELECT k.xmin::text::int8 FROM pg_index x JOIN pg_class k ON k.oid = x.indexrelid
+        WHERE x.indrelid = c.oid AND c.relkind = 'r' AND c.reltoastrelid = 0
+      UNION ALL SELECT c.xmin::text::int8 WHERE c.relkind = 'r' AND c.reltoastrelid = 0),
+    ARRAY(SELECT concat_ws(' ', s.relfilenode, d.refobjsubid, s.xmin) FROM pg_depend d JOIN pg_class s ON s.oid = d.objid
+      WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid > 0
+        AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND s.relkind = 'S' AND c.relkind = 'r'),
+    n.xmin::text::int8, hashtext(concat_ws(',', n.nspowner, n.nspacl::text))
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition AND NOT i.inhdetachpending
     LEFT JOIN pg_type y ON y.oid = c.reltype
@@ -291,9 +306,49 @@ fn catalog_table(row: &Row) -> Result<CatalogTable> {
             named: mark(row, 11).unwrap_or_default(),
             born: mark(row, 12).unwrap_or_default(),
             attached: mark(row, 13),
+            schema: mark(row, 18).unwrap_or_default(),
+            schema_rest: row.get(19),
         },
         columns: row.get::<_, Vec<&str>>(14).into_iter().filter_map(numbered).collect(),
-        types: row.get(15),
+        layout: layout(row)?,
+    })
+}
+
+fn layout(row: &Row) -> Result<Layout> {
+    let numbers = |text: &str| Error::bad_input("what the catalog says of a column", text);
+    let mut layout = Layout::default();
+    let names = row.get::<_, Vec<&str>>(14).into_iter().filter_map(numbered);
+    let names: BTreeMap<i16, String> = names.map(|(name, number)| (number, name)).collect();
+    for text in row.get::<_, Vec<&str>>(15) {
+        let (number, attribute) = attribute(text).ok_or_else(|| numbers(text))?;
+        let name = names.get(&number).cloned().unwrap_or_default();
+        layout.attributes.insert(number, Attribute { name, ..attribute });
+    }
+    let xids = row.get::<_, Vec<i64>>(16).into_iter().filter_map(|xid| u32::try_from(xid).ok());
+    layout.written_by = xids.collect();
+    for text in row.get::<_, Vec<&str>>(17) {
+        layout.sequences.push(sequence(text).ok_or_else(|| numbers(text))?);
+    }
+    layout.sequences.sort_unstable_by_key(|sequence| sequence.file);
+    Ok(layout)
+}
+
+/// `3 754 -1234 t character varying(10)`
+fn attribute(text: &str) -> Option<(i16, Attribute)> {
+    let mut words = text.splitn(5, ' ');
+    let number = words.next()?.parse().ok()?;
+    let (mark, rest) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let (plain, type_name) = (words.next()? == "t", words.next()?.to_owned());
+    Some((number, Attribute { name: String::new(), type_name, mark, rest, plain }))
+}
+
+/// `16404 1 754`
+fn sequence(text: &str) -> Option<OwnedSequence> {
+    let mut words = text.split(' ');
+    Some(OwnedSequence {
+        file: words.next()?.parse().ok()?,
+        owner: words.next()?.parse().ok()?,
+        mark: words.next()?.parse().ok()?,
     })
 }
 

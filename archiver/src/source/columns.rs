@@ -109,8 +109,9 @@ pub(crate) async fn standing(
         }
         if !target.is_partition {
             let (made, named): (i64, i64) = (row.get(2), row.get(3));
-            let made_by = (made == named && row.get(4)).then_some(xid(made)?);
-            let sighting = Sighting { oid, made_by, named_by: xid(named)? };
+            let untouched = capture.is_untouched(&target.table);
+            let made_by = (made == named && untouched && row.get(4)).then_some(xid(made)?);
+            let sighting = Sighting { oid, made_by, named_by: xid(named)?, untouched };
             standing.tables.insert(target.table.clone(), sighting);
         }
     }

@@ -38,6 +38,15 @@ pub fn keeps_text(old: &str, new: &str) -> bool {
     }
 }
 
+/// Whether PostgreSQL leaves the rows where they are when a column is made that type, of those changes that keep the text.
+pub fn keeps_rows(old: &str, new: &str) -> bool {
+    let (old, new) = (Type::parse(old), Type::parse(new));
+    let is_text = |name: &str| matches!(name, "character varying" | "text");
+    let is_same = old.name == new.name && old.rest == new.rest && !old.rest.ends_with("[]");
+    (is_text(old.name) && is_text(new.name) && old.rest.is_empty() && new.rest.is_empty())
+        || is_same && !old.name.ends_with("[]")
+}
+
 /// Whether it is the name of a type as format_type prints one, and nothing else: it can stand in a statement.
 pub fn is_type_name(text: &str) -> bool {
     const OF_WORDS: [&str; 7] = [
@@ -231,6 +240,24 @@ mod tests {
             ("public.mood", "sales.mood", false),
         ] {
             assert_eq!(keeps_text(old, new), keeps, "{old} -> {new}");
+        }
+    }
+
+    #[test]
+    fn rows_stay_where_they_are_when_only_a_limit_is_widened() {
+        for (old, new, keeps) in [
+            ("integer", "bigint", false),
+            ("integer", "text", false),
+            ("uuid", "text", false),
+            ("integer[]", "bigint[]", false),
+            ("character varying(3)[]", "character varying(5)[]", false),
+            ("numeric(12,2)", "numeric", true),
+            ("character varying(10)", "character varying(20)", true),
+            ("character varying(10)", "text", true),
+            ("timestamp(3) without time zone", "timestamp without time zone", true),
+            ("bit varying(3)", "bit varying(5)", true),
+        ] {
+            assert_eq!(keeps_rows(old, new), keeps, "{old} -> {new}");
         }
     }
 }

@@ -35,6 +35,9 @@ impl Story {
         let story = Story { world, copied: copied_names, gaps_seen: 0, tables, tolerant: false };
         for table in copied {
             let shape = "(id int, day int, note text, PRIMARY KEY (id, day))";
+            if let Some((schema, _)) = table.split_once('.') {
+                story.world.target.execute(&format!("CREATE SCHEMA IF NOT EXISTS {schema}")).await;
+            }
             story.world.target.execute(&format!("CREATE TABLE {table} {shape}")).await;
         }
         story.world.archiver(["run", "--once"]).succeed().await;

@@ -8,6 +8,7 @@ mod faults;
 mod fuse;
 mod gaps;
 mod guard;
+mod hidden;
 mod identity;
 mod identity_random;
 mod locks;

@@ -56,7 +56,7 @@ impl Changes<'_> {
         let rows = then.rows;
         self.doubt(&then.name, table, ANOTHER);
         self.doubt(&now.name, table, ANOTHER);
-        if then.name != now.name || then.marks.named != now.marks.named {
+        if then.name != now.name || now.marks.may_be_renamed(&then.marks) {
             self.capture.strangers.insert(table.clone());
         }
         if let Some(known) = self.capture.relations.get_mut(&oid) {
@@ -110,11 +110,13 @@ impl Changes<'_> {
                 }
             }
             let may_be_new_here = match self.memory.relations.get(&now.oid) {
-                Some(then) => then.name != now.name || then.marks.named != now.marks.named,
+                Some(then) => then.name != now.name || now.marks.may_be_renamed(&then.marks),
                 None => !self.memory.is_old(now.marks.named),
             };
             if may_be_new_here {
                 strangers.iter().for_each(|table| self.doubt(&now.name, table, PARTITION));
+                let lodgers = self.capture.lodgers.get(now.name.name()).cloned().unwrap_or_default();
+                lodgers.iter().for_each(|table| self.doubt(&now.name, table, ANOTHER));
             }
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
+use super::columns::{had_other_columns, types_explain};
 use super::storage::{Moved, moved};
 use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION, REWRITTEN};
 use crate::capture::{
@@ -17,7 +18,7 @@ impl Changes<'_> {
     pub(super) fn unlogged_partitions(&mut self) {
         let is_news = |oid: &u32, now: &Known| {
             let then = self.memory.relations.get(oid);
-            now.unlogged && !then.is_some_and(|then| then.unlogged && then.table == now.table)
+            now.not_carried && !then.is_some_and(|then| then.not_carried && then.table == now.table)
         };
         let news = self.capture.relations.iter().filter(|(oid, now)| is_news(oid, now));
         let tables: BTreeSet<TableName> = news.filter_map(|(_, known)| known.table.clone()).collect();
@@ -51,16 +52,25 @@ impl Changes<'_> {
         if passed_on {
             return self.capture.miss(table, REWRITTEN, None);
         }
-        if was_renamed(then, &now) {
+        if then.may_be_renamed(&now) {
             let reason = if self.capture.roots.get(&table) == Some(&oid) { ANOTHER } else { PARTITION };
             self.doubt(&then.name, &table, reason);
             self.doubt(&now.name, &table, reason);
-            self.capture.strangers.insert(table.clone());
+            if then.name == now.name && then.marks.named == now.marks.named {
+                let lodgers = self.capture.lodgers.entry(now.name.name().to_owned()).or_default();
+                lodgers.insert(table.clone());
+            } else {
+                self.capture.strangers.insert(table.clone());
+            }
         }
+        if had_other_columns(then, &now) {
+            self.doubt(&now.name, &table, REWRITTEN);
+        }
+        let Some(catalog) = self.catalog.get(&oid).copied() else { return };
         match moved(then.storage, now.storage) {
             Moved::No => {}
-            // What other types make of rows is told from the types.
-            _ if then.types != now.types => {}
+            // Its rows have the same text. Where they have another, that is told from the types.
+            _ if types_explain(then, catalog) => {}
             Moved::Anew => self.capture.miss(table, REWRITTEN, None),
             Moved::Perhaps => self.expect_truncate(oid, table, now.marks),
         }
@@ -93,8 +103,13 @@ impl Changes<'_> {
         let marks = now.marks;
         if self.is_born_since(now) {
             self.capture.relations.get_mut(&now.oid).expect("it is captured").rows = Some(0);
+            // Its TOAST table would be as old as it is, if only TRUNCATE had given it another file.
+            let is_rewritten = now.storage.toast != 0 && !now.layout.written_by.contains(&marks.born);
             if now.kind == RelationKind::Table && now.storage.file != now.oid {
-                self.expect_truncate(now.oid, table.clone(), marks);
+                match is_rewritten {
+                    true => self.capture.miss(table.clone(), REWRITTEN, None),
+                    false => self.expect_truncate(now.oid, table.clone(), marks),
+                }
             }
         }
         if marks.named != marks.born && !self.memory.is_old(marks.named) {
@@ -109,7 +124,7 @@ impl Changes<'_> {
             None => self.is_born_since(now) && now.storage.file == now.oid,
         };
         let one_name = match then {
-            Some(then) => then.name == now.name && then.marks.named == now.marks.named,
+            Some(then) => then.name == now.name && !now.marks.may_be_renamed(&then.marks),
             None => now.marks.named == now.marks.born,
         };
         let rows = match then {
@@ -152,7 +167,7 @@ impl Changes<'_> {
             if self
                 .catalog
                 .get(oid)
-                .is_some_and(|now| now.name != then.name || now.marks.named != then.marks.named)
+                .is_some_and(|now| now.name != then.name || now.marks.may_be_renamed(&then.marks))
             {
                 self.capture.strangers.insert(table);
             }
@@ -208,8 +223,4 @@ impl Changes<'_> {
         let marks = [Some(now.marks.born), now.marks.attached];
         marks.into_iter().flatten().any(|mark| self.memory.unseen.contains(&mark) || began_before(mark))
     }
-}
-
-fn was_renamed(then: &Known, now: &Known) -> bool {
-    then.name != now.name || then.marks.named != now.marks.named
 }

@@ -1,6 +1,6 @@
 //! What became of the place where a table's rows lie.
 
-use crate::capture::Storage;
+use crate::capture::{Known, Storage};
 
 /// What a new place of its rows says of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,4 +20,9 @@ pub(super) fn moved(then: Storage, now: Storage) -> Moved {
         (false, then, now) if then == now => Moved::No,
         (false, ..) => Moved::Anew,
     }
+}
+
+/// Whether nothing but the stream can have changed its rows.
+pub(in crate::capture) fn is_in_place(then: &Known, now: &Known) -> bool {
+    moved(then.storage, now.storage) == Moved::No
 }

@@ -74,7 +74,7 @@ fn a_partition_from_birth_needs_no_gap() {
     let memory = memory(&["orders"], &orders());
     let mut catalog = orders();
     let mut born = table(4, "orders_2", RelationKind::Table, Some(1));
-    born.marks = Marks { changed: 12, named: 11, born: 11, attached: Some(11) };
+    born.marks = Marks { changed: 12, named: 11, born: 11, attached: Some(11), ..Marks::default() };
     catalog.push(born);
     let capture = capture(&["orders"], &catalog, &memory);
     assert_eq!(missed(&capture, &["orders_2"]), []);
@@ -128,7 +128,7 @@ fn a_name_that_means_another_table_is_a_gap_of_that_name() {
     let mut catalog = orders();
     catalog[2].oid = 7;
     catalog[2].storage.file = 7;
-    catalog[2].marks = Marks { changed: 12, named: 12, born: 12, attached: None };
+    catalog[2].marks = Marks { changed: 12, named: 12, born: 12, attached: None, ..Marks::default() };
     assert_eq!(missed(&capture(&["*"], &catalog, &memory), &[]), [("other".to_owned(), ANOTHER)]);
     // Made for the first time.
     catalog[2].name = name("new");

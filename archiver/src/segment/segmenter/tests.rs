@@ -24,7 +24,7 @@ fn capture() -> Capture {
         storage: Default::default(),
         marks: Default::default(),
         columns: Default::default(),
-        types: String::new(),
+        layout: Default::default(),
     };
     let catalog = [
         table(1, "t", RelationKind::Table, None),

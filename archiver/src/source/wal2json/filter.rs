@@ -59,7 +59,7 @@ mod tests {
             storage: Default::default(),
             marks: Default::default(),
             columns: Default::default(),
-            types: String::new(),
+            layout: Default::default(),
         };
         [
             table(2, "sales.orders", RelationKind::Partitioned, None),

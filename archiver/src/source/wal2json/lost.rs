@@ -27,9 +27,10 @@ pub(crate) struct LostChanges {
 impl LostChanges {
     pub(crate) fn read(said: &Notices, capture: &Capture) -> LostChanges {
         let mut lost = LostChanges::default();
-        let travels = |relation: &TableName| capture.table_of(relation);
+        // It may have been a partition, or have had its name, for a while only.
+        let travels = |relation: &TableName| capture.tables_of(relation);
         if said.dropped > 0 {
-            lost.suspects = capture.without_identity.iter().filter_map(travels).collect();
+            lost.suspects = capture.without_identity.iter().flat_map(travels).collect();
         }
         for notice in &said.notices {
             let Some((_, relation)) = notice.message.split_once(" in table ") else { continue };
@@ -37,8 +38,8 @@ impl LostChanges {
                 continue;
             }
             let found = capture.without_identity.iter().find(|name| as_warned(name) == relation);
-            let table = found.cloned().or_else(|| name_in(relation)).and_then(|name| travels(&name));
-            if let Some(table) = table {
+            let name = found.cloned().or_else(|| name_in(relation));
+            for table in name.iter().flat_map(travels) {
                 *lost.counts.entry(table).or_default() += notice.times;
             }
         }
@@ -119,7 +120,7 @@ mod tests {
             storage: Default::default(),
             marks: Default::default(),
             columns: Default::default(),
-            types: String::new(),
+            layout: Default::default(),
         };
         let patterns = [TablePattern::Table(name.clone())];
         Capture::resolve(&patterns, &BTreeSet::new(), &[table], &Default::default()).expect("resolves")

@@ -1,0 +1,80 @@
+//! What the catalog says of columns: whether other types explain that the rows were written anew, and whether columns had
+//! other names for a while.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use syncdata_formats::types::{keeps_rows, keeps_text};
+
+use super::Changes;
+use crate::capture::{Attribute, CatalogTable, Known, Layout};
+
+/// Whether rows lie elsewhere because columns have wider types now, and for no other reason that can be seen: the last
+/// rewrite was that of such a column. What was before it, the catalog does not say; but SET UNLOGGED and back would have
+/// given the sequences that the table owns other files, from PostgreSQL 15 on.
+pub(super) fn types_explain(then: &Known, now: &CatalogTable) -> bool {
+    let layout = &now.layout;
+    let retyped = layout.attributes.iter().filter_map(|(number, attribute)| {
+        let before = &then.attributes.get(number)?.type_name;
+        (before != &attribute.type_name).then_some((*number, before, &attribute.type_name))
+    });
+    let retyped: Vec<_> = retyped.collect();
+    // These are a gap by themselves.
+    if retyped.iter().any(|(_, before, after)| !keeps_text(before, after)) {
+        return true;
+    }
+    let wider = retyped.iter().filter(|(_, before, after)| !keeps_rows(before, after));
+    let wider: BTreeSet<i16> = wider.map(|(number, ..)| *number).collect();
+    let writer = layout.written_by.iter().find(|mark| {
+        // Some versions write the rows of all later columns again with the one whose type changes.
+        let first = layout.attributes.iter().find(|(_, attribute)| attribute.mark == **mark);
+        first.is_some_and(|(number, _)| wider.contains(number))
+    });
+    let Some(writer) = writer else { return false };
+    let other_files = layout.sequences.iter().filter(|sequence| !then.sequences.contains(&sequence.file));
+    // That of an identity column takes its type.
+    other_files.into_iter().all(|sequence| sequence.mark == *writer && wider.contains(&sequence.owner))
+}
+
+/// Whether a column may have had another name meanwhile, or its values were computed anew: its row in the catalog was
+/// written again and says the same.
+pub(in crate::capture) fn had_other_columns(then: &Known, now: &Known) -> bool {
+    let was_written = |(number, attribute): (&i16, &Attribute)| {
+        then.attributes.get(number).is_some_and(|before| {
+            before.mark != attribute.mark
+                && Attribute { mark: attribute.mark, ..before.clone() } == *attribute
+        }) && !is_beside_another(then, &now.attributes, *number, attribute.mark)
+    };
+    now.attributes.iter().any(was_written)
+}
+
+/// Some versions write the rows of all later columns again with the one whose type changes.
+fn is_beside_another(then: &Known, now: &BTreeMap<i16, Attribute>, number: i16, mark: u32) -> bool {
+    let has_other_type = |(earlier, attribute): (&i16, &Attribute)| {
+        let before = then.attributes.get(earlier);
+        attribute.mark == mark && before.is_some_and(|before| before.type_name != attribute.type_name)
+    };
+    now.range(..number).any(has_other_type)
+}
+
+impl Changes<'_> {
+    /// Of a relation that nobody has looked at before: whether its rows may have been altered outside of the stream, or
+    /// may have come under other columns' names, before now.
+    pub(super) fn touched(&mut self, oid: u32) {
+        let Some(now) = self.catalog.get(&oid).copied().filter(|_| !self.memory.relations.contains_key(&oid))
+        else {
+            return;
+        };
+        let Layout { attributes, written_by, .. } = &now.layout;
+        let is_touched = if self.is_born_since(now) {
+            // A row that was written again after it was made, and says no more than a name and a type, may have said
+            // another name.
+            attributes.values().any(|attribute| attribute.plain && attribute.mark != now.marks.born)
+        } else {
+            let is_old = |mark: &u32| self.memory.is_old(*mark);
+            !attributes.values().all(|attribute| is_old(&attribute.mark))
+                || !written_by.is_empty() && !written_by.iter().any(is_old)
+        };
+        let table = self.capture.relations.get(&oid).and_then(|known| known.table.clone());
+        self.capture.touched.extend(table.filter(|_| is_touched));
+    }
+}
