@@ -178,9 +178,8 @@ impl Capture {
             if self.missed.iter().any(|missed| missed.table == *table) || self.truncations.contains_key(oid) {
                 return None;
             }
-            let is_restless =
-                |then: &Known| then.may_be_renamed(known) || changes::had_other_columns(then, known);
-            if earlier.relations.get(oid).is_some_and(is_restless) || self.strangers.contains(table) {
+            let is_renamed = |then: &Known| then.may_be_renamed(known);
+            if earlier.relations.get(oid).is_some_and(is_renamed) || self.strangers.contains(table) {
                 return None;
             }
             match self.joins.get(oid) {

@@ -1,5 +1,5 @@
-//! What the catalog says of columns: whether other types explain that the rows were written anew, and whether columns had
-//! other names for a while.
+//! What the catalog says of columns: whether other types explain that the rows were written anew, and whether values may
+//! have been computed anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,9 +35,8 @@ pub(super) fn types_explain(then: &Known, now: &CatalogTable) -> bool {
     other_files.into_iter().all(|sequence| sequence.mark == *writer && wider.contains(&sequence.owner))
 }
 
-/// Whether a column may have had another name meanwhile, or its values were computed anew: its row in the catalog was
-/// written again and says the same.
-pub(in crate::capture) fn had_other_columns(then: &Known, now: &Known) -> bool {
+/// Whether a column's values may have been computed anew: its row in the catalog was written again and says the same.
+pub(super) fn were_written_again(then: &Known, now: &Known) -> bool {
     let was_written = |(number, attribute): (&i16, &Attribute)| {
         then.attributes.get(number).is_some_and(|before| {
             before.mark != attribute.mark

@@ -14,7 +14,7 @@
 //! | pg_inherits | becoming a partition | it was a partition of this parent all the time |
 //! | pg_attribute, of a system column | the creation alone | (written together with pg_inherits: a partition from birth) |
 //! | pg_class: file and TOAST table | see [`Storage`](super::Storage) | no rows but those of the stream |
-//! | pg_attribute, of a column | rename, type, default, rights | it had this one name all the time |
+//! | pg_attribute, of a column | rename, type, default, rights | no value of it was computed anew |
 //! | pg_namespace | rename, owner, rights | its tables had these names all the time |
 //!
 //! A changed mark shows the last change only, and earlier ones hide behind it. What follows:
@@ -42,8 +42,8 @@
 //!
 //! Writers and DDL cannot overlap on one table (a row's lock conflicts with that of DDL until the commit), which is why
 //! the order of commits is also the order of rows and DDL of a table. A schema that is renamed is not locked so; its
-//! tables have other names then, and that counts as any other rename. A row of a schema or a column that was written
-//! again and says the same as before was changed there and back: a gap of the tables that rows came of meanwhile.
+//! tables have other names then, and that counts as any other rename. A schema's row that was written again
+//! and says the same as before: it was renamed there and back, a gap of the tables that rows came of meanwhile.
 //!
 //! A wider type may write all rows anew as well, and changes none: it explains that rows lie elsewhere, if its own
 //! rewrite was the last ([`columns`]). Not seen is what it hides: `SET UNLOGGED` and back before it in the same interval.
@@ -63,7 +63,6 @@ use std::collections::HashMap;
 use syncdata_formats::name::TableName;
 
 use super::{Capture, CatalogTable, Doubt, Memory};
-pub(super) use columns::had_other_columns;
 pub(super) use storage::is_in_place;
 
 pub(crate) const NOT_CAPTURED: &str = "not captured meanwhile";

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
-use super::columns::{had_other_columns, types_explain};
+use super::columns::{types_explain, were_written_again};
 use super::storage::{Moved, moved};
 use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION, REWRITTEN};
 use crate::capture::{
@@ -63,16 +63,19 @@ impl Changes<'_> {
                 self.capture.strangers.insert(table.clone());
             }
         }
-        if had_other_columns(then, &now) {
-            self.doubt(&now.name, &table, REWRITTEN);
-        }
         let Some(catalog) = self.catalog.get(&oid).copied() else { return };
         match moved(then.storage, now.storage) {
             Moved::No => {}
             // Its rows have the same text. Where they have another, that is told from the types.
             _ if types_explain(then, catalog) => {}
             Moved::Anew => self.capture.miss(table, REWRITTEN, None),
-            Moved::Perhaps => self.expect_truncate(oid, table, now.marks),
+            Moved::Perhaps => {
+                // A TRUNCATE leaves no mark on columns.
+                if were_written_again(then, &now) {
+                    self.doubt(&now.name, &table, REWRITTEN);
+                }
+                self.expect_truncate(oid, table, now.marks);
+            }
         }
     }
 
