@@ -94,7 +94,7 @@ impl Poll<'_> {
                 reading.take(self.connection, self.spool, &self.slot, &self.look, upto, lines_max).await
             });
             match taken.await? {
-                Taken::Batch(batch) => return Ok(batch),
+                Taken::Batch(batch) => return Ok(*batch),
                 Taken::SlotMoved(slot) => self.slot = slot,
             }
             self.find_gap().await?;

@@ -49,7 +49,7 @@ pub(crate) struct Batch {
 /// What came of asking.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    Batch(Batch),
+    Batch(Box<Batch>),
     /// The slot is not where it was: somebody else moved it, or made it again, and what it said is not taken.
     SlotMoved(Slot),
 }
@@ -167,7 +167,7 @@ impl Reading<'_> {
                 state.covered_at = Some(look.position.at);
             }
         })?;
-        Ok(Taken::Batch(Batch { published, was_cut: read.was_cut, capture }))
+        Ok(Taken::Batch(Box::new(Batch { published, was_cut: read.was_cut, capture })))
     }
 
     /// The slot stands elsewhere than when it warned before, and may give some of the same warnings again: those about

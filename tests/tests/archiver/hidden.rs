@@ -504,7 +504,6 @@ async fn a_table_that_was_written_anew_in_its_first_stretch_is_not_said_to_have_
             .target
             .value(&format!("SELECT state FROM data_sync_table_state WHERE table_name = '{table}'"))
             .await;
-        println!("{table} {state}");
         if state == "live" {
             wrong.extend(world.difference(table).await);
         }

@@ -30,9 +30,9 @@ pub(super) fn types_explain(then: &Known, now: &CatalogTable) -> bool {
         first.is_some_and(|(number, _)| wider.contains(number))
     });
     let Some(writer) = writer else { return false };
-    let other_files = layout.sequences.iter().filter(|sequence| !then.sequences.contains(&sequence.file));
+    let mut other_files = layout.sequences.iter().filter(|sequence| !then.sequences.contains(&sequence.file));
     // That of an identity column takes its type.
-    other_files.into_iter().all(|sequence| sequence.mark == *writer && wider.contains(&sequence.owner))
+    other_files.all(|sequence| sequence.mark == *writer && wider.contains(&sequence.owner))
 }
 
 /// Whether a column's values may have been computed anew: its row in the catalog was written again and says the same.
