@@ -158,3 +158,29 @@ async fn a_cascade_that_only_the_copy_has_is_noticed() {
     copy.applier(&["resync", "c"]).succeed().await;
     assert_eq!(copy.rows("SELECT * FROM c").await, "7,2");
 }
+
+/// Production has no key, and two rows that a unique constraint of the copy takes for one.
+#[tokio::test]
+async fn rows_that_only_a_unique_constraint_of_ours_calls_the_same_are_refused_and_not_lost() {
+    let mut copy = as_reporter(
+        "CREATE TABLE p (id int NOT NULL UNIQUE, v text); CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p (id))",
+    )
+    .await;
+    copy.forge.relation("p", &["id integer not null", "v text"], &[]);
+    copy.applier(&["add-tables", "p", "c"]).succeed().await;
+    copy.forge.segment(&[vec![parent(1, "x"), parent(2, "x"), child(7, 2)]]);
+    copy.sync(0).await;
+    copy.forge.segment(&[vec![parent(2, "y")]]);
+    copy.sync(1).await;
+    assert_eq!(live(&copy).await, "c");
+    copy.applier(&["resync", "p"]).run().await.expect_code(1);
+    assert_eq!(live(&copy).await, "c", "{}", state_of(&copy, "p").await);
+    assert_eq!(copy.rows("SELECT * FROM p ORDER BY id").await, "1,x 2,x");
+    // Without the constraint there is nothing to refuse.
+    copy.server
+        .execute("ALTER TABLE c DROP CONSTRAINT c_p_fkey; ALTER TABLE p DROP CONSTRAINT p_id_key")
+        .await;
+    copy.applier(&["resync", "p"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM p ORDER BY id, v").await, "1,x 2,x 2,y");
+    assert_eq!(live(&copy).await, "c p");
+}
