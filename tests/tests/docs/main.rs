@@ -3,3 +3,6 @@
 mod archive_format;
 mod faults;
 mod fidelity;
+mod pages;
+mod trouble;
+mod upgrading;
