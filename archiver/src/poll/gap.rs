@@ -35,33 +35,13 @@ pub(crate) fn covers(gaps: &[Gap], end: Lsn) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::Origin;
 
     fn lsn(position: u64) -> Lsn {
         Lsn::from_u64(position)
     }
 
     fn state() -> State {
-        let source = Origin {
-            system_identifier: "7".into(),
-            timeline: 1,
-            database: "app".into(),
-            database_oid: 5,
-            slot: "syncdata_slot".into(),
-        };
-        State { slot_transactions: Some(9), ..State::new(uuid::Uuid::nil(), source, lsn(0x10)) }
-    }
-
-    fn facts() -> Facts {
-        Facts {
-            system_identifier: "7".into(),
-            database: "app".into(),
-            database_oid: 5,
-            server_version: "18.6".into(),
-            server_version_num: 180_006,
-            encoding: "UTF8".into(),
-            in_recovery: false,
-        }
+        State { slot_transactions: Some(9), ..State::founded("syncdata_slot") }
     }
 
     fn slot(confirmed: u64, transactions: u64) -> Slot {
@@ -82,16 +62,16 @@ mod tests {
     #[test]
     fn a_slot_at_or_before_the_end_of_the_archive_is_no_gap() {
         for confirmed in [0x5, 0x20] {
-            assert_eq!(of_slot(&state(), lsn(0x20), &facts(), &slot(confirmed, 9)), None);
+            assert_eq!(of_slot(&state(), lsn(0x20), &Facts::founded(), &slot(confirmed, 9)), None);
         }
     }
 
     #[test]
     fn causes_of_a_gap_are_told_apart() {
-        let other_database = Facts { database_oid: 6, ..facts() };
+        let other_database = Facts { database_oid: 6, ..Facts::founded() };
         for (facts, transactions, says) in [
-            (facts(), 12, "another reader"),
-            (facts(), 1, "dropped and made again"),
+            (Facts::founded(), 12, "another reader"),
+            (Facts::founded(), 1, "dropped and made again"),
             (other_database, 12, "the database was dropped"),
         ] {
             let gap = of_slot(&state(), lsn(0x20), &facts, &slot(0x30, transactions)).expect("a gap");

@@ -19,7 +19,7 @@ use crate::segment::segmenter::{Limits, Segmenter};
 use crate::ship::shipper::Shipper;
 use crate::source::scripted::{Entry, Script};
 use crate::source::{Read, Source as _, Stretch};
-use crate::spool::{Opened, Origin, Spool, State};
+use crate::spool::{Opened, Spool, State};
 
 /// Three rows are a file.
 const LIMITS: Limits = Limits { changes: 3, content_bytes: u64::MAX, compression_level: 1 };
@@ -68,14 +68,7 @@ fn open(root: &Path) -> Spool {
         Opened::Ours(spool) => return *spool,
         Opened::New(folder) => folder,
     };
-    let source = Origin {
-        system_identifier: "7".into(),
-        timeline: 1,
-        database: "app".into(),
-        database_oid: 5,
-        slot: "scripted".into(),
-    };
-    folder.claim(State::new(uuid::Uuid::nil(), source, lsn(0x10))).expect("claims")
+    folder.claim(State::founded("scripted")).expect("claims")
 }
 
 /// Takes a stretch into the spool, as a poll does.

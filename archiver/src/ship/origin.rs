@@ -112,39 +112,20 @@ mod tests {
     }
 
     fn state() -> State {
-        let source = Origin {
-            system_identifier: "7".into(),
-            timeline: 1,
-            database: "app".into(),
-            database_oid: 5,
-            slot: "syncdata_slot".into(),
-        };
-        State { slot_transactions: Some(9), ..State::new(uuid::Uuid::nil(), source, lsn(0x10)) }
-    }
-
-    fn facts() -> Facts {
-        Facts {
-            system_identifier: "7".into(),
-            database: "app".into(),
-            database_oid: 5,
-            server_version: "18.6".into(),
-            server_version_num: 180_006,
-            encoding: "UTF8".into(),
-            in_recovery: false,
-        }
+        State { slot_transactions: Some(9), ..State::founded("syncdata_slot") }
     }
 
     #[test]
     fn another_cluster_database_or_slot_is_refused() {
         let slot = |name: &str| name.parse().expect("a name");
         for (facts, name) in [
-            (Facts { system_identifier: "8".into(), ..facts() }, "syncdata_slot"),
-            (Facts { database: "other".into(), ..facts() }, "syncdata_slot"),
-            (facts(), "other_slot"),
+            (Facts { system_identifier: "8".into(), ..Facts::founded() }, "syncdata_slot"),
+            (Facts { database: "other".into(), ..Facts::founded() }, "syncdata_slot"),
+            (Facts::founded(), "other_slot"),
         ] {
             assert!(check_server(&state().source, &facts, &slot(name)).is_err());
         }
-        assert!(check_server(&state().source, &facts(), &slot("syncdata_slot")).is_ok());
+        assert!(check_server(&state().source, &Facts::founded(), &slot("syncdata_slot")).is_ok());
     }
 
     #[test]

@@ -140,6 +140,20 @@ const OLDEST: &str =
   ORDER BY age(l.transactionid) DESC LIMIT 1";
 
 impl Facts {
+    /// Those of the server whose spool `State::founded` is.
+    #[cfg(test)]
+    pub(crate) fn founded() -> Facts {
+        Facts {
+            system_identifier: "7".into(),
+            database: "app".into(),
+            database_oid: 5,
+            server_version: "18.6".into(),
+            server_version_num: 180_006,
+            encoding: "UTF8".into(),
+            in_recovery: false,
+        }
+    }
+
     pub(crate) async fn read(client: &impl GenericClient) -> Result<Facts> {
         let row = one(client, "asking the source what it is", FACTS, &[]).await?;
         let version: String = row.get(3);

@@ -187,6 +187,19 @@ impl State {
         }
     }
 
+    /// What a new spool of that slot begins with, for tests: its changes begin at 0/10.
+    #[cfg(test)]
+    pub(crate) fn founded(slot: &str) -> State {
+        let source = Origin {
+            system_identifier: "7".into(),
+            timeline: 1,
+            database: "app".into(),
+            database_oid: 5,
+            slot: slot.into(),
+        };
+        State::new(uuid::Uuid::nil(), source, Lsn::from_u64(0x10))
+    }
+
     /// The database in the place of the old one has none of its tables, whatever their numbers. What the chain was told
     /// stays.
     pub(crate) fn forget_tables(&mut self) {

@@ -6,14 +6,7 @@ use syncdata_formats::name::TableName;
 use super::*;
 
 fn state() -> State {
-    let source = Origin {
-        system_identifier: "7".into(),
-        timeline: 1,
-        database: "app".into(),
-        database_oid: 5,
-        slot: "syncdata_slot".into(),
-    };
-    State::new(uuid::Uuid::nil(), source, Lsn::from_u64(0x10))
+    State::founded("syncdata_slot")
 }
 
 fn gap_manifest(state: &State, to: u64) -> Manifest {
