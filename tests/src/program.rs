@@ -79,6 +79,11 @@ impl Program {
         self
     }
 
+    /// The variables that it runs with: those of a shell on the same host.
+    pub fn environment(&self) -> &[(OsString, OsString)] {
+        &self.environment
+    }
+
     /// The same run as a line for a shell.
     pub fn shell_line(&self) -> String {
         let set = |(name, value): &(OsString, OsString)| {

@@ -4,5 +4,6 @@ mod archive_format;
 mod faults;
 mod fidelity;
 mod pages;
+mod play;
 mod trouble;
 mod upgrading;
