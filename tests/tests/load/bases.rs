@@ -305,3 +305,30 @@ async fn a_resync_ends_a_quarantine() {
     assert_eq!(state(&copy, "users").await, "live");
     assert_eq!(copy.rows("SELECT count(*) FROM data_sync_quarantine").await, "0");
 }
+
+#[tokio::test]
+async fn tables_that_are_loaded_one_after_the_other_lend_each_other_no_types() {
+    const ROWS: u32 = 600;
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE b (id int PRIMARY KEY, v text)",
+    )
+    .await;
+    copy.forge.relation("a", &["id integer not null", "v integer"], &["id"]);
+    copy.forge.relation("b", &["id integer not null", "v text"], &["id"]);
+    let rows: Vec<String> = (1..=ROWS).map(|id| format!("{id}\t0")).collect();
+    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+    // A base each, and after it so many changes that they are staged.
+    copy.forge.segment(&[vec![r#"{"table":"a","op":"INSERT","data":{"id":0,"v":0}}"#]]);
+    copy.forge.snapshot(&[("a", &rows)]);
+    copy.forge.segment(&[vec![r#"{"table":"b","op":"INSERT","data":{"id":0,"v":"0"}}"#]]);
+    copy.forge.snapshot(&[("b", &rows)]);
+    let change = |table: &str, id: u32, value: &str| {
+        format!(r#"{{"table":"{table}","op":"UPDATE","data":{{"v":{value}}},"old_keys":{{"id":{id}}}}}"#)
+    };
+    let changes = (1..=ROWS).flat_map(|id| [change("a", id, "1"), change("b", id, "\"007\"")]);
+    copy.forge.segment(&[changes.collect::<Vec<_>>()]);
+    copy.applier(&["add-tables", "a", "b"]).succeed().await;
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT v, count(*) FROM a GROUP BY v").await, "1,600");
+    assert_eq!(copy.rows("SELECT v, count(*) FROM b GROUP BY v").await, "007,600");
+}

@@ -61,8 +61,8 @@ pub struct Writer {
     /// Foreign keys and ordinary triggers are off.
     replica: bool,
     statements: Statements,
-    /// Temporary tables of this session, by the table as it was then.
-    stages: Vec<(Table, String)>,
+    /// Temporary tables of this session, by what they are for as it was then.
+    stages: Vec<(Fit, String)>,
     /// The tables as the statements were prepared for them.
     known: BTreeMap<TableName, Table>,
     /// Tables that have shown that their new rows may be there already.
@@ -315,12 +315,12 @@ impl Writer {
 
     /// The empty temporary table for the rows of that one.
     async fn stage(&mut self, client: &Client, target: &Fit) -> Result<String, Error> {
-        let known = self.stages.iter().find(|(table, _)| *table == *target.table);
+        let known = self.stages.iter().find(|(known, _)| known == target);
         let name = match known {
             Some((_, name)) => name.clone(),
             None => {
-                let name = format!("syncdata_stage_{}", self.stages.len());
-                self.stages.push((Table::clone(&target.table), name.clone()));
+                let name = sql::stage_name(target);
+                self.stages.push((target.clone(), name.clone()));
                 name
             }
         };

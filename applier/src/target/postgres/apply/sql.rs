@@ -1,6 +1,8 @@
 //! The statements that write rows. Names are quoted, values are parameters or COPY data, always as text for the
 //! column's own input: an explicit cast to a limited type would cut silently.
 
+use syncdata_formats::digest::Digest;
+
 use crate::table::{Fit, Table};
 use crate::target::postgres::step::{Step, StepKind};
 
@@ -18,6 +20,13 @@ pub(super) enum Rows<'a> {
     Staged(&'a str),
     /// Parameters, one array each.
     Arrays,
+}
+
+/// What has another shape has another name: the session may have such tables from somebody else who wrote in it, and one
+/// that is there already is taken as it is.
+pub(super) fn stage_name(target: &Fit) -> String {
+    let shape = format!("{:?} {:?}", target.table, target.key.columns);
+    format!("syncdata_stage_{}", &Digest::of(shape.as_bytes()).to_string()[..32])
 }
 
 /// An empty temporary table with the columns of the table twice: as values (`n…`) and, of the key, as they
