@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Generated, OpCounts, Relation};
+use syncdata_formats::manifest::{Generated, Manifest, OpCounts, Relation};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::OnError;
@@ -167,28 +167,48 @@ impl Transaction<'_> {
         states: &BTreeMap<TableName, TableState>,
         tables: &BTreeMap<TableName, Arc<Table>>,
     ) -> Result<(), Ended> {
-        for fetched in self.group {
-            let manifest = fetched.segment.manifest();
-            let before = TxPlace { seq: manifest.seq.get(), index: 0 };
-            for (name, relation) in &manifest.relations {
-                let (Some(table), Some(state)) = (tables.get(name), states.get(name)) else { continue };
-                let is_behind = state.position.is_some_and(|position| position >= manifest.end_lsn);
-                if is_behind || self.stops.get(name).is_some_and(|stop| stop.before <= before) {
-                    continue;
+        for (name, table) in tables {
+            let Some(state) = states.get(name) else { continue };
+            for fetched in self.group {
+                let manifest = fetched.segment.manifest();
+                let gap = plan::gap(manifest, name, state);
+                // It takes nothing from here on, and may not be said to stand behind what it lacks.
+                if gap.is_some_and(|gap| gap.from <= manifest.start_lsn) {
+                    break;
                 }
-                let newer = table::newer(relation, table);
-                if newer.is_empty() {
-                    continue;
+                if let Some(relation) = manifest.relations.get(name) {
+                    self.look_at_newer_columns_of(target, table, state, manifest, relation).await?;
                 }
-                if let Some(column) = target.other_values(table, &newer).await? {
-                    let missing = newer.iter().find(|(place, _)| *place == column);
-                    let missing = missing.and_then(|(_, missing)| missing.as_deref());
-                    let difference = table::other_old_values(table, column, missing);
-                    return Err(Ended::unfit(name, before, None, &difference));
+                if gap.is_some() {
+                    break;
                 }
             }
         }
         Ok(())
+    }
+
+    async fn look_at_newer_columns_of<T: Target>(
+        &self,
+        target: &mut T,
+        table: &Table,
+        state: &TableState,
+        manifest: &Manifest,
+        relation: &Relation,
+    ) -> Result<(), Ended> {
+        let before = TxPlace { seq: manifest.seq.get(), index: 0 };
+        let is_behind = state.position.is_some_and(|position| position >= manifest.end_lsn);
+        if is_behind || self.stops.get(&table.name).is_some_and(|stop| stop.before <= before) {
+            return Ok(());
+        }
+        let newer = table::newer(relation, table);
+        if newer.is_empty() {
+            return Ok(());
+        }
+        let Some(column) = target.other_values(table, &newer).await? else { return Ok(()) };
+        let missing = newer.iter().find(|(place, _)| *place == column);
+        let missing = missing.and_then(|(_, missing)| missing.as_deref());
+        let difference = table::other_old_values(table, column, missing);
+        Err(Ended::unfit(&table.name, before, None, &difference))
     }
 
     /// What takes nothing until an operator has mended it. A table that lags or waits for its base comes by itself.

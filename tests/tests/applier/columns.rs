@@ -274,3 +274,36 @@ async fn rows_that_are_older_than_a_column_have_in_it_what_the_source_says() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_column_that_comes_after_a_gap_takes_no_table_over_it() {
+    let mut copy = LocalCopy::start("CREATE TABLE t (id int PRIMARY KEY CHECK (id <> 2), v text)").await;
+    let before = relation(&[("id", Some(1)), ("v", Some(2))]);
+    copy.forge.describe("t", before.clone());
+    copy.forge.segment(&[vec![row(1, &["v"])]]);
+    copy.applier(&["add-tables", "t"]).succeed().await;
+    copy.sync(0).await;
+    copy.forge.segment(&[vec![row(2, &["v"])]]);
+    copy.forge.gap(&["t"]);
+    copy.forge.segment(&[vec![row(3, &["v"])]]);
+    let mut columns = relation(&[("id", Some(1)), ("v", Some(2)), ("w", Some(3))]).columns;
+    columns.last_mut().expect("it has some").missing = Some("old".into());
+    copy.forge
+        .describe("t", Relation::described(columns, before.key, ReplicaIdentity::Default, BTreeMap::new()));
+    copy.forge.segment(&[vec![row(4, &["v", "w"])]]);
+    copy.sync(1).await;
+    assert_eq!(state(&copy).await, "quarantined");
+    // What comes now comes in one transaction: the gap, and a column whose older values are others here.
+    copy.server.execute("ALTER TABLE t DROP CONSTRAINT t_id_check; ALTER TABLE t ADD w text").await;
+    copy.applier(&["retry", "t"]).run().await.expect_code(1);
+    assert_eq!(state(&copy).await, "stale", "{}", reason(&copy).await);
+    assert_eq!(copy.rows("SELECT id FROM t ORDER BY id").await, "1 2");
+    copy.applier(&["retry", "t"]).run().await.expect_code(2);
+    // Who goes on over it has to make the column right first.
+    copy.applier(&["retry", "t", "--accept-gap"]).run().await.expect_code(1);
+    let reason = reason(&copy).await;
+    let (_, statement) = reason.split_once("; run: ").unwrap_or_else(|| panic!("{reason}"));
+    copy.server.execute(statement).await;
+    copy.applier(&["retry", "t"]).succeed().await;
+    assert_eq!(copy.rows("SELECT id, w FROM t ORDER BY id").await, "1,old 2,old 3,old 4,w 4");
+}
