@@ -94,7 +94,7 @@ async fn slow_down(copy: &LocalCopy, seconds: &str) {
     let sql = format!(
         "CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
          $$ BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END $$;
-         CREATE TRIGGER slow BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION slow();
+         CREATE TRIGGER slow AFTER UPDATE ON users FOR EACH ROW EXECUTE FUNCTION slow();
          ALTER TABLE users ENABLE ALWAYS TRIGGER slow"
     );
     copy.server.execute(&sql).await;

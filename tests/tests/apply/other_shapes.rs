@@ -125,6 +125,66 @@ async fn rules_of_the_copy_swallow_nothing() {
 }
 
 #[tokio::test]
+async fn triggers_of_the_copy_write_nothing_else_than_what_is_applied() {
+    // One that has to act always, and one that acts because the role may not switch it off; one that only looks, and one
+    // that is off.
+    let schema = "CREATE FUNCTION ours() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.n := 7; RETURN NEW; END $$;
+        CREATE FUNCTION seen() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+        CREATE TABLE always (id int PRIMARY KEY, n int);
+        CREATE TRIGGER ours BEFORE INSERT OR UPDATE ON always FOR EACH ROW EXECUTE FUNCTION ours();
+        ALTER TABLE always ENABLE ALWAYS TRIGGER ours;
+        CREATE TABLE plain (id int PRIMARY KEY, n int);
+        CREATE TRIGGER ours BEFORE INSERT OR UPDATE ON plain FOR EACH ROW EXECUTE FUNCTION ours();
+        CREATE TABLE looks (id int PRIMARY KEY, n int);
+        CREATE TRIGGER seen AFTER INSERT ON looks FOR EACH ROW EXECUTE FUNCTION seen();
+        ALTER TABLE looks ENABLE ALWAYS TRIGGER seen;
+        CREATE ROLE humble LOGIN; GRANT CREATE ON SCHEMA public TO humble;
+        ALTER TABLE always OWNER TO humble; ALTER TABLE plain OWNER TO humble; ALTER TABLE looks OWNER TO humble";
+    for is_humble in [false, true] {
+        let mut copy = LocalCopy::start(schema).await;
+        if is_humble {
+            copy.set("PG_USER_NAME", "humble");
+        }
+        let tables = ["always", "plain", "looks"];
+        for table in tables {
+            copy.forge.relation(table, &["id integer not null", "n integer"], &["id"]);
+            copy.forge.segment(&[vec![insert(table, r#""id":1,"n":1"#)]]);
+            copy.forge.segment(&[vec![update(table, r#""id":1"#, r#""id":1,"n":2"#)]]);
+        }
+        copy.applier(&["add-tables", "always", "plain", "looks"]).succeed().await;
+        copy.sync(1).await;
+        for table in tables {
+            let is_held = table == "always" || is_humble && table == "plain";
+            let expected = if is_held { "quarantined" } else { "live" };
+            assert_eq!(state(&copy, table).await, expected, "{table}, humble: {is_humble}");
+            if is_held {
+                let reason = reason(&copy, table).await;
+                let (_, statement) = reason.split_once("run: ").expect("it has one");
+                copy.server.execute(statement).await;
+                copy.applier(&["retry", table]).run().await;
+            }
+            assert_eq!(
+                copy.rows(&format!("SELECT * FROM {table}")).await,
+                "1,2",
+                "{table}, humble: {is_humble}"
+            );
+            assert_eq!(state(&copy, table).await, "live");
+        }
+        // A base copy is held up by them too.
+        copy.forge.snapshot(&[("always", &["1\t2", "2\t3"])]);
+        copy.forge.segment(&[vec![insert("looks", r#""id":9,"n":9"#)]]);
+        copy.sync(0).await;
+        copy.server.execute("ALTER TABLE always ENABLE ALWAYS TRIGGER ours").await;
+        let refused = copy.applier(&["resync", "always"]).run().await.expect_code(1);
+        assert!(refused.stdout.contains("DISABLE TRIGGER"), "{refused}");
+        assert_eq!(copy.rows("SELECT * FROM always").await, "1,2");
+        let replay = ["replay", "--from", "2026-01-01", "--to", "2027-01-01", "--yes"];
+        let refused = copy.applier(&replay).run().await.expect_code(2);
+        assert!(refused.stderr.contains("DISABLE TRIGGER"), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_computed_otherwise_here_than_at_the_source_is_noticed() {
     let schema = "CREATE TABLE g (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 3) STORED); \
                   CREATE TABLE s (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) STORED)";

@@ -2,7 +2,7 @@
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use serde::Serialize;
-use syncdata_formats::error::{Context, Error, Result};
+use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::sqlstate;
 use tokio_postgres::Client;
@@ -10,6 +10,7 @@ use tokio_postgres::error::SqlState;
 
 use super::shadow::{RowState, STATE, Shadow};
 use crate::table::{Column, TextEquality};
+use crate::target::postgres::rules;
 
 /// Shown of the rows that could not be rebuilt.
 const EXAMPLES_MAX: i64 = 20;
@@ -50,6 +51,11 @@ pub(super) struct Merge<'a> {
 impl Merge<'_> {
     pub(super) async fn run(&self, client: &Client) -> Result<(Changed, NotRebuilt)> {
         let doing = || format!("repairing {}", self.shadow.live.name);
+        let live = &self.shadow.live;
+        if let Some(rule) = rules::acting(client, std::iter::once(&**live)).await?.remove(&live.name) {
+            let hint = format!("nothing was changed; run: {}", rule.remedy());
+            return Err(Error::new(Kind::Rejected, rule.what(&live.name)).hint(hint));
+        }
         let analyze = format!("ANALYZE {}", self.shadow.sql());
         client.batch_execute(&analyze).await.context(doing)?;
         let deleted = client.execute(&self.delete(), &[]).await.context(doing)?;

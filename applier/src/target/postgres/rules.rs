@@ -1,5 +1,5 @@
-//! Rules of local tables (CREATE RULE): they do something else than what is written, or something beside it, and the
-//! server says that all went well.
+//! Rules of local tables (CREATE RULE) and triggers: they do something else than what is written, or something beside it,
+//! and the server says that all went well.
 
 use std::collections::BTreeMap;
 
@@ -11,34 +11,49 @@ use tokio_postgres::GenericClient;
 
 use crate::table::Table;
 
-/// Those that act in this session, under the role that it has now: of INSERT, UPDATE and DELETE.
+/// Those that act in this session, under the role that it has now: rules of INSERT, UPDATE and DELETE, and triggers that see
+/// a row before it is written, which may write another one. Of triggers that come afterwards only those that act because this
+/// session may not have the replica role: one that is to act on what is applied was told so (ENABLE ALWAYS).
 const ACTING: &str = "
-SELECT w.root, n.nspname::text, c.relname::text, r.rulename::text
-FROM (
+WITH w AS (
     SELECT root, root AS relid FROM pg_catalog.unnest($1::oid[]) AS root
     UNION SELECT root, leaf.relid FROM pg_catalog.unnest($1::oid[]) AS root, pg_catalog.pg_partition_tree(root) AS leaf
-) AS w
-JOIN pg_catalog.pg_rewrite r ON r.ev_class = w.relid AND r.ev_type IN ('2', '3', '4')
+), own AS (
+    SELECT CASE pg_catalog.current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END AS enabled
+), acting AS (
+    SELECT r.oid, r.ev_class AS relid, r.rulename AS name, false AS is_trigger FROM pg_catalog.pg_rewrite r, own
+    WHERE r.ev_type IN ('2', '3', '4') AND r.ev_enabled IN ('A', own.enabled)
+    UNION ALL
+    SELECT t.oid, t.tgrelid, t.tgname, true FROM pg_catalog.pg_trigger t, own
+    WHERE NOT t.tgisinternal AND t.tgenabled IN ('A', own.enabled) AND (t.tgtype & 3 = 3 OR t.tgenabled = 'O')
+)
+SELECT w.root, n.nspname::text, c.relname::text, a.name::text, a.is_trigger
+FROM w
+JOIN acting a ON a.relid = w.relid
 JOIN pg_catalog.pg_class c ON c.oid = w.relid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE r.ev_enabled = 'A'
-    OR r.ev_enabled = CASE pg_catalog.current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END
-ORDER BY r.oid";
+ORDER BY a.is_trigger, a.oid";
 
-/// A rule of a table, or of a partition of it.
+/// A rule or a trigger of a table, or of a partition of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     name: String,
     table: TableName,
+    is_trigger: bool,
 }
 
 impl Rule {
     pub(crate) fn what(&self, table: &TableName) -> String {
-        format!("rule {} of {table} does something else than what is applied", identifier(&self.name))
+        let name = identifier(&self.name);
+        match self.is_trigger {
+            false => format!("rule {name} of {table} does something else than what is applied"),
+            true => format!("trigger {name} of {table} may do something else than what is applied"),
+        }
     }
 
     pub(crate) fn remedy(&self) -> String {
-        format!("ALTER TABLE {} DISABLE RULE {}", self.table.sql(), identifier(&self.name))
+        let kind = if self.is_trigger { "TRIGGER" } else { "RULE" };
+        format!("ALTER TABLE {} DISABLE {kind} {}", self.table.sql(), identifier(&self.name))
     }
 
     /// Both.
@@ -56,10 +71,10 @@ pub(crate) async fn acting(
     let oids: Vec<u32> = names.keys().copied().collect();
     let rows = client.query(ACTING, &[&oids]).await;
     let mut found = BTreeMap::new();
-    for row in rows.context(|| "looking for rules of the local tables".to_owned())? {
+    for row in rows.context(|| "looking for rules and triggers of the local tables".to_owned())? {
         let Some(root) = names.get(&row.get(0)) else { continue };
-        let rule =
-            Rule { name: row.get(3), table: TableName::new(row.get::<_, &str>(1), row.get::<_, &str>(2))? };
+        let table = TableName::new(row.get::<_, &str>(1), row.get::<_, &str>(2))?;
+        let rule = Rule { name: row.get(3), table, is_trigger: row.get(4) };
         found.entry((*root).clone()).or_insert(rule);
     }
     Ok(found)

@@ -34,7 +34,7 @@ pub struct Postgres<'a> {
     watch: Watch,
     /// Tables in which foreign keys of the copy have changed rows.
     touched: BTreeSet<TableName>,
-    /// Rules that do something else than what is written.
+    /// Rules and triggers that do something else than what is written.
     rules: BTreeMap<TableName, Rule>,
 }
 
