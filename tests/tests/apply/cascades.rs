@@ -59,6 +59,31 @@ async fn a_cascade_in_the_copy_takes_no_row_that_had_left_its_parent() {
 }
 
 #[tokio::test]
+async fn a_server_that_counts_nothing_hides_no_cascade() {
+    let mut copy = as_reporter(
+        "CREATE TABLE p (id int PRIMARY KEY, v text);
+         CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE)",
+    )
+    .await;
+    copy.server.execute("ALTER DATABASE reporting SET track_counts = off").await;
+    copy.forge.segment(&[vec![parent(1), parent(2), child(7, 1)]]);
+    copy.applier(&["add-tables", "p", "c"]).succeed().await;
+    let refused = copy.applier(&["sync"]).run().await.expect_code(2);
+    let (_, statement) = refused.stderr.split_once("as superuser: ").unwrap_or_else(|| panic!("{refused}"));
+    copy.server.execute(statement.lines().next().expect("it has one")).await;
+    copy.sync(0).await;
+    // The child is set aside, and its row goes with a parent that it had left at the source.
+    copy.server.execute("ALTER TABLE c ADD CHECK (id <> 8)").await;
+    copy.forge.segment(&[vec![child(8, 2)]]);
+    copy.sync(1).await;
+    copy.forge.segment(&[vec![moved(7, 2), gone("p", 1)]]);
+    copy.sync(1).await;
+    copy.server.execute("ALTER TABLE c DROP CONSTRAINT c_id_check").await;
+    let still = copy.applier(&["retry", "c"]).run().await.expect_code(1);
+    assert!(still.stdout.contains("no longer those of its position"), "{still}");
+}
+
+#[tokio::test]
 async fn a_table_that_is_set_aside_takes_its_parent_along_where_a_deferred_key_binds_them() {
     let mut copy = as_reporter(
         "CREATE TABLE p (id int PRIMARY KEY, v text);

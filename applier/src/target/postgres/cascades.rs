@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use syncdata_formats::error::Result;
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::TableName;
 use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::Client;
@@ -32,6 +32,22 @@ pub struct Watch {
     oids: Vec<u32>,
 }
 
+/// A server that counts nothing would say that nothing had changed.
+async fn is_counting(client: &Client) -> Result<()> {
+    const COUNTS: &str = "SELECT pg_catalog.current_setting('track_counts')::bool, \
+        pg_catalog.quote_ident(pg_catalog.current_database()), pg_catalog.quote_ident(CURRENT_USER)";
+    let row = client.query_one(COUNTS, &[]).await;
+    let row = row.context(|| "asking whether the server counts changed rows".to_owned())?;
+    let (counts, database, role): (bool, &str, &str) = (row.get(0), row.get(1), row.get(2));
+    if counts {
+        return Ok(());
+    }
+    let message = "track_counts is off here: what foreign keys of the copy change beside what is applied would go unnoticed";
+    Err(Error::new(Kind::BadInput, message).hint(format!(
+        "nothing was applied; run as superuser: ALTER ROLE {role} IN DATABASE {database} SET track_counts = on"
+    )))
+}
+
 impl Watch {
     /// Over those of the tables that others act on.
     pub async fn over(client: &Client, tables: &BTreeSet<TableName>) -> Result<Watch> {
@@ -43,6 +59,9 @@ impl Watch {
         for row in rows.context(|| "looking for tables on which foreign keys act".to_owned())? {
             watch.names.push(row.get::<_, &str>(0).parse()?);
             watch.oids.push(row.get(1));
+        }
+        if !watch.oids.is_empty() {
+            is_counting(client).await?;
         }
         Ok(watch)
     }
