@@ -13,7 +13,7 @@ use crate::{reader, replay};
 const SEEDS: u64 = 50;
 
 /// Every durable step of a poll. (On a backup host, what stands behind `archive.` happens once per file.)
-const STEPS: &[&str] = &[
+pub(crate) const STEPS: &[&str] = &[
     "archive.after_rename",
     "archive.before_rename",
     "archive.part_written",

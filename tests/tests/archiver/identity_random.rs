@@ -1,4 +1,4 @@
-//! DDL and DML at random, with polls in between: in the end every copied table equals production, or is not live.
+//! DDL and DML at random, with polls in between, some of them killed: in the end every copied table equals production, or is not live.
 //!
 //! A gap is told with the next thing that the source writes, and so every round ends with a row of a table of its own.
 //!
@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use syncdata_tests::workload::Prng;
 
+use crate::faults;
 use crate::identity::Story;
 
 /// All of them have the same columns, so that each may become a partition. `tN` holds days of one decade, mostly.
@@ -71,7 +72,19 @@ impl Chaos {
     }
 
     async fn poll(&mut self) {
-        match self.random.below(8) {
+        match self.random.below(10) {
+            8..=9 => {
+                // Whatever it had done by then, the next one goes on from there.
+                let step = faults::STEPS
+                    [usize::try_from(self.random.below(faults::STEPS.len() as u64)).expect("small")];
+                let fault = format!("{step}=kill@{}", 1 + self.random.below(2));
+                self.story.world.source.execute("INSERT INTO written DEFAULT VALUES").await;
+                let ran = self.story.world.archiver(["run", "--once"]).fault(&fault).run().await;
+                self.note(format!(
+                    "-- a poll with {fault}: {}",
+                    if ran.was_killed() { "killed" } else { "not reached" }
+                ));
+            }
             0 => {
                 self.note("-- a poll of orders alone");
                 self.story.world.archiver(["run", "--once", "--tables", "orders"]).run().await;
