@@ -1,6 +1,7 @@
 //! Manifests and files of the archive, verified, on this host.
 
 mod cache;
+pub(crate) mod described;
 pub mod fetch;
 pub(crate) mod groups;
 pub mod hand_files;

@@ -12,6 +12,7 @@ pub mod remove_tables;
 pub mod replay;
 pub mod resync;
 pub mod retry;
+pub(crate) mod setup;
 pub mod status;
 pub mod sync;
 mod whitelist;

@@ -1,5 +1,7 @@
 //! Arguments of the commands that take several, and the values that operations take.
 
+use std::path::PathBuf;
+
 use syncdata_formats::error::Result;
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Moment;
@@ -9,6 +11,7 @@ use crate::archive::range::TimeRange;
 use crate::history::row::RowOf;
 use crate::history::{AsOf, Order};
 use crate::operations::consistency::CheckType;
+use crate::operations::setup::Wanted;
 use crate::operations::{Answer, consistency};
 use crate::plan::state::Want;
 
@@ -33,6 +36,41 @@ impl From {
             From::Snapshot => Some(Want::Snapshot),
             From::Start => Some(Want::Start),
             From::Now => None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct SetupArguments {
+    /// Create the role of the settings (pg_user), and give it the rights that it needs
+    #[arg(long)]
+    pub(super) create_role: bool,
+    /// Create the database of the settings (pg_database)
+    #[arg(long)]
+    pub(super) create_database: bool,
+    /// Create the tables that are missing, as the archive describes them
+    #[arg(long)]
+    pub(super) create_tables: bool,
+    /// Tables and patterns, instead of all that are captured
+    #[arg(long, value_name = "A,B")]
+    pub(super) tables: Option<String>,
+    /// The role's password; else that of the settings, else it is asked for, or made
+    #[arg(long, value_name = "FILE", requires = "create_role")]
+    pub(super) password_file: Option<PathBuf>,
+    /// Connect as this role, a DBA's, instead of pg_user; its password is looked for in ~/.pgpass
+    #[arg(long = "as", value_name = "ROLE")]
+    pub(super) login: Option<String>,
+}
+
+impl SetupArguments {
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted {
+            role: self.create_role,
+            database: self.create_database,
+            tables: self.create_tables,
+            patterns: self.tables.iter().cloned().collect(),
+            password_file: self.password_file.clone(),
+            login: self.login.clone(),
         }
     }
 }

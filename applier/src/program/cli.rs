@@ -12,9 +12,9 @@ use syncdata_service::output::Output;
 use syncdata_service::{log, manual};
 use tracing::Level;
 
-use super::arguments::{AsOfArguments, Consistency, From, HistoryArguments, ReplayArguments};
+use super::arguments::{AsOfArguments, Consistency, From, HistoryArguments, ReplayArguments, SetupArguments};
 use super::confirm::confirm;
-use super::{check, client, commands, daemon};
+use super::{check, client, commands, daemon, setup};
 use crate::operations::Answer;
 use crate::operations::as_of::as_of;
 use crate::operations::clear::clear;
@@ -64,6 +64,8 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check the local side and create what is missing; print what a DBA has to run
+    Setup(SetupArguments),
     /// Sync as a daemon, in the foreground: now, and every data_sync_freq
     Start,
     /// Stop the running daemon, and wait until it has ended
@@ -196,6 +198,7 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
             daemon::serve(config, load).await?;
             return Ok(ExitCode::SUCCESS);
         }
+        Command::Setup(arguments) => return setup::set_up(&config, &arguments, output).await,
         Command::Check => return Ok(output.findings(&check::all(&config).await)),
         Command::Config => return Ok(output.settings(&config)),
         Command::History(arguments) => return history(&config, &arguments.row()?, output).await,

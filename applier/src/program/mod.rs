@@ -8,4 +8,5 @@ mod commands;
 mod confirm;
 mod daemon;
 mod request;
+mod setup;
 mod status;

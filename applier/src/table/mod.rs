@@ -2,6 +2,7 @@
 //! from its own catalog.
 
 mod compare;
+pub(crate) mod create;
 mod faithful;
 mod labels;
 

@@ -3,18 +3,14 @@
 //! Reading the slot takes REPLICATION alone, and shows every row of the database already. A snapshot reads tables
 //! in SQL on top of that, with row_security = off: under a policy it would be refused, never filtered.
 
-use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 use syncdata_service::postgres::ServerContext as _;
 
-use postgres_protocol::escape::{escape_identifier, escape_literal};
-use postgres_protocol::password::scram_sha_256;
-use syncdata_formats::error::Context as _;
-use syncdata_formats::{Error, Kind, Result};
+use postgres_protocol::escape::escape_identifier;
+use syncdata_formats::Result;
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
-use syncdata_service::postgres::Session;
-use syncdata_service::small_file;
+use syncdata_service::postgres::{Session, new_password};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
@@ -42,7 +38,7 @@ pub(crate) async fn create(
     let (statements, done) = match rights(session, gate).await? {
         Some(rights) => (missing(rights, &settings.database), "exists already, and was given what it lacked"),
         None => {
-            let password = password(password_file, say)?;
+            let password = new_password::find(password_file, ROLE, say)?;
             (new_role(&settings.database, &password, gate), "created")
         }
     };
@@ -83,12 +79,10 @@ async fn rights(session: &Session, gate: bool) -> Result<Option<Rights>> {
 }
 
 fn new_role(database: &str, password: &str, gate: bool) -> Vec<String> {
-    // The server never sees the password, and neither do its logs.
-    let verifier = escape_literal(&scram_sha_256(password.as_bytes()));
     let create = format!(
         "CREATE ROLE {} LOGIN REPLICATION BYPASSRLS PASSWORD {};",
         escape_identifier(ROLE),
-        verifier.trim()
+        new_password::verifier(password)
     );
     let nothing = Rights { attributes: true, reads_tables: false, connects: false, may_load_plugin: !gate };
     [vec![create], missing(nothing, database)].concat()
@@ -129,52 +123,6 @@ pub(crate) fn allow_plugin(role: &str) -> String {
     let role = escape_identifier(role);
     // An unquoted list: one quoted string would be a single name.
     format!("ALTER ROLE {role} SET output_plugin_libraries = pgoutput, test_decoding, wal2json;")
-}
-
-/// From the file, from a person, or made and shown once.
-fn password(file: Option<&Path>, say: impl Fn(&str)) -> Result<String> {
-    if let Some(file) = file {
-        let text = small_file::read_text(file)?;
-        let password = text.trim_end_matches(['\r', '\n']).to_owned();
-        if password.is_empty() {
-            return Err(Error::new(Kind::BadInput, format!("{} is empty", file.display())));
-        }
-        return Ok(password);
-    }
-    if std::io::stdin().is_terminal() {
-        say(&format!("password for {ROLE} (empty: one is made): "));
-        let typed = read_hidden()?;
-        if !typed.is_empty() {
-            return Ok(typed);
-        }
-    }
-    let made = random_password()?;
-    say(&format!("password of {ROLE}, shown only now: {made}"));
-    Ok(made)
-}
-
-fn read_hidden() -> Result<String> {
-    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-    let stdin = std::io::stdin();
-    let doing = || "reading the password".to_owned();
-    let before = tcgetattr(&stdin).map_err(std::io::Error::from).context(doing)?;
-    let mut hidden = before.clone();
-    hidden.local_modes -= LocalModes::ECHO;
-    tcsetattr(&stdin, OptionalActions::Flush, &hidden).map_err(std::io::Error::from).context(doing)?;
-    let mut line = String::new();
-    let read = stdin.read_line(&mut line);
-    tcsetattr(&stdin, OptionalActions::Flush, &before).map_err(std::io::Error::from).context(doing)?;
-    read.context(doing)?;
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-/// 24 letters and digits: more than 140 bits.
-fn random_password() -> Result<String> {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut bytes = [0; 24];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
-    read.context(|| "making a password".to_owned())?;
-    Ok(bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte % 64)])).collect())
 }
 
 async fn may_make_roles(session: &Session) -> Result<bool> {
@@ -225,12 +173,5 @@ mod tests {
                 "GRANT pg_read_all_data TO \"syncdata_user\";"
             ]
         );
-    }
-
-    #[test]
-    fn made_passwords_differ() {
-        let (one, two) = (random_password().expect("random"), random_password().expect("random"));
-        assert_eq!(one.len(), 24);
-        assert_ne!(one, two);
     }
 }

@@ -7,6 +7,7 @@ mod columns;
 mod commands;
 mod daemon;
 mod numbers;
+mod setup;
 mod truth;
 mod walk_through;
 

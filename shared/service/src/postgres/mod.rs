@@ -3,6 +3,7 @@
 
 mod failure;
 mod foreign_keys;
+pub mod new_password;
 mod notice;
 mod password;
 mod pinned;
