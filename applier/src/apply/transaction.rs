@@ -43,7 +43,10 @@ const TIED: &str = "23503";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
     pub records: u64,
-    pub set_aside: Vec<TableName>,
+    /// Tables that take nothing any more, and why.
+    pub set_aside: BTreeMap<TableName, String>,
+    /// What each table took of each segment, and how many of the rows were not here.
+    pub taken: Vec<(TableName, OpCounts, u64)>,
     /// Those of them that foreign keys of the copy keep from it.
     pub tied: Vec<TableName>,
 }
@@ -51,11 +54,18 @@ pub struct Done {
 impl Done {
     fn of(positions: &Positions) -> Done {
         let records = positions.entries.iter().map(|entry| entry.counts.total()).sum();
-        let quarantined = positions.set_aside.iter().map(|set_aside| &set_aside.poison.table);
-        let stale = positions.cut_off.iter().map(|cut| &cut.table);
+        let quarantined = positions.set_aside.iter();
+        let quarantined = quarantined.map(|aside| (aside.poison.table.clone(), aside.reason.clone()));
+        let stale = positions.cut_off.iter().map(|cut| (cut.table.clone(), cut.reason.clone()));
         let is_tied = |set_aside: &&SetAside| set_aside.poison.sqlstate.as_deref() == Some(TIED);
         let tied = positions.set_aside.iter().filter(is_tied).map(|set_aside| set_aside.poison.table.clone());
-        Done { records, set_aside: quarantined.chain(stale).cloned().collect(), tied: tied.collect() }
+        let taken = positions.entries.iter().map(|entry| (entry.table.clone(), entry.counts, entry.missing));
+        Done {
+            records,
+            set_aside: quarantined.chain(stale).collect(),
+            taken: taken.collect(),
+            tied: tied.collect(),
+        }
     }
 }
 

@@ -55,7 +55,7 @@ pub struct Report {
     pub loaded: BTreeMap<TableName, Loaded>,
     /// Those that cannot be loaded as they are, with the reason.
     pub refused: BTreeMap<TableName, String>,
-    /// Those whose base is still ahead of this copy, with the reason.
+    /// Those that have no base yet, or one that is still ahead of this copy, with the reason.
     pub waiting: BTreeMap<TableName, String>,
     /// Records of segments that were applied.
     pub records: u64,

@@ -91,10 +91,11 @@ impl Loader<'_> {
         if state.position.is_some() {
             cursor::want(client, meta, table, None).await?;
             self.log_failure(table, reason).await?;
+            self.report.refused.insert(table.clone(), reason.to_owned());
         } else {
             self.note(table, state, reason).await?;
+            self.report.waiting.insert(table.clone(), reason.to_owned());
         }
-        self.report.refused.insert(table.clone(), reason.to_owned());
         Ok(())
     }
 

@@ -88,7 +88,7 @@ async fn apply_lacking(
     {
         let in_scope = Scope::CatchUp(scope.clone());
         let applied = pass.apply(checkpoint, &in_scope, &group.segments, None).await?;
-        scope.retain(|table| !applied.set_aside.contains(table));
+        scope.retain(|table| !applied.set_aside.contains_key(table));
         for table in &applied.tied {
             make_anew(pass, table).await?;
         }
@@ -160,6 +160,7 @@ async fn cut_off(pass: &PassContext<'_>, table: &TableName, gap: GapName) -> Res
         cursor::note_gap(client, meta, table, gap).await
     };
     pass.local.in_transaction(note).await.context(noting)?;
+    pass.tally.table_set_aside(table, &reason);
     tracing::warn!(%table, lsn = %gap.from, "table is stale: the archive was pruned past it");
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! What a pass works with.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use syncdata_formats::error::{Context as _, Result};
 use syncdata_service::config::Config;
@@ -19,6 +18,8 @@ use crate::target::postgres::cursor::Checkpoint;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::step::Prepared;
 use crate::target::postgres::transaction::Postgres;
+
+use super::tally::Tally;
 
 /// What a pass works with: archive, target, settings.
 #[derive(Debug)]
@@ -61,7 +62,13 @@ impl<'a> PassContext<'a> {
             Some(files) => error.of_file(files),
             None => error,
         })?;
-        self.tally.add(group.len(), done.records, done.set_aside.len());
+        self.tally.add(group.len(), &done);
+        for (table, reason) in &done.set_aside {
+            self.tally.table_set_aside(table, reason);
+        }
+        for (table, reason) in target.set_aside_beside() {
+            self.tally.table_set_aside(&table, &reason);
+        }
         Ok(done)
     }
 }
@@ -83,33 +90,4 @@ pub(super) fn clean(group: &[Fetched]) -> Result<()> {
     }
     faults::hit("apply.cache_cleaned").context(|| "cleaning the cache".to_owned())?;
     Ok(())
-}
-
-/// What passes have applied, also those that failed afterwards.
-#[derive(Debug, Default)]
-pub struct Tally {
-    segments: AtomicU64,
-    records: AtomicU64,
-    set_aside: AtomicU64,
-}
-
-impl Tally {
-    fn add(&self, segments: usize, records: u64, set_aside: usize) {
-        self.set_aside.fetch_add(set_aside as u64, Ordering::Relaxed);
-        self.segments.fetch_add(segments as u64, Ordering::Relaxed);
-        self.records.fetch_add(records, Ordering::Relaxed);
-    }
-
-    pub fn segments(&self) -> u64 {
-        self.segments.load(Ordering::Relaxed)
-    }
-
-    /// How often a table could not go on.
-    pub fn set_aside(&self) -> u64 {
-        self.set_aside.load(Ordering::Relaxed)
-    }
-
-    pub fn records(&self) -> u64 {
-        self.records.load(Ordering::Relaxed)
-    }
 }

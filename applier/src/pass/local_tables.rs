@@ -71,6 +71,8 @@ impl Pass<'_> {
             cursor::change(client, meta, table, Event::SetAside, None, Some(&reason)).await?;
             ledger::log(client, meta, &[entry], Duration::ZERO).await
         };
-        self.context.local.in_transaction(note).await
+        self.context.local.in_transaction(note).await?;
+        self.context.tally.table_set_aside(table, &reason);
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod catch_up;
 mod context;
 mod local_tables;
 pub mod runner;
+mod tally;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,8 @@ use tokio::sync::mpsc;
 
 use self::catch_up::catch_up;
 use self::context::clean;
-pub use self::context::{PassContext, Proving, Tally};
+pub use self::context::{PassContext, Proving};
+pub use self::tally::{Counts, TableCounts, Tally};
 use self::view::{View, is_about_the_archive};
 use crate::apply::lookahead::Ahead;
 use crate::archive::fetch::Fetched;
@@ -169,6 +171,7 @@ impl<'a> Pass<'a> {
                 if identity::is_unlogged(client, &table).await? {
                     let reason = Lost::Unlogged.reason(&table);
                     cursor::change(client, meta, &table, Event::LoadFails, None, Some(&reason)).await?;
+                    self.context.tally.table_set_aside(&table, &reason);
                     continue;
                 }
                 // Rows that are here are not production's, which has none: it is loaded beside them.
@@ -209,6 +212,7 @@ impl<'a> Pass<'a> {
             let newest = view.head.as_ref().and_then(|head| head.newest);
             source.stream(view.tip, view.after(checkpoint), newest, live.clone())
         };
+        self.context.tally.waits(view.after(&checkpoint).len());
         let first = stream(&checkpoint, view);
         match self.apply_stream(checkpoint, first, report).await {
             Err(error) if view.is_hint && is_about_the_archive(&error) => {
@@ -216,6 +220,7 @@ impl<'a> Pass<'a> {
                 let local = self.context.local;
                 let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await?;
                 *view = View::of(source, &checkpoint, None).await?;
+                self.context.tally.waits(view.after(&checkpoint).len());
                 let again = stream(&checkpoint, view);
                 self.apply_stream(checkpoint, again, report).await
             }
@@ -296,6 +301,7 @@ impl<'a> Pass<'a> {
         let done = self.context.apply(checkpoint, &Scope::Live, group, ahead).await?;
         let last = group.last().expect("it has one");
         let checkpoint = Checkpoint::after(&last.segment);
+        self.context.tally.waits_less(group.len());
         self.prove(&last.segment, &checkpoint).await;
         report.segments += group.len() as u64;
         report.records += done.records;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use syncdata_formats::error::{Error, Remedy, Result};
 use syncdata_formats::name::TableName;
@@ -180,7 +180,10 @@ impl Runner {
                     Ok(done) => return Some(Ok(done)),
                     Err(error) => (error, false),
                 },
-                error = self.silence.lasting(SILENCE_MAX) => (error, true),
+                error = self.silence.lasting(SILENCE_MAX) => {
+                    self.tally.pass_failed(&error);
+                    (error, true)
+                }
             };
             let pause = match error.kind().remedy() {
                 Remedy::Retry if !is_last => backoff.next(Dice::roll()),
@@ -214,12 +217,30 @@ impl Runner {
     pub fn load(&self) -> impl Future<Output = Result<load::Report>> + Send + 'static {
         let (config, stop) = (self.config.clone(), self.stop.clone());
         let (turn, acks) = (Arc::clone(&self.turn), Arc::clone(&self.acks));
-        let silence = self.silence.clone();
-        async move { load::run(&config, &stop, &turn, &acks, silence).await }
+        let (silence, tally) = (self.silence.clone(), Arc::clone(&self.tally));
+        async move {
+            let loaded = load::run(&config, &stop, &turn, &acks, silence).await;
+            match &loaded {
+                Ok(report) => tally.loaded(report),
+                Err(error) => tally.load_failed(error),
+            }
+            loaded
+        }
     }
 
+    /// One attempt, counted.
     async fn pass_once(&self) -> Result<Report> {
         let _turn = self.turn.lock().await;
+        let started = Instant::now();
+        let passed = self.pass_in_turn().await;
+        self.tally.pass_took(started.elapsed());
+        if let Err(error) = &passed {
+            self.tally.pass_failed(error);
+        }
+        passed
+    }
+
+    async fn pass_in_turn(&self) -> Result<Report> {
         let source = archive::open::open(&self.config)?.with_silence(self.silence.clone());
         let local = Local::open_for_pass(&self.config).await?;
         *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(local.session.canceller());

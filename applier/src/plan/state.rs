@@ -60,6 +60,9 @@ pub enum Event {
 }
 
 impl State {
+    pub const ALL: [State; 5] =
+        [State::Pending, State::Loading, State::Live, State::Quarantined, State::Stale];
+
     /// Where the event leads to. `Err`: it cannot happen to a table in this state, and nothing may be written.
     pub fn after(self, event: Event) -> Result<State> {
         use State::{Live, Loading, Pending, Quarantined, Stale};
@@ -188,8 +191,7 @@ impl FromStr for State {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<State, Error> {
-        let all = [State::Pending, State::Loading, State::Live, State::Quarantined, State::Stale];
-        let found = all.into_iter().find(|state| state.as_str() == text);
+        let found = State::ALL.into_iter().find(|state| state.as_str() == text);
         found.ok_or_else(|| Error::bad_input("a state of a table", text))
     }
 }

@@ -7,6 +7,7 @@ mod client;
 mod commands;
 mod confirm;
 mod daemon;
+mod metrics;
 mod request;
 mod setup;
 mod status;

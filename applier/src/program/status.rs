@@ -1,13 +1,11 @@
-//! How a status looks: as text, and as metrics. (As JSON it is as it is.)
+//! How a status looks to people. (As JSON it is as it is.)
 
 use std::fmt::Write as _;
 
 use syncdata_formats::error::escape_control;
 use syncdata_formats::time::Timestamp;
-use syncdata_service::control::{Metrics, Sort};
 
 use crate::operations::status::{Status, TableStatus};
-use crate::plan::state::State;
 
 /// Without the fraction of a second: for people.
 pub(super) fn second_of(time: Timestamp) -> Timestamp {
@@ -37,10 +35,14 @@ pub(super) fn text(status: &Status) -> String {
     line(format_args!("archive: {}", status.archive));
     line(format_args!("segment: {}", status.copy.segment));
     line(format_args!("data as of: {}", time(status.copy.data_as_of)));
-    for table in status.tables.iter().filter(|table| matches!(table.state, State::Pending | State::Loading)) {
-        let reason = table.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        let words = format!("{}: {}{reason}", table.table, table.state);
-        line(format_args!("table {}", escape_control(&words)));
+    if let Some(seconds) = status.uptime_seconds {
+        line(format_args!("uptime: {seconds} seconds"));
+    }
+    for table in &status.tables {
+        line(format_args!("table {}", escape_control(&row(table))));
+    }
+    for note in &status.notes {
+        line(format_args!("note: {}", escape_control(note)));
     }
     for warning in status.tables.iter().filter_map(TableStatus::warning) {
         line(format_args!("warning: {}", escape_control(&warning)));
@@ -51,77 +53,31 @@ pub(super) fn text(status: &Status) -> String {
     text
 }
 
-pub(super) fn metrics(status: &Status) -> Metrics {
-    use Sort::{Counter, Gauge};
-    let mut metrics = Metrics::new();
-    let mut add = |name: &str, sort, help: &str, value: u64| {
-        metrics.add(&format!("syncdata_applier_{name}"), sort, help, value);
+/// `  - users: live, 12 rows (estimated), as of …`
+fn row(table: &TableStatus) -> String {
+    let time = |what: &str, time: Option<Timestamp>| {
+        time.map(|time| format!(", {what} {}", second_of(time))).unwrap_or_default()
     };
-    let seconds =
-        |time: Option<Timestamp>| time.map_or(0, |time| time.as_micros().max(0).unsigned_abs() / 1_000_000);
-    add("healthy", Gauge, "1 when status names no problem", u64::from(status.healthy));
-    add("records_total", Counter, "Records applied since start", status.records_synced);
-    add(
-        "errors_total",
-        Counter,
-        "Passes and loads that failed, and tables set aside, since start",
-        status.errors,
-    );
-    add("last_sync_timestamp_seconds", Gauge, "When the last pass succeeded", seconds(status.last_sync));
-    add("segment", Gauge, "Number of the last segment applied", status.copy.segment);
-    add(
-        "covered_timestamp_seconds",
-        Gauge,
-        "Until when all commits of production are in every table that has rows",
-        seconds(status.copy.data_as_of),
-    );
-    let labels: Vec<[(&str, &str); 2]> = status
-        .tables
-        .iter()
-        .map(|table| [("table", table.table.as_str()), ("state", table.state.as_str())])
-        .collect();
-    let samples = |value: fn(&TableStatus) -> u64| {
-        labels.iter().zip(&status.tables).map(move |(labels, table)| (&labels[..], value(table)))
+    let rows = match (table.rows, table.rows_counted_at) {
+        (None, _) => String::new(),
+        (Some(rows), Some(at)) => format!(", {rows} rows (counted {})", second_of(at)),
+        (Some(rows), None) => format!(", about {rows} rows"),
     };
-    metrics.family(
-        "syncdata_applier_table_stale",
-        Gauge,
-        "1 when the table is not live or older than stale_after",
-        samples(|table| u64::from(table.stale)),
-    );
-    metrics.family(
-        "syncdata_applier_table_as_of_timestamp_seconds",
-        Gauge,
-        "Until when all commits of production are in the table",
-        samples(|table| {
-            table.data_as_of.map_or(0, |time| time.as_micros().max(0).unsigned_abs() / 1_000_000)
-        }),
-    );
-    metrics.family(
-        "syncdata_applier_table_differs",
-        Gauge,
-        "1 when a proof found that the table differs from production",
-        samples(|table| u64::from(table.differs)),
-    );
-    metrics.family(
-        "syncdata_applier_table_proved_timestamp_seconds",
-        Gauge,
-        "When the table was compared with production last",
-        samples(|table| table.proved_at.map_or(0, |time| time.as_micros().max(0).unsigned_abs() / 1_000_000)),
-    );
-    metrics
+    let (as_of, changed) = (time("as of", table.data_as_of), time("last change", table.changed_at));
+    format!("{}: {}{rows}{as_of}{}{changed}", table.table, table.state, time("proved", table.proved_at))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::operations::status::{CopyStatus, Found};
+    use crate::operations::status::Found;
+    use crate::plan::state::State;
 
     fn at(text: &str) -> Option<Timestamp> {
         Some(text.parse().expect("a time"))
     }
 
-    fn table(name: &str, state: State, stale: bool) -> TableStatus {
+    pub(in crate::program) fn table(name: &str, state: State, stale: bool) -> TableStatus {
         let data_as_of = at("2026-02-05T10:45:00Z");
         TableStatus {
             table: name.into(),
@@ -135,10 +91,14 @@ mod tests {
             score: None,
             proved_lsn: None,
             proved_at: None,
+            changed_at: None,
+            rows: None,
+            rows_counted_at: None,
+            load_failed: None,
         }
     }
 
-    fn active() -> Status {
+    pub(in crate::program) fn active() -> Status {
         Status {
             status: "active".into(),
             start_time: at("2026-02-05T10:30:00Z"),
@@ -154,7 +114,7 @@ mod tests {
     #[test]
     fn the_text_begins_as_it_always_did() {
         let tables = ["users", "orders", "products"].map(|name| table(name, State::Live, false));
-        let status = active().with(Found { tables: tables.to_vec(), copy: CopyStatus::default() });
+        let status = active().with(Found { tables: tables.to_vec(), ..Found::default() });
         let expected = "status: active\nsync frequency: 600 seconds\nstart time: 2026-02-05T10:30:00Z\n\
             last sync: 2026-02-05T10:45:00Z\nrecords synced: 1234\nerrors: 0\n\nsynced tables (3):\n  \
             - users\n  - orders\n  - products\n\nhealthy: yes\n";
@@ -177,7 +137,7 @@ mod tests {
             (State::Quarantined, true, false),
             (State::Stale, true, false),
         ] {
-            let found = Found { tables: vec![table("users", state, stale)], copy: CopyStatus::default() };
+            let found = Found { tables: vec![table("users", state, stale)], ..Found::default() };
             let status = active().with(found);
             assert_eq!(status.healthy, healthy, "{state}: {:?}", status.problems);
             assert_eq!(text(&status).contains("problem: users"), !healthy, "{}", text(&status));
@@ -185,16 +145,57 @@ mod tests {
     }
 
     #[test]
-    fn metrics_have_a_line_for_every_table() {
-        let tables = vec![table("users", State::Live, false), table("odd\"name", State::Stale, true)];
-        let text = metrics(&active().with(Found { tables, copy: CopyStatus::default() })).into_text();
-        for line in [
-            "syncdata_applier_healthy 0\n",
-            "syncdata_applier_records_total 1234\n",
-            "syncdata_applier_table_stale{table=\"users\",state=\"live\"} 0\n",
-            "syncdata_applier_table_stale{table=\"odd\\\"name\",state=\"stale\"} 1\n",
-        ] {
-            assert!(text.contains(line), "{line:?} is not in {text}");
-        }
+    fn a_table_is_told_with_all_that_is_known_of_it() {
+        let known = TableStatus {
+            rows: Some(12),
+            rows_counted_at: at("2026-02-05T10:40:00.5Z"),
+            proved_at: at("2026-02-05T10:40:00Z"),
+            changed_at: at("2026-02-05T10:35:00Z"),
+            ..table("users", State::Live, false)
+        };
+        let line = "users: live, 12 rows (counted 2026-02-05T10:40:00Z), as of 2026-02-05T10:45:00Z, \
+            proved 2026-02-05T10:40:00Z, last change 2026-02-05T10:35:00Z";
+        assert_eq!(row(&known), line);
+        let estimated = TableStatus { rows_counted_at: None, proved_at: None, changed_at: None, ..known };
+        assert_eq!(row(&estimated), "users: live, about 12 rows, as of 2026-02-05T10:45:00Z");
+    }
+
+    #[test]
+    fn a_new_table_is_healthy_and_says_what_it_waits_for() {
+        let found = Found { tables: vec![table("users", State::Pending, true)], ..Found::default() };
+        let status = active().with(found);
+        assert!(status.healthy, "{:?}", status.problems);
+        assert!(
+            text(&status).contains("\nnote: users: pending: waits for its first base\n"),
+            "{}",
+            text(&status)
+        );
+    }
+
+    #[test]
+    fn a_table_that_could_not_be_loaded_is_unhealthy() {
+        let failed =
+            TableStatus { load_failed: Some("no room".into()), ..table("users", State::Live, false) };
+        let status = active().with(Found { tables: vec![failed], ..Found::default() });
+        assert_eq!(status.problems, ["users could not be loaded: no room"]);
+        assert!(!status.healthy);
+    }
+
+    #[test]
+    fn the_earlier_names_say_the_same() {
+        let mut found = Found::default();
+        found.copy.lsn = "0/16B3D40".parse().ok();
+        let document = serde_json::json!(active().with(found));
+        assert_eq!(document["last_lsn"], document["copy"]["lsn"]);
+        assert_eq!(document["last_sync_time"], document["last_sync"]);
+        assert_eq!(document["records_replicated"], 1234);
+        assert_eq!(document["error_count"], document["errors"]);
+        assert_eq!(
+            (&document["last_error"], &document["is_running"]),
+            (&serde_json::Value::Null, &true.into())
+        );
+        let again: Status =
+            serde_json::from_value(document.clone()).expect("what the daemon says, a command reads");
+        assert_eq!(serde_json::json!(again), document);
     }
 }

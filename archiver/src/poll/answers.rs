@@ -106,6 +106,7 @@ impl Poll<'_> {
     fn note(&mut self, batch: Batch) {
         self.outcome.segments += batch.published.segments;
         self.outcome.records += batch.published.records;
+        self.outcome.rows.add(&batch.published.rows.0);
         self.outcome.gaps.extend(batch.published.gaps);
         self.outcome.view.capture = batch.capture;
     }

@@ -52,6 +52,7 @@ mod tests {
             restart_lsn: Some(lsn(1)),
             confirmed_flush_lsn: Some(lsn(confirmed)),
             wal_status: "reserved".into(),
+            safe_wal_bytes: None,
             invalidation_reason: None,
             transactions: Some(transactions),
             spilled_bytes: None,

@@ -7,6 +7,7 @@ use syncdata_formats::{Error, Result};
 
 use crate::capture::Capture;
 use crate::poll::guard::Pressure;
+use crate::segment::publish::Rows;
 use crate::source::catalog::{OldestTransaction, Position, Slot};
 use crate::source::connection::Connection;
 use crate::source::wal2json::plugin::Plugin;
@@ -16,6 +17,8 @@ use crate::source::wal2json::plugin::Plugin;
 pub(crate) struct Outcome {
     pub segments: u64,
     pub records: u64,
+    /// What the records are, by table.
+    pub rows: Rows,
     pub shipped: u64,
     /// Why the backup host does not have everything.
     pub away: Option<Error>,

@@ -17,6 +17,7 @@ use syncdata_service::backoff::{Backoff, Dice};
 use syncdata_service::config::{Config, Program};
 use syncdata_service::control::{self, ControlSocket, Method, Request, Response};
 use syncdata_service::daemon::{Heartbeat, Phase, Reloads, Stop, notify};
+use syncdata_service::disk::Room;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -53,6 +54,7 @@ type Shared = Arc<Mutex<Status>>;
 #[derive(Clone, Debug)]
 struct Prover {
     config: Config,
+    status: Shared,
     watch: Watch,
     asks: Asks,
 }
@@ -71,6 +73,7 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     {
         let mut status = lock(&status);
         status.poll_frequency_seconds = archiver.config.data_sync_freq.as_secs();
+        status.disks = rooms(&archiver.config);
         status.started(frame(&archiver), archiver.spool());
     }
     let provers = Provers::default();
@@ -78,6 +81,7 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     let (asks, mut asked) = mpsc::channel::<oneshot::Sender<Result<()>>>(1);
     let prover = |archiver: &Archiver| Prover {
         config: archiver.config.clone(),
+        status: Shared::clone(&status),
         watch: archiver.watch(),
         asks: asks.clone(),
     };
@@ -146,8 +150,13 @@ async fn poll(
     status: &Shared,
     stop: &Stop,
 ) -> Option<Result<Outcome>> {
-    let canceller = archiver.canceller();
+    let (canceller, started) = (archiver.canceller(), Instant::now());
     let outcome = unless_stopped(operations::poll::poll(archiver), stop, &canceller).await?;
+    {
+        let mut status = lock(status);
+        status.numbers.polls.add(started.elapsed());
+        status.disks = rooms(&archiver.config);
+    }
     match &outcome {
         Ok(outcome) => {
             log.note(outcome);
@@ -192,6 +201,10 @@ fn frame(archiver: &Archiver) -> Frame<'_> {
         location: archiver.location(),
         now: Timestamp::now(),
     }
+}
+
+fn rooms(config: &Config) -> Vec<Room> {
+    Room::of("spool", &config.spool_dir).into_iter().collect()
 }
 
 fn summary(status: &Status) -> String {
@@ -335,12 +348,23 @@ async fn ordered(
 
 impl Prover {
     async fn prove(&self, options: &proof::Options) -> Result<Made> {
-        proof::make(&self.config, options, &self.watch, &self.asks).await
+        let made = proof::make(&self.config, options, &self.watch, &self.asks).await;
+        let mut status = lock(&self.status);
+        match &made {
+            Ok(_) => status.archive.newest_proof_at = Some(Timestamp::now()),
+            Err(error) => status.note_error(format!("no proof was made: {}", error.one_line())),
+        }
+        made
     }
 
     /// The archive remembers, so that a daemon which starts again and again does not read all of production each time.
     async fn prove_if_due(&self) -> Result<()> {
-        if proof::has_younger_than(&self.config, self.config.proof_every).await? {
+        let newest = proof::newest_taken_at(&self.config).await?;
+        {
+            let known = &mut lock(&self.status).archive.newest_proof_at;
+            *known = newest.max(*known);
+        }
+        if newest.is_some_and(|newest| Timestamp::now().since(newest) < self.config.proof_every) {
             debug!("the newest proof is young enough");
             return Ok(());
         }

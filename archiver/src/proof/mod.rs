@@ -105,11 +105,10 @@ pub(crate) async fn make(config: &Config, options: &Options, watch: &Watch, asks
     Proof { config, options, watch, asks, started: Instant::now() }.run().await
 }
 
-/// Whether the archive has a proof that is younger than that.
-pub(crate) async fn has_younger_than(config: &Config, age: Duration) -> Result<bool> {
+/// When the newest proof of the archive was taken.
+pub(crate) async fn newest_taken_at(config: &Config) -> Result<Option<Timestamp>> {
     let archive = ArchiveHandle::spawn(syncdata_archive::open(config.archive()?)?)?;
-    let taken_at = archive.run(keep::newest_taken_at).await?;
-    Ok(taken_at.is_some_and(|taken_at| Timestamp::now().since(taken_at) < age))
+    archive.run(keep::newest_taken_at).await
 }
 
 struct Proof<'a> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use syncdata_formats::Result;
 use syncdata_formats::layout::SegmentName;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{FORMAT, Gap, Manifest, Relation, Source, SourceKind};
+use syncdata_formats::manifest::{FORMAT, Gap, Manifest, OpCounts, Relation, Source, SourceKind};
 use syncdata_formats::name::TableName;
 use syncdata_formats::proof::Cut;
 use syncdata_formats::segment::Summary;
@@ -30,10 +30,28 @@ pub(crate) struct Circumstances {
     pub relations: BTreeMap<TableName, Relation>,
 }
 
+/// Changes by table and operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rows(pub BTreeMap<TableName, OpCounts>);
+
+impl Rows {
+    pub(crate) fn add(&mut self, more: &BTreeMap<TableName, OpCounts>) {
+        for (table, counts) in more {
+            let rows = self.0.entry(table.clone()).or_default();
+            rows.insert += counts.insert;
+            rows.update += counts.update;
+            rows.delete += counts.delete;
+            rows.truncate += counts.truncate;
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     pub segments: u64,
     pub records: u64,
+    /// What the records are, by table.
+    pub rows: Rows,
     pub gaps: Vec<Gap>,
     /// What is known of a proof's place after this answer.
     pub search: Option<Box<Search>>,
@@ -108,6 +126,7 @@ pub(crate) fn publish(
 
         published.segments += 1;
         published.records += summary.records;
+        published.rows.add(&summary.tables);
         published.gaps.extend(manifest.gaps.iter().cloned());
         spool.publish(&manifest, day, signing_key)?;
         if manifest.proof.is_some() {

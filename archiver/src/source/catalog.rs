@@ -49,6 +49,8 @@ pub(crate) struct Slot {
     pub confirmed_flush_lsn: Option<Lsn>,
     /// reserved, extended, unreserved, lost; `being made` while it has no position yet
     pub wal_status: String,
+    /// What production may still write before it takes the slot's WAL away; `None` where it never does.
+    pub safe_wal_bytes: Option<u64>,
     pub invalidation_reason: Option<String>,
     /// Transactions handed out since the slot was made (or statistics were reset).
     pub transactions: Option<u64>,
@@ -90,7 +92,7 @@ const SCHEMAS: &str = "SELECT nspname::text FROM pg_namespace
 const SLOT: &str =
     "SELECT coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), s.active_pid, s.restart_lsn,
     s.confirmed_flush_lsn, coalesce(s.wal_status, 'being made'), to_jsonb(s)->>'invalidation_reason', t.total_txns,
-    t.spill_bytes, s.catalog_xmin::text::int8
+    t.spill_bytes, s.catalog_xmin::text::int8, s.safe_wal_size
   FROM pg_replication_slots s LEFT JOIN pg_stat_replication_slots t ON t.slot_name = s.slot_name
   WHERE s.slot_name = $1 AND s.slot_type = 'logical'";
 
@@ -227,6 +229,7 @@ impl Slot {
             transactions: row.get::<_, Option<i64>>(7).map(i64::unsigned_abs),
             spilled_bytes: row.get::<_, Option<i64>>(8).map(i64::unsigned_abs),
             catalog_xmin: mark(row, 9),
+            safe_wal_bytes: row.get::<_, Option<i64>>(10).map(|bytes| bytes.max(0).unsigned_abs()),
         }))
     }
 }

@@ -6,6 +6,7 @@ mod clear;
 mod columns;
 mod commands;
 mod daemon;
+mod health;
 mod numbers;
 mod setup;
 mod truth;

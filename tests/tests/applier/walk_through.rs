@@ -36,6 +36,10 @@ fn evened_out(text: &str, copy: &LocalCopy) -> String {
     let text = text.replace(&copy.archive_dir().display().to_string(), "/backup/app");
     let is_time = |word: &str| word.len() == 20 && word.starts_with("20") && word.ends_with('Z');
     let even = |line: &str| {
+        if line.starts_with("uptime: ") {
+            return "uptime: SECONDS\n".to_owned();
+        }
+        let is_time = |word: &str| is_time(word.trim_end_matches(','));
         let words: Vec<&str> =
             line.split(' ').map(|word| if is_time(word) { "TIME" } else { word }).collect();
         words.join(" ") + "\n"

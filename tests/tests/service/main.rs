@@ -2,5 +2,6 @@
 
 mod connections;
 mod found;
+mod monitoring;
 mod packages;
 mod settings;

@@ -18,7 +18,6 @@ use crate::operations::retry::{self, Retry};
 use crate::operations::sync;
 use crate::pass::runner::{Runner, Synced};
 use crate::program::request::Request;
-use crate::program::status;
 
 /// What the loop does between two passes.
 #[derive(Debug)]
@@ -57,7 +56,7 @@ async fn answer(request: control::Request, life: Arc<Life>, orders: Orders, stop
             let status = life.status().await;
             Response::health(status.healthy, &json!({"healthy": status.healthy, "problems": status.problems}))
         }
-        (Method::Get, "/metrics") => Response::metrics(status::metrics(&life.status().await)),
+        (Method::Get, "/metrics") => Response::metrics(life.metrics().await),
         (Method::Post, path) => match Request::read(&request) {
             Ok(Some(asked)) => do_as_asked(asked, &orders, &stop).await,
             Ok(None) => Response::not_found(path),

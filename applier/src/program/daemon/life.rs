@@ -1,18 +1,21 @@
 //! What the daemon has gone through; what the control socket's answers are made of.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use syncdata_formats::error::{Remedy, Result};
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::Config;
+use syncdata_service::control::{EarlierKeys, Metrics};
 use syncdata_service::daemon::{Phase, notify};
 use tracing::{error, info, warn};
 
 use crate::load;
-use crate::operations::status::{Found, Status, archive_location};
+use crate::operations::status::{Found, Status};
 use crate::operations::sync;
 use crate::pass::{Report, Tally};
+use crate::program::metrics::metrics;
 use crate::program::status::second_of;
 use crate::target::postgres::local::{APPLICATION_NAME, Local};
 
@@ -24,23 +27,20 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Life {
     start_time: Timestamp,
     tally: Arc<Tally>,
+    config: Mutex<Config>,
     facts: Mutex<Facts>,
     session: Mutex<Option<Arc<Local>>>,
 }
 
 #[derive(Debug, Default)]
 struct Facts {
-    frequency: Duration,
-    stale_after: Duration,
-    archive: String,
     last_sync: Option<Timestamp>,
-    /// That loads have applied; those of passes are in the tally.
-    records: u64,
-    errors: u64,
     /// Why the last pass was not all well.
     trouble: Option<String>,
     /// Why the last load was not.
     load_trouble: Option<String>,
+    /// Tables that the last attempt could not load, and why.
+    not_loaded: BTreeMap<String, String>,
     waits_for_base: bool,
     /// For the time when the database cannot be asked.
     found: Found,
@@ -48,21 +48,17 @@ struct Facts {
 
 impl Life {
     pub(super) fn new(config: &Config, tally: Arc<Tally>) -> Life {
-        let life = Life {
+        Life {
             start_time: second_of(Timestamp::now()),
             tally,
+            config: Mutex::new(config.clone()),
             facts: Mutex::default(),
             session: Mutex::default(),
-        };
-        life.configured(config);
-        life
+        }
     }
 
     pub(super) fn configured(&self, config: &Config) {
-        let mut facts = self.facts();
-        facts.frequency = config.data_sync_freq;
-        facts.stale_after = config.stale_after;
-        facts.archive = archive_location(config);
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config.clone();
     }
 
     /// A panic elsewhere leaves facts that are at worst old.
@@ -95,7 +91,10 @@ impl Life {
     ) -> Option<Result<Report>> {
         let result = match self.only_one(config).await {
             Ok(()) => work.await?,
-            Err(error) => Err(error),
+            Err(error) => {
+                self.tally.pass_failed(&error);
+                Err(error)
+            }
         };
         // First the tables, then the word: who reads that a pass is done may ask at once how far they are.
         if let Err(error) = self.look().await {
@@ -126,7 +125,6 @@ impl Life {
                     Remedy::Retry => warn!(error = %words, hint, "pass failed, it is tried again"),
                     Remedy::Wait | Remedy::Operator => error!(error = %words, hint, "pass failed"),
                 }
-                facts.errors += 1;
                 facts.trouble = Some(error.with_hint());
             }
         }
@@ -144,14 +142,16 @@ impl Life {
         facts.waits_for_base = false;
         match result {
             Ok(report) => {
-                facts.records += report.records;
-                facts.errors += report.refused.len() as u64;
                 facts.load_trouble = None;
+                for table in report.loaded.keys() {
+                    facts.not_loaded.remove(&table.to_string());
+                }
+                let refused = report.refused.into_iter().map(|(table, reason)| (table.to_string(), reason));
+                facts.not_loaded.extend(refused);
                 !report.loaded.is_empty()
             }
             Err(error) => {
                 error!(error = %error.one_line(), hint = error.hint_text(), "loading base copies failed");
-                facts.errors += 1;
                 facts.load_trouble = Some(format!("tables cannot be loaded: {}", error.with_hint()));
                 false
             }
@@ -163,31 +163,41 @@ impl Life {
         match (&facts.trouble, facts.last_sync) {
             (Some(trouble), _) => trouble.clone(),
             (None, Some(time)) => {
-                let records = self.tally.records() + facts.records;
-                format!("last sync {time}, {records} records since the start")
+                format!("last sync {time}, {} records since the start", self.tally.records())
             }
             (None, None) => "in the first pass".to_owned(),
         }
     }
 
+    /// What every question is answered with, wherever it comes from.
     pub(super) async fn status(&self) -> Status {
         let silence = self.look().await.err();
-        let facts = self.facts();
+        let settings = Status::of_settings(&self.config.lock().unwrap_or_else(PoisonError::into_inner));
+        let (facts, counts) = (self.facts(), self.tally.counts());
         let mut status = Status {
             status: "active".into(),
             start_time: Some(self.start_time),
+            uptime_seconds: Some(Timestamp::now().since(self.start_time).as_secs()),
             last_sync: facts.last_sync,
-            records_synced: self.tally.records() + facts.records,
-            errors: facts.errors + self.tally.set_aside(),
+            records_synced: counts.records,
+            errors: counts.errors(),
+            waiting_segments: counts.waiting,
             problems: facts.trouble.iter().chain(&facts.load_trouble).cloned().collect(),
-            sync_frequency_seconds: facts.frequency.as_secs(),
-            stale_after_seconds: facts.stale_after.as_secs(),
-            archive: facts.archive.clone(),
-            ..Status::default()
+            earlier: EarlierKeys { last_error: counts.last_error, ..EarlierKeys::default() },
+            ..settings
         };
         // A pass that failed has said the same in its own words.
         status.problems.extend(silence.filter(|_| facts.trouble.is_none()));
-        status.with(facts.found.clone())
+        let mut found = facts.found.clone();
+        for table in &mut found.tables {
+            table.load_failed = facts.not_loaded.get(&table.table).cloned();
+        }
+        status.with(found)
+    }
+
+    pub(super) async fn metrics(&self) -> Metrics {
+        let status = self.status().await;
+        metrics(&status, &self.tally.counts())
     }
 
     /// Asks the database how far the tables are. `Err` says in words why it does not answer.

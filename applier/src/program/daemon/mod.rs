@@ -26,6 +26,7 @@ use tracing::{error, info, warn};
 use self::answers::Order;
 use self::life::Life;
 use crate::load;
+use crate::pass::Tally;
 use crate::pass::runner::Runner;
 
 /// Without any sign of life for so long, the watchdog may strike.
@@ -39,7 +40,8 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     stop.on_signals()?;
     let mut reloads = Reloads::listen()?;
     let mut runner = Runner::new(config.clone(), stop.clone());
-    let life = Arc::new(Life::new(&config, runner.tally()));
+    let tally = runner.tally();
+    let life = Arc::new(Life::new(&config, Arc::clone(&tally)));
     match life.only_one(&config).await {
         Err(error) if error.kind() == Kind::Unreachable => {
             warn!(error = %error.one_line(), "the local server is not there yet");
@@ -82,7 +84,7 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
             () = stop.asked() => {}
             () = reloads.next() => reloaded(&mut runner, &reload, &life),
             // A pass comes next and says how the tables are now. What was in vain is tried again with the next regular one.
-            loaded = finished(&mut loading) => {
+            loaded = finished(&mut loading, &tally) => {
                 if let Err(error) = &loaded {
                     runner.note_failure(Some(error.file().unwrap_or(load::LOG_REF)), error).await;
                 }
@@ -112,11 +114,18 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
 }
 
 /// The load that was under way; never, without one.
-async fn finished(loading: &mut Option<JoinHandle<Result<load::Report>>>) -> Result<load::Report> {
+async fn finished(
+    loading: &mut Option<JoinHandle<Result<load::Report>>>,
+    tally: &Tally,
+) -> Result<load::Report> {
     let Some(task) = loading else { return std::future::pending().await };
     let done = task.await;
     *loading = None;
-    done.unwrap_or_else(|_| Err(Error::new(Kind::Io, "the load of a base copy has panicked")))
+    done.unwrap_or_else(|_| {
+        let error = Error::new(Kind::Io, "the load of a base copy has panicked");
+        tally.load_failed(&error);
+        Err(error)
+    })
 }
 
 /// Settings that cannot be used change nothing.

@@ -274,6 +274,7 @@ pub async fn note_loaded(
     let update = format!(
         "UPDATE {meta}.data_sync_table_state s SET load = NULL, gap = NULL, \
          position_time = coalesce(c.commit_time, $2::text::timestamptz), since = now(), \
+         changed_lsn = s.position_lsn, changed_at = coalesce(c.commit_time, $2::text::timestamptz), \
          nan_as_null = CASE WHEN $2::text IS NULL THEN nan_as_null ELSE '{{}}' END \
          FROM {meta}.data_sync_checkpoint c WHERE s.table_name = $1"
     );
@@ -342,7 +343,8 @@ pub async fn start_over(
     }
     let forget = format!(
         "UPDATE {meta}.data_sync_table_state SET load = 'rebuild', position_lsn = NULL, position_time = NULL, \
-         gap = NULL, nan_as_null = '{{}}', since = now() WHERE table_name = ANY ($1)"
+         gap = NULL, nan_as_null = '{{}}', changed_lsn = NULL, changed_at = NULL, since = now() \
+         WHERE table_name = ANY ($1)"
     );
     client.execute(&forget, &[&names]).await.context(doing)?;
     Ok(())
@@ -417,6 +419,19 @@ pub async fn accept_gap(client: &impl GenericClient, meta: &MetaSchema, table: &
         .execute(&update, &[&table.to_string()])
         .await
         .context(|| format!("accepting the gap of {table}"))?;
+    Ok(())
+}
+
+/// The tables have taken changes: where they stand now, nothing of it was later.
+pub async fn note_changed(client: &impl GenericClient, meta: &MetaSchema, tables: &[String]) -> Result<()> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state SET changed_lsn = position_lsn, changed_at = position_time \
+         WHERE table_name = ANY ($1)"
+    );
+    client.execute(&update, &[&tables]).await.context(|| "noting which tables have changed".to_owned())?;
     Ok(())
 }
 

@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_8.sql"),
     include_str!("meta_9.sql"),
     include_str!("meta_10.sql"),
+    include_str!("meta_11.sql"),
 ];
 
 /// Names of ours that are never synced.

@@ -66,17 +66,26 @@ impl<'a> Postgres<'a> {
         })
     }
 
-    async fn note_touched(&self) -> Result<()> {
-        let (client, meta) = (self.local.session.client(), &self.local.meta);
-        for table in &self.touched {
-            identity::disown(client, meta, table).await?;
-            if self.states.get(table).map(|state| state.state) != Some(State::Live) {
-                continue;
-            }
+    /// Live tables that the commit sets aside, though none of their own changes is to blame, and why.
+    pub fn set_aside_beside(&self) -> Vec<(TableName, String)> {
+        let is_live =
+            |table: &&TableName| self.states.get(*table).map(|state| state.state) == Some(State::Live);
+        let reason = |table: &TableName| {
             let reason = format!(
                 "a foreign key of the copy changed rows of it that the source did not change: {}",
                 Lost::Touched.reason(table)
             );
+            (table.clone(), reason)
+        };
+        self.touched.iter().filter(is_live).map(reason).collect()
+    }
+
+    async fn note_touched(&self) -> Result<()> {
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        for table in &self.touched {
+            identity::disown(client, meta, table).await?;
+        }
+        for (table, reason) in &self.set_aside_beside() {
             cursor::change(client, meta, table, Event::SetAside, None, Some(&reason)).await?;
             tracing::error!(%table, "the table is quarantined: a foreign key of the copy changed rows of it");
         }
@@ -113,6 +122,9 @@ impl<'a> Postgres<'a> {
             }
         }
         self.note_touched().await?;
+        let changed = positions.entries.iter().filter(|entry| entry.counts.total() > 0);
+        let changed: BTreeSet<String> = changed.map(|entry| entry.table.to_string()).collect();
+        cursor::note_changed(client, meta, &changed.into_iter().collect::<Vec<String>>()).await?;
         ledger::log(client, meta, &positions.entries, positions.started.elapsed()).await?;
         ledger::count(client, meta, &positions.entries, self.metric_freq, Timestamp::now()).await?;
         if let Some(checkpoint) = &positions.checkpoint {

@@ -11,10 +11,13 @@ use syncdata_formats::Error;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
 use syncdata_formats::time::Timestamp;
+use syncdata_service::control::{Durations, EarlierKeys};
+use syncdata_service::disk::Room;
 
 use crate::operations::check::some;
 use crate::poll::guard::Pressure;
 use crate::poll::outcome::{Outcome, View};
+use crate::segment::publish::Rows;
 use crate::source::catalog::{OldestTransaction, Slot};
 use crate::spool::holdings::Holdings;
 use crate::spool::{HeldSnapshot, Spool};
@@ -35,10 +38,16 @@ pub(crate) struct Status {
     pub healthy: bool,
     /// What is wrong, worst first; empty when healthy.
     pub problems: Vec<String>,
+    #[serde(default)]
+    pub version: String,
     pub poll_frequency_seconds: u64,
     pub start_time: Option<Timestamp>,
+    #[serde(default)]
+    pub uptime_seconds: Option<u64>,
     pub last_poll: Option<Timestamp>,
     pub records_archived: u64,
+    /// Polls that failed or could not ship, gaps that came, prunings and proofs that failed, since the start: once for each
+    /// attempt.
     pub errors: u64,
     pub source: Option<SourceStatus>,
     pub spool: Option<SpoolStatus>,
@@ -47,6 +56,23 @@ pub(crate) struct Status {
     pub gaps: Vec<Gap>,
     pub tables: Vec<String>,
     pub tables_without_identity: Vec<String>,
+    #[serde(default)]
+    pub disks: Vec<Room>,
+    #[serde(flatten)]
+    pub earlier: EarlierKeys,
+    /// For the metrics alone.
+    #[serde(skip)]
+    pub numbers: Numbers,
+}
+
+/// What is counted since the start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Numbers {
+    pub segments: u64,
+    pub rows: Rows,
+    pub polls: Durations,
+    pub polls_failed: u64,
+    pub gaps_found: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,6 +85,9 @@ pub(crate) struct SourceStatus {
     pub restart_lsn: Option<Lsn>,
     pub flush_lsn: Lsn,
     pub retained_bytes: u64,
+    /// What production may still write before it takes the slot's WAL away; `None` where it never does.
+    #[serde(default)]
+    pub safe_wal_bytes: Option<u64>,
     pub wal_guard_bytes: u64,
     /// At the pace since the look before; `None` while the retained WAL does not grow.
     pub seconds_until_guard: Option<u64>,
@@ -97,6 +126,9 @@ pub(crate) struct ArchiveStatus {
     pub shipped_segment: u64,
     pub last_shipped: Option<Timestamp>,
     pub newest_snapshot: Option<SnapshotStatus>,
+    /// As far as this daemon has made or looked for one.
+    #[serde(default)]
+    pub newest_proof_at: Option<Timestamp>,
     pub out_of_reach: Option<String>,
 }
 
@@ -132,6 +164,7 @@ impl Status {
     /// Before the first poll, which may take long: a gap that was there is there.
     pub(crate) fn started(&mut self, frame: Frame<'_>, spool: Option<&Spool>) {
         self.status = ACTIVE.into();
+        self.version = env!("CARGO_PKG_VERSION").into();
         self.start_time = Some(frame.now);
         if let Some(spool) = spool {
             self.spooled(frame, &Holdings::of(spool), Lsn::from_u64(0));
@@ -144,6 +177,16 @@ impl Status {
     pub(crate) fn polled(&mut self, frame: Frame<'_>, outcome: &Outcome, spool: &Spool) {
         self.last_poll = Some(frame.now);
         self.records_archived += outcome.records;
+        self.numbers.segments += outcome.segments;
+        self.numbers.rows.add(&outcome.rows.0);
+        for gap in &outcome.gaps {
+            self.numbers.gaps_found += 1;
+            self.note_error(format!("gap after {} up to {}: {}", gap.from, gap.to, gap.reason));
+        }
+        if let Some(error) = outcome.held_back.as_ref().or(outcome.away.as_ref()) {
+            self.numbers.polls_failed += 1;
+            self.note_error(error.one_line());
+        }
         let view = &outcome.view;
         self.looked(frame, view, spool);
         if let Some(source) = &mut self.source {
@@ -158,9 +201,15 @@ impl Status {
         self.healthy = self.problems.is_empty();
     }
 
+    /// Counts what went wrong, once.
+    pub(crate) fn note_error(&mut self, words: String) {
+        self.errors += 1;
+        self.earlier.last_error = Some(words);
+    }
+
     /// Something else than the poll went wrong.
     pub(crate) fn add_problem(&mut self, error: &Error) {
-        self.errors += 1;
+        self.note_error(error.one_line());
         self.healthy = false;
         self.problems.push(error.one_line());
     }
@@ -178,6 +227,7 @@ impl Status {
         {
             self.looked(frame, view, spool);
         }
+        self.numbers.polls_failed += 1;
         self.failed(error);
     }
 
@@ -203,7 +253,21 @@ impl Status {
             spool.behind_source_seconds = spool.covered_at.map(|at| now.since(at).as_secs());
             spool.unshipped_seconds = spool.unshipped_since.map_or(0, |since| now.since(since).as_secs());
         }
+        if let Some(snapshot) = &mut self.archive.newest_snapshot {
+            snapshot.age_seconds = now.since(snapshot.taken_at).as_secs();
+        }
+        self.uptime_seconds = self.start_time.map(|start| now.since(start).as_secs());
+        self.name_earlier();
         self
+    }
+
+    /// The same again under the names that an earlier tool's users ask for.
+    fn name_earlier(&mut self) {
+        self.earlier.last_lsn = self.spool.as_ref().map(|spool| spool.covered_lsn);
+        self.earlier.last_sync_time = self.last_poll;
+        self.earlier.records_replicated = self.records_archived;
+        self.earlier.error_count = self.errors;
+        self.earlier.is_running = self.status == ACTIVE;
     }
 
     /// What the spool alone can say.
@@ -233,16 +297,18 @@ impl Status {
             shipped_segment: state.shipped,
             last_shipped: state.shipped_at,
             newest_snapshot: state.newest_snapshot.as_ref().map(|held| SnapshotStatus::of(held, frame.now)),
+            newest_proof_at: self.archive.newest_proof_at,
             out_of_reach: self.archive.out_of_reach.take(),
         };
         self.gaps = state.gaps.clone();
     }
 
     pub(super) fn failed(&mut self, error: &Error) {
-        self.errors += 1;
         self.healthy = false;
         let hint = error.hint_text().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-        self.problems = vec![format!("{}{hint}", error.one_line())];
+        let words = format!("{}{hint}", error.one_line());
+        self.note_error(words.clone());
+        self.problems = vec![words];
     }
 }
 
@@ -263,6 +329,7 @@ impl SourceStatus {
             restart_lsn: slot.restart_lsn,
             flush_lsn: flush,
             retained_bytes,
+            safe_wal_bytes: slot.safe_wal_bytes,
             wal_guard_bytes: frame.wal_guard,
             seconds_until_guard: seconds_until_guard(retained_bytes, frame, before),
             guard: String::new(),
@@ -339,6 +406,31 @@ mod tests {
         assert_eq!(seconds_until_guard(600, frame, Some((at(10), 600))), None, "it does not grow");
         assert_eq!(seconds_until_guard(600, frame, None), None, "nothing to compare with");
         assert_eq!(seconds_until_guard(2000, frame, Some((at(10), 500))), Some(0));
+    }
+
+    #[test]
+    fn the_earlier_names_say_the_same() {
+        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000).expect("a time");
+        let mut status = Status {
+            status: ACTIVE.into(),
+            start_time: Some(at(0)),
+            last_poll: Some(at(5)),
+            records_archived: 7,
+            poll_frequency_seconds: 60,
+            ..Status::default()
+        };
+        status.failed(&Error::new(syncdata_formats::Kind::Unreachable, "gone"));
+        let document = serde_json::json!(status.seen_at(at(9)));
+        assert_eq!((&document["error_count"], &document["last_error"]), (&1.into(), &"gone".into()));
+        assert_eq!(
+            (&document["last_sync_time"], &document["last_lsn"]),
+            (&document["last_poll"], &serde_json::Value::Null)
+        );
+        assert_eq!((&document["records_replicated"], &document["is_running"]), (&7.into(), &true.into()));
+        assert_eq!(document["uptime_seconds"], 9);
+        let again: Status =
+            serde_json::from_value(document.clone()).expect("what the daemon says, a command reads");
+        assert_eq!(serde_json::json!(again), document);
     }
 
     #[test]

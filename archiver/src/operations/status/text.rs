@@ -22,6 +22,9 @@ impl Status {
         line("records archived", &self.records_archived);
         line("errors", &self.errors);
         line("healthy", &if self.healthy { "yes" } else { "no" });
+        if let Some(seconds) = self.uptime_seconds {
+            line("uptime", &format_args!("{seconds} seconds"));
+        }
         if let Some(source) = &self.source {
             source.lines(&mut line);
         }

@@ -4,6 +4,7 @@ use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::Config;
+use syncdata_service::disk::Room;
 
 use super::{Frame, SourceStatus, Status};
 use crate::source::catalog::{Position, Slot};
@@ -20,6 +21,8 @@ pub(crate) async fn without_daemon(config: &Config) -> Status {
     };
     let mut status = Status {
         status: "not-started".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        disks: Room::of("spool", &config.spool_dir).into_iter().collect(),
         poll_frequency_seconds: config.data_sync_freq.as_secs(),
         problems: vec!["no daemon is running".into()],
         ..Status::default()

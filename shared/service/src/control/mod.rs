@@ -2,6 +2,7 @@
 //! for what watches it. Small, bounded and without state: what an answer means is the caller's.
 
 mod client;
+mod earlier;
 mod metrics;
 mod server;
 
@@ -10,7 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub use self::client::{call, call_first};
-pub use self::metrics::{Metrics, Sort};
+pub use self::earlier::EarlierKeys;
+pub use self::metrics::{Durations, Metrics, Sort, seconds};
 pub use self::server::{ControlSocket, serve_tcp};
 use syncdata_formats::error::{Error, Kind, Result};
 

@@ -1,13 +1,16 @@
 //! `status`: how far the copy is and what is wrong, one value. The daemon adds what it has gone through.
 
+mod found;
+
 use serde::{Deserialize, Serialize};
 use syncdata_formats::error::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::{ArchiveSettings, Config};
-use syncdata_service::postgres::ServerContext as _;
-use tokio_postgres::Row;
+use syncdata_service::control::EarlierKeys;
+use syncdata_service::disk::Room;
 
+pub use self::found::Found;
 use crate::plan::state::State;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
@@ -20,17 +23,34 @@ pub struct Status {
     pub healthy: bool,
     /// What is wrong, worst first; empty when healthy.
     pub problems: Vec<String>,
+    /// What is as it should be, and worth knowing.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    #[serde(default)]
+    pub version: String,
     pub sync_frequency_seconds: u64,
     pub start_time: Option<Timestamp>,
+    #[serde(default)]
+    pub uptime_seconds: Option<u64>,
     pub last_sync: Option<Timestamp>,
     /// Records of the archive that were applied since the start, before netting.
     pub records_synced: u64,
-    /// Passes and loads that failed, and tables that were set aside, since the start.
+    /// Passes and loads that failed, tables that could not be loaded or were set aside, since the start: once for each attempt.
     pub errors: u64,
     pub stale_after_seconds: u64,
     pub archive: String,
+    /// Segments that the archive has and the copy has not, as far as the last pass has seen.
+    #[serde(default)]
+    pub waiting_segments: Option<u64>,
     pub copy: CopyStatus,
     pub tables: Vec<TableStatus>,
+    /// Records that wait in data_sync_quarantine.
+    #[serde(default)]
+    pub quarantine_records: Option<u64>,
+    #[serde(default)]
+    pub disks: Vec<Room>,
+    #[serde(flatten)]
+    pub earlier: EarlierKeys,
 }
 
 /// How far the copy as a whole has come.
@@ -69,74 +89,18 @@ pub struct TableStatus {
     pub proved_lsn: Option<Lsn>,
     #[serde(default)]
     pub proved_at: Option<Timestamp>,
-}
-
-/// What the database says.
-#[derive(Clone, Debug, Default)]
-pub struct Found {
-    pub copy: CopyStatus,
-    pub tables: Vec<TableStatus>,
-}
-
-impl Found {
-    /// Our tables have to be there.
-    pub async fn read(local: &Local) -> Result<Found> {
-        let (client, meta) = (local.session.client(), &local.meta);
-        let doing = || "reading how far the copy is".to_owned();
-        let checkpoint = format!(
-            "SELECT archive_id::text, seq, end_lsn::text, covered_at::text, applied_at::text \
-             FROM {meta}.data_sync_checkpoint"
-        );
-        let row = client.query_opt(&checkpoint, &[]).await.context(doing)?;
-        let copy = row.map(|row| copy(&row)).transpose()?.unwrap_or_default();
-        let tables = format!(
-            "SELECT w.table_name, coalesce(f.state, 'pending'), f.data_as_of::text, f.lsn::text, \
-             coalesce(f.stale, true), s.reason, \
-             ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'nan_as_null', '[]'))), \
-             f.score::text, f.proved_lsn::text, f.proved_at::text, \
-             (SELECT coalesce(bool_or(v.verdict = 'differs' AND v.repaired_at IS NULL), false) FROM ( \
-               SELECT DISTINCT ON (c.check_type) c.verdict, c.repaired_at FROM {meta}.data_sync_consistency c \
-               WHERE c.table_name = w.table_name AND c.verdict IN ('equal', 'differs') \
-               ORDER BY c.check_type, c.finished_at DESC) v) FROM {meta}.tables_to_sync w \
-             LEFT JOIN {meta}.data_sync_freshness f USING (table_name) \
-             LEFT JOIN {meta}.data_sync_table_state s USING (table_name) ORDER BY w.id"
-        );
-        let rows = client.query(&tables, &[]).await.context(doing)?;
-        let tables = rows.iter().map(table).collect::<Result<Vec<TableStatus>>>()?;
-        Ok(Found { copy, tables })
-    }
-}
-
-fn copy(row: &Row) -> Result<CopyStatus> {
-    Ok(CopyStatus {
-        archive_id: row.get(0),
-        segment: u64::try_from(row.get::<_, i64>(1)).unwrap_or(0),
-        lsn: Some(row.get::<_, &str>(2).parse()?),
-        covered_at: time(row.get(3))?,
-        applied_at: time(row.get(4))?,
-        data_as_of: None,
-    })
-}
-
-fn table(row: &Row) -> Result<TableStatus> {
-    let lsn: Option<&str> = row.get(3);
-    Ok(TableStatus {
-        table: row.get(0),
-        state: row.get::<_, &str>(1).parse()?,
-        data_as_of: time(row.get(2))?,
-        lsn: lsn.map(str::parse).transpose()?,
-        stale: row.get(4),
-        reason: row.get(5),
-        nan_as_null: row.get(6),
-        score: row.get(7),
-        proved_lsn: row.get::<_, Option<&str>>(8).map(str::parse).transpose()?,
-        proved_at: time(row.get(9))?,
-        differs: row.get(10),
-    })
-}
-
-fn time(text: Option<&str>) -> Result<Option<Timestamp>> {
-    text.map(Timestamp::from_postgres).transpose()
+    /// By production's clock, at the latest: of the newest change that is in the table.
+    #[serde(default)]
+    pub changed_at: Option<Timestamp>,
+    /// As the server estimates it, or as a proof has counted and nothing has changed since.
+    #[serde(default)]
+    pub rows: Option<u64>,
+    /// When the proof counted them; `None`: an estimate.
+    #[serde(default)]
+    pub rows_counted_at: Option<Timestamp>,
+    /// Why the last attempt to load it failed.
+    #[serde(default)]
+    pub load_failed: Option<String>,
 }
 
 impl TableStatus {
@@ -152,6 +116,13 @@ impl TableStatus {
         matches!(self.state, State::Quarantined | State::Stale) || is_emptied
     }
 
+    /// It waits for the rows to begin with, as a new table does.
+    fn note(&self) -> Option<String> {
+        let is_new = matches!(self.state, State::Pending | State::Loading) && self.lsn.is_none();
+        let reason = self.reason.as_deref().unwrap_or("waits for its first base");
+        is_new.then(|| format!("{}: {}: {reason}", self.table, self.state))
+    }
+
     /// Live, and yet older than `stale_after`.
     fn is_too_old(&self) -> bool {
         self.state == State::Live && self.stale
@@ -162,9 +133,11 @@ impl Status {
     /// What a status starts from, before anybody was asked.
     pub fn of_settings(config: &Config) -> Status {
         Status {
+            version: env!("CARGO_PKG_VERSION").into(),
             sync_frequency_seconds: config.data_sync_freq.as_secs(),
             stale_after_seconds: config.stale_after.as_secs(),
             archive: archive_location(config),
+            disks: Room::of("cache", &config.cache_dir).into_iter().collect(),
             ..Status::default()
         }
     }
@@ -173,7 +146,9 @@ impl Status {
     #[must_use]
     pub fn with(mut self, found: Found) -> Status {
         (self.copy, self.tables) = (found.copy, found.tables);
+        self.quarantine_records = found.quarantine_records;
         self.copy.data_as_of = self.oldest();
+        self.notes = self.tables.iter().filter_map(TableStatus::note).collect();
         let set_aside = self.tables.iter().filter(|table| table.is_set_aside());
         let words = |table: &TableStatus| {
             let reason = table.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -187,9 +162,24 @@ impl Status {
                 table.table
             )
         }));
+        let not_loaded = self.tables.iter().filter(|table| !table.is_set_aside());
+        self.problems.extend(not_loaded.filter_map(|table| {
+            let reason = table.load_failed.as_deref()?;
+            Some(format!("{} could not be loaded: {reason}", table.table))
+        }));
         self.problems.extend(self.too_old());
         self.healthy = self.problems.is_empty();
+        self.name_earlier();
         self
+    }
+
+    /// The same again under the names that an earlier tool's users ask for.
+    fn name_earlier(&mut self) {
+        self.earlier.last_lsn = self.copy.lsn;
+        self.earlier.last_sync_time = self.last_sync;
+        self.earlier.records_replicated = self.records_synced;
+        self.earlier.error_count = self.errors;
+        self.earlier.is_running = self.start_time.is_some();
     }
 
     /// Of the table that is furthest back. One without a base has nothing to be old; of one that was set aside and has
