@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use syncdata_tests::LocalCopy;
@@ -30,6 +31,19 @@ fn get(address: &str, path: &str) -> String {
 
 async fn status(copy: &LocalCopy) -> Value {
     copy.applier(&["status", "--json"]).run().await.json()
+}
+
+/// The status as soon as it is like that: who asked for a load may know its end before the daemon has told itself.
+async fn status_that(copy: &LocalCopy, is_wanted: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let said = status(copy).await;
+        if is_wanted(&said) {
+            return said;
+        }
+        assert!(Instant::now() < deadline, "{said}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn metric(address: &str, name: &str) -> String {
@@ -115,7 +129,7 @@ async fn a_table_that_could_not_be_loaded_is_unhealthy_until_it_is() {
     daemon.says("pass done").await;
     let refused = copy.applier(&["resync", "users"]).run().await;
     assert_ne!(refused.code(), Some(0), "{refused}");
-    let failed = status(&copy).await;
+    let failed = status_that(&copy, |said| said["healthy"] == false).await;
     let problem = failed["problems"][0].as_str().expect("a problem");
     assert!(problem.starts_with("users could not be loaded: ") && problem.contains("good"), "{failed}");
     assert_eq!((&failed["errors"], &failed["tables"][0]["state"]), (&1.into(), &"live".into()), "{failed}");
@@ -123,7 +137,7 @@ async fn a_table_that_could_not_be_loaded_is_unhealthy_until_it_is() {
     assert!(get(&address, "/health").starts_with("HTTP/1.1 503 "));
     copy.server.execute("ALTER TABLE users DROP CONSTRAINT good").await;
     copy.applier(&["resync", "users"]).succeed().await;
-    let loaded = status(&copy).await;
+    let loaded = status_that(&copy, |said| said["healthy"] == true).await;
     assert_eq!((&loaded["healthy"], &loaded["errors"]), (&true.into(), &1.into()), "{loaded}");
     daemon.stop().await;
 }
