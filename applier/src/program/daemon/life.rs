@@ -206,7 +206,11 @@ impl Life {
         let found = tokio::time::timeout(STATUS_PATIENCE, Found::read(&local)).await;
         let found =
             found.map_err(|_| format!("the local server did not answer within {STATUS_PATIENCE:?}"))?;
-        self.facts().found = found.map_err(|error| error.one_line())?;
+        let found = found.map_err(|error| error.one_line())?;
+        let mut facts = self.facts();
+        // A table that leaves the whitelist and comes back begins anew.
+        facts.not_loaded.retain(|table, _| found.tables.iter().any(|known| known.table == *table));
+        facts.found = found;
         Ok(())
     }
 }
