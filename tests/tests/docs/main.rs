@@ -3,6 +3,7 @@
 mod archive_format;
 mod faults;
 mod fidelity;
+mod links;
 mod pages;
 mod play;
 mod trouble;

@@ -1,15 +1,19 @@
 //! Pages whose commands are carried out, in their order, in one world of real servers.
 
+mod documents;
+mod facts;
 mod page;
 mod scene;
 
 use syncdata_tests::{World, WorldOptions};
 
-use self::page::{Step, steps};
+use self::documents::described;
+use self::page::steps;
 use self::scene::Scene;
-use crate::pages::page;
+use crate::pages::{commands_in, page, refused_by_parser};
 
 const MANUAL: &str = "shared/Documents/syncdata-readme.md";
+const FOR_AGENTS: &str = "shared/Documents/syncdata-agent.md";
 
 /// What production and the earlier tool have left: tables with rows, the slot, a whitelist, rows that are not up to date.
 async fn as_the_earlier_tool_left_it() -> World {
@@ -30,8 +34,9 @@ async fn as_the_earlier_tool_left_it() -> World {
     world
 }
 
+/// One world for both pages: it is what takes the time.
 #[tokio::test]
-async fn every_command_of_the_manual_does_what_it_says_drills_included() {
+async fn every_command_of_the_manual_does_what_it_says_and_documents_are_as_described() {
     let manual = page(MANUAL);
     let steps = steps(&manual);
     for drill in
@@ -40,11 +45,33 @@ async fn every_command_of_the_manual_does_what_it_says_drills_included() {
         assert!(steps.iter().any(|step| step.under().contains(drill)), "no drill says {drill:?}");
     }
     let mut scene = Scene::of(as_the_earlier_tool_left_it().await);
-    for step in steps {
-        match step {
-            Step::Command(command) => scene.carry_out(&command).await,
-            Step::Settings(settings) => scene.set(&settings),
-        }
-    }
+    scene.play(steps).await;
     scene.world.assert_same(&["users", "orders"]).await;
+    facts::tables_and_columns_are_those_of_the_database(&manual, &scene.world).await;
+    facts::lines_of_status_are_explained(&manual, &scene.world).await;
+    documents_are_as_described(&mut scene).await;
+}
+
+async fn documents_are_as_described(scene: &mut Scene) {
+    scene.stop_all().await;
+    let page = page(FOR_AGENTS);
+    let (before, _) = page.split_once("\n### `").expect("documents are described");
+    scene.play(steps(before)).await;
+    let all = described(&page);
+    let mut wrong = Vec::new();
+    for one in &all {
+        wrong.extend(one.compare(&scene.document(one.command).await, &all));
+        scene.play(steps(one.section)).await;
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[tokio::test]
+async fn every_command_of_both_pages_is_one_that_its_program_takes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for path in [MANUAL, FOR_AGENTS] {
+        let commands = commands_in(&page(path));
+        let refused = refused_by_parser(&commands, folder.path()).await;
+        assert!(refused.is_empty(), "{path}: {refused:#?}");
+    }
 }

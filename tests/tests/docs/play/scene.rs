@@ -9,7 +9,7 @@ use syncdata_tests::{Daemon, PostgresServer, World, program};
 use tempfile::TempDir;
 use toml::{Table, Value};
 
-use super::page::{Command, Settings, first_missing};
+use super::page::{Command, Settings, Step, first_missing};
 
 /// What is not run as it stands, and why.
 const PLAYED: [(&str, &str); 2] = [
@@ -18,6 +18,13 @@ const PLAYED: [(&str, &str); 2] = [
 ];
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a command came to.
+struct Output {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
 
 pub(super) struct Scene {
     pub world: World,
@@ -36,7 +43,29 @@ impl Scene {
         Scene { world, daemons: BTreeMap::new(), standby: None, left: None, folder }
     }
 
-    pub(super) async fn carry_out(&mut self, command: &Command<'_>) {
+    pub(super) async fn play(&mut self, steps: Vec<Step<'_>>) {
+        for step in steps {
+            match step {
+                Step::Command(command) => self.carry_out(&command).await,
+                Step::Settings(settings) => self.set(&settings),
+            }
+        }
+    }
+
+    /// The one document that a command of ours prints.
+    pub(super) async fn document(&self, command: &str) -> serde_json::Value {
+        let host = if command.starts_with("syncdata-archiver") { "production" } else { "local" };
+        let Output { stdout, stderr, .. } = self.shell(host, command).await;
+        serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{command}: {error}\n{stdout}\n{stderr}"))
+    }
+
+    pub(super) async fn stop_all(&mut self) {
+        while let Some((_, daemon)) = self.daemons.pop_first() {
+            daemon.stop().await.expect_code(0);
+        }
+    }
+
+    async fn carry_out(&mut self, command: &Command<'_>) {
         if let Some((_, arguments)) = PLAYED.iter().find_map(|(name, _)| command.line.split_once(name)) {
             match command.host {
                 "standby" => self.standby = Some(self.world.source.copied(true).await),
@@ -44,7 +73,8 @@ impl Scene {
             }
             return;
         }
-        let (code, printed) = self.shell(command.host, command.line).await;
+        let Output { code, stdout, stderr } = self.shell(command.host, command.line).await;
+        let printed = stdout + &stderr;
         let shown =
             format!("{}: {}# {}\nexit code {code:?}\n{printed}", command.under, command.host, command.line);
         assert_eq!(code, Some(command.exit_code), "{shown}");
@@ -55,7 +85,7 @@ impl Scene {
     }
 
     /// Every line of a block of settings goes into the file that it names.
-    pub(super) fn set(&mut self, settings: &Settings<'_>) {
+    fn set(&mut self, settings: &Settings<'_>) {
         let text = self.in_this_world(&settings.text);
         let mut table: Table = text.parse().unwrap_or_else(|error| panic!("{}: {error}", settings.under));
         if table.get("pg_host").and_then(Value::as_str) == Some("standby.example.org") {
@@ -84,7 +114,7 @@ impl Scene {
         places.iter().fold(text.to_owned(), |text, (page, here)| text.replace(page, here))
     }
 
-    async fn shell(&self, host: &str, line: &str) -> (Option<i32>, String) {
+    async fn shell(&self, host: &str, line: &str) -> Output {
         let programs = program::program("syncdata-archiver");
         program::program("syncdata-applier");
         let mut path = OsString::from(programs.parent().expect("a program lies in a folder"));
@@ -108,8 +138,8 @@ impl Scene {
         let output = tokio::time::timeout(PATIENCE, shell.output()).await;
         let output =
             output.unwrap_or_else(|_| panic!("{line} does not end")).expect("a shell can be started");
-        let printed = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Output { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
 
     /// `systemctl start syncdata-applier`.
@@ -143,7 +173,7 @@ impl Scene {
     async fn wait_until_active(&self, host: &str, unit: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let (_, printed) = self.shell(host, &format!("{unit} status")).await;
+            let printed = self.shell(host, &format!("{unit} status")).await.stdout;
             if printed.contains("status: active")
                 && !printed.contains("last sync: -")
                 && !printed.contains("last poll: -")
