@@ -33,10 +33,7 @@ fn main() -> ExitCode {
     let output = Output::new(cli.global.json);
     let quiet = if matches!(cli.command, Command::Run(_)) { Level::INFO } else { Level::WARN };
     log::start(log::level(quiet, cli.global.verbose), log::Style::of_stderr(cli.global.log_json));
-    answer(&cli, output).unwrap_or_else(|error| {
-        output.words(&error.report());
-        ExitCode::from(2)
-    })
+    answer(&cli, output).unwrap_or_else(|error| output.error(&error, 2))
 }
 
 fn answer(cli: &Cli, output: Output) -> Result<ExitCode> {

@@ -45,6 +45,7 @@ pub struct Forge {
     /// Parts of the newest snapshot with their rows, by table.
     copied: BTreeMap<TableName, Vec<(Part, Vec<u8>)>>,
     degraded: Vec<String>,
+    server_version: String,
 }
 
 /// Where a forged segment lies.
@@ -73,6 +74,7 @@ impl Forge {
             gaps: Vec::new(),
             copied: BTreeMap::new(),
             degraded: Vec::new(),
+            server_version: source().server_version,
         };
         let identity = ArchiveIdentity {
             format: FORMAT,
@@ -127,6 +129,11 @@ impl Forge {
     /// What the source cannot say, in all segments from here on.
     pub fn degraded(&mut self, what: &[&str]) {
         self.degraded = what.iter().map(|&what| what.to_owned()).collect();
+    }
+
+    /// Of production's PostgreSQL, in all segments from here on.
+    pub fn server_version(&mut self, version: &str) {
+        version.clone_into(&mut self.server_version);
     }
 
     /// The next segment declares that all changes of these tables since the last one are lost.
@@ -184,7 +191,11 @@ impl Forge {
             start_lsn,
             end_lsn: summary.end_lsn,
             span: Some(summary.span),
-            source: Source { degraded: self.degraded.clone(), ..source() },
+            source: Source {
+                degraded: self.degraded.clone(),
+                server_version: self.server_version.clone(),
+                ..source()
+            },
             capture: self.relations.keys().cloned().collect(),
             capture_since,
             relations: relations.map(|(table, relation)| (table.clone(), relation.clone())).collect(),

@@ -258,6 +258,7 @@ mod tests {
 
     use syncdata_archive::{Archive, ArchiveHandle, Content, Entry, Facts, Put};
     use syncdata_formats::error::Result as Answer;
+    use syncdata_formats::time::Timestamp;
     use tokio::sync::oneshot;
 
     use super::*;
@@ -299,6 +300,14 @@ mod tests {
         }
 
         fn remove(&mut self, _: &ArchivePath) -> Answer<bool> {
+            unreachable!("only read")
+        }
+
+        fn changed_at(&mut self, _: &ArchivePath) -> Answer<Option<Timestamp>> {
+            unreachable!("only read")
+        }
+
+        fn room(&mut self) -> Answer<Option<u64>> {
             unreachable!("only read")
         }
     }

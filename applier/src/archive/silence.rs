@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use syncdata_archive::{Archive, Content, Entry, Facts, Put};
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::layout::ArchivePath;
+use syncdata_formats::time::Timestamp;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often it is said that nothing is heard.
@@ -149,6 +150,16 @@ impl Archive for Attentive<'_> {
 
     fn remove(&mut self, path: &ArchivePath) -> Result<bool> {
         let answer = self.archive.remove(path);
+        self.hear(answer)
+    }
+
+    fn changed_at(&mut self, path: &ArchivePath) -> Result<Option<Timestamp>> {
+        let answer = self.archive.changed_at(path);
+        self.hear(answer)
+    }
+
+    fn room(&mut self) -> Result<Option<u64>> {
+        let answer = self.archive.room();
         self.hear(answer)
     }
 }

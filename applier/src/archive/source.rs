@@ -19,7 +19,7 @@ use syncdata_formats::manifest::Link;
 use syncdata_formats::segment::SegmentReader;
 use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::snapshot::SnapshotManifest;
-use syncdata_formats::time::Day;
+use syncdata_formats::time::{Day, Timestamp};
 use uuid::Uuid;
 
 use super::cache::Cache;
@@ -106,6 +106,11 @@ impl Source {
                 Ok(None)
             }
         }
+    }
+
+    /// When head.json was written, by the clock of the host that it lies on.
+    pub async fn head_written_at(&self) -> Result<Option<Timestamp>> {
+        self.ask(|archive| archive.changed_at(&ArchivePath::head())).await
     }
 
     pub async fn floor(&self) -> Result<Option<Floor>> {

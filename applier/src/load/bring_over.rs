@@ -163,7 +163,8 @@ impl Loader<'_> {
                 control(client, "ROLLBACK TO SAVEPOINT syncdata_table").await?;
                 let reason = format!(
                     "its rows cannot change without those of {newer}, through a foreign key of the copy; let this role set \
-                     session_replication_role, or drop that key, then run: syncdata-applier resync {name}"
+                     session_replication_role, or drop that key, then run: syncdata-applier resync {}",
+                    name.shell_word()
                 );
                 return Err(Halt::refused(name, reason));
             }

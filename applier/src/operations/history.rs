@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use syncdata_formats::error::Result;
+use syncdata_formats::error::{Error, Result};
 use syncdata_service::config::Config;
-use syncdata_service::output::Output;
+use syncdata_service::output::{self, Output};
 
 use crate::history::row::{Change, RowHistory, RowOf};
 
@@ -12,7 +12,9 @@ use crate::history::row::{Change, RowHistory, RowOf};
 pub async fn history(config: &Config, row: &RowOf, output: Output) -> Result<ExitCode> {
     let mut history = RowHistory::open(config, row).await?;
     let mut printed = Printed::begin(row, output);
-    history.read(|change| printed.change(change)).await?;
+    if let Err(error) = history.read(|change| printed.change(change)).await {
+        return printed.break_off(error);
+    }
     printed.end(&history);
     Ok(ExitCode::from(u8::from(history.lost.is_some())))
 }
@@ -42,6 +44,17 @@ impl Printed {
             self.output.line(&change.line());
         }
         self.changes += 1;
+    }
+
+    /// A document that was begun is ended as one.
+    fn break_off(self, error: Error) -> Result<ExitCode> {
+        if !self.output.is_json() {
+            return Err(error);
+        }
+        self.output.words(&error.report());
+        let rest = output::document_of(&error).to_string();
+        self.output.line(&format!("],{}", rest.strip_prefix('{').expect("an object")));
+        Ok(ExitCode::from(2))
     }
 
     fn end(self, history: &RowHistory) {

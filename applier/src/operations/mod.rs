@@ -18,8 +18,9 @@ pub mod sync;
 mod whitelist;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use syncdata_formats::error::Error;
+use syncdata_service::output;
 
 /// What there is to say afterwards, here or over the control socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +46,7 @@ impl Answer {
     }
 
     pub fn failed(error: &Error) -> Answer {
-        let (text, document) = (String::new(), json!({ "error": error.one_line() }));
+        let (text, document) = (String::new(), output::document_of(error));
         Answer { exit_code: 2, text, document, words: Some(error.report()) }
     }
 

@@ -123,6 +123,7 @@ pub(super) enum Consistency {
     Status,
     /// What the newest proofs say of tables, check by check
     Check {
+        /// Names, schema.* or *; several in a list or as words
         tables: Vec<String>,
         /// Some of the checks, instead of all
         #[arg(long, value_enum, value_delimiter = ',')]

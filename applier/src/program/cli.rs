@@ -76,6 +76,7 @@ enum Command {
     Sync,
     /// Put tables on the whitelist (names, schema.*, *)
     AddTables {
+        /// Names, schema.* or *; several in a list or as words
         #[arg(required = true)]
         tables: Vec<String>,
         /// Where their first rows come from
@@ -84,6 +85,7 @@ enum Command {
     },
     /// Take tables off the whitelist; their rows stay
     RemoveTables {
+        /// Names, schema.* or *; several in a list or as words
         #[arg(required = true)]
         tables: Vec<String>,
     },
@@ -91,6 +93,7 @@ enum Command {
     ListTables,
     /// Make tables anew from a base copy of the archive; they stay as they are until that is done
     Resync {
+        /// Names, schema.* or *; several in a list or as words
         #[arg(required_unless_present = "all")]
         tables: Vec<String>,
         /// All tables of the whitelist
@@ -102,6 +105,7 @@ enum Command {
     },
     /// Let tables out of quarantine: they go on where they stopped
     Retry {
+        /// Names, schema.* or *; several in a list or as words
         #[arg(required = true)]
         tables: Vec<String>,
         /// Go on over lost changes too; that is remembered for ever
@@ -151,10 +155,7 @@ pub fn run() -> ExitCode {
     let output = Output::new(cli.global.json);
     let quiet = if matches!(cli.command, Command::Start) { Level::INFO } else { Level::WARN };
     log::start(log::level(quiet, cli.global.verbose), log::Style::of_stderr(cli.global.log_json));
-    answer(cli, output).unwrap_or_else(|error| {
-        output.words(&error.report());
-        ExitCode::from(2)
-    })
+    answer(cli, output).unwrap_or_else(|error| output.error(&error, 2))
 }
 
 /// Under the name that it was called by: it is known as `syncdata` too.

@@ -28,6 +28,14 @@ pub(super) async fn ask(config: &Config, request: &Request) -> Result<Option<Ans
     }
 }
 
+/// The settings that the daemon works with, as `config --json` prints them; `None` when there is none, or one that does
+/// not tell.
+pub(super) async fn settings(config: &Config) -> Result<Option<serde_json::Value>> {
+    let sockets = config.sockets(Program::Applier);
+    let response = control::call_first(&sockets, Method::Post, "/settings", None).await?;
+    response.filter(control::Response::is_success).map(|response| response.read_json()).transpose()
+}
+
 /// The daemon's own status; `None` when there is none.
 pub(super) async fn status(config: &Config) -> Result<Option<Status>> {
     let sockets = config.sockets(Program::Applier);

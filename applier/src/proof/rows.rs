@@ -252,6 +252,7 @@ fn describe(report: &mut Report, blamed: Option<&'static str>) {
     };
     report.blame = blame.map(str::to_owned);
     let table = &report.table;
+    let word = TableName::word_of(table);
     report.remedy = match blame {
         Some("stream" | "both") => {
             // What the archive says is not what production has: rows that agree with it say nothing.
@@ -261,11 +262,11 @@ fn describe(report: &mut Report, blamed: Option<&'static str>) {
             }
             let name: Option<TableName> = table.parse().ok();
             let take = name.map(|name| take_snapshot(&name)).unwrap_or_default();
-            Some(format!("a new snapshot: {take}; then here: syncdata-applier resync {table}"))
+            Some(format!("a new snapshot: {take}; then here: syncdata-applier resync {word}"))
         }
-        Some("local") if rows_differ => Some(format!("syncdata-applier consistency repair {table}")),
+        Some("local") if rows_differ => Some(format!("syncdata-applier consistency repair {word}")),
         Some("local") => Some("none: what differed at the cut is gone since".to_owned()),
-        Some(_) => Some(format!("syncdata-applier resync {table}")),
+        Some(_) => Some(format!("syncdata-applier resync {word}")),
         None => None,
     };
 }
@@ -299,7 +300,7 @@ async fn repair(
             Kind::Rejected,
             format!("{left} rows of {} differ all the same", asked.table),
         )
-        .hint(format!("nothing was changed; run: syncdata-applier resync {}", asked.table)));
+        .hint(format!("nothing was changed; run: syncdata-applier resync {}", asked.table.shell_word())));
     }
     tracing::info!(table = %asked.table, inserted, updated, deleted, "table repaired");
     let changed = report.differing.unwrap_or(0);

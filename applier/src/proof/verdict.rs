@@ -143,7 +143,10 @@ fn said(table: &TableName, proved: &ProvedTable, layout: &Layout, comparison: &C
     let mut words = Vec::new();
     if !is_equal {
         let (some, all) = (comparison.differing.len(), 1_u64 << proved.k);
-        words.push(format!("{some} of {all} buckets differ; see: syncdata-applier consistency rows {table}"));
+        words.push(format!(
+            "{some} of {all} buckets differ; see: syncdata-applier consistency rows {}",
+            table.shell_word()
+        ));
     }
     if !is_whole {
         let equal = if is_equal { "; all other columns are equal" } else { "" };

@@ -1,18 +1,22 @@
-//! `check`: everything that could be wrong, looked at without changing anything.
+//! `check`: everything that could be wrong, looked at without changing anything. (One file is written into the archive, and
+//! removed again.)
+
+mod backup_host;
+mod partitions;
 
 use std::collections::BTreeSet;
 use syncdata_service::postgres::ServerContext as _;
 
-use syncdata_archive::{self, ArchiveHandle};
 use syncdata_formats::name::{SlotName, TableName};
+use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Result};
+use syncdata_service::checks;
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::Session;
 use tokio_postgres::types::Type;
 
 use crate::capture::Capture;
-use crate::ship::shipper::Shipper;
 use crate::source::catalog::{self, Slot};
 use crate::source::connection::Connection;
 use crate::source::role;
@@ -23,7 +27,8 @@ use crate::spool::Spool;
 /// Source, backup host and our own disk.
 pub(crate) async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = source(config).await;
-    findings.extend(archive(config).await);
+    findings.extend(backup_host::look(config).await);
+    findings.extend(backup_host::spool(config).unwrap_or_else(|error| vec![failed("spool", &error)]));
     findings
 }
 
@@ -37,6 +42,11 @@ pub(crate) async fn source(config: &Config) -> Vec<Finding> {
     findings.extend(
         server(config, &connection.session).await.unwrap_or_else(|error| vec![failed("server", &error)]),
     );
+    findings.extend(
+        surroundings(config, &connection.session)
+            .await
+            .unwrap_or_else(|error| vec![failed("server", &error)]),
+    );
     findings.push(role(config, &connection.session).await.unwrap_or_else(|error| failed("role", &error)));
     findings.extend(
         gate(config, &connection.session).await.unwrap_or_else(|error| Some(failed("plugin", &error))),
@@ -44,14 +54,6 @@ pub(crate) async fn source(config: &Config) -> Vec<Finding> {
     findings.extend(slot(config, &mut connection).await.unwrap_or_else(|error| vec![failed("slot", &error)]));
     findings.extend(tables(config, &connection).await.unwrap_or_else(|error| vec![failed("tables", &error)]));
     findings
-}
-
-/// Looks at the backup host and at our own disk.
-async fn archive(config: &Config) -> Vec<Finding> {
-    vec![
-        backup_host(config).await.unwrap_or_else(|error| failed("archive", &error)),
-        spool(config).unwrap_or_else(|error| failed("spool", &error)),
-    ]
 }
 
 fn failed(subject: &str, error: &Error) -> Finding {
@@ -149,6 +151,25 @@ async fn server(config: &Config, session: &Session) -> Result<Vec<Finding>> {
         );
     }
     Ok(findings)
+}
+
+/// What it is not about, and how the connection to it is.
+async fn surroundings(config: &Config, session: &Session) -> Result<Vec<Finding>> {
+    let sql =
+        "SELECT current_setting('archive_mode'), current_setting('archive_timeout'), clock_timestamp()::text";
+    let asked = Timestamp::now();
+    let row = session.client().query_typed_one(sql, &[]).await;
+    let row = row.context(|| "reading the server's settings".to_owned())?;
+    let (mode, timeout): (&str, &str) = (row.get(0), row.get(1));
+    let theirs = Timestamp::from_postgres(row.get(2))?;
+    Ok(vec![
+        Finding::ok(
+            "archive_mode",
+            format!("{mode}, archive_timeout {timeout}: not needed, changes come through the slot"),
+        ),
+        checks::clocks("the source's clock", theirs, asked),
+        checks::tls(config.postgres()?, session).await?,
+    ])
 }
 
 /// A slot that standbys are to have: they fetch it over a connection of their own.
@@ -309,6 +330,7 @@ async fn tables(config: &Config, connection: &Connection) -> Result<Vec<Finding>
     let memory = Spool::peek_state(&config.spool_dir)?.map(|state| state.memory).unwrap_or_default();
     let capture = Capture::resolve(&config.tables, &schemas, &catalog, &memory)?;
     let mut findings = vec![Finding::ok("tables", format!("{} are captured", capture.tables.len()))];
+    findings.extend(partitions::look(&capture, &catalog, &memory));
     findings.extend(capture.vanished.iter().map(|table| {
         Finding::warn("tables", format!("{table} is listed, but was dropped"))
             .remedy("take it out of `tables`")
@@ -385,33 +407,6 @@ pub(crate) fn some(names: &BTreeSet<String>) -> String {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }
-}
-
-async fn backup_host(config: &Config) -> Result<Finding> {
-    let shipper = Shipper::new(ArchiveHandle::spawn(syncdata_archive::open(config.archive()?)?)?);
-    let location = shipper.location().to_owned();
-    let ours = Spool::peek_state(&config.spool_dir)?.map(|state| state.archive_id);
-    Ok(match shipper.identity().await? {
-        Some(identity) if ours.is_some_and(|ours| ours != identity.archive_id) => Finding::fail(
-            "archive",
-            format!("{location} is archive {}, not that of the spool", identity.archive_id),
-        )
-        .remedy("correct archive_dir, or use a new spool_dir for this archive"),
-        None if ours.is_some() => {
-            Finding::fail("archive", format!("{location} has no archive.json any more"))
-                .remedy("is the right disk mounted? Bring the archive back; for a new one use a new archive_dir and spool_dir")
-        }
-        Some(identity) => Finding::ok("archive", format!("{location}, archive {}", identity.archive_id)),
-        None => Finding::ok("archive", format!("{location}, empty: the first poll founds the archive")),
-    })
-}
-
-fn spool(config: &Config) -> Result<Finding> {
-    let path = config.spool_dir.display();
-    Ok(match Spool::peek_state(&config.spool_dir)? {
-        Some(state) => Finding::ok("spool", format!("{path}, up to {}", state.covered_lsn)),
-        None => Finding::ok("spool", format!("{path}, never used")),
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What lives as long as the process: the spool, the way to the archive, and the connection to the source.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use syncdata_archive::ArchiveHandle;
@@ -51,11 +51,20 @@ pub(crate) struct Archiver {
     snapshots: BTreeMap<SnapshotId, HeldSnapshot>,
     /// On which occasion what nobody needs was removed last.
     pruned: Option<(Day, Option<SnapshotId>)>,
+    announcement: Announcement,
     canceller: Arc<Mutex<Option<Canceller>>>,
     /// What a proof looks for in the stream.
     watch: Watch,
     /// What was seen of the source when a poll failed.
     last_view: View,
+}
+
+/// Whether it was said what a new `keep_days` removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Announcement {
+    NotNeeded,
+    Owed,
+    Made(Day),
 }
 
 impl Archiver {
@@ -77,6 +86,7 @@ impl Archiver {
             last_view: View::default(),
             snapshots: BTreeMap::new(),
             pruned: None,
+            announcement: Announcement::NotNeeded,
         })
     }
 
@@ -142,7 +152,25 @@ impl Archiver {
 
     /// A new day and a new snapshot are reasons to look what may go.
     pub(crate) fn is_prune_due(&self) -> bool {
-        self.config.keep_days.is_some() && self.pruned.as_ref() != Some(&self.prune_occasion())
+        let may_begin = match self.announcement {
+            Announcement::NotNeeded => true,
+            Announcement::Owed => false,
+            Announcement::Made(day) => Timestamp::now().day() > day,
+        };
+        self.config.keep_days.is_some() && may_begin && self.pruned.as_ref() != Some(&self.prune_occasion())
+    }
+
+    /// Somebody changed what is kept: first it is said what that takes, and removed from the next day on.
+    pub(crate) fn announce_prune(&mut self) {
+        self.announcement = Announcement::Owed;
+    }
+
+    pub(crate) fn is_prune_to_be_announced(&self) -> bool {
+        self.config.keep_days.is_some() && self.announcement == Announcement::Owed
+    }
+
+    pub(crate) fn prune_is_announced(&mut self) {
+        self.announcement = Announcement::Made(Timestamp::now().day());
     }
 
     fn prune_occasion(&self) -> (Day, Option<SnapshotId>) {
@@ -317,10 +345,14 @@ async fn probe(config: &Config, connection: &mut Connection) -> Result<Wal2json>
     let source = while_in_use(async || Wal2json::probe(connection, &config.slot_name).await).await;
     let source = source.map_err(|error| slot::explain_to(error, config, connection))?;
     if !source.plugin.numbers_as_text {
-        warn!(
-            plugin = %source.plugin.name,
-            "degraded: NaN and infinities of numeric and float columns arrive as NULL; wal2json 2.6 can say them"
-        );
+        // Once per start: connections come and go.
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            warn!(
+                plugin = %source.plugin.name,
+                "degraded: NaN and infinities of numeric and float columns arrive as NULL; wal2json 2.6 can say them"
+            );
+        });
     }
     Ok(source)
 }

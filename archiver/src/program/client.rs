@@ -1,6 +1,7 @@
 //! Asking the running daemon, if there is one.
 
 use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::checks;
 use syncdata_service::config::{Config, Program};
 use syncdata_service::control::{self, Method};
 
@@ -19,11 +20,37 @@ pub(crate) async fn ask(
     let sockets = config.sockets(Program::Archiver);
     match control::call_first(&sockets, Method::Post, path, body).await? {
         None => Ok(None),
-        Some(response) if response.is_success() => response.read_json().map(Some),
+        Some(response) if response.is_success() => {
+            let answer: Answer = response.read_json()?;
+            match answer.error {
+                // What it refuses may be what the file says already.
+                Some(_) => Ok(Some(answer.with_note(older_settings(config).await?))),
+                None => Ok(Some(answer)),
+            }
+        }
         Some(response) => {
             Err(Error::new(Kind::Refused, String::from_utf8_lossy(&response.body).trim().to_owned()))
         }
     }
+}
+
+/// How its settings differ from ours, if they do.
+async fn older_settings(config: &Config) -> Result<Option<String>> {
+    let running = ask_settings(config).await?.unwrap_or_default();
+    let differing = checks::differing(config, &running);
+    Ok((!differing.is_empty()).then(|| {
+        format!("the running daemon has older settings than the file: {}; {RELOAD}", differing.join("; "))
+    }))
+}
+
+pub(crate) const RELOAD: &str = "systemctl reload syncdata-archiver";
+
+/// The settings that the daemon works with, as `config --json` prints them; `None` when there is none, or one that does
+/// not tell.
+pub(crate) async fn ask_settings(config: &Config) -> Result<Option<serde_json::Value>> {
+    let sockets = config.sockets(Program::Archiver);
+    let response = control::call_first(&sockets, Method::Post, "/settings", None).await?;
+    response.filter(control::Response::is_success).map(|response| response.read_json()).transpose()
 }
 
 /// The daemon's own status; `None` when there is none.

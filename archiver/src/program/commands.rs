@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use syncdata_formats::name::TablePattern;
-use syncdata_formats::{Error, Result};
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::checks;
 use syncdata_service::config::{Config, split_list};
 use syncdata_service::daemon::Stop;
 use syncdata_service::finding::{Finding, Level, worst};
@@ -30,10 +31,7 @@ use crate::snapshot::{Options, Taken};
 /// One poll. A running daemon does it, if there is one and its settings are to be used.
 pub(crate) async fn run_once(config: Config, as_configured: bool, output: Output) -> Result<ExitCode> {
     if as_configured && let Some(answer) = client::ask(&config, "/poll", None).await? {
-        if !answer.message.is_empty() {
-            output.words(&answer.message);
-        }
-        return Ok(ExitCode::from(answer.exit_code));
+        return Ok(polled(&answer, output));
     }
     let mut archiver = Archiver::new(config)?;
     let stop = Stop::new();
@@ -43,11 +41,29 @@ pub(crate) async fn run_once(config: Config, as_configured: bool, output: Output
         Some(outcome) => {
             let outcome = outcome?;
             PollLog::default().note(&outcome);
-            Ok(ExitCode::from(Answer::of_poll(&outcome).exit_code))
+            Ok(polled(&Answer::of_poll(&outcome), output))
         }
         // Everything up to here is safe; the next run goes on.
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+fn polled(answer: &Answer, output: Output) -> ExitCode {
+    if answer.error.is_some() {
+        return unanswered(answer, output);
+    }
+    if !answer.message.is_empty() {
+        output.words(&answer.message);
+    }
+    output.document(&json!({"clean": answer.exit_code == 0}), "");
+    ExitCode::from(answer.exit_code)
+}
+
+/// What the daemon says instead of what it was asked for.
+fn unanswered(answer: &Answer, output: Output) -> ExitCode {
+    output.words(&answer.message);
+    output.document(&answer.document(), "");
+    ExitCode::from(answer.exit_code)
 }
 
 pub(crate) async fn status(config: &Config, output: Output) -> Result<ExitCode> {
@@ -61,6 +77,11 @@ pub(crate) async fn status(config: &Config, output: Output) -> Result<ExitCode> 
 
 pub(crate) async fn check(config: &Config, deep: bool, output: Output) -> Result<ExitCode> {
     let mut findings = operations::check::check(config).await;
+    match client::ask_settings(config).await {
+        Ok(Some(running)) => findings.push(checks::daemon_settings(config, &running, client::RELOAD)),
+        Ok(None) => {}
+        Err(error) => findings.push(Finding::of_error("daemon", &error)),
+    }
     if deep {
         let counted = operations::numbers::count(config).await;
         findings.push(counted.unwrap_or_else(|error| Finding::of_error("NaN", &error)));
@@ -132,7 +153,15 @@ pub(crate) async fn snapshot(
 /// With words for what is not in it.
 async fn take_snapshot(config: &Config, options: &Options, output: Output) -> Result<Taken> {
     let poll = async || client::poll_now(config).await;
-    let snapshot = operations::snapshot::snapshot(config, options, poll).await?;
+    let stop = Stop::new();
+    stop.on_signals()?;
+    let snapshot = tokio::select! {
+        snapshot = operations::snapshot::snapshot(config, options, poll) => snapshot?,
+        () = stop.asked() => {
+            return Err(Error::new(Kind::Refused, "stopped by a signal: no snapshot was made, and the archive is as it was")
+                .hint("run it again: parts that were sent already are not sent twice"));
+        }
+    };
     for left in &snapshot.taken.left_out {
         output.words(&format!("left out: {}: {}\nhint: {}", left.table, left.reason, left.remedy));
     }
@@ -156,16 +185,10 @@ pub(crate) async fn proof(config: Config, arguments: &ProofArguments, output: Ou
     };
     let made = match client::ask(&config, "/proof", Some(&json!(options))).await? {
         Some(Answer { proof: Some(made), .. }) => made,
-        Some(answer) => {
-            output.words(&answer.message);
-            return Ok(ExitCode::from(answer.exit_code));
-        }
+        Some(answer) => return Ok(unanswered(&answer, output)),
         None => match operations::proof::here(config, &options).await {
             Ok(made) => made,
-            Err(error) if error.kind().is_transient() => {
-                output.words(&error.report());
-                return Ok(ExitCode::from(1));
-            }
+            Err(error) if error.kind().is_transient() => return Ok(output.error(&error, 1)),
             Err(error) => return Err(error),
         },
     };
@@ -180,10 +203,7 @@ pub(crate) async fn prune(config: Config, dry_run: bool, output: Output) -> Resu
     let request = Prune { dry_run };
     let plan = match client::ask(&config, "/prune", Some(&json!(request))).await? {
         Some(Answer { plan: Some(plan), .. }) => plan,
-        Some(answer) => {
-            output.words(&answer.message);
-            return Ok(ExitCode::from(answer.exit_code));
-        }
+        Some(answer) => return Ok(unanswered(&answer, output)),
         None => operations::prune::prune(&mut Archiver::new(config)?, request).await?,
     };
     output.document(&json!({"dry_run": dry_run, "plan": plan}), &plan.text());
@@ -203,16 +223,21 @@ pub(crate) async fn declare_gap(
             Answer::new(declared.exit_code(), declared.text())
         }
     };
-    output.words(&answer.message);
-    Ok(ExitCode::from(answer.exit_code))
+    Ok(unanswered(&answer, output))
 }
 
 pub(crate) async fn drop_slot(config: &Config, force: bool, output: Output) -> Result<ExitCode> {
     let name = &config.slot_name;
-    output.words(&match operations::drop_slot::drop_slot(config, force).await? {
+    if client::ask_status(config).await?.is_some() {
+        return Err(Error::new(Kind::Locked, format!("the daemon of these settings runs, and reads the slot {name}"))
+            .hint("stop it first: systemctl stop syncdata-archiver (or SIGTERM to its process), then drop-slot again"));
+    }
+    let dropped = operations::drop_slot::drop_slot(config, force).await?;
+    output.words(&match dropped {
         Dropped::Now => format!("the replication slot {name} is dropped; changes from now on are not kept"),
         Dropped::WasNotThere => format!("the replication slot {name} does not exist"),
     });
+    output.document(&json!({"slot": name.as_str(), "dropped": dropped == Dropped::Now}), "");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -220,6 +245,7 @@ pub(crate) fn keygen(file: &Path, output: Output) -> Result<ExitCode> {
     let public_file = operations::keygen::keygen(file)?;
     output.words(&format!("secret key: {} (signing_key of the archiver)", file.display()));
     output.words(&format!("public key: {} (verify_key of the applier)", public_file.display()));
+    output.document(&json!({"secret_key": file, "public_key": public_file}), "");
     Ok(ExitCode::SUCCESS)
 }
 

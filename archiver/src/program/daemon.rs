@@ -163,6 +163,9 @@ async fn poll(
             if let Some(spool) = archiver.spool() {
                 lock(status).polled(frame(archiver), outcome, spool);
             }
+            if outcome.is_clean() && archiver.is_prune_to_be_announced() {
+                announce_prune(archiver, stop).await?;
+            }
             if outcome.is_clean() && archiver.is_prune_due() {
                 prune(archiver, status, stop).await?;
             }
@@ -190,6 +193,26 @@ async fn prune(archiver: &mut Archiver, status: &Shared, stop: &Stop) -> Option<
             error!(error = %error.one_line(), hint = error.hint_text(), "archive not pruned");
             lock(status).add_problem(&error);
         }
+    }
+    Some(())
+}
+
+/// What new settings let go of does not go before somebody could read of it.
+async fn announce_prune(archiver: &mut Archiver, stop: &Stop) -> Option<()> {
+    let canceller = archiver.canceller();
+    match unless_stopped(operations::prune::prune(archiver, Prune { dry_run: true }), stop, &canceller)
+        .await?
+    {
+        Ok(plan) => {
+            archiver.prune_is_announced();
+            warn!(
+                files = plan.removals().count(),
+                bytes = plan.bytes(),
+                hint = "what goes: syncdata-archiver prune --dry-run; at once: syncdata-archiver prune",
+                "keep_days is another one: the daily prune begins tomorrow (UTC), and so much would go now"
+            );
+        }
+        Err(error) => warn!(error = %error.one_line(), "nobody can say yet what prune removes"),
     }
     Some(())
 }
@@ -222,8 +245,12 @@ fn reloaded(archiver: Archiver, reload: &impl Fn() -> Result<Config>, status: &S
     let before = archiver.config.clone();
     // The spool's lock is ours until the old one is gone.
     drop(archiver);
+    let keep_days = before.keep_days;
     let archiver = match reload().and_then(Archiver::new) {
-        Ok(archiver) => {
+        Ok(mut archiver) => {
+            if archiver.config.keep_days != keep_days {
+                archiver.announce_prune();
+            }
             info!("settings reloaded");
             archiver
         }
@@ -265,7 +292,7 @@ async fn obey(
     let response = match answer {
         None => Response::error(503, "the daemon is stopping"),
         Some(Ok(answer)) => Response::json(200, &json!(answer)),
-        Some(Err(error)) => Response::json(200, &json!(Answer::new(2, error.report()))),
+        Some(Err(error)) => Response::json(200, &json!(Answer::failed(2, &error))),
     };
     // Who asked may have gone; it was done all the same.
     let _ = to.send(response);
@@ -311,6 +338,11 @@ async fn answer(
             stop.ask();
             Response::json(200, &json!(Answer::new(0, "stopping")))
         }
+        // By POST, so that only who may command us reads it.
+        (Method::Post, "/settings") => match lock_prover(&provers).as_ref() {
+            Some(prover) => Response::json(200, &prover.config.describe_json()),
+            None => Response::error(503, "the daemon is starting"),
+        },
         (Method::Post, "/poll") => ordered(&orders, Order::Poll).await,
         (Method::Post, "/proof") => match request.json::<proof::Options>() {
             Ok(options) => {
@@ -374,7 +406,7 @@ impl Prover {
     async fn answer(&self, options: &proof::Options) -> Response {
         let answer = match self.prove(options).await {
             Ok(made) => Answer::of_proof(made),
-            Err(error) => Answer::new(if error.kind().is_transient() { 1 } else { 2 }, error.report()),
+            Err(error) => Answer::failed(if error.kind().is_transient() { 1 } else { 2 }, &error),
         };
         Response::json(200, &json!(answer))
     }

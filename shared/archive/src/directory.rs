@@ -10,10 +10,11 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::content::{conflict, no_base, not_a_file, not_a_folder, pour};
-use super::{Archive, Content, Entry, EntryKind, Facts, Put};
+use super::{Archive, Content, Entry, EntryKind, Facts, Put, at_second};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::layout::ArchivePath;
+use syncdata_formats::time::Timestamp;
 use syncdata_service::disk;
 use syncdata_service::faults;
 
@@ -238,6 +239,22 @@ impl Archive for DirectoryArchive {
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(removing(error)),
         }
+    }
+
+    fn changed_at(&mut self, path: &ArchivePath) -> Result<Option<Timestamp>> {
+        let Some(folder) = self.open_folder(path.parent().as_ref())? else { return Ok(None) };
+        match rustix::fs::statat(&folder, path.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(at_second(stat.st_mtime)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(refusal(error, format!("looking at {path}"))),
+        }
+    }
+
+    fn room(&mut self) -> Result<Option<u64>> {
+        let asked = rustix::fs::fstatvfs(self.open_base()?);
+        let room =
+            asked.map_err(|error| refusal(error, format!("asking for the room in {}", self.location)))?;
+        Ok(Some(room.f_bavail.saturating_mul(room.f_frsize)))
     }
 }
 

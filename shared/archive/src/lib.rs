@@ -7,6 +7,7 @@ mod content;
 mod directory;
 mod handle;
 pub mod listing;
+pub mod probe;
 pub mod proofs;
 mod sftp;
 pub mod small;
@@ -22,6 +23,7 @@ pub use sftp::{Patience, SftpArchive};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::Result;
 use syncdata_formats::layout::ArchivePath;
+use syncdata_formats::time::Timestamp;
 use syncdata_service::config::ArchiveSettings;
 
 /// Connects to nobody yet: an absent backup host is an error of the first operation, not of the start.
@@ -98,4 +100,14 @@ pub trait Archive: Send {
 
     /// Removes a file or an empty folder; false when it was not there.
     fn remove(&mut self, path: &ArchivePath) -> Result<bool>;
+
+    /// When the file was written last, by the clock of the host that it lies on; `None` where that is not said.
+    fn changed_at(&mut self, path: &ArchivePath) -> Result<Option<Timestamp>>;
+
+    /// Bytes that are free for us where the archive lies; `None` where that is not said.
+    fn room(&mut self) -> Result<Option<u64>>;
+}
+
+fn at_second(seconds: i64) -> Option<Timestamp> {
+    Timestamp::from_micros(seconds.checked_mul(1_000_000)?).ok()
 }

@@ -214,7 +214,7 @@ fn chain(error: &Error) -> Vec<String> {
     let mut lines = vec![error.to_string()];
     let mut next = error.source();
     while let Some(cause) = next {
-        let line = cause.to_string();
+        let line = without_code(cause.to_string());
         // Some libraries print their source themselves.
         if !lines.iter().any(|earlier| earlier.ends_with(&line)) {
             lines.push(line);
@@ -222,6 +222,16 @@ fn chain(error: &Error) -> Vec<String> {
         next = cause.source();
     }
     lines
+}
+
+/// libssh2's numbers, which the library puts before its words, say nothing to a person.
+fn without_code(line: String) -> String {
+    let words = |line: &str| {
+        let code = line.strip_prefix("[Session(").or_else(|| line.strip_prefix("[SFTP("))?;
+        let (number, words) = code.split_once(")] ")?;
+        number.parse::<i32>().is_ok().then(|| words.to_owned())
+    };
+    words(&line).unwrap_or(line)
 }
 
 /// Names and messages come from outside: a line break or an escape sequence in them must not be able to
@@ -294,6 +304,18 @@ mod tests {
             );
         }
         assert_eq!(Kind::NoSpace.remedy(), Remedy::Wait);
+    }
+
+    #[test]
+    fn numbers_of_a_library_are_left_out() {
+        for (said, line) in [
+            ("[Session(-18)] Authentication failed", "Authentication failed"),
+            ("[SFTP(4)] failure", "failure"),
+            ("[Session(x)] text", "[Session(x)] text"),
+        ] {
+            let error = Error::new(Kind::Refused, "logging in").caused_by(said);
+            assert_eq!(error.one_line(), format!("logging in: {line}"));
+        }
     }
 
     #[test]

@@ -78,6 +78,11 @@ impl TableName {
         format!("{}.{}", printed::identifier(&self.schema), printed::identifier(&self.name))
     }
 
+    /// The shell word of a name that is kept as a text.
+    pub fn word_of(name: &str) -> String {
+        name.parse().map_or_else(|_| printed::shell_word(name), |name: TableName| name.shell_word())
+    }
+
     /// As an argument of our commands, which take lists with commas, on the command line of a shell.
     pub fn shell_word(&self) -> String {
         let is_bare = |part: &String| !part.contains(',') && part.trim() == part;

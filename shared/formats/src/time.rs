@@ -24,6 +24,13 @@ impl Timestamp {
             .map_err(|_| Error::bad_input("a time in microseconds since 1970", &microseconds.to_string()))
     }
 
+    /// Without the fraction of a second: for people.
+    #[must_use]
+    pub fn to_second(self) -> Timestamp {
+        let micros = self.as_micros();
+        Timestamp::from_micros(micros - micros.rem_euclid(1_000_000)).expect("the second began at a time too")
+    }
+
     pub fn as_micros(self) -> i64 {
         self.0.as_microsecond()
     }

@@ -2,6 +2,7 @@
 //! control socket, patience, and named stops for tests.
 
 pub mod backoff;
+pub mod checks;
 pub mod config;
 pub mod control;
 pub mod daemon;

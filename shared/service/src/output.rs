@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use syncdata_formats::error::{Error, escape_control};
+
 use crate::config::Config;
 use crate::finding::{Finding, Level, worst};
 
@@ -41,6 +43,13 @@ impl Output {
         let _ = writeln!(std::io::stderr().lock(), "{words}");
     }
 
+    /// Why it could not be done: words for a person, and with `--json` the one document.
+    pub fn error(self, error: &Error, exit_code: u8) -> ExitCode {
+        self.words(&error.report());
+        self.document(&document_of(error), "");
+        ExitCode::from(exit_code)
+    }
+
     /// What a `check` found. Warnings alone are success.
     pub fn findings(self, findings: &[Finding]) -> ExitCode {
         let mut text = String::new();
@@ -65,4 +74,18 @@ impl Output {
         self.document(&config.describe_json(), &text);
         ExitCode::SUCCESS
     }
+}
+
+/// An error for machines.
+pub fn document_of(error: &Error) -> Value {
+    error_document(&error.one_line(), error.hint_text().map(escape_control).as_deref())
+}
+
+/// The same of what a daemon said.
+pub fn error_document(error: &str, hint: Option<&str>) -> Value {
+    let mut document = json!({"error": error});
+    if let Some(hint) = hint {
+        document["hint"] = hint.into();
+    }
+    document
 }

@@ -4,7 +4,7 @@
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// A journal of a night's resync stays readable.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -109,10 +109,14 @@ fn bar(job: &str, unit: Unit, total: Option<u64>) -> ProgressBar {
     let template = match (unit, total.is_some()) {
         (Unit::Bytes, true) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left",
         (Unit::Bytes, false) => "{msg} {spinner} {bytes} {bytes_per_sec}, {elapsed}",
-        (Unit::Rows, true) => "{msg} {wide_bar} {human_pos}/{human_len} rows {per_sec}, {eta} left",
-        (Unit::Rows, false) => "{msg} {spinner} {human_pos} rows {per_sec}, {elapsed}",
+        (Unit::Rows, true) => "{msg} {wide_bar} {human_pos}/{human_len} rows {rows_per_sec}, {eta} left",
+        (Unit::Rows, false) => "{msg} {spinner} {human_pos} rows {rows_per_sec}, {elapsed}",
     };
     let style = ProgressStyle::with_template(template).expect("the four templates above are sound");
+    let style = style.with_key("rows_per_sec", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // Nothing can be done where a terminal takes no more.
+        let _ = write!(out, "{:.0}/s", state.per_sec());
+    });
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()).with_style(style);
     bar.with_message(syncdata_formats::error::escape_control(job))
 }

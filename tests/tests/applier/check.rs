@@ -118,6 +118,166 @@ async fn rights_that_are_missing_come_with_the_grant() {
 }
 
 #[tokio::test]
+async fn how_each_table_is_comes_with_the_command_that_mends_it() {
+    let copy = two_tables().await;
+    copy.server.execute("CREATE TABLE \"it's\" (id int PRIMARY KEY)").await;
+    copy.applier(&["add-tables", "users", "orders", "\"it's\""]).succeed().await;
+    copy.applier(&["sync"]).run().await;
+    let state = async |set: &str| {
+        copy.server
+            .execute(&format!("UPDATE data_sync_table_state SET {set} WHERE table_name = 'users'"))
+            .await;
+        wrong(&copy.applier(&["check", "--json"]).run().await)
+    };
+    let remedy = async || {
+        let check = copy.applier(&["check"]).run().await;
+        check.stdout
+    };
+    let quarantined = state("state = 'quarantined', reason = 'a test'").await;
+    assert!(quarantined.contains("fail state: users is quarantined: a test"), "{quarantined}");
+    assert!(
+        remedy()
+            .await
+            .contains("syncdata-applier retry users; or make it anew: syncdata-applier resync users")
+    );
+    let stale = state("state = 'stale', reason = 'a gap'").await;
+    assert!(stale.contains("fail state: users is stale, changes after "), "{stale}");
+    let emptied = state("state = 'pending', reason = NULL").await;
+    assert!(emptied.contains("fail state: users was emptied and waits for its rows"), "{emptied}");
+    let pending = state("position_lsn = NULL, reason = 'no base yet'").await;
+    assert!(pending.contains("warn state: users is pending: no base yet"), "{pending}");
+    let live = state("state = 'live', position_lsn = (SELECT end_lsn FROM data_sync_checkpoint)").await;
+    assert!(!live.contains("users is pending"), "{live}");
+    copy.server
+        .execute(
+            "INSERT INTO data_sync_consistency (proof_id, table_name, check_type, verdict, finished_at)
+             VALUES ('p', 'users', 'data_hash', 'differs', now());
+             UPDATE data_sync_table_state SET nan_as_null = '{name}' WHERE table_name = 'users';
+             UPDATE data_sync_table_state SET state = 'quarantined' WHERE table_name <> 'users'",
+        )
+        .await;
+    let differs = copy.applier(&["check", "--json"]).run().await.expect_code(1);
+    assert!(wrong(&differs).contains("fail proof: users differs from production"), "{differs}");
+    assert!(wrong(&differs).contains("warn NaN: users: NaN and infinities of name"), "{differs}");
+    let text = remedy().await;
+    assert!(text.contains("syncdata-applier consistency rows users"), "{text}");
+    // As a shell takes it.
+    let hostile =
+        copy.rows("SELECT table_name FROM data_sync_table_state WHERE table_name LIKE '%''s%'").await;
+    let word = format!("'{}'", hostile.replace('\'', "'\\''"));
+    assert!(text.contains(&format!("syncdata-applier retry {word};")), "{word} in {text}");
+}
+
+#[tokio::test]
+async fn what_is_captured_and_not_copied_is_said_and_no_fault() {
+    let copy = two_tables().await;
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    let check = copy.applier(&["check"]).succeed().await;
+    assert!(
+        check.stdout.contains("ok    whitelist: captured and not copied here: orders; who wants them: syncdata-applier add-tables orders\n"),
+        "{check}"
+    );
+    copy.applier(&["add-tables", "orders"]).succeed().await;
+    let check = copy.applier(&["check"]).succeed().await;
+    assert!(check.stdout.contains("ok    whitelist: all captured tables are in it"), "{check}");
+}
+
+#[tokio::test]
+async fn rights_that_loads_need_are_looked_at_too() {
+    let mut copy = two_tables().await;
+    copy.server
+        .execute(
+            "CREATE SCHEMA shut; CREATE TABLE shut.safe (id int PRIMARY KEY);
+             CREATE SCHEMA types; CREATE TYPE types.mood AS ENUM ('fine'); ALTER TABLE orders ADD mood types.mood",
+        )
+        .await;
+    copy.applier(&["add-tables", "users", "orders", "shut.safe"]).succeed().await;
+    as_plain_role(&mut copy).await;
+    copy.server
+        .execute(
+            "REVOKE TEMPORARY ON DATABASE reporting FROM PUBLIC;
+             GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON users, orders, shut.safe TO syncdata;
+             GRANT SET ON PARAMETER session_replication_role TO syncdata; GRANT SELECT ON data_sync_checkpoint TO syncdata",
+        )
+        .await;
+    // Each statement that it prints is run, as whoever owns all of it.
+    let mut said = String::new();
+    for _ in 0..4 {
+        let check = copy.applier(&["check", "--json"]).run().await;
+        let document = check.json();
+        let findings = document["findings"].as_array().expect("a list").clone();
+        let failing = findings.iter().filter(|finding| finding["level"] == "fail");
+        let statements: Vec<String> = failing
+            .flat_map(|finding| finding["statements"].as_array().cloned().unwrap_or_default())
+            .filter_map(|statement| statement.as_str().map(str::to_owned))
+            .collect();
+        said.push_str(&wrong(&check));
+        for statement in statements {
+            copy.server.execute(&statement).await;
+        }
+    }
+    for line in [
+        "fail temporary tables: syncdata may not make any in reporting",
+        "fail own tables: syncdata may not read and write ",
+        "fail rights: syncdata may not use the schema shut,",
+        "fail rights: syncdata may not use the schema types,",
+    ] {
+        assert!(said.contains(line), "{line:?} is not in\n{said}");
+    }
+    let mended = copy.applier(&["check", "--json"]).run().await;
+    assert!(!wrong(&mended).contains("may not"), "{mended}");
+}
+
+#[tokio::test]
+async fn tables_that_are_not_as_safe_as_they_look_are_named() {
+    let mut copy = LocalCopy::start(
+        "CREATE UNLOGGED TABLE quick (id int PRIMARY KEY);
+         CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child () INHERITS (parent);
+         CREATE TABLE flags (id int PRIMARY KEY, flag text);
+         CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE TABLE loose (name text COLLATE ci PRIMARY KEY);
+         CREATE EXTENSION postgres_fdw; CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw;
+         CREATE TABLE parted (id int) PARTITION BY RANGE (id);
+         CREATE FOREIGN TABLE abroad PARTITION OF parted FOR VALUES FROM (0) TO (10) SERVER far",
+    )
+    .await;
+    for table in ["quick", "parent", "child", "parted"] {
+        copy.forge.relation(table, &["id integer not null"], &["id"]);
+    }
+    copy.forge.relation("flags", &["id integer not null", "flag boolean"], &["id"]);
+    copy.forge.relation("loose", &["name text not null"], &["name"]);
+    copy.forge.server_version("99.1");
+    copy.forge.segment(&[vec![r#"{"table":"flags","op":"INSERT","data":{"id":1,"flag":true}}"#]]);
+    copy.applier(&["add-tables", "quick", "parent", "child", "flags", "loose", "parted"]).succeed().await;
+    let check = copy.applier(&["check", "--json"]).run().await.expect_code(1);
+    let wrong = wrong(&check);
+    for line in [
+        "warn versions: production has PostgreSQL 99.1, this server ",
+        "fail unlogged: public.quick is unlogged",
+        "ALTER TABLE public.quick SET LOGGED;",
+        "warn inheritance: public.child inherits from parent: queries of parent show its rows too",
+        "ALTER TABLE public.child NO INHERIT \"public\".\"parent\";",
+        "warn inheritance: child inherits from another table",
+        "warn boolean: flags: flag (text) holds booleans of the source as the words true and false",
+        "ALTER TABLE \"public\".\"flags\" ALTER COLUMN \"flag\" TYPE boolean USING \"flag\"::boolean;",
+        "warn key: loose: the collation of the key column name is nondeterministic here",
+        "warn foreign table: public.abroad, a part of parted, lies on another server",
+    ] {
+        assert!(wrong.contains(line), "{line:?} is not in\n{wrong}");
+    }
+    copy.server.execute("ALTER TABLE quick SET LOGGED; ALTER TABLE child NO INHERIT public.parent").await;
+    copy.server
+        .execute(
+            "ALTER TABLE \"public\".\"flags\" ALTER COLUMN \"flag\" TYPE boolean USING \"flag\"::boolean",
+        )
+        .await;
+    let mended = self::wrong(&copy.applier(&["check", "--json"]).run().await);
+    for subject in ["unlogged", "inheritance", "boolean"] {
+        assert!(!mended.contains(&format!(" {subject}: ")), "{mended}");
+    }
+}
+
+#[tokio::test]
 async fn whatever_is_out_of_reach_is_one_line_of_several() {
     let mut copy = two_tables().await;
     copy.set("PG_PORT", "1");

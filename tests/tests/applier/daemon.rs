@@ -239,11 +239,21 @@ async fn a_daemon_outlives_its_server_and_goes_on_when_it_is_back() {
     daemon.says("pass failed").await;
     let status = copy.applier(&["status"]).run().await.expect_code(1);
     assert!(!status.stdout.contains("errors: 0\n"), "{status}");
-    assert!(status.stdout.contains("problem: connecting to PostgreSQL"), "{status}");
+    assert!(status.stdout.contains(": connecting to PostgreSQL as "), "{status}");
+    // It is tried again, and logged no more until it is over.
+    let errors = || async { copy.applier(&["status", "--json"]).run().await.json()["errors"].as_u64() };
+    let refused = |daemon: &Daemon| daemon.stderr().matches("pass failed, it is tried again").count();
+    let (said, counted) = (refused(&daemon), errors().await);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while errors().await <= counted.map(|errors| errors + 1) {
+        assert!(Instant::now() < deadline, "nothing is tried again");
+    }
+    assert!(refused(&daemon) <= said + 1, "{}", daemon.stderr());
     assert!(status.stdout.contains("  - orders\n"), "the tables are remembered: {status}");
     copy.server.resume().await;
     copy.forge.segment(&[vec![rename(1, "Eve")]]);
     copy.applier(&["sync"]).succeed().await;
+    daemon.says("passes succeed again").await;
     assert_eq!(copy.rows("SELECT name FROM users ORDER BY id").await, "Eve Bob");
     copy.applier(&["status"]).succeed().await;
     daemon.stop().await.expect_code(0);

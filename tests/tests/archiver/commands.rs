@@ -437,8 +437,13 @@ async fn the_daemon_answers_commands_and_keeps_others_from_its_slot() {
 
     world.source.execute("INSERT INTO users VALUES (1, 'a')").await;
     assert_eq!(poll(&world).await.len(), 1, "run --once has the daemon poll");
-    let dropped = world.archiver(["drop-slot", "--force"]).run().await.expect_code(2);
-    assert!(dropped.stderr.contains("another archiver reads the slot"), "{dropped}");
+    // Said at once, and as one document.
+    let dropped = world.archiver(["drop-slot", "--force", "--json"]).run().await.expect_code(2);
+    assert!(!dropped.stderr.contains("WARN"), "{dropped}");
+    let document = dropped.json();
+    let words = |key: &str| document[key].as_str().expect("words").to_owned();
+    assert!(words("error").contains("the daemon of these settings runs"), "{dropped}");
+    assert!(words("hint").contains("systemctl stop syncdata-archiver"), "{dropped}");
 
     let refused =
         world.archiver(["declare-gap", "--upto", "FFFFFFFF/0", "--reason", "x"]).run().await.expect_code(2);
@@ -452,6 +457,31 @@ async fn the_daemon_answers_commands_and_keeps_others_from_its_slot() {
     assert_eq!(reader::segments(world.archive_dir()).len(), 2);
     world.archiver(["status"]).succeed().await;
     daemon.stop().await.expect_code(0);
+    for is_there in [true, false] {
+        let dropped = world.archiver(["drop-slot", "--json"]).succeed().await;
+        assert_eq!(dropped.json(), serde_json::json!({"slot": "syncdata_slot", "dropped": is_there}));
+    }
+}
+
+#[tokio::test]
+async fn an_error_with_json_is_a_document_too() {
+    let mut world = scene::world(USERS).await;
+    world.source.execute("INSERT INTO users VALUES (1, 'a')").await;
+    let polled = world.archiver(["run", "--once", "--json"]).succeed().await;
+    assert_eq!(polled.json(), serde_json::json!({"clean": true}));
+    let gap = ["declare-gap", "--upto", "FFFFFFFF/0", "--reason", "x", "--json"];
+    let alone = world.archiver(gap).run().await.expect_code(2).json();
+    let daemon = daemon(&world).await;
+    let asked = world.archiver(gap).run().await.expect_code(2).json();
+    daemon.stop().await.expect_code(0);
+    for document in [&alone, &asked] {
+        assert!(document["error"].as_str().expect("words").contains("cannot be declared"), "{document}");
+    }
+    assert!(alone["hint"].is_string() && asked["hint"].is_string(), "{alone} {asked}");
+    world.set_archiver("poll_max_changes", "none");
+    let refused = world.archiver(["status", "--json"]).run().await.expect_code(2);
+    assert!(refused.json()["error"].as_str().expect("words").contains("poll_max_changes"), "{refused}");
+    assert!(refused.stderr.contains("error: "), "{refused}");
 }
 
 #[tokio::test]

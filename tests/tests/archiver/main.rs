@@ -3,6 +3,7 @@
 mod away;
 mod capture;
 mod commands;
+mod doctor;
 mod failover;
 mod faults;
 mod fuse;

@@ -191,6 +191,48 @@ async fn servers(authority: &Authority) -> Vec<(&'static str, PostgresServer)> {
 }
 
 #[tokio::test]
+async fn a_connection_that_does_not_come_about_says_the_cause_first() {
+    let options = PostgresOptions::default().hba("host all all 127.0.0.1/32 scram-sha-256");
+    let server = PostgresServer::start_with(options).await;
+    server.execute("CREATE ROLE ours LOGIN PASSWORD 'right'").await;
+    let home = home();
+    let ours = || PostgresSettings {
+        user: "ours".into(),
+        password: Some(Secret::new("right")),
+        ssl_mode: SslMode::Prefer,
+        ..settings(&server, home.path())
+    };
+    open(&ours()).await.expect("all is right");
+    let wrong_password = PostgresSettings { password: Some(Secret::new("wrong")), ..ours() };
+    let no_password = PostgresSettings { password: None, ..ours() };
+    let wrong_database = PostgresSettings { database: "nowhere".into(), ..ours() };
+    let wrong_port = PostgresSettings { port: 1, ..ours() };
+    for (settings, cause, hint) in [
+        (
+            wrong_password,
+            "password authentication failed for user \"ours\" (SQLSTATE 28P01): connecting",
+            "pg_password",
+        ),
+        (no_password, "invalid configuration: password missing: connecting", "pg_password_file"),
+        (
+            wrong_database,
+            "database \"nowhere\" does not exist (SQLSTATE 3D000): connecting",
+            "pg_database (nowhere)",
+        ),
+        (
+            wrong_port,
+            "error connecting to server: Connection refused (os error 111): connecting",
+            "pg_port (1)",
+        ),
+    ] {
+        let error = open(&settings).await.expect_err("wrong");
+        assert!(error.one_line().starts_with(cause), "{error:?}");
+        assert!(error.one_line().contains(&settings.location()), "{error:?}");
+        assert!(error.hint_text().is_some_and(|text| text.contains(hint)), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn every_sslmode_means_what_libpq_means() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let homes = [

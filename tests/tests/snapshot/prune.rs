@@ -104,6 +104,24 @@ fn first(archive: &Path) -> u64 {
     *segments(archive).first_key_value().expect("there are segments").0
 }
 
+/// A new `keep_days` that lets go of what was there: said first, and removed from the next day on, or by hand.
+#[tokio::test]
+async fn a_reload_says_what_the_daily_prune_will_remove_and_removes_nothing() {
+    let mut world = world(WorldOptions::default().without_sftp()).await;
+    let before = segments(world.archive_dir());
+    let mut daemon = world.archiver(["run"]).spawn();
+    daemon.says("started").await;
+    world.set_archiver("keep_days", 0);
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.says("the daily prune begins tomorrow").await;
+    assert!(!daemon.stderr().contains("files=0 "), "{}", daemon.stderr());
+    world.archiver(["run", "--once"]).succeed().await;
+    assert_eq!(segments(world.archive_dir()), before);
+    let plan = prune(&world).await;
+    assert!(segments(world.archive_dir()).len() < before.len(), "{plan}");
+    daemon.stop().await.expect_code(0);
+}
+
 #[tokio::test]
 async fn what_the_newest_copy_does_not_need_goes_and_a_new_reader_finds_the_rest() {
     let world = world(empty_window()).await;

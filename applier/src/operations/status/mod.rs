@@ -5,6 +5,7 @@ mod found;
 use serde::{Deserialize, Serialize};
 use syncdata_formats::error::Result;
 use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::{ArchiveSettings, Config};
 use syncdata_service::control::EarlierKeys;
@@ -158,8 +159,9 @@ impl Status {
         let differing = self.tables.iter().filter(|table| table.differs);
         self.problems.extend(differing.map(|table| {
             format!(
-                "{0} differs from production; which rows: syncdata-applier consistency rows {0}",
-                table.table
+                "{} differs from production; which rows: syncdata-applier consistency rows {}",
+                table.table,
+                TableName::word_of(&table.table)
             )
         }));
         let not_loaded = self.tables.iter().filter(|table| !table.is_set_aside());

@@ -10,6 +10,7 @@ use syncdata_formats::layout::SegmentName;
 use syncdata_formats::manifest::{Manifest, Relation};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::{Day, Timestamp};
+use syncdata_service::checks;
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
 use uuid::Uuid;
@@ -29,6 +30,8 @@ pub(super) struct Newest {
     pub(super) capture: Option<Vec<TableName>>,
     /// What the newest one's plugin could not say.
     pub(super) degraded: Vec<String>,
+    /// Of production.
+    pub(super) server_version: Option<String>,
     /// The newest shape of each table that they name.
     pub(super) relations: BTreeMap<TableName, Relation>,
 }
@@ -41,6 +44,9 @@ pub(super) async fn look(config: &Config, findings: &mut Vec<Finding>) -> Result
     findings.push(Finding::ok("archive", message));
     let head = source.head().await?;
     findings.push(alive(config, head.as_ref()));
+    if let (Some(head), Some(written)) = (&head, source.head_written_at().await?) {
+        findings.push(checks::clock_of_backup_host(head.covered_at, written, Timestamp::now()));
+    }
     let places: Vec<(Day, SegmentName)> = source.list(None).await?.names().rev().collect();
     if let Some(&(day, name)) = places.first() {
         findings.push(match verified(config, &source, &identity, day, name).await {
@@ -56,6 +62,7 @@ pub(super) async fn look(config: &Config, findings: &mut Vec<Finding>) -> Result
         }
         if newest.capture.is_none() {
             newest.degraded = manifest.source.degraded;
+            newest.server_version = Some(manifest.source.server_version);
         }
         newest.capture.get_or_insert(manifest.capture);
     }

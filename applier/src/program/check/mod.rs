@@ -1,14 +1,18 @@
 //! Everything that could be wrong, looked at without changing anything: what `check` prints.
 
 mod archive;
+mod local_shape;
 mod server;
+mod states;
 mod tables;
 
 use syncdata_formats::error::Error;
+use syncdata_service::checks;
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
 
 use self::archive::Newest;
+use super::client;
 use crate::target::postgres::local::Local;
 
 pub(crate) async fn all(config: &Config) -> Vec<Finding> {
@@ -25,6 +29,13 @@ pub(crate) async fn all(config: &Config) -> Vec<Finding> {
         Ok(local) => of_server(config, &local, &newest, &mut findings).await,
         Err(error) => findings.push(failed("local server", &error)),
     }
+    match client::settings(config).await {
+        Ok(Some(running)) => {
+            findings.push(checks::daemon_settings(config, &running, "systemctl reload syncdata-applier"));
+        }
+        Ok(None) => {}
+        Err(error) => findings.push(failed("daemon", &error)),
+    }
     findings
 }
 
@@ -38,5 +49,9 @@ async fn of_server(config: &Config, local: &Local, newest: &Newest, findings: &m
 }
 
 fn failed(subject: &str, error: &Error) -> Finding {
-    Finding::of_error(subject, error)
+    let finding = Finding::of_error(subject, error);
+    match finding.remedy {
+        Some(_) => finding,
+        None => finding.remedy("mend what it says, or what the other lines say, then check again"),
+    }
 }

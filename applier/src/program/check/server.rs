@@ -2,6 +2,9 @@
 
 use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::error::Result;
+use syncdata_formats::printed::identifier;
+use syncdata_formats::time::Timestamp;
+use syncdata_service::checks;
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::ServerContext as _;
@@ -20,10 +23,55 @@ pub(super) async fn look(
     let location = config.postgres()?.location();
     let message = format!("{location}, PostgreSQL {}", local.session.version().text);
     findings.push(Finding::ok("local server", message));
+    findings.extend(versions(local, newest));
+    findings.push(clock(local).await?);
+    findings.push(checks::tls(config.postgres()?, &local.session).await?);
     findings.push(role(local).await?);
+    findings.push(temporary(local).await?);
     findings.push(replica_role(config, local)?);
     findings.push(own_tables(config, local, newest).await?);
     Ok(())
+}
+
+/// What a newer server has in types and functions an older one has not.
+fn versions(local: &Local, newest: &Newest) -> Option<Finding> {
+    let theirs = newest.server_version.as_deref()?;
+    let major: u32 = theirs.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+    let ours = local.session.version();
+    let message = format!("production has PostgreSQL {theirs}, this server {}", ours.text);
+    Some(match ours.major() < major {
+        true => Finding::warn(
+            "versions",
+            format!("{message}: types and labels that only the newer one has cannot be kept here"),
+        )
+        .remedy("upgrade this server to the version of production, or a newer one"),
+        false => Finding::ok("versions", message),
+    })
+}
+
+async fn clock(local: &Local) -> Result<Finding> {
+    let asked = Timestamp::now();
+    let row = local.session.client().query_one("SELECT clock_timestamp()::text", &[]).await;
+    let row = row.context(|| "reading the server's clock".to_owned())?;
+    Ok(checks::clocks("the local server's clock", Timestamp::from_postgres(row.get(0))?, asked))
+}
+
+/// Loads and passes bring rows in through temporary tables.
+async fn temporary(local: &Local) -> Result<Finding> {
+    const SUBJECT: &str = "temporary tables";
+    let select = "SELECT has_database_privilege(current_database(), 'TEMPORARY'), current_database()::text, current_user::text";
+    let row = local.session.client().query_one(select, &[]).await;
+    let row = row.context(|| "reading the rights on the database".to_owned())?;
+    let (may, database, user): (bool, &str, &str) = (row.get(0), row.get(1), row.get(2));
+    if may {
+        return Ok(Finding::ok(SUBJECT, "may be made: loads and passes bring rows in through them"));
+    }
+    Ok(Finding::fail(
+        SUBJECT,
+        format!("{user} may not make any in {database}: nothing can be loaded or applied"),
+    )
+    .remedy("run the statement as the database's owner")
+    .statement(format!("GRANT TEMPORARY ON DATABASE {} TO {};", identifier(database), identifier(user))))
 }
 
 async fn role(local: &Local) -> Result<Finding> {
@@ -68,6 +116,10 @@ fn replica_role(config: &Config, local: &Local) -> Result<Finding> {
 async fn own_tables(config: &Config, local: &Local, newest: &Newest) -> Result<Finding> {
     const SUBJECT: &str = "own tables";
     let schema = &local.meta;
+    // First: what is closed cannot even be looked for.
+    if let Some(closed) = closed_tables(local).await? {
+        return Ok(closed);
+    }
     if meta::exists(&local.session, schema).await? {
         let checkpoint = Checkpoint::read(local.session.client(), schema).await?;
         return Ok(match (checkpoint.archive_id, newest.archive_id) {
@@ -100,4 +152,24 @@ async fn own_tables(config: &Config, local: &Local, newest: &Newest) -> Result<F
     Ok(Finding::fail(SUBJECT, format!("may not be made in schema {schema}"))
         .remedy("run the statement as superuser, or choose another meta_schema")
         .statement(statement))
+}
+
+/// Made by another role, they may be closed to ours.
+async fn closed_tables(local: &Local) -> Result<Option<Finding>> {
+    let select = "SELECT c.oid::regclass::text, current_user::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v') AND (c.relname = 'tables_to_sync' OR starts_with(c.relname, 'data_sync_'))
+        AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+            AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')) ORDER BY 1";
+    let rows = local.session.client().query(select, &[&local.meta.name()]).await;
+    let rows = rows.context(|| "reading the rights on our own tables".to_owned())?;
+    let closed: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    let Some(user) = rows.first().map(|row| row.get::<_, &str>(1)) else { return Ok(None) };
+    let closed = closed.join(", ");
+    let statement =
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE {closed} TO {};", identifier(user));
+    Ok(Some(
+        Finding::fail("own tables", format!("{user} may not read and write {closed}"))
+            .remedy("run the statement as their owner")
+            .statement(statement),
+    ))
 }

@@ -12,6 +12,7 @@ use syncdata_formats::printed::identifier;
 use syncdata_service::finding::Finding;
 
 use super::archive::Newest;
+use super::{local_shape, states};
 use crate::plan;
 use crate::table::{self, Difference, Table, UniqueIndex};
 use crate::target::postgres::cursor;
@@ -59,6 +60,7 @@ pub(super) async fn look(local: &Local, newest: &Newest, findings: &mut Vec<Find
         true => cursor::table_states(local.session.client(), &local.meta).await?.into_keys().collect(),
         false => Vec::new(),
     };
+    findings.extend(states::not_listed(newest, &names));
     if names.is_empty() {
         findings.push(
             Finding::warn(SUBJECT, "No tables in whitelist").remedy("syncdata-applier add-tables NAME…"),
@@ -67,6 +69,7 @@ pub(super) async fn look(local: &Local, newest: &Newest, findings: &mut Vec<Find
     }
     let tables = schema::load(local.session.client(), &names).await?;
     findings.push(Finding::ok(SUBJECT, format!("{} in the whitelist, {} here", names.len(), tables.len())));
+    states::look(local, findings).await?;
     for name in names.iter().filter(|name| !tables.contains_key(name)) {
         findings.push(
             Finding::fail(SUBJECT, plan::not_found(name).what).remedy(
@@ -82,6 +85,7 @@ pub(super) async fn look(local: &Local, newest: &Newest, findings: &mut Vec<Find
         findings.extend(keyless(table, newest));
         findings.extend(nan_as_null(table, newest));
     }
+    local_shape::look(local, newest, &by_oid, findings).await?;
     findings.extend(rights(local, &by_oid).await?);
     findings.extend(triggers(local, &by_oid).await?);
     findings.extend(constraints(local, &by_oid).await?);

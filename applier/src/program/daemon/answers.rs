@@ -57,6 +57,8 @@ async fn answer(request: control::Request, life: Arc<Life>, orders: Orders, stop
             Response::health(status.healthy, &json!({"healthy": status.healthy, "problems": status.problems}))
         }
         (Method::Get, "/metrics") => Response::metrics(life.metrics().await),
+        // By POST, so that only who may command us reads it.
+        (Method::Post, "/settings") => Response::json(200, &life.settings()),
         (Method::Post, path) => match Request::read(&request) {
             Ok(Some(asked)) => do_as_asked(asked, &orders, &stop).await,
             Ok(None) => Response::not_found(path),

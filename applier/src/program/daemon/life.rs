@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::Value;
 use syncdata_formats::error::{Remedy, Result};
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::Config;
 use syncdata_service::control::{EarlierKeys, Metrics};
 use syncdata_service::daemon::{Phase, notify};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::load;
 use crate::operations::status::{Found, Status};
@@ -35,6 +36,8 @@ pub(super) struct Life {
 #[derive(Debug, Default)]
 struct Facts {
     last_sync: Option<Timestamp>,
+    /// The last pass did not get to its end.
+    has_failed: bool,
     /// Why the last pass was not all well.
     trouble: Option<String>,
     /// Why the last load was not.
@@ -59,6 +62,10 @@ impl Life {
 
     pub(super) fn configured(&self, config: &Config) {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config.clone();
+    }
+
+    pub(super) fn settings(&self) -> Value {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).describe_json()
     }
 
     /// A panic elsewhere leaves facts that are at worst old.
@@ -109,6 +116,10 @@ impl Life {
         let mut facts = self.facts();
         match result {
             Ok(report) => {
+                if facts.has_failed {
+                    info!("passes succeed again");
+                }
+                facts.has_failed = false;
                 facts.trouble = report.missing.map(sync::missing);
                 facts.waits_for_base = report.waits_for_base;
                 if !report.waits_for_base {
@@ -122,9 +133,14 @@ impl Life {
             Err(error) => {
                 let (words, hint) = (error.one_line(), error.hint_text());
                 match error.kind().remedy() {
+                    // What lasts is logged when it begins and when it ends, not at every try.
+                    Remedy::Retry if facts.trouble.as_deref() == Some(&error.with_hint()) => {
+                        debug!(error = %words, "pass failed again");
+                    }
                     Remedy::Retry => warn!(error = %words, hint, "pass failed, it is tried again"),
                     Remedy::Wait | Remedy::Operator => error!(error = %words, hint, "pass failed"),
                 }
+                facts.has_failed = true;
                 facts.trouble = Some(error.with_hint());
             }
         }

@@ -49,7 +49,7 @@ pub enum Lost {
 impl Lost {
     /// What happened, and what to do.
     pub fn reason(&self, table: &TableName) -> String {
-        let resync = format!("syncdata-applier resync {table}");
+        let resync = format!("syncdata-applier resync {}", table.shell_word());
         match self {
             Lost::NotFound => format!("{}, then: {resync}", not_found(table)),
             Lost::Replaced => format!(

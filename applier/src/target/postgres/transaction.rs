@@ -61,7 +61,7 @@ impl<'a> Postgres<'a> {
             reason: format!(
                 "its older changes would act on newer rows of {touched} through a foreign key of the copy"
             ),
-            remedy: Some(format!("run: syncdata-applier resync {table}")),
+            remedy: Some(format!("run: syncdata-applier resync {}", table.shell_word())),
             table,
         })
     }

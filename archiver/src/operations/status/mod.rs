@@ -385,7 +385,8 @@ fn problems(status: &Status, outcome: &Outcome) -> Vec<String> {
         let blame = source.oldest_transaction.as_ref();
         let blame =
             blame.map_or_else(String::new, |oldest| format!("; the oldest transaction is that of {oldest}"));
-        problems.push(format!("the slot keeps {} bytes of WAL{blame}", source.retained_bytes));
+        problems
+            .push(format!("the slot keeps {} of WAL{blame}", bytesize::ByteSize::b(source.retained_bytes)));
     } else if let Some(oldest) = status.source.as_ref().and_then(|source| source.oldest_transaction.as_ref())
         && oldest.seconds > Some(LONG_SECONDS)
     {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use bytesize::ByteSize;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
 use syncdata_formats::time::Timestamp;
@@ -11,7 +12,9 @@ use super::{SourceStatus, Status};
 impl Status {
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
-        let time = |time: Option<Timestamp>| time.map_or_else(|| "-".to_owned(), |time| time.to_string());
+        let time = |time: Option<Timestamp>| {
+            time.map_or_else(|| "-".to_owned(), |time| time.to_second().to_string())
+        };
         let mut line = |name: &str, value: &dyn std::fmt::Display| {
             writeln!(text, "{name}: {value}").expect("a String takes all");
         };
@@ -34,17 +37,24 @@ impl Status {
                 spool.behind_source_seconds.map_or_else(|| "-".to_owned(), |seconds| seconds.to_string());
             line(
                 "behind source",
-                &format_args!("{seconds} seconds, {} bytes of WAL", spool.behind_source_bytes),
+                &format_args!("{seconds} seconds, {} of WAL", size(spool.behind_source_bytes)),
             );
             line(
                 "spool",
-                &format_args!("{} of {} bytes, {} segments", spool.bytes, spool.max_bytes, spool.segments),
+                &format_args!(
+                    "{} of {}, {} segments",
+                    size(spool.bytes),
+                    size(spool.max_bytes),
+                    spool.segments
+                ),
             );
             line(
                 "not shipped",
                 &format_args!(
-                    "{} segments, {} bytes, {} seconds",
-                    spool.unshipped_segments, spool.unshipped_bytes, spool.unshipped_seconds
+                    "{} segments, {}, {} seconds",
+                    spool.unshipped_segments,
+                    size(spool.unshipped_bytes),
+                    spool.unshipped_seconds
                 ),
             );
         }
@@ -60,7 +70,7 @@ impl Status {
                 &format_args!(
                     "{} as of {}, {} seconds old, {} tables",
                     snapshot.id,
-                    snapshot.taken_at,
+                    snapshot.taken_at.to_second(),
                     snapshot.age_seconds,
                     snapshot.tables.len()
                 ),
@@ -90,12 +100,15 @@ impl SourceStatus {
         let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
         line("slot", &format_args!("{} ({})", self.slot, self.wal_status));
         line("slot position", &lsn(self.confirmed_flush_lsn));
-        line("retained WAL", &format_args!("{} of {} bytes", self.retained_bytes, self.wal_guard_bytes));
+        line(
+            "retained WAL",
+            &format_args!("{} of {}", size(self.retained_bytes), size(self.wal_guard_bytes)),
+        );
         if let Some(seconds) = self.seconds_until_guard {
             line("WAL guard acts in", &format_args!("{seconds} seconds at this pace"));
         }
         if let Some(bytes) = self.spilled_bytes.filter(|bytes| *bytes > 0) {
-            line("decoding spilled", &format_args!("{bytes} bytes to production's disk"));
+            line("decoding spilled", &format_args!("{} to production's disk", size(bytes)));
         }
         if !self.guard.is_empty() {
             line("WAL guard", &self.guard);
@@ -104,6 +117,11 @@ impl SourceStatus {
             line("oldest transaction", oldest);
         }
     }
+}
+
+/// Bytes are for machines, and in --json.
+fn size(bytes: u64) -> ByteSize {
+    ByteSize::b(bytes)
 }
 
 fn of_tables(gap: &Gap) -> String {

@@ -9,11 +9,12 @@ use libssh2_sys as raw;
 use ssh2::{ErrorCode, File, FileStat, OpenFlags, OpenType};
 
 use super::super::content::{PIECE_BYTES, conflict, no_base, not_a_file, not_a_folder, pour};
-use super::super::{Content, Entry, EntryKind, Facts, Put};
+use super::super::{Content, Entry, EntryKind, Facts, Put, at_second};
 use super::connection::Connection;
 use syncdata_formats::digest::Hashing;
 use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::layout::ArchivePath;
+use syncdata_formats::time::Timestamp;
 use syncdata_service::faults;
 
 const FOLDER_MODE: i32 = 0o700;
@@ -139,6 +140,21 @@ impl<'a> RemoteFolder<'a> {
             }
             Err(error) => Err(self.explained(format!("removing {path}"), error)),
         }
+    }
+
+    pub(super) fn changed_at(&self, path: &ArchivePath) -> Result<Option<Timestamp>> {
+        if !self.enter(path.parent().as_ref())? {
+            return Ok(None);
+        }
+        match self.connection.sftp().lstat(Path::new(&self.full(path))) {
+            Ok(stat) => Ok(stat.mtime.and_then(|mtime| i64::try_from(mtime).ok()).and_then(at_second)),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(self.connection.failure(format!("looking at {path}"), error)),
+        }
+    }
+
+    pub(super) fn room(&self) -> Option<u64> {
+        self.connection.room(self.base()).map(|room| room.bytes_free)
     }
 
     /// Equal content under that name is as good as written, once it is durable: the connection may have broken

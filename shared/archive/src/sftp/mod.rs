@@ -20,6 +20,7 @@ use super::{Archive, Content, Entry, Facts, Put};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::layout::ArchivePath;
+use syncdata_formats::time::Timestamp;
 use syncdata_service::backoff::{Backoff, Dice};
 use syncdata_service::config::SftpSettings;
 
@@ -146,7 +147,8 @@ impl SftpArchive {
                 backoff.reset();
             }
             let Some(wait) = backoff.next(Dice::roll()) else { return Err(error) };
-            tracing::warn!(archive = %self.location, error = %error.one_line(), "backup host lost, calling again");
+            // Who gives up says so, once; whoever wants to see each call asks for more.
+            tracing::debug!(archive = %self.location, error = %error.one_line(), "backup host lost, calling again");
             std::thread::sleep(wait);
         }
     }
@@ -197,6 +199,14 @@ impl Archive for SftpArchive {
 
     fn remove(&mut self, path: &ArchivePath) -> Result<bool> {
         self.attempt(|folder, _| folder.remove(path))
+    }
+
+    fn changed_at(&mut self, path: &ArchivePath) -> Result<Option<Timestamp>> {
+        self.attempt(|folder, _| folder.changed_at(path))
+    }
+
+    fn room(&mut self) -> Result<Option<u64>> {
+        self.attempt(|folder, _| Ok(folder.room()))
     }
 }
 

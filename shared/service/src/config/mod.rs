@@ -46,6 +46,18 @@ use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::name::{SlotName, TablePattern};
 use syncdata_formats::signature::{SigningKey, VerifyKey};
 
+/// Settings that are numbers and nothing else: no unit, no word.
+const NUMBERS: [&str; 8] = [
+    "archive_port",
+    "pg_port",
+    "poll_max_changes",
+    "segment_max_changes",
+    "compression_level",
+    "apply_batch_changes",
+    "log_keep_days",
+    "keep_days",
+];
+
 /// What has to hold a change before production may forget it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirm {
@@ -238,7 +250,10 @@ impl Config {
     /// `{"key": {"value": …, "origin": …}}`
     pub fn describe_json(&self) -> Value {
         let line = |setting: &Setting| {
-            let facts = json!({"value": setting.value, "origin": setting.origin.to_string()});
+            let number = setting.value.as_deref().filter(|_| NUMBERS.contains(&setting.key));
+            let number = number.and_then(|text| text.parse::<i64>().ok());
+            let value = number.map_or_else(|| json!(setting.value), |number| json!(number));
+            let facts = json!({"value": value, "origin": setting.origin.to_string()});
             (setting.key.to_owned(), facts)
         };
         Value::Object(self.settings.iter().map(line).collect::<Map<String, Value>>())
@@ -272,6 +287,18 @@ mod tests {
         assert_eq!(keys, KEYS.iter().map(|key| key.name).collect::<Vec<_>>());
         let error = config.archive().expect_err("no archive_dir");
         assert!(error.report().contains("SYNCDATA_ARCHIVE_DIR"), "{error:?}");
+    }
+
+    #[test]
+    fn numbers_are_numbers_for_machines() {
+        let config = Config::load(None, |_| None, &Overrides::default()).expect("defaults are right");
+        let described = config.describe_json();
+        for key in NUMBERS {
+            let is_unset =
+                config.describe().iter().any(|setting| setting.key == key && setting.value.is_none());
+            assert!(described[key]["value"].is_i64() || is_unset, "{key}: {}", described[key]);
+        }
+        assert_eq!(described["wal_guard"]["value"], "8GiB");
     }
 
     #[test]

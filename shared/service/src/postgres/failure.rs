@@ -5,7 +5,7 @@ use std::fmt;
 
 use tokio_postgres::error::{DbError, SqlState};
 
-use super::words;
+use super::{PostgresSettings, words};
 
 use syncdata_formats::error::{Error, Kind, Result};
 
@@ -15,12 +15,17 @@ struct Failure {
     error: tokio_postgres::Error,
     /// Of a statement that touches no rows but ours.
     is_of_our_tables: bool,
+    /// Nothing else is said before it.
+    is_alone: bool,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(error) = self.error.as_db_error() {
-            return f.write_str(&words::of(error, self.is_of_our_tables));
+            let words = words::of(error, self.is_of_our_tables);
+            let severity = format!("{}: ", error.severity());
+            let plain = words.strip_prefix(&severity).filter(|_| self.is_alone);
+            return f.write_str(plain.unwrap_or(&words));
         }
         write!(f, "{}", self.error)?;
         let mut cause = self.error.source();
@@ -55,7 +60,60 @@ fn failure_or(
         Some(code) => kind_of(code),
         None => kind_of_connection(&error, otherwise),
     };
-    Error::new(kind, doing).caused_by(Failure { error, is_of_our_tables })
+    Error::new(kind, doing).caused_by(Failure { error, is_of_our_tables, is_alone: false })
+}
+
+/// A connection that did not come about: the cause first, since that is what has to be mended, then which one it was.
+pub(super) fn not_connected(settings: &PostgresSettings, how: &str, error: tokio_postgres::Error) -> Error {
+    let hint = connect_hint(settings, &error);
+    let kind = match error.code() {
+        Some(code) => kind_of(code),
+        None => kind_of_connection(&error, Kind::Refused),
+    };
+    let failure = Failure { error, is_of_our_tables: false, is_alone: true };
+    let cause = failure.to_string();
+    let layer = Error::new(kind, format!("connecting to PostgreSQL as {}{how}", settings.location()));
+    let whole = Error::new(kind, cause).caused_by(layer.caused_by(failure));
+    match hint {
+        Some(hint) => whole.hint(hint),
+        None => whole,
+    }
+}
+
+/// What to look at, for what people meet when they connect for the first time.
+fn connect_hint(settings: &PostgresSettings, error: &tokio_postgres::Error) -> Option<String> {
+    let PostgresSettings { host, port, user, database, .. } = settings;
+    let Some(code) = error.code() else {
+        let is_io = kind_of_connection(error, Kind::Refused) == Kind::Unreachable && !error.is_closed();
+        if is_io {
+            return Some(format!(
+                "does the server run, and are pg_host ({host}) and pg_port ({port}) right?"
+            ));
+        }
+        let asks_for_password =
+            error.source().is_some_and(|cause| cause.to_string().contains("password missing"));
+        return asks_for_password.then(|| {
+            format!("set pg_password or pg_password_file for {user}, or put a line into ~/.pgpass")
+        });
+    };
+    Some(match code.code() {
+        "28P01" => {
+            format!("correct pg_password (or pg_password_file, or the line in ~/.pgpass) for pg_user {user}")
+        }
+        "28000" if !settings.is_socket() || error.to_string().contains("pg_hba") => {
+            format!(
+                "is pg_user ({user}) right? Else let it in: a line in pg_hba.conf of that server, then SELECT pg_reload_conf()"
+            )
+        }
+        "28000" => format!(
+            "is pg_user ({user}) right? Over a socket, peer authentication wants the name of the system's user"
+        ),
+        "3D000" => format!(
+            "correct pg_database ({database}): `psql -l` shows which there are; is pg_port ({port}) that server's?"
+        ),
+        "53300" => "raise max_connections of that server, or end sessions that nobody uses".to_owned(),
+        _ => return None,
+    })
 }
 
 /// `syncdata_formats::error::Context` for what PostgreSQL answers.

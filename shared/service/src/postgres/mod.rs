@@ -20,5 +20,5 @@ pub use self::foreign_keys::CatalogKey;
 pub use self::notice::{Notice, Notices};
 pub use self::pinned::PinnedSettings;
 pub use self::question::Question;
-pub use self::session::{Canceller, Listener, ServerVersion, Session};
+pub use self::session::{Canceller, Listener, ServerVersion, Session, lets_others_read};
 pub use self::settings::{PostgresSettings, SslFiles, SslMode};

@@ -14,7 +14,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection};
 use tracing::{debug, warn};
 
-use super::failure::{connect_failure, sqlstate};
+use super::failure::{connect_failure, not_connected, sqlstate};
 use super::notice::{Notice, NoticeQueue, Notices};
 use super::tls::{self, Connector};
 use super::{PinnedSettings, PostgresSettings, SslMode, password};
@@ -100,14 +100,12 @@ impl Session {
         let opening = async {
             let (client, notices, ended, connector) = connect(settings, application_name).await?;
             // First: what is pinned is not known to every older server.
-            let version = read_version(&client).await?;
-            version.check()?;
-            pinned.apply_to_session(&client).await?;
-            pinned.read_back(&client).await?;
+            let version = prepare(&client, pinned).await.context(doing)?;
             let canceller = Canceller { token: client.cancel_token(), connector };
             Ok(Session { client, notices, ended, canceller, version })
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, opening).await.unwrap_or_else(|_| Err(late())).context(doing)
+        let opened = tokio::time::timeout(CONNECT_TIMEOUT, opening).await;
+        opened.unwrap_or_else(|_| Err(late()).context(doing))
     }
 
     pub fn client(&self) -> &Client {
@@ -164,25 +162,26 @@ type Connected = (Client, NoticeQueue, watch::Receiver<bool>, Connector);
 async fn connect(settings: &PostgresSettings, application_name: &str) -> Result<Connected> {
     let mut config = driver_config(settings, application_name);
     if settings.is_socket() || settings.ssl_mode == SslMode::Disable {
-        return connect_plain(&config).await;
+        return connect_plain(&config, settings).await;
     }
-    let connector = tls::connector(settings)?;
+    let connector = tls::connector(settings)
+        .context(|| format!("connecting to PostgreSQL as {}", settings.location()))?;
     if settings.ssl_mode != SslMode::Prefer {
         config.ssl_mode(tokio_postgres::config::SslMode::Require);
-        return connect_tls(&config, connector).await;
+        return connect_tls(&config, settings, connector).await;
     }
     if lets_others_read(&settings.host) {
         warn_once(&settings.host);
     }
     config.ssl_mode(tokio_postgres::config::SslMode::Prefer);
-    match connect_tls(&config, connector).await {
+    match connect_tls(&config, settings, connector).await {
         // As libpq: a server that has TLS but cannot do it with us, or wants none from us, gets a second try.
         // (libpq tries a wrong password twice too, and locks the account in half the time.)
         Err(error) if error.kind() == Kind::Refused && is_about_tls(&error) => {
             debug!(error = %error.one_line(), "no connection with TLS, trying without");
             config.ssl_mode(tokio_postgres::config::SslMode::Disable);
             // The first error is the one to mend.
-            connect_plain(&config).await.map_err(|_| error)
+            connect_plain(&config, settings).await.map_err(|_| error)
         }
         connected => connected,
     }
@@ -207,17 +206,28 @@ fn driver_config(settings: &PostgresSettings, application_name: &str) -> tokio_p
     config
 }
 
-async fn connect_plain(config: &tokio_postgres::Config) -> Result<Connected> {
+async fn prepare(client: &Client, pinned: &PinnedSettings) -> Result<ServerVersion> {
+    let version = read_version(client).await?;
+    version.check()?;
+    pinned.apply_to_session(client).await?;
+    pinned.read_back(client).await?;
+    Ok(version)
+}
+
+async fn connect_plain(config: &tokio_postgres::Config, settings: &PostgresSettings) -> Result<Connected> {
     let connected = config.connect(tokio_postgres::NoTls).await;
-    let (client, connection) = connected.map_err(|error| connect_failure("opening the connection", error))?;
+    let (client, connection) = connected.map_err(|error| not_connected(settings, "", error))?;
     let (notices, ended) = read_in_background(connection);
     Ok((client, notices, ended, Connector::Plain))
 }
 
-async fn connect_tls(config: &tokio_postgres::Config, tls: MakeTlsConnector) -> Result<Connected> {
+async fn connect_tls(
+    config: &tokio_postgres::Config,
+    settings: &PostgresSettings,
+    tls: MakeTlsConnector,
+) -> Result<Connected> {
     let connected = config.connect(tls.clone()).await;
-    let (client, connection) =
-        connected.map_err(|error| connect_failure("opening the connection with TLS", error))?;
+    let (client, connection) = connected.map_err(|error| not_connected(settings, " with TLS", error))?;
     let (notices, ended) = read_in_background(connection);
     Ok((client, notices, ended, Connector::Tls(tls)))
 }
@@ -265,7 +275,7 @@ fn is_about_tls(error: &Error) -> bool {
 }
 
 /// With `prefer`, somebody between here and there can have plain text by answering "no TLS".
-fn lets_others_read(host: &str) -> bool {
+pub fn lets_others_read(host: &str) -> bool {
     host != "localhost" && !host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 

@@ -1,0 +1,187 @@
+//! `check` on the production host: each line is seen when the thing that it names is broken, and gone when it is mended.
+
+use std::fs::File;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::Signal;
+use syncdata_tests::disk::Disk;
+use syncdata_tests::program::Finished;
+use syncdata_tests::sshd;
+use syncdata_tests::world::{World, WorldOptions};
+
+use crate::scene::{self, poll};
+
+const USERS: &str = "CREATE TABLE users (id int PRIMARY KEY, name text)";
+
+#[track_caller]
+fn assert_says(checked: &Finished, line: &str) {
+    assert!(checked.stdout.lines().any(|found| found.starts_with(line)), "{line:?} in\n{checked}");
+}
+
+fn account(sftp_arguments: &str) -> WorldOptions {
+    let options = sshd::Options { sftp_arguments: sftp_arguments.into(), ..sshd::Options::default() };
+    WorldOptions::default().backup(options)
+}
+
+#[tokio::test]
+async fn what_the_account_on_the_backup_host_may_not_do_is_named() {
+    for (arguments, remedy) in [
+        ("-R", "give the folder to the archiver's account"),
+        ("-P rename,posix-rename", "no `-P rename`"),
+        ("-P remove", "allow remove and rmdir"),
+    ] {
+        let world = scene::world_with(account(arguments), USERS).await;
+        let checked = world.archiver(["check"]).run().await.expect_code(1);
+        assert_says(&checked, "fail  archive rights: ");
+        assert!(checked.stdout.contains(remedy), "{arguments}: {checked}");
+        if arguments == "-P remove" {
+            // What the check leaves there is no archive's: founding goes on beside it.
+            assert!(world.archive_dir().join("check.part").exists());
+            poll(&world).await;
+            world.archiver(["verify"]).run().await.expect_code(0);
+        }
+    }
+    let world = scene::world(USERS).await;
+    let checked = world.archiver(["check"]).run().await.expect_code(0);
+    assert_says(&checked, "ok    archive rights: ");
+    assert_eq!(std::fs::read_dir(world.archive_dir()).expect("a folder").count(), 0, "nothing stays");
+}
+
+#[tokio::test]
+async fn little_room_is_said_before_there_is_none() {
+    let disk = Disk::mount("size=8m");
+    let (archive, spool) = (disk.path().join("archive"), disk.path().join("spool"));
+    std::fs::create_dir(&archive).expect("the disk is writable");
+    let options = WorldOptions::default()
+        .without_sftp()
+        .archiver_setting("archive_dir", archive.to_str().expect("plain"))
+        .archiver_setting("spool_dir", spool.to_str().expect("plain"));
+    let world = scene::world_with(options, USERS).await;
+    let checked = world.archiver(["check"]).run().await.expect_code(0);
+    assert_says(&checked, "warn  archive room: ");
+    assert_says(&checked, "warn  spool room: ");
+    let over_sftp = scene::world(USERS).await.archiver(["check"]).run().await.expect_code(0);
+    assert!(over_sftp.stdout.contains(" archive room: "), "a server says it too: {over_sftp}");
+}
+
+#[tokio::test]
+async fn a_backup_host_with_another_clock_is_named_on_both_sides() {
+    let world = scene::world(USERS).await;
+    world.target.execute(USERS).await;
+    poll(&world).await;
+    world.applier(["add-tables", "users"]).succeed().await;
+    let hour = Duration::from_secs(3600);
+    for (time, words) in [
+        (SystemTime::now() + hour, "warn  clock: the backup host's, by the time of head.json, is 3"),
+        (SystemTime::now() - hour, "warn  clock: the backup host's, by the time of head.json, is 3"),
+        (SystemTime::now(), "ok    clock: the backup host's, by the time of head.json, agrees"),
+    ] {
+        let head = File::options().write(true).open(world.archive_dir().join("head.json")).expect("a head");
+        head.set_modified(time).expect("our file");
+        assert_says(&world.archiver(["check"]).run().await.expect_code(0), words);
+        assert_says(&world.applier(["check"]).run().await.expect_code(0), words);
+    }
+}
+
+#[tokio::test]
+async fn partitions_that_came_and_went_since_the_last_poll_are_named() {
+    let world = scene::world(
+        "CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
+         CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (10) TO (20);
+         INSERT INTO parted VALUES (1), (11)",
+    )
+    .await;
+    poll(&world).await;
+    let before = world.archiver(["check"]).run().await.expect_code(0);
+    assert!(!before.stdout.contains("partitions: "), "{before}");
+    world
+        .source
+        .execute(
+            "DROP TABLE parted_1; CREATE TABLE parted_3 PARTITION OF parted FOR VALUES FROM (20) TO (30)",
+        )
+        .await;
+    let checked = world.archiver(["check"]).run().await.expect_code(0);
+    assert_says(
+        &checked,
+        "warn  partitions: parted lost parted_1 since the last poll: the rows that were in it stay",
+    );
+    assert!(checked.stdout.contains("syncdata-applier resync parted"), "{checked}");
+    assert_says(&checked, "warn  partitions: parted gained parted_3 since the last poll");
+}
+
+#[tokio::test]
+async fn a_connection_that_others_could_read_is_named() {
+    let mut world = scene::world(USERS).await;
+    let checked = world.archiver(["check"]).run().await.expect_code(0);
+    assert_says(&checked, "ok    TLS: not in use, and the connection does not leave this host");
+    assert_says(&checked, "ok    archive_mode: off, archive_timeout 0: not needed");
+    // Another way to write it, which does not say that it is this host.
+    world.set_archiver("pg_host", "127.1");
+    let checked = world.archiver(["check"]).run().await.expect_code(0);
+    assert_says(&checked, "warn  TLS: not in use: who is between here and 127.1 reads along");
+    world.set_applier("pg_host", "127.1");
+    poll(&world).await;
+    let checked = world.applier(["check"]).run().await.expect_code(0);
+    assert_says(&checked, "warn  TLS: not in use");
+}
+
+#[tokio::test]
+async fn a_daemon_with_older_settings_than_the_file_is_named_with_them() {
+    let mut world: World = scene::world(USERS).await;
+    poll(&world).await;
+    let mut archiver = world.archiver(["run"]).spawn();
+    archiver.says("started").await;
+    let mut applier = world.applier(["start"]).spawn();
+    applier.says("started").await;
+    let newest = "ok    daemon settings: ";
+    assert_says(&world.archiver(["check"]).run().await.expect_code(0), newest);
+    assert_says(&world.applier(["check"]).run().await.expect_code(0), newest);
+
+    world.set_archiver("keep_days", 7);
+    world.set_applier("stale_after", "2h");
+    let checked = world.archiver(["check"]).run().await.expect_code(0);
+    assert_says(
+        &checked,
+        "warn  daemon settings: the running daemon has older settings than the file: keep_days is unset there and 7 in ",
+    );
+    assert!(checked.stdout.contains("systemctl reload syncdata-archiver"), "{checked}");
+    let checked = world.applier(["check"]).run().await.expect_code(0);
+    assert_says(
+        &checked,
+        "warn  daemon settings: the running daemon has older settings than the file: stale_after is ",
+    );
+
+    // What such a daemon refuses comes with the reason.
+    let pruned = world.archiver(["prune", "--json"]).run().await.expect_code(2);
+    let hint = pruned.json()["hint"].as_str().expect("words").to_owned();
+    assert!(hint.contains("older settings than the file: keep_days is unset there and 7 in "), "{pruned}");
+    assert!(pruned.stderr.contains("systemctl reload syncdata-archiver"), "{pruned}");
+
+    archiver.signal(Signal::HUP);
+    archiver.says("settings reloaded").await;
+    applier.signal(Signal::HUP);
+    applier.says("settings reloaded").await;
+    world.archiver(["prune"]).succeed().await;
+    assert_says(&world.archiver(["check"]).run().await.expect_code(0), newest);
+    assert_says(&world.applier(["check"]).run().await.expect_code(0), newest);
+    archiver.stop().await.expect_code(0);
+    applier.stop().await.expect_code(0);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_interrupted_says_so() {
+    let world = scene::world(
+        "CREATE TABLE users (id int PRIMARY KEY); INSERT INTO users SELECT generate_series(1, 100000)",
+    )
+    .await;
+    poll(&world).await;
+    let snapshot = world.archiver(["snapshot", "--rate", "1"]).spawn();
+    let sessions = "SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND usename = 'syncdata_user'";
+    while world.source.value(sessions).await != "t" {}
+    snapshot.signal(Signal::INT);
+    let ended = snapshot.ended().await.expect_code(2);
+    assert!(ended.stderr.contains("stopped by a signal: no snapshot was made"), "{ended}");
+    // As the hint says.
+    world.archiver(["snapshot"]).succeed().await;
+}
