@@ -247,7 +247,10 @@ async fn tables_that_are_not_as_safe_as_they_look_are_named() {
     copy.forge.relation("flags", &["id integer not null", "flag boolean"], &["id"]);
     copy.forge.relation("loose", &["name text not null"], &["name"]);
     copy.forge.server_version("99.1");
-    copy.forge.segment(&[vec![r#"{"table":"flags","op":"INSERT","data":{"id":1,"flag":true}}"#]]);
+    copy.forge.segment(&[vec![
+        r#"{"table":"flags","op":"INSERT","data":{"id":1,"flag":true}}"#,
+        r#"{"table":"loose","op":"INSERT","data":{"name":"a"}}"#,
+    ]]);
     copy.applier(&["add-tables", "quick", "parent", "child", "flags", "loose", "parted"]).succeed().await;
     let check = copy.applier(&["check", "--json"]).run().await.expect_code(1);
     let wrong = wrong(&check);
