@@ -7,6 +7,7 @@ use syncdata_formats::layout::ArchivePath;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::checks;
 use syncdata_service::config::Config;
+use syncdata_service::disk::Room;
 use syncdata_service::finding::{Finding, Level};
 
 use super::failed;
@@ -82,10 +83,8 @@ pub(super) fn spool(config: &Config) -> Result<Vec<Finding>> {
         Some(state) => Finding::ok("spool", format!("{path}, up to {}", state.covered_lsn)),
         None => Finding::ok("spool", format!("{path}, never used")),
     }];
-    // Of a folder that is not there yet, the one that it will be made in.
-    let there = config.spool_dir.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
     findings.extend(
-        there.map(|room| checks::room("spool room", &path, room.f_bavail.saturating_mul(room.f_frsize))),
+        Room::of("spool", &config.spool_dir).map(|room| checks::room("spool room", &path, room.free_bytes)),
     );
     Ok(findings)
 }
