@@ -86,7 +86,7 @@ impl<'a> Postgres<'a> {
             identity::disown(client, meta, table).await?;
         }
         for (table, reason) in &self.set_aside_beside() {
-            cursor::change(client, meta, table, Event::SetAside, None, Some(&reason)).await?;
+            cursor::change(client, meta, table, Event::SetAside, None, Some(reason)).await?;
             tracing::error!(%table, "the table is quarantined: a foreign key of the copy changed rows of it");
         }
         Ok(())
