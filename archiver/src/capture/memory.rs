@@ -29,6 +29,8 @@ pub(crate) struct Memory {
     pub patterns: BTreeSet<String>,
     /// Names that meant tables of a database which is gone: to list one is no spelling mistake.
     pub former: BTreeSet<TableName>,
+    /// Tables that the archive has, and of which a new spool knows no more.
+    pub inherited: BTreeSet<TableName>,
 }
 
 /// A relation as it was.
@@ -120,6 +122,21 @@ pub(crate) struct Attribute {
     pub rest: i32,
     /// Nothing else does.
     pub plain: bool,
+    /// What its type consists of; `None` for a type that nobody can alter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<MadeOf>,
+}
+
+/// What lies below a type: in a domain, an array, a composite. Altering it alters the text of values, and leaves no mark
+/// on the tables that have them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MadeOf {
+    /// The attributes of composites, in short: numbers and types, not their names.
+    pub attributes: i32,
+    /// The labels of enums, in short, by their oid.
+    pub labels: BTreeMap<u32, i32>,
+    /// They are not those of the column's own type.
+    pub is_nested: bool,
 }
 
 /// What the catalog says of the rows of a table beside their place. Empty for kinds that are not captured.
@@ -130,6 +147,8 @@ pub(crate) struct Layout {
     /// With a TOAST table: who made that. Without: who wrote the table's row of pg_class, and those of its indexes.
     /// Whatever else any of these may be of: a later rewrite by ALTER TABLE would have left its own mark on all of them.
     pub written_by: Vec<u32>,
+    /// Who altered a type that its columns are made of.
+    pub types_altered_by: Vec<u32>,
     pub sequences: Vec<OwnedSequence>,
 }
 

@@ -20,7 +20,7 @@ use syncdata_formats::{Error, Kind, Result};
 
 use changes::ANOTHER;
 pub(crate) use changes::PARTITION;
-pub(crate) use memory::{Attribute, Layout, Marks, Memory, OwnedSequence, Storage};
+pub(crate) use memory::{Attribute, Layout, MadeOf, Marks, Memory, OwnedSequence, Storage};
 use memory::{Captured, Known};
 pub(crate) use tally::Tally;
 
@@ -72,6 +72,12 @@ pub(crate) struct Capture {
     touched: BTreeSet<TableName>,
     /// Tables of which nobody can say what this answer says of them.
     missed: Vec<Missed>,
+    /// Relations of whose rows the columns' names are in doubt.
+    unsure_names: BTreeSet<u32>,
+    /// Tables that the archive has, and that nobody remembers.
+    heirs: Vec<Heir>,
+    /// Relations whose enums call labels otherwise, and their tables.
+    relabelled: BTreeMap<u32, TableName>,
     /// Relations that become partitions of a captured table within the answer.
     joins: BTreeMap<u32, Join>,
     /// Relations whose rows lie elsewhere now: by TRUNCATE, if the answer has one of that transaction.
@@ -125,6 +131,17 @@ pub(crate) struct Missed {
     pub reason: &'static str,
     /// Since when, where that is before the answer.
     pub since: Option<Lsn>,
+}
+
+/// A table that is in the archive already. Its spool is lost, and with it what the table was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Heir {
+    pub table: TableName,
+    pub is_partitioned: bool,
+    /// Who made it, or gave it its name.
+    pub named_by: Vec<u32>,
+    /// Who changed anything else of it.
+    pub changed_by: Vec<u32>,
 }
 
 /// A relation that becomes a partition of a captured table.
@@ -272,6 +289,12 @@ impl Capture {
         let name = match pattern {
             TablePattern::All => return Ok(()),
             TablePattern::Schema(schema) if schemas.contains(schema) => return Ok(()),
+            // It was there once. Its tables are gone, the others go on.
+            TablePattern::Schema(schema) if memory.patterns.contains(&pattern.to_string()) => {
+                let lost = memory.tables.keys().filter(|table| table.schema() == schema);
+                self.vanished.extend(lost.cloned());
+                return Ok(());
+            }
             TablePattern::Schema(schema) => {
                 return Err(Error::new(Kind::BadInput, format!("there is no schema {schema} for {pattern}"))
                     .hint("correct the name in `tables`; unquoted names are lower case"));

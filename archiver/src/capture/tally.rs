@@ -7,7 +7,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
-use super::changes::{self, PARTITION, REWRITTEN};
+use super::changes::{self, ANOTHER, PARTITION, REWRITTEN, TYPE};
 use super::{Capture, Captured, Join, Known, Memory, Missed, Route};
 
 /// See the module.
@@ -23,6 +23,8 @@ pub(crate) struct Tally {
     pub truncations: HashMap<u32, Truncated>,
     /// Tables whose rows are in doubt.
     pub doubted: BTreeMap<TableName, &'static str>,
+    /// The transaction with the lowest number that was not archived before.
+    pub oldest: Option<u32>,
     /// Transactions that the catalog did not show.
     pub unseen: BTreeSet<u32>,
 }
@@ -64,6 +66,19 @@ impl Tally {
     /// A transaction truncates the relation, of which that is expected.
     pub(crate) fn truncated(&mut self, oid: u32, xid: u32) {
         self.truncations.entry(oid).or_default().by = Some(xid);
+    }
+
+    /// A transaction that was not archived before begins.
+    pub(crate) fn began(&mut self, xid: u32) {
+        let is_older = |oldest: u32| xid.wrapping_sub(oldest).cast_signed() < 0;
+        if self.oldest.is_none_or(is_older) {
+            self.oldest = Some(xid);
+        }
+    }
+
+    /// Whether what left that mark may be in the answer: a part of a transaction has a higher number than the whole.
+    fn may_have(&self, mark: u32) -> bool {
+        self.oldest.is_some_and(|oldest| mark.wrapping_sub(oldest).cast_signed() >= 0)
     }
 
     fn of_truncation(&self, oid: u32) -> Truncated {
@@ -108,6 +123,15 @@ impl Capture {
                 missed.push(Missed { table: table.clone(), reason, since: None });
             }
         };
+        for heir in &self.heirs {
+            let has_any = |marks: &[u32]| marks.iter().any(|mark| tally.may_have(*mark));
+            match () {
+                () if heir.is_partitioned && tally.oldest.is_some() => add(&heir.table, PARTITION),
+                () if has_any(&heir.named_by) => add(&heir.table, ANOTHER),
+                () if has_any(&heir.changed_by) => add(&heir.table, REWRITTEN),
+                () => {}
+            }
+        }
         tally.doubted.iter().for_each(|(table, reason)| add(table, reason));
         if complete {
             let joins = self.joins.iter().filter(|(oid, join)| !join.came_true(**oid, tally));
@@ -115,8 +139,16 @@ impl Capture {
             let is_told = |oid: u32, mark: u32| tally.of_truncation(oid).explains(mark);
             let moved = self.truncations().filter(|(oid, truncation)| !is_told(*oid, truncation.xid));
             moved.for_each(|(_, truncation)| add(&truncation.table, REWRITTEN));
+            // Where a segment has rows of it, that says what its labels are now.
+            let resting = self.relabelled.values().filter(|table| !self.has_rows_of(table, tally));
+            resting.for_each(|table| add(table, TYPE));
         }
         missed
+    }
+
+    fn has_rows_of(&self, table: &TableName, tally: &Tally) -> bool {
+        let tables = tally.touched.iter().filter_map(|oid| self.relations.get(oid)?.table.as_ref());
+        tables.into_iter().any(|touched| touched == table)
     }
 
     /// What the next answer should know of this one, which was read from `from` to `position`.
@@ -131,6 +163,7 @@ impl Capture {
         let mut memory = Memory { position, ..earlier.clone() };
         memory.patterns.extend(self.patterns.iter().map(ToString::to_string));
         if complete {
+            memory.inherited.clear();
             memory.seen = Some(seen.clone());
             memory.unseen = tally.unseen.clone();
             memory.relations = self.relations.clone();
@@ -179,6 +212,11 @@ impl Capture {
                 return None;
             }
             let is_renamed = |then: &Known| then.may_be_renamed(known);
+            if self.unsure_names.contains(oid)
+                || self.relabelled.contains_key(oid) && !self.has_rows_of(table, tally)
+            {
+                return None;
+            }
             if earlier.relations.get(oid).is_some_and(is_renamed) || self.strangers.contains(table) {
                 return None;
             }

@@ -209,7 +209,8 @@ impl Archiver {
         let slot = origin::read_slot(&state.source, connection, &config.slot_name).await?;
         let look = Look::take(connection.session.client()).await?;
         let position = look.position;
-        let mut diverged = origin::divergence(state, connection, &position, &config.postgres()?.user).await?;
+        let history = origin::history(state, connection, &position, &config.postgres()?.user).await?;
+        let (mut diverged, switch) = (history.diverged, history.switch);
 
         let source: &Wal2json = match &mut self.source {
             Some(known) => known,
@@ -234,7 +235,7 @@ impl Archiver {
         };
         spool.update(|state| match &diverged {
             Some(_) => state.diverged.clone_from(&diverged),
-            None => state.source.timeline = position.timeline,
+            None => state.is_on(position.timeline, switch, slot.catalog_xmin),
         })?;
         Ok(Poll {
             config,

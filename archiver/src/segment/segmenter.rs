@@ -191,6 +191,9 @@ impl<'a, F: Files> Segmenter<'a, F> {
         let archived_already = begin.end_lsn <= self.archived;
         self.transaction = Some(Open { begin, rows: 0, archived_already, concerns: false });
         self.see_joins(begin.xid, archived_already);
+        if !archived_already {
+            self.tally.began(begin.xid);
+        }
         if !archived_already && self.shown.is_some_and(|shown| !shown.has(begin.xid)) {
             self.tally.unseen.insert(begin.xid);
         }

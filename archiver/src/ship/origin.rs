@@ -15,22 +15,31 @@ pub(crate) async fn read_slot(origin: &Origin, connection: &Connection, name: &S
     slot.map_err(|error| explain_missing_slot(error, origin, &connection.facts))
 }
 
-/// Why a server is not the one that was archived: it has lost archived changes, or never had them.
-pub(crate) async fn divergence(
+/// How a server's history and the archive's belong together.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    /// Why the server is not the one that was archived: it has lost archived changes, or never had them.
+    pub diverged: Option<String>,
+    /// Where the server left the timeline that was read last. Positions after it are other ones now.
+    pub switch: Option<Lsn>,
+}
+
+pub(crate) async fn history(
     state: &State,
     connection: &Connection,
     position: &Position,
     user: &str,
-) -> Result<Option<String>> {
+) -> Result<History> {
     if state.diverged.is_some() {
-        return Ok(state.diverged.clone());
+        return Ok(History { diverged: state.diverged.clone(), switch: None });
     }
     let (before, now) = (state.source.timeline, position.timeline);
     let switch = match before == now {
         true => None,
         false => catalog::switch_point(connection.session.client(), before, now, user).await?,
     };
-    Ok(is_ours(state, state.tip.end_lsn, now, position.flush, switch).err())
+    let diverged = is_ours(state, state.tip.end_lsn, now, position.flush, switch).err();
+    Ok(History { diverged, switch })
 }
 
 /// What an operator reads of a divergence, at every poll until one decides.

@@ -103,7 +103,8 @@ pub(crate) fn take_over(
     if let (Some(head), Some(slot_at)) = (head, slot_at) {
         let excused = head.covered_lsn.min(slot_at);
         spool.update(|state| {
-            if head.archive_id == state.archive_id && excused > state.covered_lsn {
+            let is_former = state.former_head.is_some_and(|former| head.covered_at <= former);
+            if head.archive_id == state.archive_id && !is_former && excused > state.covered_lsn {
                 state.covered_lsn = excused;
                 state.covered_at = Some(head.covered_at);
             }
@@ -325,6 +326,7 @@ async fn adopt_archive(
         state.shipped = tip.seq();
         let (told, captured) = shipper.capture_since(identity.archive_id).await?;
         state.captured = CaptureMemory::of_chain(told, &captured);
+        state.memory.inherited = captured.into_iter().collect();
         // Not the server's own: whether that descends from the archive's is still to be asked.
         state.source.timeline = timeline;
     } else if let Some(head) = &end.head {

@@ -141,8 +141,8 @@ impl<'a> Snapshot<'a> {
         origin::check_server(&state.source, facts, &config.slot_name)?;
         origin::read_slot(&state.source, &connection, &config.slot_name).await?;
         let position = Position::read(client).await?;
-        let diverged = origin::divergence(&state, &connection, &position, &config.postgres()?.user).await?;
-        if let Some(why) = diverged {
+        let history = origin::history(&state, &connection, &position, &config.postgres()?.user).await?;
+        if let Some(why) = history.diverged {
             return Err(origin::diverged(&why));
         }
 

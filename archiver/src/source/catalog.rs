@@ -14,6 +14,7 @@ use syncdata_formats::{Error, Kind, Result};
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 use tokio_postgres::{GenericClient, Row};
 
+use super::types::{self, Types};
 use crate::capture::{
     Attribute, CatalogTable, Layout, Marks, OwnedSequence, RelationKind, Storage, UNLOGGED,
 };
@@ -110,7 +111,7 @@ const CATALOG: &str =
     c.relfilenode, c.reltoastrelid, c.xmin::text::int8, y.xmin::text::int8, o.xmin::text::int8, i.xmin::text::int8,
     ARRAY(SELECT a.attnum || ' ' || a.attname FROM pg_attribute a
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p')),
-    ARRAY(SELECT concat_ws(' ', a.attnum, a.xmin, hashtext(concat_ws(',', a.attnotnull, a.atthasdef, a.atthasmissing,
+    ARRAY(SELECT concat_ws(' ', a.attnum, a.xmin, a.atttypid, hashtext(concat_ws(',', a.attnotnull, a.atthasdef, a.atthasmissing,
           a.attidentity, a.attgenerated, a.attstorage, a.attstattarget, a.attcollation, a.attislocal, a.attinhcount,
           a.attacl::text, (SELECT string_agg(o, ' ') FROM unnest(a.attoptions) o WHERE o LIKE 'n_distinct%'), f.oid)),
         NOT (a.attnotnull OR a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR a.attgenerated <> ''
@@ -239,7 +240,8 @@ pub(crate) async fn catalog(client: &impl GenericClient) -> Result<(BTreeSet<Str
     let rows = many(client, "reading the source's catalog", SCHEMAS, &[]).await?;
     let schemas = rows.iter().map(|row| row.get(0)).collect();
     let rows = many(client, "reading the source's catalog", CATALOG, &[]).await?;
-    let tables = rows.iter().map(catalog_table).collect::<Result<_>>()?;
+    let types = types::alterable(client).await?;
+    let tables = rows.iter().map(|row| catalog_table(row, &types)).collect::<Result<_>>()?;
     Ok((schemas, tables))
 }
 
@@ -299,7 +301,7 @@ fn parse_history(history: &str, from: u32) -> Result<Option<Lsn>> {
     Ok(None)
 }
 
-fn catalog_table(row: &Row) -> Result<CatalogTable> {
+fn catalog_table(row: &Row, types: &Types) -> Result<CatalogTable> {
     let kind = match (row.get::<_, &str>(3), row.get::<_, &str>(4)) {
         ("r" | "p", "u") => UNLOGGED,
         ("r" | "p", "t") => RelationKind::NotCaptured("a temporary table"),
@@ -327,19 +329,22 @@ fn catalog_table(row: &Row) -> Result<CatalogTable> {
             schema_rest: row.get(19),
         },
         columns: row.get::<_, Vec<&str>>(14).into_iter().filter_map(numbered).collect(),
-        layout: layout(row)?,
+        layout: layout(row, types)?,
     })
 }
 
-fn layout(row: &Row) -> Result<Layout> {
+fn layout(row: &Row, types: &Types) -> Result<Layout> {
     let numbers = |text: &str| Error::bad_input("what the catalog says of a column", text);
     let mut layout = Layout::default();
     let names = row.get::<_, Vec<&str>>(14).into_iter().filter_map(numbered);
     let names: BTreeMap<i16, String> = names.map(|(name, number)| (number, name)).collect();
     for text in row.get::<_, Vec<&str>>(15) {
-        let (number, attribute) = attribute(text).ok_or_else(|| numbers(text))?;
+        let (number, type_oid, attribute) = attribute(text).ok_or_else(|| numbers(text))?;
         let name = names.get(&number).cloned().unwrap_or_default();
-        layout.attributes.insert(number, Attribute { name, ..attribute });
+        let alterable = types.get(&type_oid);
+        layout.types_altered_by.extend(alterable.iter().flat_map(|alterable| &alterable.altered_by));
+        let made_of = alterable.map(|alterable| alterable.made_of.clone());
+        layout.attributes.insert(number, Attribute { name, made_of, ..attribute });
     }
     let xids = row.get::<_, Vec<i64>>(16).into_iter().filter_map(|xid| u32::try_from(xid).ok());
     layout.written_by = xids.collect();
@@ -350,13 +355,14 @@ fn layout(row: &Row) -> Result<Layout> {
     Ok(layout)
 }
 
-/// `3 754 -1234 t character varying(10)`
-fn attribute(text: &str) -> Option<(i16, Attribute)> {
-    let mut words = text.splitn(5, ' ');
+/// `3 754 1043 -1234 t character varying(10)`
+fn attribute(text: &str) -> Option<(i16, u32, Attribute)> {
+    let mut words = text.splitn(6, ' ');
     let number = words.next()?.parse().ok()?;
-    let (mark, rest) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let (mark, type_oid) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let rest = words.next()?.parse().ok()?;
     let (plain, type_name) = (words.next()? == "t", words.next()?.to_owned());
-    Some((number, Attribute { name: String::new(), type_name, mark, rest, plain }))
+    Some((number, type_oid, Attribute { type_name, mark, rest, plain, ..Attribute::default() }))
 }
 
 /// `16404 1 754`

@@ -12,6 +12,8 @@ pub(crate) mod role;
 pub(crate) mod wait;
 pub(crate) mod wal2json;
 
+mod types;
+
 #[cfg(test)]
 pub(crate) mod scripted;
 

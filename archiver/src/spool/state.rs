@@ -73,6 +73,9 @@ pub(crate) struct State {
     /// Why the source is not the one that was archived; stays until an operator decides.
     #[serde(default)]
     pub diverged: Option<String>,
+    /// The clock of a head that speaks of positions of an earlier timeline: that one and older ones excuse nothing.
+    #[serde(default)]
+    pub former_head: Option<Timestamp>,
     /// What the source was made to write for us since its slot stood still.
     #[serde(default)]
     pub rereading: Option<Rereading>,
@@ -183,6 +186,7 @@ impl State {
             slot_transactions: None,
             last_commit: None,
             diverged: None,
+            former_head: None,
             rereading: None,
         }
     }
@@ -206,6 +210,20 @@ impl State {
         self.memory = self.memory.of_another_database();
         self.captured.forget_tables();
         self.shapes = ShapeMemory::default();
+    }
+
+    /// The source is on that timeline, which left the one that was read last at `switch`. What was covered after that
+    /// place, the source has lost, and writes other changes there.
+    pub(crate) fn is_on(&mut self, timeline: u32, switch: Option<Lsn>, oldest: Option<u32>) {
+        self.source.timeline = timeline;
+        let Some(switch) = switch.filter(|switch| *switch < self.covered_lsn) else { return };
+        self.former_head = self.covered_at;
+        self.covered_lsn = switch;
+        self.rereading = None;
+        // Numbers of transactions are given again, too.
+        if let Some(oldest) = oldest {
+            self.memory.seen = self.memory.seen.take().map(|seen| seen.before(oldest));
+        }
     }
 
     /// All that committed up to here is safe at least in this spool.

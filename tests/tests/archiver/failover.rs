@@ -1,6 +1,7 @@
 //! Another server takes over: the archive goes on only where its history is still true.
 
 use syncdata_formats::lsn::Lsn;
+use syncdata_tests::postgres::PostgresServer;
 use syncdata_tests::{Finished, World};
 
 use crate::operator::{self, SLOT};
@@ -35,6 +36,42 @@ async fn after_a_failover_that_lost_nothing_archived_it_goes_on() {
     assert_eq!(reader::last_manifest(world.archive_dir()).expect("segments")["source"]["timeline"], 2);
     assert_eq!(operator::gaps(&world).len(), 0);
     run(&world, 0).await;
+}
+
+/// Production writes what nobody captures, an idle poll says that all up to there is archived, and the standby does not
+/// have it: it writes other changes at these positions.
+async fn with_a_standby_that_lags() -> (World, PostgresServer) {
+    let mut world = world().await;
+    let standby = world.source.copied(true).await;
+    standby.execute("GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO syncdata_user").await;
+    world.source.execute("SELECT pg_logical_emit_message(false, 'nobody', repeat('x', 1000000))").await;
+    run(&world, 0).await;
+    world.set_archiver("pg_port", i64::from(standby.port()));
+    (world, standby)
+}
+
+#[tokio::test]
+async fn after_a_failover_changes_at_positions_that_an_idle_poll_had_passed_are_read() {
+    let (world, standby) = with_a_standby_that_lags().await;
+    standby
+        .execute("INSERT INTO notes VALUES (2, 'after'); UPDATE notes SET text = 'new' WHERE id = 1")
+        .await;
+    run(&world, 0).await;
+    replay::assert_equals(world.archive_dir(), &standby, &["notes"]).await;
+    standby.execute("INSERT INTO notes VALUES (3, 'later')").await;
+    run(&world, 0).await;
+    replay::assert_equals(world.archive_dir(), &standby, &["notes"]).await;
+}
+
+#[tokio::test]
+async fn a_slot_that_was_made_after_a_failover_is_a_gap_from_where_the_timelines_part() {
+    let (world, standby) = with_a_standby_that_lags().await;
+    standby.execute("SELECT pg_drop_replication_slot('syncdata_slot')").await;
+    standby.execute("INSERT INTO notes VALUES (2, 'in no slot')").await;
+    standby.execute(SLOT).await;
+    run(&world, 1).await;
+    let gaps = operator::gaps(&world);
+    assert_eq!((gaps.len(), gaps[0]["tables"].is_null()), (1, true), "{gaps:?}");
 }
 
 #[tokio::test]

@@ -40,6 +40,9 @@ const WIDER: &str = "ALTER TABLE {t} ALTER day TYPE bigint";
 const LIMIT: &str = "ALTER TABLE {t} ALTER code TYPE varchar(20)";
 const ROW: &str = "INSERT INTO {t} (id, day, code) VALUES (7, 7, 'seven')";
 
+const MORE: &str = "INSERT INTO {t} (id, more) VALUES (8, 8)";
+const ADD_MORE: &str = "ALTER TABLE {t} ADD more int DEFAULT 1";
+
 const fn case(name: &'static str, then: &'static [&'static str], gap: Option<&'static str>) -> Case {
     Case { name, columns: TOAST, rows: TOAST_ROWS, then, gap, from_major: 0 }
 }
@@ -121,6 +124,28 @@ const CASES: &[Case] = &[
         ],
         None,
     ),
+    // A name may have been another column's for a while.
+    case(
+        "came_and_went",
+        &["ALTER TABLE {t} ADD more int", MORE, "ALTER TABLE {t} DROP more", ADD_MORE],
+        GAP,
+    ),
+    case(
+        "came_and_went_at_rest",
+        &["ALTER TABLE {t} ADD more int", "ALTER TABLE {t} DROP more", ADD_MORE],
+        None,
+    ),
+    case(
+        "lent_its_name",
+        &["ALTER TABLE {t} RENAME day TO more", MORE, "ALTER TABLE {t} RENAME more TO day", ADD_MORE],
+        GAP,
+    ),
+    case(
+        "passed_on",
+        &["ALTER TABLE {t} RENAME day TO more", MORE, "ALTER TABLE {t} RENAME more TO hour", ADD_MORE],
+        GAP,
+    ),
+    case("added", &[ADD_MORE, MORE], None),
     // What writes generated columns anew.
     Case {
         columns: "id int PRIMARY KEY, day int GENERATED ALWAYS AS (id * 2) STORED, note text, code varchar(10)",
@@ -161,7 +186,7 @@ fn gaps(world: &World) -> BTreeSet<String> {
 async fn is_equal(world: &World, table: &str) -> bool {
     let columns = format!(
         "SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = '{table}'::regclass
-           AND attname IN ('id', 'day', 'code') AND NOT attisdropped"
+           AND attname IN ('id', 'day', 'code', 'more') AND NOT attisdropped"
     );
     let columns = world.source.value(&columns).await;
     let rows = format!("SELECT {columns} FROM {table} ORDER BY {columns}");

@@ -40,10 +40,23 @@ pub(super) fn were_written_again(then: &Known, now: &Known) -> bool {
     let was_written = |(number, attribute): (&i16, &Attribute)| {
         then.attributes.get(number).is_some_and(|before| {
             before.mark != attribute.mark
-                && Attribute { mark: attribute.mark, ..before.clone() } == *attribute
+                && Attribute { mark: attribute.mark, made_of: attribute.made_of.clone(), ..before.clone() }
+                    == *attribute
         }) && !is_beside_another(then, &now.attributes, *number, attribute.mark)
     };
     now.attributes.iter().any(was_written)
+}
+
+/// Whether a column that is new may have its name from another one, which had it for a while: one that came and went, or
+/// one whose name was changed, or changed and changed back. Rows from in between say that name, and not which column.
+pub(super) fn names_are_unsure(then: &Known, now: &Known) -> bool {
+    let seen = then.attributes.keys().chain(then.columns.values()).copied().max();
+    let (Some(seen), Some(last)) = (seen, now.attributes.keys().copied().max()) else { return false };
+    let came_and_went = (seen + 1..last).any(|number| !now.attributes.contains_key(&number));
+    let is_renamed = |(number, column): (&i16, &Attribute)| {
+        then.attributes.get(number).is_some_and(|before| before.name != column.name)
+    };
+    last > seen && (came_and_went || now.attributes.iter().any(is_renamed) || were_written_again(then, now))
 }
 
 /// Some versions write the rows of all later columns again with the one whose type changes.
@@ -63,16 +76,22 @@ impl Changes<'_> {
         else {
             return;
         };
-        let Layout { attributes, written_by, .. } = &now.layout;
-        let is_touched = if self.is_born_since(now) {
-            // A row that was written again after it was made, and says no more than a name and a type, may have said
-            // another name.
-            attributes.values().any(|attribute| attribute.plain && attribute.mark != now.marks.born)
-        } else {
-            let is_old = |mark: &u32| self.memory.is_old(*mark);
-            !attributes.values().all(|attribute| is_old(&attribute.mark))
-                || !written_by.is_empty() && !written_by.iter().any(is_old)
-        };
+        let Layout { attributes, written_by, types_altered_by, .. } = &now.layout;
+        let is_altered = !types_altered_by.iter().all(|mark| self.memory.is_old(*mark));
+        let is_touched = is_altered
+            || if self.is_born_since(now) {
+                // A row that was written again after it was made, and says no more than a name and a type, may have said
+                // another name.
+                let mut later = attributes.values().filter(|attribute| attribute.mark != now.marks.born);
+                let last = attributes.keys().copied().max().unwrap_or_default();
+                let any_went = (1..last).any(|number| !attributes.contains_key(&number));
+                let marks: BTreeSet<u32> = later.clone().map(|attribute| attribute.mark).collect();
+                any_went || marks.len() > 1 || later.any(|attribute| attribute.plain)
+            } else {
+                let is_old = |mark: &u32| self.memory.is_old(*mark);
+                !attributes.values().all(|attribute| is_old(&attribute.mark))
+                    || !written_by.is_empty() && !written_by.iter().any(is_old)
+            };
         let table = self.capture.relations.get(&oid).and_then(|known| known.table.clone());
         self.capture.touched.extend(table.filter(|_| is_touched));
     }

@@ -17,6 +17,9 @@
 //! | pg_attribute, of a column | rename, type, default, rights | no value of it was computed anew |
 //! | pg_namespace | rename, owner, rights | its tables had these names all the time |
 //!
+//! Enums and composites that columns are made of are compared by what they consist of ([`types`]): altered, they leave no
+//! mark on tables.
+//!
 //! A changed mark shows the last change only, and earlier ones hide behind it. What follows:
 //! - A relation with all its marks is what it was. Its name could not be another's meanwhile: its rows are its table's.
 //! - A partition from birth is its parent's, whenever that was: nothing was in it before.
@@ -38,7 +41,8 @@
 //!   name that passed to another column.
 //!
 //! The first poll of all has no memory. It takes for new what is marked by a transaction that the slot may have seen, and
-//! nothing that is older.
+//! nothing that is older. Where an archive was there before, by a spool that is lost, what has the mark of a transaction
+//! in the answer has a gap, and so have partitioned tables: which partitions went meanwhile, nobody can say.
 //!
 //! Writers and DDL cannot overlap on one table (a row's lock conflicts with that of DDL until the commit), which is why
 //! the order of commits is also the order of rows and DDL of a table. A schema that is renamed is not locked so; its
@@ -57,6 +61,7 @@ mod partitions;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use std::collections::HashMap;
 
@@ -69,6 +74,7 @@ pub(crate) const NOT_CAPTURED: &str = "not captured meanwhile";
 pub(crate) const ANOTHER: &str = "another table of this name";
 pub(crate) const PARTITION: &str = "partition changed";
 pub(crate) const REWRITTEN: &str = "rewritten by ALTER TABLE";
+pub(crate) const TYPE: &str = "a type was altered";
 
 /// Completes a capture that knows the catalog of today by what has changed since.
 pub(super) fn find(capture: &mut Capture, catalog: &HashMap<u32, &CatalogTable>, memory: &Memory) {
@@ -82,6 +88,7 @@ pub(super) fn find(capture: &mut Capture, catalog: &HashMap<u32, &CatalogTable>,
         changes.not_carried();
         changes.forgotten();
     }
+    changes.inherited();
     for oid in changes.capture.relations.keys().copied().collect::<Vec<_>>() {
         changes.touched(oid);
         changes.relation(oid);

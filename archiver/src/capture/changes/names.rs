@@ -7,7 +7,7 @@ use syncdata_formats::name::{TableName, TablePattern};
 
 use super::storage::{Moved, moved};
 use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION};
-use crate::capture::Missed;
+use crate::capture::{Heir, Missed, RelationKind};
 
 /// So many take a few megabytes of the spool's state.
 pub(super) const LEFT_MAX: usize = 10_000;
@@ -61,6 +61,24 @@ impl Changes<'_> {
         }
         if let Some(known) = self.capture.relations.get_mut(&oid) {
             known.rows = rows;
+        }
+    }
+
+    /// Tables that an archive has whose spool is lost: whatever may have become of them since it was read last.
+    pub(super) fn inherited(&mut self) {
+        for table in &self.memory.inherited {
+            let root = self.capture.roots.get(table).and_then(|oid| self.catalog.get(oid));
+            let Some(now) = root else { continue };
+            let layout = &now.layout;
+            let columns = layout.attributes.values().map(|attribute| attribute.mark);
+            let written = layout.written_by.iter().chain(&layout.types_altered_by).copied();
+            let heir = Heir {
+                table: table.clone(),
+                is_partitioned: now.kind == RelationKind::Partitioned,
+                named_by: vec![now.marks.born, now.marks.named, now.marks.schema],
+                changed_by: columns.chain(written).chain([now.marks.changed]).collect(),
+            };
+            self.capture.heirs.push(heir);
         }
     }
 

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
-use super::columns::{types_explain, were_written_again};
+use super::columns::{names_are_unsure, types_explain, were_written_again};
 use super::storage::{Moved, moved};
-use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION, REWRITTEN};
+use super::types::{Altered, altered};
+use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION, REWRITTEN, TYPE};
 use crate::capture::{
     CatalogTable, DEPTH_MAX, Join, Known, Marks, RelationKind, Route, Target, Truncation, in_order,
 };
@@ -51,6 +52,15 @@ impl Changes<'_> {
         }
         if passed_on {
             return self.capture.miss(table, REWRITTEN, None);
+        }
+        if names_are_unsure(then, &now) {
+            self.doubt(&now.name, &table, REWRITTEN);
+            self.capture.unsure_names.insert(oid);
+        }
+        match altered(then, &now) {
+            Altered::Values => return self.capture.miss(table, TYPE, None),
+            Altered::Labels => drop(self.capture.relabelled.insert(oid, table.clone())),
+            Altered::No => {}
         }
         if then.may_be_renamed(&now) {
             let reason = if self.capture.roots.get(&table) == Some(&oid) { ANOTHER } else { PARTITION };

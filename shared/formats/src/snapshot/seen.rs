@@ -31,6 +31,13 @@ impl Seen {
         xid < self.xmin || xid < self.xmax && self.xip.binary_search(&xid).is_err()
     }
 
+    /// The same, of which no more is believed than that all below `xid` have ended.
+    #[must_use]
+    pub fn before(self, xid: u32) -> Seen {
+        let xid = self.widen(xid);
+        if xid >= self.xmin { self } else { Seen { xmin: xid, xmax: xid, xip: Vec::new() } }
+    }
+
     /// The number that is nearest to the snapshot: between the two no more than half of all numbers were used, or the
     /// source itself would have stopped long ago.
     fn widen(&self, xid: u32) -> u64 {
