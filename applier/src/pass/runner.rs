@@ -159,7 +159,9 @@ impl Runner {
             Err(error) => return Some(Err(error)),
         };
 
-        let changed = !loads.loaded.is_empty() || !loads.refused.is_empty();
+        // Also what it told a table that waits: a load that was interrupted is `pending` again.
+        let changed =
+            [loads.loaded.is_empty(), loads.refused.is_empty(), loads.waiting.is_empty()].contains(&false);
         let mut synced = Synced::from(pass);
         if changed && !loads.stopped {
             match self.patient_pass().await? {
