@@ -60,7 +60,14 @@ fn text(found: &Found) -> String {
             write!(words, "; blame: {blame}").expect("a String takes all");
         }
         if table.differs && verdict != "differs" {
-            words.push_str("; another check of it, or an earlier proof, found that it differs, and nothing has cleared that");
+            let words_of = match table.by_check_only {
+                true => format!(
+                    "; by another check it differs, and nothing has cleared that: syncdata-applier consistency check {}",
+                    table.table
+                ),
+                false => "; an earlier proof found that it differs, and nothing has cleared that".to_owned(),
+            };
+            words.push_str(&words_of);
         }
         writeln!(text, "{}", escape_control(&words)).expect("a String takes all");
     }

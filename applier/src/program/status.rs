@@ -88,6 +88,7 @@ pub(super) mod tests {
             reason: None,
             nan_as_null: Vec::new(),
             differs: false,
+            differs_by: Vec::new(),
             score: None,
             proved_lsn: None,
             proved_at: None,

@@ -12,7 +12,13 @@ pub(super) const REFERENTIAL_INTEGRITY: &str = "referential_integrity";
 pub(super) const BUSINESS_RULES: &str = "business_rules";
 
 /// One for each table that has foreign keys, and one for each that has rules. `compared` is what its data came to.
-pub(super) fn verdicts(waiting: &Waiting, proof: &ProofManifest, compared: &[Verdict]) -> Vec<Verdict> {
+/// `open`: what earlier proofs found to differ, by table and check.
+pub(super) fn verdicts(
+    waiting: &Waiting,
+    proof: &ProofManifest,
+    compared: &[Verdict],
+    open: &BTreeSet<(String, String)>,
+) -> Vec<Verdict> {
     let is_equal = |table: &TableName| {
         let of_data = |verdict: &&Verdict| verdict.table == *table && verdict.check == "data_hash";
         compared.iter().find(of_data).is_some_and(|verdict| verdict.verdict == "equal")
@@ -32,10 +38,22 @@ pub(super) fn verdicts(waiting: &Waiting, proof: &ProofManifest, compared: &[Ver
             verdicts.extend(checks.map(|(_, check)| Verdict::not_proved(table, check, reason.to_owned())));
             continue;
         };
-        verdicts.extend(keys(table, &answers.keys, proved, is_equal));
-        verdicts.extend(rules(table, answers, proved));
+        let is_open = |check: &str| proved.is_some() && open.contains(&(table.to_string(), check.to_owned()));
+        let none = |check, what: &str| is_open(check).then(|| nothing_to_ask(table, check, what));
+        let of_keys = keys(table, &answers.keys, proved, is_equal);
+        verdicts.extend(of_keys.or_else(|| none(REFERENTIAL_INTEGRITY, "foreign key")));
+        verdicts.extend(rules(table, answers, proved).or_else(|| none(BUSINESS_RULES, "rule")));
     }
     verdicts
+}
+
+/// What an earlier proof found is over with the last key or rule that could find it.
+fn nothing_to_ask(table: &TableName, check: &'static str, what: &str) -> Verdict {
+    Verdict {
+        verdict: "equal",
+        differing: Some(0),
+        ..Verdict::not_proved(table, check, format!("there is no {what} of it any more"))
+    }
 }
 
 /// What several answers come to together.

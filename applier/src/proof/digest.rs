@@ -142,6 +142,9 @@ fn put_questions(
     let asked = Asked { mark, keys, rules, whitelist, ready: &ready };
     for task in tasks {
         (task.questions, task.answers) = asked.of(&task.table);
+        let is_plain =
+            |name: &&String| task.local.column(name).is_some_and(|at| !task.local.columns[at].generated);
+        task.answers.plain_here = task.layout.generated.iter().filter(is_plain).cloned().collect();
     }
 }
 

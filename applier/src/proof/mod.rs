@@ -7,8 +7,10 @@
 //! ```
 //! A digest that is not whole says nothing, and a table that was not compared is never called equal.
 
+mod blame;
 mod broken;
 mod digest;
+mod marked;
 pub mod now;
 mod questions;
 mod rebuilt;
@@ -32,6 +34,7 @@ use crate::target::postgres::cursor::Checkpoint;
 use crate::target::postgres::local::Local;
 
 pub(crate) use self::digest::{comparable, rows as digest_of_rows};
+pub(crate) use self::marked::marked;
 pub(crate) use self::rebuilt::Wanted;
 pub use self::record::{Check, Found, TableFound, checks, found};
 pub use self::verdict::judge;

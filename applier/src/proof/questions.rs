@@ -16,6 +16,9 @@ use crate::table::Table;
 pub(super) struct Answers {
     pub keys: Vec<KeyAnswer>,
     pub rules: BTreeMap<String, RuleAnswer>,
+    /// Columns that production computes and that are plain ones here: no digest has them.
+    #[serde(default)]
+    pub plain_here: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

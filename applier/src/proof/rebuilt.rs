@@ -7,6 +7,7 @@ use std::sync::Arc;
 use syncdata_formats::chain::Verified;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::layout::SegmentSeq;
+use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Relation;
 use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{Buckets, Cut, Layout, MarkedTable};
@@ -55,19 +56,65 @@ pub(crate) type Unknown = String;
 impl Wanted<'_> {
     /// Inside a transaction that somebody else ends.
     pub(super) async fn make(&self) -> Result<Result<Rebuilt, Unknown>> {
-        let shadow = shadow::make(self.local.session.client(), &self.table, 0).await?;
-        self.make_in(shadow).await
+        let newest = match self.newest_base().await? {
+            Ok(base) => base,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let Some((cut, marked)) = self.proved.as_ref().filter(|(cut, _)| !base_is_from_before(&newest, cut))
+        else {
+            let shadow = self.shadow().await?;
+            return self.make_from(newest, shadow, None).await;
+        };
+        // What the stream never said may have come with the newer base: only it says how the table is now, and only an
+        // older one how it was at the cut.
+        let at_cut = self.made_at(cut, marked).await?;
+        let shadow = self.shadow().await?;
+        let made = self.make_from(newest, shadow, None).await?;
+        Ok(made.map(|rebuilt| Rebuilt { at_cut, ..rebuilt }))
     }
 
     /// In a shadow that is there already: making one locks the live table until the transaction ends.
     pub(crate) async fn make_in(&self, shadow: Arc<Table>) -> Result<Result<Rebuilt, Unknown>> {
+        match self.newest_base().await? {
+            Ok(base) => self.make_from(base, shadow, None).await,
+            Err(reason) => Ok(Err(reason)),
+        }
+    }
+
+    /// Takes the place of an earlier one.
+    async fn shadow(&self) -> Result<Arc<Table>> {
+        shadow::make(self.local.session.client(), &self.table, 0).await
+    }
+
+    /// The table as it was there; `None`: the archive does not say.
+    async fn made_at(&self, cut: &Cut, marked: &MarkedTable) -> Result<Option<Buckets>> {
+        let Some(base) = self.base_before(cut).await? else { return Ok(None) };
+        let shadow = self.shadow().await?;
+        match self.make_from(base, shadow, Some(cut)).await? {
+            Ok(made) => {
+                let (client, layout) = (self.local.session.client(), Layout::of(&marked.relation));
+                Ok(Some(digest::rows(client, &made.copy.shadow, &layout, marked.k, drop).await?))
+            }
+            Err(reason) => {
+                tracing::info!(table = %self.table.name, reason, "the archive does not say how it was at the cut");
+                Ok(None)
+            }
+        }
+    }
+
+    /// As of the checkpoint, or as of `end`.
+    async fn make_from(
+        &self,
+        base: Base,
+        shadow: Arc<Table>,
+        end: Option<&Cut>,
+    ) -> Result<Result<Rebuilt, Unknown>> {
         let name = &self.table.name;
-        let base = match self.base().await? {
-            Ok(base) => base,
-            Err(reason) => return Ok(Err(reason)),
-        };
         let mut known = base.known();
-        let segments = stretch(self.source, self.archive_id, self.applied.link, known.upto).await?;
+        let mut segments = stretch(self.source, self.archive_id, self.applied.link, known.upto).await?;
+        if let Some(end) = end {
+            segments.truncate(segments.partition_point(|segment| segment.manifest().seq <= end.seq));
+        }
         if let Some(reason) = unreachable_from(&base, &segments, name, known.upto) {
             return Ok(Err(reason));
         }
@@ -87,11 +134,11 @@ impl Wanted<'_> {
             return Ok(Err(reason));
         }
         let at_cut = match self.proved.as_ref().filter(|(cut, _)| base_is_from_before(&base, cut)) {
-            Some((_, marked)) => {
+            Some((_, marked)) if end.is_none() => {
                 let (layout, shadow) = (Layout::of(&marked.relation), &copies[name].shadow);
                 Some(digest::rows(client, shadow, &layout, marked.k, drop).await?)
             }
-            None => None,
+            _ => None,
         };
         if let Err(reason) = self.catch_up(after, &mut known, &mut copies).await? {
             return Ok(Err(reason));
@@ -100,21 +147,9 @@ impl Wanted<'_> {
         Ok(Ok(Rebuilt { at_cut, copy, base: base.name() }))
     }
 
-    /// One from before the cut where there is one: only that can say how the table was there.
-    async fn base(&self) -> Result<Result<Base, Unknown>> {
-        let snapshots = self.source.snapshots(self.archive_id).await?;
-        let floor = self.source.floor().await?;
-        let since = cursor::capture_since(self.local.session.client(), &self.local.meta).await?;
-        let choose = |reached| {
-            let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached, since: &since };
-            offer.choose(&self.table.name, Want::Auto)
-        };
-        let cut = self.proved.as_ref().map_or(self.applied.end_lsn, |(cut, _)| cut.end_lsn);
-        let chosen = match choose(cut.min(self.applied.end_lsn)) {
-            Choice::Wait(_) => choose(self.applied.end_lsn),
-            chosen => chosen,
-        };
-        Ok(match chosen {
+    /// What a resync would begin with.
+    async fn newest_base(&self) -> Result<Result<Base, Unknown>> {
+        Ok(match self.choose(self.applied.end_lsn, Want::Auto).await? {
             Choice::Snapshot(snapshot) => Ok(Base::Snapshot(snapshot)),
             Choice::Start(from) => Ok(Base::Start { from }),
             Choice::Wait(id) => Err(format!(
@@ -123,6 +158,28 @@ impl Wanted<'_> {
             )),
             Choice::Nothing(reason) => Err(reason),
         })
+    }
+
+    /// Only one from before the cut can say how the table was there.
+    async fn base_before(&self, cut: &Cut) -> Result<Option<Base>> {
+        let chosen = match self.choose(cut.end_lsn.min(self.applied.end_lsn), Want::Auto).await? {
+            // All snapshots came later: perhaps it needs none.
+            Choice::Wait(_) => self.choose(cut.end_lsn, Want::Start).await?,
+            chosen => chosen,
+        };
+        Ok(match chosen {
+            Choice::Snapshot(snapshot) => Some(Base::Snapshot(snapshot)),
+            Choice::Start(from) => Some(Base::Start { from }),
+            Choice::Wait(_) | Choice::Nothing(_) => None,
+        })
+    }
+
+    async fn choose(&self, reached: Lsn, want: Want) -> Result<Choice> {
+        let snapshots = self.source.snapshots(self.archive_id).await?;
+        let floor = self.source.floor().await?;
+        let since = cursor::capture_since(self.local.session.client(), &self.local.meta).await?;
+        let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached, since: &since };
+        Ok(offer.choose(&self.table.name, want))
     }
 
     /// The segments up to the cut, and those after it.
@@ -212,12 +269,7 @@ fn base_is_from_before(base: &Base, cut: &Cut) -> bool {
 }
 
 /// Why changes between the base and the checkpoint are not all there.
-fn unreachable_from(
-    base: &Base,
-    segments: &[Verified],
-    table: &TableName,
-    upto: syncdata_formats::lsn::Lsn,
-) -> Option<Unknown> {
+fn unreachable_from(base: &Base, segments: &[Verified], table: &TableName, upto: Lsn) -> Option<Unknown> {
     let manifests = || segments.iter().map(Verified::manifest);
     if let Some(first) = manifests().next()
         && first.start_lsn > upto

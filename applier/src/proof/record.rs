@@ -1,6 +1,6 @@
 //! What our tables say of proofs: digests that wait, and verdicts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use syncdata_formats::error::{Error, Kind, Result};
@@ -55,6 +55,8 @@ pub(super) struct Verdict {
     pub score: Option<String>,
     pub verdict: &'static str,
     pub detail: Option<String>,
+    /// Whatever earlier proofs said of its data, what was compared is equal by now, though not all was.
+    pub is_over: bool,
 }
 
 impl Verdict {
@@ -68,12 +70,23 @@ impl Verdict {
             score: None,
             verdict: "not_proved",
             detail: Some(reason),
+            is_over: false,
         }
     }
 }
 
-/// Discards all digests of earlier marks, and what was said of waiting for them.
+/// Discards all digests of earlier marks, and what was said of waiting for them. Every table is in it, or nothing is
+/// changed: one that nobody expects would keep what an earlier proof said.
 pub(super) async fn begin(
+    local: &Local,
+    mark: &Mark,
+    cut: &Cut,
+    tables: &BTreeMap<TableName, Option<String>>,
+) -> Result<()> {
+    local.in_transaction(expect(local, mark, cut, tables)).await
+}
+
+async fn expect(
     local: &Local,
     mark: &Mark,
     cut: &Cut,
@@ -119,7 +132,8 @@ pub(super) async fn note(local: &Local, id: &ProofId, table: &TableName, outcome
         Outcome::Not(reason) => (None, None, Some(reason.as_str()), None),
     };
     let update = format!(
-        "UPDATE {}.data_sync_digests SET rows = $3, buckets = $4, reason = $5, answers = $6 WHERE table_name = $1 AND proof_id = $2",
+        "UPDATE {}.data_sync_digests SET rows = $3, buckets = $4, reason = $5, answers = $6 \
+         WHERE table_name = $1 AND proof_id = $2 AND reason IS NULL",
         local.meta
     );
     local
@@ -241,6 +255,17 @@ pub(super) async fn conclude(
                 .await
                 .context(|| format!("noting what proof {id} says of {}", verdict.table))?;
         }
+        let over = format!(
+            "UPDATE {meta}.data_sync_consistency SET repaired_at = clock_timestamp() \
+             WHERE table_name = $1 AND check_type IN ('row_count', 'data_hash') AND verdict = 'differs' AND repaired_at IS NULL"
+        );
+        for verdict in verdicts.iter().filter(|verdict| verdict.is_over) {
+            let table = verdict.table.to_string();
+            client
+                .execute(&over, &[&table])
+                .await
+                .context(|| format!("noting that {table} differs no more"))?;
+        }
         if is_final {
             let done = format!("UPDATE {meta}.data_sync_digests SET judged = true WHERE proof_id = $1");
             client
@@ -251,6 +276,21 @@ pub(super) async fn conclude(
         Ok::<_, Error>(())
     };
     local.in_transaction(conclude).await
+}
+
+/// Checks of tables that say that something differs, and that nothing has cleared since.
+pub(super) async fn differing(local: &Local) -> Result<BTreeSet<(String, String)>> {
+    let select = format!(
+        "SELECT table_name, check_type FROM ( \
+           SELECT DISTINCT ON (c.table_name, c.check_type) c.table_name, c.check_type, c.verdict, c.repaired_at \
+           FROM {}.data_sync_consistency c WHERE c.verdict IN ('equal', 'differs') \
+           ORDER BY c.table_name, c.check_type, c.ordinal DESC) AS newest \
+         WHERE verdict = 'differs' AND repaired_at IS NULL",
+        local.meta
+    );
+    let rows = local.session.client().query(&select, &[]).await;
+    let rows = rows.context(|| "reading what proofs say".to_owned())?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// What the newest proofs say, for people and programs.
@@ -276,6 +316,9 @@ pub struct TableFound {
     pub detail: Option<String>,
     /// The newest comparison says that it differs, and nothing has cleared that since.
     pub differs: bool,
+    /// Its rows are as they should be, and yet a foreign key or a rule says that it differs.
+    #[serde(default)]
+    pub by_check_only: bool,
 }
 
 pub async fn found(local: &Local) -> Result<Found> {
@@ -295,6 +338,7 @@ pub async fn found(local: &Local) -> Result<Found> {
         blame: row.get(9),
         detail: row.get(10),
         differs: row.get(11),
+        by_check_only: row.get(12),
     };
     Ok(Found { tables: rows.iter().map(table).collect() })
 }
@@ -304,14 +348,15 @@ fn found_statement(meta: &MetaSchema) -> String {
         "SELECT w.table_name, p.proof_id, \
            to_char(p.finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), p.cut_lsn::text, \
            p.source_rows, p.local_rows, p.differing, p.score::text, p.verdict, p.blame, p.detail, \
-           coalesce(d.differs, false) \
+           coalesce(d.differs, false), coalesce(d.differs AND NOT d.data, false) \
          FROM {meta}.tables_to_sync w \
          LEFT JOIN LATERAL (SELECT * FROM {meta}.data_sync_consistency p WHERE p.table_name = w.table_name \
-           AND p.check_type = 'data_hash' ORDER BY p.started_at DESC, p.proof_id DESC LIMIT 1) p ON true \
-         LEFT JOIN LATERAL (SELECT bool_or(v.verdict = 'differs' AND v.repaired_at IS NULL) AS differs FROM ( \
-           SELECT DISTINCT ON (v.check_type) v.verdict, v.repaired_at FROM {meta}.data_sync_consistency v \
+           AND p.check_type = 'data_hash' ORDER BY p.ordinal DESC LIMIT 1) p ON true \
+         LEFT JOIN LATERAL (SELECT bool_or(v.verdict = 'differs' AND v.repaired_at IS NULL) AS differs, \
+           bool_or(v.verdict = 'differs' AND v.repaired_at IS NULL AND v.check_type IN ('row_count', 'data_hash')) AS data \
+         FROM (SELECT DISTINCT ON (v.check_type) v.check_type, v.verdict, v.repaired_at FROM {meta}.data_sync_consistency v \
            WHERE v.table_name = w.table_name AND v.verdict IN ('equal', 'differs') \
-           ORDER BY v.check_type, v.finished_at DESC) v) d ON true \
+           ORDER BY v.check_type, v.ordinal DESC) v) d ON true \
          ORDER BY w.id"
     )
 }
@@ -345,7 +390,7 @@ pub async fn checks(local: &Local) -> Result<Vec<Check>> {
            p.repaired_at IS NOT NULL \
          FROM {0}.tables_to_sync w JOIN LATERAL (SELECT DISTINCT ON (c.check_type) * \
            FROM {0}.data_sync_consistency c WHERE c.table_name = w.table_name \
-           ORDER BY c.check_type, c.started_at DESC, c.proof_id DESC) p ON true ORDER BY w.id, p.check_type DESC",
+           ORDER BY c.check_type, c.ordinal DESC) p ON true ORDER BY w.id, p.check_type DESC",
         local.meta
     );
     let rows = local.session.client().query(&select, &[]).await;
@@ -371,18 +416,21 @@ pub async fn checks(local: &Local) -> Result<Vec<Check>> {
 /// The newest comparison of a table: where it was made.
 pub(super) struct Last {
     pub id: ProofId,
+    /// It says that the table differs, and nothing has cleared that.
+    pub differs: bool,
 }
 
 /// The proof that says last that the table differs, or is equal.
 pub(super) async fn last_compared(local: &Local, table: &TableName) -> Result<Option<Last>> {
     let select = format!(
-        "SELECT proof_id FROM {}.data_sync_consistency WHERE table_name = $1 AND check_type = 'data_hash' \
-         AND verdict IN ('equal', 'differs') ORDER BY finished_at DESC LIMIT 1",
+        "SELECT proof_id, verdict = 'differs' AND repaired_at IS NULL FROM {}.data_sync_consistency \
+         WHERE table_name = $1 AND check_type = 'data_hash' AND verdict IN ('equal', 'differs') \
+         ORDER BY ordinal DESC LIMIT 1",
         local.meta
     );
     let row = local.session.client().query_opt(&select, &[&table.to_string()]).await;
     let row = row.context(|| "looking for the newest proof".to_owned())?;
-    row.map(|row| Ok(Last { id: row.get::<_, &str>(0).parse()? })).transpose()
+    row.map(|row| Ok(Last { id: row.get::<_, &str>(0).parse()?, differs: row.get(1) })).transpose()
 }
 
 pub(super) async fn blame(local: &Local, id: &ProofId, table: &TableName, blame: &str) -> Result<()> {
@@ -403,6 +451,14 @@ pub(super) async fn clear(local: &Local, table: &TableName) -> Result<()> {
         local.meta
     );
     let done = local.session.client().execute(&update, &[&table.to_string()]).await;
+    done.context(|| "noting that the table was repaired".to_owned())?;
+    // Ours that wait for production's are of rows that are mended by now.
+    let waiting = format!(
+        "UPDATE {}.data_sync_digests SET buckets = NULL, reason = 'repaired meanwhile' \
+         WHERE table_name = $1 AND NOT judged AND reason IS NULL",
+        local.meta
+    );
+    let done = local.session.client().execute(&waiting, &[&table.to_string()]).await;
     done.context(|| "noting that the table was repaired".to_owned())?;
     // What refers to nothing and breaks a rule did so for the rows that differed, in this table or in another one.
     let others = format!(

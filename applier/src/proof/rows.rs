@@ -12,14 +12,14 @@ use postgres_protocol::escape::escape_literal;
 use serde::Serialize;
 use syncdata_formats::error::{Error, Kind, Result, escape_control};
 use syncdata_formats::name::TableName;
-use syncdata_formats::proof::{Buckets, Cut, MarkedTable, ProofId};
 use syncdata_service::config::Config;
 use syncdata_service::faults;
 use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::{Client, Row};
 
+use super::blame::Proof;
 use super::rebuilt::{Rebuilt, Wanted, not_applied};
-use super::record::{self, Outcome};
+use super::record;
 use crate::archive::hand_files::HandFiles;
 use crate::load::{Changes, Pair};
 use crate::plan::offer::take_snapshot;
@@ -100,6 +100,8 @@ impl Report {
         match self.differing {
             _ if !self.buckets.is_empty() => 1,
             Some(0) => 0,
+            // Nobody knows whether production has these rows.
+            Some(_) if is_mended && self.unknown.is_some() => 2,
             Some(_) if is_mended => 0,
             Some(_) => 1,
             None => 2,
@@ -187,7 +189,13 @@ pub async fn look(config: &Config, asked: &Asked) -> Result<Report> {
         return Err(Error::new(Kind::NotFound, format!("Table not found locally: {}", asked.table)));
     };
 
-    let proof = Proof::of(&local, &files, archive_id, &asked.table).await?;
+    let proof = match Proof::of(&local, &files, archive_id, &asked.table).await? {
+        Ok(proof) => proof,
+        Err(reason) => {
+            report.unknown = Some(reason);
+            None
+        }
+    };
     if let Some(proof) = &proof {
         report.proof_id = Some(proof.id.to_string());
         report.cut_lsn = Some(proof.cut.end_lsn.to_string());
@@ -217,20 +225,24 @@ async fn compared(
     let rebuilt = match wanted.make().await? {
         Ok(rebuilt) => rebuilt,
         Err(reason) => {
+            let differs = report.unknown.is_some() || proof.is_some_and(|proof| proof.differs);
+            report.blame = differs.then(|| "unknown".to_owned());
             report.unknown = Some(reason);
-            report.blame = proof.filter(|proof| proof.differs()).map(|_| "unknown".to_owned());
             report.remedy = Some(format!("a new snapshot: {}", take_snapshot(&asked.table)));
             return note_blame(local, proof, report).await;
         }
     };
     report.base = Some(rebuilt.base.clone());
-    let blamed = proof.map(|proof| proof.blame(rebuilt.at_cut.as_ref(), report));
+    let blamed = match proof {
+        Some(proof) => proof.blame(rebuilt.at_cut.as_ref(), report),
+        None => report.unknown.as_ref().map(|_| "unknown"),
+    };
 
     let pair = pair(&rebuilt, local.replica)?;
     let difference = Difference { pair: &pair, key: &rebuilt_key(&rebuilt) };
     report.differing = Some(difference.list(client, asked.key.as_deref(), &mut report.rows).await?);
     if asked.key.is_none() {
-        describe(report, blamed.flatten());
+        describe(report, blamed);
         note_blame(local, proof, report).await?;
     }
     if asked.repair && report.differing != Some(0) {
@@ -254,6 +266,15 @@ fn describe(report: &mut Report, blamed: Option<&'static str>) {
     let table = &report.table;
     let word = TableName::word_of(table);
     report.remedy = match blame {
+        // Only the archive can be compared with: what production has, a new proof says.
+        Some("unknown") if report.unknown.is_some() => {
+            if !rows_differ {
+                report.differing = None;
+            }
+            let repair = format!("syncdata-applier consistency repair {table}, then ");
+            let first = if rows_differ { repair.as_str() } else { "" };
+            Some(format!("{first}a new proof, run on the production host: syncdata-archiver proof"))
+        }
         Some("stream" | "both") => {
             // What the archive says is not what production has: rows that agree with it say nothing.
             if !rows_differ {
@@ -273,7 +294,7 @@ fn describe(report: &mut Report, blamed: Option<&'static str>) {
 
 async fn note_blame(local: &Local, proof: Option<&Proof>, report: &Report) -> Result<()> {
     match (proof, &report.blame) {
-        (Some(proof), Some(blame)) if proof.differs() => {
+        (Some(proof), Some(blame)) if proof.differs => {
             let table = report.table.parse()?;
             record::blame(local, &proof.id, &table, blame).await
         }
@@ -305,9 +326,14 @@ async fn repair(
     tracing::info!(table = %asked.table, inserted, updated, deleted, "table repaired");
     let changed = report.differing.unwrap_or(0);
     report.repaired = Some(changed);
-    if report.buckets.is_empty() {
-        report.remedy = None;
-    }
+    report.remedy = match &report.unknown {
+        // Nobody has looked whether production has these rows.
+        Some(_) if report.buckets.is_empty() => {
+            Some("a new proof, run on the production host: syncdata-archiver proof".to_owned())
+        }
+        _ if report.buckets.is_empty() => None,
+        _ => report.remedy.take(),
+    };
     clear(local, asked, report).await
 }
 
@@ -315,77 +341,6 @@ async fn repair(
 async fn clear(local: &Local, asked: &Asked, report: &Report) -> Result<()> {
     let is_of_stream = matches!(report.blame.as_deref(), Some("stream" | "both" | "unknown"));
     if is_of_stream { Ok(()) } else { record::clear(local, &asked.table).await }
-}
-
-/// The newest proof that compared the table.
-struct Proof {
-    id: ProofId,
-    cut: Cut,
-    marked: MarkedTable,
-    source: Buckets,
-    /// Ours at the cut; `None` where a newer mark has discarded it.
-    local: Option<Buckets>,
-}
-
-impl Proof {
-    async fn of(
-        local: &Local,
-        files: &HandFiles,
-        archive_id: uuid::Uuid,
-        table: &TableName,
-    ) -> Result<Option<Proof>> {
-        let Some(last) = record::last_compared(local, table).await? else { return Ok(None) };
-        let Some(waiting) = record::waiting(local).await?.filter(|waiting| waiting.mark.id == last.id) else {
-            return Ok(None);
-        };
-        let Some(proof) = files.source.proof(&last.id, archive_id).await? else { return Ok(None) };
-        if proof.cut != waiting.cut {
-            return Ok(None);
-        }
-        let (Some(proved), Some(digested)) = (proof.tables.get(table), waiting.tables.get(table)) else {
-            return Ok(None);
-        };
-        let Some(marked) = digested.marked.clone() else { return Ok(None) };
-        let source = files.source.buckets(&proof.id, proved).await?;
-        let local = match &digested.outcome {
-            Outcome::Done { rows, buckets, .. } => {
-                Some(super::verdict::local_buckets(proved, *rows, buckets)?)
-            }
-            Outcome::UnderWay | Outcome::Not(_) => None,
-        };
-        Ok(Some(Proof { id: proof.id, cut: proof.cut, marked, source, local }))
-    }
-
-    fn differs(&self) -> bool {
-        self.local.as_ref().is_some_and(|local| *local != self.source)
-    }
-
-    /// Bucket by bucket: where the archive has what production has, the copy is to blame; where it has what the copy
-    /// has, the stream; where it has neither, both.
-    fn blame(&self, archive: Option<&Buckets>, report: &mut Report) -> Option<&'static str> {
-        let Some(archive) = archive else { return self.differs().then_some("unknown") };
-        let (mut by_copy, mut by_stream) = (false, false);
-        for (bucket, (theirs, stream)) in (0..).zip(self.source.iter().zip(archive.iter())) {
-            let ours = self.local.as_ref().map(|local| local.get(bucket));
-            by_copy |= ours.is_some_and(|ours| ours != stream);
-            if theirs != stream {
-                by_stream = true;
-                if report.buckets.len() < LISTED_MAX {
-                    report.buckets.push(BucketDifference {
-                        bucket,
-                        source_rows: theirs.0,
-                        archive_rows: stream.0,
-                    });
-                }
-            }
-        }
-        match (by_copy, by_stream) {
-            (false, false) => None,
-            (true, false) => Some("local"),
-            (false, true) => Some("stream"),
-            (true, true) => Some("both"),
-        }
-    }
 }
 
 fn rebuilt_key(rebuilt: &Rebuilt) -> Vec<usize> {

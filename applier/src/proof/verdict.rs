@@ -35,7 +35,8 @@ pub async fn judge(local: &Local, source: &Source, archive_id: Uuid) -> Result<(
             Err(error) => return Err(error),
         }
     }
-    verdicts.extend(broken::verdicts(&waiting, &proof, &verdicts));
+    let open = record::differing(local).await?;
+    verdicts.extend(broken::verdicts(&waiting, &proof, &verdicts, &open));
     record::conclude(local, &proof.id, &waiting.cut, &verdicts, true).await?;
     for verdict in verdicts.iter().filter(|verdict| verdict.verdict == "differs") {
         let (table, lsn, id) = (&verdict.table, waiting.cut.end_lsn, &proof.id);
@@ -93,7 +94,7 @@ async fn compare(
     let buckets = match &digested.outcome {
         Outcome::Not(reason) => return Ok(not_proved(table, reason)),
         Outcome::UnderWay => return Ok(not_proved(table, "interrupted")),
-        Outcome::Done { rows, buckets, .. } => (*rows, buckets),
+        Outcome::Done { rows, buckets, answers } => (*rows, buckets, answers),
     };
     let Some(proved) = proof.tables.get(table) else {
         let reason = proof.not_proved.get(table).map_or("production did not digest it", String::as_str);
@@ -107,7 +108,8 @@ async fn compare(
     }
     let theirs = source.buckets(&proof.id, proved).await?;
     let ours = local_buckets(proved, buckets.0, buckets.1)?;
-    Ok(said(table, proved, &Layout::of(&marked.relation), &Comparison::of(&theirs, &ours)))
+    let layout = Layout::of(&marked.relation);
+    Ok(said(table, proved, &layout, &buckets.2.plain_here, &Comparison::of(&theirs, &ours)))
 }
 
 /// Our own file, read as strictly as theirs.
@@ -123,7 +125,14 @@ pub(super) fn local_buckets(proved: &ProvedTable, rows: u64, file: &[u8]) -> Res
         .map_err(|error| Error::new(Kind::StateDamaged, "a digest of ours cannot be read").caused_by(error))
 }
 
-fn said(table: &TableName, proved: &ProvedTable, layout: &Layout, comparison: &Comparison) -> Vec<Verdict> {
+/// `plain_here`: columns that production computes and that are kept here, so that their values may be any.
+fn said(
+    table: &TableName,
+    proved: &ProvedTable,
+    layout: &Layout,
+    plain_here: &[String],
+    comparison: &Comparison,
+) -> Vec<Verdict> {
     let rows = (Some(comparison.source_rows), Some(comparison.local_rows));
     let apart = comparison.source_rows.abs_diff(comparison.local_rows);
     let counts = Verdict {
@@ -135,8 +144,10 @@ fn said(table: &TableName, proved: &ProvedTable, layout: &Layout, comparison: &C
         score: None,
         verdict: if apart == 0 { "equal" } else { "differs" },
         detail: None,
+        is_over: false,
     };
-    let left_out = left_out(proved, layout);
+    let mut left_out = left_out(proved, layout);
+    left_out.extend(plain_here.iter().map(String::as_str));
     // Values that the stream does not say are in the image: what differs may be only these.
     let is_doubtful = !proved.not_comparable.is_empty();
     let (is_equal, is_whole) = (comparison.is_equal(), left_out.is_empty());
@@ -152,8 +163,10 @@ fn said(table: &TableName, proved: &ProvedTable, layout: &Layout, comparison: &C
         let equal = if is_equal { "; all other columns are equal" } else { "" };
         words.push(format!("not compared: {}{equal}", left_out.join(", ")));
     }
-    if !layout.generated.is_empty() {
-        words.push(format!("generated, not compared: {}", layout.generated.join(", ")));
+    let computed = layout.generated.iter().filter(|name| !plain_here.contains(name));
+    let computed: Vec<&str> = computed.map(String::as_str).collect();
+    if !computed.is_empty() {
+        words.push(format!("generated, not compared: {}", computed.join(", ")));
     }
     let hash = Verdict {
         table: table.clone(),
@@ -165,6 +178,7 @@ fn said(table: &TableName, proved: &ProvedTable, layout: &Layout, comparison: &C
         score: (is_whole || !is_equal && !is_doubtful).then(|| score(comparison)),
         verdict: word(is_equal, is_whole, is_doubtful),
         detail: (!words.is_empty()).then(|| words.join("; ")),
+        is_over: is_equal,
     };
     vec![counts, hash]
 }
@@ -231,7 +245,7 @@ mod tests {
         };
         let comparison = Comparison::of(&digest(theirs), &digest(ours));
         let table = "t".parse().expect("a name");
-        said(&table, &proved, &layout, &comparison).into_iter().map(|v| (v.verdict, v.score)).collect()
+        said(&table, &proved, &layout, &[], &comparison).into_iter().map(|v| (v.verdict, v.score)).collect()
     }
 
     #[test]

@@ -31,6 +31,9 @@ use crate::snapshot::view::View;
 /// Production joins no tables for us for longer than that in one proof. (Rules are its operator's own.)
 const KEYS_TIME_MAX: Duration = Duration::from_secs(300);
 
+/// Nobody of production is held up for longer than a second.
+const DDL_WAITED: &str = "DDL waited";
+
 /// What has come of the tables so far.
 pub(super) struct Digests<'a> {
     archive: &'a ArchiveHandle,
@@ -76,6 +79,12 @@ impl<'a> Digests<'a> {
             if self.not_proved.contains_key(&table.name) {
                 continue;
             }
+            // Nothing of it is locked, and yet the snapshot itself is waited for.
+            if neighbours.is_to_end().await? {
+                warn_not_proved(&table.name, DDL_WAITED);
+                self.not_proved.insert(table.name.clone(), DDL_WAITED.to_owned());
+                continue;
+            }
             let read = self.read(client, table, neighbours, &mut progress).await;
             hold::release(client).await?;
             let reason = match read {
@@ -84,7 +93,7 @@ impl<'a> Digests<'a> {
                     continue;
                 }
                 Err(Unread::All(error)) => return Err(error.context(format!("digesting {}", table.name))),
-                Err(Unread::Now(error)) if error.one_line().contains("gave way") => "DDL waited".to_owned(),
+                Err(Unread::Now(error)) if error.one_line().contains("gave way") => DDL_WAITED.to_owned(),
                 Err(Unread::Now(error) | Unread::Table(error)) => error.one_line(),
             };
             warn_not_proved(&table.name, &reason);

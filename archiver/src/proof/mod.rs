@@ -108,7 +108,11 @@ pub(crate) async fn make(config: &Config, options: &Options, watch: &Watch, asks
 /// When the newest proof of the archive was taken.
 pub(crate) async fn newest_taken_at(config: &Config) -> Result<Option<Timestamp>> {
     let archive = ArchiveHandle::spawn(syncdata_archive::open(config.archive()?)?)?;
-    archive.run(keep::newest_taken_at).await
+    let key = config.signing_key()?.map(|key| key.verify_key());
+    let (now, every) = (Timestamp::now(), config.proof_every);
+    // One from further in the future than that is by a clock that was wrong, or by nobody.
+    let counts = move |taken_at: Timestamp| taken_at.since(now) < every;
+    archive.run(move |archive| keep::newest_taken_at(archive, key.as_ref(), counts)).await
 }
 
 struct Proof<'a> {
@@ -150,13 +154,16 @@ impl Proof<'_> {
         let session = process(&connection).await?;
         let neighbours =
             Neighbours::open(self.config, APPLICATION_NAME, session.0, connection.session.canceller())
-                .await?;
+                .await?
+                .ending_with(session.0);
         let mut digests = Digests::new(&archive, &mark, self.options.rate, is_degraded);
         digests.note_lost(&lost);
         digests.read_all(connection.session.client(), &view, &neighbours).await?;
-        drop(neighbours);
-        let questions = Questions::at(self.config, connection.session.client()).await?;
+        let questions =
+            Questions::at(self.config, connection.session.client(), &neighbours, session.0).await?;
         digests.ask(&questions, &view, &keys, &self.config.rules).await;
+        drop(questions);
+        drop(neighbours);
         faults::hit("proof.digested")?;
         self.make_sure(&connection, &view, session).await?;
 
@@ -174,7 +181,7 @@ impl Proof<'_> {
             archiver: env!("CARGO_PKG_VERSION").to_owned(),
         };
         self.publish(&archive, &manifest).await?;
-        keep::newest(&archive).await?;
+        keep::newest(&archive, &manifest.id).await?;
         let made = Made {
             id: manifest.id.to_string(),
             cut_lsn: cut.end_lsn.to_string(),

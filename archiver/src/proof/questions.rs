@@ -4,8 +4,8 @@
 //! Each question has a session of its own, which may only read, for a limited time, and gives way to whoever waits for a
 //! lock of it. One that fails is not answered; the proof is none the worse.
 
-use syncdata_formats::Result;
 use syncdata_formats::proof::Violators;
+use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use syncdata_service::faults;
 use syncdata_service::postgres::{CatalogKey, Question, ServerContext as _, Session};
@@ -23,17 +23,24 @@ const ROWS_JOINED_MAX: u64 = 5_000_000;
 pub(super) struct Questions<'a> {
     config: &'a Config,
     snapshot: String,
+    neighbours: &'a Neighbours,
+    holder: i32,
 }
 
 impl<'a> Questions<'a> {
-    pub(super) async fn at(config: &'a Config, client: &Client) -> Result<Questions<'a>> {
+    pub(super) async fn at(
+        config: &'a Config,
+        client: &Client,
+        neighbours: &'a Neighbours,
+        holder: i32,
+    ) -> Result<Questions<'a>> {
         let doing = || "exporting the snapshot of the proof".to_owned();
         // Nothing is exported from behind a savepoint.
         client.batch_execute("RELEASE SAVEPOINT syncdata_table").await.context(doing)?;
         let row = client.query_typed_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await;
         let snapshot = row.context(doing)?.get(0);
         hold::mark(client).await?;
-        Ok(Questions { config, snapshot })
+        Ok(Questions { config, snapshot, neighbours, holder })
     }
 
     /// The rows that the query answers, or why it was not answered.
@@ -42,12 +49,16 @@ impl<'a> Questions<'a> {
     }
 
     async fn asked(&self, table: &Table, sql: &str) -> Result<Violators> {
+        if self.neighbours.is_to_end().await? {
+            return Err(Error::new(Kind::Locked, "DDL waited"));
+        }
         let settings = pinned().with("max_parallel_workers_per_gather", "0").with("row_security", "off");
         let session = Session::open(self.config.postgres()?, APPLICATION_NAME, &settings).await?;
         let process = session.client().query_typed_one("SELECT pg_catalog.pg_backend_pid()", &[]).await;
         let process = process.context(|| "asking for the session's process".to_owned())?.get(0);
         let neighbours =
             Neighbours::open(self.config, APPLICATION_NAME, process, session.canceller()).await?;
+        let neighbours = neighbours.ending_with(self.holder);
         faults::hit("proof.asked")?;
         let limit = Some(self.config.rule_timeout);
         let question = Question { snapshot: &self.snapshot, limit, schema: table.name.schema(), sql };

@@ -28,6 +28,13 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
 /// itself be waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Sessions that wait until a snapshot has ended: whoever builds an index beside writers waits for every older one.
+const WAITING_FOR_THE_END: &str = "SELECT DISTINCT 'process ' || w.pid || coalesce(' of ' || a.usename, '')
+      || coalesce(' (' || nullif(a.application_name, '') || ')', '')
+    FROM pg_locks h JOIN pg_locks w ON w.locktype = 'virtualxid' AND w.virtualxid = h.virtualxid AND NOT w.granted
+    LEFT JOIN pg_stat_activity a ON a.pid = w.pid
+    WHERE h.locktype = 'virtualxid' AND h.granted AND h.pid = $1";
+
 /// Sessions that wait for what another one holds. Only a lock that excludes everybody waits for a reader.
 const WAITING: &str = "SELECT DISTINCT 'process ' || w.pid || coalesce(' of ' || a.usename, '')
       || coalesce(' (' || nullif(a.application_name, '') || ')', '')
@@ -90,6 +97,8 @@ pub(crate) struct Neighbours {
     session: Session,
     reader: i32,
     canceller: Canceller,
+    /// The process that holds the snapshot, where that is given up too.
+    holder: Option<i32>,
 }
 
 impl Neighbours {
@@ -101,7 +110,27 @@ impl Neighbours {
         canceller: Canceller,
     ) -> Result<Neighbours> {
         let session = Session::open(config.postgres()?, application_name, &pinned()).await?;
-        Ok(Neighbours { session, reader, canceller })
+        Ok(Neighbours { session, reader, canceller, holder: None })
+    }
+
+    /// Gives way also to whoever waits for the end of that process's snapshot.
+    #[must_use]
+    pub(crate) fn ending_with(self, holder: i32) -> Neighbours {
+        Neighbours { holder: Some(holder), ..self }
+    }
+
+    /// Whether somebody waits for the end of the snapshot.
+    pub(crate) async fn is_to_end(&self) -> Result<bool> {
+        Ok(!self.who_wait_for_the_end().await?.is_empty())
+    }
+
+    async fn who_wait_for_the_end(&self) -> Result<Vec<String>> {
+        let Some(holder) = self.holder else { return Ok(Vec::new()) };
+        let mut waiting = self.names(WAITING_FOR_THE_END, &holder, Type::INT4).await?;
+        if self.reader != holder {
+            waiting.extend(self.names(WAITING_FOR_THE_END, &self.reader, Type::INT4).await?);
+        }
+        Ok(waiting)
     }
 
     /// Reads while nobody waits for it. The reading that gave way is over when this returns, but its transaction may
@@ -124,7 +153,8 @@ impl Neighbours {
     async fn somebody_waits(&self) -> Result<String> {
         loop {
             tokio::time::sleep(BETWEEN_LOOKS).await;
-            let waiting = self.names(WAITING, &self.reader, Type::INT4).await?;
+            let mut waiting = self.names(WAITING, &self.reader, Type::INT4).await?;
+            waiting.extend(self.who_wait_for_the_end().await?);
             if !waiting.is_empty() {
                 return Ok(waiting.join(" and "));
             }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use syncdata_formats::proof::ProofManifest;
 use syncdata_tests::world::{World, WorldOptions};
 
-use crate::scene::{self, TABLES, assert_all_equal, status};
+use crate::scene::{self, TABLES, assert_all_equal, proofs, status};
 
 /// Proofs under load; the soak runs them in full.
 fn rounds() -> u32 {
@@ -140,4 +141,59 @@ async fn ddl_of_production_is_not_held_up() {
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     let finished = running.ended().await.expect_code(1);
     assert_eq!(finished.json()["not_proved"]["log"], "DDL waited");
+}
+
+/// An index that is built beside writers waits for every older snapshot of the database.
+#[tokio::test]
+async fn an_index_that_production_builds_concurrently_is_not_held_up() {
+    let world = scene::world(WorldOptions::default()).await;
+    world
+        .source
+        .execute("INSERT INTO log SELECT repeat('x', 200), NULL FROM generate_series(1, 100000)")
+        .await;
+    let arguments = ["-v", "proof", "--tables", "accounts,log,parts", "--rate", "1MiB", "--json"];
+    let mut running = world.archiver(arguments).spawn();
+    running.says("proof begun").await;
+    let reads = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%log%' AND state = 'active'";
+    while world.source.value(reads).await == "0" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let started = std::time::Instant::now();
+    // Of a table that is read by nobody any more.
+    world.source.execute("CREATE INDEX CONCURRENTLY beside ON accounts (balance)").await;
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    let made = running.ended().await.expect_code(1).json();
+    assert_eq!(made["tables"], 1, "{made}");
+    for table in ["log", "parts"] {
+        assert_eq!(made["not_proved"][table], "DDL waited", "{made}");
+    }
+    world.applier(["sync"]).succeed().await;
+    let (tables, _) = status(&world).await;
+    assert!(tables.iter().all(|table| table["verdict"] != "differs"), "{tables:?}");
+}
+
+/// The archive says when the newest proof was made: by a clock that may have been wrong, or by somebody else's word.
+#[tokio::test]
+async fn a_proof_from_the_future_does_not_keep_the_daemon_from_making_one() {
+    let mut world = scene::world(WorldOptions::default()).await;
+    world.archiver(["proof"]).succeed().await;
+    let folder = proofs(&world).pop().expect("a proof");
+    let file = folder.join("proof.manifest.json");
+    let mut manifest = ProofManifest::decode(&std::fs::read(&file).expect("there")).expect("sound");
+    manifest.taken_at = "2126-02-05T10:30:00Z".parse().expect("a time");
+    let bytes = manifest.encode();
+    std::fs::write(&file, &bytes).expect("ours");
+    let digest = folder.join("proof.manifest.json.sha256");
+    std::fs::write(digest, ProofManifest::digest_file(&bytes)).expect("ours");
+    // What a crash has left of one that was never published goes with the next.
+    let left = world.archive_dir().join("proofs/0000000000000001-20260205T103000Z");
+    std::fs::create_dir(&left).expect("ours");
+    std::fs::write(left.join("1.buckets.zst"), b"half").expect("ours");
+
+    world.set_archiver("proof_every", "1d");
+    let mut daemon = world.archiver(["-v", "run"]).spawn();
+    daemon.says("proof published").await;
+    daemon.stop().await;
+    assert_eq!(proofs(&world).len(), 2);
+    assert!(!left.exists());
 }

@@ -3,10 +3,10 @@
 use serde_json::Value;
 use syncdata_tests::world::{World, WorldOptions};
 
-use crate::scene::{self, assert_all_equal, prove, prove_differing, status};
+use crate::scene::{self, assert_all_equal, proofs, prove, prove_differing, status};
 
 /// A row of production goes, and no transaction says so: what a broken disk does. Logical decoding does not see it.
-async fn lose_at_production(world: &World, table: &str, id: u32) {
+pub(crate) async fn lose_at_production(world: &World, table: &str, id: u32) {
     world.source.execute("CREATE EXTENSION IF NOT EXISTS pg_surgery").await;
     let lose = format!(
         "SELECT heap_force_kill('{table}', ARRAY[(SELECT ctid FROM {table} WHERE id = {id})]::tid[])"
@@ -89,4 +89,44 @@ async fn without_a_base_in_the_archive_nobody_is_blamed_and_a_new_snapshot_is_th
     world.applier(["resync", "entries"]).succeed().await;
     prove(&world).await;
     assert_all_equal(&world).await;
+}
+
+/// A table that was captured since it had no row needs every segment since: once these are pruned, nobody knows.
+#[tokio::test]
+async fn where_segments_were_pruned_nobody_is_blamed() {
+    let mut world = scene::world(WorldOptions::default()).await;
+    world.execute_on_both("CREATE TABLE late (id int PRIMARY KEY, v text)").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.applier(["add-tables", "late"]).succeed().await;
+    world.applier(["sync"]).succeed().await;
+    world.source.execute("INSERT INTO late SELECT i, 'v' FROM generate_series(1, 100) i").await;
+    world.carry().await;
+    world.target.execute("UPDATE late SET v = 'spoilt' WHERE id = 7").await;
+    prove_differing(&world).await;
+    let found = rows(&world, "late", 1).await;
+    assert_eq!((&found["blame"], &found["differing"]), (&"local".into(), &1.into()), "{found}");
+
+    world.set_archiver("keep_days", 0);
+    for round in 0..2 {
+        world.source.execute(&format!("UPDATE accounts SET balance = {round} WHERE id = 1")).await;
+        world.archiver(["snapshot"]).succeed().await;
+        world.archiver(["run", "--once"]).succeed().await;
+    }
+    world.source.execute("UPDATE accounts SET balance = 9 WHERE id = 1").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.applier(["sync"]).succeed().await;
+    world.archiver(["prune", "--dry-run"]).run().await;
+    // By hand, as somebody does who needs room: what drills need would stay otherwise.
+    for proof in proofs(&world) {
+        std::fs::rename(&proof, world.folder().join("aside")).expect("one file system");
+        world.archiver(["prune"]).succeed().await;
+        std::fs::rename(world.folder().join("aside"), &proof).expect("one file system");
+    }
+    let found = rows(&world, "late", 1).await;
+    assert_eq!((&found["blame"], &found["differing"]), (&"unknown".into(), &1.into()), "{found}");
+    assert_eq!(blame_in_status(&world, "late").await, "unknown");
+    let remedy = found["remedy"].as_str().expect("said");
+    assert!(remedy.contains("resync late"), "{remedy}");
+    world.applier(["resync", "late"]).succeed().await;
+    world.assert_same(&["late"]).await;
 }

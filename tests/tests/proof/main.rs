@@ -3,6 +3,7 @@
 mod alarms;
 mod blame;
 mod broken;
+mod cleared;
 mod damage;
 mod drills;
 mod refused;

@@ -225,3 +225,47 @@ async fn a_proof_that_comes_late_speaks_of_its_cut_and_a_newer_mark_replaces_wha
     );
     assert_eq!(world.target.value(&of_older).await, "0");
 }
+
+/// Killed while it is loaded, a table is loading when the next pass comes to the mark.
+#[tokio::test]
+async fn a_table_that_is_loading_at_the_mark_is_not_proved_and_is_afterwards() {
+    let world = scene::world(WorldOptions::default()).await;
+    let killed = world.applier(["resync", "entries"]).fault("load.filled=kill").run().await;
+    assert!(killed.was_killed(), "{killed}");
+    let state = "SELECT state FROM data_sync_table_state WHERE table_name = 'entries'";
+    assert_eq!(world.target.value(state).await, "loading");
+    world.target.execute("UPDATE entries SET amount = -1 WHERE id = 7").await;
+    prove(&world).await;
+    let entries = said_of(&world, "entries").await;
+    assert_eq!(entries["verdict"], "not_proved", "{entries}");
+    let detail = entries["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("the table was loading"), "{detail}");
+    assert_eq!(said_of(&world, "accounts").await["verdict"], "equal");
+    // The same pass has loaded it afterwards.
+    assert_eq!(world.target.value(state).await, "live");
+    prove(&world).await;
+    assert_all_equal(&world).await;
+}
+
+#[tokio::test]
+async fn a_table_with_lost_changes_is_not_proved_until_it_was_made_anew() {
+    let world = scene::world(WorldOptions::default()).await;
+    world.source.execute("ALTER TABLE accounts SET UNLOGGED").await;
+    world.source.execute("UPDATE accounts SET balance = 7 WHERE id = 7").await;
+    world.source.execute("ALTER TABLE accounts SET LOGGED").await;
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    world.archiver(["proof"]).run().await;
+    world.applier(["sync"]).run().await;
+    let state = "SELECT state FROM data_sync_table_state WHERE table_name = 'accounts'";
+    assert_eq!(world.target.value(state).await, "stale");
+    let accounts = said_of(&world, "accounts").await;
+    assert_eq!(accounts["verdict"], "not_proved", "{accounts}");
+    let detail = accounts["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("the table was stale: "), "{detail}");
+    assert_eq!(said_of(&world, "entries").await["verdict"], "equal");
+    world.archiver(["snapshot", "--tables", "accounts"]).succeed().await;
+    world.archiver(["run", "--once"]).run().await;
+    world.applier(["resync", "accounts"]).succeed().await;
+    prove(&world).await;
+    assert_all_equal(&world).await;
+}

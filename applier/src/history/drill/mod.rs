@@ -14,10 +14,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use syncdata_formats::error::{Error, Kind, Result};
-use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::Link;
 use syncdata_formats::name::TableName;
-use syncdata_formats::proof::{Buckets, Comparison, Layout, MarkedTable, ProofManifest};
+use syncdata_formats::proof::{Buckets, Comparison, Layout, ProofManifest};
 use syncdata_service::config::Config;
 use syncdata_service::daemon::Stop;
 use syncdata_service::faults;
@@ -31,7 +29,6 @@ use super::Standing;
 use super::into::{fill_copy, make_copy};
 use crate::archive::hand_files::HandFiles;
 use crate::archive::source::Source;
-use crate::archive::stretch::stretch;
 use crate::load::{Halt, shadow};
 use crate::plan::not_found;
 use crate::plan::offer::take_snapshot;
@@ -148,7 +145,8 @@ struct Making<'a> {
 impl Making<'_> {
     async fn run(&self, drill: &mut Drill) -> Result<()> {
         let proved = &self.proof.tables[&self.live.name];
-        let (marked, at_cut) = self.marked().await?;
+        let (marked, at_cut) =
+            proof::marked(self.source, self.archive_id, self.proof, &self.live.name).await?;
         let layout = Layout::of(&marked.relation);
         if let Err(reason) = proof::comparable(&layout, &marked.relation, &self.live) {
             drill.give_up(reason);
@@ -183,38 +181,6 @@ impl Making<'_> {
         }
         drill.detail = (!words.is_empty()).then(|| words.join("; "));
         faults::hit("drill.compared")
-    }
-
-    /// How production counted the table, as the segment at the cut says; and the place itself.
-    async fn marked(&self) -> Result<(MarkedTable, Applied)> {
-        let (proof, cut, name) = (self.proof, &self.proof.cut, &self.live.name);
-        let refused = |why: String| {
-            Error::new(Kind::Foreign, format!("proof {} is refused: {why}", proof.id)).hint(
-                "have a new one made: syncdata-archiver proof; syncdata-applier verify names what is wrong",
-            )
-        };
-        let link = Link { seq: cut.seq, sha256: cut.sha256 };
-        let just_before = Lsn::from_u64(cut.end_lsn.as_u64().saturating_sub(1));
-        let segments = match stretch(self.source, self.archive_id, link, just_before).await {
-            Err(error) if error.kind() == Kind::Foreign => {
-                let words = error.one_line();
-                return Err(refused(format!("it is not of the segment {} that is there: {words}", cut.seq)));
-            }
-            segments => segments?,
-        };
-        let proved = &proof.tables[name];
-        let is_of_it =
-            |marked: &&MarkedTable| (marked.k, marked.relation.fingerprint) == (proved.k, proved.relation);
-        let segment = segments.last();
-        let mark = segment.and_then(|segment| segment.manifest().proof.as_ref());
-        let mark = mark.filter(|mark| mark.id == proof.id).and_then(|mark| mark.tables.get(name));
-        match (segment, mark.filter(is_of_it)) {
-            (Some(segment), Some(marked)) => {
-                let at = Applied { link, end_lsn: cut.end_lsn, day: segment.day() };
-                Ok((marked.clone(), at))
-            }
-            _ => Err(refused(format!("segment {} does not have its mark", cut.seq))),
-        }
     }
 
     /// `Err`: why the archive does not have the table.

@@ -70,10 +70,12 @@ async fn read_tables(client: &Client, meta: &MetaSchema) -> Result<Vec<TableStat
          coalesce(f.stale, true), s.reason, \
          ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'nan_as_null', '[]'))), \
          f.score::text, f.proved_lsn::text, f.proved_at::text, \
-         (SELECT coalesce(bool_or(v.verdict = 'differs' AND v.repaired_at IS NULL), false) FROM ( \
-           SELECT DISTINCT ON (c.check_type) c.verdict, c.repaired_at FROM {meta}.data_sync_consistency c \
+         ARRAY(SELECT v.check_type FROM ( \
+           SELECT DISTINCT ON (c.check_type) c.check_type, c.verdict, c.repaired_at \
+           FROM {meta}.data_sync_consistency c \
            WHERE c.table_name = w.table_name AND c.verdict IN ('equal', 'differs') \
-           ORDER BY c.check_type, c.finished_at DESC) v), \
+           ORDER BY c.check_type, c.ordinal DESC) v \
+           WHERE v.verdict = 'differs' AND v.repaired_at IS NULL ORDER BY v.check_type), \
          (to_jsonb(s) ->> 'changed_at')::timestamptz::text, counted.local_rows, counted.finished_at::text \
          FROM {meta}.tables_to_sync w \
          LEFT JOIN {meta}.data_sync_freshness f USING (table_name) \
@@ -81,7 +83,7 @@ async fn read_tables(client: &Client, meta: &MetaSchema) -> Result<Vec<TableStat
          LEFT JOIN LATERAL (SELECT c.local_rows, c.finished_at, c.cut_lsn, c.verdict \
            FROM {meta}.data_sync_consistency c WHERE c.table_name = w.table_name AND c.check_type = 'row_count' \
              AND c.verdict IN ('equal', 'differs') \
-           ORDER BY c.finished_at DESC LIMIT 1) AS counted \
+           ORDER BY c.ordinal DESC LIMIT 1) AS counted \
            ON f.state = 'live' AND counted.verdict = 'equal' \
              AND (to_jsonb(s) ->> 'changed_lsn')::pg_lsn <= counted.cut_lsn \
          ORDER BY w.id"
@@ -120,7 +122,7 @@ fn copy(row: &Row) -> Result<CopyStatus> {
 }
 
 fn table(row: &Row) -> Result<TableStatus> {
-    let lsn: Option<&str> = row.get(3);
+    let (lsn, differs_by): (Option<&str>, Vec<String>) = (row.get(3), row.get(10));
     Ok(TableStatus {
         table: row.get(0),
         state: row.get::<_, &str>(1).parse()?,
@@ -132,7 +134,8 @@ fn table(row: &Row) -> Result<TableStatus> {
         score: row.get(7),
         proved_lsn: row.get::<_, Option<&str>>(8).map(str::parse).transpose()?,
         proved_at: time(row.get(9))?,
-        differs: row.get(10),
+        differs: !differs_by.is_empty(),
+        differs_by,
         changed_at: time(row.get(11))?,
         rows: row.get::<_, Option<i64>>(12).and_then(|rows| u64::try_from(rows).ok()),
         rows_counted_at: time(row.get(13))?,

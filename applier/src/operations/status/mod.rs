@@ -83,6 +83,9 @@ pub struct TableStatus {
     /// The newest proof that compared the table found that it differs from production, and nothing has cleared that.
     #[serde(default)]
     pub differs: bool,
+    /// The checks that say so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differs_by: Vec<String>,
     /// The newest proof of the table: percent of rows that agree, at least.
     #[serde(default)]
     pub score: Option<String>,
@@ -158,11 +161,13 @@ impl Status {
         self.problems.extend(set_aside.map(words));
         let differing = self.tables.iter().filter(|table| table.differs);
         self.problems.extend(differing.map(|table| {
-            format!(
-                "{} differs from production; which rows: syncdata-applier consistency rows {}",
-                table.table,
-                TableName::word_of(&table.table)
-            )
+            let by_data = |check: &String| matches!(check.as_str(), "row_count" | "data_hash");
+            let (what, command) = match table.differs_by.is_empty() || table.differs_by.iter().any(by_data) {
+                true => ("which rows", "rows"),
+                false => ("by what", "check"),
+            };
+            let (table, word) = (&table.table, TableName::word_of(&table.table));
+            format!("{table} differs from production; {what}: syncdata-applier consistency {command} {word}")
         }));
         let not_loaded = self.tables.iter().filter(|table| !table.is_set_aside());
         self.problems.extend(not_loaded.filter_map(|table| {

@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_9.sql"),
     include_str!("meta_10.sql"),
     include_str!("meta_11.sql"),
+    include_str!("meta_12.sql"),
 ];
 
 /// Names of ours that are never synced.

@@ -1,0 +1,115 @@
+//! Whose doing it is that a table differs: what production, archive and copy had at the cut of the newest proof.
+
+use syncdata_formats::error::{Kind, Result};
+use syncdata_formats::name::TableName;
+use syncdata_formats::proof::{Buckets, Cut, MarkedTable, ProofId};
+use uuid::Uuid;
+
+use super::rebuilt::Unknown;
+use super::record::{self, Last, Outcome};
+use super::rows::{BucketDifference, LISTED_MAX, Report};
+use super::verdict::local_buckets;
+use crate::archive::hand_files::HandFiles;
+use crate::target::postgres::local::Local;
+
+/// The newest proof that compared the table.
+pub(super) struct Proof {
+    pub id: ProofId,
+    pub cut: Cut,
+    pub marked: MarkedTable,
+    source: Buckets,
+    /// Ours at the cut; `None` where a newer mark has discarded it.
+    local: Option<Buckets>,
+    /// It says that the table differs.
+    pub differs: bool,
+}
+
+impl Proof {
+    /// `Err`: it said that the table differs, and does not tell any more whose doing it was.
+    pub(super) async fn of(
+        local: &Local,
+        files: &HandFiles,
+        archive_id: Uuid,
+        table: &TableName,
+    ) -> Result<Result<Option<Proof>, Unknown>> {
+        let Some(last) = record::last_compared(local, table).await? else { return Ok(Ok(None)) };
+        Ok(match Proof::read(local, files, archive_id, table, &last).await? {
+            Ok(proof) => Ok(Some(proof)),
+            Err(reason) if last.differs => {
+                Err(format!("proof {} said that {table} differs, and {reason}", last.id))
+            }
+            Err(_) => Ok(None),
+        })
+    }
+
+    async fn read(
+        local: &Local,
+        files: &HandFiles,
+        archive_id: Uuid,
+        table: &TableName,
+        last: &Last,
+    ) -> Result<Result<Proof, Unknown>> {
+        let source = &files.source;
+        let Some(proof) = source.proof(&last.id, archive_id).await? else {
+            return Ok(Err("it is not in the archive any more".to_owned()));
+        };
+        let Some(proved) = proof.tables.get(table) else {
+            return Ok(Err("the one in the archive does not have it".to_owned()));
+        };
+        let waiting = record::waiting(local).await?.filter(|waiting| waiting.mark.id == last.id);
+        let digested = waiting.as_ref().and_then(|waiting| waiting.tables.get(table));
+        let (marked, ours) = match (&waiting, digested.and_then(|digested| digested.marked.clone())) {
+            (Some(waiting), Some(marked)) if waiting.cut == proof.cut => {
+                let ours = match digested.map(|digested| &digested.outcome) {
+                    Some(Outcome::Done { rows, buckets, .. }) => Some(local_buckets(proved, *rows, buckets)?),
+                    _ => None,
+                };
+                (marked, ours)
+            }
+            (Some(_), _) => return Ok(Err("it speaks of another place by now".to_owned())),
+            // A newer mark has come since, and our digests of this one are gone.
+            (None, _) => match super::marked(source, archive_id, &proof, table).await {
+                Ok((marked, _)) => (marked, None),
+                Err(error) if error.kind().refuses_archive() || error.kind() == Kind::NotFound => {
+                    return Ok(Err(error.one_line()));
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        let theirs = source.buckets(&proof.id, proved).await?;
+        if theirs.k() != marked.k {
+            return Ok(Err("it counts rows otherwise than its mark says".to_owned()));
+        }
+        let differs = ours.as_ref().map_or(last.differs, |ours| *ours != theirs);
+        Ok(Ok(Proof { id: proof.id, cut: proof.cut, marked, source: theirs, local: ours, differs }))
+    }
+
+    /// Bucket by bucket: where the archive has what production has, the copy is to blame; where it has what the copy
+    /// has, the stream; where it has neither, both.
+    pub(super) fn blame(&self, archive: Option<&Buckets>, report: &mut Report) -> Option<&'static str> {
+        let Some(archive) = archive else { return self.differs.then_some("unknown") };
+        let (mut by_copy, mut by_stream) = (false, false);
+        for (bucket, (theirs, stream)) in (0..).zip(self.source.iter().zip(archive.iter())) {
+            let ours = self.local.as_ref().map(|local| local.get(bucket));
+            by_copy |= ours.is_some_and(|ours| ours != stream);
+            if theirs != stream {
+                by_stream = true;
+                if report.buckets.len() < LISTED_MAX {
+                    report.buckets.push(BucketDifference {
+                        bucket,
+                        source_rows: theirs.0,
+                        archive_rows: stream.0,
+                    });
+                }
+            }
+        }
+        match (by_copy, by_stream) {
+            // Our digests are gone, and the archive had what production had.
+            (false, false) if self.local.is_none() && self.differs => Some("local"),
+            (false, false) => None,
+            (true, false) => Some("local"),
+            (false, true) => Some("stream"),
+            (true, true) => Some("both"),
+        }
+    }
+}

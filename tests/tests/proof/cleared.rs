@@ -1,0 +1,243 @@
+//! What ends the word that a table differs, and what must not; and which word is the last one.
+
+use std::fs;
+
+use serde_json::Value;
+use syncdata_tests::world::{World, WorldOptions};
+use toml::Table;
+
+use crate::blame::lose_at_production;
+use crate::scene::{self, assert_all_equal, proofs, prove, prove_differing, status};
+
+async fn said_of(world: &World, table: &str) -> Value {
+    let (tables, _) = status(world).await;
+    tables.iter().find(|found| found["table"] == table).expect("on the whitelist").clone()
+}
+
+async fn rows(world: &World, table: &str, code: i32) -> Value {
+    world.applier(["consistency", "rows", table, "--json"]).run().await.expect_code(code).json()
+}
+
+/// A table that is captured since before it had rows.
+async fn add(world: &World, name: &str, there: &str, here: &str, rows: &str) {
+    world.source.execute(&format!("CREATE TABLE {name} ({there})")).await;
+    world.target.execute(&format!("CREATE TABLE {name} ({here})")).await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.applier(["add-tables", name]).succeed().await;
+    world.applier(["sync"]).succeed().await;
+    world.source.execute(&format!("INSERT INTO {name} {rows}")).await;
+}
+
+/// The copy is as the archive says, and the archive is not as production was: a proof of other tables changes nothing.
+#[tokio::test]
+async fn no_repair_clears_what_the_stream_is_to_blame_for_whatever_mark_came_since() {
+    let world = scene::world(WorldOptions::default()).await;
+    lose_at_production(&world, "accounts", 500).await;
+    prove_differing(&world).await;
+    let first = proofs(&world).pop().expect("a proof");
+    world.archiver(["proof", "--tables", "log"]).succeed().await;
+    world.applier(["sync"]).succeed().await;
+    assert_eq!(said_of(&world, "accounts").await["verdict"], "not_proved");
+    let found = rows(&world, "accounts", 1).await;
+    assert_eq!(found["blame"], "stream", "{found}");
+    assert_eq!(found["buckets"][0]["archive_rows"], 1000, "{found}");
+    world.applier(["consistency", "repair", "accounts"]).run().await.expect_code(1);
+    assert_eq!(said_of(&world, "accounts").await["differs"], true);
+
+    // Nobody can say any more who it was.
+    fs::remove_dir_all(&first).expect("ours");
+    let found = rows(&world, "accounts", 2).await;
+    assert_eq!(found["blame"], "unknown", "{found}");
+    assert!(
+        found["differing"].is_null()
+            && found["remedy"].as_str().is_some_and(|remedy| remedy.contains("syncdata-archiver proof")),
+        "{found}"
+    );
+    world.target.execute("UPDATE accounts SET owner = 'Mallory' WHERE id = 42").await;
+    let found = rows(&world, "accounts", 1).await;
+    assert_eq!((&found["blame"], &found["differing"]), (&"unknown".into(), &1.into()), "{found}");
+    let repaired = world.applier(["consistency", "repair", "accounts"]).run().await;
+    assert!(repaired.stdout.contains("syncdata-archiver proof"), "{repaired}");
+    assert_eq!(world.target.value("SELECT owner FROM accounts WHERE id = 42").await, "owner 42");
+    assert_eq!(said_of(&world, "accounts").await["differs"], true);
+
+    world.archiver(["snapshot", "--tables", "accounts"]).succeed().await;
+    world.applier(["resync", "accounts"]).succeed().await;
+    prove(&world).await;
+    assert_all_equal(&world).await;
+}
+
+/// What the stream never said is in a newer base copy, and so in the table that was made from it.
+#[tokio::test]
+async fn rows_that_came_with_a_newer_base_copy_are_not_taken_for_spoilt() {
+    let world = scene::world(WorldOptions::default()).await;
+    prove(&world).await;
+    lose_at_production(&world, "accounts", 500).await;
+    world.archiver(["snapshot", "--tables", "accounts"]).succeed().await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.applier(["sync"]).succeed().await;
+    world.applier(["resync", "accounts"]).succeed().await;
+    world.assert_same(&["accounts"]).await;
+    let found = rows(&world, "accounts", 0).await;
+    assert_eq!(found["differing"], 0, "{found}");
+    world.applier(["consistency", "repair", "accounts"]).succeed().await;
+    world.assert_same(&["accounts"]).await;
+    // A row that is spoilt is found all the same, and it was somebody here.
+    world.target.execute("UPDATE accounts SET owner = 'Mallory' WHERE id = 42").await;
+    let found = rows(&world, "accounts", 1).await;
+    assert_eq!((&found["blame"], &found["differing"]), (&"local".into(), &1.into()), "{found}");
+    world.applier(["consistency", "repair", "accounts"]).succeed().await;
+    world.assert_same(&["accounts"]).await;
+}
+
+#[tokio::test]
+async fn the_last_word_is_the_last_mark_s_whatever_the_clock_of_the_copy_said() {
+    let world = scene::world(WorldOptions::default()).await;
+    prove(&world).await;
+    // The clock was a year ahead, and somebody has set it right.
+    let ahead = "UPDATE data_sync_consistency SET started_at = started_at + interval '1 year', finished_at = finished_at + interval '1 year'";
+    world.target.execute(ahead).await;
+    world.target.execute("UPDATE entries SET amount = -1 WHERE id = 7").await;
+    prove_differing(&world).await;
+    let entries = said_of(&world, "entries").await;
+    assert_eq!((&entries["verdict"], &entries["differs"]), (&"differs".into(), &true.into()), "{entries}");
+    let health = world.applier(["status"]).run().await.expect_code(1);
+    assert!(health.stdout.contains("entries differs"), "{}", health.stdout);
+    let fresh = "SELECT score < 100 FROM data_sync_freshness WHERE table_name = 'entries'";
+    assert_eq!(world.target.value(fresh).await, "t");
+    let checked = world.applier(["consistency", "check", "entries"]).run().await.expect_code(1);
+    assert!(checked.stdout.contains("data_hash: differs"), "{checked}");
+}
+
+/// A table of which a column cannot be compared is never called equal; and yet its difference ends.
+#[tokio::test]
+async fn what_was_compared_and_is_equal_ends_a_difference() {
+    let world = scene::world(WorldOptions::default()).await;
+    let columns = "id int PRIMARY KEY, v text, m money";
+    add(&world, "prices", columns, columns, "SELECT i, 'v', i FROM generate_series(1, 20) i").await;
+    world.carry().await;
+    world.target.execute("UPDATE prices SET v = 'spoilt' WHERE id = 1").await;
+    prove_differing(&world).await;
+    assert_eq!(said_of(&world, "prices").await["verdict"], "differs");
+    world.target.execute("UPDATE prices SET v = 'v' WHERE id = 1").await;
+    prove(&world).await;
+    let prices = said_of(&world, "prices").await;
+    assert_eq!((&prices["verdict"], &prices["differs"]), (&"not_proved".into(), &false.into()), "{prices}");
+    let health = world.applier(["status"]).run().await;
+    assert!(!health.stdout.contains("prices differs"), "{}", health.stdout);
+}
+
+/// A column that production computes and the copy keeps as a plain one: nothing of it is in the digests.
+#[tokio::test]
+async fn a_computed_column_that_is_plain_here_was_not_compared() {
+    let world = scene::world(WorldOptions::default()).await;
+    add(
+        &world,
+        "totals",
+        "id int PRIMARY KEY, v int, twice int GENERATED ALWAYS AS (v * 2) STORED",
+        "id int PRIMARY KEY, v int, twice int",
+        "SELECT i, i FROM generate_series(1, 20) i",
+    )
+    .await;
+    world.carry().await;
+    world.target.execute("UPDATE totals SET twice = 999 WHERE id = 1").await;
+    prove(&world).await;
+    let totals = said_of(&world, "totals").await;
+    assert_eq!(totals["verdict"], "not_proved", "{totals}");
+    assert!(totals["score"].is_null() && totals["differing"].is_null(), "{totals}");
+    let detail = totals["detail"].as_str().unwrap_or_default();
+    assert!(
+        detail.contains("not compared: twice") && detail.contains("all other columns are equal"),
+        "{detail}"
+    );
+    // Where both compute it, nothing is left to compare.
+    assert_eq!(said_of(&world, "entries").await["verdict"], "equal");
+    let found = rows(&world, "totals", 1).await;
+    assert_eq!((&found["differing"], &found["rows"][0]["key"]["id"]), (&1.into(), &"1".into()), "{found}");
+}
+
+fn rules() -> Table {
+    toml::toml! { [debts] table = "public.log" sql = "SELECT text FROM log WHERE text = 'debt'" }
+}
+
+/// What nobody asks for any more is broken by nobody.
+#[tokio::test]
+async fn a_rule_and_a_key_that_are_gone_keep_no_table_unhealthy() {
+    let mut world = scene::world(WorldOptions::default()).await;
+    let key = "ALTER TABLE entries ADD CONSTRAINT of_account FOREIGN KEY (account) REFERENCES accounts";
+    world.execute_on_both(key).await;
+    world.set_archiver("rules", rules());
+    world.set_applier("rules", rules());
+    world
+        .target
+        .execute(
+            "INSERT INTO log VALUES ('debt', NULL); SET session_replication_role = replica;
+             UPDATE entries SET account = 7777 WHERE id = 7",
+        )
+        .await;
+    prove_differing(&world).await;
+    world
+        .target
+        .execute("DELETE FROM log WHERE text = 'debt'; UPDATE entries SET account = 8 WHERE id = 7")
+        .await;
+    for table in ["entries", "log"] {
+        let found = said_of(&world, table).await;
+        assert_eq!(found["differs"], true, "{found}");
+    }
+    world.execute_on_both("ALTER TABLE entries DROP CONSTRAINT of_account").await;
+    world.set_archiver("rules", Table::new());
+    // While production has the rule, or may have it, nothing is over.
+    world.applier(["sync"]).succeed().await;
+    world.set_applier("rules", Table::new());
+    prove(&world).await;
+    assert_all_equal(&world).await;
+    let (tables, _) = status(&world).await;
+    assert!(tables.iter().all(|table| table["differs"] == false), "{tables:?}");
+    let checked = world.applier(["consistency", "check"]).run().await.expect_code(0);
+    assert!(checked.stdout.contains("log business_rules: equal"), "{checked}");
+    world.applier(["status"]).succeed().await;
+}
+
+/// The rows are right by the time production's word comes.
+#[tokio::test]
+async fn a_proof_that_comes_after_the_repair_is_no_alarm() {
+    let world = scene::world(WorldOptions::default()).await;
+    world.target.execute("UPDATE entries SET amount = -1 WHERE id = 7").await;
+    world.archiver(["proof"]).succeed().await;
+    let late = proofs(&world).pop().expect("a proof");
+    let aside = world.folder().join("late");
+    fs::rename(&late, &aside).expect("one file system");
+    world.applier(["sync"]).succeed().await;
+    world.applier(["consistency", "repair", "entries"]).succeed().await;
+    fs::rename(&aside, &late).expect("one file system");
+    world.applier(["sync"]).succeed().await;
+    let entries = said_of(&world, "entries").await;
+    assert_eq!(
+        (&entries["verdict"], &entries["differs"]),
+        (&"not_proved".into(), &false.into()),
+        "{entries}"
+    );
+    assert!(
+        entries["detail"].as_str().is_some_and(|detail| detail.contains("repaired meanwhile")),
+        "{entries}"
+    );
+    assert_eq!(said_of(&world, "accounts").await["verdict"], "equal");
+}
+
+/// `status` names the command that shows what is wrong.
+#[tokio::test]
+async fn a_table_of_which_only_keys_differ_is_named_with_the_check_that_says_so() {
+    let world = scene::world(WorldOptions::default()).await;
+    let key = "ALTER TABLE entries ADD CONSTRAINT of_account FOREIGN KEY (account) REFERENCES accounts";
+    world.execute_on_both(key).await;
+    world.target.execute("SET session_replication_role = replica; DELETE FROM accounts WHERE id = 7").await;
+    prove_differing(&world).await;
+    let health = world.applier(["status"]).run().await.expect_code(1);
+    assert!(health.stdout.contains("syncdata-applier consistency rows accounts"), "{}", health.stdout);
+    assert!(health.stdout.contains("syncdata-applier consistency check entries"), "{}", health.stdout);
+    assert!(!health.stdout.contains("consistency rows entries"), "{}", health.stdout);
+    let words = world.applier(["consistency", "status"]).run().await.expect_code(1);
+    assert!(words.stdout.contains("syncdata-applier consistency check entries"), "{words}");
+    let checked = world.applier(["consistency", "check", "entries"]).run().await.expect_code(1);
+    assert!(checked.stdout.contains("entries referential_integrity: differs"), "{checked}");
+}
