@@ -46,6 +46,8 @@ pub(crate) struct Wanted<'a> {
     /// Where the table stands.
     pub applied: Applied,
     pub table: Arc<Table>,
+    /// Its own position: a base copy may have brought it further than the checkpoint is.
+    pub reached: Lsn,
     /// Where a proof speaks of it.
     pub proved: Option<(Cut, MarkedTable)>,
 }
@@ -149,12 +151,12 @@ impl Wanted<'_> {
 
     /// What a resync would begin with.
     async fn newest_base(&self) -> Result<Result<Base, Unknown>> {
-        Ok(match self.choose(self.applied.end_lsn, Want::Auto).await? {
+        Ok(match self.choose(self.reached, Want::Auto).await? {
             Choice::Snapshot(snapshot) => Ok(Base::Snapshot(snapshot)),
             Choice::Start(from) => Ok(Base::Start { from }),
             Choice::Wait(id) => Err(format!(
                 "snapshot {id} is from after {}: sync first, or have a new proof made",
-                self.applied.end_lsn
+                self.reached
             )),
             Choice::Nothing(reason) => Err(reason),
         })

@@ -177,7 +177,8 @@ pub async fn look(config: &Config, asked: &Asked) -> Result<Report> {
         return Err(Error::new(Kind::Rejected, format!("{} is {}{reason}", asked.table, state.state))
             .hint("only a table that is live can be compared"));
     }
-    report.lsn = applied.end_lsn.to_string();
+    let reached = state.position.unwrap_or(applied.end_lsn).max(applied.end_lsn);
+    report.lsn = reached.to_string();
     let found = files.source.identity().await?.archive_id;
     if found != archive_id {
         let message =
@@ -206,6 +207,7 @@ pub async fn look(config: &Config, asked: &Asked) -> Result<Report> {
         archive_id,
         applied,
         table: Arc::new(table),
+        reached,
         proved: proof.as_ref().map(|proof| (proof.cut, proof.marked.clone())),
     };
     let work = compared(&wanted, asked, proof.as_ref(), &mut report);

@@ -198,6 +198,7 @@ impl Making<'_> {
             archive_id: self.archive_id,
             applied: at_cut,
             table: Arc::clone(live),
+            reached: at_cut.end_lsn,
             proved: None,
         };
         let restore = async {
