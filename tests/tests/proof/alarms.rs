@@ -93,9 +93,10 @@ async fn proofs_under_writing_sessions_raise_no_false_alarm_and_find_what_is_spo
 /// A commit that waits for a standby is in the stream and seen by nobody.
 #[tokio::test]
 async fn a_commit_that_waits_for_a_standby_is_waited_for_and_never_an_alarm() {
-    let world = scene::world(WorldOptions::default()).await;
-    world.source.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
-    world.source.reload();
+    let mut world = scene::world(WorldOptions::default()).await;
+    world.source.append_setting("synchronous_standby_names", "nobody");
+    // A reload takes its time, and until then commits wait for nobody.
+    world.source.restart().await;
     let waiting = world.source.connect().await;
     let commit =
         tokio::spawn(
@@ -114,7 +115,7 @@ async fn a_commit_that_waits_for_a_standby_is_waited_for_and_never_an_alarm() {
 
     let running = world.archiver(["proof", "--wait", "60s"]).spawn();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    world.source.execute("ALTER SYSTEM RESET synchronous_standby_names").await;
+    world.source.append_setting("synchronous_standby_names", "");
     world.source.reload();
     commit.await.expect("no panic").expect("committed");
     running.ended().await.expect_code(0);
