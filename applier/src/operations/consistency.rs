@@ -63,7 +63,7 @@ fn text(found: &Found) -> String {
             let words_of = match table.by_check_only {
                 true => format!(
                     "; by another check it differs, and nothing has cleared that: syncdata-applier consistency check {}",
-                    table.table
+                    TableName::word_of(&table.table)
                 ),
                 false => "; an earlier proof found that it differs, and nothing has cleared that".to_owned(),
             };

@@ -11,6 +11,7 @@ mod blame;
 mod broken;
 mod digest;
 mod marked;
+mod mend;
 pub mod now;
 mod questions;
 mod rebuilt;

@@ -13,15 +13,15 @@ use serde::Serialize;
 use syncdata_formats::error::{Error, Kind, Result, escape_control};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
-use syncdata_service::faults;
 use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::{Client, Row};
 
 use super::blame::Proof;
+use super::mend;
 use super::rebuilt::{Rebuilt, Wanted, not_applied};
 use super::record;
 use crate::archive::hand_files::HandFiles;
-use crate::load::{Changes, Pair};
+use crate::load::Pair;
 use crate::plan::offer::take_snapshot;
 use crate::plan::state::State;
 use crate::table;
@@ -243,14 +243,20 @@ async fn compared(
     let pair = pair(&rebuilt, local.replica)?;
     let difference = Difference { pair: &pair, key: &rebuilt_key(&rebuilt) };
     report.differing = Some(difference.list(client, asked.key.as_deref(), &mut report.rows).await?);
+    if let Some(key) = asked.key.as_deref().filter(|_| report.differing == Some(0))
+        && !difference.has(client, key).await?
+    {
+        report.differing = None;
+        report.unknown = Some("neither the copy nor the archive has a row of that key".to_owned());
+    }
     if asked.key.is_none() {
         describe(report, blamed);
         note_blame(local, proof, report).await?;
     }
     if asked.repair && report.differing != Some(0) {
-        repair(local, asked, &pair, &difference, report).await?;
+        mend::repair(local, asked, &pair, &difference, report).await?;
     } else if asked.repair {
-        clear(local, asked, report).await?;
+        mend::clear(local, asked, report).await?;
         report.repaired = Some(0);
     }
     Ok(())
@@ -273,7 +279,7 @@ fn describe(report: &mut Report, blamed: Option<&'static str>) {
             if !rows_differ {
                 report.differing = None;
             }
-            let repair = format!("syncdata-applier consistency repair {table}, then ");
+            let repair = format!("syncdata-applier consistency repair {word}, then ");
             let first = if rows_differ { repair.as_str() } else { "" };
             Some(format!("{first}a new proof, run on the production host: syncdata-archiver proof"))
         }
@@ -304,47 +310,6 @@ async fn note_blame(local: &Local, proof: Option<&Proof>, report: &Report) -> Re
     }
 }
 
-/// Exactly the rows that differ, in this transaction; then all is compared again.
-async fn repair(
-    local: &Local,
-    asked: &Asked,
-    pair: &Pair<'_>,
-    difference: &Difference<'_>,
-    report: &mut Report,
-) -> Result<()> {
-    let client = local.session.client();
-    let writer = crate::target::postgres::apply::Writer::new(local.replica);
-    writer.begin(client).await?;
-    let Changes { inserted, updated, deleted } = pair.bring_over(client).await?;
-    faults::hit("proof.repaired")?;
-    let left = difference.list(client, None, &mut Vec::new()).await?;
-    if left > 0 {
-        return Err(Error::new(
-            Kind::Rejected,
-            format!("{left} rows of {} differ all the same", asked.table),
-        )
-        .hint(format!("nothing was changed; run: syncdata-applier resync {}", asked.table.shell_word())));
-    }
-    tracing::info!(table = %asked.table, inserted, updated, deleted, "table repaired");
-    let changed = report.differing.unwrap_or(0);
-    report.repaired = Some(changed);
-    report.remedy = match &report.unknown {
-        // Nobody has looked whether production has these rows.
-        Some(_) if report.buckets.is_empty() => {
-            Some("a new proof, run on the production host: syncdata-archiver proof".to_owned())
-        }
-        _ if report.buckets.is_empty() => None,
-        _ => report.remedy.take(),
-    };
-    clear(local, asked, report).await
-}
-
-/// Where production and its stream disagree, a copy that is as the archive says is no copy of production.
-async fn clear(local: &Local, asked: &Asked, report: &Report) -> Result<()> {
-    let is_of_stream = matches!(report.blame.as_deref(), Some("stream" | "both" | "unknown"));
-    if is_of_stream { Ok(()) } else { record::clear(local, &asked.table).await }
-}
-
 fn rebuilt_key(rebuilt: &Rebuilt) -> Vec<usize> {
     table::fit(&rebuilt.copy.relation, &rebuilt.copy.table)
         .map(|target| target.key.columns)
@@ -373,14 +338,14 @@ fn pair(rebuilt: &Rebuilt, replica: bool) -> Result<Pair<'_>> {
 }
 
 /// The question for rows that differ.
-struct Difference<'a> {
+pub(super) struct Difference<'a> {
     pair: &'a Pair<'a>,
     key: &'a [usize],
 }
 
 impl Difference<'_> {
     /// Lists the first of them; how many there are.
-    async fn list(
+    pub(super) async fn list(
         &self,
         client: &Client,
         key: Option<&[String]>,
@@ -418,6 +383,22 @@ impl Difference<'_> {
             }
         }
         Ok(differing)
+    }
+
+    /// Whether the copy has a row of that key.
+    async fn has(&self, client: &Client, key: &[String]) -> Result<bool> {
+        let same = |(column, value): (&usize, &String)| {
+            let name = self.pair.table.columns[*column].sql();
+            format!("pg_catalog.format('%s', t.{name}) = {}", escape_literal(value))
+        };
+        let same: Vec<String> = self.key.iter().zip(key).map(same).collect();
+        let select = format!(
+            "SELECT EXISTS (SELECT FROM {} AS t WHERE {})",
+            self.pair.table.sql(),
+            same.join(" AND ")
+        );
+        let row = client.query_one(&select, &[]).await;
+        Ok(row.context(|| format!("looking for a row of {}", self.pair.table.name))?.get(0))
     }
 
     fn row(&self, row: &Row, times: u64) -> RowDifference {

@@ -56,7 +56,9 @@ pub(crate) async fn carry_out(archive: &ArchiveHandle, spool: &mut Spool, wanted
         archive.run(move |archive| Inventory::read(archive, archive_id, verify_key.as_ref())).await?;
     // Everything is dated by production's clock. Ours, ahead of it, would take today for long ago.
     let now = clock.min(Timestamp::now());
-    let terms = Terms { archive_id, keep_days, captured: &captured, now, flush };
+    let born_empty = spool.state().captured.open().filter(|span| span.empty);
+    let born_empty = born_empty.map(|span| (span.name.clone(), span.from)).collect();
+    let terms = Terms { archive_id, keep_days, captured: &captured, born_empty: &born_empty, now, flush };
     let plan = Plan::of(&inventory, &terms);
     if dry_run || plan.is_empty() {
         return Ok(plan);

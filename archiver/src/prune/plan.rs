@@ -3,9 +3,10 @@
 //! Kept are, with N the days of `keep_days`: every segment whose folder is one of the last N days; for every captured
 //! table its newest complete copy from before those days, and all changes since; every later copy; every file that a
 //! copy which is kept refers to; and what a reader that reported lately still lacks; and the
-//! copy, with all after it, from which a table of a proof can be made as it was there.
+//! copy, with all after it, from which a table of a proof can be made as it was there. Where that is no copy but all that
+//! was ever captured, everything stays as long as the proof does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,8 @@ pub(crate) struct Terms<'a> {
     pub archive_id: uuid::Uuid,
     pub keep_days: u32,
     pub captured: &'a BTreeSet<TableName>,
+    /// Those of them that had no rows when their capture began, and where that was.
+    pub born_empty: &'a BTreeMap<TableName, Lsn>,
     /// By production's clock, which is what everything is dated by, and never ahead of our own.
     pub now: Timestamp,
     /// Where production's WAL ends: a copy from after it is not of this history.
@@ -109,8 +112,19 @@ impl Plan {
                     return None;
                 }
             }
-            let proved = inventory.proofs.iter().filter(|(_, tables)| tables.contains(table));
-            drilled.extend(proved.filter_map(|(cut, _)| of_table().rfind(|id| id.start_lsn() <= *cut)));
+            for (cut, _) in inventory.proofs.iter().filter(|(_, tables)| tables.contains(table)) {
+                match of_table().rfind(|id| id.start_lsn() <= *cut) {
+                    Some(id) => drilled.push(id),
+                    None if terms.is_made_of_changes(inventory, table, *cut) => {
+                        self.notes.push(format!(
+                            "nothing is pruned: {table} as it was at {cut}, of which a proof speaks, can only be made of all \
+                             its changes; three newer proofs of it replace that one"
+                        ));
+                        return None;
+                    }
+                    None => {}
+                }
+            }
         }
         if base.is_none() {
             self.notes.push("nothing is pruned: no complete snapshot is older than keep_days".to_owned());
@@ -245,6 +259,12 @@ impl Plan {
 }
 
 impl Terms<'_> {
+    /// From the first segment on, as readers do it: once the floor has been raised that is over.
+    fn is_made_of_changes(&self, inventory: &Inventory, table: &TableName, cut: Lsn) -> bool {
+        let is_whole = inventory.floor.as_ref().is_none_or(|floor| floor.seq == SegmentSeq::FIRST);
+        is_whole && self.born_empty.get(table).is_some_and(|from| *from <= cut)
+    }
+
     /// Before the days that are kept. With 0 there are none.
     fn is_past(&self, day: Day) -> bool {
         let days_back = DAY * self.keep_days.saturating_sub(1);

@@ -61,6 +61,12 @@ pub(crate) enum Unread {
 }
 
 impl Unread {
+    /// The snapshot itself is waited for.
+    pub(crate) fn to_end(waiting: &[String]) -> Unread {
+        let message = format!("{} waited for the snapshot to end, and it gave way", waiting.join(" and "));
+        Unread::Now(Error::new(Kind::Locked, message))
+    }
+
     pub(crate) fn of(error: Error) -> Unread {
         // What is not the server's word is about the archive, or our own disk.
         let Some(state) = sqlstate(&error) else { return Unread::All(error) };
@@ -124,7 +130,8 @@ impl Neighbours {
         Ok(!self.who_wait_for_the_end().await?.is_empty())
     }
 
-    async fn who_wait_for_the_end(&self) -> Result<Vec<String>> {
+    /// Sessions that wait until the snapshot is over, in words.
+    pub(crate) async fn who_wait_for_the_end(&self) -> Result<Vec<String>> {
         let Some(holder) = self.holder else { return Ok(Vec::new()) };
         let mut waiting = self.names(WAITING_FOR_THE_END, &holder, Type::INT4).await?;
         if self.reader != holder {

@@ -210,7 +210,8 @@ impl<'a> Snapshot<'a> {
         let mut taken = Taken { left_out: closed, ..Taken::default() };
         let neighbours =
             Neighbours::open(self.config, APPLICATION_NAME, session.pid, self.connection.session.canceller())
-                .await?;
+                .await?
+                .ending_with(session.pid);
         let copies = self.copy(&view, &store, &neighbours, &mut taken).await?;
         drop(neighbours);
         if copies.is_empty() && !view.tables.is_empty() {
@@ -293,7 +294,12 @@ impl<'a> Snapshot<'a> {
     /// The parts of one table, or why it is left out.
     async fn copy_table(&self, table: &Table, work: &mut Tools<'_>) -> Result<Copied> {
         let client = self.connection.session.client();
-        let mut read = self.read_table(table, work).await;
+        let waiting = work.neighbours.who_wait_for_the_end().await?;
+        let mut read = match waiting.is_empty() {
+            true => self.read_table(table, work).await,
+            // Nothing of the table is locked, and yet somebody waits until all that is older than he is over.
+            false => Err(Unread::to_end(&waiting)),
+        };
         hold::release(client).await?;
         if let Err(Unread::Table(error)) = &read
             && table.is_ordered()

@@ -115,7 +115,11 @@ async fn where_segments_were_pruned_nobody_is_blamed() {
     world.source.execute("UPDATE accounts SET balance = 9 WHERE id = 1").await;
     world.archiver(["run", "--once"]).succeed().await;
     world.applier(["sync"]).succeed().await;
-    world.archiver(["prune", "--dry-run"]).run().await;
+    // What blame needs stays as long as the proof does, and it is said why.
+    let pruned = world.archiver(["prune"]).succeed().await;
+    assert!(pruned.stdout.contains("nothing is pruned: late"), "{}", pruned.stdout);
+    let found = rows(&world, "late", 1).await;
+    assert_eq!((&found["blame"], &found["differing"]), (&"local".into(), &1.into()), "{found}");
     // By hand, as somebody does who needs room: what drills need would stay otherwise.
     for proof in proofs(&world) {
         std::fs::rename(&proof, world.folder().join("aside")).expect("one file system");

@@ -1,7 +1,7 @@
 //! Who else is at work: the daemon, a second snapshot, DDL.
 
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use syncdata_formats::lsn::Lsn;
 use syncdata_tests::{World, WorldOptions};
@@ -116,6 +116,32 @@ async fn ddl_does_not_wait_for_the_table_that_is_read_and_the_others_are_copied(
     assert_eq!(lines(world.archive_dir(), &manifest, "later").len(), 1000);
     assert_eq!(lines(world.archive_dir(), &manifest, "untouched").len(), 1000);
     assert_eq!(manifest.tables.len(), 2);
+    // What the message says to do.
+    let taken = scene::take_with(&world, &["--tables", "first"]).await;
+    assert_eq!((taken["tables"].as_u64(), taken["rows"].as_u64()), (Some(1), Some(8000)));
+}
+
+/// An index that is built beside writers waits for every older snapshot of the database, whatever that has locked.
+#[tokio::test]
+async fn an_index_that_is_built_concurrently_does_not_wait_and_what_was_read_by_then_is_copied() {
+    let world = scene::world(&format!(
+        "CREATE TABLE a_small (id int PRIMARY KEY); INSERT INTO a_small SELECT generate_series(1, 1000); {SLOW}"
+    ))
+    .await;
+    let snapshot = slow_snapshot(&world).await;
+    let impatient = world.source.connect().await;
+    let started = Instant::now();
+    let index = "CREATE INDEX CONCURRENTLY beside ON a_small (id)";
+    impatient.batch_execute("SET application_name = 'migration 7'").await.expect("set");
+    impatient.batch_execute(index).await.expect("the snapshot gives way");
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    let run = snapshot.ended().await.expect_code(1);
+    assert_eq!(names_left_out(&run.json()), ["first", "later", "untouched"], "{run}");
+    for words in ["waited for the snapshot to end, and it gave way", "(migration 7)"] {
+        assert!(run.stderr.contains(words), "{words:?}: {run}");
+    }
+    let manifest = newest(world.archive_dir());
+    assert_eq!(lines(world.archive_dir(), &manifest, "a_small").len(), 1000);
     // What the message says to do.
     let taken = scene::take_with(&world, &["--tables", "first"]).await;
     assert_eq!((taken["tables"].as_u64(), taken["rows"].as_u64()), (Some(1), Some(8000)));

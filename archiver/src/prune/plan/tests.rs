@@ -93,7 +93,8 @@ fn plan(inventory: &Inventory, keep_days: u32, captured: &str) -> Plan {
 }
 
 fn terms(keep_days: u32, captured: &BTreeSet<TableName>, now: Timestamp) -> Terms<'_> {
-    Terms { archive_id: uuid::Uuid::nil(), keep_days, captured, now, flush: lsn(10_000) }
+    static NONE: BTreeMap<TableName, Lsn> = BTreeMap::new();
+    Terms { archive_id: uuid::Uuid::nil(), keep_days, captured, born_empty: &NONE, now, flush: lsn(10_000) }
 }
 
 /// Checks what must be true of every plan.
@@ -194,6 +195,30 @@ fn what_a_proof_is_drilled_from_stays() {
         archive.proofs.push((lsn(cut), tables(names)));
         let kept = floor(&plan(&archive, 2, "a b"));
         assert_eq!(kept < newest, older, "{cut} {names}: {kept:?} {newest:?}");
+    }
+}
+
+#[test]
+fn what_a_proof_is_drilled_from_stays_also_where_that_is_all_changes() {
+    let captured = tables("a b");
+    let born_empty = BTreeMap::from([("b".parse().expect("a name"), lsn(20))]);
+    let archive = with_snapshot(with_snapshot(archive(), 5, "a", &[]), 8, "a b", &[]);
+    for (cut, names, floor_at, stays) in [
+        // Older than the copy, newer than it, older than the capture; and of a table that has a copy.
+        (70, "b", None, true),
+        (90, "b", None, false),
+        (10, "b", None, false),
+        (90, "a", None, false),
+        // What readers would begin with is gone already.
+        (70, "b", Some(3), false),
+    ] {
+        let mut archive = floor_at.map_or_else(|| archive.clone(), |seq| with_floor(archive.clone(), seq));
+        archive.proofs.push((lsn(cut), tables(names)));
+        let terms = Terms { born_empty: &born_empty, ..terms(2, &captured, time(TODAY)) };
+        let plan = Plan::of(&archive, &terms);
+        check(&archive, &plan);
+        assert_eq!(plan.is_empty(), stays, "{cut} {names} {floor_at:?}: {:?}", plan.notes);
+        assert_eq!(plan.notes.iter().any(|note| note.contains("all its changes")), stays, "{:?}", plan.notes);
     }
 }
 
