@@ -162,12 +162,17 @@ impl Status {
         let differing = self.tables.iter().filter(|table| table.differs);
         self.problems.extend(differing.map(|table| {
             let by_data = |check: &String| matches!(check.as_str(), "row_count" | "data_hash");
-            let (what, command) = match table.differs_by.is_empty() || table.differs_by.iter().any(by_data) {
-                true => ("which rows", "rows"),
-                false => ("by what", "check"),
-            };
+            let is_of_data = table.differs_by.is_empty() || table.differs_by.iter().any(by_data);
             let (table, word) = (&table.table, TableName::word_of(&table.table));
-            format!("{table} differs from production; {what}: syncdata-applier consistency {command} {word}")
+            match is_of_data {
+                true => {
+                    format!("{table} differs from production; which rows: syncdata-applier consistency rows {word}")
+                }
+                // Its rows are as they should be, and yet some refer to nothing or break a rule.
+                false => {
+                    format!("{table} differs from production; by what: syncdata-applier consistency check {word}")
+                }
+            }
         }));
         let not_loaded = self.tables.iter().filter(|table| !table.is_set_aside());
         self.problems.extend(not_loaded.filter_map(|table| {
