@@ -4,6 +4,7 @@ pub mod acks;
 pub mod layout;
 pub mod lookahead;
 pub mod outcome;
+pub(crate) mod part;
 pub(crate) mod poison;
 pub mod reader;
 pub mod transaction;

@@ -377,9 +377,22 @@ impl Transaction<'_> {
             columns,
             described: Vec::new(),
             nan_as_null,
+            waiting: if is_live { self.waiting(states) } else { BTreeMap::new() },
             entries,
             started,
         })
+    }
+
+    /// What the group has of tables that are quarantined already.
+    fn waiting(&self, states: &BTreeMap<TableName, TableState>) -> BTreeMap<TableName, u64> {
+        let quarantined = states.iter().filter(|(_, state)| state.state == State::Quarantined);
+        let waiting = quarantined.filter_map(|(table, state)| {
+            let manifests = self.group.iter().map(|fetched| fetched.segment.manifest());
+            let ahead = manifests.filter(|manifest| state.position.is_some_and(|own| own < manifest.end_lsn));
+            let records = ahead.filter_map(|manifest| Some(manifest.tables.get(table)?.total())).sum::<u64>();
+            (records > 0).then(|| (table.clone(), records))
+        });
+        waiting.collect()
     }
 
     /// As the last segment that has changes of each says it.

@@ -18,7 +18,8 @@ use crate::target::postgres::cascades::Watch;
 use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::identity;
 use crate::target::postgres::ledger::{self, Entry};
-use crate::target::postgres::{labels, quarantine, rules};
+use crate::target::postgres::quarantine::{self, Resolution};
+use crate::target::postgres::{labels, rules};
 
 impl Loader<'_> {
     /// One transaction. No pass runs meanwhile.
@@ -62,7 +63,7 @@ impl Loader<'_> {
             for table in loaded.keys() {
                 cursor::note_loaded(client, meta, table, position, taken_at).await?;
                 identity::note(client, meta, table).await?;
-                quarantine::forget(client, meta, table).await?;
+                quarantine::settle(client, meta, table, Resolution::Resynced).await?;
                 cursor::release_held(client, meta, table).await?;
                 let described = &work.copies[table].relation.columns;
                 let columns =

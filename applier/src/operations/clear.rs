@@ -11,7 +11,7 @@ use crate::target::postgres::cursor;
 use crate::target::postgres::emptying;
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
-use crate::target::postgres::quarantine;
+use crate::target::postgres::quarantine::{self, Resolution};
 use crate::target::postgres::schema;
 
 /// `confirm` is asked whether to go on.
@@ -50,7 +50,7 @@ async fn empty(local: &Local, names: &[TableName]) -> Result<Vec<TableName>> {
         for table in names {
             let reason = Some("emptied by clear: it needs its rows again (resync)");
             cursor::change(client, meta, table, Event::Emptied, None, reason).await?;
-            quarantine::forget(client, meta, table).await?;
+            quarantine::settle(client, meta, table, Resolution::Cleared).await?;
         }
         let cleared: Vec<TableName> = tables.into_keys().collect();
         ledger::log_command(client, meta, "clear", &cleared).await?;

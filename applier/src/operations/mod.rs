@@ -5,6 +5,7 @@ pub mod add_tables;
 pub mod as_of;
 pub mod clear;
 pub mod consistency;
+pub mod dead_letters;
 pub mod drill;
 pub mod history;
 pub mod list_tables;

@@ -10,6 +10,7 @@ use super::whitelist::{matching, named, not_found};
 use crate::target::postgres::cursor;
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
+use crate::target::postgres::quarantine::{self, Resolution};
 
 /// Takes tables off the whitelist, all or none; their rows stay.
 pub async fn remove_tables(config: &Config, patterns: &[String]) -> Result<Answer> {
@@ -23,11 +24,12 @@ pub async fn remove_tables(config: &Config, patterns: &[String]) -> Result<Answe
 
     let remove = async {
         for table in &names {
-            for place in ["tables_to_sync", "data_sync_table_state", "data_sync_quarantine"] {
+            for place in ["tables_to_sync", "data_sync_table_state"] {
                 let delete = format!("DELETE FROM {meta}.{place} WHERE table_name = $1");
                 let removing = || format!("removing {table} from the whitelist");
                 client.execute(&delete, &[&table.to_string()]).await.context(removing)?;
             }
+            quarantine::settle(client, meta, table, Resolution::Removed).await?;
         }
         ledger::log_command(client, meta, "remove-tables", &names).await?;
         Ok::<_, Error>(())

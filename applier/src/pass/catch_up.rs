@@ -16,6 +16,7 @@ use crate::plan::state::{Event, State, TableState, Want};
 use crate::plan::{self, GapName, Scope};
 use crate::table::Table;
 use crate::target::postgres::cursor::{self, Applied, Checkpoint};
+use crate::target::postgres::quarantine::Resolution;
 use crate::target::postgres::{quarantine, schema};
 
 /// What it took.
@@ -115,7 +116,7 @@ async fn make_live(pass: &PassContext<'_>, checkpoint: &Checkpoint, tables: &[Ta
         if tables.contains(&table) && is_whole && is_loading {
             let go_live = async {
                 cursor::change(client, meta, &table, Event::CaughtUp, None, None).await?;
-                quarantine::forget(client, meta, &table).await
+                quarantine::settle(client, meta, &table, Resolution::Applied).await
             };
             pass.local.in_transaction(go_live).await.context(|| format!("making {table} live"))?;
             tracing::info!(%table, lsn = %checkpoint.end_lsn(), "table is live");

@@ -67,7 +67,7 @@ impl Pass<'_> {
             if lost == Lost::Unlogged {
                 identity::disown(client, meta, table).await?;
             }
-            quarantine::keep(client, meta, &poison, None).await?;
+            quarantine::keep(self.context.local, &poison, None).await?;
             cursor::change(client, meta, table, Event::SetAside, None, Some(&reason)).await?;
             ledger::log(client, meta, &[entry], Duration::ZERO).await
         };

@@ -11,6 +11,7 @@ mod local_tables;
 pub mod runner;
 mod tally;
 mod view;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 

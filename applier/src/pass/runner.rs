@@ -11,7 +11,7 @@ use syncdata_service::config::Config;
 use syncdata_service::daemon::Stop;
 use syncdata_service::postgres::Canceller;
 
-use super::{Pass, PassContext, Proving, Report, Tally};
+use super::{Pass, PassContext, Proving, Report, Tally, waiting};
 use crate::apply::acks::Acks;
 use crate::apply::transaction::Rules;
 use crate::archive;
@@ -21,8 +21,8 @@ use crate::load::{self, Loaded};
 use crate::plan::state::State;
 use crate::proof::{self, Proofs};
 use crate::target::postgres::cursor::Checkpoint;
-use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
+use crate::target::postgres::{ledger, quarantine};
 
 /// A pass is tried again so often, within about a minute, before its trouble is reported.
 const RETRIES: u32 = 8;
@@ -256,6 +256,7 @@ impl Runner {
         context.proofs = Some(Proving { proofs, config: self.config.clone() });
         let report = Pass::new(context).run().await?;
         judge(&local, &source).await;
+        look_after_dead_letters(&local, &source).await;
         self.acks.tell(&local, &source).await;
         Ok(report)
     }
@@ -294,6 +295,17 @@ async fn judge(local: &Local, source: &Source) {
     };
     if let Err(error) = judged.await {
         tracing::warn!(error = %error.one_line(), "the newest proof could not be looked at");
+    }
+}
+
+/// Neither is what waits in vain.
+async fn look_after_dead_letters(local: &Local, source: &Source) {
+    let looked = async {
+        quarantine::end_incomplete(local.session.client(), &local.meta).await?;
+        waiting::count(local, source).await
+    };
+    if let Err(error) = looked.await {
+        tracing::warn!(error = %error.one_line(), "what waits for quarantined tables could not be counted");
     }
 }
 

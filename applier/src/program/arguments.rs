@@ -6,13 +6,14 @@ use syncdata_formats::error::Result;
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Moment;
 use syncdata_service::config::Config;
+use uuid::Uuid;
 
 use crate::archive::range::TimeRange;
 use crate::history::row::RowOf;
 use crate::history::{AsOf, Order};
 use crate::operations::consistency::CheckType;
 use crate::operations::setup::Wanted;
-use crate::operations::{Answer, consistency};
+use crate::operations::{Answer, consistency, dead_letters};
 use crate::plan::state::Want;
 
 /// Where the first rows of a new table come from.
@@ -161,6 +162,41 @@ impl Consistency {
             Consistency::Rows { table } => consistency::rows(config, &table, None).await,
             Consistency::Validate { table, key } => consistency::rows(config, &table, Some(key)).await,
             Consistency::Repair { table, dry_run } => consistency::repair(config, &table, dry_run).await,
+        }
+    }
+}
+
+/// What may be asked about records that tables could not take.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(super) enum DeadLetters {
+    /// Those that are open, oldest first
+    List {
+        /// Of this table alone
+        table: Option<String>,
+        /// Also those that are settled
+        #[arg(long)]
+        all: bool,
+    },
+    /// One of them with its record, which holds values of the row
+    Show { id: Uuid },
+    /// Let its table go on from the record that failed
+    Retry { id: Uuid },
+    /// Let its table go on after the transaction of the record, of which it takes nothing; that is remembered for ever
+    Skip {
+        id: Uuid,
+        /// Why: kept for ever
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+}
+
+impl DeadLetters {
+    pub(super) fn order(self) -> dead_letters::DeadLetters {
+        match self {
+            DeadLetters::List { table, all } => dead_letters::DeadLetters::List { table, all },
+            DeadLetters::Show { id } => dead_letters::DeadLetters::Show { id },
+            DeadLetters::Retry { id } => dead_letters::DeadLetters::Retry { id },
+            DeadLetters::Skip { id, reason } => dead_letters::DeadLetters::Skip { id, reason },
         }
     }
 }

@@ -12,7 +12,9 @@ use syncdata_service::output::Output;
 use syncdata_service::{log, manual};
 use tracing::Level;
 
-use super::arguments::{AsOfArguments, Consistency, From, HistoryArguments, ReplayArguments, SetupArguments};
+use super::arguments::{
+    AsOfArguments, Consistency, DeadLetters, From, HistoryArguments, ReplayArguments, SetupArguments,
+};
 use super::confirm::confirm;
 use super::{check, client, commands, daemon, setup};
 use crate::operations::Answer;
@@ -112,6 +114,9 @@ enum Command {
         #[arg(long)]
         accept_gap: bool,
     },
+    /// Records that tables could not take: look at them, try them again, pass over them
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
     /// Empty all synced tables; they stay empty until they are loaded again
     Clear {
         /// Do not ask
@@ -212,6 +217,7 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
         Command::Retry { tables, accept_gap } => {
             commands::retry(config, Retry { tables, accept_gap }).await?
         }
+        Command::DeadLetters(asked) => commands::dead_letters(config, asked.order()).await?,
         Command::Resync { tables, all, adopt } => {
             commands::resync(config, Resync::new(tables, all, adopt)?).await?
         }

@@ -9,6 +9,7 @@ use super::request::Request;
 use super::{client, status as view};
 use crate::operations::Answer;
 use crate::operations::add_tables;
+use crate::operations::dead_letters::{self, DeadLetters};
 use crate::operations::resync::{self, Resync};
 use crate::operations::retry::{self, Retry};
 use crate::operations::status;
@@ -52,5 +53,12 @@ pub(super) async fn resync(config: Config, resync: Resync) -> Result<Answer> {
             resync::wait(&config, &resync, asked_at, is_running).await
         }
         None => resync::resync(config, &resync).await,
+    }
+}
+
+pub(super) async fn dead_letters(config: Config, order: DeadLetters) -> Result<Answer> {
+    match client::ask(&config, &Request::DeadLetters(order.clone())).await? {
+        Some(answer) => Ok(answer),
+        None => dead_letters::carry_out(config, &order).await,
     }
 }

@@ -82,6 +82,9 @@ fn copy(metrics: &mut Metrics, status: &Status, counts: &Counts) {
     let records = status.quarantine_records.map(|records| (&[][..], records));
     let help = "Records in data_sync_quarantine, which their tables could not take";
     metrics.family(&name("quarantine_records"), Gauge, help, records);
+    let queue = status.dead_letter_queue.map(|records| (&[][..], records));
+    let help = "Records that wait for quarantined tables: those that failed, and all after them";
+    metrics.family(&name("dead_letter_queue_records"), Gauge, help, queue);
     let proved = status.tables.iter().filter_map(|table| table.proved_at).max();
     metrics.time(
         &name("last_proof_timestamp_seconds"),
@@ -109,6 +112,12 @@ fn tables(metrics: &mut Metrics, status: &Status) {
         "The part of the rows that agree with production, at least, by the newest proof",
         |table| table.score.as_deref().and_then(ratio),
     );
+    each.family("table_incomplete", "1 when a transaction of the table was passed over by hand", |table| {
+        Some(u8::from(table.incomplete_lsn.is_some()))
+    });
+    each.family("table_waiting_records", "Records that wait for the quarantined table", |table| {
+        table.waiting_records
+    });
     each.family("table_rows", "Rows, as the server estimates them or a proof has counted them", |table| {
         table.rows
     });

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use syncdata_formats::error::{Error, Result};
 use syncdata_service::control;
 
+use crate::operations::dead_letters::DeadLetters;
 use crate::operations::resync::Resync;
 use crate::operations::retry::Retry;
 
@@ -17,6 +18,7 @@ pub(super) enum Request {
     Load,
     Retry(Retry),
     Resync(Resync),
+    DeadLetters(DeadLetters),
 }
 
 impl Request {
@@ -27,6 +29,7 @@ impl Request {
             Request::Load => "/load",
             Request::Retry(_) => "/retry",
             Request::Resync(_) => "/resync",
+            Request::DeadLetters(_) => "/dead-letters",
         }
     }
 
@@ -35,6 +38,7 @@ impl Request {
             Request::Stop | Request::Sync | Request::Load => None,
             Request::Retry(retry) => Some(json!(retry)),
             Request::Resync(resync) => Some(json!(resync)),
+            Request::DeadLetters(order) => Some(json!(order)),
         }
     }
 
@@ -46,6 +50,7 @@ impl Request {
             "/load" => Request::Load,
             "/retry" => Request::Retry(request.json()?),
             "/resync" => Request::Resync(request.json()?),
+            "/dead-letters" => Request::DeadLetters(request.json()?),
             _ => return Ok(None),
         }))
     }
@@ -59,8 +64,15 @@ mod tests {
     fn what_is_written_is_what_is_read() {
         let resync = Resync { tables: Vec::new(), all: true, adopt: true };
         let retry = Retry { tables: vec!["users".into()], accept_gap: true };
-        let requests =
-            [Request::Stop, Request::Sync, Request::Load, Request::Retry(retry), Request::Resync(resync)];
+        let skip = DeadLetters::Skip { id: uuid::Uuid::from_u128(7), reason: "a test row".into() };
+        let requests = [
+            Request::Stop,
+            Request::Sync,
+            Request::Load,
+            Request::Retry(retry),
+            Request::Resync(resync),
+            Request::DeadLetters(skip),
+        ];
         for request in requests {
             let body = request.body().map(|body| body.to_string().into_bytes()).unwrap_or_default();
             let sent = control::Request {

@@ -44,7 +44,7 @@ pub(super) fn text(status: &Status) -> String {
     for note in &status.notes {
         line(format_args!("note: {}", escape_control(note)));
     }
-    for warning in status.tables.iter().filter_map(TableStatus::warning) {
+    for warning in status.tables.iter().flat_map(TableStatus::warnings) {
         line(format_args!("warning: {}", escape_control(&warning)));
     }
     for problem in &status.problems {
@@ -63,8 +63,16 @@ fn row(table: &TableStatus) -> String {
         (Some(rows), Some(at)) => format!(", {rows} rows (counted {})", second_of(at)),
         (Some(rows), None) => format!(", about {rows} rows"),
     };
+    let waiting =
+        table.waiting_records.map(|records| format!(", {records} records wait")).unwrap_or_default();
+    let incomplete = if table.incomplete_lsn.is_some() { ", incomplete" } else { "" };
     let (as_of, changed) = (time("as of", table.data_as_of), time("last change", table.changed_at));
-    format!("{}: {}{rows}{as_of}{}{changed}", table.table, table.state, time("proved", table.proved_at))
+    format!(
+        "{}: {}{incomplete}{rows}{waiting}{as_of}{}{changed}",
+        table.table,
+        table.state,
+        time("proved", table.proved_at)
+    )
 }
 
 #[cfg(test)]
@@ -96,6 +104,8 @@ pub(super) mod tests {
             rows: None,
             rows_counted_at: None,
             load_failed: None,
+            waiting_records: None,
+            incomplete_lsn: None,
         }
     }
 

@@ -92,6 +92,8 @@ pub struct Positions {
     pub described: Vec<(TableName, Relation)>,
     /// Columns of tables in which the source cannot say NaN and infinities: they arrived as NULL.
     pub nan_as_null: BTreeMap<TableName, Vec<String>>,
+    /// Records of quarantined tables that the checkpoint passes.
+    pub waiting: BTreeMap<TableName, u64>,
     pub entries: Vec<Entry>,
     pub started: Instant,
 }

@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod disk;
 pub mod faults;
 pub mod finding;
+pub mod hmac;
 pub mod log;
 pub mod manual;
 pub mod output;

@@ -300,7 +300,7 @@ async fn whoever_watches_asks_over_http() {
     assert!(stop.starts_with("HTTP/1.1 405 "), "{stop}");
 }
 
-fn get(address: &str, path: &str) -> String {
+pub(super) fn get(address: &str, path: &str) -> String {
     ask(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
 }
 

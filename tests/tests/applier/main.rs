@@ -6,6 +6,7 @@ mod clear;
 mod columns;
 mod commands;
 mod daemon;
+mod dead_letters;
 mod health;
 mod numbers;
 mod setup;

@@ -53,6 +53,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("line_max", "\"16MiB\"", "32MiB"),
     ("apply_batch_changes", "1000", "2000"),
     ("on_error", "\"stop\"", "quarantine"),
+    ("quarantine_values", "\"hash\"", "keep"),
     ("stale_after", "\"1h\"", "7200"),
     ("meta_schema", "\"sync\"", "Meta"),
     ("http_listen", "\"127.0.0.1:9187\"", "[::1]:9188"),

@@ -48,7 +48,7 @@ impl Found {
                 table.rows = estimates.get(&table.table).copied().flatten();
             }
         }
-        let count = format!("SELECT count(*) FROM {meta}.data_sync_quarantine");
+        let count = format!("SELECT count(*) FROM {meta}.data_sync_quarantine WHERE resolved_at IS NULL");
         let waiting: i64 = client.query_one(&count, &[]).await.context(|| DOING.to_owned())?.get(0);
         Ok(Found { copy, tables, quarantine_records: u64::try_from(waiting).ok() })
     }
@@ -76,7 +76,8 @@ async fn read_tables(client: &Client, meta: &MetaSchema) -> Result<Vec<TableStat
            WHERE c.table_name = w.table_name AND c.verdict IN ('equal', 'differs') \
            ORDER BY c.check_type, c.ordinal DESC) v \
            WHERE v.verdict = 'differs' AND v.repaired_at IS NULL ORDER BY v.check_type), \
-         (to_jsonb(s) ->> 'changed_at')::timestamptz::text, counted.local_rows, counted.finished_at::text \
+         (to_jsonb(s) ->> 'changed_at')::timestamptz::text, counted.local_rows, counted.finished_at::text, \
+         s.waiting, s.incomplete_lsn::text \
          FROM {meta}.tables_to_sync w \
          LEFT JOIN {meta}.data_sync_freshness f USING (table_name) \
          LEFT JOIN {meta}.data_sync_table_state s USING (table_name) \
@@ -140,6 +141,8 @@ fn table(row: &Row) -> Result<TableStatus> {
         rows: row.get::<_, Option<i64>>(12).and_then(|rows| u64::try_from(rows).ok()),
         rows_counted_at: time(row.get(13))?,
         load_failed: None,
+        waiting_records: row.get::<_, Option<i64>>(14).and_then(|records| u64::try_from(records).ok()),
+        incomplete_lsn: row.get::<_, Option<&str>>(15).map(str::parse).transpose()?,
     })
 }
 

@@ -52,7 +52,11 @@ fn of_table(table: &TableStatus) -> Vec<Finding> {
             command("consistency repair")
         )));
     }
-    findings.extend(table.warning().map(|warning| {
+    findings.extend(table.incomplete_warning().map(|warning| {
+        Finding::warn("incomplete", warning)
+            .remedy(format!("make it anew: {}; or wait for the next proof", command("resync")))
+    }));
+    findings.extend(table.nan_warning().map(|warning| {
         Finding::warn("NaN", warning)
             .remedy(format!("after an upgrade of wal2json and a snapshot: {}", command("resync")))
     }));

@@ -13,6 +13,7 @@ use tracing::info;
 
 use super::life::Life;
 use crate::operations::Answer;
+use crate::operations::dead_letters::{self, DeadLetters};
 use crate::operations::resync::{self, Resync};
 use crate::operations::retry::{self, Retry};
 use crate::operations::sync;
@@ -25,6 +26,7 @@ pub(super) enum Order {
     Sync,
     Retry(Retry),
     Resync(Resync),
+    DeadLetters(DeadLetters),
 }
 
 pub(super) type Orders = mpsc::Sender<(Order, oneshot::Sender<Response>)>;
@@ -60,7 +62,7 @@ async fn answer(request: control::Request, life: Arc<Life>, orders: Orders, stop
         // By POST, so that only who may command us reads it.
         (Method::Post, "/settings") => Response::json(200, &life.settings()),
         (Method::Post, path) => match Request::read(&request) {
-            Ok(Some(asked)) => do_as_asked(asked, &orders, &stop).await,
+            Ok(Some(asked)) => do_as_asked(asked, &life, &orders, &stop).await,
             Ok(None) => Response::not_found(path),
             Err(error) => Response::error(400, &error.one_line()),
         },
@@ -68,7 +70,7 @@ async fn answer(request: control::Request, life: Arc<Life>, orders: Orders, stop
     }
 }
 
-async fn do_as_asked(asked: Request, orders: &Orders, stop: &Stop) -> Response {
+async fn do_as_asked(asked: Request, life: &Life, orders: &Orders, stop: &Stop) -> Response {
     match asked {
         Request::Stop => {
             info!("stop asked for by a command");
@@ -84,6 +86,12 @@ async fn do_as_asked(asked: Request, orders: &Orders, stop: &Stop) -> Response {
         }
         Request::Retry(retry) => enqueue(orders, Order::Retry(retry)).await,
         Request::Resync(resync) => enqueue(orders, Order::Resync(resync)).await,
+        // Who only looks does not wait for a pass.
+        Request::DeadLetters(order @ (DeadLetters::List { .. } | DeadLetters::Show { .. })) => {
+            let looked = dead_letters::look(&life.config(), &order).await;
+            Response::json(200, &json!(looked.unwrap_or_else(|error| Answer::failed(&error))))
+        }
+        Request::DeadLetters(order) => enqueue(orders, Order::DeadLetters(order)).await,
     }
 }
 
@@ -106,8 +114,9 @@ fn stopping() -> Response {
 /// Carries an order out, and answers who asked.
 pub(super) async fn obey(order: Order, life: &Life, runner: &Runner) -> Response {
     let released = match order {
-        Order::Sync => Ok(()),
-        Order::Retry(retry) => retry::release(&runner.config, &retry).await,
+        Order::Sync => Ok(None),
+        Order::Retry(retry) => retry::release(&runner.config, &retry).await.map(|()| None),
+        Order::DeadLetters(order) => dead_letters::release(&runner.config, &order).await,
         Order::Resync(resync) => {
             // Who asked looks at the tables until they are made; a pass comes next, and the load after it.
             let noted = resync::request(&runner.config, &resync).await;
@@ -117,9 +126,11 @@ pub(super) async fn obey(order: Order, life: &Life, runner: &Runner) -> Response
     };
     let answer = match released {
         // Somebody waits for the end: what passes by itself is not a failure yet.
-        Ok(()) => match life.pass(&runner.config, runner.patient_pass()).await {
+        Ok(skipped) => match life.pass(&runner.config, runner.patient_pass()).await {
             None => return stopping(),
-            Some(Ok(report)) => sync::answer(&Synced::from(report)),
+            Some(Ok(report)) => {
+                dead_letters::with_skipped(sync::answer(&Synced::from(report)), skipped.as_ref())
+            }
             Some(Err(error)) => Answer::failed(&error),
         },
         Err(error) => Answer::failed(&error),

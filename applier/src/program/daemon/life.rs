@@ -64,8 +64,12 @@ impl Life {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config.clone();
     }
 
+    pub(super) fn config(&self) -> Config {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(super) fn settings(&self) -> Value {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).describe_json()
+        self.config().describe_json()
     }
 
     /// A panic elsewhere leaves facts that are at worst old.

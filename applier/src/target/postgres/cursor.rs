@@ -227,7 +227,7 @@ pub async fn change(
          position_lsn = coalesce(EXCLUDED.position_lsn, s.position_lsn), \
          position_time = coalesce(EXCLUDED.position_time, s.position_time), reason = EXCLUDED.reason, \
          since = CASE WHEN s.state = EXCLUDED.state THEN s.since ELSE now() END, \
-         held_with = CASE WHEN s.state = EXCLUDED.state THEN s.held_with ELSE '{{}}' END"
+         held_with = CASE WHEN s.state = EXCLUDED.state THEN s.held_with ELSE '{{}}' END, waiting = NULL"
     );
     let lsn = position.map(|position| position.lsn.to_string());
     let time = position.and_then(|position| position.commit_time).map(|time| time.to_string());
@@ -272,7 +272,7 @@ pub async fn note_loaded(
     change(client, meta, table, Event::Loaded, loaded, None).await?;
 
     let update = format!(
-        "UPDATE {meta}.data_sync_table_state s SET load = NULL, gap = NULL, \
+        "UPDATE {meta}.data_sync_table_state s SET load = NULL, gap = NULL, incomplete_lsn = NULL, \
          position_time = coalesce(c.commit_time, $2::text::timestamptz), since = now(), \
          changed_lsn = s.position_lsn, changed_at = coalesce(c.commit_time, $2::text::timestamptz), \
          nan_as_null = CASE WHEN $2::text IS NULL THEN nan_as_null ELSE '{{}}' END \
@@ -343,7 +343,7 @@ pub async fn start_over(
     }
     let forget = format!(
         "UPDATE {meta}.data_sync_table_state SET load = 'rebuild', position_lsn = NULL, position_time = NULL, \
-         gap = NULL, nan_as_null = '{{}}', changed_lsn = NULL, changed_at = NULL, since = now() \
+         gap = NULL, nan_as_null = '{{}}', changed_lsn = NULL, changed_at = NULL, incomplete_lsn = NULL, since = now() \
          WHERE table_name = ANY ($1)"
     );
     client.execute(&forget, &[&names]).await.context(doing)?;
@@ -432,6 +432,51 @@ pub async fn note_changed(client: &impl GenericClient, meta: &MetaSchema, tables
          WHERE table_name = ANY ($1)"
     );
     client.execute(&update, &[&tables]).await.context(|| "noting which tables have changed".to_owned())?;
+    Ok(())
+}
+
+/// Records that were passed over with the copy wait for the quarantined tables that they are of. Where those that wait
+/// already were not counted yet, these are counted with them.
+pub async fn add_waiting(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    waiting: &BTreeMap<TableName, u64>,
+) -> Result<()> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state SET waiting = waiting + $2 WHERE table_name = $1 AND state = 'quarantined'"
+    );
+    for (table, records) in waiting {
+        let records = i64::try_from(*records).unwrap_or(i64::MAX);
+        let added = client.execute(&update, &[&table.to_string(), &records]).await;
+        added.context(|| format!("counting what waits for {table}"))?;
+    }
+    Ok(())
+}
+
+/// Quarantined tables for which nobody has counted yet what waits for them, with their positions.
+pub async fn uncounted(client: &impl GenericClient, meta: &MetaSchema) -> Result<Vec<(TableName, Lsn)>> {
+    let select = format!(
+        "SELECT table_name, position_lsn::text FROM {meta}.data_sync_table_state \
+         WHERE state = 'quarantined' AND waiting IS NULL AND position_lsn IS NOT NULL"
+    );
+    let rows = client.query(&select, &[]).await.context(|| "reading what waits".to_owned())?;
+    rows.iter().map(|row| Ok((row.get::<_, &str>(0).parse()?, row.get::<_, &str>(1).parse()?))).collect()
+}
+
+/// So many records wait for it, from its position on.
+pub async fn note_waiting(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    records: u64,
+) -> Result<()> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state SET waiting = $2 WHERE table_name = $1 AND waiting IS NULL \
+         AND state = 'quarantined'"
+    );
+    let records = i64::try_from(records).unwrap_or(i64::MAX);
+    let noted = client.execute(&update, &[&table.to_string(), &records]).await;
+    noted.context(|| format!("counting what waits for {table}"))?;
     Ok(())
 }
 

@@ -83,12 +83,16 @@ pub async fn log_command(
     Ok(())
 }
 
+/// Changes that somebody has gone on without.
+const FOR_EVER: &str = "'dead-letters skip', 'retry --accept-gap'";
+
 /// Removes what is older than so many days; 0 keeps all.
 pub async fn forget_old(client: &impl GenericClient, meta: &MetaSchema, days: u32) -> Result<()> {
     let Some(days) = i32::try_from(days).ok().filter(|days| *days > 0) else { return Ok(()) };
     let delete = format!(
         "DELETE FROM {meta}.data_sync_logs WHERE ctid = ANY (ARRAY( \
-         SELECT ctid FROM {meta}.data_sync_logs WHERE sync_time < now() - make_interval(days => $1) LIMIT $2))"
+         SELECT ctid FROM {meta}.data_sync_logs WHERE sync_time < now() - make_interval(days => $1) \
+         AND coalesce(archive_ref, '') <> ALL (ARRAY[{FOR_EVER}]) LIMIT $2))"
     );
     for _ in 0..FORGET_ROUNDS_MAX {
         let forgotten = client.execute(&delete, &[&days, &FORGET_ROWS_MAX]).await;

@@ -4,11 +4,12 @@ use std::time::Duration;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::postgres::ServerContext as _;
 
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, QuarantineValues};
 use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
 use tokio_postgres::error::SqlState;
 
 use crate::target::postgres::meta::{self, MetaSchema};
+use crate::target::postgres::quarantine::Values;
 
 /// Advisory locks: the first number spells "sync".
 const LOCK_CLASS: i32 = 0x7379_6e63;
@@ -39,6 +40,8 @@ pub struct Local {
     pub meta: MetaSchema,
     /// It may switch foreign keys and triggers off for itself.
     pub replica: bool,
+    /// What is kept of records that tables cannot take.
+    pub(super) values: Values,
 }
 
 impl Local {
@@ -71,7 +74,11 @@ impl Local {
     async fn connect_as(config: &Config, application_name: &str) -> Result<Local> {
         let session = Session::open(config.postgres()?, application_name, &pinned()).await?;
         let replica = may_be_replica(&session).await?;
-        Ok(Local { session, meta: MetaSchema::new(&config.meta_schema), replica })
+        let values = match config.quarantine_values {
+            QuarantineValues::Keep => Values::Plain,
+            QuarantineValues::Hash => Values::Hashed { key_file: config.places.state.join("quarantine.key") },
+        };
+        Ok(Local { session, meta: MetaSchema::new(&config.meta_schema), replica, values })
     }
 
     /// Everything that `work` does in this session, or nothing of it. A failure leaves the session ready for the next

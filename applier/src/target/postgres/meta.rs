@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_service::faults;
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
@@ -22,6 +23,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_10.sql"),
     include_str!("meta_11.sql"),
     include_str!("meta_12.sql"),
+    include_str!("meta_13.sql"),
+    include_str!("meta_13.sql"),
 ];
 
 /// Names of ours that are never synced.
@@ -61,6 +64,16 @@ impl fmt::Display for MetaSchema {
 /// Whether our tables are there, of any version.
 pub async fn exists(session: &Session, schema: &MetaSchema) -> Result<bool> {
     Ok(version(session, schema).await? > 0)
+}
+
+/// Reads what an earlier program left only as far as the version says so.
+pub async fn check_current(session: &Session, schema: &MetaSchema) -> Result<()> {
+    let (found, ours) = (version(session, schema).await?, MIGRATIONS.len());
+    if found == ours {
+        return Ok(());
+    }
+    let message = format!("our tables in schema {schema} are of version {found}, and this program's are of {ours}");
+    Err(Error::new(Kind::Conflict, message).hint("syncdata-applier start, or sync, brings older ones on"))
 }
 
 /// Makes what is missing. Two programs may start at the same time: the second one waits.
@@ -108,6 +121,7 @@ async fn migrate(session: &mut Session, schema: &MetaSchema) -> Result<()> {
         let version = i32::try_from(place + 1).expect("few migrations");
         let note = format!("INSERT INTO {schema}.data_sync_version VALUES ($1)");
         transaction.execute(&note, &[&version]).await.context(doing)?;
+        faults::hit("meta.migrated")?;
     }
     transaction.commit().await.context(doing)?;
     tracing::info!(schema = %schema.name(), version = MIGRATIONS.len(), "our tables are made");

@@ -110,7 +110,7 @@ impl<'a> Postgres<'a> {
             tracing::warn!(table = %cut.table, lsn = %cut.position, "table is stale: changes of it are lost");
         }
         for SetAside { poison, record, position, reason, held_with, in_doubt } in &positions.set_aside {
-            quarantine::keep(client, meta, poison, record.as_ref()).await?;
+            quarantine::keep(self.local, poison, record.as_ref()).await?;
             cursor::change(client, meta, &poison.table, Event::SetAside, Some(*position), Some(reason))
                 .await?;
             if !held_with.is_empty() {
@@ -121,6 +121,7 @@ impl<'a> Postgres<'a> {
                 identity::disown(client, meta, &poison.table).await?;
             }
         }
+        cursor::add_waiting(client, meta, &positions.waiting).await?;
         self.note_touched().await?;
         let changed = positions.entries.iter().filter(|entry| entry.counts.total() > 0);
         let changed: BTreeSet<String> = changed.map(|entry| entry.table.to_string()).collect();

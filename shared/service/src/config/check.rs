@@ -145,6 +145,7 @@ fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config>
         line_max,
         apply_batch_changes,
         on_error,
+        quarantine_values,
         stale_after,
         meta_schema,
         http_listen,
@@ -180,6 +181,7 @@ fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config>
         line_max: read.value(line_max, value::line_max)?,
         apply_batch_changes: read.value(apply_batch_changes, value::count)?,
         on_error: read.value(on_error, value::on_error)?,
+        quarantine_values: read.value(quarantine_values, value::quarantine_values)?,
         stale_after: read.derived(stale_after, value::seconds, || {
             let age = data_sync_freq.saturating_mul(3);
             (age, age.as_secs().to_string())

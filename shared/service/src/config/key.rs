@@ -137,6 +137,7 @@ keys! {
         line_max: None, Text("256MiB"), false, "longest record that is applied; a longer one sets its table aside";
         apply_batch_changes: None, Text("100000"), false, "changes of small segments that share one local transaction";
         on_error: None, Text("quarantine"), false, "quarantine sets the table aside that cannot take a change; stop stops everything";
+        quarantine_values: None, Text("keep"), false, "keep or hash: whether data_sync_quarantine holds the values of a record that a table could not take, or keyed hashes of them";
         stale_after: None, Derived("3 × data_sync_freq"), false, "age at which data counts as stale";
         meta_schema: None, Text("public"), false, "schema of our own tables";
         http_listen: None, Nothing, false, "address for /status, /health and /metrics, such as 127.0.0.1:9187";

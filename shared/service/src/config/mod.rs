@@ -76,6 +76,15 @@ pub enum OnError {
     Stop,
 }
 
+/// What is kept of the values of a record that a table cannot take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuarantineValues {
+    /// The values themselves.
+    Keep,
+    /// Keyed hashes: equal values stay equal, and nobody reads them.
+    Hash,
+}
+
 /// Every setting, checked. Only what all commands need is required at load; `archive` and `postgres` ask for
 /// what their users need.
 #[derive(Clone, Debug)]
@@ -102,6 +111,7 @@ pub struct Config {
     pub line_max: usize,
     pub apply_batch_changes: NonZeroU32,
     pub on_error: OnError,
+    pub quarantine_values: QuarantineValues,
     pub stale_after: Duration,
     pub meta_schema: String,
     pub http_listen: Option<SocketAddr>,

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 
 use super::raw::{Given, Parsed, RawValue};
 use super::secret::Secret;
-use super::{Confirm, OnError};
+use super::{Confirm, OnError, QuarantineValues};
 use crate::postgres::SslMode;
 use syncdata_formats::name::{SlotName, TablePattern};
 
@@ -140,6 +140,10 @@ pub(super) fn confirm(given: &Given) -> Parsed<Confirm> {
 
 pub(super) fn on_error(given: &Given) -> Parsed<OnError> {
     choice(given, &[("quarantine", OnError::Quarantine), ("stop", OnError::Stop)])
+}
+
+pub(super) fn quarantine_values(given: &Given) -> Parsed<QuarantineValues> {
+    choice(given, &[("keep", QuarantineValues::Keep), ("hash", QuarantineValues::Hash)])
 }
 
 fn choice<T: Copy>(given: &Given, choices: &[(&str, T)]) -> Parsed<T> {

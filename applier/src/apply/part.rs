@@ -1,0 +1,45 @@
+//! A table's part of a segment, transaction by transaction.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use syncdata_formats::chain::Verified;
+use syncdata_formats::change::{Commit, Record};
+use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::segment::SegmentReader;
+use syncdata_service::own_files;
+
+/// What one transaction has of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub records: u64,
+    /// Of the transaction, its COMMIT.
+    pub last_line: u64,
+    pub commit: Commit,
+}
+
+/// Those of the transactions that have records of the table. A thread of its own reads them.
+pub(crate) async fn parts(segment: Verified, file: PathBuf, table: String) -> Result<Vec<Part>> {
+    let read = tokio::task::spawn_blocking(move || read(&segment, &file, &table)).await;
+    read.unwrap_or_else(|_| Err(Error::new(Kind::Io, "the thread that reads a segment ended early")))
+}
+
+fn read(segment: &Verified, file: &Path, table: &str) -> Result<Vec<Part>> {
+    let source = own_files::read_plain(file)?;
+    let mut reader = SegmentReader::<File>::ahead(source, segment.manifest())?;
+    let (mut parts, mut records) = (Vec::new(), 0);
+    loop {
+        let line = reader.line() + 1;
+        match reader.next()? {
+            Some(Record::Row(row)) => records += u64::from(row.table == table),
+            Some(Record::Long(long)) => records += u64::from(long.table == table),
+            Some(Record::Commit(commit)) => {
+                if records > 0 {
+                    parts.push(Part { records, last_line: line, commit });
+                }
+                records = 0;
+            }
+            None => return Ok(parts),
+        }
+    }
+}
