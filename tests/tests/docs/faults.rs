@@ -61,7 +61,10 @@ fn every_test_that_the_table_of_faults_names_exists() {
     let table = fs::read_to_string(workspace.join("docs/faults.md")).expect("docs/faults.md is there");
     let rows = rows(&table);
     let numbers: Vec<usize> = rows.iter().map(|(number, _)| *number).collect();
-    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "every row has a number of its own: {numbers:?}");
+    assert!(
+        numbers.windows(2).all(|pair| pair[0] < pair[1]),
+        "every row has a number of its own: {numbers:?}"
+    );
     for (number, named) in rows.iter().filter(|(_, named)| *named != "open") {
         for name in named.split(", ") {
             let test = name.trim_matches('`');

@@ -264,7 +264,7 @@ pub async fn status(config: &Config) -> Status {
     let found = match found(config).await {
         Ok(found) => found,
         Err(error) => {
-            status.problems.push(error.with_hint());
+            status.problems.push(error.one_line());
             Found::default()
         }
     };

@@ -24,7 +24,6 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_11.sql"),
     include_str!("meta_12.sql"),
     include_str!("meta_13.sql"),
-    include_str!("meta_13.sql"),
 ];
 
 /// Names of ours that are never synced.
@@ -72,8 +71,11 @@ pub async fn check_current(session: &Session, schema: &MetaSchema) -> Result<()>
     if found == ours {
         return Ok(());
     }
-    let message = format!("our tables in schema {schema} are of version {found}, and this program's are of {ours}");
-    Err(Error::new(Kind::Conflict, message).hint("syncdata-applier start, or sync, brings older ones on"))
+    let message = format!(
+        "our tables in schema {schema} are of version {found}, and this program's of {ours}; older ones are brought on by: \
+         syncdata-applier start, or sync"
+    );
+    Err(Error::new(Kind::Conflict, message))
 }
 
 /// Makes what is missing. Two programs may start at the same time: the second one waits.
