@@ -7,6 +7,7 @@ pub mod clear;
 pub mod consistency;
 pub mod dead_letters;
 pub mod drill;
+pub mod executions;
 pub mod history;
 pub mod list_tables;
 pub mod remove_tables;

@@ -6,6 +6,7 @@ use syncdata_service::config::Config;
 
 use super::Answer;
 use crate::history::{self, Order, Report};
+use crate::target::postgres::executions::{self, Came, Trigger};
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
 
@@ -28,9 +29,22 @@ pub async fn replay(
         }
     }
 
-    let done = match into {
-        Some(schema) => history::look(config, order, schema).await,
-        None => history::repair(config, order).await,
+    let work = async {
+        match into {
+            Some(schema) => history::look(config, order, schema).await,
+            None => history::repair(config, order).await,
+        }
+    };
+    // Where nothing is written there is nothing to note.
+    let done = match order.dry_run {
+        true => work.await,
+        false => {
+            let tables = order.tables.as_ref().map(|tables| vec![tables.clone()]);
+            let came =
+                |report: &Report| Came::to(json!({"range": range.to_string(), "clean": report.is_clean()}));
+            let kind = (executions::Kind::Replay, Trigger::Command);
+            executions::noted(config, kind, tables.as_deref(), work, came).await
+        }
     };
     if let Err(error) = &done
         && !order.dry_run

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use syncdata_formats::error::{Error, Remedy, Result};
 use syncdata_formats::name::TableName;
 use syncdata_service::backoff::{Backoff, Dice};
@@ -21,6 +22,7 @@ use crate::load::{self, Loaded};
 use crate::plan::state::State;
 use crate::proof::{self, Proofs};
 use crate::target::postgres::cursor::Checkpoint;
+use crate::target::postgres::executions::{self, Came, Trigger};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::{ledger, quarantine};
 
@@ -111,7 +113,7 @@ impl Runner {
     /// One pass; `None` when it had to be abandoned.
     pub async fn pass(&self) -> Option<Result<Report>> {
         self.silence.end();
-        let result = self.unless_stopped(self.pass_once()).await?;
+        let result = self.unless_stopped(self.pass_once(Trigger::Schedule)).await?;
         if let Err(error) = &result {
             self.note_failure(None, error).await;
         }
@@ -121,7 +123,7 @@ impl Runner {
     /// One pass; what passes by itself is tried again, from the checkpoint on.
     pub async fn patient_pass(&self) -> Option<Result<Report>> {
         let (segments, records) = (self.tally.segments(), self.tally.records());
-        let done = self.patiently(async || self.pass_once().await).await?;
+        let done = self.patiently(async || self.pass_once(Trigger::Command).await).await?;
         // What was applied before it had to be tried again counts too.
         Some(done.map(|report| Report {
             segments: self.tally.segments() - segments,
@@ -154,7 +156,7 @@ impl Runner {
             Ok(pass) if pass.waits_for_base && !pass.stopped => pass,
             ended => return Some(ended.map(Synced::from)),
         };
-        let loads = match self.patiently(async || self.load().await).await? {
+        let loads = match self.patiently(async || self.load(Trigger::Command).await).await? {
             Ok(loads) => loads,
             Err(error) => return Some(Err(error)),
         };
@@ -216,12 +218,14 @@ impl Runner {
     }
 
     /// Loads what waits for a base. On a task of its own, it goes on beside the passes.
-    pub fn load(&self) -> impl Future<Output = Result<load::Report>> + Send + 'static {
+    pub fn load(&self, trigger: Trigger) -> impl Future<Output = Result<load::Report>> + Send + 'static {
         let (config, stop) = (self.config.clone(), self.stop.clone());
         let (turn, acks) = (Arc::clone(&self.turn), Arc::clone(&self.acks));
         let (silence, tally) = (self.silence.clone(), Arc::clone(&self.tally));
         async move {
-            let loaded = load::run(&config, &stop, &turn, &acks, silence).await;
+            let work = load::run(&config, &stop, &turn, &acks, silence);
+            let kind = (executions::Kind::Load, trigger);
+            let loaded = executions::noted(&config, kind, None, work, load_came_to).await;
             match &loaded {
                 Ok(report) => tally.loaded(report),
                 Err(error) => tally.load_failed(error),
@@ -231,10 +235,10 @@ impl Runner {
     }
 
     /// One attempt, counted.
-    async fn pass_once(&self) -> Result<Report> {
+    async fn pass_once(&self, trigger: Trigger) -> Result<Report> {
         let _turn = self.turn.lock().await;
         let started = Instant::now();
-        let passed = self.pass_in_turn().await;
+        let passed = self.pass_in_turn(trigger).await;
         self.tally.pass_took(started.elapsed());
         if let Err(error) = &passed {
             self.tally.pass_failed(error);
@@ -242,22 +246,36 @@ impl Runner {
         passed
     }
 
-    async fn pass_in_turn(&self) -> Result<Report> {
+    async fn pass_in_turn(&self, trigger: Trigger) -> Result<Report> {
         let source = archive::open::open(&self.config)?.with_silence(self.silence.clone());
         let local = Local::open_for_pass(&self.config).await?;
         *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(local.session.canceller());
         local.lock_pass().await?;
-        forget_old_logs(&local, self.config.log_keep_days).await;
+        let begun = executions::begin(&local, executions::Kind::Pass, trigger, None).await;
+        let begun = begun.inspect_err(executions::warn).ok();
+        let passed = self.pass_with(&local, &source).await;
+        // Without its session there is nobody to tell it: it is called abandoned later.
+        if let Some(begun) = begun.filter(|_| !local.session.is_closed()) {
+            let came = passed.as_ref().map_or_else(Came::failed, pass_came_to);
+            if let Err(error) = executions::end(&local, begun, &came).await {
+                executions::warn(&error);
+            }
+        }
+        passed
+    }
+
+    async fn pass_with(&self, local: &Local, source: &Source) -> Result<Report> {
+        forget_old_logs(local, self.config.log_keep_days).await;
         let rules = rules(&self.config);
-        let mut context = PassContext::new(&local, &source, &rules);
+        let mut context = PassContext::new(local, source, &rules);
         context.stop = self.stop.clone();
         context.tally = Arc::clone(&self.tally);
         let proofs = Arc::clone(&self.proofs);
         context.proofs = Some(Proving { proofs, config: self.config.clone() });
         let report = Pass::new(context).run().await?;
-        judge(&local, &source).await;
-        look_after_dead_letters(&local, &source).await;
-        self.acks.tell(&local, &source).await;
+        judge(local, source).await;
+        look_after_dead_letters(local, source).await;
+        self.acks.tell(local, source).await;
         Ok(report)
     }
 
@@ -274,6 +292,28 @@ impl Runner {
         }
         done
     }
+}
+
+fn pass_came_to(report: &Report) -> Came {
+    let counts = json!({
+        "segments": report.segments, "records": report.records, "unhealthy": report.unhealthy.len(),
+        "stopped": report.stopped,
+    });
+    let is_idle = report.segments == 0 && report.missing.is_none() && !report.stopped;
+    Came { is_idle, ..Came::to(counts) }
+}
+
+fn load_came_to(report: &load::Report) -> Came {
+    let counts = json!({
+        "loaded": report.loaded.len(), "refused": report.refused.len(), "waiting": report.waiting.len(),
+        "records": report.records, "stopped": report.stopped,
+    });
+    let tables: Vec<String> =
+        report.loaded.keys().chain(report.refused.keys()).map(ToString::to_string).collect();
+    let is_idle = tables.is_empty() && !report.stopped;
+    let tables = (!tables.is_empty()).then_some(tables);
+    // What kept a table from its base is an error of it, and none of the load.
+    Came { is_idle, tables, ..Came::to(counts) }
 }
 
 /// A log that is too long is no reason to apply nothing.

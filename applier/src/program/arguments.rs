@@ -15,6 +15,7 @@ use crate::operations::consistency::CheckType;
 use crate::operations::setup::Wanted;
 use crate::operations::{Answer, consistency, dead_letters};
 use crate::plan::state::Want;
+use crate::target::postgres::executions::{self, Came, Trigger};
 
 /// Where the first rows of a new table come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -157,7 +158,11 @@ impl Consistency {
             Consistency::Status => consistency::status(config).await,
             Consistency::Check { tables, types, wait } => {
                 let sync = async || super::commands::sync(config.clone()).await.map(drop);
-                consistency::check(config, &tables, &types, wait.then_some(sync)).await
+                let work = consistency::check(config, &tables, &types, wait.then_some(sync));
+                let named = (!tables.is_empty()).then_some(tables.as_slice());
+                let came = |answer: &Answer| Came::to(serde_json::json!({"exit_code": answer.exit_code}));
+                let kind = (executions::Kind::Check, Trigger::Command);
+                executions::noted(config, kind, named, work, came).await
             }
             Consistency::Rows { table } => consistency::rows(config, &table, None).await,
             Consistency::Validate { table, key } => consistency::rows(config, &table, Some(key)).await,

@@ -11,6 +11,7 @@ use syncdata_service::config::{Config, Files, Overrides, Program};
 use syncdata_service::output::Output;
 use syncdata_service::{log, manual};
 use tracing::Level;
+use uuid::Uuid;
 
 use super::arguments::{
     AsOfArguments, Consistency, DeadLetters, From, HistoryArguments, ReplayArguments, SetupArguments,
@@ -21,6 +22,7 @@ use crate::operations::Answer;
 use crate::operations::as_of::as_of;
 use crate::operations::clear::clear;
 use crate::operations::drill::drill;
+use crate::operations::executions;
 use crate::operations::history::history;
 use crate::operations::list_tables::list_tables;
 use crate::operations::remove_tables::remove_tables;
@@ -117,6 +119,17 @@ enum Command {
     /// Records that tables could not take: look at them, try them again, pass over them
     #[command(subcommand)]
     DeadLetters(DeadLetters),
+    /// What was done: passes, loads, replays and checks, the newest first
+    Executions {
+        /// Only that one
+        id: Option<Uuid>,
+        /// So many
+        #[arg(long, default_value = "50", value_parser = clap::value_parser!(u16).range(1..=500))]
+        limit: u16,
+        /// Where an earlier list ended (next_cursor)
+        #[arg(long)]
+        cursor: Option<String>,
+    },
     /// Empty all synced tables; they stay empty until they are loaded again
     Clear {
         /// Do not ask
@@ -216,6 +229,10 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
         Command::ListTables => list_tables(&config).await?,
         Command::Retry { tables, accept_gap } => {
             commands::retry(config, Retry { tables, accept_gap }).await?
+        }
+        Command::Executions { id: Some(id), .. } => executions::show(&config, id).await?,
+        Command::Executions { id: None, limit, cursor } => {
+            executions::list(&config, limit, cursor.as_deref()).await?
         }
         Command::DeadLetters(asked) => commands::dead_letters(config, asked.order()).await?,
         Command::Resync { tables, all, adopt } => {

@@ -308,7 +308,7 @@ async fn a_running_daemon_lists_shows_and_passes_over() {
 }
 
 /// Our tables as an earlier version left them.
-async fn earlier(server: &PostgresServer, version: usize) {
+pub(super) async fn earlier(server: &PostgresServer, version: usize) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../applier/src/target/postgres");
     server.execute("CREATE TABLE data_sync_version (version INT NOT NULL)").await;
     for number in 1..=version {

@@ -7,6 +7,7 @@ mod columns;
 mod commands;
 mod daemon;
 mod dead_letters;
+mod executions;
 mod health;
 mod numbers;
 mod setup;

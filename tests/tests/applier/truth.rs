@@ -130,24 +130,44 @@ async fn a_host_that_says_nothing_is_given_up_and_it_is_said_meanwhile() {
 }
 
 #[tokio::test]
-async fn old_lines_of_the_log_go_after_log_keep_days() {
+async fn old_lines_go_after_log_keep_days_and_a_day_after_that_was_announced() {
     let mut copy = two_tables().await;
     copy.applier(&["add-tables", "users"]).succeed().await;
     let age = "INSERT INTO data_sync_logs (table_name, status, sync_time)
-        SELECT 'old', 'SUCCESS', now() - make_interval(days => n) FROM generate_series(1, 25000) AS g(n)";
+        SELECT 'old', 'SUCCESS', now() - make_interval(days => n) FROM generate_series(1, 25000) AS g(n);
+        INSERT INTO sync_executions (kind, trigger, state, started_at, ended_at)
+        SELECT 'replay', 'command', 'succeeded', now() - make_interval(days => n), now() - make_interval(days => n)
+        FROM generate_series(1, 200) AS g(n)";
     copy.server.execute(age).await;
-    let kept = "SELECT count(*), (max(now() - sync_time) < interval '91 days')::text FROM data_sync_logs WHERE table_name = 'old'";
+    let kept = "SELECT count(*), (max(now() - sync_time) < interval '91 days')::text, \
+        (SELECT count(*) FROM sync_executions WHERE kind = 'replay') FROM data_sync_logs WHERE table_name = 'old'";
     copy.set("SYNCDATA_LOG_KEEP_DAYS", "0");
     copy.sync(0).await;
-    assert_eq!(copy.rows(kept).await, "25000,false");
+    assert_eq!(copy.rows(kept).await, "25000,false,200");
     copy.set("SYNCDATA_LOG_KEEP_DAYS", "90");
+    let said = copy.sync(0).await;
+    assert!(said.contains("go from tomorrow on"), "{said}");
+    assert_eq!(copy.rows(kept).await, "25000,false,200");
+    let status = copy.applier(&["status"]).run().await.stdout;
+    assert!(
+        status.contains("\nnote: lines of data_sync_logs and sync_executions older than 90 days go from 20"),
+        "{status}"
+    );
+    let said = copy.sync(0).await;
+    assert!(!said.contains("go from tomorrow on"), "it is announced once: {said}");
+    let a_day = "UPDATE data_sync_checkpoint SET keep_announced_at = keep_announced_at - interval '1 day'";
+    copy.server.execute(a_day).await;
     copy.sync(0).await;
-    assert_eq!(copy.rows(kept).await, "89,true");
+    assert_eq!(copy.rows(kept).await, "89,true,89");
+    // Fewer days are another announcement.
     copy.set("SYNCDATA_LOG_KEEP_DAYS", "7");
+    assert!(copy.sync(0).await.contains("go from tomorrow on"));
+    assert_eq!(copy.rows(kept).await, "89,true,89");
+    copy.server.execute(a_day).await;
     // A pass that fails forgets as well.
     fs::remove_file(copy.archive_dir().join("archive.json")).expect("forged");
     copy.sync(2).await;
-    assert_eq!(copy.rows(kept).await, "6,true");
+    assert_eq!(copy.rows(kept).await, "6,true,6");
 }
 
 #[tokio::test]

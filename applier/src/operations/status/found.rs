@@ -19,6 +19,8 @@ pub struct Found {
     pub copy: CopyStatus,
     pub tables: Vec<TableStatus>,
     pub quarantine_records: Option<u64>,
+    /// From when on old lines of our logs go, where that has just been announced.
+    pub forgets_from: Option<(i32, Timestamp)>,
 }
 
 const DOING: &str = "reading how far the copy is";
@@ -50,8 +52,20 @@ impl Found {
         }
         let count = format!("SELECT count(*) FROM {meta}.data_sync_quarantine WHERE resolved_at IS NULL");
         let waiting: i64 = client.query_one(&count, &[]).await.context(|| DOING.to_owned())?.get(0);
-        Ok(Found { copy, tables, quarantine_records: u64::try_from(waiting).ok() })
+        let forgets_from = forgets_from(client, meta).await?;
+        Ok(Found { copy, tables, quarantine_records: u64::try_from(waiting).ok(), forgets_from })
     }
+}
+
+async fn forgets_from(client: &Client, meta: &MetaSchema) -> Result<Option<(i32, Timestamp)>> {
+    let select = format!(
+        "SELECT (to_jsonb(c) ->> 'keep_days')::int, \
+         ((to_jsonb(c) ->> 'keep_announced_at')::timestamptz + interval '1 day')::text FROM {meta}.data_sync_checkpoint c \
+         WHERE (to_jsonb(c) ->> 'keep_announced_at')::timestamptz > now() - interval '1 day'"
+    );
+    let row = client.query_opt(&select, &[]).await.context(|| DOING.to_owned())?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(row.get::<_, Option<i32>>(0).zip(time(row.get(1))?))
 }
 
 async fn read_copy(client: &Client, meta: &MetaSchema) -> Result<CopyStatus> {

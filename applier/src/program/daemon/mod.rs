@@ -28,6 +28,7 @@ use self::life::Life;
 use crate::load;
 use crate::pass::Tally;
 use crate::pass::runner::Runner;
+use crate::target::postgres::executions::Trigger;
 
 /// Without any sign of life for so long, the watchdog may strike.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -75,7 +76,7 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
         }
 
         if loading.is_none() && life.waits_for_base() {
-            loading = Some(tokio::spawn(runner.load()));
+            loading = Some(tokio::spawn(runner.load(Trigger::Schedule)));
         }
 
         is_due = true;

@@ -86,22 +86,62 @@ pub async fn log_command(
 /// Changes that somebody has gone on without.
 const FOR_EVER: &str = "'dead-letters skip', 'retry --accept-gap'";
 
-/// Removes what is older than so many days; 0 keeps all.
+/// Removes what is older than so many days; 0 keeps all. It is announced a day before that is done for the first time, or with
+/// fewer days than before.
 pub async fn forget_old(client: &impl GenericClient, meta: &MetaSchema, days: u32) -> Result<()> {
     let Some(days) = i32::try_from(days).ok().filter(|days| *days > 0) else { return Ok(()) };
-    let delete = format!(
+    if !is_announced(client, meta, days).await? {
+        return Ok(());
+    }
+    let old_lines = format!(
         "DELETE FROM {meta}.data_sync_logs WHERE ctid = ANY (ARRAY( \
          SELECT ctid FROM {meta}.data_sync_logs WHERE sync_time < now() - make_interval(days => $1) \
          AND coalesce(archive_ref, '') <> ALL (ARRAY[{FOR_EVER}]) LIMIT $2))"
     );
-    for _ in 0..FORGET_ROUNDS_MAX {
-        let forgotten = client.execute(&delete, &[&days, &FORGET_ROWS_MAX]).await;
-        if forgotten.context(|| "forgetting old lines of data_sync_logs".to_owned())? < FORGET_ROWS_MAX as u64
-        {
-            break;
+    let old_executions = format!(
+        "DELETE FROM {meta}.sync_executions WHERE id = ANY (ARRAY( \
+         SELECT id FROM {meta}.sync_executions WHERE ended_at < now() - make_interval(days => $1) LIMIT $2))"
+    );
+    for delete in [&old_lines, &old_executions] {
+        for _ in 0..FORGET_ROUNDS_MAX {
+            let forgotten = client.execute(delete, &[&days, &FORGET_ROWS_MAX]).await;
+            let forgotten = forgotten.context(|| "forgetting what is older than log_keep_days".to_owned())?;
+            if forgotten < FORGET_ROWS_MAX as u64 {
+                break;
+            }
         }
     }
     Ok(())
+}
+
+/// Whether whoever wanted to keep more had a day to say so.
+async fn is_announced(client: &impl GenericClient, meta: &MetaSchema, days: i32) -> Result<bool> {
+    let doing = || "looking how far data_sync_logs reaches back".to_owned();
+    let known = format!(
+        "SELECT keep_days <= $1, keep_announced_at <= now() - interval '1 day' FROM {meta}.data_sync_checkpoint"
+    );
+    let row = client.query_one(&known, &[&days]).await.context(doing)?;
+    if row.get::<_, Option<bool>>(0) == Some(true) {
+        return Ok(row.get::<_, Option<bool>>(1) == Some(true));
+    }
+    // A first line that is old enough is what there is to tell.
+    let old = format!(
+        "SELECT EXISTS (SELECT FROM {meta}.data_sync_logs WHERE sync_time < now() - make_interval(days => $1) \
+           AND coalesce(archive_ref, '') <> ALL (ARRAY[{FOR_EVER}])) \
+         OR EXISTS (SELECT FROM {meta}.sync_executions WHERE ended_at < now() - make_interval(days => $1))"
+    );
+    if client.query_one(&old, &[&days]).await.context(doing)?.get(0) {
+        let note = format!(
+            "UPDATE {meta}.data_sync_checkpoint SET keep_days = $1, keep_announced_at = clock_timestamp()"
+        );
+        client.execute(&note, &[&days]).await.context(doing)?;
+        tracing::warn!(
+            days,
+            "lines of data_sync_logs and sync_executions that are older than log_keep_days go from tomorrow on; \
+             log_keep_days = 0 keeps them"
+        );
+    }
+    Ok(false)
 }
 
 /// Adds counts to the periods that `now` lies in.

@@ -8,6 +8,7 @@ use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
 use syncdata_service::postgres::Session;
+use tokio_postgres::GenericClient;
 
 /// Each brings the tables one version further. What was released is never edited.
 const MIGRATIONS: &[&str] = &[
@@ -24,6 +25,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_11.sql"),
     include_str!("meta_12.sql"),
     include_str!("meta_13.sql"),
+    include_str!("meta_14.sql"),
 ];
 
 /// Names of ours that are never synced.
@@ -38,7 +40,11 @@ pub const TABLES: &[&str] = &[
     "data_sync_digests",
     "data_sync_drills",
     "data_sync_version",
+    "sync_executions",
 ];
+
+/// Names that other tools may have taken, and the version from which on they are ours.
+const NEWER_NAMES: &[(&str, usize)] = &[("sync_executions", 14)];
 
 /// The schema that holds our tables; prints as an identifier, quoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +124,11 @@ async fn migrate(session: &mut Session, schema: &MetaSchema) -> Result<()> {
     let newest = format!("SELECT coalesce(max(version), 0) FROM {schema}.data_sync_version");
     let newest: i32 = transaction.query_one(&newest, &[]).await.context(doing)?.get(0);
     let done = usize::try_from(newest).unwrap_or(0);
+    for (name, since) in NEWER_NAMES.iter().filter(|(_, since)| *since > done) {
+        refuse_strangers(&transaction, schema, name, done)
+            .await
+            .map_err(|error| error.context(format!("bringing our tables from version {done} to {since}")))?;
+    }
     for (place, migration) in MIGRATIONS.iter().enumerate().skip(done) {
         transaction.batch_execute(&migration.replace("{s}", &schema.to_string())).await.context(doing)?;
         let version = i32::try_from(place + 1).expect("few migrations");
@@ -128,6 +139,31 @@ async fn migrate(session: &mut Session, schema: &MetaSchema) -> Result<()> {
     transaction.commit().await.context(doing)?;
     tracing::info!(schema = %schema.name(), version = MIGRATIONS.len(), "our tables are made");
     Ok(())
+}
+
+/// A table that somebody else made is left as it is.
+async fn refuse_strangers(
+    client: &impl GenericClient,
+    schema: &MetaSchema,
+    name: &str,
+    done: usize,
+) -> Result<()> {
+    let doing = || format!("looking for our tables in schema {schema}");
+    let there = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+    let place = format!("{schema}.{name}");
+    let is_there: bool = client.query_one(there, &[&place]).await.context(doing)?.get(0);
+    if !is_there {
+        return Ok(());
+    }
+    let message = format!("there is a table {place} that is not ours, and we need one of that name");
+    let hint = match done {
+        0 => "set meta_schema to a schema of our own: meta_schema = \"syncdata\"".to_owned(),
+        _ => format!(
+            "nothing was changed; rename that one: ALTER TABLE {place} RENAME TO {name}_old. Or set meta_schema to a schema \
+             of our own: the tables there begin anew, with an empty whitelist"
+        ),
+    };
+    Err(Error::new(Kind::Conflict, message).hint(hint))
 }
 
 /// 0: there are none.

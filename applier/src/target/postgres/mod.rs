@@ -4,6 +4,7 @@ pub mod apply;
 pub mod cascades;
 pub mod cursor;
 pub mod emptying;
+pub mod executions;
 pub mod identity;
 pub(crate) mod kept;
 pub(crate) mod labels;

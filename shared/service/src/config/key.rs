@@ -141,7 +141,7 @@ keys! {
         stale_after: None, Derived("3 × data_sync_freq"), false, "age at which data counts as stale";
         meta_schema: None, Text("public"), false, "schema of our own tables";
         http_listen: None, Nothing, false, "address for /status, /health and /metrics, such as 127.0.0.1:9187";
-        log_keep_days: None, Text("90"), false, "days that data_sync_logs reaches back; 0 keeps all";
+        log_keep_days: None, Text("90"), false, "days that data_sync_logs and sync_executions reach back; 0 keeps all";
         keep_days: None, Nothing, false, "days that the archive reaches back; 0 keeps the newest snapshot and what follows it; unset keeps all";
         proof_every: None, Text("1d"), false, "how often the archiver digests production's tables, so that copies can be compared with them; 0 is never";
         rule_timeout: None, Text("30s"), false, "how long a question beside the digests of a proof may take on either server: a rule, or a foreign key of production";
