@@ -107,6 +107,9 @@ async fn a_skip_passes_over_the_whole_transaction_of_its_table_and_a_resync_make
     // For ever, whatever becomes of the log.
     copy.server.execute("UPDATE data_sync_logs SET sync_time = now() - interval '10 years'").await;
     copy.sync(0).await;
+    let a_day = "UPDATE data_sync_checkpoint SET keep_announced_at = keep_announced_at - interval '1 day'";
+    copy.server.execute(a_day).await;
+    copy.sync(0).await;
     let kept = "SELECT table_name, error_detail LIKE '%a test row, says Ann' FROM data_sync_logs";
     assert_eq!(copy.rows(kept).await, "users,t");
     let settled = list(&copy, &["users", "--all"]).await;

@@ -92,7 +92,7 @@ async fn what_a_kill_broke_off_is_called_abandoned() {
     let killed = copy.applier(&["sync"]).fault("apply.before_commit=kill").run().await;
     assert!(killed.was_killed(), "{killed}");
     copy.wait_until(
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'syncdata%'",
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'syncdata-applier'",
         |count| count == "0",
     )
     .await;

@@ -175,7 +175,8 @@ async fn a_commit_whose_answer_is_lost_is_applied_once() {
     // A pass like the last one answers with as many bytes; the last of them are about the commit.
     let bytes = proxy.carried(Direction::Down) - before;
     let mut cuts = 0;
-    for back in (0..400).step_by(20) {
+    // What came of the pass is noted after it.
+    for back in (0..1000).step_by(50) {
         copy.forge.segment(&[bank.transfer()]);
         proxy.cut_after(Direction::Down, bytes.saturating_sub(back));
         copy.sync(0).await;
