@@ -54,6 +54,9 @@ pub(crate) struct Known {
     /// The columns that it had last, by number.
     #[serde(default)]
     pub attributes: BTreeMap<i16, Attribute>,
+    /// Numbers of columns that are gone, and who dropped them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<i16, u32>,
     /// The files of the sequences that its columns own.
     #[serde(default)]
     pub sequences: BTreeSet<u32>,
@@ -122,6 +125,9 @@ pub(crate) struct Attribute {
     pub rest: i32,
     /// Nothing else does.
     pub plain: bool,
+    /// No value of it is long enough to lie elsewhere.
+    #[serde(default)]
+    pub is_short: bool,
     /// What its type consists of; `None` for a type that nobody can alter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_of: Option<MadeOf>,
@@ -144,6 +150,8 @@ pub(crate) struct MadeOf {
 pub(crate) struct Layout {
     /// By number.
     pub attributes: BTreeMap<i16, Attribute>,
+    /// Numbers of columns that are gone, and who dropped them.
+    pub dropped: BTreeMap<i16, u32>,
     /// With a TOAST table: who made that. Without: who wrote the table's row of pg_class, and those of its indexes.
     /// Whatever else any of these may be of: a later rewrite by ALTER TABLE would have left its own mark on all of them.
     pub written_by: Vec<u32>,

@@ -8,6 +8,7 @@
 
 mod changes;
 pub(crate) mod memory;
+pub(crate) mod naming;
 pub(crate) mod shape;
 pub(crate) mod since;
 mod tally;
@@ -22,6 +23,7 @@ use changes::ANOTHER;
 pub(crate) use changes::PARTITION;
 pub(crate) use memory::{Attribute, Layout, MadeOf, Marks, Memory, OwnedSequence, Storage};
 use memory::{Captured, Known};
+use naming::Naming;
 pub(crate) use tally::Tally;
 
 /// Partitions of partitions of partitions: more levels than anybody makes.
@@ -72,8 +74,10 @@ pub(crate) struct Capture {
     touched: BTreeSet<TableName>,
     /// Tables of which nobody can say what this answer says of them.
     missed: Vec<Missed>,
-    /// Relations of whose rows the columns' names are in doubt.
-    unsure_names: BTreeSet<u32>,
+    /// Relations whose columns were altered: what their rows may mean by names.
+    naming: BTreeMap<u32, Naming>,
+    /// Who altered columns.
+    altered_by: BTreeSet<u32>,
     /// Tables that the archive has, and that nobody remembers.
     heirs: Vec<Heir>,
     /// Relations whose enums call labels otherwise, and their tables.
@@ -170,21 +174,33 @@ impl Capture {
         catalog: &[CatalogTable],
         memory: &Memory,
     ) -> Result<Capture> {
-        if patterns.is_empty() {
-            return Err(Error::new(Kind::BadInput, "No tables in whitelist")
-                .hint("list tables in the setting `tables`, for example tables = [\"users\", \"sales.*\"]"));
+        match Capture::passing_over_mistakes(patterns, schemas, catalog, memory) {
+            (capture, None) => Ok(capture),
+            (_, Some(mistake)) => Err(mistake),
         }
+    }
+
+    /// Of patterns that match nothing in the source, nothing is captured; the first mistake.
+    pub(crate) fn passing_over_mistakes(
+        patterns: &[TablePattern],
+        schemas: &BTreeSet<String>,
+        catalog: &[CatalogTable],
+        memory: &Memory,
+    ) -> (Capture, Option<Error>) {
+        let nothing = patterns.is_empty().then(|| {
+            Error::new(Kind::BadInput, "No tables in whitelist")
+                .hint("list tables in the setting `tables`, for example tables = [\"users\", \"sales.*\"]")
+        });
         let mut capture = Capture { patterns: patterns.to_vec(), ..Capture::default() };
-        for pattern in patterns {
-            capture.check(pattern, schemas, catalog, memory)?;
-        }
+        let mut check = |pattern| capture.check(pattern, schemas, catalog, memory).err();
+        let mistakes: Vec<Error> = patterns.iter().filter_map(&mut check).chain(nothing).collect();
         let by_oid: HashMap<u32, &CatalogTable> = catalog.iter().map(|table| (table.oid, table)).collect();
         for table in catalog {
             let ancestor = capture.captured_ancestor(table, &by_oid);
             capture.add(table, ancestor);
         }
         changes::find(&mut capture, &by_oid, memory);
-        Ok(capture)
+        (capture, mistakes.into_iter().next())
     }
 
     /// Relations that changed while the catalog was read: what they were where the answer ends, nobody knows.
@@ -234,6 +250,16 @@ impl Capture {
     /// The relation becomes a partition of a captured table within the answer.
     pub(crate) fn join(&self, oid: u32) -> Option<&Join> {
         self.joins.get(&oid)
+    }
+
+    /// What rows of the relation may mean by the names of columns; `None` where each name means the one that has it.
+    pub(crate) fn naming(&self, oid: u32) -> Option<&Naming> {
+        self.naming.get(&oid)
+    }
+
+    /// Whether that transaction altered columns.
+    fn alters_columns(&self, xid: u32) -> bool {
+        self.altered_by.contains(&xid)
     }
 
     pub(crate) fn joins(&self) -> impl Iterator<Item = (u32, &Join)> {
@@ -424,6 +450,7 @@ impl Known {
             marks: Marks { attached: relation.marks.attached.filter(|_| is_partition), ..relation.marks },
             columns: relation.columns.clone(),
             attributes: relation.layout.attributes.clone(),
+            dropped: relation.layout.dropped.clone(),
             sequences: relation.layout.sequences.iter().map(|sequence| sequence.file).collect(),
             rows: None,
         }

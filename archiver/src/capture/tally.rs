@@ -27,6 +27,10 @@ pub(crate) struct Tally {
     pub oldest: Option<u32>,
     /// Transactions that the catalog did not show.
     pub unseen: BTreeSet<u32>,
+    /// Transactions that altered columns, and have committed.
+    pub altered: BTreeSet<u32>,
+    /// What rows said was held to be certain because these would come later.
+    pub relied_on: BTreeMap<u32, BTreeSet<TableName>>,
 }
 
 /// What the answer says of an expected TRUNCATE. Numbers are those of transactions as the stream knows them.
@@ -51,8 +55,19 @@ impl Truncated {
 }
 
 impl Tally {
+    /// Whose the names are that a row of the table says, is certain if those transactions are yet to come.
+    pub(crate) fn relies_on(&mut self, xids: BTreeSet<u32>, table: &TableName) {
+        for xid in xids {
+            self.relied_on.entry(xid).or_default().insert(table.clone());
+        }
+    }
+
     /// A transaction has come to its end.
     pub(crate) fn committed(&mut self, xid: u32, capture: &Capture) {
+        if capture.alters_columns(xid) {
+            self.altered.insert(xid);
+            self.relied_on.remove(&xid);
+        }
         for (oid, truncation) in capture.truncations() {
             let known = self.truncations.entry(oid).or_default();
             if xid == truncation.xid {
@@ -133,6 +148,8 @@ impl Capture {
             }
         }
         tally.doubted.iter().for_each(|(table, reason)| add(table, reason));
+        // In a savepoint, or after an answer that was cut: when that was, nobody will say.
+        tally.relied_on.values().flatten().for_each(|table| add(table, REWRITTEN));
         if complete {
             let joins = self.joins.iter().filter(|(oid, join)| !join.came_true(**oid, tally));
             joins.for_each(|(_, join)| add(&join.table, PARTITION));
@@ -212,9 +229,7 @@ impl Capture {
                 return None;
             }
             let is_renamed = |then: &Known| then.may_be_renamed(known);
-            if self.unsure_names.contains(oid)
-                || self.relabelled.contains_key(oid) && !self.has_rows_of(table, tally)
-            {
+            if self.relabelled.contains_key(oid) && !self.has_rows_of(table, tally) {
                 return None;
             }
             if earlier.relations.get(oid).is_some_and(is_renamed) || self.strangers.contains(table) {
@@ -229,10 +244,28 @@ impl Capture {
                     let marks = super::Marks { attached: None, ..known.marks };
                     Some((*oid, Known { table, parent: None, marks, ..known.clone() }))
                 }
-                None => Some((*oid, known.clone())),
+                None => Some((*oid, self.as_told(*oid, known, earlier, tally))),
             }
         };
         self.relations.iter().filter_map(settled).collect()
+    }
+
+    /// With the columns as they are after the transactions that have been there.
+    fn as_told(&self, oid: u32, now: &Known, earlier: &Memory, tally: &Tally) -> Known {
+        let Some(then) = earlier.relations.get(&oid).filter(|_| self.naming.contains_key(&oid)) else {
+            return now.clone();
+        };
+        let Known { mut attributes, mut dropped, .. } = then.clone();
+        for (number, column) in
+            now.attributes.iter().filter(|(_, column)| tally.altered.contains(&column.mark))
+        {
+            attributes.insert(*number, column.clone());
+        }
+        for (number, mark) in now.dropped.iter().filter(|(_, mark)| tally.altered.contains(mark)) {
+            attributes.remove(number);
+            dropped.insert(*number, *mark);
+        }
+        Known { attributes, dropped, ..now.clone() }
     }
 
     fn remember_tables(

@@ -212,6 +212,9 @@ impl Archiver {
         let history = origin::history(state, connection, &position, &config.postgres()?.user).await?;
         let (mut diverged, switch) = (history.diverged, history.switch);
 
+        let retained = position.flush.bytes_since(slot.restart_lsn.unwrap_or(position.flush));
+        let passes_over_mistakes = retained > config.wal_guard.as_u64();
+
         let source: &Wal2json = match &mut self.source {
             Some(known) => known,
             unknown => unknown.insert(probe(config, connection).await?),
@@ -228,7 +231,8 @@ impl Archiver {
             }
             Some(_) => ownership::keep_apart(&mut self.spool, met)?,
             None => {
-                let asked = Asked { config, source, archive: self.shipper.archive(), slot: &slot };
+                let archive = self.shipper.archive();
+                let asked = Asked { config, source, archive, slot: &slot, passes_over_mistakes };
                 let met = asked.about_strangers(connection, &self.spool, met).await?;
                 ownership::take_over(&mut self.spool, met, slot.confirmed_flush_lsn)?
             }
@@ -237,6 +241,11 @@ impl Archiver {
             Some(_) => state.diverged.clone_from(&diverged),
             None => state.is_on(position.timeline, switch, slot.catalog_xmin),
         })?;
+        let mistake = || {
+            let memory = &spool.state().memory;
+            Capture::passing_over_mistakes(&config.tables, &look.schemas, &look.tables, memory).1
+        };
+        let mistake = passes_over_mistakes.then(mistake).flatten();
         Ok(Poll {
             config,
             shipper: &self.shipper,
@@ -251,8 +260,9 @@ impl Archiver {
             look,
             head: None,
             poison: None,
+            passes_over_mistakes,
             answer_failed: false,
-            outcome: Outcome { away, ..Outcome::default() },
+            outcome: Outcome { away, mistake, ..Outcome::default() },
         })
     }
 }
@@ -291,6 +301,7 @@ struct Asked<'a> {
     source: &'a Wal2json,
     archive: &'a ArchiveHandle,
     slot: &'a Slot,
+    passes_over_mistakes: bool,
 }
 
 impl Asked<'_> {
@@ -335,7 +346,11 @@ impl Asked<'_> {
         let tx = connection.transaction().await?;
         let (schemas, catalog) = catalog::catalog(&tx).await?;
         drop(tx);
-        let capture = Capture::resolve(&self.config.tables, &schemas, &catalog, memory)?;
+        let (capture, mistake) =
+            Capture::passing_over_mistakes(&self.config.tables, &schemas, &catalog, memory);
+        if let Some(mistake) = mistake.filter(|_| !self.passes_over_mistakes) {
+            return Err(mistake);
+        }
         let offered = self.source.offered(connection, &capture, upto).await;
         let offered = offered.map_err(|error| slot::explain_to(error, self.config, connection))?;
         Ok((offered, capture))

@@ -24,6 +24,8 @@ pub(crate) struct Outcome {
     pub away: Option<Error>,
     /// Why there is more in the slot than was read.
     pub held_back: Option<Error>,
+    /// A name in the settings that matches nothing, and was passed over so that production's WAL could go.
+    pub mistake: Option<Error>,
     pub gaps: Vec<Gap>,
     pub pressure: Pressure,
     pub view: View,
@@ -43,7 +45,8 @@ pub(crate) struct View {
 impl Outcome {
     /// Everything is on the backup host, and nothing is missing.
     pub(crate) fn is_clean(&self) -> bool {
-        self.away.is_none() && self.held_back.is_none() && self.gaps.is_empty()
+        let errors = [&self.away, &self.held_back, &self.mistake];
+        errors.iter().all(|error| error.is_none()) && self.gaps.is_empty()
     }
 }
 

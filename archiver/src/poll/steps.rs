@@ -46,6 +46,8 @@ pub(crate) struct Poll<'a> {
     pub head: Option<(Lsn, Timestamp)>,
     /// Where and why the reading has to end early.
     pub poison: Option<Poison>,
+    /// The slot keeps more WAL than it may: names in the settings that match nothing do not keep it from moving.
+    pub passes_over_mistakes: bool,
     /// An answer of the source could not be had, for whatever reason.
     pub answer_failed: bool,
     pub outcome: Outcome,
@@ -80,7 +82,13 @@ impl<'a> Poll<'a> {
     }
 
     pub(super) fn reading(&self) -> Reading<'a> {
-        Reading { config: self.config, source: self.source, signing_key: self.signing_key, watch: self.watch }
+        Reading {
+            config: self.config,
+            source: self.source,
+            signing_key: self.signing_key,
+            watch: self.watch,
+            passes_over_mistakes: self.passes_over_mistakes,
+        }
     }
 
     /// Sends again what the backup host has lost since.

@@ -12,6 +12,7 @@ use crate::poll::outcome::Outcome;
 pub(crate) struct PollLog {
     away: Option<String>,
     held_back: Option<String>,
+    mistake: Option<String>,
     pressure: Pressure,
 }
 
@@ -34,6 +35,12 @@ impl PollLog {
             ),
             Some(None) => info!("everything is read again"),
             None => {}
+        }
+        if let Some(Some(reason)) = change(&mut self.mistake, words(&outcome.mistake)) {
+            error!(
+                error = %reason, hint = outcome.mistake.as_ref().and_then(Error::hint_text),
+                "the slot kept more WAL than wal_guard because of a name in `tables`: the other tables are read without it"
+            );
         }
         match change(&mut self.pressure, outcome.pressure) {
             Some(Pressure::None) => info!("the WAL guard is at rest again"),

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::capture::shape::{self, ShapeMemory};
 use crate::capture::since::{self, CaptureMemory};
-use crate::capture::{Capture, Memory};
+use crate::capture::{Capture, CatalogTable, Memory};
 use crate::segment::absent::Absent;
 use crate::segment::cut::{Place, Watch};
 use crate::segment::publish::{self, Circumstances, Published, publish};
@@ -35,6 +35,8 @@ pub(crate) struct Reading<'a> {
     pub source: &'a Wal2json,
     pub signing_key: Option<&'a SigningKey>,
     pub watch: &'a Watch,
+    /// Names in the settings that match nothing do not keep the others from being read.
+    pub passes_over_mistakes: bool,
 }
 
 /// What one answer came to.
@@ -196,7 +198,7 @@ impl Reading<'_> {
         let waiting = connection.waiting.clone();
         let tx = connection.transaction().await?;
         let settings = pinned().read_back(&tx).await?;
-        let mut capture = Capture::resolve(&self.config.tables, &look.schemas, &look.tables, memory)?;
+        let mut capture = self.capture(&look.schemas, &look.tables, memory)?;
         capture.doubt_all_of(&look.unsettled, memory);
         let standing = columns::standing(&tx, &capture, &look.tables).await?;
         // What committed before this is in the catalog.
@@ -268,6 +270,18 @@ impl Reading<'_> {
         }
     }
 
+    fn capture(
+        &self,
+        schemas: &BTreeSet<String>,
+        catalog: &[CatalogTable],
+        memory: &Memory,
+    ) -> Result<Capture> {
+        match Capture::passing_over_mistakes(&self.config.tables, schemas, catalog, memory) {
+            (_, Some(mistake)) if !self.passes_over_mistakes => Err(mistake),
+            (capture, _) => Ok(capture),
+        }
+    }
+
     /// What a manifest without changes says of the source.
     pub(crate) async fn describe(
         &self,
@@ -277,7 +291,7 @@ impl Reading<'_> {
         let tx = connection.transaction().await?;
         let settings = pinned().read_back(&tx).await?;
         let (schemas, catalog) = catalog::catalog(&tx).await?;
-        let capture = Capture::resolve(&self.config.tables, &schemas, &catalog, &state.memory)?;
+        let capture = self.capture(&schemas, &catalog, &state.memory)?;
         drop(tx);
         let source =
             publish::source(state, &connection.facts.server_version, self.source.described(), settings);

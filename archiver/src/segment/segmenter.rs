@@ -18,11 +18,12 @@ use syncdata_formats::segment::{SegmentWriter, Summary};
 use syncdata_formats::snapshot::Seen;
 use syncdata_formats::{Error, Kind, Result};
 
+use crate::capture::naming::{Naming, Passed, Says, Verdict};
 use crate::capture::shape::REWRITTEN;
 use crate::capture::{Capture, PARTITION, Tally, Target};
 use crate::segment::cut::{Place as CutPlace, Search};
 use crate::segment::targets::{Found, Order, Targets, is_virtual};
-use crate::source::event::{Action, Columns, Event, JsonString, Part, Place, Row, Transaction};
+use crate::source::event::{Action, Columns, Event, JsonString, Part, Place, Row, Transaction, unescape};
 use crate::spool::ArchivedCommit;
 
 /// When a change file is long enough.
@@ -239,21 +240,57 @@ impl<'a, F: Files> Segmenter<'a, F> {
         self.builder.begin(&target.table, op);
         let builder = &mut self.builder;
         let (mut data, mut identity) = (Order::of(target), Order::of(target));
+        let naming = found.route.oid.and_then(|oid| self.capture.naming(oid));
+        let (mut said, mut of_identity) = (Vec::new(), Vec::new());
+        let name_of = |name: JsonString<'_>| unescape(name).unwrap_or_else(|_| name.to_owned());
         row.columns.each(|part, column| match part {
             _ if is_virtual(target, column.name) => {}
             Part::Columns => {
                 data.see(column.name);
+                said.extend(naming.map(|_| name_of(column.name)));
                 builder.data_column(column.name, &column.value);
             }
             Part::Identity => {
                 identity.see(column.name);
+                of_identity.extend(naming.map(|_| name_of(column.name)));
                 builder.old_key(column.name, &column.value);
             }
         })?;
         if data.is_another || identity.is_another {
             self.miss(&target.table, REWRITTEN);
         }
+        if let Some(naming) = naming {
+            self.check_names(naming, target, op, &said, &of_identity);
+        }
         self.write(&target.table, op, row.place.lsn)
+    }
+
+    /// Columns were altered since the last poll: the names of a row may be those of other ones than they are of now.
+    fn check_names(
+        &mut self,
+        naming: &Naming,
+        target: &Target,
+        op: Op,
+        said: &[String],
+        of_identity: &[String],
+    ) {
+        let Some(open) = &self.transaction else { return };
+        let passed = Passed { before: &self.tally.altered, xid: open.begin.xid };
+        let says = if op == Op::Insert { Says::All } else { Says::AllButLong };
+        let mut verdicts = Vec::new();
+        if op != Op::Delete {
+            verdicts.push(naming.verdict(said, says, passed));
+        }
+        // Names that the row says twice mean the same column.
+        if !of_identity.iter().all(|name| said.contains(name)) {
+            verdicts.push(naming.verdict(of_identity, Says::Some, passed));
+        }
+        for verdict in verdicts {
+            match verdict {
+                Verdict::Certain { relies_on } => self.tally.relies_on(relies_on, &target.table),
+                Verdict::Unsure => self.miss(&target.table, REWRITTEN),
+            }
+        }
     }
 
     /// Held back until the statement's last table is known: a partition's TRUNCATE says nothing beside its

@@ -115,7 +115,7 @@ const CATALOG: &str =
           a.attidentity, a.attgenerated, a.attstorage, a.attstattarget, a.attcollation, a.attislocal, a.attinhcount,
           a.attacl::text, (SELECT string_agg(o, ' ') FROM unnest(a.attoptions) o WHERE o LIKE 'n_distinct%'), f.oid)),
         NOT (a.attnotnull OR a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR a.attgenerated <> ''
-          OR a.attacl IS NOT NULL), format_type(a.atttypid, a.atttypmod))
+          OR a.attacl IS NOT NULL), a.attlen <> -1, format_type(a.atttypid, a.atttypmod))
       FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p')),
     ARRAY(SELECT t.xmin::text::int8 FROM pg_attribute t WHERE t.attrelid = c.reltoastrelid AND t.attnum = 1
@@ -125,7 +125,9 @@ const CATALOG: &str =
     ARRAY(SELECT concat_ws(' ', s.relfilenode, d.refobjsubid, s.xmin) FROM pg_depend d JOIN pg_class s ON s.oid = d.objid
       WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid > 0
         AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND s.relkind = 'S' AND c.relkind = 'r'),
-    n.xmin::text::int8, hashtext(concat_ws(',', n.nspowner, n.nspacl::text))
+    n.xmin::text::int8, hashtext(concat_ws(',', n.nspowner, n.nspacl::text)),
+    ARRAY(SELECT a.attnum || ' ' || a.xmin FROM pg_attribute a
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped AND c.relkind IN ('r', 'p'))
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition AND NOT i.inhdetachpending
     LEFT JOIN pg_type y ON y.oid = c.reltype
@@ -346,6 +348,10 @@ fn layout(row: &Row, types: &Types) -> Result<Layout> {
         let made_of = alterable.map(|alterable| alterable.made_of.clone());
         layout.attributes.insert(number, Attribute { name, made_of, ..attribute });
     }
+    for text in row.get::<_, Vec<&str>>(20) {
+        let (number, mark) = dropped(text).ok_or_else(|| numbers(text))?;
+        layout.dropped.insert(number, mark);
+    }
     let xids = row.get::<_, Vec<i64>>(16).into_iter().filter_map(|xid| u32::try_from(xid).ok());
     layout.written_by = xids.collect();
     for text in row.get::<_, Vec<&str>>(17) {
@@ -355,14 +361,20 @@ fn layout(row: &Row, types: &Types) -> Result<Layout> {
     Ok(layout)
 }
 
-/// `3 754 1043 -1234 t character varying(10)`
+/// `3 754 1043 -1234 t f character varying(10)`
 fn attribute(text: &str) -> Option<(i16, u32, Attribute)> {
-    let mut words = text.splitn(6, ' ');
+    let mut words = text.splitn(7, ' ');
     let number = words.next()?.parse().ok()?;
     let (mark, type_oid) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let rest = words.next()?.parse().ok()?;
-    let (plain, type_name) = (words.next()? == "t", words.next()?.to_owned());
-    Some((number, type_oid, Attribute { type_name, mark, rest, plain, ..Attribute::default() }))
+    let (plain, is_short, type_name) = (words.next()? == "t", words.next()? == "t", words.next()?.to_owned());
+    Some((number, type_oid, Attribute { type_name, mark, rest, plain, is_short, ..Attribute::default() }))
+}
+
+/// `3 754`
+fn dropped(text: &str) -> Option<(i16, u32)> {
+    let (number, mark) = text.split_once(' ')?;
+    Some((number.parse().ok()?, mark.parse().ok()?))
 }
 
 /// `16404 1 754`

@@ -222,3 +222,39 @@ async fn an_outage_costs_production_at_most_four_times_its_changes() {
     world.archiver(["run", "--once"]).succeed().await;
     replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
 }
+
+/// Below the guard nothing is read until the name is right, and so nothing is lost. Above it, production's disk is worth more.
+#[tokio::test]
+async fn a_name_that_matches_nothing_does_not_make_production_keep_wal_without_end() {
+    for (tables, says) in [
+        (&["notes", "ntoes"][..], "ntoes"),
+        (&["notes", "no_schema.*"], "no_schema"),
+        (&["notes", "a_view"], "a_view is a view"),
+        (&[], "No tables in whitelist"),
+    ] {
+        let mut world = world_with(WorldOptions::default().without_sftp()).await;
+        world.source.execute("CREATE VIEW a_view AS SELECT 1").await;
+        world.set_archiver("tables", tables.iter().map(|&table| table.into()).collect::<Vec<toml::Value>>());
+        write(&world, 1).await;
+        let before = operator::confirmed(&world).await;
+        let refused = world.archiver(["run", "--once"]).run().await.expect_code(2);
+        assert!(refused.stderr.contains(says), "{refused}");
+        assert_eq!(operator::confirmed(&world).await, before, "{tables:?}");
+        world.set_archiver("wal_guard", "1MiB");
+        write(&world, 2).await;
+        let run = world.archiver(["run", "--once"]).run().await.expect_code(1);
+        assert!(run.stderr.contains(says) && run.stderr.contains("hint"), "{run}");
+        assert!(operator::confirmed(&world).await > before, "{tables:?}: {run}");
+        world.set_archiver("tables", vec!["notes".into()] as Vec<toml::Value>);
+        let gaps = operator::gaps(&world).len();
+        let run = world.archiver(["run", "--once"]).run().await;
+        if tables.is_empty() {
+            // It was captured by nobody.
+            assert_eq!(run.code(), Some(1), "{run}");
+            assert!(run.stderr.contains("not captured meanwhile"), "{run}");
+        } else {
+            assert_eq!((run.code(), gaps), (Some(0), 0), "{run}");
+            replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+        }
+    }
+}

@@ -146,6 +146,107 @@ const CASES: &[Case] = &[
         GAP,
     ),
     case("added", &[ADD_MORE, MORE], None),
+    case(
+        "dropped_under_its_name",
+        &["ALTER TABLE {t} RENAME day TO more", MORE, "ALTER TABLE {t} DROP more", ADD_MORE],
+        GAP,
+    ),
+    case(
+        "of_another_type",
+        &[
+            "ALTER TABLE {t} RENAME code TO more",
+            "INSERT INTO {t} (id, more) VALUES (8, '8')",
+            "ALTER TABLE {t} DROP more",
+            ADD_MORE,
+        ],
+        GAP,
+    ),
+    case(
+        "in_one_transaction",
+        &["BEGIN; ALTER TABLE {t} RENAME day TO more; INSERT INTO {t} (id, more) VALUES (8, 8); \
+             ALTER TABLE {t} DROP more; ALTER TABLE {t} ADD more int DEFAULT 1; COMMIT"],
+        GAP,
+    ),
+    case(
+        "in_a_savepoint",
+        &[
+            "ALTER TABLE {t} RENAME day TO more",
+            MORE,
+            "BEGIN; SAVEPOINT s; ALTER TABLE {t} DROP more; ALTER TABLE {t} ADD more int DEFAULT 1; RELEASE s; COMMIT",
+        ],
+        GAP,
+    ),
+    case(
+        "another_had_it",
+        &[
+            "ALTER TABLE {t} RENAME day TO x; ALTER TABLE {t} ADD day int",
+            "INSERT INTO {t} (id, day) VALUES (9, 9)",
+            "ALTER TABLE {t} DROP day; ALTER TABLE {t} RENAME x TO day",
+        ],
+        GAP,
+    ),
+    case(
+        "left_out",
+        &[
+            "UPDATE {t} SET note = (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 300) n)",
+            "ALTER TABLE {t} RENAME note TO x; ALTER TABLE {t} RENAME code TO note",
+            "UPDATE {t} SET note = 'c' WHERE id = 1",
+            "ALTER TABLE {t} RENAME note TO code; ALTER TABLE {t} RENAME x TO note",
+        ],
+        GAP,
+    ),
+    case(
+        "moved_on_and_dropped",
+        &[
+            "UPDATE {t} SET note = (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 300) n)",
+            "ALTER TABLE {t} RENAME note TO x; ALTER TABLE {t} RENAME code TO note",
+            "UPDATE {t} SET note = 'c' WHERE id = 1",
+            "ALTER TABLE {t} DROP x; ALTER TABLE {t} RENAME note TO code",
+        ],
+        GAP,
+    ),
+    // What a row says names its columns well enough.
+    case(
+        "filled_from_another",
+        &[
+            "BEGIN; ALTER TABLE {t} ADD more int DEFAULT 1; UPDATE {t} SET more = day * 2; ALTER TABLE {t} DROP day; COMMIT",
+            MORE,
+        ],
+        None,
+    ),
+    case(
+        "dropped_and_added",
+        &[
+            ROW,
+            "UPDATE {t} SET day = 5 WHERE id = 2",
+            "DELETE FROM {t} WHERE id = 7",
+            "ALTER TABLE {t} DROP day",
+            ADD_MORE,
+            MORE,
+        ],
+        None,
+    ),
+    case(
+        "added_and_altered",
+        &[
+            ADD_MORE,
+            MORE,
+            "UPDATE {t} SET more = 3 WHERE id = 2",
+            "ALTER TABLE {t} ALTER more SET NOT NULL, ALTER more SET DEFAULT 5",
+            "UPDATE {t} SET more = 4 WHERE id = 1",
+        ],
+        None,
+    ),
+    case(
+        "added_in_a_block",
+        &[
+            ROW,
+            "DO $$ BEGIN ALTER TABLE {t} ADD more int DEFAULT 1; EXCEPTION WHEN others THEN RAISE; END $$",
+            MORE,
+            "UPDATE {t} SET more = 3 WHERE id = 2",
+        ],
+        None,
+    ),
     // What writes generated columns anew.
     Case {
         columns: "id int PRIMARY KEY, day int GENERATED ALWAYS AS (id * 2) STORED, note text, code varchar(10)",

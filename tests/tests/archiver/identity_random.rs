@@ -1,4 +1,5 @@
-//! DDL and DML at random, with polls in between, some of them killed: in the end every copied table equals production, or is not live.
+//! DDL and DML at random, with polls in between, some of them killed, and the spool of a while ago brought back: in the
+//! end every copied table equals production, or is not live.
 //!
 //! A gap is told with the next thing that the source writes, and so every round ends with a row of a table of its own.
 //!
@@ -72,7 +73,12 @@ impl Chaos {
     }
 
     async fn poll(&mut self) {
-        match self.random.below(10) {
+        match self.random.below(11) {
+            // Somebody brings back what the spool was a while ago, and takes a copy for the next time.
+            10 => {
+                let restored = self.restore_spool();
+                self.note(if restored { "-- an older spool" } else { "-- a copy of the spool" });
+            }
             8..=9 => {
                 // Whatever it had done by then, the next one goes on from there.
                 let step = faults::STEPS
@@ -99,6 +105,18 @@ impl Chaos {
                 self.note(format!("-- a poll: {gaps:?}"));
             }
         }
+    }
+
+    fn restore_spool(&self) -> bool {
+        let (spool, kept) = (self.story.world.spool_dir(), self.story.world.folder().join("older-spool"));
+        let is_there = kept.exists() && self.done.len().is_multiple_of(2);
+        let (from, to) = if is_there { (kept, spool) } else { (spool, kept) };
+        if to.exists() {
+            std::fs::remove_dir_all(&to).expect("our folder");
+        }
+        let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
+        assert!(copied.success());
+        is_there
     }
 
     fn change_settings(&mut self) {

@@ -1,6 +1,7 @@
 //! The archiver against real servers: what it captures, what it survives.
 
 mod away;
+mod beside;
 mod capture;
 mod commands;
 mod doctor;

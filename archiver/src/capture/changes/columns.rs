@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use syncdata_formats::types::{keeps_rows, keeps_text};
 
-use super::Changes;
+use super::{Changes, REWRITTEN};
+use crate::capture::naming::Naming;
 use crate::capture::{Attribute, CatalogTable, Known, Layout};
 
 /// Whether rows lie elsewhere because columns have wider types now, and for no other reason that can be seen: the last
@@ -40,23 +41,15 @@ pub(super) fn were_written_again(then: &Known, now: &Known) -> bool {
     let was_written = |(number, attribute): (&i16, &Attribute)| {
         then.attributes.get(number).is_some_and(|before| {
             before.mark != attribute.mark
-                && Attribute { mark: attribute.mark, made_of: attribute.made_of.clone(), ..before.clone() }
-                    == *attribute
+                && Attribute {
+                    mark: attribute.mark,
+                    made_of: attribute.made_of.clone(),
+                    is_short: attribute.is_short,
+                    ..before.clone()
+                } == *attribute
         }) && !is_beside_another(then, &now.attributes, *number, attribute.mark)
     };
     now.attributes.iter().any(was_written)
-}
-
-/// Whether a column that is new may have its name from another one, which had it for a while: one that came and went, or
-/// one whose name was changed, or changed and changed back. Rows from in between say that name, and not which column.
-pub(super) fn names_are_unsure(then: &Known, now: &Known) -> bool {
-    let seen = then.attributes.keys().chain(then.columns.values()).copied().max();
-    let (Some(seen), Some(last)) = (seen, now.attributes.keys().copied().max()) else { return false };
-    let came_and_went = (seen + 1..last).any(|number| !now.attributes.contains_key(&number));
-    let is_renamed = |(number, column): (&i16, &Attribute)| {
-        then.attributes.get(number).is_some_and(|before| before.name != column.name)
-    };
-    last > seen && (came_and_went || now.attributes.iter().any(is_renamed) || were_written_again(then, now))
 }
 
 /// Some versions write the rows of all later columns again with the one whose type changes.
@@ -69,6 +62,36 @@ fn is_beside_another(then: &Known, now: &BTreeMap<i16, Attribute>, number: i16, 
 }
 
 impl Changes<'_> {
+    /// Of tables that are not in doubt anyway.
+    pub(super) fn names_of_columns(&mut self) {
+        for oid in self.capture.relations.keys().copied().collect::<Vec<_>>() {
+            let table = self.capture.relations.get(&oid).and_then(|known| known.table.clone());
+            let Some(table) = table.filter(|table| !self.is_missed(table)) else { continue };
+            let Some(naming) = self.naming(oid) else { continue };
+            // Rows of these have been read without knowing of it.
+            if naming.marks().any(|mark| self.memory.unseen.contains(&mark)) {
+                self.capture.miss(table, REWRITTEN, None);
+            } else {
+                self.capture.altered_by.extend(naming.marks());
+                self.capture.naming.insert(oid, naming);
+            }
+        }
+    }
+
+    /// Whether names in a relation's rows may be those of other columns than they are of now. Of a partition that was made
+    /// since: if its columns were altered after that.
+    fn naming(&self, oid: u32) -> Option<Naming> {
+        let known = self.capture.relations.get(&oid).filter(|known| known.has_storage)?;
+        let now = self.catalog.get(&oid)?;
+        let then = self.memory.relations.get(&oid);
+        let may_differ = then.is_some()
+            || known.parent.is_some()
+                && self.is_born_since(now)
+                && (!known.dropped.is_empty()
+                    || known.attributes.values().any(|column| column.mark != now.marks.born));
+        may_differ.then(|| Naming::between(then, known, &now.virtual_columns)).flatten()
+    }
+
     /// Of a relation that nobody has looked at before: whether its rows may have been altered outside of the stream, or
     /// may have come under other columns' names, before now.
     pub(super) fn touched(&mut self, oid: u32) {

@@ -14,7 +14,7 @@
 //! | pg_inherits | becoming a partition | it was a partition of this parent all the time |
 //! | pg_attribute, of a system column | the creation alone | (written together with pg_inherits: a partition from birth) |
 //! | pg_class: file and TOAST table | see [`Storage`](super::Storage) | no rows but those of the stream |
-//! | pg_attribute, of a column | rename, type, default, rights | no value of it was computed anew |
+//! | pg_attribute, of a column | rename, type, default, rights, dropping it | it had this one name all the time, and no value of it was computed anew |
 //! | pg_namespace | rename, owner, rights | its tables had these names all the time |
 //!
 //! Enums and composites that columns are made of are compared by what they consist of ([`types`]): altered, they leave no
@@ -37,6 +37,8 @@
 //!   never travelled under it. So is a table whose name was away and came back, if rows came meanwhile.
 //! - The rows of a table without a TOAST table that lie elsewhere are those after a TRUNCATE, if the stream has one of the
 //!   transaction that is the table's mark, or one in a savepoint of it; else a gap.
+//! - Names of columns mean what they mean now in rows that commit after what altered the column last; in earlier rows their
+//!   place may tell ([`naming`](super::naming)).
 //! - Rows that are written anew by ALTER TABLE, or while a table is unlogged, are not in the stream: a gap. So is a column
 //!   name that passed to another column.
 //!
@@ -95,6 +97,7 @@ pub(super) fn find(capture: &mut Capture, catalog: &HashMap<u32, &CatalogTable>,
     }
     changes.gone();
     changes.names();
+    changes.names_of_columns();
 }
 
 struct Changes<'a> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
-use super::columns::{names_are_unsure, types_explain, were_written_again};
+use super::columns::{types_explain, were_written_again};
 use super::storage::{Moved, moved};
 use super::types::{Altered, altered};
 use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION, REWRITTEN, TYPE};
@@ -52,10 +52,6 @@ impl Changes<'_> {
         }
         if passed_on {
             return self.capture.miss(table, REWRITTEN, None);
-        }
-        if names_are_unsure(then, &now) {
-            self.doubt(&now.name, &table, REWRITTEN);
-            self.capture.unsure_names.insert(oid);
         }
         match altered(then, &now) {
             Altered::Values => return self.capture.miss(table, TYPE, None),

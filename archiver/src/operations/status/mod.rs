@@ -374,7 +374,7 @@ fn problems(status: &Status, outcome: &Outcome) -> Vec<String> {
     /// A transaction of an hour is somebody's mistake more often than somebody's work.
     const LONG_SECONDS: i64 = 3600;
     let mut problems: Vec<String> = unmended(&status.gaps).into_iter().collect();
-    problems.extend(outcome.held_back.iter().map(|error| error.one_line()));
+    problems.extend(outcome.held_back.iter().chain(&outcome.mistake).map(|error| error.one_line()));
     problems.extend(outcome.away.iter().map(|error| format!("not shipped: {}", error.one_line())));
     if outcome.pressure != Pressure::None {
         problems.push(format!("WAL guard {}", words(outcome.pressure)));
