@@ -424,7 +424,20 @@ fn the_service_manager_hands_secrets_over() {
     let identity = folder.path().join("archive_identity");
     let ArchiveSettings::Sftp(sftp) = config.archive().expect("set") else { panic!("a host is set") };
     assert_eq!(sftp.identity_file.as_ref(), Some(&identity));
-    assert_eq!(setting(&config, "archive_identity_file").origin, Origin::Credential(identity));
+    assert_eq!(setting(&config, "archive_identity_file").origin, Origin::Credential(identity.clone()));
+    // Root at a shell reads the file's line, the unit its own copy.
+    let named = format!(
+        "{settings}archive_identity_file = \"/etc/syncdata/id\"\npg_password_file = \"/etc/syncdata/none\"\n"
+    );
+    let config = load(&named, &[("CREDENTIALS_DIRECTORY", credentials)]);
+    assert_eq!(setting(&config, "archive_identity_file").origin, Origin::Credential(identity.clone()));
+    assert_eq!(
+        config.postgres().expect("set").password.as_ref().map(|secret| secret.expose()),
+        Some("from-systemd")
+    );
+    let vars = [("CREDENTIALS_DIRECTORY", credentials), ("SYNCDATA_ARCHIVE_IDENTITY_FILE", "/mine")];
+    let origin = setting(&load(&named, &vars), "archive_identity_file").origin;
+    assert_eq!(origin, Origin::Environment("SYNCDATA_ARCHIVE_IDENTITY_FILE".to_owned()));
     let vars = [("CREDENTIALS_DIRECTORY", credentials), ("PG_PASSWORD", "mine")];
     let password = &load(settings, &vars).postgres().expect("set").password.clone();
     assert_eq!(password.as_ref().map(|secret| secret.expose()), Some("mine"));
@@ -478,6 +491,15 @@ fn a_secret_in_a_file_of_its_own_is_read_where_nothing_else_gives_it() {
     assert_eq!(password(&config).as_deref(), Some("from-file"));
     let ArchiveSettings::Sftp(sftp) = config.archive().expect("set") else { panic!("a host is set") };
     assert_eq!(sftp.passphrase.as_ref().map(|secret| secret.expose()), Some("from-file"));
+
+    // A file that the environment names counts more than what stands in the settings, which must not say both.
+    let both = format!("{settings}\npg_password = \"plain\"");
+    assert!(refusal(&both, &vars).contains("said twice"));
+    let plain = "pg_database = \"app\"\npg_password = \"plain\"";
+    let named = [("HOME", home), ("SYNCDATA_PG_PASSWORD_FILE", "~/secret")];
+    assert_eq!(password(&load(plain, &named)).as_deref(), Some("from-file"));
+    let spoken = [("HOME", home), ("SYNCDATA_PG_PASSWORD", "spoken")];
+    assert_eq!(password(&load(settings, &spoken)).as_deref(), Some("spoken"));
 
     for text in ["", "two\nlines\n"] {
         fs::write(&secret, text).expect("writable");

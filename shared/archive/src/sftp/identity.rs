@@ -153,7 +153,8 @@ fn is_no_answer(error: &ssh2::Error) -> bool {
     }
 }
 
-/// Refuses, as ssh does, a key of ours that others can read: it is no secret.
+/// Refuses, as ssh does, a key of ours that others can read: it is no secret. One of root's may be for a group too: the
+/// service's, whose members do at a shell what the service does.
 fn read_private_key(path: &Path) -> Result<String> {
     // Never `Kind::NotFound`, which is for what the archive does not have.
     let unreadable = |error: Error| {
@@ -165,12 +166,14 @@ fn read_private_key(path: &Path) -> Result<String> {
     let file = fs::File::open(path).map_err(reading)?;
     let metadata = file.metadata().map_err(reading)?;
     let mode = metadata.mode() & 0o777;
-    if metadata.uid() == rustix::process::getuid().as_raw() && mode & 0o077 != 0 {
+    let is_of_root = metadata.uid() == 0;
+    let too_much = if is_of_root { 0o027 } else { 0o077 };
+    if metadata.uid() == rustix::process::getuid().as_raw() && mode & too_much != 0 {
         return Err(Error::new(
             Kind::BadInput,
             format!("the private key {} has mode {mode:04o}: others can read it", path.display()),
         )
-        .hint(format!("run: chmod 600 {}", path.display())));
+        .hint(format!("run: chmod {} {}", if is_of_root { "640" } else { "600" }, path.display())));
     }
     small_file::read_opened_text(file, path).map_err(unreadable)
 }

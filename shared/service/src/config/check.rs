@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use super::key::{RawArchive, RawPostgres, RawPrograms};
-use super::raw::{Given, Reading, Setting};
+use super::raw::{Field, Given, Origin, Reading, Setting};
 use super::rules::Rules;
 use super::{
     ArchiveSettings, Config, Key, Places, Secret, SftpSettings, file as settings_file, source, value,
 };
 use crate::postgres::{PostgresSettings, SslFiles};
-use syncdata_formats::error::Result;
+use syncdata_formats::error::{Error, Kind, Result};
 
 /// `find` answers what was given for a key; `backup_dir` is where the earlier script kept its files.
 pub(super) fn check(
@@ -57,8 +57,7 @@ fn archive(
     let port = read.value(archive_port, value::port)?;
     let dir = read.optional(archive_dir, value::path)?;
     let identity_file = read.optional(archive_identity_file, value::path)?;
-    let passphrase = read.optional(archive_identity_passphrase, value::secret)?;
-    let passphrase_file = read.optional(archive_passphrase_file, value::path)?;
+    let passphrase = one_secret(read, archive_identity_passphrase, archive_passphrase_file)?;
     let known_hosts =
         read.derived(archive_known_hosts, value::path, || shown(places.home.join(".ssh/known_hosts")))?;
     let Some(dir) = dir else { return Ok(None) };
@@ -71,7 +70,7 @@ fn archive(
         dir,
         identity_file: identity_file.map(|path| places.expand(path)),
         known_hosts: Some(places.expand(known_hosts)),
-        passphrase: secret(passphrase, "archive_passphrase_file", passphrase_file, places)?,
+        passphrase: passphrase.map(|secret| secret.read(places)).transpose()?,
     })))
 }
 
@@ -91,8 +90,7 @@ fn postgres(read: &mut Reading, raw: RawPostgres, places: &Places) -> Result<Opt
     let host = read.value(pg_host, value::text)?;
     let port = read.value(pg_port, value::port)?;
     let user = read.value(pg_user, value::text)?;
-    let password = read.optional(pg_password, value::secret)?;
-    let password_file = read.optional(pg_password_file, value::path)?;
+    let password = one_secret(read, pg_password, pg_password_file)?;
     let database = read.optional(pg_database, value::text)?;
     let ssl_mode = read.value(pg_sslmode, value::ssl_mode)?;
     let mut file = |field| Ok(read.optional(field, value::path)?.map(|path| places.expand(path)));
@@ -103,7 +101,7 @@ fn postgres(read: &mut Reading, raw: RawPostgres, places: &Places) -> Result<Opt
         host,
         port,
         user,
-        password: secret(password, "pg_password_file", password_file, places)?,
+        password: password.map(|secret| secret.read(places)).transpose()?,
         database,
         ssl_mode,
         ssl_files,
@@ -112,18 +110,43 @@ fn postgres(read: &mut Reading, raw: RawPostgres, places: &Places) -> Result<Opt
     }))
 }
 
-/// The secret itself, which the service manager may have handed over, else that in the file that is named for it. A file
-/// that is not needed is not opened: the unit may not be able to.
-fn secret(
-    given: Option<Secret>,
-    key: &str,
-    file: Option<PathBuf>,
-    places: &Places,
-) -> Result<Option<Secret>> {
-    match (given, file) {
-        (None, Some(file)) => source::secret_of_file(key, &places.expand(file)).map(Some),
-        (given, _) => Ok(given),
+/// One secret, as itself or as the file that holds it.
+enum GivenSecret {
+    Itself(Secret),
+    InFile { key: &'static str, path: PathBuf },
+}
+
+impl GivenSecret {
+    fn read(self, places: &Places) -> Result<Secret> {
+        match self {
+            GivenSecret::Itself(secret) => Ok(secret),
+            GivenSecret::InFile { key, path } => source::secret_of_file(key, &places.expand(path)),
+        }
     }
+}
+
+/// Of the two forms the one whose place counts more; both in one file are a mistake. A file that is not needed is not opened:
+/// a unit may not be able to.
+fn one_secret(read: &mut Reading, itself: Field, in_file: Field) -> Result<Option<GivenSecret>> {
+    let key = in_file.key.name;
+    let is_in_file = match (&itself.given, &in_file.given) {
+        (Some(itself), Some(file)) => {
+            let is_one_file = file.origin.rank() == itself.origin.rank()
+                && matches!(file.origin, Origin::File { .. } | Origin::EnvFile { .. });
+            if is_one_file {
+                let message = format!("one secret is said twice: {} and {}", itself.origin, file.origin);
+                return Err(Error::new(Kind::BadInput, message).hint("take one of the two lines out"));
+            }
+            file.origin.rank() < itself.origin.rank()
+        }
+        (_, file) => file.is_some(),
+    };
+    let secret = read.optional(itself, value::secret)?;
+    let path = read.optional(in_file, value::path)?;
+    Ok(match (is_in_file, secret, path) {
+        (true, _, Some(path)) => Some(GivenSecret::InFile { key, path }),
+        (_, secret, _) => secret.map(GivenSecret::Itself),
+    })
 }
 
 fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config> {

@@ -182,7 +182,7 @@ impl Config {
         let find = |key: &Key| {
             let spoken = overrides.get(key).or_else(|| source::from_environment(key, env));
             let spoken = spoken.or_else(|| source::from_env_file(key, env_file));
-            spoken.or_else(|| file.get(key)).or_else(|| credentials.get(key))
+            spoken.or_else(|| credentials.get(key)).or_else(|| file.get(key))
         };
         let backup_dir = env("PG_BACKUP_DIR")
             .or_else(|| env_file.get("PG_BACKUP_DIR").map(|(value, _)| value.to_owned()))
@@ -197,6 +197,21 @@ impl Config {
 
     pub fn postgres(&self) -> Result<&PostgresSettings> {
         self.postgres.as_ref().ok_or_else(|| self.file.lacks("pg_database"))
+    }
+
+    /// Which file they are of, for people.
+    pub fn settings_file(&self) -> String {
+        self.file
+            .path
+            .as_ref()
+            .map_or_else(|| "no settings file".to_owned(), |path| format!("settings {}", path.display()))
+    }
+
+    /// The same, connected as another role. The password is that of the settings' own.
+    pub fn with_login(&self, login: &str) -> Result<Config> {
+        let settings = self.postgres()?.clone();
+        let postgres = Some(PostgresSettings { user: login.to_owned(), password: None, ..settings });
+        Ok(Config { postgres, ..self.clone() })
     }
 
     /// Where the daemon of these settings answers.

@@ -25,6 +25,20 @@ pub enum Origin {
     CommandLine,
 }
 
+impl Origin {
+    /// Of two, the smaller one counts.
+    pub(super) fn rank(&self) -> u8 {
+        match self {
+            Origin::CommandLine => 0,
+            Origin::Environment(_) => 1,
+            Origin::EnvFile { .. } => 2,
+            Origin::Credential(_) => 3,
+            Origin::File { .. } => 4,
+            Origin::Default => 5,
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

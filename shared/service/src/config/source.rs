@@ -1,4 +1,4 @@
-//! Where settings are found: the file, the environment, credentials of the service manager, the command
+//! Where settings are found: the file, credentials of the service manager, the environment, the command
 //! line. The last one wins.
 
 use std::collections::BTreeMap;
