@@ -30,7 +30,7 @@ use crate::source::connection::{Connection, Work, while_in_use};
 use crate::source::look::Look;
 use crate::source::wal2json::plugin::Plugin;
 use crate::source::wal2json::{Wal2json, slot};
-use crate::spool::{ArchivedCommit, HeldSnapshot, Opened, Spool, State};
+use crate::spool::{ArchivedCommit, HeldSnapshot, Keep, Opened, Spool, State};
 
 /// For a server that does not answer any more.
 const LAST_LOOK: Duration = Duration::from_secs(5);
@@ -169,8 +169,36 @@ impl Archiver {
         self.config.keep_days.is_some() && self.announcement == Announcement::Owed
     }
 
-    pub(crate) fn prune_is_announced(&mut self) {
-        self.announcement = Announcement::Made(Timestamp::now().day());
+    pub(crate) fn prune_is_announced(&mut self) -> Result<()> {
+        let now = Timestamp::now();
+        self.announcement = Announcement::Made(now.day());
+        self.keep_in_mind(Some(now))
+    }
+
+    /// After a poll: whether `keep_days` is that of before, also of before a restart.
+    pub(crate) fn compare_keep_days(&mut self) -> Result<()> {
+        let known = self.spool().and_then(|spool| spool.state().keep);
+        match known {
+            None => self.keep_in_mind(None),
+            Some(known) if known.days != self.config.keep_days => {
+                self.announcement = Announcement::Owed;
+                Ok(())
+            }
+            Some(known) => {
+                if let (Some(at), Announcement::NotNeeded) = (known.said_at, self.announcement) {
+                    self.announcement = Announcement::Made(at.day());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn keep_in_mind(&mut self, said_at: Option<Timestamp>) -> Result<()> {
+        let days = self.config.keep_days;
+        match &mut self.spool {
+            Opened::Ours(spool) => spool.update(|state| state.keep = Some(Keep { days, said_at })),
+            Opened::New(_) => Ok(()),
+        }
     }
 
     fn prune_occasion(&self) -> (Day, Option<SnapshotId>) {

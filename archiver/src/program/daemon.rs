@@ -163,6 +163,11 @@ async fn poll(
             if let Some(spool) = archiver.spool() {
                 lock(status).polled(frame(archiver), outcome, spool);
             }
+            if outcome.is_clean()
+                && let Err(error) = archiver.compare_keep_days()
+            {
+                warn!(error = %error.one_line(), "keep_days could not be noted");
+            }
             if outcome.is_clean() && archiver.is_prune_to_be_announced() {
                 announce_prune(archiver, stop).await?;
             }
@@ -204,7 +209,9 @@ async fn announce_prune(archiver: &mut Archiver, stop: &Stop) -> Option<()> {
         .await?
     {
         Ok(plan) => {
-            archiver.prune_is_announced();
+            if let Err(error) = archiver.prune_is_announced() {
+                warn!(error = %error.one_line(), "keep_days could not be noted");
+            }
             warn!(
                 files = plan.removals().count(),
                 bytes = plan.bytes(),

@@ -40,7 +40,7 @@ use state::{read_state, write_state};
 
 pub(crate) use durable::{make_folder, private_file, remove_if_there};
 pub(crate) use snapshot_lock::SnapshotLock;
-pub(crate) use state::{ArchivedCommit, HeldSnapshot, Last, Origin, State, Tip};
+pub(crate) use state::{ArchivedCommit, HeldSnapshot, Keep, Last, Origin, State, Tip};
 
 /// Shipped files stay this long: a power cut on the backup host may take back what it said it had.
 const KEPT_AFTER_SHIPPING: Duration = Duration::from_secs(24 * 60 * 60);

@@ -79,6 +79,18 @@ pub(crate) struct State {
     /// What the source was made to write for us since its slot stood still.
     #[serde(default)]
     pub rereading: Option<Rereading>,
+    /// What the daily prune goes by.
+    #[serde(default)]
+    pub keep: Option<Keep>,
+}
+
+/// A `keep_days` that the daemon has met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Keep {
+    pub days: Option<u32>,
+    /// Of one that came in the place of another: when it was said what it removes.
+    #[serde(default)]
+    pub said_at: Option<Timestamp>,
 }
 
 /// Which transaction of the source a commit was: position, number and time together.
@@ -188,6 +200,7 @@ impl State {
             diverged: None,
             former_head: None,
             rereading: None,
+            keep: None,
         }
     }
 

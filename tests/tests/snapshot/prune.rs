@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use syncdata_formats::ack::Ack;
@@ -120,6 +121,39 @@ async fn a_reload_says_what_the_daily_prune_will_remove_and_removes_nothing() {
     let plan = prune(&world).await;
     assert!(segments(world.archive_dir()).len() < before.len(), "{plan}");
     daemon.stop().await.expect_code(0);
+}
+
+/// The same with the daemon stopped while the settings are changed, and stopped once more before the day is over.
+#[tokio::test]
+async fn a_restart_says_what_the_daily_prune_will_remove_and_removes_nothing() {
+    let mut world = world(WorldOptions::default().without_sftp()).await;
+    let mut daemon = world.archiver(["run"]).spawn();
+    wait_until_polled(&world).await;
+    daemon.stop().await.expect_code(0);
+    world.set_archiver("keep_days", 0);
+    let before = segments(world.archive_dir());
+    daemon = world.archiver(["run"]).spawn();
+    daemon.says("the daily prune begins tomorrow").await;
+    daemon.stop().await.expect_code(0);
+    daemon = world.archiver(["run"]).spawn();
+    wait_until_polled(&world).await;
+    let daemon = daemon.stop().await.expect_code(0);
+    assert!(!daemon.stderr.contains("the daily prune begins tomorrow"), "said once: {daemon}");
+    assert_eq!(segments(world.archive_dir()), before);
+    let plan = prune(&world).await;
+    assert!(segments(world.archive_dir()).len() < before.len(), "{plan}");
+}
+
+async fn wait_until_polled(world: &World) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let status = world.archiver(["status", "--json"]).run().await;
+        if status.json()["last_poll"].is_string() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{status}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]
