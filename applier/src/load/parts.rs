@@ -149,10 +149,12 @@ pub(crate) async fn copy_in(
     while let Some(next) = fetched.recv().await {
         let (part, fetched, took) = next?;
         transfer += took;
-        rows += copy_part(client, &part, &fetched, &way.copy).await?;
+        let copied = copy_part(client, &part, &fetched, &way.copy).await?;
+        rows += copied;
         if let Some(words) = way.pass(client).await? {
             return Ok(Err(words));
         }
+        progress.add_rows(copied);
         progress.add(part.content_bytes);
         fetched.clean()?;
     }

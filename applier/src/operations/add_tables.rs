@@ -16,6 +16,16 @@ use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
 
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Added {
+    pub answer: Answer,
+    /// All that were named, the new ones and those that were there already.
+    pub tables: Vec<TableName>,
+    /// Why new ones have no base yet to be loaded from.
+    pub impossible: Vec<String>,
+}
+
 /// Puts tables on the whitelist. One that is there already stays as it is. `want` is the base that their first rows come
 /// from, `None` where they are there already. `wake` has a running daemon load them, and says whether there is one.
 pub async fn add_tables(
@@ -23,7 +33,7 @@ pub async fn add_tables(
     patterns: &[String],
     want: Option<Want>,
     wake: impl AsyncFnOnce() -> Result<bool>,
-) -> Result<Answer> {
+) -> Result<Added> {
     let local = Local::open(config).await?;
     let (client, meta) = (local.session.client(), &local.meta);
     if want.is_none() {
@@ -32,11 +42,13 @@ pub async fn add_tables(
     }
     let names = resolve(&local, patterns).await?;
     let known = cursor::table_states(client, meta).await?;
+    let tables = names.clone();
     let (known, new): (Vec<TableName>, Vec<TableName>) =
         names.into_iter().partition(|name| known.contains_key(name));
 
+    let mut impossible = Vec::new();
     let (position, mut words) = match want {
-        Some(want) => (None, foreseen(config, &local, &new, want).await?),
+        Some(want) => (None, foreseen(config, &local, &new, want, &mut impossible).await?),
         None => (Some(newest(config, &local).await?), Vec::new()),
     };
     for table in &new {
@@ -51,11 +63,18 @@ pub async fn add_tables(
         words.push(format!("on the whitelist already: {}", known.join(", ")));
     }
     let answer = named("added", &new);
-    Ok(if words.is_empty() { answer } else { answer.with_words(words.join("\n")) })
+    let answer = if words.is_empty() { answer } else { answer.with_words(words.join("\n")) };
+    Ok(Added { answer, tables, impossible })
 }
 
 /// What will come of it. A base that was asked for by name has to be there.
-async fn foreseen(config: &Config, local: &Local, tables: &[TableName], want: Want) -> Result<Vec<String>> {
+async fn foreseen(
+    config: &Config,
+    local: &Local,
+    tables: &[TableName],
+    want: Want,
+    impossible: &mut Vec<String>,
+) -> Result<Vec<String>> {
     let foreseen = match load::foresee(config, local, tables, want).await {
         Ok(foreseen) => foreseen,
         // Tables may be chosen before there is an archive, or while it is away.
@@ -67,7 +86,10 @@ async fn foreseen(config: &Config, local: &Local, tables: &[TableName], want: Wa
     for (table, words_of_it) in foreseen {
         match words_of_it {
             Ok(words_of_it) => words.push(format!("{table} {words_of_it}")),
-            Err(reason) if want == Want::Auto => words.push(format!("{table}: {reason}")),
+            Err(reason) if want == Want::Auto => {
+                words.push(format!("{table}: {reason}"));
+                impossible.push(table.to_string());
+            }
             Err(reason) => return Err(not_found(format!("{table}: {reason}"), "nothing was added")),
         }
     }

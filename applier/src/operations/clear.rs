@@ -37,7 +37,8 @@ pub async fn clear(config: &Config, confirm: impl FnOnce(&str) -> Result<bool>) 
 fn question(config: &Config, names: &[TableName]) -> Result<String> {
     let location = config.postgres()?.location();
     let listed: Vec<String> = names.iter().map(ToString::to_string).collect();
-    Ok(format!("Empty {} tables at {location}: {}", names.len(), listed.join(", ")))
+    let file = config.settings_file();
+    Ok(format!("Empty {} tables at {location} ({file}): {}", names.len(), listed.join(", ")))
 }
 
 /// All in one transaction: tables that refer to each other go together.

@@ -17,6 +17,8 @@ pub mod retry;
 pub(crate) mod setup;
 pub mod status;
 pub mod sync;
+pub(crate) mod uninstall;
+pub(crate) mod until_live;
 mod whitelist;
 
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,7 @@
 //! `resync`: makes tables anew from a base of the archive. They stay as they are until that is done.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use syncdata_formats::time::Timestamp;
 use syncdata_service::config::Config;
 use syncdata_service::output::Output;
 use syncdata_service::postgres::ServerContext as _;
+use syncdata_service::progress::Job;
 
 use super::whitelist::{not_listed, parse_names};
 use super::{Answer, sync};
@@ -19,10 +21,10 @@ use crate::load;
 use crate::plan::state::{Event, State, TableState, Want};
 use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::ledger;
-use crate::target::postgres::local::{APPLICATION_NAME, Local};
+use crate::target::postgres::local::Local;
 
 /// How often the tables are looked at while the daemon makes them anew.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often it is said how far they are.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 /// What was in vain so often is not waited for: the daemon goes on trying, and says why in its status.
@@ -59,7 +61,7 @@ pub async fn resync(config: Config, resync: &Resync) -> Result<Answer> {
     Ok(Answer { exit_code: answer.exit_code.max(u8::from(!is_done)), ..answer })
 }
 
-fn is_made(state: &TableState) -> bool {
+pub(super) fn is_made(state: &TableState) -> bool {
     state.state == State::Live && state.wants().is_none()
 }
 
@@ -149,16 +151,16 @@ async fn wanted(local: &Local, resync: &Resync) -> Result<Vec<(TableName, TableS
     parse_names(&resync.tables)?.into_iter().map(state_of).collect()
 }
 
-/// Waits until somebody else has made the tables anew, as `is_running` says that it does; interrupted here, it goes on
-/// all the same.
+/// Waits until a daemon has made the tables anew; interrupted here, it goes on all the same. `jobs` is what it does at the
+/// moment, `None` when there is no daemon any more.
 pub async fn wait(
     config: &Config,
     resync: &Resync,
     asked_at: Timestamp,
-    is_running: impl AsyncFn() -> Result<bool>,
+    jobs: impl AsyncFn() -> Result<Option<Vec<Job>>>,
 ) -> Result<Answer> {
     let local = Local::connect(config).await?;
-    let (mut failing_since, mut said_at) = (None, Instant::now());
+    let (mut failing_since, mut said) = (None, Said::new());
     let mut failures = 0;
     loop {
         // Before the tables are looked at: what is made after that is seen as such.
@@ -187,16 +189,13 @@ pub async fn wait(
             return Err(Error::new(Kind::Locked, message)
                 .hint("the daemon goes on trying; mend the cause, and look at syncdata-applier status"));
         }
-        if said_at.elapsed() > SAY_EVERY {
-            say(&format!("waiting for {}: {}", waiting.join(", "), progress(&local).await?));
-            said_at = Instant::now();
-        }
-        if !is_running().await? {
+        let Some(jobs) = jobs().await? else {
             let error = Error::new(Kind::Locked, "the daemon has ended before the tables were made anew");
             return Err(
                 error.hint("it goes on with it when it is started again; or run: syncdata-applier sync")
             );
-        }
+        };
+        said.progress(&waiting.join(", "), &jobs);
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -206,8 +205,33 @@ fn say(words: &str) {
     Output::new(false).words(&escape_control(words));
 }
 
+/// When it was said last how far they are.
+#[derive(Debug)]
+pub(super) struct Said(Instant);
+
+impl Said {
+    pub(super) fn new() -> Said {
+        Said(Instant::now())
+    }
+
+    /// Now and then; on a terminal somebody looks on.
+    pub(super) fn progress(&mut self, waiting: &str, jobs: &[Job]) {
+        let every = if std::io::stderr().is_terminal() { SAY_EVERY / 5 } else { SAY_EVERY };
+        if self.0.elapsed() < every {
+            return;
+        }
+        self.0 = Instant::now();
+        let jobs: Vec<String> = jobs.iter().map(ToString::to_string).collect();
+        let doing = match jobs.is_empty() {
+            true => "the daemon fetches their base, or applies the changes after it".to_owned(),
+            false => jobs.join("; "),
+        };
+        say(&format!("waiting for {waiting}: {doing}"));
+    }
+}
+
 /// Passes and loads that failed as a whole, oldest first.
-async fn troubles_since(local: &Local, asked_at: Timestamp) -> Result<Vec<String>> {
+pub(super) async fn troubles_since(local: &Local, asked_at: Timestamp) -> Result<Vec<String>> {
     let select = format!(
         "SELECT coalesce(error_detail, '') FROM {}.data_sync_logs WHERE status = 'FAILED' AND table_name = '*' \
          AND sync_time >= $1::text::timestamptz ORDER BY sync_time",
@@ -217,22 +241,12 @@ async fn troubles_since(local: &Local, asked_at: Timestamp) -> Result<Vec<String
     Ok(rows.context(|| "reading data_sync_logs".to_owned())?.iter().map(|row| row.get(0)).collect())
 }
 
-/// What the loader's session is doing.
-async fn progress(local: &Local) -> Result<String> {
-    let select = "SELECT coalesce(sum(p.tuples_processed), 0)::int8, count(p.pid) \
-        FROM pg_stat_activity a JOIN pg_stat_progress_copy p USING (pid) \
-        WHERE a.datname = current_database() AND starts_with(a.application_name, $1)";
-    let row = local.session.client().query_one(select, &[&APPLICATION_NAME]).await;
-    let row = row.context(|| "asking how far the load is".to_owned())?;
-    let (rows, copies): (i64, i64) = (row.get(0), row.get(1));
-    Ok(match copies {
-        0 => "the daemon fetches its base, or applies the changes after it".to_owned(),
-        _ => format!("{rows} rows of its base are copied"),
-    })
-}
-
 /// How each of the tables is now.
-async fn outcome(local: &Local, tables: Vec<(TableName, TableState)>, asked_at: Timestamp) -> Result<Answer> {
+pub(super) async fn outcome(
+    local: &Local,
+    tables: Vec<(TableName, TableState)>,
+    asked_at: Timestamp,
+) -> Result<Answer> {
     let mut failed = failures_since(local, asked_at).await?;
     let (mut text, mut document, mut is_done) = (String::new(), Vec::new(), true);
     for (table, state) in tables {
@@ -247,7 +261,10 @@ async fn outcome(local: &Local, tables: Vec<(TableName, TableState)>, asked_at: 
 }
 
 /// The newest failure of each table. One that could not be made is as it was: only the log knows why.
-async fn failures_since(local: &Local, asked_at: Timestamp) -> Result<BTreeMap<TableName, String>> {
+pub(super) async fn failures_since(
+    local: &Local,
+    asked_at: Timestamp,
+) -> Result<BTreeMap<TableName, String>> {
     let select = format!(
         "SELECT DISTINCT ON (table_name) table_name, error_detail FROM {}.data_sync_logs \
          WHERE status = 'FAILED' AND archive_ref = $1 AND table_name <> '*' AND sync_time >= $2::text::timestamptz \

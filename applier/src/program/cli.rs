@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use syncdata_archive::verify;
 use syncdata_formats::error::{Context as _, Result};
 use syncdata_service::config::{Config, Files, Overrides, Program};
+use syncdata_service::confirm::confirm;
 use syncdata_service::output::Output;
 use syncdata_service::{log, manual};
 use tracing::Level;
@@ -16,8 +18,7 @@ use uuid::Uuid;
 use super::arguments::{
     AsOfArguments, Consistency, DeadLetters, From, HistoryArguments, ReplayArguments, SetupArguments,
 };
-use super::confirm::confirm;
-use super::{check, client, commands, daemon, setup};
+use super::{check, client, commands, completions, daemon, setup};
 use crate::operations::Answer;
 use crate::operations::as_of::as_of;
 use crate::operations::clear::clear;
@@ -86,6 +87,9 @@ enum Command {
         /// Where their first rows come from
         #[arg(long, value_enum, default_value = "auto")]
         from: From,
+        /// Wait until they are live, TIME at most; ends with 1 at the first try that fails, with 2 if there is no base
+        #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = time)]
+        wait: Option<Option<Duration>>,
     },
     /// Take tables off the whitelist; their rows stay
     RemoveTables {
@@ -135,6 +139,15 @@ enum Command {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+    },
+    /// Remove our own tables and the role from the database; synced tables and their rows stay
+    Uninstall {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Connect as this role, a DBA's, instead of pg_user, which cannot drop itself
+        #[arg(long = "as", value_name = "ROLE")]
+        login: Option<String>,
     },
     /// Look for everything that could be wrong; each line with its remedy
     Check,
@@ -187,9 +200,7 @@ fn named() -> clap::Command {
 fn answer(cli: Cli, output: Output) -> Result<ExitCode> {
     match cli.command {
         Command::Completions { shell } => {
-            let mut command = named();
-            let name = command.get_name().to_owned();
-            clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
+            completions::print(shell, named())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Man { dir } => {
@@ -218,13 +229,18 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
             return Ok(ExitCode::SUCCESS);
         }
         Command::Setup(arguments) => return setup::set_up(&config, &arguments, output).await,
+        Command::Uninstall { yes, login } => {
+            return setup::uninstall(&config, yes, login.as_deref(), output).await;
+        }
         Command::Check => return Ok(output.findings(&check::all(&config).await)),
         Command::Config => return Ok(output.settings(&config)),
         Command::History(arguments) => return history(&config, &arguments.row()?, output).await,
         Command::Stop => client::stop(&config).await?,
         Command::Status => commands::status(&config).await?,
         Command::Sync => commands::sync(config).await?,
-        Command::AddTables { tables, from } => commands::add_tables(&config, &tables, from.want()).await?,
+        Command::AddTables { tables, from, wait } => {
+            commands::add_tables(&config, &tables, from.want(), wait).await?
+        }
         Command::RemoveTables { tables } => remove_tables(&config, &tables).await?,
         Command::ListTables => list_tables(&config).await?,
         Command::Retry { tables, accept_gap } => {
@@ -259,4 +275,11 @@ fn print(answer: &Answer, output: Output) -> ExitCode {
     }
     output.document(&answer.document, &answer.text);
     ExitCode::from(answer.exit_code)
+}
+
+/// `10min`, or seconds.
+fn time(text: &str) -> std::result::Result<Duration, String> {
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    let time = seconds.or_else(|| humantime::parse_duration(text).ok());
+    time.ok_or_else(|| "a time, such as 90, 10min or 2h".to_owned())
 }

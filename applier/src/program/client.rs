@@ -6,6 +6,7 @@ use serde_json::json;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::config::{Config, Program};
 use syncdata_service::control::{self, Method};
+use syncdata_service::progress::Job;
 
 use super::request::Request;
 use crate::operations::Answer;
@@ -34,6 +35,18 @@ pub(super) async fn settings(config: &Config) -> Result<Option<serde_json::Value
     let sockets = config.sockets(Program::Applier);
     let response = control::call_first(&sockets, Method::Post, "/settings", None).await?;
     response.filter(control::Response::is_success).map(|response| response.read_json()).transpose()
+}
+
+/// What the daemon does that takes time, and how far it is; `None` when there is no daemon.
+pub(super) async fn jobs(config: &Config) -> Result<Option<Vec<Job>>> {
+    let sockets = config.sockets(Program::Applier);
+    let response = control::call_first(&sockets, Method::Post, "/jobs", None).await?;
+    // An older one does not tell.
+    let told = |response: control::Response| match response.is_success() {
+        true => response.read_json(),
+        false => Ok(Vec::new()),
+    };
+    response.map(told).transpose()
 }
 
 /// The daemon's own status; `None` when there is none.

@@ -5,7 +5,7 @@ mod check;
 pub mod cli;
 mod client;
 mod commands;
-mod confirm;
+mod completions;
 mod daemon;
 mod metrics;
 mod request;

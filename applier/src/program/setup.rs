@@ -6,12 +6,14 @@ use std::process::ExitCode;
 use serde_json::json;
 use syncdata_formats::error::Result;
 use syncdata_service::config::Config;
+use syncdata_service::confirm::confirm;
 use syncdata_service::finding::{Finding, Level, worst};
 use syncdata_service::output::Output;
 
 use super::arguments::SetupArguments;
 use super::check;
 use crate::operations::setup::{SetUp, setup};
+use crate::operations::uninstall;
 
 pub(super) async fn set_up(config: &Config, arguments: &SetupArguments, output: Output) -> Result<ExitCode> {
     let wanted = arguments.wanted();
@@ -39,6 +41,27 @@ pub(super) async fn set_up(config: &Config, arguments: &SetupArguments, output: 
     }
     output.words(&format!("next: {}", next.join("\n      ")));
     Ok(ExitCode::from(u8::from(!is_done)))
+}
+
+/// 0: nothing is left. 1: the role stays, or nobody wanted it.
+pub(super) async fn uninstall(
+    config: &Config,
+    yes: bool,
+    login: Option<&str>,
+    output: Output,
+) -> Result<ExitCode> {
+    let acting = login.map_or_else(|| Ok(config.clone()), |login| config.with_login(login))?;
+    let is_sure = |question: &str| {
+        output.words(question);
+        Ok(yes || confirm("uninstall", "Go on")?)
+    };
+    match uninstall::uninstall(&acting, &config.postgres()?.user, is_sure).await? {
+        Some(findings) => Ok(output.removal(&findings)),
+        None => {
+            output.words("nothing was changed");
+            Ok(ExitCode::from(1))
+        }
+    }
 }
 
 /// What to do, in this order.

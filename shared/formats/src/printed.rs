@@ -41,6 +41,12 @@ pub fn literal(text: &str) -> String {
     quoted + "'"
 }
 
+/// A line for psql that runs the statement unless the query has a row: a script of such lines can be run again.
+pub fn unless(statement: &str, there: &str) -> String {
+    let statement = literal(statement.trim_end_matches(';'));
+    format!("SELECT {statement} WHERE NOT EXISTS ({there}) \\gexec")
+}
+
 /// A word that a shell hands on as it is.
 pub fn shell_word(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '/' | ':');

@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod checks;
 pub mod config;
+pub mod confirm;
 pub mod control;
 pub mod daemon;
 pub mod disk;

@@ -64,6 +64,16 @@ impl Output {
         ExitCode::from(u8::from(!is_healthy))
     }
 
+    /// What a removal came to: words for the person, and the statements that are left to a DBA alone on stdout.
+    pub fn removal(self, findings: &[Finding]) -> ExitCode {
+        let is_done = worst(findings) != Level::Fail;
+        findings.iter().for_each(|finding| self.words(&finding.to_string()));
+        let statements = findings.iter().flat_map(|finding| &finding.statements);
+        let statements: String = statements.map(|statement| format!("{statement}\n")).collect();
+        self.document(&json!({"removed": is_done, "findings": findings}), &statements);
+        ExitCode::from(u8::from(!is_done))
+    }
+
     /// What holds, and who said so; secrets are masked.
     pub fn settings(self, config: &Config) -> ExitCode {
         let mut text = String::new();

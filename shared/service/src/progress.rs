@@ -1,16 +1,22 @@
 //! How far a long job is: a bar with rate and time left where a person looks on, and a log line now and then
 //! elsewhere.
 
+use std::fmt;
 use std::io::IsTerminal as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use serde::{Deserialize, Serialize};
 
 /// A journal of a night's resync stays readable.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// What is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Unit {
     Bytes,
     Rows,
@@ -19,12 +25,80 @@ pub enum Unit {
 /// One job's progress. Dropped unfinished, the bar is left as it stands: the error comes below it.
 #[derive(Debug)]
 pub struct Progress {
+    moving: Arc<Moving>,
+    shown: Shown,
+}
+
+#[derive(Debug)]
+struct Moving {
     job: String,
     unit: Unit,
     total: Option<u64>,
-    done: u64,
+    done: AtomicU64,
+    rows: AtomicU64,
     started: Instant,
-    shown: Shown,
+}
+
+/// The jobs of this process, for those who wait for them elsewhere. One goes with its `Progress`.
+static JOBS: Mutex<Vec<Weak<Moving>>> = Mutex::new(Vec::new());
+
+/// How far a job is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    pub job: String,
+    pub unit: Unit,
+    pub done: u64,
+    pub total: Option<u64>,
+    /// Of a job that counts bytes.
+    pub rows: u64,
+    pub per_second: u64,
+    pub seconds_left: Option<u64>,
+}
+
+/// Those that are under way, oldest first.
+pub fn jobs() -> Vec<Job> {
+    let mut jobs = JOBS.lock().unwrap_or_else(PoisonError::into_inner);
+    jobs.retain(|job| job.strong_count() > 0);
+    jobs.iter().filter_map(Weak::upgrade).map(|moving| moving.job(Instant::now())).collect()
+}
+
+impl Moving {
+    fn job(&self, now: Instant) -> Job {
+        let done = self.done.load(Ordering::Relaxed);
+        let pace = Pace::of(done, self.total, now.saturating_duration_since(self.started));
+        let Pace { per_second, seconds_left } = pace;
+        let rows = self.rows.load(Ordering::Relaxed);
+        Job {
+            job: self.job.clone(),
+            unit: self.unit,
+            done,
+            total: self.total,
+            rows,
+            per_second,
+            seconds_left,
+        }
+    }
+}
+
+/// For people: `loading users from …: 500 rows, 6.1 KiB of 12.0 KiB, 1.0 KiB/s, 6 s left`.
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let amount = |amount: u64| match self.unit {
+            Unit::Bytes => ByteSize(amount).to_string(),
+            Unit::Rows => amount.to_string(),
+        };
+        write!(f, "{}: ", self.job)?;
+        if self.rows > 0 {
+            write!(f, "{} rows, ", self.rows)?;
+        }
+        write!(f, "{}", amount(self.done))?;
+        if let Some(total) = self.total {
+            write!(f, " of {}", amount(total))?;
+        }
+        let unit = if self.unit == Unit::Rows { " rows" } else { "" };
+        write!(f, "{unit}, {}{unit}/s", amount(self.per_second))?;
+        self.seconds_left.map_or(Ok(()), |seconds| write!(f, ", {seconds} s left"))
+    }
 }
 
 #[derive(Debug)]
@@ -42,7 +116,21 @@ impl Progress {
         } else {
             Shown::Lines { last: now }
         };
-        Progress { job, unit, total, done: 0, started: now, shown }
+        Progress::showing(job, unit, total, now, shown)
+    }
+
+    fn showing(job: String, unit: Unit, total: Option<u64>, started: Instant, shown: Shown) -> Progress {
+        let (done, rows) = (AtomicU64::new(0), AtomicU64::new(0));
+        let moving = Arc::new(Moving { job, unit, total, done, rows, started });
+        let mut jobs = JOBS.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.retain(|job| job.strong_count() > 0);
+        jobs.push(Arc::downgrade(&moving));
+        Progress { moving, shown }
+    }
+
+    /// Rows that the bytes of [`Progress::add`] were.
+    pub fn add_rows(&mut self, rows: u64) {
+        self.moving.rows.fetch_add(rows, Ordering::Relaxed);
     }
 
     pub fn add(&mut self, amount: u64) {
@@ -50,7 +138,7 @@ impl Progress {
     }
 
     pub fn done(&self) -> u64 {
-        self.done
+        self.moving.done.load(Ordering::Relaxed)
     }
 
     /// The job is done: the bar goes, and the log says what it took.
@@ -62,9 +150,10 @@ impl Progress {
     }
 
     fn add_at(&mut self, amount: u64, now: Instant) {
-        self.done = self.done.saturating_add(amount);
+        let done = self.done().saturating_add(amount);
+        self.moving.done.store(done, Ordering::Relaxed);
         match &mut self.shown {
-            Shown::Bar(bar) => bar.set_position(self.done),
+            Shown::Bar(bar) => bar.set_position(done),
             Shown::Lines { last } if now.saturating_duration_since(*last) >= LINE_EVERY => {
                 *last = now;
                 self.log(now, "in progress");
@@ -74,10 +163,8 @@ impl Progress {
     }
 
     fn log(&self, now: Instant, event: &'static str) {
-        let pace = Pace::of(self.done, self.total, now.saturating_duration_since(self.started));
-        let (job, done, total) = (self.job.as_str(), self.done, self.total);
-        let (per_second, seconds_left) = (pace.per_second, pace.seconds_left);
-        match self.unit {
+        let Job { job, unit, done, total, per_second, seconds_left, .. } = self.moving.job(now);
+        match unit {
             Unit::Bytes => tracing::info!(job, bytes = done, total, per_second, seconds_left, "{event}"),
             Unit::Rows => tracing::info!(job, rows = done, total, per_second, seconds_left, "{event}"),
         }
@@ -155,6 +242,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_job_can_be_asked_for_while_it_is_under_way() {
+        let mut progress = Progress::start("loading this_one", Unit::Bytes, Some(4096));
+        progress.add(2048);
+        progress.add_rows(7);
+        let ours = || jobs().into_iter().find(|job| job.job == "loading this_one");
+        let job = ours().expect("it is under way");
+        assert_eq!((job.done, job.total, job.rows), (2048, Some(4096), 7));
+        let words = Job { per_second: 1024, seconds_left: Some(2), ..job }.to_string();
+        assert_eq!(words, "loading this_one: 7 rows, 2.0 KiB of 4.0 KiB, 1.0 KiB/s, 2 s left");
+        progress.finish();
+        assert_eq!(ours(), None);
+    }
+
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -176,14 +277,8 @@ mod tests {
         let subscriber =
             tracing_subscriber::fmt().with_ansi(false).with_writer(move || sink.clone()).finish();
         tracing::subscriber::with_default(subscriber, || {
-            let mut progress = Progress {
-                job: "resync users".into(),
-                unit: Unit::Rows,
-                total: Some(1000),
-                done: 0,
-                started: start,
-                shown: Shown::Lines { last: start },
-            };
+            let shown = Shown::Lines { last: start };
+            let mut progress = Progress::showing("resync users".into(), Unit::Rows, Some(1000), start, shown);
             (1..=25).for_each(|second| progress.add_at(10, start + Duration::from_secs(second)));
             assert_eq!(progress.done(), 250);
             progress.finish();

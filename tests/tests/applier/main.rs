@@ -12,6 +12,7 @@ mod health;
 mod numbers;
 mod setup;
 mod truth;
+mod uninstall;
 mod walk_through;
 
 use syncdata_tests::LocalCopy;

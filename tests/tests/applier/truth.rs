@@ -105,6 +105,50 @@ async fn a_load_that_fails_again_and_again_is_a_problem_and_the_command_ends_wit
 }
 
 #[tokio::test]
+async fn add_tables_waits_until_they_are_live_with_and_without_a_daemon() {
+    let mut copy = LocalCopy::start(super::USERS).await;
+    copy.forge.relation("users", &["id integer not null", "name text"], &["id"]);
+    copy.forge.relation("orders", &["id integer not null", "user_id integer"], &["id"]);
+    copy.forge.had_rows("orders");
+    copy.forge.snapshot(&[("users", &["1\tAnn", "2\tBob"])]);
+    copy.forge.segment(&[vec![rename(1, "Eve")]]);
+    // Nothing has its rows.
+    let nothing = copy.applier(&["add-tables", "orders", "--wait"]).run().await.expect_code(2);
+    assert!(nothing.stderr.contains("not possible yet: orders"), "{nothing}");
+    let added = copy.applier(&["add-tables", "users", "--wait=60"]).succeed().await;
+    assert_eq!(added.stdout, "added users\nusers: live\n");
+    copy.applier(&["remove-tables", "users"]).succeed().await;
+    let mut daemon = copy.applier(&["start"]).spawn();
+    daemon.says("pass done").await;
+    let added = copy.applier(&["add-tables", "users", "--wait", "--json"]).succeed().await.json();
+    assert_eq!(added["added"][0], "users");
+    assert_eq!(
+        (&added["tables"][0]["table"], &added["tables"][0]["state"]),
+        (&"users".into(), &"live".into())
+    );
+    // What is live is not waited for.
+    copy.applier(&["add-tables", "users", "--wait"]).succeed().await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn add_tables_that_waits_ends_with_the_first_try_that_fails() {
+    let mut copy = two_tables().await;
+    let snapshot = copy.forge.snapshot(&[("users", &["1\tAnn", "2\tBob"])]);
+    copy.forge.segment(&[vec![rename(1, "Eve")]]);
+    for entry in fs::read_dir(snapshot).expect("a folder").flatten() {
+        if !entry.file_name().to_string_lossy().starts_with("snapshot.manifest") {
+            fs::write(entry.path(), "rotten").expect("ours");
+        }
+    }
+    let mut daemon = copy.applier(&["start"]).spawn();
+    daemon.says("pass done").await;
+    let run = copy.applier(&["add-tables", "users", "--wait=10min"]).run().await.expect_code(1);
+    assert!(run.stderr.contains("the first try failed: ") && run.stdout.contains("users: "), "{run}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_host_that_says_nothing_is_given_up_and_it_is_said_meanwhile() {
     let mut copy = two_tables().await;
     copy.applier(&["add-tables", "users"]).succeed().await;
@@ -219,4 +263,22 @@ async fn nan_that_arrives_as_null_is_said_of_the_columns_that_can_hold_it() {
     copy.applier(&["resync", "m"]).succeed().await;
     let status = copy.applier(&["status"]).run().await;
     assert!(!status.stdout.contains("NaN"), "{status}");
+}
+
+#[tokio::test]
+async fn the_whitelist_of_an_earlier_tool_is_listed_before_anything_of_ours_is_there() {
+    let copy = two_tables().await;
+    let earlier = "CREATE TABLE tables_to_sync (id SERIAL PRIMARY KEY, table_name TEXT NOT NULL, creator TEXT DEFAULT NULL,
+        created_at TIMESTAMPTZ DEFAULT now(), UNIQUE (table_name)); INSERT INTO tables_to_sync (table_name) VALUES ('users')";
+    copy.server.execute(earlier).await;
+    let listed = copy.applier(&["list-tables"]).succeed().await;
+    assert_eq!(listed.stdout, "users\n", "{listed}");
+    assert!(listed.stderr.contains("earlier tool"), "{listed}");
+    assert_eq!(
+        copy.rows("SELECT to_regclass('data_sync_checkpoint')").await,
+        "NULL",
+        "looking makes nothing"
+    );
+    copy.applier(&["sync"]).run().await;
+    assert_eq!(copy.applier(&["list-tables"]).succeed().await.stdout, "users\n");
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use syncdata_formats::error::{Error, Result};
 use syncdata_formats::name::TableName;
-use syncdata_formats::printed::{identifier, literal};
+use syncdata_formats::printed::{identifier, literal, unless};
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::ServerContext as _;
@@ -185,12 +185,6 @@ fn not_connected(config: &Config, wanted: &Wanted, role: Option<&role::New>, err
 /// No password is set and the server wants one: that is no answer of the server's.
 fn is_about_password(error: &Error) -> bool {
     error.one_line().contains("password")
-}
-
-/// For psql: it runs what the query answers.
-fn unless(statement: &str, there: &str) -> String {
-    let statement = literal(statement.trim_end_matches(';'));
-    format!("SELECT {statement} WHERE NOT EXISTS ({there}) \\gexec")
 }
 
 fn connect(database: &str) -> String {

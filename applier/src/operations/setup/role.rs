@@ -3,14 +3,14 @@
 
 use syncdata_formats::error::Result;
 use syncdata_formats::name::TableName;
-use syncdata_formats::printed::{identifier, literal};
+use syncdata_formats::printed::{identifier, literal, unless};
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{PostgresSettings, Session, new_password};
 use tokio_postgres::types::Type;
 
-use super::{Wanted, run, unless};
+use super::{Wanted, run};
 
 /// A role that may have to be made.
 #[derive(Clone, Debug)]

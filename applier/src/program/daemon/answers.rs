@@ -7,6 +7,7 @@ use syncdata_formats::error::Result;
 use syncdata_service::config::{Config, Program};
 use syncdata_service::control::{self, ControlSocket, Method, Response};
 use syncdata_service::daemon::Stop;
+use syncdata_service::progress;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::info;
@@ -61,6 +62,7 @@ async fn answer(request: control::Request, life: Arc<Life>, orders: Orders, stop
         (Method::Get, "/metrics") => Response::metrics(life.metrics().await),
         // By POST, so that only who may command us reads it.
         (Method::Post, "/settings") => Response::json(200, &life.settings()),
+        (Method::Post, "/jobs") => Response::json(200, &json!(progress::jobs())),
         (Method::Post, path) => match Request::read(&request) {
             Ok(Some(asked)) => do_as_asked(asked, &life, &orders, &stop).await,
             Ok(None) => Response::not_found(path),

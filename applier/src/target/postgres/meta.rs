@@ -46,6 +46,14 @@ pub const TABLES: &[&str] = &[
 /// Names that other tools may have taken, and the version from which on they are ours.
 const NEWER_NAMES: &[(&str, usize)] = &[("sync_executions", 14)];
 
+/// Those of them that are ours in tables of that version: a name that is not one of `data_sync_…` may have been somebody
+/// else's before.
+pub(crate) fn tables_of(version: usize) -> impl Iterator<Item = &'static str> {
+    TABLES.iter().copied().filter(move |table| version >= EXECUTIONS_SINCE || *table != "sync_executions")
+}
+
+const EXECUTIONS_SINCE: usize = 14;
+
 /// The schema that holds our tables; prints as an identifier, quoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetaSchema(String);
@@ -167,7 +175,7 @@ async fn refuse_strangers(
 }
 
 /// 0: there are none.
-async fn version(session: &Session, schema: &MetaSchema) -> Result<usize> {
+pub(crate) async fn version(session: &Session, schema: &MetaSchema) -> Result<usize> {
     let doing = || format!("looking for our tables in schema {schema}");
     let there = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
     let name = format!("{schema}.data_sync_version");

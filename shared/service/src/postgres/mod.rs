@@ -1,6 +1,7 @@
 //! Connections to PostgreSQL that hide nothing: the server's notices can be read, the settings that change
 //! its output are pinned and read back, and an error tells whether to try again.
 
+pub mod drop_role;
 mod failure;
 mod foreign_keys;
 pub mod new_password;

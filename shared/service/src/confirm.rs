@@ -4,7 +4,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use syncdata_formats::error::{Context as _, Error, Kind, Result};
 
 /// `command` is what asks; `question` ends without its mark.
-pub(super) fn confirm(command: &str, question: &str) -> Result<bool> {
+pub fn confirm(command: &str, question: &str) -> Result<bool> {
     if !io::stdin().is_terminal() {
         let message = format!("{command} asks first, and there is no terminal to ask on");
         return Err(Error::new(Kind::BadInput, message).hint("say --yes"));

@@ -1,0 +1,90 @@
+//! `uninstall`: what this program has made in the database goes, and the role with it. The tables and their rows stay.
+
+use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::name::TableName;
+use syncdata_service::config::Config;
+use syncdata_service::finding::Finding;
+use syncdata_service::postgres::ServerContext as _;
+use syncdata_service::postgres::drop_role::drop_role;
+use tokio_postgres::error::SqlState;
+
+use crate::target::postgres::cursor;
+use crate::target::postgres::local::Local;
+use crate::target::postgres::meta;
+
+/// What was found and done; `None`: an operator was asked, and said no. `role` is that of the settings, `config` may connect
+/// as another.
+pub(crate) async fn uninstall(
+    config: &Config,
+    role: &str,
+    confirm: impl FnOnce(&str) -> Result<bool>,
+) -> Result<Option<Vec<Finding>>> {
+    let local = Local::connect(config).await?;
+    let is_there = meta::exists(&local.session, &local.meta).await?;
+    let synced: Vec<TableName> = match is_there {
+        true => cursor::table_states(local.session.client(), &local.meta).await?.into_keys().collect(),
+        false => Vec::new(),
+    };
+    let question = format!(
+        "Remove our tables from schema {} of {} ({}), and the role {role}; {} synced tables keep their rows",
+        local.meta,
+        config.postgres()?.location(),
+        config.settings_file(),
+        synced.len(),
+    );
+    if !confirm(&question)? {
+        return Ok(None);
+    }
+    let mut findings = Vec::new();
+    match is_there {
+        true => {
+            // A daemon would make them again.
+            local.lock_daemon().await?;
+            local.lock_pass().await?;
+            findings.push(remove_ours(&local).await?);
+        }
+        false => findings.push(Finding::ok("own tables", format!("there are none in schema {}", local.meta))),
+    }
+    findings.push(drop_role(&local.session, role).await?);
+    Ok(Some(findings))
+}
+
+/// In one transaction, and nothing that others have built on them.
+async fn remove_ours(local: &Local) -> Result<Finding> {
+    let (client, meta) = (local.session.client(), &local.meta);
+    let version = meta::version(&local.session, meta).await?;
+    let tables: Vec<String> = meta::tables_of(version).map(|table| format!("{meta}.{table}")).collect();
+    let remove = format!(
+        "DROP VIEW IF EXISTS {meta}.data_sync_freshness RESTRICT;
+         DROP FUNCTION IF EXISTS {meta}.data_sync_require_fresh(interval, text[]) RESTRICT;
+         DROP TABLE IF EXISTS {} RESTRICT",
+        tables.join(", ")
+    );
+    let doing = || format!("removing our tables from schema {meta}");
+    let removing = async {
+        match client.batch_execute(&remove).await {
+            Err(error) if error.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {
+                let what = error
+                    .as_db_error()
+                    .and_then(|said| said.detail())
+                    .unwrap_or_default()
+                    .replace('\n', "; ");
+                Err(Error::new(Kind::Refused, format!("something else was built on our tables: {what}"))
+                    .hint("nothing was removed; drop what it names, or keep our tables"))
+            }
+            removed => removed.context(doing),
+        }
+    };
+    local.in_transaction(removing).await?;
+    let removed = format!("removed from schema {meta}");
+    if meta.name() == "public" {
+        return Ok(Finding::ok("own tables", removed));
+    }
+    // One that holds something else, or is somebody else's, stays.
+    Ok(match client.batch_execute(&format!("DROP SCHEMA {meta} RESTRICT")).await {
+        Ok(()) => Finding::ok("own tables", format!("removed, with schema {meta}")),
+        Err(_) => {
+            Finding::ok("own tables", format!("{removed}, which stays: it is not empty, or not this role's"))
+        }
+    })
+}
