@@ -87,7 +87,10 @@ async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<E
         Command::Snapshot(arguments) => commands::snapshot(&config, arguments, output).await,
         Command::Proof(arguments) => commands::proof(config, arguments, output).await,
         Command::Prune { dry_run } => commands::prune(config, *dry_run, output).await,
-        Command::DropSlot { force } => commands::drop_slot(&config, *force, output).await,
+        Command::DropSlot { force, all: true, yes, login } => {
+            commands::drop_all(&config, *force, *yes, login.as_deref(), output).await
+        }
+        Command::DropSlot { force, .. } => commands::drop_slot(&config, *force, output).await,
         Command::DeclareGap(arguments) => commands::declare_gap(config, arguments, output).await,
         Command::Config => Ok(output.settings(&config)),
         Command::Verify(_) | Command::Keygen { .. } | Command::Completions { .. } | Command::Man { .. } => {

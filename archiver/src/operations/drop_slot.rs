@@ -2,12 +2,15 @@
 
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
+use syncdata_service::finding::Finding;
 use syncdata_service::postgres::ServerContext as _;
+use syncdata_service::postgres::{PinnedSettings, Session, drop_role};
 use tokio_postgres::types::Type;
 
 use crate::operations::pending::{self, Pending};
 use crate::source::catalog::Slot;
-use crate::source::connection::{Connection, Work};
+use crate::source::connection::{APPLICATION_NAME, Connection, Work};
+use crate::source::role::ROLE;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dropped {
@@ -31,6 +34,12 @@ pub(crate) async fn drop_slot(config: &Config, force: bool) -> Result<Dropped> {
     let dropped = connection.session.client().query_typed(sql, &[(&name.as_str(), Type::NAME)]).await;
     dropped.context(|| format!("dropping the replication slot {name}"))?;
     Ok(Dropped::Now)
+}
+
+/// The role that `setup --create-user` makes.
+pub(crate) async fn drop_role(config: &Config) -> Result<Finding> {
+    let session = Session::open(config.postgres()?, APPLICATION_NAME, &PinnedSettings::new()).await?;
+    drop_role::drop_role(&session, ROLE).await
 }
 
 /// WAL that is no change of a captured table may wait: there is always some on a busy server.

@@ -16,6 +16,7 @@ use crate::operations::check;
 use crate::source::catalog::Slot;
 use crate::source::connection::APPLICATION_NAME;
 use crate::source::role;
+use crate::source::wal2json::slot;
 
 /// What is to be created.
 #[derive(Clone, Debug, Default)]
@@ -29,13 +30,30 @@ pub(crate) struct Wanted {
 }
 
 /// Creates what was asked for and is not there yet; then looks at everything.
-pub(crate) async fn setup(config: &Config, wanted: &Wanted, say: impl Fn(&str)) -> Result<Vec<Finding>> {
+///
+/// `is_sure` asks a person.
+pub(crate) async fn setup(
+    config: &Config,
+    wanted: &Wanted,
+    say: impl Fn(&str),
+    is_sure: impl FnOnce(&str) -> Result<bool>,
+) -> Result<Vec<Finding>> {
     // Not the archiver's own session: that one is read only.
     // If we are killed while the slot is made, which may wait for long, the server is not to go on making it for nobody.
     let settings = PinnedSettings::new().with("client_connection_check_interval", "1s");
     let session = match Session::open(config.postgres()?, APPLICATION_NAME, &settings).await {
         Ok(session) => session,
-        Err(error) => return Ok(vec![check::unreachable(config, &error)]),
+        Err(error) => {
+            let mut finding = check::unreachable(config, &error);
+            let code = sqlstate(&error).map(SqlState::code);
+            if wanted.user && matches!(code, Some("28P01" | "28000")) {
+                let script = role::script(config, wanted.password_file.as_deref(), say)?;
+                finding = script.into_iter().fold(finding, Finding::statement).remedy(
+                    "run what follows with psql, as superuser, in the database (sudo -u postgres psql), then this command again",
+                );
+            }
+            return Ok(vec![finding]);
+        }
     };
     let mut findings = Vec::new();
     if wanted.user {
@@ -44,18 +62,39 @@ pub(crate) async fn setup(config: &Config, wanted: &Wanted, say: impl Fn(&str)) 
     if wanted.failover {
         findings.extend(check::failover(&session).await?);
     }
-    let slot = match wanted.slot {
-        true => Some(create_slot(config, &session, wanted.failover).await),
+    let slot_finding = match wanted.slot {
+        true => match not_meant(config, &session, is_sure).await? {
+            Some(finding) => Some(finding),
+            None => Some(create_slot(config, &session, wanted.failover).await),
+        },
         false => try_plugin(config, &session).await?,
     };
     findings.extend(check::source(config).await);
     // Last, because its statement works only after all the others were run.
-    findings.extend(slot);
+    findings.extend(slot_finding);
     Ok(findings)
 }
 
+/// A slot whose name is nearly another one's was probably to be that one; made, it would keep WAL for nobody.
+async fn not_meant(
+    config: &Config,
+    session: &Session,
+    is_sure: impl FnOnce(&str) -> Result<bool>,
+) -> Result<Option<Finding>> {
+    let (client, name) = (session.client(), &config.slot_name);
+    if Slot::read(client, name).await?.is_some() {
+        return Ok(None);
+    }
+    let Some(near) = slot::nearly(client, name).await? else { return Ok(None) };
+    if is_sure(&format!("There is the slot {near}. Make {name} beside it"))? {
+        return Ok(None);
+    }
+    let finding = Finding::fail("slot", format!("{name} is not made: there is {near}, nearly the same name"));
+    Ok(Some(finding.remedy("correct slot_name; if it is to be a slot of its own, say --yes")))
+}
+
 async fn create_slot(config: &Config, session: &Session, failover: bool) -> Finding {
-    match slot(config, session, failover).await {
+    match made_or_found(config, session, failover).await {
         Ok(finding) => finding,
         Err(error) => {
             let finding = check::plugin_failure("slot", config, session.version().major(), error);
@@ -68,7 +107,7 @@ async fn create_slot(config: &Config, session: &Session, failover: bool) -> Find
     }
 }
 
-async fn slot(config: &Config, session: &Session, failover: bool) -> Result<Finding> {
+async fn made_or_found(config: &Config, session: &Session, failover: bool) -> Result<Finding> {
     let name = &config.slot_name;
     if let Some(found) = Slot::read(session.client(), name).await? {
         if found.confirmed_flush_lsn.is_none() && found.lost_because().is_none() {
@@ -104,7 +143,7 @@ async fn try_plugin(config: &Config, session: &Session) -> Result<Option<Finding
     let tried = session.client().batch_execute(sql).await.context(|| "loading wal2json".to_owned());
     Ok(match tried {
         Err(error) if sqlstate(&error) == Some(&SqlState::QUERY_CANCELED) => Some(loads()),
-        Err(error) if crate::source::wal2json::slot::is_about_plugin(&error) => {
+        Err(error) if slot::is_about_plugin(&error) => {
             Some(check::plugin_failure("wal2json", config, session.version().major(), error))
         }
         Err(_) => None,

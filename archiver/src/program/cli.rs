@@ -76,6 +76,15 @@ pub(crate) enum Command {
         /// Even while changes wait in it: they are lost
         #[arg(long)]
         force: bool,
+        /// The role syncdata_user too, with its grants: nothing of ours is left on the server
+        #[arg(long)]
+        all: bool,
+        /// Do not ask
+        #[arg(long, requires = "all")]
+        yes: bool,
+        /// Connect as this role, a DBA's, instead of pg_user, which cannot drop itself
+        #[arg(long = "as", value_name = "ROLE", requires = "all")]
+        login: Option<String>,
     },
     /// Declare changes as missing and go on after them
     DeclareGap(DeclareGapArguments),
@@ -105,6 +114,9 @@ pub(crate) struct Setup {
     /// Let the slot be synchronized to standbys (PostgreSQL 17 and newer)
     #[arg(long, requires = "create_slot")]
     pub failover: bool,
+    /// Do not ask whether a slot is meant whose name is nearly another one's
+    #[arg(long, requires = "create_slot")]
+    pub yes: bool,
     /// Create the role syncdata_user
     #[arg(long)]
     pub create_user: bool,

@@ -1,6 +1,7 @@
 //! The commands that are not the daemon: each asks the running daemon first, where there may be one, and prints what
 //! came of it.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use syncdata_formats::name::TablePattern;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::checks;
 use syncdata_service::config::{Config, split_list};
+use syncdata_service::confirm::confirm;
 use syncdata_service::daemon::Stop;
 use syncdata_service::finding::{Finding, Level, worst};
 use syncdata_service::output::Output;
@@ -96,7 +98,12 @@ pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -
         user: arguments.create_user,
         password_file: arguments.password_file.clone(),
     };
-    let mut findings = operations::setup::setup(config, &wanted, |words| output.words(words)).await?;
+    let is_sure = |question: &str| {
+        let can_be_asked = std::io::stdin().is_terminal();
+        Ok(arguments.yes || can_be_asked && confirm("setup --create-slot", question)?)
+    };
+    let mut findings =
+        operations::setup::setup(config, &wanted, |words| output.words(words), is_sure).await?;
     let needed = match operations::older_rows::look(config).await {
         Ok(needed) => Some(needed),
         Err(error) if arguments.snapshot && worst(&findings) != Level::Fail => {
@@ -116,6 +123,12 @@ pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -
     if !output.is_json() {
         findings.iter().flat_map(|finding| &finding.statements).for_each(|statement| output.line(statement));
     }
+    if !output.is_json() {
+        output.words(&format!(
+            "next: {}",
+            next(&findings, needed.as_ref().is_some_and(|(tables, _)| !tables.is_empty()))
+        ));
+    }
     let wanted = needed.map(|(tables, _)| tables).filter(|tables| arguments.snapshot && !tables.is_empty());
     let taken = match wanted {
         Some(tables) => {
@@ -132,6 +145,23 @@ pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -
     let document = json!({"healthy": is_healthy, "findings": findings, "snapshot": taken});
     output.document(&document, &taken.map(|taken| taken.text()).unwrap_or_default());
     Ok(ExitCode::from(u8::from(!is_healthy)))
+}
+
+/// What comes after `setup`.
+fn next(findings: &[Finding], needs_snapshot: bool) -> &'static str {
+    let mut failed = findings.iter().filter(|finding| finding.level == Level::Fail).peekable();
+    if failed.peek().is_some() {
+        return match failed.any(|finding| !finding.statements.is_empty()) {
+            true => "run the statements above as superuser (psql), then this command again",
+            false => "mend what failed, then run this command again",
+        };
+    }
+    match needs_snapshot {
+        true => {
+            "systemctl enable --now syncdata-archiver (or: syncdata-archiver run); then: syncdata-archiver snapshot"
+        }
+        false => "systemctl enable --now syncdata-archiver (or: syncdata-archiver run)",
+    }
 }
 
 pub(crate) async fn snapshot(
@@ -239,6 +269,30 @@ pub(crate) async fn drop_slot(config: &Config, force: bool, output: Output) -> R
     });
     output.document(&json!({"slot": name.as_str(), "dropped": dropped == Dropped::Now}), "");
     Ok(ExitCode::SUCCESS)
+}
+
+/// 0: nothing is left. 1: the role stays, or nobody wanted it.
+pub(crate) async fn drop_all(
+    config: &Config,
+    force: bool,
+    yes: bool,
+    login: Option<&str>,
+    output: Output,
+) -> Result<ExitCode> {
+    let acting = login.map_or_else(|| Ok(config.clone()), |login| config.with_login(login))?;
+    let (name, role) = (&config.slot_name, crate::source::role::ROLE);
+    let (location, file) = (acting.postgres()?.location(), config.settings_file());
+    output.words(&format!("Drop the replication slot {name} and the role {role} at {location} ({file})"));
+    if !yes && !confirm("drop-slot --all", "Go on")? {
+        output.words("nothing was changed");
+        return Ok(ExitCode::from(1));
+    }
+    let slot = match operations::drop_slot::drop_slot(&acting, force).await? {
+        Dropped::Now => format!("{name} is dropped; changes from now on are not kept"),
+        Dropped::WasNotThere => format!("{name} does not exist"),
+    };
+    let role = operations::drop_slot::drop_role(&acting).await?;
+    Ok(output.removal(&[Finding::ok("slot", slot), role]))
 }
 
 pub(crate) fn keygen(file: &Path, output: Output) -> Result<ExitCode> {

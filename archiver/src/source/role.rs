@@ -8,6 +8,7 @@ use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::Result;
+use syncdata_formats::printed::{literal, unless};
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::{Session, new_password};
@@ -59,6 +60,24 @@ pub(crate) async fn create(
         Finding::fail("role", format!("{ROLE} cannot be created or given its rights by {}", settings.user))
             .remedy("run the statements as superuser");
     Ok(statements.into_iter().fold(finding, Finding::statement))
+}
+
+/// Nobody lets us in yet: what makes the role, for psql, which passes over what is there.
+pub(crate) fn script(
+    config: &Config,
+    password_file: Option<&Path>,
+    say: impl Fn(&str),
+) -> Result<Vec<String>> {
+    let database = &config.postgres()?.database;
+    let mut statements = new_role(database, &new_password::find(password_file, ROLE, say)?, true).into_iter();
+    let there = format!("SELECT FROM pg_roles WHERE rolname = {}", literal(ROLE));
+    let gate = "SELECT WHERE current_setting('output_plugin_libraries', true) IS NULL";
+    let conditional = |(place, statement): (usize, String)| match (place, statement == allow_plugin(ROLE)) {
+        (0, _) => unless(&statement, &there),
+        (_, true) => unless(&statement, gate),
+        (_, false) => statement,
+    };
+    Ok(statements.by_ref().enumerate().map(conditional).collect())
 }
 
 /// `None` when there is no such role.

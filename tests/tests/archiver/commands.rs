@@ -781,3 +781,47 @@ async fn check_deep_counts_what_an_old_plugin_cannot_say() {
     let deep = world.archiver(["check", "--deep"]).succeed().await;
     assert!(deep.stdout.contains("warn  NaN: child.v: 1 NaN"), "{deep}");
 }
+
+#[tokio::test]
+async fn drop_slot_all_leaves_nothing_of_ours_on_the_server() {
+    let world = World::start().await;
+    world.source.execute("DROP ROLE syncdata_user").await;
+    world.source.execute(USERS).await;
+    let catalog = "SELECT string_agg(what, ' ' ORDER BY what) FROM (SELECT rolname::text FROM pg_roles
+        UNION ALL SELECT slot_name::text FROM pg_replication_slots
+        UNION ALL SELECT to_jsonb(s)::text FROM pg_db_role_setting s
+        UNION ALL SELECT pubname::text FROM pg_publication) AS all_of_it(what)";
+    let before = world.source.value(catalog).await;
+    let file = world.folder().join("password");
+    scene::write_private(&file, CANARY);
+    let told =
+        world.archiver(["setup", "--create-user", "--password-file", path(&file)]).run().await.expect_code(1);
+    for _ in 0..2 {
+        psql(&world, &told.stdout);
+    }
+    world.archiver(["setup", "--create-slot"]).succeed().await;
+    poll(&world).await;
+    let asked = world.archiver(["drop-slot", "--all"]).run().await.expect_code(2);
+    assert!(asked.stderr.contains("say --yes") && asked.stderr.contains("/app (settings "), "{asked}");
+    let told = world.archiver(["drop-slot", "--all", "--yes"]).run().await.expect_code(1);
+    assert!(told.stderr.contains("a role cannot drop itself"), "{told}");
+    psql(&world, &told.stdout);
+    assert_eq!(world.source.value(catalog).await, before);
+}
+
+#[tokio::test]
+async fn a_slot_whose_name_is_nearly_another_one_s_is_asked_about_and_not_made() {
+    let mut world = World::start().await;
+    world.source.execute(USERS).await;
+    world.archiver(["setup", "--create-slot"]).succeed().await;
+    world.set_archiver("slot_name", "syncdata_slto");
+    let asked = world.archiver(["setup", "--create-slot"]).run().await.expect_code(1);
+    let words = "slot: syncdata_slto is not made: there is syncdata_slot, nearly the same name";
+    assert!(asked.stderr.contains(words) && asked.stderr.contains("say --yes"), "{asked}");
+    let slots = "SELECT string_agg(slot_name, ' ' ORDER BY slot_name) FROM pg_replication_slots";
+    assert_eq!(world.source.value(slots).await, "syncdata_slot");
+    world.archiver(["setup", "--create-slot", "--yes"]).succeed().await;
+    assert_eq!(world.source.value(slots).await, "syncdata_slot syncdata_slto");
+    world.set_archiver("slot_name", "quite_another");
+    world.archiver(["setup", "--create-slot"]).succeed().await;
+}

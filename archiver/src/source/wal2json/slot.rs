@@ -99,13 +99,23 @@ pub(crate) fn remedy_for_none(nearest: Option<&str>) -> String {
     }
 }
 
+/// A slot of this database that one mistake at the keyboard, or two, would make of the name.
+pub(crate) async fn nearly(client: &impl GenericClient, name: &SlotName) -> Result<Option<String>> {
+    let mut names = names(client).await?.into_iter();
+    Ok(names.find(|there| (1..=2).contains(&strsim::osa_distance(name.as_str(), there))))
+}
+
+async fn names(client: &impl GenericClient) -> Result<Vec<String>> {
+    let sql = "SELECT slot_name::text FROM pg_replication_slots
+        WHERE slot_type = 'logical' AND database = current_database() AND NOT temporary ORDER BY 1";
+    let rows = client.query_typed(sql, &[]).await.context(|| "asking the source for its slots".to_owned())?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Among the slots that this database has, the one whose name is most like it.
 pub(crate) async fn nearest(client: &impl GenericClient, name: &SlotName) -> Result<Option<String>> {
-    let sql = "SELECT slot_name::text FROM pg_replication_slots
-        WHERE slot_type = 'logical' AND database = current_database() AND NOT temporary";
-    let rows = client.query_typed(sql, &[]).await.context(|| "asking the source for its slots".to_owned())?;
     let near = |name_there: String| (strsim::jaro_winkler(name.as_str(), &name_there), name_there);
-    let best = rows.iter().map(|row| near(row.get(0))).max_by(|a, b| a.0.total_cmp(&b.0));
+    let best = names(client).await?.into_iter().map(near).max_by(|a, b| a.0.total_cmp(&b.0));
     // Below that, the suggestion would be a guess.
     Ok(best.filter(|best| best.0 > 0.7).map(|best| best.1))
 }
