@@ -2,6 +2,7 @@
 
 mod connections;
 mod found;
+mod install;
 mod monitoring;
 mod packages;
 mod settings;

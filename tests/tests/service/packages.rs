@@ -27,11 +27,13 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// The packages of the programs that were built last.
-fn packed(out: &Path, only: &str) -> Vec<PathBuf> {
+pub(crate) fn packed(out: &Path, only: &str) -> Vec<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/package");
     let mut command = Command::new(script);
     let from = program::program("syncdata-archiver").parent().expect("a folder").to_owned();
     command.args(["--only", only, &format!("--{only}-from")]).arg(&from).arg("--out").arg(out);
+    // Nobody downloads these.
+    command.env("DPKG_DEB_COMPRESSOR_TYPE", "gzip").env("DPKG_DEB_COMPRESSOR_LEVEL", "1");
     text(&run(&mut command).stdout).lines().map(PathBuf::from).collect()
 }
 
@@ -144,7 +146,23 @@ fn packages_are_installed_upgraded_removed_and_purged() {
     }
     // Each completion is what its shell takes.
     let bash = root.path("usr/share/bash-completion/completions/syncdata");
-    run(Command::new("bash").arg("-n").arg(bash));
+    run(Command::new("bash").arg("-n").arg(&bash));
+    // Tables are those that the program names.
+    let named = tempfile::tempdir().expect("a folder");
+    let asked = named.path().join("syncdata");
+    fs::write(
+        &asked,
+        "#!/bin/sh\n[ \"$1\" = list-tables ] && printf 'users\\nsales.orders\\nsales.lines\\n'\n",
+    )
+    .expect("ours");
+    fs::set_permissions(&asked, fs::Permissions::from_mode(0o755)).expect("ours");
+    let words = "source \"$1\"; complete -p syncdata; COMP_WORDS=(syncdata resync sales.); COMP_CWORD=2; \
+        _syncdata_tables syncdata sales. resync; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let path = format!("{}:{}", named.path().display(), std::env::var("PATH").unwrap_or_default());
+    let said =
+        text(&run(Command::new("bash").args(["-c", words, "bash"]).arg(&bash).env("PATH", path)).stdout);
+    assert!(said.starts_with("complete ") && said.contains("-F _syncdata_tables syncdata"), "{said}");
+    assert!(said.ends_with("\nsales.orders\nsales.lines\n"), "{said}");
     let group = fs::read_to_string(root.path("etc/group")).expect("it is there");
     assert!(group.contains("syncdata:"), "{group}");
     let mode = fs::metadata(root.path("etc/syncdata")).expect("it is there").permissions().mode() & 0o777;
