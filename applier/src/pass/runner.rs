@@ -274,7 +274,7 @@ impl Runner {
         context.proofs = Some(Proving { proofs, config: self.config.clone() });
         let report = Pass::new(context).run().await?;
         judge(local, source).await;
-        look_after_dead_letters(local, source).await;
+        count_waiting(local, source).await;
         self.acks.tell(local, source).await;
         Ok(report)
     }
@@ -329,9 +329,10 @@ async fn judge(local: &Local, source: &Source) {
     let judged = async {
         let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await?;
         match checkpoint.archive_id {
-            Some(archive_id) => proof::judge(local, source, archive_id).await,
-            None => Ok(()),
+            Some(archive_id) => proof::judge(local, source, archive_id).await?,
+            None => return Ok(()),
         }
+        quarantine::end_incomplete(local.session.client(), &local.meta).await
     };
     if let Err(error) = judged.await {
         tracing::warn!(error = %error.one_line(), "the newest proof could not be looked at");
@@ -339,12 +340,8 @@ async fn judge(local: &Local, source: &Source) {
 }
 
 /// Neither is what waits in vain.
-async fn look_after_dead_letters(local: &Local, source: &Source) {
-    let looked = async {
-        quarantine::end_incomplete(local.session.client(), &local.meta).await?;
-        waiting::count(local, source).await
-    };
-    if let Err(error) = looked.await {
+async fn count_waiting(local: &Local, source: &Source) {
+    if let Err(error) = waiting::count(local, source).await {
         tracing::warn!(error = %error.one_line(), "what waits for quarantined tables could not be counted");
     }
 }
