@@ -115,8 +115,12 @@ fn tables(metrics: &mut Metrics, status: &Status) {
     each.family("table_incomplete", "1 when a transaction of the table was passed over by hand", |table| {
         Some(u8::from(table.incomplete_lsn.is_some()))
     });
-    each.family("table_waiting_records", "Records that wait for the quarantined table", |table| {
-        table.waiting_records
+    // Of a quarantined one that is not counted yet nobody knows it.
+    each.family("table_waiting_records", "Records that wait for the quarantined table", |table| match table
+        .state
+    {
+        State::Quarantined => table.waiting_records,
+        State::Pending | State::Loading | State::Live | State::Stale => Some(0),
     });
     each.family("table_rows", "Rows, as the server estimates them or a proof has counted them", |table| {
         table.rows
