@@ -10,7 +10,7 @@ use syncdata_service::config::Config;
 
 use super::Answer;
 use crate::proof::rows::{self, Asked};
-use crate::proof::{self, Check, Found, TableFound};
+use crate::proof::{self, Check, Found, Overall, TableFound};
 use crate::target::postgres::local::Local;
 
 /// The newest proof of each table.
@@ -71,10 +71,29 @@ fn text(found: &Found) -> String {
         }
         writeln!(text, "{}", escape_control(&words)).expect("a String takes all");
     }
+    if let Some(all) = &found.all {
+        writeln!(text, "{}", escape_control(&of_all(all))).expect("a String takes all");
+    }
     if found.tables.is_empty() {
         text.push_str("No tables in whitelist\n");
     }
     text
+}
+
+fn of_all(all: &Overall) -> String {
+    let mut words = format!("all tables: {}", all.verdict);
+    if let Some(score) = &all.score {
+        write!(words, ", {score} %").expect("a String takes all");
+    }
+    if let Some(rows) = all.source_rows {
+        write!(words, ", {rows} rows").expect("a String takes all");
+    }
+    let (lsn, at) = (all.lsn.as_deref().unwrap_or("-"), all.at.as_deref().unwrap_or("-"));
+    write!(words, ", as of {lsn} (proof {}, compared {at})", all.proof_id).expect("a String takes all");
+    if let Some(detail) = &all.detail {
+        write!(words, ": {detail}").expect("a String takes all");
+    }
+    words
 }
 
 /// What is checked of a table.

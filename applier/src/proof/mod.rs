@@ -13,6 +13,7 @@ mod digest;
 mod marked;
 mod mend;
 pub mod now;
+mod overall;
 mod questions;
 mod rebuilt;
 mod record;
@@ -36,6 +37,7 @@ use crate::target::postgres::local::Local;
 
 pub(crate) use self::digest::{comparable, rows as digest_of_rows};
 pub(crate) use self::marked::marked;
+pub use self::overall::Overall;
 pub(crate) use self::rebuilt::Wanted;
 pub use self::record::{Check, Found, TableFound, checks, found};
 pub use self::verdict::judge;

@@ -8,6 +8,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{Cut, Mark, MarkedTable, ProofId};
 use syncdata_service::postgres::ServerContext as _;
 
+use super::overall::{ALL, Overall};
 use super::questions::Answers;
 use super::seq_of;
 use crate::target::postgres::local::Local;
@@ -57,6 +58,8 @@ pub(super) struct Verdict {
     pub detail: Option<String>,
     /// Whatever earlier proofs said of its data, what was compared is equal by now, though not all was.
     pub is_over: bool,
+    /// Rows that agree for certain, of so many; of what has a score.
+    pub parts: Option<(u64, u64)>,
 }
 
 impl Verdict {
@@ -71,6 +74,7 @@ impl Verdict {
             verdict: "not_proved",
             detail: Some(reason),
             is_over: false,
+            parts: None,
         }
     }
 }
@@ -221,6 +225,7 @@ pub(super) async fn conclude(
     id: &ProofId,
     cut: &Cut,
     verdicts: &[Verdict],
+    all: Option<&Overall>,
     is_final: bool,
 ) -> Result<()> {
     let (client, meta) = (local.session.client(), &local.meta);
@@ -254,6 +259,9 @@ pub(super) async fn conclude(
                 )
                 .await
                 .context(|| format!("noting what proof {id} says of {}", verdict.table))?;
+        }
+        if let Some(all) = all {
+            all.note(local, cut).await?;
         }
         let over = format!(
             "UPDATE {meta}.data_sync_consistency SET repaired_at = clock_timestamp() \
@@ -297,6 +305,9 @@ pub(super) async fn differing(local: &Local) -> Result<BTreeSet<(String, String)
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     pub tables: Vec<TableFound>,
+    /// The newest proof that was compared, over all of them.
+    #[serde(default)]
+    pub all: Option<Overall>,
 }
 
 /// The newest proof of one table.
@@ -340,7 +351,8 @@ pub async fn found(local: &Local) -> Result<Found> {
         differs: row.get(11),
         by_check_only: row.get(12),
     };
-    Ok(Found { tables: rows.iter().map(table).collect() })
+    let all = Overall::newest(local).await?;
+    Ok(Found { tables: rows.iter().map(table).collect(), all })
 }
 
 fn found_statement(meta: &MetaSchema) -> String {
@@ -460,14 +472,17 @@ pub(super) async fn clear(local: &Local, table: &TableName) -> Result<()> {
     );
     let done = local.session.client().execute(&waiting, &[&table.to_string()]).await;
     done.context(|| "noting that the table was repaired".to_owned())?;
-    // What refers to nothing and breaks a rule did so for the rows that differed, in this table or in another one.
+    // What refers to nothing and breaks a rule did so for the rows that differed, in this table or in another one; and what
+    // was said of all tables together was said of these.
     let others = format!(
         "UPDATE {0}.data_sync_consistency c SET repaired_at = clock_timestamp() \
-         WHERE verdict = 'differs' AND repaired_at IS NULL AND check_type IN ('referential_integrity', 'business_rules') \
+         WHERE verdict = 'differs' AND repaired_at IS NULL \
+           AND (table_name = '{ALL}' OR check_type IN ('referential_integrity', 'business_rules')) \
            AND EXISTS (SELECT FROM {0}.data_sync_consistency r WHERE r.proof_id = c.proof_id AND r.verdict = 'differs' \
              AND r.check_type = 'data_hash' AND r.repaired_at IS NOT NULL) \
            AND NOT EXISTS (SELECT FROM {0}.data_sync_consistency d WHERE d.proof_id = c.proof_id \
-             AND d.verdict = 'differs' AND d.check_type IN ('row_count', 'data_hash') AND d.repaired_at IS NULL)",
+             AND d.table_name <> '{ALL}' AND d.verdict = 'differs' AND d.check_type IN ('row_count', 'data_hash') \
+             AND d.repaired_at IS NULL)",
         local.meta
     );
     let done = local.session.client().execute(&others, &[]).await;

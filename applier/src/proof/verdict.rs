@@ -6,6 +6,7 @@ use syncdata_formats::proof::{Buckets, Comparison, Layout, ProofManifest, Proved
 use uuid::Uuid;
 
 use super::broken;
+use super::overall::Overall;
 use super::record::{self, Digested, Outcome, Verdict, Waiting};
 use crate::archive::source::Source;
 use crate::target::postgres::local::Local;
@@ -37,7 +38,8 @@ pub async fn judge(local: &Local, source: &Source, archive_id: Uuid) -> Result<(
     }
     let open = record::differing(local).await?;
     verdicts.extend(broken::verdicts(&waiting, &proof, &verdicts, &open));
-    record::conclude(local, &proof.id, &waiting.cut, &verdicts, true).await?;
+    let all = Overall::of(&proof.id, &verdicts);
+    record::conclude(local, &proof.id, &waiting.cut, &verdicts, all.as_ref(), true).await?;
     for verdict in verdicts.iter().filter(|verdict| verdict.verdict == "differs") {
         let (table, lsn, id) = (&verdict.table, waiting.cut.end_lsn, &proof.id);
         match verdict.check {
@@ -52,7 +54,10 @@ pub async fn judge(local: &Local, source: &Source, archive_id: Uuid) -> Result<(
             ),
         }
     }
-    tracing::info!(proof = %proof.id, lsn = %waiting.cut.end_lsn, tables = waiting.tables.len(), "proof compared");
+    let score = all.and_then(|all| all.score).unwrap_or_else(|| "-".to_owned());
+    tracing::info!(
+        proof = %proof.id, lsn = %waiting.cut.end_lsn, tables = waiting.tables.len(), score, "proof compared"
+    );
     Ok(())
 }
 
@@ -77,7 +82,7 @@ async fn refuse(local: &Local, waiting: &Waiting, error: &Error) -> Result<()> {
     tracing::error!(proof = %waiting.mark.id, error = %error.one_line(), "the proof is refused");
     let detail = format!("the proof is refused: {}", error.one_line());
     let verdicts: Vec<Verdict> = waiting.tables.keys().flat_map(|table| not_proved(table, &detail)).collect();
-    record::conclude(local, &waiting.mark.id, &waiting.cut, &verdicts, false).await
+    record::conclude(local, &waiting.mark.id, &waiting.cut, &verdicts, None, false).await
 }
 
 fn not_proved(table: &TableName, reason: &str) -> Vec<Verdict> {
@@ -145,6 +150,7 @@ fn said(
         verdict: if apart == 0 { "equal" } else { "differs" },
         detail: None,
         is_over: false,
+        parts: None,
     };
     let mut left_out = left_out(proved, layout);
     left_out.extend(plain_here.iter().map(String::as_str));
@@ -168,6 +174,7 @@ fn said(
     if !computed.is_empty() {
         words.push(format!("generated, not compared: {}", computed.join(", ")));
     }
+    let is_known = is_whole || !is_equal && !is_doubtful;
     let hash = Verdict {
         table: table.clone(),
         check: "data_hash",
@@ -175,10 +182,11 @@ fn said(
         local_rows: rows.1,
         // Rows in a bucket that differs may agree: nobody knows before the archive was asked.
         differing: (is_equal && is_whole).then_some(0),
-        score: (is_whole || !is_equal && !is_doubtful).then(|| score(comparison)),
+        score: is_known.then(|| score(comparison)),
         verdict: word(is_equal, is_whole, is_doubtful),
         detail: (!words.is_empty()).then(|| words.join("; ")),
         is_over: is_equal,
+        parts: is_known.then(|| comparison.parts()),
     };
     vec![counts, hash]
 }

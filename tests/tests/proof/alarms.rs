@@ -15,9 +15,15 @@ fn rounds() -> u32 {
 }
 
 /// Sessions that write until they are told to stop: savepoints, prepared transactions, TOAST, key moves, truncates.
-fn write(world: &World, stop: &Arc<AtomicBool>, number: u32) -> tokio::task::JoinHandle<u64> {
+/// Truncates come when they are asked for: after one too many no proof would speak of the table.
+fn write(
+    world: &World,
+    stop: &Arc<AtomicBool>,
+    truncate: &Arc<AtomicBool>,
+    number: u32,
+) -> tokio::task::JoinHandle<u64> {
     let config = world.source.config();
-    let stop = Arc::clone(stop);
+    let (stop, truncate) = (Arc::clone(stop), Arc::clone(truncate));
     tokio::spawn(async move {
         let client = syncdata_tests::postgres::connect(&config).await.expect("connects");
         let mut round = u64::from(number);
@@ -43,7 +49,7 @@ fn write(world: &World, stop: &Arc<AtomicBool>, number: u32) -> tokio::task::Joi
                 7 => format!(
                     "UPDATE accounts SET id = id + 100000 WHERE id = {id}; UPDATE accounts SET id = id - 100000 WHERE id = {id} + 100000"
                 ),
-                _ if number == 0 && round % 5 == 0 => "TRUNCATE log".to_owned(),
+                _ if truncate.swap(false, Ordering::Relaxed) => "TRUNCATE log".to_owned(),
                 _ => format!("BEGIN; UPDATE entries SET amount = amount + 1 WHERE account = {id}; ROLLBACK"),
             };
             // Two sessions may meet in the log, and a prepared transaction may not have been made.
@@ -60,12 +66,15 @@ async fn proofs_under_writing_sessions_raise_no_false_alarm_and_find_what_is_spo
     let options = WorldOptions::default().source(|source| source.setting("max_prepared_transactions", "20"));
     let world = scene::world(options).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = (0..8).map(|number| write(&world, &stop, number)).collect();
-    let (mut proved, mut void) = (0, 0);
+    let truncate = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..8).map(|number| write(&world, &stop, &truncate, number)).collect();
+    let (mut proved, mut void, mut unfit) = (0, 0, 0);
     for round in 0..rounds() {
+        truncate.store(round % 3 == 0, Ordering::Relaxed);
         let made = world.archiver(["proof", "--json"]).run().await;
         if made.code() == Some(1) && made.stdout.is_empty() {
             // No snapshot fitted: said, and no alarm.
+            unfit += 1;
             continue;
         }
         void += made.json()["void"].as_u64().expect("a number");
@@ -83,7 +92,8 @@ async fn proofs_under_writing_sessions_raise_no_false_alarm_and_find_what_is_spo
     for writer in writers {
         writer.await.expect("it writes to its end");
     }
-    assert!(proved >= rounds(), "{proved} tables were proved, {void} attempts void");
+    println!("{} proofs, {unfit} without a fitting snapshot, {void} void, {proved} tables proved", rounds());
+    assert!(proved >= 3 * (rounds() - unfit), "{proved} tables were proved, {void} attempts void");
     world.archiver(["proof"]).succeed().await;
     world.applier(["sync"]).succeed().await;
     assert_all_equal(&world).await;
