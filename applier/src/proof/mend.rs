@@ -1,17 +1,17 @@
 //! The repair of a table: exactly the rows that differ, and nothing else anywhere.
 
+use std::collections::BTreeSet;
+
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::faults;
-use syncdata_service::postgres::ServerContext as _;
 
 use super::record;
 use super::rows::{Asked, Difference, Report};
 use crate::load::{Changes, Pair};
-use crate::plan::state::State;
 use crate::target::postgres::apply::Writer;
-use crate::target::postgres::cascades::Watch;
+use crate::target::postgres::cascades::Bystanders;
 use crate::target::postgres::local::Local;
-use crate::target::postgres::{cursor, identity, rules};
+use crate::target::postgres::rules;
 
 /// Exactly the rows that differ, in this transaction; then all is compared again.
 pub(super) async fn repair(
@@ -57,37 +57,13 @@ pub(super) async fn repair(
 /// along that are right.
 async fn alone(local: &Local, pair: &Pair<'_>) -> Result<Changes> {
     let (client, name) = (local.session.client(), &pair.table.name);
-    let refused = |what: String, remedy: String| {
-        Error::new(Kind::Rejected, what).hint(format!("nothing was changed; run: {remedy}"))
-    };
     if let Some(rule) = rules::acting(client, std::iter::once(pair.table)).await?.remove(name) {
-        return Err(refused(rule.what(name), rule.remedy()));
+        let hint = format!("nothing was changed; run: {}", rule.remedy());
+        return Err(Error::new(Kind::Rejected, rule.what(name)).hint(hint));
     }
-    let states = cursor::table_states(client, &local.meta).await?;
-    let others = states.keys().filter(|other| *other != name).cloned().collect();
-    let watch = match local.replica {
-        true => Watch::default(),
-        false => Watch::over(client, &others).await?,
-    };
-    let before = watch.count(client).await?;
+    let bystanders = Bystanders::of(local, &BTreeSet::from([name])).await?;
     let changes = pair.bring_over(client).await?;
-    for other in watch.changed(client, &before).await? {
-        if states[&other].state == State::Live {
-            let what = format!(
-                "rows of {name} cannot change without those of {other}, through a foreign key of the copy"
-            );
-            let role = client.query_one("SELECT pg_catalog.quote_ident(CURRENT_USER)", &[]).await;
-            let role: String = role.context(|| "asking for the role".to_owned())?.get(0);
-            let remedy = format!(
-                "syncdata-applier consistency repair {}, where that differs too; else as superuser: GRANT SET ON PARAMETER \
-                 session_replication_role TO {role}",
-                other.shell_word()
-            );
-            return Err(refused(what, remedy));
-        }
-        // It was wrong before, and is no nearer to any position now.
-        identity::disown(client, &local.meta, &other).await?;
-    }
+    bystanders.must_be_untouched(local, &format!("rows of {name}")).await?;
     Ok(changes)
 }
 

@@ -370,3 +370,41 @@ async fn a_repair_that_was_said_to_be_done_survives_a_crash_of_the_server() {
     assert_eq!(state(&copy).await, "1,n1,b1 2,n2,b2");
     assert_eq!(copy.rows("SELECT count(*) FROM data_sync_logs WHERE archive_ref LIKE 'replay%'").await, "1");
 }
+
+/// Where the role may not switch them off, foreign keys of the copy act on what a replay removes.
+#[tokio::test]
+async fn no_replay_takes_rows_of_other_tables_along() {
+    let tables = "CREATE TABLE users (id int PRIMARY KEY, name text, big text);
+        CREATE TABLE orders (id int PRIMARY KEY, user_id int)";
+    let mut copy = LocalCopy::start(tables).await;
+    copy.forge.relation("users", &["id integer not null", "name text", "big text"], &["id"]);
+    copy.forge.relation("orders", &["id integer not null", "user_id integer"], &["id"]);
+    copy.applier(&["add-tables", "users", "orders"]).succeed().await;
+    // Production has no such key: its order refers to nobody by now.
+    let order = r#"{"table":"orders","op":"INSERT","data":{"id":1,"user_id":3}}"#.to_owned();
+    copy.forge.segment(&[(1..=3).map(insert).chain([order]).collect()]);
+    copy.forge.set_clock("2026-02-05T23:59:59Z");
+    copy.forge.segment(&[vec![delete(3)]]);
+    copy.sync(0).await;
+    copy.server
+        .execute(
+            "INSERT INTO users VALUES (3, 'by hand');
+             ALTER TABLE orders ADD FOREIGN KEY (user_id) REFERENCES users ON DELETE CASCADE;
+             CREATE ROLE plain LOGIN; GRANT CREATE ON SCHEMA public TO plain;
+             DO $$ DECLARE t regclass; BEGIN
+               EXECUTE format('GRANT CREATE, TEMPORARY ON DATABASE %I TO plain', current_database());
+               FOR t IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+               LOOP EXECUTE format('ALTER TABLE %s OWNER TO plain', t); END LOOP; END $$",
+        )
+        .await;
+    copy.set("PG_USER_NAME", "plain");
+    let range = ["--from", "2026-02-05T23:00:00Z", "--to", "2026-02-06"];
+    let refused = replay(&copy, &range, 2).await;
+    assert!(refused.stderr.contains("cannot change without those of orders"), "{refused}");
+    assert_eq!(copy.rows("SELECT count(*) FROM orders").await, "1");
+    let (_, grant) = refused.stderr.split_once("as superuser: ").expect("a statement");
+    copy.server.execute(grant.lines().next().expect("a line")).await;
+    replay(&copy, &range, 0).await;
+    assert_eq!(copy.rows("SELECT count(*) FROM orders").await, "1");
+    assert_eq!(copy.rows("SELECT count(*) FROM users WHERE id = 3").await, "0");
+}

@@ -21,6 +21,7 @@ use crate::batch::Place;
 use crate::history::BATCHES_AHEAD;
 use crate::history::report::Report;
 use crate::target::postgres::apply::{FREE_PLANS, Outcome, Writer};
+use crate::target::postgres::cascades::Bystanders;
 use crate::target::postgres::ledger::{self, Entry};
 
 impl Repair<'_> {
@@ -40,6 +41,7 @@ impl Repair<'_> {
         let wanted = self.put_together(&mut writer, wanted).await?;
         let mut entries = Vec::new();
         client.batch_execute(FREE_PLANS).await.context(|| "preparing the transaction".to_owned())?;
+        let bystanders = Bystanders::of(self.local, &self.plan.tables.keys().collect()).await?;
         for (name, table) in &self.plan.tables {
             let Some(wanted) = wanted.get(&name.to_string()) else { continue };
             let (changed, not_rebuilt) = self.merge(wanted, &writer, table).await?;
@@ -49,6 +51,7 @@ impl Repair<'_> {
                 table.not_rebuilt = Some(not_rebuilt);
             }
         }
+        bystanders.must_be_untouched(self.local, "rows of the range").await?;
         ledger::log(client, &self.local.meta, &entries, started.elapsed()).await?;
         faults::hit("replay.before_commit")?;
         Ok(())
