@@ -53,7 +53,9 @@ fn write(
                 _ => format!("BEGIN; UPDATE entries SET amount = amount + 1 WHERE account = {id}; ROLLBACK"),
             };
             // Two sessions may meet in the log, and a prepared transaction may not have been made.
-            let _ = client.batch_execute(&sql).await;
+            if client.batch_execute(&sql).await.is_err() {
+                let _ = client.batch_execute("ROLLBACK").await;
+            }
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
         let _ = client.batch_execute(&format!("COMMIT PREPARED 'p{number}'")).await;
@@ -71,7 +73,9 @@ async fn proofs_under_writing_sessions_raise_no_false_alarm_and_find_what_is_spo
     let (mut proved, mut void, mut unfit) = (0, 0, 0);
     for round in 0..rounds() {
         truncate.store(round % 3 == 0, Ordering::Relaxed);
-        let made = world.archiver(["proof", "--json"]).run().await;
+        // Longer than it waits for older transactions: what holds it up is in what it says.
+        let proof = world.archiver(["-v", "proof", "--json"]).patience(Duration::from_secs(900));
+        let made = proof.run().await;
         if made.code() == Some(1) && made.stdout.is_empty() {
             // No snapshot fitted: said, and no alarm.
             unfit += 1;
