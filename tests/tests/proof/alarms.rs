@@ -96,7 +96,7 @@ async fn proofs_under_writing_sessions_raise_no_false_alarm_and_find_what_is_spo
     for writer in writers {
         writer.await.expect("it writes to its end");
     }
-    println!("{} proofs, {unfit} without a fitting snapshot, {void} void, {proved} tables proved", rounds());
+    eprintln!("{} proofs, {unfit} without a fitting snapshot, {void} void, {proved} tables proved", rounds());
     assert!(proved >= 3 * (rounds() - unfit), "{proved} tables were proved, {void} attempts void");
     world.archiver(["proof"]).succeed().await;
     world.applier(["sync"]).succeed().await;
