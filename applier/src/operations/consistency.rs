@@ -111,7 +111,7 @@ pub enum CheckType {
 }
 
 impl CheckType {
-    fn as_str(self) -> &'static str {
+    const fn as_str(self) -> &'static str {
         match self {
             CheckType::RowCount => "row_count",
             CheckType::DataHash => "data_hash",
@@ -134,7 +134,7 @@ pub async fn check(
 ) -> Result<Answer> {
     let local = Local::open(config).await?;
     let wanted: Vec<TableName> = tables.iter().map(|table| name_of(table)).collect::<Result<_>>()?;
-    let found = proof::found(&local).await?;
+    let mut found = proof::found(&local).await?;
     let unknown =
         wanted.iter().find(|name| !found.tables.iter().any(|found| found.table == name.to_string()));
     if let Some(unknown) = unknown {
@@ -145,11 +145,10 @@ pub async fn check(
         let newest = |found: &Found| found.tables.iter().filter_map(|table| table.proof_id.clone()).max();
         let is_waiting = |found: &Found| found.tables.iter().any(|t| t.verdict.as_deref() == Some("waiting"));
         let before = newest(&found);
-        let mut now = found;
-        while newest(&now) == before || is_waiting(&now) {
+        while newest(&found) == before || is_waiting(&found) {
             tokio::time::sleep(BETWEEN_SYNCS).await;
             sync().await?;
-            now = proof::found(&local).await?;
+            found = proof::found(&local).await?;
         }
     }
     let is_meant = |check: &Check| {
@@ -161,6 +160,17 @@ pub async fn check(
         let is_wanted = |name: &TableName| wanted.is_empty() || wanted.contains(name);
         let now = proof::now::referential_integrity(config, &local, is_wanted).await?;
         checks = with_now(checks, now);
+    }
+    if types.is_empty() || types.contains(&CheckType::BusinessRules) {
+        let is_wanted = |name: &TableName| {
+            (wanted.is_empty() || wanted.contains(name))
+                && found.tables.iter().any(|found| found.table == name.to_string())
+        };
+        for (table, rules) in proof::now::unasked_rules(config, &local).await? {
+            if is_wanted(&table) {
+                not_asked(&mut checks, &table, &rules);
+            }
+        }
     }
     let missing = match types.iter().all(|of| *of == CheckType::ReferentialIntegrity) && !types.is_empty() {
         true => Vec::new(),
@@ -178,6 +188,25 @@ pub async fn check(
     }
     let document = json!({"checks": checks, "without_proof": missing});
     Ok(Answer { exit_code, ..Answer::done(text, document) })
+}
+
+/// What the newest proof says of other rules is no word on these.
+fn not_asked(checks: &mut Vec<Check>, table: &TableName, rules: &[String]) {
+    const OF_RULES: &str = CheckType::BusinessRules.as_str();
+    let words = format!("{}: no proof has asked it yet", rules.join(", "));
+    let known =
+        checks.iter_mut().find(|check| check.table == table.to_string() && check.check_type == OF_RULES);
+    match known {
+        Some(check) => {
+            if check.verdict == "equal" {
+                check.verdict = "not_proved".to_owned();
+                check.differing = None;
+            }
+            check.detail =
+                Some(check.detail.take().map_or(words.clone(), |detail| format!("{detail}; {words}")));
+        }
+        None => checks.push(Check::not_proved(table, OF_RULES, words)),
+    }
 }
 
 /// Tables that no proof has said anything of.

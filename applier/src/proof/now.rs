@@ -8,13 +8,13 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{self, Generated, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{Layout, Mark, MarkedTable, ProofManifest};
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, Rule};
 use syncdata_service::postgres::{CatalogKey, Question, ServerContext as _};
 
 use super::broken;
 use super::digest::comparable;
 use super::questions::{Asked, Open, Ready};
-use super::record::{self, Check, Verdict, Waiting};
+use super::record::{self, Check, Outcome, Verdict, Waiting};
 use crate::archive::hand_files::HandFiles;
 use crate::plan::state::{State, TableState};
 use crate::table::Table;
@@ -69,6 +69,27 @@ pub async fn referential_integrity(
     Ok(checks)
 }
 
+/// Rules of the settings that the newest proof has not asked as they are now, by their tables.
+pub async fn unasked_rules(config: &Config, local: &Local) -> Result<BTreeMap<TableName, Vec<String>>> {
+    let waiting = record::waiting(local).await?;
+    let was_asked = |name: &String, rule: &Rule| {
+        let digested = waiting.as_ref().and_then(|waiting| waiting.tables.get(&rule.table));
+        match digested.map(|digested| &digested.outcome) {
+            Some(Outcome::Done { answers, .. }) => {
+                answers.rules.get(name).is_some_and(|answer| answer.sha256 == rule.sha256())
+            }
+            // Why nothing was asked of the table, its check says.
+            Some(Outcome::Not(_) | Outcome::UnderWay) => true,
+            None => false,
+        }
+    };
+    let mut unasked: BTreeMap<TableName, Vec<String>> = BTreeMap::new();
+    for (name, rule) in config.rules.iter().filter(|(name, rule)| !was_asked(name, rule)) {
+        unasked.entry(rule.table.clone()).or_default().push(name.clone());
+    }
+    Ok(unasked)
+}
+
 fn stands_at(state: &TableState, end: Lsn) -> bool {
     state.state == State::Live && state.position == Some(end)
 }
@@ -115,6 +136,27 @@ async fn proof_of(
         Err(error) => {
             tracing::warn!(error = %error.one_line(), "the newest proof of production cannot be read");
             None
+        }
+    }
+}
+
+impl Check {
+    /// Of which no proof says anything.
+    pub fn not_proved(table: &TableName, check_type: &str, detail: String) -> Check {
+        Check {
+            table: table.to_string(),
+            check_type: check_type.to_owned(),
+            proof_id: None,
+            cut_lsn: None,
+            source_rows: None,
+            local_rows: None,
+            differing: None,
+            score: None,
+            verdict: "not_proved".to_owned(),
+            blame: None,
+            detail: Some(detail),
+            age_seconds: None,
+            is_repaired: false,
         }
     }
 }

@@ -291,5 +291,8 @@ fn unreachable_from(base: &Base, segments: &[Verified], table: &TableName, upto:
 
 pub(super) fn not_applied() -> Error {
     Error::new(Kind::NotFound, "nothing was applied here yet")
-        .hint("syncdata-applier sync applies what the archive has")
+        .hint(
+            "syncdata-applier sync applies what the archive has; where production is idle, a proof makes the first segment: \
+             syncdata-archiver proof",
+        )
 }

@@ -63,6 +63,7 @@ fn write(
     })
 }
 
+#[expect(clippy::print_stderr, reason = "figures are what a soak is for")]
 #[tokio::test]
 async fn proofs_under_writing_sessions_raise_no_false_alarm_and_find_what_is_spoilt() {
     let options = WorldOptions::default().source(|source| source.setting("max_prepared_transactions", "20"));

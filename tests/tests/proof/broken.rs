@@ -206,6 +206,32 @@ async fn only_violators_that_production_does_not_have_count() {
     assert_eq!(by_proof(&world, "accounts", "business_rules").await["verdict"], "equal");
 }
 
+/// A rule that is new, or has another SQL by now, was not asked: nothing is claimed before a proof has.
+#[tokio::test]
+async fn a_rule_that_no_proof_has_asked_yet_is_not_called_kept() {
+    let mut world = scene::world(WorldOptions::default()).await;
+    prove(&world).await;
+    let negative = ("negative", "accounts", "SELECT id FROM accounts WHERE balance < 0");
+    set_rules(&mut world, &[negative], &[negative]);
+    let (found, code) = checks(&world, &["--types", "business_rules"]).await;
+    assert_eq!((found.len(), code), (1, Some(2)), "{found:?}");
+    assert_eq!(found[0]["verdict"], "not_proved", "{found:?}");
+    assert!(detail(&found[0]).contains("negative: no proof has asked it yet"), "{found:?}");
+    prove(&world).await;
+    let (found, code) = checks(&world, &["--types", "business_rules"]).await;
+    assert_eq!((found.len(), code, &found[0]["verdict"]), (1, Some(0), &"equal".into()), "{found:?}");
+    let poor = ("negative", "accounts", "SELECT id FROM accounts WHERE balance < 1");
+    set_rules(&mut world, &[poor], &[poor]);
+    let (found, code) = checks(&world, &["accounts"]).await;
+    assert_eq!(code, Some(2), "{found:?}");
+    let of_rules = found.iter().find(|check| check["check_type"] == "business_rules").expect("said");
+    assert_eq!(
+        (&of_rules["verdict"], &of_rules["differing"]),
+        (&"not_proved".into(), &Value::Null),
+        "{found:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_rule_that_fails_is_not_proved_hurts_nobody_and_quotes_no_row() {
     let mut world = scene::world(WorldOptions::default()).await;
