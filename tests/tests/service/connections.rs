@@ -387,6 +387,18 @@ async fn values_are_printed_alike_whatever_the_role_s_defaults() {
     let server = PostgresServer::start().await;
     server.execute("CREATE ROLE odd LOGIN; CREATE SCHEMA odd; CREATE TABLE t (id int)").await;
     odd_role(&server).await;
+    // What stands before pg_catalog in its search_path is found before it.
+    for name in ["text", "int4", "bool"] {
+        server.execute(&format!("CREATE TYPE odd.{name} AS (x pg_catalog.int8)")).await;
+    }
+    server
+        .execute(
+            "CREATE FUNCTION odd.differs(pg_catalog.text, pg_catalog.text) RETURNS pg_catalog.bool LANGUAGE sql \
+             AS 'SELECT false'; CREATE OPERATOR odd.<> (LEFTARG = pg_catalog.text, RIGHTARG = pg_catalog.text, \
+             FUNCTION = odd.differs); GRANT USAGE ON SCHEMA odd TO odd; \
+             ALTER ROLE odd SET search_path = odd, pg_catalog",
+        )
+        .await;
     let home = home();
     let ours = PostgresSettings { user: "odd".into(), ..settings(&server, home.path()) };
     let pinned =

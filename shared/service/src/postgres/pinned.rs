@@ -72,8 +72,7 @@ impl PinnedSettings {
 
     /// Reads all of them back. The answer is what a manifest echoes: the settings that decide about text.
     pub async fn read_back(&self, client: &impl GenericClient) -> Result<BTreeMap<String, String>> {
-        const READ: &str =
-            "SELECT n, pg_catalog.current_setting(n, true) FROM pg_catalog.unnest($1::text[]) AS n";
+        const READ: &str = "SELECT n, pg_catalog.current_setting(n, true) FROM pg_catalog.unnest($1::pg_catalog.text[]) AS n";
         let names: Vec<&str> = self.all().map(|(name, _)| name).collect();
         let rows = client.query_typed(READ, &[(&names, Type::TEXT_ARRAY)]).await;
         let rows = rows.context(|| "reading the session's settings back".to_owned())?;
@@ -94,10 +93,11 @@ impl PinnedSettings {
 
     /// One statement, parsed without a name: a pooler may hand the next one to another server process.
     async fn apply(&self, client: &impl GenericClient, local: bool) -> Result<()> {
-        // A limit that this server does not know cannot bite.
+        // A limit that this server does not know cannot bite. Whatever stands first in the role's search_path is looked at
+        // before pg_catalog until this is done, types and operators too.
         const SET: &str = "SELECT pg_catalog.set_config(n, v, $4) \
-            FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS pin(n, v) \
-            WHERE n <> ALL ($3::text[]) OR pg_catalog.current_setting(n, true) IS NOT NULL";
+            FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS pin(n, v) \
+            WHERE n OPERATOR(pg_catalog.<>) ALL ($3::pg_catalog.text[]) OR pg_catalog.current_setting(n, true) IS NOT NULL";
         let (names, values): (Vec<&str>, Vec<&str>) = self.all().unzip();
         let parameters: [(&(dyn ToSql + Sync), Type); 4] = [
             (&names, Type::TEXT_ARRAY),

@@ -260,7 +260,7 @@ where
 }
 
 async fn read_version(client: &Client) -> Result<ServerVersion> {
-    const READ: &str = "SELECT pg_catalog.current_setting('server_version_num')::int4, \
+    const READ: &str = "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, \
         pg_catalog.current_setting('server_version')";
     let row = client.query_typed_one(READ, &[]).await;
     let row = row.context(|| "asking for the server's version".to_owned())?;
