@@ -42,6 +42,7 @@ impl HandFiles {
         let handle = ArchiveHandle::spawn(syncdata_archive::open(config.archive()?)?)?;
         // The bound is kept here: a source that waits for room would wait for us.
         let source = Source::new(handle, folder.path().to_owned(), u64::MAX, config.verify_key()?)?;
+        let source = source.with_line_bytes_max(config.line_max);
         let bytes_max = config.cache_max.as_u64();
         Ok(HandFiles { source, kept: HashMap::new(), bytes: 0, bytes_max, passing: None, _folder: folder })
     }

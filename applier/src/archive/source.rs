@@ -72,6 +72,11 @@ impl Source {
 
     /// The longest record that is read, instead of the usual one.
     #[must_use]
+    /// Of the longest record that is read.
+    pub fn line_bytes_max(&self) -> usize {
+        self.line_bytes_max
+    }
+
     pub fn with_line_bytes_max(self, line_bytes_max: usize) -> Source {
         Source { line_bytes_max, ..self }
     }

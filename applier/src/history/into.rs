@@ -60,7 +60,7 @@ pub async fn look(config: &Config, order: &Order, schema_name: &str) -> Result<R
         }
         for segment in &segments {
             let Some(file) = files.get(segment).await? else { continue };
-            looking.segment(segment, &file).await?;
+            looking.segment((segment, &file), files.source.line_bytes_max()).await?;
             progress.add(segment.manifest().file.as_ref().map_or(0, |file| file.bytes));
         }
         progress.finish();
@@ -218,14 +218,14 @@ impl<'a> Looking<'a> {
         Ok(())
     }
 
-    async fn segment(&mut self, segment: &Verified, file: &Path) -> Result<()> {
+    async fn segment(&mut self, (segment, file): (&Verified, &Path), line_bytes_max: usize) -> Result<()> {
         let targets = self.targets(segment);
         let (sender, mut batches) = mpsc::channel(BATCHES_AHEAD);
         let (read, file, range) = (segment.clone(), file.to_owned(), self.order.range);
         let dry_run = self.order.dry_run;
         let reading = tokio::task::spawn_blocking(move || {
             let feed = Feed { targets, range, batch: Batch::default(), found: Found::default() };
-            feed.run(&read, &file, (!dry_run).then_some(&sender))
+            feed.run((&read, &file), line_bytes_max, (!dry_run).then_some(&sender))
         });
         while let Some(prepared) = batches.recv().await {
             self.write(&prepared).await?;
@@ -368,11 +368,13 @@ impl Feed {
     /// `None`: nothing is written, only counted.
     fn run(
         mut self,
-        segment: &Verified,
-        file: &Path,
+        (segment, file): (&Verified, &Path),
+        line_bytes_max: usize,
         batches: Option<&mpsc::Sender<Box<Prepared>>>,
     ) -> Result<Found> {
-        reader::rows(segment, file, |row, place| {
+        let names: HashSet<String> = self.targets.keys().cloned().collect();
+        let is_asked = |name: &str| names.contains(name);
+        reader::rows(segment, file, line_bytes_max, is_asked, |row, place| {
             if !self.range.has(row.ts) || !self.targets.contains_key(row.table.as_ref()) {
                 return Ok(());
             }

@@ -151,3 +151,35 @@ async fn changes_that_are_lost_are_said() {
     let before = history(&copy, &["p", "1", "2.5", "--to", "2026-02-05T10:30:02Z"]).run().await;
     before.expect_code(0);
 }
+
+#[tokio::test]
+async fn a_record_that_is_longer_than_line_max_is_read_by_nobody_and_is_in_nobodys_way() {
+    let mut copy = copy().await;
+    let insert = |table: &str, id: u32, v: &str| {
+        format!(r#"{{"table":"{table}","op":"INSERT","data":{{"id":{id},"v":"{v}"}}}}"#)
+    };
+    for table in ["long", "short"] {
+        copy.server.execute(&format!("CREATE TABLE {table} (id int PRIMARY KEY, v text)")).await;
+        copy.forge.relation(table, &["id integer not null", "v text"], &["id"]);
+    }
+    copy.forge.segment(&[vec![insert("long", 1, &"x".repeat(400 << 10)), insert("short", 1, "y")]]);
+    copy.applier(&["add-tables", "long", "short"]).succeed().await;
+    copy.sync(0).await;
+    copy.set("SYNCDATA_LINE_MAX", "256KiB");
+    let replay = |into: bool, table: &str| {
+        let mut arguments = vec!["replay", "--from", "2026-01-01", "--to", "2027-01-01", "--tables", table];
+        arguments.extend(if into { ["--into", "past"].as_slice() } else { ["--yes"].as_slice() });
+        copy.applier(&arguments)
+    };
+    for into in [true, false] {
+        let refused = replay(into, "long").run().await.expect_code(2);
+        assert!(refused.stderr.contains("set a larger line_max"), "{refused}");
+        replay(into, "short").succeed().await;
+    }
+    let refused =
+        history(&copy, &["long", "1"]).env("SYNCDATA_LINE_MAX", "256KiB").run().await.expect_code(2);
+    assert!(refused.stderr.contains("set a larger line_max"), "{refused}");
+    history(&copy, &["short", "1"]).env("SYNCDATA_LINE_MAX", "256KiB").succeed().await;
+    // As it says.
+    history(&copy, &["long", "1"]).env("SYNCDATA_LINE_MAX", "1MiB").succeed().await;
+}

@@ -104,8 +104,9 @@ impl Repair<'_> {
             let shares = self.shares(segment, &file)?;
             let (sender, mut items) = mpsc::channel(BATCHES_AHEAD);
             let (read, wanted_here) = (segment.clone(), Arc::clone(&wanted));
+            let line_bytes_max = self.files.source.line_bytes_max();
             let feeding = tokio::task::spawn_blocking(move || {
-                feed::segment(&wanted_here, shares, &read, &file, &sender)
+                feed::segment(&wanted_here, shares, (&read, &file), line_bytes_max, &sender)
             });
             while let Some(item) = items.recv().await {
                 self.write(writer, item?, &wanted).await?;

@@ -69,12 +69,13 @@ impl Wanted {
 pub(super) fn segment(
     wanted: &HashMap<String, Wanted>,
     mut shares: HashMap<String, Share>,
-    segment: &Verified,
-    file: &Path,
+    (segment, file): (&Verified, &Path),
+    line_bytes_max: usize,
     items: &mpsc::Sender<Result<Item>>,
 ) -> Result<bool> {
     let mut feed = Feed { batch: Batch::default(), in_order: Batch::default(), items, open: true };
-    reader::rows(segment, file, |row, place| {
+    let is_asked = |name: &str| wanted.contains_key(name);
+    reader::rows(segment, file, line_bytes_max, is_asked, |row, place| {
         let (Some(wanted), Some(share)) =
             (wanted.get(row.table.as_ref()), shares.get_mut(row.table.as_ref()))
         else {

@@ -121,8 +121,11 @@ impl Repair<'_> {
             let (range, all) = (self.order.range, self.incomparable());
             let segment = segment.clone();
             let read = segment.clone();
+            let line_bytes_max = self.files.source.line_bytes_max();
+            let names: HashSet<String> = scanning.scans.keys().cloned().collect();
             let scanned = tokio::task::spawn_blocking(move || {
-                reader::rows(&read, &file, |row, place| {
+                let is_asked = |name: &str| names.contains(name);
+                reader::rows(&read, &file, line_bytes_max, is_asked, |row, place| {
                     scanning.take(row, place, range.has(row.ts), &all);
                     Ok(())
                 })?;
@@ -181,10 +184,12 @@ impl Repair<'_> {
                 continue;
             };
             let (segment, file, table) = (segment.clone(), file.clone(), name.clone());
+            let line_bytes_max = self.files.source.line_bytes_max();
             let looked = tokio::task::spawn_blocking(move || {
+                let is_asked = |name: &str| name == table;
                 let mut reading = Some(search.begin(seq));
                 while let Some(mut now) = reading.take() {
-                    reader::rows(&segment, &file, |row, place| {
+                    reader::rows(&segment, &file, line_bytes_max, is_asked, |row, place| {
                         if row.table == table {
                             search.take(&mut now, row, &mut share.shape, place);
                         }

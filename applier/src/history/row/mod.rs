@@ -82,9 +82,11 @@ impl RowHistory {
                 continue;
             };
             let (changes, mut found) = mpsc::channel::<Change>(CHANGES_AHEAD);
-            let (segment_read, range) = (segment.clone(), self.row.range);
+            let (segment_read, row) = (segment.clone(), self.row.clone());
+            let line_bytes_max = self.files.source.line_bytes_max();
             let reading = tokio::task::spawn_blocking(move || {
-                read_segment(&segment_read, &file, range, &relation, history, &changes)
+                let from = (&segment_read, file.as_path());
+                read_segment(from, line_bytes_max, &row, &relation, history, &changes)
             });
             while let Some(change) = found.recv().await {
                 tell(&change);
@@ -98,16 +100,18 @@ impl RowHistory {
 }
 
 fn read_segment(
-    segment: &Verified,
-    file: &Path,
-    range: TimeRange,
+    (segment, file): (&Verified, &Path),
+    line_bytes_max: usize,
+    asked: &RowOf,
     relation: &Relation,
     mut history: History,
     changes: &mpsc::Sender<Change>,
 ) -> Result<History> {
     let seq = segment.manifest().seq.get();
-    reader::rows(segment, file, |row, _| {
-        if range.has(row.ts)
+    let table = asked.table.to_string();
+    let is_asked = |name: &str| name == table;
+    reader::rows(segment, file, line_bytes_max, is_asked, |row, _| {
+        if asked.range.has(row.ts)
             && let Some(change) = history.take(row, relation, seq)
         {
             // Whoever does not listen has an error of his own.
