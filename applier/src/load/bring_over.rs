@@ -62,13 +62,13 @@ impl Loader<'_> {
             };
             for table in loaded.keys() {
                 cursor::note_loaded(client, meta, table, position, taken_at).await?;
-                identity::note(client, meta, table).await?;
                 quarantine::settle(client, meta, table, Resolution::Resynced).await?;
                 cursor::release_held(client, meta, table).await?;
                 let described = &work.copies[table].relation.columns;
                 let columns =
                     described.iter().filter_map(|column| Some((column.attnum?, column.name.clone())));
                 cursor::note_columns(client, meta, table, &columns.collect()).await?;
+                identity::note(client, meta, table).await?;
                 labels::begin(client, meta, table, &work.copies[table].relation).await?;
             }
             let entries: Vec<Entry> = loaded

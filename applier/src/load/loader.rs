@@ -26,7 +26,7 @@ use crate::plan::state::{Event, State, TableState};
 use crate::plan::{not_found, offer};
 use crate::target::postgres::apply::Writer;
 use crate::target::postgres::cursor::{self, Checkpoint};
-use crate::target::postgres::identity::{self, Lost};
+use crate::target::postgres::identity;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::schema;
 
@@ -102,8 +102,8 @@ impl Loader<'_> {
                 continue;
             };
 
-            if identity::is_unlogged(client, name).await? {
-                self.fail(name, &Lost::Unlogged.reason(name)).await?;
+            if let Some(lost) = identity::unfit_for_rows(client, &self.local.meta, name).await? {
+                self.fail(name, &lost.reason(name)).await?;
                 continue;
             }
 

@@ -47,6 +47,7 @@ pub(crate) async fn make(client: &Client, table: &Table, number: usize) -> Resul
         acts_on_delete: false,
         acts_on_update: false,
         source_columns: Default::default(),
+        paired: Default::default(),
     }))
 }
 

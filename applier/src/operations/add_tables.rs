@@ -11,10 +11,11 @@ use crate::archive;
 use crate::load;
 use crate::plan::state::{Event, Want};
 use crate::target::postgres::cursor::{self, Checkpoint, Position};
-use crate::target::postgres::identity;
+use crate::target::postgres::identity::{self, Lost};
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
+use crate::target::postgres::others;
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -109,6 +110,10 @@ async fn add_one(
         let forget = format!("DELETE FROM {meta}.data_sync_table_state WHERE table_name = $1");
         client.execute(&forget, &[&table.to_string()]).await.context(adding)?;
         if position.is_some() {
+            if let Some(other) = others::of(client, meta, table).await? {
+                let message = format!("{table}: {}", Lost::Shared(other).reason(table));
+                return Err(Error::new(Kind::Conflict, message).hint("nothing was added"));
+            }
             cursor::change(client, meta, table, Event::NeedsNoBase, position, None).await?;
         }
         cursor::want(client, meta, table, want).await?;

@@ -63,10 +63,6 @@ impl Pass<'_> {
             error: Some(format!("Failed to apply changes: {reason}")),
         };
         let note = async {
-            // A table that was unlogged may have been emptied before it is not any more.
-            if lost == Lost::Unlogged {
-                identity::disown(client, meta, table).await?;
-            }
             quarantine::keep(self.context.local, &poison, None).await?;
             cursor::change(client, meta, table, Event::SetAside, None, Some(&reason)).await?;
             ledger::log(client, meta, &[entry], Duration::ZERO).await

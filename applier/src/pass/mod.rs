@@ -36,7 +36,7 @@ use crate::plan::state::{Event, State, TableState, Want};
 use crate::proof::cut_after;
 use crate::target::postgres::apply::is_no_fault_of_a_record;
 use crate::target::postgres::cursor::{self, Checkpoint, Position};
-use crate::target::postgres::identity::{self, Lost};
+use crate::target::postgres::identity;
 use crate::target::postgres::step::Prepared;
 
 /// What a pass did and what is left to say.
@@ -169,8 +169,8 @@ impl<'a> Pass<'a> {
         let (client, meta) = (self.context.local.session.client(), &self.context.local.meta);
         if checkpoint.segment.is_none() {
             for table in self.starting_with_the_archive(states, checkpoint, view).await? {
-                if identity::is_unlogged(client, &table).await? {
-                    let reason = Lost::Unlogged.reason(&table);
+                if let Some(lost) = identity::unfit_for_rows(client, meta, &table).await? {
+                    let reason = lost.reason(&table);
                     cursor::change(client, meta, &table, Event::LoadFails, None, Some(&reason)).await?;
                     self.context.tally.table_set_aside(&table, &reason);
                     continue;

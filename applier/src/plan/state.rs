@@ -15,7 +15,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 
 use crate::plan::GapName;
-use crate::table::SourceColumns;
+use crate::table::{PairedColumns, SourceColumns};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -146,6 +146,8 @@ pub struct TableState {
     pub held_with: Vec<TableName>,
     /// What the columns of the source were called when it took its last change, as far as that is known.
     pub source_columns: SourceColumns,
+    /// Where they are here, as far as that is known.
+    pub paired: PairedColumns,
 }
 
 impl TableState {

@@ -449,6 +449,7 @@ mod tests {
                 load: None,
                 held_with: vec![],
                 source_columns: Default::default(),
+                paired: Default::default(),
             };
             let found = prepared(
                 &"t".parse().expect("a name"),

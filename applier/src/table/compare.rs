@@ -7,7 +7,7 @@ use syncdata_formats::manifest::{self, Generated, Relation, ReplicaIdentity};
 use syncdata_formats::printed::{identifier, literal};
 use syncdata_formats::types::printable;
 
-use super::faithful::{computes_alike, takes};
+use super::faithful::{computes_alike, converts_exactly, takes};
 use super::{Column, Fit, Key, Table, TextEquality, UniqueIndex};
 
 /// Why a table cannot take what the archive holds, and the statement that mends it.
@@ -30,7 +30,7 @@ impl fmt::Display for Difference {
 /// A column that the local table lacks is not looked for here: a table renames and gains columns in the middle
 /// of a segment, and the rows before that still fit. [`lacking`] answers when a row carries it.
 pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Fit, Difference> {
-    if let Some(difference) = under_both_names(relation, table) {
+    if let Some(difference) = under_both_names(relation, table).or_else(|| elsewhere(relation, table)) {
         return Err(difference);
     }
     for column in &relation.columns {
@@ -42,7 +42,7 @@ pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Fit, Difference> {
             (_, false) => takes(&local.type_name, &column.type_name),
         };
         if !is_faithful {
-            return Err(other_type(table, column, &local.type_name));
+            return Err(other_type(table, column, local));
         }
     }
     let extra = |local: &&Column| relation.columns.iter().all(|column| column.name != local.name);
@@ -144,7 +144,11 @@ fn renamed_or_new(table: &Table, relation: &Relation, column: &manifest::Column)
         }
     }
     match olds.as_slice() {
-        [] => (add, false),
+        // Without numbers nobody knows whether it is a new one, nor what older rows have in it.
+        [] => (
+            add,
+            column.attnum.is_none() || number.is_none() && table.columns.iter().any(|local| is_ours(&local)),
+        ),
         olds => {
             let renames: Vec<String> = olds.iter().map(|local| rename(local)).collect();
             let both = format!(
@@ -225,6 +229,25 @@ pub fn other_old_values(table: &Table, column: usize, missing: Option<&str>) -> 
     }
 }
 
+/// A column's name is that of another one here than the one to which its values went so far.
+fn elsewhere(relation: &Relation, table: &Table) -> Option<Difference> {
+    let is_elsewhere = |column: &&manifest::Column| {
+        let place = column.attnum.and_then(|number| table.paired.get(&number));
+        let local = table.columns.iter().find(|local| local.name == column.name);
+        place.zip(local).is_some_and(|(place, local)| local.attnum != *place)
+    };
+    let column = relation.columns.iter().find(is_elsewhere)?;
+    Some(Difference {
+        what: format!(
+            "column {} of {} is another one here than its rows were written to",
+            identifier(&column.name),
+            table.name
+        ),
+        remedy: resync(table),
+        in_doubt: true,
+    })
+}
+
 /// With what rows from before have in it, and what the type's name is held to be.
 fn add_column(table: &Table, column: &manifest::Column) -> String {
     let (name, type_name) = (identifier(&column.name), printable(&column.type_name));
@@ -262,19 +285,23 @@ fn computed_there(table: &Table, local: &super::Column) -> Difference {
     }
 }
 
-fn other_type(table: &Table, column: &manifest::Column, local: &str) -> Difference {
+fn other_type(table: &Table, column: &manifest::Column, local: &Column) -> Difference {
     let name = identifier(&column.name);
+    let alter =
+        format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {}", table.name.sql(), printable(&column.type_name));
+    let in_doubt = !converts_exactly(&local.plain_type, &column.type_name);
     Difference {
         what: format!(
-            "column {name} of {} is {local} here and {} at the source: values would be altered",
-            table.name, column.type_name
+            "column {name} of {} is {} here and {} at the source: values would be altered",
+            table.name, local.type_name, column.type_name
         ),
-        remedy: format!(
-            "ALTER TABLE {} ALTER COLUMN {name} TYPE {}",
-            table.name.sql(),
-            printable(&column.type_name)
-        ),
-        in_doubt: false,
+        remedy: match in_doubt {
+            false => alter,
+            true => {
+                format!("{alter}  -- then, since that converts what is there, run: {}", resync(table))
+            }
+        },
+        in_doubt,
     }
 }
 
@@ -353,6 +380,7 @@ mod tests {
             acts_on_delete: false,
             acts_on_update: false,
             source_columns: Default::default(),
+            paired: Default::default(),
         };
         let added = |name: &str, type_name: &str, missing: Option<&str>| {
             let column = manifest::Column {

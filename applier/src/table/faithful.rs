@@ -3,7 +3,7 @@
 //! A value that does not fit is an error of the server for most types. These rules are about the others, which
 //! round or cut in silence.
 
-use syncdata_formats::types::Type;
+use syncdata_formats::types::{Type, keeps_text};
 
 /// Whether a local column of type `local` keeps every text of type `source`, or refuses it aloud.
 pub(super) fn takes(local: &str, source: &str) -> bool {
@@ -47,6 +47,24 @@ pub(super) fn computes_alike(local: &str, source: &str) -> bool {
     let integer = |name: &str| matches!(name, "smallint" | "integer" | "bigint");
     let text = |name: &str| matches!(name, "text" | "character varying");
     local == source || integer(local) && integer(source) || text(local) && text(source)
+}
+
+/// Whether a column of ours that is made another type, however it is converted, has the values that its rows would have
+/// been given as that type. (A `USING` that computes others is not seen here.)
+pub(crate) fn converts_exactly(old: &str, new: &str) -> bool {
+    let (before, after) = (Type::parse(old), Type::parse(new));
+    let is_plain = before.rest.is_empty() && after.rest.is_empty();
+    match (before.name, after.name) {
+        // Out of range is an error.
+        ("smallint" | "integer" | "bigint", "smallint" | "integer" | "bigint" | "numeric")
+        | ("numeric", "numeric")
+            if is_plain =>
+        {
+            takes(new, old)
+        }
+        ("cidr", "inet") => true,
+        _ => keeps_text(old, new),
+    }
 }
 
 #[cfg(test)]
@@ -100,6 +118,29 @@ mod tests {
             ("text", "character varying(5)", false),
         ] {
             assert_eq!(computes_alike(local, source), alike, "{local} {source}");
+        }
+    }
+
+    #[test]
+    fn a_conversion_is_exact_where_rows_would_have_been_written_so() {
+        for (old, new, exact) in [
+            ("integer", "smallint", true), // out of range is an error
+            ("integer", "numeric(12,2)", true),
+            ("numeric(12,2)", "numeric", true),
+            ("numeric(12,2)", "numeric(12,4)", true),
+            ("numeric", "numeric(12,2)", false),
+            ("numeric[]", "numeric(12,2)[]", false),
+            ("character varying(5)", "text", true),
+            ("text", "character varying(5)", false), // spaces are cut in silence
+            ("character(5)", "text", false),
+            ("boolean", "text", false),
+            ("real", "double precision", false),
+            ("timestamp(0) without time zone", "timestamp without time zone", true),
+            ("timestamp without time zone", "timestamp with time zone", false),
+            ("cidr", "inet", true),
+            ("mood", "text", false),
+        ] {
+            assert_eq!(converts_exactly(old, new), exact, "{old} -> {new}");
         }
     }
 }

@@ -5,6 +5,7 @@ mod compare;
 pub(crate) mod create;
 mod faithful;
 mod labels;
+mod memory;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +15,16 @@ use syncdata_formats::printed;
 
 pub use self::compare::{Difference, fit, lacking, newer, other_old_values};
 pub(crate) use self::compare::{fit_of_shadow, same_family};
+pub(crate) use self::faithful::converts_exactly;
 pub(crate) use self::labels::{Renamed, renamed};
+pub use self::memory::Altered;
+pub(crate) use self::memory::Memory;
 
 /// The names of a source table's columns, by their numbers in its catalog, which tell a new name from a new column.
 pub type SourceColumns = BTreeMap<u16, String>;
+
+/// Which local column holds which one of the source's, by the numbers in both catalogs: names come and go.
+pub type PairedColumns = BTreeMap<u16, i16>;
 
 /// A local table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +43,8 @@ pub struct Table {
     pub acts_on_update: bool,
     /// What the columns of the source were called when it took its last change, as far as that is known.
     pub source_columns: SourceColumns,
+    /// Where the columns of the source are here, as far as that is known.
+    pub paired: PairedColumns,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +60,8 @@ pub struct Column {
     pub attnum: i16,
     /// As `format_type` prints it.
     pub type_name: String,
+    /// The same below all domains, with the modifier that counts.
+    pub plain_type: String,
     /// The type below all domains, qualified and quoted, without a modifier: a text cast to it is parsed by
     /// its input function and cut by nobody.
     pub base_type: String,
@@ -64,6 +75,8 @@ pub struct Column {
     pub not_null: bool,
     pub has_default: bool,
     pub generated: bool,
+    /// The number of the expression that computes it, which another one does not have.
+    pub expression: Option<u32>,
     pub identity_always: bool,
     pub identity: bool,
 }
@@ -123,6 +136,7 @@ impl Column {
             name: name.to_owned(),
             attnum: 0,
             type_name: type_name.to_owned(),
+            plain_type: type_name.to_owned(),
             base_type: base_type.to_owned(),
             text_equality: TextEquality::Exact,
             equality: "=".to_owned(),
@@ -131,6 +145,7 @@ impl Column {
             not_null: false,
             has_default: false,
             generated: false,
+            expression: None,
             identity_always: false,
             identity: false,
         }
@@ -151,6 +166,7 @@ impl Table {
             acts_on_delete: false,
             acts_on_update: false,
             source_columns: SourceColumns::default(),
+            paired: PairedColumns::default(),
         }
     }
 

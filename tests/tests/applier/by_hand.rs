@@ -201,3 +201,67 @@ async fn positions_of_another_moment_than_the_rows_are_noticed() {
     copy.sync(0).await;
     assert_eq!(copy.rows("SELECT id FROM loose ORDER BY id").await, "1 2 3");
 }
+
+#[tokio::test]
+async fn a_table_that_was_emptied_by_a_crash_is_not_live_because_a_pass_stops_at_errors() {
+    let mut copy = synced().await;
+    copy.set("SYNCDATA_ON_ERROR", "stop");
+    copy.server
+        .execute("ALTER TABLE orders DROP CONSTRAINT orders_user_id_fkey; ALTER TABLE users SET UNLOGGED")
+        .await;
+    let said = copy.sync(2).await;
+    assert!(said.contains("UNLOGGED"), "{said}");
+    copy.server.crash();
+    copy.server.restart().await;
+    assert_eq!(copy.rows(USERS).await, "");
+    copy.server.execute("ALTER TABLE users SET LOGGED").await;
+    let said = copy.sync(2).await;
+    assert!(said.contains("resync users"), "{said}");
+    copy.applier(&["resync", "users"]).succeed().await;
+    assert_eq!(copy.rows(USERS).await, "1,Ann 2,Bob");
+    copy.sync(0).await;
+}
+
+#[tokio::test]
+async fn a_table_that_is_unlogged_for_a_while_in_quarantine_needs_a_new_base() {
+    let mut copy = synced().await;
+    copy.server.execute("ALTER TABLE orders DROP CONSTRAINT orders_user_id_fkey").await;
+    copy.server.execute("ALTER TABLE users ADD CHECK (id < 3)").await;
+    copy.forge.segment(&[vec![insert(3)]]);
+    copy.sync(1).await;
+    copy.server.execute("ALTER TABLE users DROP CONSTRAINT users_id_check, SET UNLOGGED").await;
+    copy.sync(1).await;
+    copy.server.crash();
+    copy.server.restart().await;
+    copy.server.execute("ALTER TABLE users SET LOGGED").await;
+    let retried = copy.applier(&["retry", "users"]).run().await.expect_code(1);
+    assert!(retried.stdout.contains("resync users"), "{retried}");
+    copy.applier(&["resync", "users"]).succeed().await;
+    assert_eq!(copy.rows(USERS).await, "1,Ann 2,Bob 3,n3");
+}
+
+#[tokio::test]
+async fn two_appliers_with_tables_of_their_own_do_not_write_into_the_same_table() {
+    let mut copy = synced().await;
+    copy.forge.segment(&[vec![insert(3)]]);
+    let other = |arguments: &[&str]| copy.applier(arguments).env("SYNCDATA_META_SCHEMA", "second");
+    other(&["add-tables", "users"]).succeed().await;
+    let said = other(&["sync"]).run().await.expect_code(1);
+    assert!(said.stdout.contains("users: quarantined") && said.stdout.contains("public"), "{said}");
+    // The first one has it as before.
+    copy.sync(0).await;
+    assert_eq!(copy.rows(USERS).await, "1,Ann 2,Bob 3,n3");
+    assert_eq!(state(&copy).await, "live");
+    // What is said, carried out.
+    copy.applier(&["remove-tables", "users"]).succeed().await;
+    let other = |arguments: &[&str]| copy.applier(arguments).env("SYNCDATA_META_SCHEMA", "second");
+    other(&["resync", "users"]).succeed().await;
+    copy.forge.segment(&[vec![insert(4)]]);
+    let other = |arguments: &[&str]| copy.applier(arguments).env("SYNCDATA_META_SCHEMA", "second");
+    other(&["sync"]).succeed().await;
+    assert_eq!(copy.rows(USERS).await, "1,Ann 2,Bob 3,n3 4,n4");
+    // And taken back by hand: neither of them says that it is right.
+    copy.server.execute("INSERT INTO tables_to_sync (table_name) VALUES ('users')").await;
+    let said = copy.sync(1).await;
+    assert!(said.contains("users: quarantined") && said.contains("second"), "{said}");
+}

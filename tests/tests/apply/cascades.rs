@@ -227,3 +227,51 @@ async fn check_names_the_cascades_that_will_act() {
     assert!(check.stdout.contains("ON DELETE CASCADE"), "{check}");
     assert!(!check.stdout.contains("plain_p_fkey"), "{check}");
 }
+
+#[tokio::test]
+async fn a_trigger_that_comes_after_what_is_applied_changes_no_synced_table_in_silence() {
+    let schema = |does: &str| {
+        format!(
+            "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u (id int PRIMARY KEY, v int);
+             CREATE TABLE audit (id int);
+             CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does}; RETURN NULL; END $$;
+             CREATE TRIGGER f AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION f();
+             ALTER TABLE t ENABLE ALWAYS TRIGGER f"
+        )
+    };
+    let insert = |table: &str, id: u32| format!(r#"{{"table":"{table}","op":"INSERT","data":{{"id":{id},"v":1}}}}"#);
+    let rows = "SELECT id, v FROM t ORDER BY id";
+    for (does, is_harmless) in [
+        ("INSERT INTO public.audit VALUES (1)", true),
+        ("UPDATE public.t SET v = 7 WHERE id = NEW.id AND v = 1", false),
+        ("UPDATE public.u SET v = 7", false),
+        ("DELETE FROM public.u", false),
+    ] {
+        for (first, last) in [(10, 12), (10, 900)] {
+            let mut copy = LocalCopy::start(&schema(does)).await;
+            for table in ["t", "u"] {
+                copy.forge.relation(table, &["id integer not null", "v integer"], &["id"]);
+            }
+            copy.forge.segment(&[vec![insert("u", 1)]]);
+            copy.applier(&["add-tables", "t", "u"]).succeed().await;
+            copy.sync(0).await;
+            copy.forge.segment(&[(first..last).map(|id| insert("t", id)).collect()]);
+            // Rows that are there already, a key that moves, and what goes.
+            copy.forge.segment(&[vec![
+                insert("t", 10),
+                r#"{"table":"t","op":"UPDATE","data":{"id":5,"v":2},"old_keys":{"id":10}}"#.to_owned(),
+                r#"{"table":"t","op":"DELETE","old_keys":{"id":11}}"#.to_owned(),
+            ]]);
+            let said = copy.sync(if is_harmless { 0 } else { 1 }).await;
+            if !is_harmless {
+                assert!(said.contains("t: quarantined"), "{does}: {said}");
+                copy.server.execute("ALTER TABLE \"public\".\"t\" DISABLE TRIGGER \"f\"").await;
+                assert!(said.contains("ALTER TABLE \"public\".\"t\" DISABLE TRIGGER \"f\""), "{said}");
+                copy.applier(&["retry", "t"]).succeed().await;
+            }
+            assert_eq!(copy.rows("SELECT id, v FROM u").await, "1,1", "{does}");
+            let expected: Vec<String> = (12..last).map(|id| format!("{id},1")).collect();
+            assert_eq!(copy.rows(rows).await, format!("5,2 {}", expected.join(" ")).trim(), "{does}");
+        }
+    }
+}

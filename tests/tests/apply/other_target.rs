@@ -288,6 +288,7 @@ impl Target for Memory {
             load: None,
             held_with: Vec::new(),
             source_columns: Default::default(),
+            paired: Default::default(),
         };
         Ok(BTreeMap::from([(users(), state)]))
     }
@@ -339,6 +340,8 @@ fn users_table() -> Table {
     let column = |name: &str, type_name: &str, not_null: bool| Column {
         name: name.to_owned(),
         type_name: type_name.to_owned(),
+        plain_type: type_name.to_owned(),
+        expression: None,
         base_type: type_name.to_owned(),
         text_equality: TextEquality::Exact,
         equality: "=".to_owned(),
@@ -361,5 +364,6 @@ fn users_table() -> Table {
         acts_on_delete: false,
         acts_on_update: false,
         source_columns: Default::default(),
+        paired: Default::default(),
     }
 }

@@ -126,6 +126,7 @@ impl Shadow {
             acts_on_delete: false,
             acts_on_update: false,
             source_columns: Default::default(),
+            paired: Default::default(),
         };
         let key = Key {
             columns: key.to_vec(),

@@ -37,7 +37,7 @@ pub struct Watch {
 }
 
 /// A server that counts nothing would say that nothing had changed.
-async fn is_counting(client: &Client) -> Result<()> {
+pub(super) async fn is_counting(client: &Client) -> Result<()> {
     const COUNTS: &str = "SELECT pg_catalog.current_setting('track_counts')::bool, \
         pg_catalog.quote_ident(pg_catalog.current_database()), pg_catalog.quote_ident(CURRENT_USER)";
     let row = client.query_one(COUNTS, &[]).await;
@@ -46,7 +46,7 @@ async fn is_counting(client: &Client) -> Result<()> {
     if counts {
         return Ok(());
     }
-    let message = "track_counts is off here: what foreign keys of the copy change beside what is applied would go unnoticed";
+    let message = "track_counts is off here: what foreign keys and triggers of the copy change beside what is applied would go unnoticed";
     Err(Error::new(Kind::BadInput, message).hint(format!(
         "nothing was applied; run as superuser: ALTER ROLE {role} IN DATABASE {database} SET track_counts = on"
     )))

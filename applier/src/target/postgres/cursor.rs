@@ -20,7 +20,7 @@ use crate::plan::GapName;
 use crate::plan::offer::CaptureSince;
 pub use crate::plan::position::{Applied, Checkpoint, Position};
 use crate::plan::state::{Event, State, TableState, Want};
-use crate::table::SourceColumns;
+use crate::table::{Memory, SourceColumns};
 use crate::target::postgres::kept;
 use crate::target::postgres::meta::MetaSchema;
 
@@ -156,7 +156,7 @@ pub async fn table_states(
         "SELECT w.table_name, CASE WHEN s.state = 'live' AND coalesce(s.position_lsn, '0/0') < \
          (SELECT max(end_lsn) FROM {meta}.data_sync_checkpoint) THEN 'loading' ELSE coalesce(s.state, 'pending') END, \
          s.position_lsn::text, s.reason, coalesce(s.accepted_gaps, '{{}}'), s.load, coalesce(s.held_with, '{{}}'), \
-         s.source_columns \
+         s.source_columns, s.local_columns \
          FROM {meta}.tables_to_sync w \
          LEFT JOIN {meta}.data_sync_table_state s USING (table_name) ORDER BY w.id"
     );
@@ -177,6 +177,7 @@ pub async fn table_states(
                 .get::<_, Option<&str>>(7)
                 .and_then(|text| serde_json::from_str(text).ok())
                 .unwrap_or_default(),
+            paired: row.get::<_, Option<&str>>(8).and_then(Memory::parse).unwrap_or_default().paired,
         };
         states.insert(name, state);
     }

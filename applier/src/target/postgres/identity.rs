@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 
 use syncdata_formats::error::Result;
 use syncdata_formats::name::TableName;
+use syncdata_formats::printed::{identifier, shell_word};
 use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::GenericClient;
 
 use crate::plan::not_found;
+use crate::plan::state::State;
+use crate::table::{Altered, Column, Memory, SourceColumns};
+use crate::target::postgres::kept;
 use crate::target::postgres::labels::{self, OldLabel};
 use crate::target::postgres::meta::MetaSchema;
-use crate::target::postgres::schema;
+use crate::target::postgres::{others, schema};
 
 /// Of each table that is there: its number, its leaves, and whether a crash of the server may empty some of it.
 const FOUND: &str = "
@@ -38,6 +42,10 @@ pub enum Lost {
     PartGone,
     /// A crash would empty it, or has done so.
     Unlogged,
+    /// A column is not as it was when the rows were right.
+    Altered(Altered),
+    /// Another applier, whose tables are in that schema, writes into it too.
+    Shared(String),
     /// Something else than its changes has changed them.
     Touched,
     /// The position is of another moment than the rows: a dump of our tables was restored, and the table was not.
@@ -64,6 +72,14 @@ impl Lost {
                  {resync}",
                 table.sql()
             ),
+            Lost::Altered(altered) => format!("{}{resync}", what_altered(table, altered)),
+            Lost::Shared(schema) => format!(
+                "an applier whose own tables are in schema {} writes into it too; run: SYNCDATA_META_SCHEMA={} \
+                 syncdata-applier remove-tables {}  # then: {resync}",
+                identifier(schema),
+                shell_word(schema),
+                table.shell_word()
+            ),
             Lost::Touched => format!("its rows are no longer those of its position; run: {resync}"),
             Lost::OtherMoment => format!(
                 "its position was restored from a dump, and its rows were not: they are of another moment; run: {resync}"
@@ -71,16 +87,60 @@ impl Lost {
             Lost::OldLabel(old) => old.reason(table),
         }
     }
+
+    /// However it is afterwards: its rows may be others since.
+    fn stays(&self) -> bool {
+        match self {
+            Lost::Unlogged | Lost::Altered(_) | Lost::Shared(_) => true,
+            Lost::NotFound
+            | Lost::Replaced
+            | Lost::PartGone
+            | Lost::Touched
+            | Lost::OtherMoment
+            | Lost::OldLabel(_) => false,
+        }
+    }
+}
+
+/// What happened, up to the command that makes the rows right.
+fn what_altered(table: &TableName, altered: &Altered) -> String {
+    match altered {
+        Altered::Converted { column, was, is } => format!(
+            "column {0} of {table} was {was} and is {is} now: its values may have been altered with it; run: ALTER TABLE {1} \
+             ALTER COLUMN {0} TYPE {was}  -- then: ",
+            identifier(column),
+            table.sql()
+        ),
+        Altered::Computed { column } => format!(
+            "column {} of {table} is computed by another expression than before; run: ",
+            identifier(column)
+        ),
+        Altered::Remade { column } => format!(
+            "column {} of {table} is another one than its rows were written to: it was dropped and made again; run: ",
+            identifier(column)
+        ),
+    }
 }
 
 #[derive(Debug)]
-struct Found {
-    oid: u32,
-    parts: Vec<u32>,
+pub(super) struct Found {
+    pub oid: u32,
+    pub parts: Vec<u32>,
     is_unlogged: bool,
 }
 
-async fn found(client: &impl GenericClient, tables: &[&TableName]) -> Result<BTreeMap<String, Found>> {
+impl Found {
+    /// Some row would be in both.
+    pub(super) fn overlaps(&self, other: &Found) -> bool {
+        let is_part = |found: &Found, oid: &u32| found.oid == *oid || found.parts.contains(oid);
+        is_part(self, &other.oid) || other.parts.iter().any(|part| is_part(self, part))
+    }
+}
+
+pub(super) async fn found(
+    client: &impl GenericClient,
+    tables: &[&TableName],
+) -> Result<BTreeMap<String, Found>> {
     let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
     let schemas: Vec<&str> = tables.iter().map(|table| table.schema()).collect();
     let relations: Vec<&str> = tables.iter().map(|table| table.name()).collect();
@@ -91,9 +151,16 @@ async fn found(client: &impl GenericClient, tables: &[&TableName]) -> Result<BTr
     Ok(rows.iter().map(|row| (row.get(0), found(row))).collect())
 }
 
-/// Whether a crash of the server may empty it. A table that is not there is no such one.
-pub async fn is_unlogged(client: &impl GenericClient, table: &TableName) -> Result<bool> {
-    Ok(found(client, &[table]).await?.values().any(|found| found.is_unlogged))
+/// What keeps rows from a table that has none of its position yet. A table that is not there has no such thing.
+pub async fn unfit_for_rows(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+) -> Result<Option<Lost>> {
+    if found(client, &[table]).await?.values().any(|found| found.is_unlogged) {
+        return Ok(Some(Lost::Unlogged));
+    }
+    Ok(others::of(client, meta, table).await?.map(Lost::Shared))
 }
 
 /// Whether some row is in it, or a partition of it. A table that is not there has none.
@@ -105,18 +172,27 @@ pub async fn has_rows(client: &impl GenericClient, table: &TableName) -> Result<
     Ok(client.query_one(&select, &[]).await.context(looking)?.get(0))
 }
 
-/// Notes which table the position is about: the one that has the name now. In the transaction of its rows.
+/// Notes which table the position is about: the one that has the name now, with its columns. In the transaction of its
+/// rows.
 pub async fn note(client: &impl GenericClient, meta: &MetaSchema, table: &TableName) -> Result<()> {
     let found = found(client, &[table]).await?;
-    match found.into_values().next() {
-        Some(Found { oid, parts, .. }) => write(client, meta, table, oid, &parts).await,
-        None => Ok(()),
-    }
+    let Some(found) = found.into_values().next() else { return Ok(()) };
+    let columns = schema::columns(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
+    let select = format!("SELECT source_columns FROM {meta}.data_sync_table_state WHERE table_name = $1");
+    let known = client.query_opt(&select, &[&table.to_string()]).await.context(|| noting(table))?;
+    let source = known.map_or_else(SourceColumns::new, |row| parse_source(row.get(0)));
+    write(client, meta, table, &found, &Memory::of(&columns, &source)).await
+}
+
+/// What cannot be read is as good as nothing known.
+fn parse_source(text: Option<&str>) -> SourceColumns {
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 /// Its rows are no longer those of its position, whatever becomes of it.
 pub async fn disown(client: &impl GenericClient, meta: &MetaSchema, table: &TableName) -> Result<()> {
-    write(client, meta, table, 0, &[]).await
+    let nobody = Found { oid: 0, parts: Vec::new(), is_unlogged: false };
+    write(client, meta, table, &nobody, &Memory::default()).await
 }
 
 /// An operator knows better what became of its partitions.
@@ -130,14 +206,19 @@ async fn write(
     client: &impl GenericClient,
     meta: &MetaSchema,
     table: &TableName,
-    oid: u32,
-    parts: &[u32],
+    found: &Found,
+    memory: &Memory,
 ) -> Result<()> {
     let update = format!(
-        "UPDATE {meta}.data_sync_table_state SET local_oid = $2, local_parts = $3, noted_in = tableoid, noted_at = {HERE} \
-         WHERE table_name = $1"
+        "UPDATE {meta}.data_sync_table_state SET local_oid = $2, local_parts = $3, local_columns = $4, \
+         noted_in = tableoid, noted_at = {HERE} WHERE table_name = $1"
     );
-    client.execute(&update, &[&table.to_string(), &oid, &parts]).await.context(|| noting(table))?;
+    // Names of columns may have characters that the database has not.
+    let memory = kept::ascii(&serde_json::to_string(memory).expect("numbers are its keys"));
+    client
+        .execute(&update, &[&table.to_string(), &found.oid, &found.parts, &memory])
+        .await
+        .context(|| noting(table))?;
     Ok(())
 }
 
@@ -145,17 +226,21 @@ fn noting(table: &TableName) -> String {
     format!("noting which local table {table} is")
 }
 
-/// Those of the tables whose rows are not those of their positions. What is seen for the first time is noted.
+/// Those of the tables whose rows are not those of their positions. What is seen for the first time is noted, and so is
+/// what makes rows doubtful for good.
 pub async fn look(
     client: &impl GenericClient,
     meta: &MetaSchema,
     tables: &[&TableName],
 ) -> Result<BTreeMap<TableName, Lost>> {
     let found = found(client, tables).await?;
+    let oids: Vec<u32> = found.values().map(|found| found.oid).collect();
+    let columns = schema::columns(client, &oids).await?;
+    let others = others::claimed(client, meta).await?;
     let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
     let select = format!(
-        "SELECT table_name, local_oid, local_parts, noted_in = tableoid, noted_at = {HERE} \
-         FROM {meta}.data_sync_table_state WHERE table_name = ANY ($1)"
+        "SELECT table_name, local_oid, local_parts, noted_in = tableoid, noted_at = {HERE}, local_columns, \
+         source_columns, state FROM {meta}.data_sync_table_state WHERE table_name = ANY ($1)"
     );
     let rows = client.query(&select, &[&names]).await;
     let mut lost = BTreeMap::new();
@@ -170,6 +255,10 @@ pub async fn look(
         let is_same_database = row.get::<_, Option<bool>>(4).unwrap_or(false);
         // Whoever restores a database makes its tables anew, all of them.
         let stayed = oid.filter(|oid| !is_here && is_same_database && *oid != 0);
+        let memory = row.get::<_, Option<&str>>(5).and_then(Memory::parse);
+        let memory = memory.filter(|_| known.is_some() && is_same_database);
+        let source = parse_source(row.get(6));
+        let is_live = row.get::<_, &str>(7) == State::Live.as_str();
         let verdict = match (found.get(&table.to_string()), known) {
             (None, _) => Some(Lost::NotFound),
             (Some(now), _) if now.is_unlogged => Some(Lost::Unlogged),
@@ -180,16 +269,62 @@ pub async fn look(
                 Some(Lost::PartGone)
             }
             (Some(now), known) => {
-                if known.is_none() || parts.as_ref() != Some(&now.parts) {
-                    write(client, meta, table, now.oid, &now.parts).await?;
+                let columns = columns.get(&now.oid).map(Vec::as_slice).unwrap_or_default();
+                let altered = match &memory {
+                    Some(memory) => altered(client, table, memory, columns, &source, is_live).await?,
+                    None => None,
+                };
+                let shared = others.iter().find(|other| other.found.overlaps(now));
+                let after = memory.clone().unwrap_or_default().after(columns, &source);
+                let is_new =
+                    known.is_none() || parts.as_ref() != Some(&now.parts) || memory.as_ref() != Some(&after);
+                match (altered, shared) {
+                    (Some(altered), _) => Some(Lost::Altered(altered)),
+                    (None, Some(other)) => Some(Lost::Shared(other.schema.clone())),
+                    (None, None) if is_new => {
+                        write(client, meta, table, now, &after).await?;
+                        None
+                    }
+                    (None, None) => None,
                 }
-                None
             }
         };
+        if known != Some(0) && verdict.as_ref().is_some_and(Lost::stays) {
+            disown(client, meta, table).await?;
+        }
         lost.extend(verdict.map(|verdict| ((*table).clone(), verdict)));
     }
     for (table, old) in labels::look(client, meta, tables).await? {
         lost.entry(table).or_insert(Lost::OldLabel(old));
     }
     Ok(lost)
+}
+
+/// What was done to a column that has values.
+async fn altered(
+    client: &impl GenericClient,
+    table: &TableName,
+    memory: &Memory,
+    columns: &[Column],
+    source: &SourceColumns,
+    is_live: bool,
+) -> Result<Option<Altered>> {
+    for altered in memory.altered(columns, source, is_live) {
+        let has_values = match &altered {
+            Altered::Converted { column, .. } => {
+                let select = format!(
+                    "SELECT EXISTS (SELECT FROM {} WHERE pg_catalog.num_nulls({}) = 0)",
+                    table.sql(),
+                    identifier(column)
+                );
+                let row = client.query_one(&select, &[]).await;
+                row.context(|| format!("looking at column {column} of {table}"))?.get(0)
+            }
+            Altered::Computed { .. } | Altered::Remade { .. } => true,
+        };
+        if has_values {
+            return Ok(Some(altered));
+        }
+    }
+    Ok(None)
 }

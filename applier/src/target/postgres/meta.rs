@@ -26,6 +26,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_12.sql"),
     include_str!("meta_13.sql"),
     include_str!("meta_14.sql"),
+    include_str!("meta_15.sql"),
 ];
 
 /// Names of ours that are never synced.

@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod local;
 pub mod meta;
 mod older;
+pub(crate) mod others;
 pub mod quarantine;
 pub(crate) mod rules;
 pub mod schema;

@@ -31,7 +31,9 @@ SELECT a.attrelid, a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid,
     a.attnotnull, a.atthasdef, a.attgenerated <> '', a.attidentity::text,
     coalesce('OPERATOR(' || pg_catalog.quote_ident(own.nspname) || '.' || own.oprname || ')', '='),
     element.typtype IN ('d', 'c', 'r', 'm') AND element.typnamespace <> 'pg_catalog'::regnamespace
-    AND NOT (below.base IN ('text'::regtype, 'varchar'::regtype) AND below.modifier = -1)
+    AND NOT (below.base IN ('text'::regtype, 'varchar'::regtype) AND below.modifier = -1),
+    pg_catalog.format_type(below.base, greatest(a.atttypmod, below.modifier)),
+    (SELECT d.oid FROM pg_catalog.pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated <> '')
 FROM pg_catalog.pg_attribute a
 JOIN below ON below.oid = a.atttypid
 JOIN pg_catalog.pg_type declared ON declared.oid = a.atttypid
@@ -93,22 +95,18 @@ pub async fn load(client: &impl GenericClient, names: &[TableName]) -> Result<BT
         tables.insert(table.oid, table);
     }
     let oids: Vec<u32> = tables.keys().copied().collect();
-    let mut attnums: BTreeMap<u32, Vec<i16>> = BTreeMap::new();
-    for row in client.query(COLUMNS, &[&oids]).await.context(doing)? {
-        let (oid, attnum) = (row.get(0), row.get(1));
-        attnums.entry(oid).or_default().push(attnum);
-        of(&mut tables, oid)?.columns.push(column(&row));
+    for (oid, columns) in columns(client, &oids).await? {
+        of(&mut tables, oid)?.columns = columns;
     }
     for row in client.query(UNIQUE, &[&oids]).await.context(doing)? {
         let oid: u32 = row.get(0);
         let keys: Vec<i16> = row.get(3);
-        let places = attnums.get(&oid).map(Vec::as_slice).unwrap_or_default();
-        let place = |key| places.iter().position(|attnum| attnum == key);
+        let table = of(&mut tables, oid)?;
+        let place = |key: &i16| table.columns.iter().position(|column| column.attnum == *key);
         // A system column in an index has no place; such an index is no key of ours.
         if let Some(columns) = keys.iter().map(place).collect() {
             let (immediate, overlaps, is_loose) = (row.get(1), row.get(2), row.get(4));
-            let unique = UniqueIndex { columns, immediate, overlaps, is_loose };
-            of(&mut tables, oid)?.unique.push(unique);
+            table.unique.push(UniqueIndex { columns, immediate, overlaps, is_loose });
         }
     }
     for row in client.query(REFERENCES, &[&oids]).await.context(doing)? {
@@ -121,6 +119,16 @@ pub async fn load(client: &impl GenericClient, names: &[TableName]) -> Result<BT
         table.acts_on_update |= row.get::<_, bool>(5);
     }
     Ok(tables.into_values().map(|table| (table.name.clone(), table)).collect())
+}
+
+/// The columns of tables, by the tables' numbers.
+pub(super) async fn columns(client: &impl GenericClient, oids: &[u32]) -> Result<BTreeMap<u32, Vec<Column>>> {
+    let mut columns: BTreeMap<u32, Vec<Column>> = BTreeMap::new();
+    let rows = client.query(COLUMNS, &[&oids]).await;
+    for row in rows.context(|| "reading the columns of the local tables".to_owned())? {
+        columns.entry(row.get(0)).or_default().push(column(&row));
+    }
+    Ok(columns)
 }
 
 fn of(tables: &mut BTreeMap<u32, Table>, oid: u32) -> Result<&mut Table> {
@@ -140,6 +148,7 @@ fn table(row: &Row) -> Result<Table> {
         acts_on_delete: false,
         acts_on_update: false,
         source_columns: Default::default(),
+        paired: Default::default(),
     })
 }
 
@@ -151,6 +160,8 @@ fn column(row: &Row) -> Column {
         name: row.get(2),
         attnum: row.get(1),
         type_name: row.get(3),
+        plain_type: row.get(15),
+        expression: row.get(16),
         base_type: row.get(4),
         text_equality: match base_name {
             _ if is_enum => TextEquality::Exact,

@@ -15,7 +15,7 @@ use crate::batch::Batch;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::{Event, State, TableState};
 use crate::table::Table;
-use crate::target::postgres::apply::{Writer, cascades, is_no_fault_of_a_record};
+use crate::target::postgres::apply::{Watched, Writer, cascades, is_no_fault_of_a_record};
 use crate::target::postgres::cascades::Watch;
 use crate::target::postgres::identity::{self, Lost};
 use crate::target::postgres::local::Local;
@@ -174,11 +174,15 @@ impl Target for Postgres<'_> {
     async fn tables(&mut self, names: &[TableName]) -> Result<BTreeMap<TableName, Arc<Table>>> {
         let mut loaded = schema::load(self.local.session.client(), names).await?;
         for (name, table) in &mut loaded {
-            table.source_columns =
-                self.states.get(name).map(|state| state.source_columns.clone()).unwrap_or_default();
+            let Some(state) = self.states.get(name) else { continue };
+            table.source_columns.clone_from(&state.source_columns);
+            table.paired.clone_from(&state.paired);
         }
         self.writer.meet(&loaded);
-        self.rules = rules::acting(self.local.session.client(), loaded.values()).await?;
+        let client = self.local.session.client();
+        let [acting, watched] = rules::acting_and_watched(client, loaded.values()).await?;
+        self.rules = acting;
+        self.writer.watched = Watched::over(client, watched, &self.writer.synced).await?;
         Ok(loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect())
     }
 

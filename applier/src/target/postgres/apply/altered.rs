@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use super::{control, is_no_fault_of_a_record};
 use crate::batch::{Batch, BatchTable};
-use crate::table::{Column, Table};
+use crate::table::{Column, Table, converts_exactly};
 use crate::target::Rejection;
 use crate::target::postgres::step::Prepared;
 
@@ -64,7 +64,7 @@ async fn look_at(
         reason: what(&table.target.table, column),
         remedy: Some(format!("run: {}", remedy(&table.target.table, column))),
         server_words: None,
-        in_doubt: false,
+        in_doubt: !converts_exactly(&column.plain_type, "text"),
     }))
 }
 
@@ -90,10 +90,14 @@ fn what(table: &Table, column: &Column) -> String {
 
 fn remedy(table: &Table, column: &Column) -> String {
     let (name, type_name) = (column.sql(), &column.type_name);
-    format!(
+    let alter = format!(
         "ALTER TABLE {} ALTER COLUMN {name} TYPE text  -- or define {type_name} as at the source",
         table.name.sql()
-    )
+    );
+    match converts_exactly(&column.plain_type, "text") {
+        true => alter,
+        false => format!("{alter}; then run: syncdata-applier resync {}", table.name.shell_word()),
+    }
 }
 
 /// What is wrong with a column that cannot hold a base copy, and the remedy.

@@ -15,6 +15,7 @@ mod row;
 mod sql;
 mod statements;
 mod truncate;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use syncdata_service::postgres::ServerContext as _;
@@ -35,6 +36,7 @@ use self::row::{Role, RowStatement};
 pub(crate) use self::sql::FREE_PLANS;
 use self::sql::Rows;
 use self::statements::Statements;
+pub(super) use self::watched::Watched;
 use crate::batch::{Cell, Record};
 use crate::table::{Fit, Table};
 use crate::target::postgres::step::{Body, Prepared, Step, StepKind};
@@ -72,6 +74,8 @@ pub struct Writer {
     /// Tables in which rows may share a key for a moment, so that a new row cannot be written over one that is there; with
     /// the columns of that key.
     sharing: BTreeMap<TableName, Vec<usize>>,
+    /// Triggers that come after what is written.
+    pub(super) watched: Option<Watched>,
 }
 
 /// A statement of one table failed.
@@ -101,6 +105,7 @@ impl Writer {
             staged: BTreeSet::new(),
             synced: BTreeSet::new(),
             sharing: BTreeMap::new(),
+            watched: None,
         }
     }
 
@@ -144,9 +149,19 @@ impl Writer {
         }
         loop {
             control(client, "SAVEPOINT syncdata_batch").await?;
+            let before = match &mut self.watched {
+                // What foreign keys change is counted too, and is nobody's hit.
+                Some(watched) if self.replica || !cascades(prepared) => watched.begin(client, prepared).await?,
+                _ => None,
+            };
             let failed = match self.attempt(client, prepared, &ways).await {
                 Ok(oddities) => {
                     control(client, "RELEASE SAVEPOINT syncdata_batch").await?;
+                    if let (Some(watched), Some(before)) = (&self.watched, &before)
+                        && let Some(rejection) = watched.look(client, prepared, before).await?
+                    {
+                        return Ok(Outcome::Rejected(rejection));
+                    }
                     if let Some(rejection) = computed::look(client, prepared).await? {
                         return Ok(Outcome::Rejected(rejection));
                     }
@@ -269,6 +284,13 @@ impl Writer {
         let mut missing = work.missing;
         for step in &work.steps {
             let hit = self.step(client, target, step, way).await?;
+            if let Some(watched) = &mut self.watched {
+                watched.hit(&target.table.name, hit);
+                // Rows that go and come again are two changes each.
+                if !target.fixed(&step.columns).is_empty() {
+                    watched.be_unsure(&target.table.name);
+                }
+            }
             missing += match step.kind {
                 StepKind::Delete => work.expected_deletes.saturating_sub(hit),
                 StepKind::Update => (step.rows as u64).saturating_sub(hit),
@@ -360,6 +382,13 @@ impl Writer {
                         parameter(&error).and_then(|number| statement.values.get(number - 1)).copied();
                     Failed { value, ..Failed::of(prepared, *index, error) }
                 })?;
+                if let Some(watched) = &mut self.watched {
+                    let name = &prepared.batch.tables[table].target.table.name;
+                    match statement.changes_as_many_as_it_says() {
+                        true => watched.hit(name, hit),
+                        false => watched.be_unsure(name),
+                    }
+                }
                 count(&mut oddities[table], statement, hit);
             }
         }

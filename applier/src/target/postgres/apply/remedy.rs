@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::batch::{Batch, Record};
-use crate::table::{Renamed, renamed};
+use crate::table::{Renamed, converts_exactly, renamed};
 
 /// PostgreSQL's own limit on labels of enums.
 const LABEL_BYTES_MAX: usize = 63;
@@ -27,11 +27,11 @@ pub(super) async fn of(
     let statement = match sqlstate(error) {
         Some(&SqlState::INVALID_TEXT_REPRESENTATION) => match missing_label(client, batch, record).await? {
             Some(statement) => Some(statement),
-            None => narrow_type(batch, record).map(sure),
+            None => narrow_type(batch, record),
         },
         Some(&SqlState::NOT_NULL_VIOLATION) => required_column(batch, record, error).map(sure),
         // What does not fit: too long, out of range, not to be parsed.
-        Some(code) if code.code().starts_with("22") => narrow_type(batch, record).map(sure),
+        Some(code) if code.code().starts_with("22") => narrow_type(batch, record),
         _ => None,
     };
     Ok(statement.map(|(statement, in_doubt)| (format!("run: {statement}"), in_doubt)))
@@ -44,13 +44,18 @@ fn required_column(batch: &Batch, record: &Record, error: &Error) -> Option<Stri
 }
 
 /// The server does not say which column it was: any that was sent and has another type than at the source.
-fn narrow_type(batch: &Batch, record: &Record) -> Option<String> {
+fn narrow_type(batch: &Batch, record: &Record) -> Option<Remedy> {
     let batch_table = &batch.tables[record.table];
     let table = &batch_table.target.table;
     let mut other = batch_table.other_types();
     let (column, source) = other.find(|other| batch.data(record).any(|(column, _)| column == other.0))?;
-    let name = table.columns[column].sql();
-    Some(format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {}", table.name.sql(), types::printable(source)))
+    let local = &table.columns[column];
+    let (name, type_name) = (local.sql(), types::printable(source));
+    let alter = format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {type_name}", table.name.sql());
+    Some(match converts_exactly(&local.plain_type, source) {
+        true => (alter, false),
+        false => (format!("{alter}  -- then: syncdata-applier resync {}", table.name.shell_word()), true),
+    })
 }
 
 /// A label that the source has added to an enum, or renamed: then old rows have the old one, here as there. (The

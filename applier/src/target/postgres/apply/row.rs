@@ -16,6 +16,13 @@ pub(super) struct RowStatement {
     pub(super) role: Role,
 }
 
+impl RowStatement {
+    /// One that deletes and inserts says no more than one of them; a look changes nothing.
+    pub(super) fn changes_as_many_as_it_says(&self) -> bool {
+        !self.sql.starts_with("WITH") && !self.sql.starts_with("SELECT")
+    }
+}
+
 /// What the number of rows that it hits says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {

@@ -1,0 +1,147 @@
+//! What a local table's columns were when its rows were those of its position. Pure.
+//!
+//! Rows are converted with a column that somebody alters, and a name can go to another column: neither is seen in the
+//! columns that are there afterwards.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Column, PairedColumns, SourceColumns, converts_exactly};
+
+/// See the module. Kept as JSON beside the table's position.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Memory {
+    /// By the numbers in the local catalog.
+    columns: BTreeMap<i16, KeptColumn>,
+    pub(crate) paired: PairedColumns,
+}
+
+/// A column, without what changes no row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptColumn {
+    name: String,
+    #[serde(rename = "type")]
+    type_name: String,
+    /// What computes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expression: Option<u32>,
+}
+
+/// What was done to a column that may have changed its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Altered {
+    /// Its values were converted, to where not every one can be.
+    Converted { column: String, was: String, is: String },
+    /// It is computed by another expression.
+    Computed { column: String },
+    /// Another column has its name now, which came later.
+    Remade { column: String },
+}
+
+impl KeptColumn {
+    fn of(column: &Column) -> KeptColumn {
+        let (name, type_name) = (column.name.clone(), column.plain_type.clone());
+        KeptColumn { name, type_name, expression: column.expression }
+    }
+}
+
+impl Memory {
+    /// Of a table whose rows are right as they are.
+    pub(crate) fn of(columns: &[Column], source: &SourceColumns) -> Memory {
+        Memory::default().after(columns, source)
+    }
+
+    /// What cannot be read is as good as nothing known.
+    pub(crate) fn parse(text: &str) -> Option<Memory> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// What may have changed rows since. A table that takes no changes may be on its way to another shape of the source's:
+    /// where its columns belong is looked at when a row tells (`is_live`).
+    pub(crate) fn altered<'a>(
+        &'a self,
+        columns: &'a [Column],
+        source: &'a SourceColumns,
+        is_live: bool,
+    ) -> impl Iterator<Item = Altered> + 'a {
+        let remade = columns.iter().filter(move |column| is_live && self.is_remade(column, source));
+        let remade = remade.map(|column| Altered::Remade { column: column.name.clone() });
+        columns.iter().filter_map(|column| self.altered_column(column)).chain(remade)
+    }
+
+    fn altered_column(&self, column: &Column) -> Option<Altered> {
+        // What only this side has is nobody's business.
+        let is_of_source =
+            self.paired.is_empty() || self.paired.values().any(|number| *number == column.attnum);
+        let was = self.columns.get(&column.attnum).filter(|_| is_of_source)?;
+        let is = KeptColumn::of(column);
+        if was.expression.is_some() && is.expression.is_some() && was.expression != is.expression {
+            return Some(Altered::Computed { column: is.name });
+        }
+        let (was, is, column) = (was.type_name.clone(), is.type_name, is.name);
+        (!converts_exactly(&was, &is)).then_some(Altered::Converted { column, was, is })
+    }
+
+    fn is_remade(&self, column: &Column, source: &SourceColumns) -> bool {
+        let Some((number, _)) = source.iter().find(|(_, name)| **name == column.name) else { return false };
+        let Some(place) = self.paired.get(number) else { return false };
+        *place != column.attnum && self.paired.values().all(|other| *other != column.attnum)
+    }
+
+    /// The same after nothing of that has happened. What belongs together stays together, whatever it is called.
+    #[must_use]
+    pub(crate) fn after(&self, columns: &[Column], source: &SourceColumns) -> Memory {
+        let place = |(number, name): (&u16, &String)| {
+            let known = self.paired.get(number).copied();
+            let here = || columns.iter().find(|column| column.name == *name).map(|column| column.attnum);
+            Some((*number, known.or_else(here)?))
+        };
+        Memory {
+            columns: columns.iter().map(|column| (column.attnum, KeptColumn::of(column))).collect(),
+            paired: source.iter().filter_map(place).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(attnum: i16, name: &str, type_name: &str) -> Column {
+        Column { attnum, ..Column::plain(name, type_name, "pg_catalog.text") }
+    }
+
+    fn source(columns: &[(u16, &str)]) -> SourceColumns {
+        columns.iter().map(|(number, name)| (*number, (*name).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_may_have_changed_rows_is_told_from_what_has_not() {
+        let before = [column(1, "id", "integer"), column(2, "a", "numeric"), column(3, "mine", "text")];
+        let source = source(&[(1, "id"), (2, "a")]);
+        let memory = Memory::of(&before, &source);
+        let altered = |columns: &[Column], is_live| memory.altered(columns, &source, is_live).next();
+        let with = |column: Column| [before[0].clone(), column, before[2].clone()];
+        assert_eq!(altered(&before, true), None);
+        let narrow = Altered::Converted { column: "a".into(), was: "numeric".into(), is: "date".into() };
+        assert_eq!(altered(&with(column(2, "a", "date")), false), Some(narrow));
+        assert_eq!(altered(&with(column(2, "b", "numeric")), true), None);
+        let remade = with(column(4, "a", "numeric"));
+        assert_eq!(altered(&remade, true), Some(Altered::Remade { column: "a".into() }));
+        assert_eq!(altered(&remade, false), None);
+        let mine = [before[0].clone(), before[1].clone(), column(3, "mine", "date")];
+        assert_eq!(altered(&mine, true), None);
+    }
+
+    #[test]
+    fn columns_belong_together_whatever_they_are_called() {
+        let memory = Memory::of(&[column(7, "a", "text")], &source(&[(1, "a")]));
+        assert_eq!(memory.paired, PairedColumns::from([(1, 7)]));
+        let now = [column(7, "b", "text"), column(8, "a", "text")];
+        let memory = memory.after(&now, &source(&[(1, "b"), (2, "a")]));
+        assert_eq!(memory.paired, PairedColumns::from([(1, 7), (2, 8)]));
+        let text = serde_json::to_string(&memory).expect("plain");
+        assert_eq!(Memory::parse(&text), Some(memory));
+    }
+}

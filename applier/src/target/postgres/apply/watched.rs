@@ -1,0 +1,138 @@
+//! Triggers that come after what is written and were told to act on it (ENABLE ALWAYS). What they do beside the synced tables
+//! is their owner's business. That they change nothing in those shows in how many rows have changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use syncdata_formats::error::Result;
+use syncdata_formats::name::TableName;
+use syncdata_service::postgres::ServerContext as _;
+use tokio_postgres::Client;
+
+use crate::target::postgres::rules::Rule;
+use crate::target::{Rejection, postgres::cascades};
+
+use super::Prepared;
+
+/// The tables and their partitions.
+const PARTS: &str = "
+SELECT w.name, coalesce(t.relid::oid, c.oid) FROM unnest($1::text[], $2::text[], $3::text[]) AS w(name, schema, relation)
+JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
+JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.relation
+LEFT JOIN LATERAL (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf) t ON true";
+
+const COUNTED: &str = "
+SELECT pg_catalog.pg_stat_get_xact_tuples_inserted(t) + pg_catalog.pg_stat_get_xact_tuples_updated(t)
+    + pg_catalog.pg_stat_get_xact_tuples_deleted(t)
+FROM unnest($1::oid[]) WITH ORDINALITY AS u(t, place) ORDER BY place";
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::target::postgres) struct Watched {
+    rules: BTreeMap<TableName, Rule>,
+    names: Vec<TableName>,
+    oids: Vec<u32>,
+    /// Rows that our statements have changed in this try.
+    hits: BTreeMap<TableName, i64>,
+    /// Tables of which the statements do not say how many.
+    unsure: BTreeSet<TableName>,
+}
+
+impl Watched {
+    /// `None`: there is no such trigger.
+    pub(in crate::target::postgres) async fn over(
+        client: &Client,
+        rules: BTreeMap<TableName, Rule>,
+        synced: &BTreeSet<TableName>,
+    ) -> Result<Option<Watched>> {
+        if rules.is_empty() {
+            return Ok(None);
+        }
+        cascades::is_counting(client).await?;
+        let names: Vec<String> = synced.iter().map(ToString::to_string).collect();
+        let schemas: Vec<&str> = synced.iter().map(TableName::schema).collect();
+        let relations: Vec<&str> = synced.iter().map(TableName::name).collect();
+        let (mut tables, mut oids) = (Vec::new(), Vec::new());
+        let rows = client.query(PARTS, &[&names, &schemas, &relations]).await;
+        for row in rows.context(|| "looking for what triggers may change".to_owned())? {
+            tables.push(row.get::<_, &str>(0).parse()?);
+            oids.push(row.get(1));
+        }
+        let (hits, unsure) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Some(Watched { rules, names: tables, oids, hits, unsure }))
+    }
+
+    pub(super) fn hit(&mut self, table: &TableName, rows: u64) {
+        *self.hits.entry(table.clone()).or_default() += i64::try_from(rows).unwrap_or(i64::MAX);
+    }
+
+    pub(super) fn be_unsure(&mut self, table: &TableName) {
+        self.unsure.insert(table.clone());
+    }
+
+    /// Before a try. `None`: the batch has nothing of tables with such triggers.
+    pub(super) async fn begin(
+        &mut self,
+        client: &Client,
+        prepared: &Prepared,
+    ) -> Result<Option<BTreeMap<TableName, i64>>> {
+        self.hits.clear();
+        self.unsure.clear();
+        // A TRUNCATE takes back what was counted before.
+        for table in prepared.batch.tables.iter().filter(|table| table.truncated.is_some()) {
+            self.unsure.insert(table.target.table.name.clone());
+        }
+        match self.to_blame(prepared, None) {
+            Some(_) => self.count(client).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// After it: the table whose trigger has changed more than what was written.
+    pub(super) async fn look(
+        &self,
+        client: &Client,
+        prepared: &Prepared,
+        before: &BTreeMap<TableName, i64>,
+    ) -> Result<Option<Rejection>> {
+        let now = self.count(client).await?;
+        let is_other = |(name, count): &(&TableName, &i64)| {
+            let changed = **count - before.get(*name).copied().unwrap_or(0);
+            !self.unsure.contains(*name) && changed != self.hits.get(*name).copied().unwrap_or(0)
+        };
+        let Some((changed, _)) = now.iter().find(is_other) else { return Ok(None) };
+        let Some((table, rule)) = self.to_blame(prepared, Some(changed)) else { return Ok(None) };
+        let of_table = prepared.batch.tables.iter().find(|of| of.target.table.name == *table);
+        let first = of_table.and_then(|of| of.records.first()).expect("it has records in the batch");
+        Ok(Some(Rejection {
+            table: table.clone(),
+            place: prepared.batch.records[*first as usize].place,
+            sqlstate: None,
+            reason: format!("{}: more rows of {changed} have changed than were written", rule.what(table)),
+            remedy: Some(format!("run: {}", rule.remedy())),
+            server_words: None,
+            in_doubt: false,
+        }))
+    }
+
+    /// A table of the batch with such a trigger: that one, where it has some.
+    fn to_blame<'a>(
+        &'a self,
+        prepared: &Prepared,
+        changed: Option<&TableName>,
+    ) -> Option<(&'a TableName, &'a Rule)> {
+        let mut names = prepared.batch.tables.iter().filter(|table| !table.records.is_empty());
+        let own = changed.filter(|changed| names.clone().any(|table| table.target.table.name == **changed));
+        own.and_then(|own| self.rules.get_key_value(own))
+            .or_else(|| names.find_map(|table| self.rules.get_key_value(&table.target.table.name)))
+    }
+
+    async fn count(&self, client: &Client) -> Result<BTreeMap<TableName, i64>> {
+        let rows = client.query(COUNTED, &[&self.oids]).await;
+        let rows = rows.context(|| "counting rows that triggers may have changed".to_owned())?;
+        let mut counts = BTreeMap::new();
+        for (name, row) in self.names.iter().zip(rows) {
+            *counts.entry(name.clone()).or_insert(0) += row.get::<_, i64>(0);
+        }
+        Ok(counts)
+    }
+}
