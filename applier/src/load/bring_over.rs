@@ -154,10 +154,22 @@ impl Loader<'_> {
         control(client, "SAVEPOINT syncdata_table").await?;
         let watch = self.watch(&copy.table).await?;
         let before = watch.count(client).await?;
-        if let Some(rule) = rules::acting(client, [&*copy.table].into_iter()).await?.remove(name) {
+        let [mut acting, watched] = rules::acting_and_watched(client, [&*copy.table].into_iter()).await?;
+        if let Some(rule) = acting.remove(name) {
             return Err(Halt::refused(name, rule.words(name)));
         }
-        let brought = pair.bring_over(client).await;
+        let mut brought = pair.bring_over(client).await;
+        // Once is enough, if no trigger has changed what was brought.
+        if let (Ok(_), Some(rule)) = (&brought, watched.get(name)) {
+            match pair.bring_over(client).await {
+                Ok(again) if again.total() > 0 => {
+                    control(client, "ROLLBACK TO SAVEPOINT syncdata_table").await?;
+                    return Err(Halt::refused(name, rule.words(name)));
+                }
+                Ok(_) => {}
+                Err(error) => brought = Err(error),
+            }
+        }
         if brought.is_ok() {
             let touched = watch.changed(client, &before).await?;
             if let Some(newer) = self.others_touched(work, name, touched).await? {

@@ -75,7 +75,7 @@ pub(crate) async fn acting(
 }
 
 /// The same, and apart from them tables of which only what comes afterwards acts.
-pub(super) async fn acting_and_watched(
+pub(crate) async fn acting_and_watched(
     client: &impl GenericClient,
     tables: impl Iterator<Item = &Table>,
 ) -> Result<[BTreeMap<TableName, Rule>; 2]> {
