@@ -144,11 +144,7 @@ fn renamed_or_new(table: &Table, relation: &Relation, column: &manifest::Column)
         }
     }
     match olds.as_slice() {
-        // Without numbers nobody knows whether it is a new one, nor what older rows have in it.
-        [] => (
-            add,
-            column.attnum.is_none() || number.is_none() && table.columns.iter().any(|local| is_ours(&local)),
-        ),
+        [] => (add, false),
         olds => {
             let renames: Vec<String> = olds.iter().map(|local| rename(local)).collect();
             let both = format!(

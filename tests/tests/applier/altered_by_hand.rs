@@ -149,25 +149,6 @@ async fn columns_that_are_renamed_here_as_at_the_source_go_on() {
 }
 
 #[tokio::test]
-async fn a_column_that_comes_without_a_number_needs_a_new_base() {
-    // An archive from before columns had numbers: nobody knows what older rows have in the new one.
-    let mut copy = live("text", "text", "\"a\"").await;
-    copy.forge.relation("t", &["id integer not null", "v text", "tier integer"], &["id"]);
-    copy.forge.segment(&[vec![r#"{"table":"t","op":"INSERT","data":{"id":2,"v":"b","tier":7}}"#]]);
-    let said = copy.sync(1).await;
-    assert!(said.contains("ADD COLUMN") && said.contains("resync t"), "{said}");
-    copy.server.execute("ALTER TABLE t ADD COLUMN tier integer").await;
-    let retried = copy.applier(&["retry", "t"]).run().await.expect_code(1);
-    assert!(retried.stdout.contains("resync t"), "{retried}");
-    assert_eq!(state(&copy).await, "quarantined");
-    copy.forge.snapshot(&[("t", &["1\ta\t5", "2\tb\t7"])]);
-    copy.forge.segment(&[vec![r#"{"table":"t","op":"INSERT","data":{"id":3,"v":"c","tier":8}}"#]]);
-    copy.sync(1).await;
-    copy.applier(&["resync", "t"]).succeed().await;
-    assert_eq!(copy.rows("SELECT * FROM t ORDER BY id").await, "1,a,5 2,b,7 3,c,8");
-}
-
-#[tokio::test]
 async fn a_table_with_as_many_columns_as_can_be_takes_rows_in_every_way() {
     let names: Vec<String> = (1..1600).map(|n| format!("c{n}")).collect();
     let columns: Vec<String> = names.iter().map(|name| format!("{name} int2")).collect();

@@ -401,6 +401,12 @@ async fn a_type_that_is_defined_narrower_here_than_its_namesake_alters_no_value(
         let (_, remedy) = reason.split_once("run: ").unwrap_or_else(|| panic!("{table}: {reason}"));
         copy.server.execute(remedy.split("  -- ").next().expect("a statement")).await;
         copy.applier(&["retry", table]).run().await;
+        // What such a value prints as text is the session's to say: rows from before are made anew.
+        if ["c", "a"].contains(&table) {
+            assert!(remedy.contains("then run: syncdata-applier resync"), "{remedy}");
+            assert_eq!(state(&copy, table).await, "quarantined", "{table}");
+            copy.applier(&["resync", table]).succeed().await;
+        }
         let value = value.trim_matches('"');
         let found = copy.rows(&format!("SELECT count(*) FROM {table} WHERE v = '{value}'")).await;
         assert_eq!((found.as_str(), state(&copy, table).await.as_str()), ("1", "live"), "{table}");

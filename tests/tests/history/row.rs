@@ -168,7 +168,7 @@ async fn a_record_that_is_longer_than_line_max_is_read_by_nobody_and_is_in_nobod
     copy.set("SYNCDATA_LINE_MAX", "256KiB");
     let replay = |into: bool, table: &str| {
         let mut arguments = vec!["replay", "--from", "2026-01-01", "--to", "2027-01-01", "--tables", table];
-        arguments.extend(if into { ["--into", "past"].as_slice() } else { ["--yes"].as_slice() });
+        arguments.extend(if into { ["--into", "past", "--yes"].as_slice() } else { ["--yes"].as_slice() });
         copy.applier(&arguments)
     };
     for into in [true, false] {
