@@ -15,7 +15,7 @@ const SEEDS: u64 = 50;
 const SLOT: &str = "SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json')";
 
 /// Every fault point of a pass; those of the archive are the acknowledgement's.
-const POINTS: [&str; 11] = [
+const POINTS: [&str; 12] = [
     "apply.after_commit",
     "apply.before_checkpoint",
     "apply.before_commit",
@@ -27,6 +27,7 @@ const POINTS: [&str; 11] = [
     "archive.after_rename",
     "archive.before_rename",
     "archive.part_written",
+    "execution.begun",
 ];
 
 /// Segments and batches are short, so that points come several times in a pass.

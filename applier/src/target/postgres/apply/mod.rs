@@ -151,7 +151,9 @@ impl Writer {
             control(client, "SAVEPOINT syncdata_batch").await?;
             let before = match &mut self.watched {
                 // What foreign keys change is counted too, and is nobody's hit.
-                Some(watched) if self.replica || !cascades(prepared) => watched.begin(client, prepared).await?,
+                Some(watched) if self.replica || !cascades(prepared) => {
+                    watched.begin(client, prepared).await?
+                }
                 _ => None,
             };
             let failed = match self.attempt(client, prepared, &ways).await {
