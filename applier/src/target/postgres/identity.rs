@@ -189,8 +189,11 @@ fn parse_source(text: Option<&str>) -> SourceColumns {
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
-/// Its rows are no longer those of its position, whatever becomes of it.
+/// Its rows are no longer those of its position, whatever becomes of it. In a transaction: its commit waits for the disk,
+/// since after a crash nobody can see any more what was seen here.
 pub async fn disown(client: &impl GenericClient, meta: &MetaSchema, table: &TableName) -> Result<()> {
+    let durable = "SET LOCAL synchronous_commit = on";
+    client.batch_execute(durable).await.context(|| noting(table))?;
     let nobody = Found { oid: 0, parts: Vec::new(), is_unlogged: false };
     write(client, meta, table, &nobody, &Memory::default()).await
 }
