@@ -14,11 +14,11 @@ use syncdata_service::checks;
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::Session;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::capture::Capture;
 use crate::source::catalog::{self, Slot};
-use crate::source::connection::Connection;
+use crate::source::connection::{APPLICATION_NAME, Connection, is_slot_in_use, while_in_use};
 use crate::source::role;
 use crate::source::wal2json::plugin::Plugin;
 use crate::source::wal2json::slot;
@@ -303,7 +303,20 @@ async fn standbys(connection: &Connection, name: &SlotName) -> Result<Vec<Findin
 }
 
 async fn plugin(config: &Config, connection: &mut Connection) -> Finding {
-    match Plugin::probe(connection, &config.slot_name).await {
+    let name = &config.slot_name;
+    let probed = match Plugin::probe(connection, name).await {
+        Err(error) if is_slot_in_use(&error) => match poll_under_way(connection, name).await {
+            Ok(Some(pid)) => {
+                let message =
+                    format!("a poll is reading {name} with it just now (process {pid} of the server)");
+                return Finding::ok("wal2json", message);
+            }
+            Ok(None) => while_in_use(async || Plugin::probe(connection, name).await).await,
+            Err(error) => Err(error),
+        },
+        probed => probed,
+    };
+    match probed {
         Ok(plugin) if plugin.numbers_as_text => Finding::ok("wal2json", plugin.name),
         Ok(plugin) => Finding::warn(
             "wal2json",
@@ -315,6 +328,17 @@ async fn plugin(config: &Config, connection: &mut Connection) -> Finding {
         .remedy("install wal2json 2.6 or newer"),
         Err(error) => plugin_failure("wal2json", config, connection.facts.major(), error),
     }
+}
+
+/// The server's process that reads the slot for an archiver of ours.
+async fn poll_under_way(connection: &Connection, slot: &SlotName) -> Result<Option<i32>> {
+    let sql = "SELECT a.pid FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid \
+        WHERE s.slot_name = $1 AND a.application_name = $2";
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&slot.as_str(), Type::TEXT), (&APPLICATION_NAME, Type::TEXT)];
+    let rows = connection.session.client().query_typed(sql, &parameters).await;
+    let rows = rows.context(|| format!("asking who reads the slot {slot}"))?;
+    Ok(rows.first().map(|row| row.get(0)))
 }
 
 /// The server does not let wal2json be used: with the statement that mends it, where there is one.

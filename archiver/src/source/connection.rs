@@ -135,7 +135,7 @@ pub(crate) async fn while_in_use<T>(mut attempt: impl AsyncFnMut() -> Result<T>)
     attempt().await
 }
 
-fn is_slot_in_use(error: &Error) -> bool {
+pub(crate) fn is_slot_in_use(error: &Error) -> bool {
     sqlstate(error) == Some(&SqlState::OBJECT_IN_USE)
 }
 

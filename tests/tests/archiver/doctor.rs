@@ -1,6 +1,7 @@
 //! `check` on the production host: each line is seen when the thing that it names is broken, and gone when it is mended.
 
 use std::fs::File;
+use std::process::{Child, Command};
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
@@ -184,4 +185,37 @@ async fn a_snapshot_that_is_interrupted_says_so() {
     assert!(ended.stderr.contains("stopped by a signal: no snapshot was made"), "{ended}");
     // As the hint says.
     world.archiver(["snapshot"]).succeed().await;
+}
+
+/// Holds the slot as a poll does while it reads, under that name.
+fn reading_slot(world: &World, name: &str) -> Child {
+    let source = &world.source;
+    let mut reader = Command::new(source.installation().program("pg_recvlogical"));
+    reader.args(["--start", "--slot", "syncdata_slot", "--file", "/dev/null", "--no-loop", "--no-password"]);
+    reader.arg("--host").arg(source.socket_folder()).args(["--port", &source.port().to_string()]);
+    reader.args(["--username", source.user(), "--dbname", source.database()]).env("PGAPPNAME", name);
+    reader.spawn().expect("it comes with the server")
+}
+
+#[tokio::test]
+async fn a_slot_that_a_poll_reads_meanwhile_is_no_fault() {
+    let world = scene::world(USERS).await;
+    poll(&world).await;
+    for (name, line) in [
+        ("syncdata-archiver", "ok    wal2json: a poll is reading syncdata_slot with it just now"),
+        ("somebody", "fail  wal2json: "),
+    ] {
+        let mut reader = reading_slot(&world, name);
+        let active = format!(
+            "SELECT count(*) FROM pg_stat_activity JOIN pg_replication_slots ON active_pid = pid WHERE application_name = '{name}'"
+        );
+        while world.source.value(&active).await != "1" {
+            assert!(reader.try_wait().expect("ours").is_none(), "it holds the slot");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let checked = world.archiver(["check"]).run().await;
+        assert_says(&checked, line);
+        reader.kill().expect("ours");
+        reader.wait().expect("ours");
+    }
 }
