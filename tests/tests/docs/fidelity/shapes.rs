@@ -27,10 +27,6 @@ const fn tables(tables: &'static [&'static str], shape: Shape) -> Shape {
     Shape { tables, ..shape }
 }
 
-const fn not_yet(not_yet: not_yet::Shape, shape: Shape) -> Shape {
-    Shape { not_yet: Some(not_yet), ..shape }
-}
-
 const fn from_18(shape: Shape) -> Shape {
     Shape { from_major: 18, ..shape }
 }
@@ -424,8 +420,8 @@ pub(super) const SHAPES: &[Shape] = &[
         ROWS,
         "UPDATE {t} SET \"Größe \"\"1\"\"\" = 'new', \"select\" = 0 WHERE id < 3",
     ),
-    not_yet(
-        not_yet::Shape::UnloggedTable,
+    here(
+        PLAIN,
         shape(
             "unlogged table: PostgreSQL does not decode it",
             "CREATE UNLOGGED TABLE {t} (id int PRIMARY KEY, v text, n int)",
