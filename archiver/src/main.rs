@@ -21,7 +21,7 @@ use syncdata_archive::verify;
 use syncdata_formats::Result;
 use syncdata_formats::error::Context as _;
 use syncdata_service::config::{Config, Overrides, Program};
-use syncdata_service::output::Output;
+use syncdata_service::output::{Output, refuse_usage};
 use syncdata_service::{log, manual};
 use tracing::Level;
 
@@ -29,7 +29,7 @@ use crate::program::cli::{Cli, Command};
 use crate::program::{commands, daemon};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse_usage(&error));
     let output = Output::new(cli.global.json);
     let quiet = if matches!(cli.command, Command::Run(_)) { Level::INFO } else { Level::WARN };
     log::start(log::level(quiet, cli.global.verbose), log::Style::of_stderr(cli.global.log_json));

@@ -7,7 +7,7 @@ use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use syncdata_service::faults;
-use syncdata_service::finding::Finding;
+use syncdata_service::finding::{Finding, Level};
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
 use tokio_postgres::error::SqlState;
@@ -55,23 +55,56 @@ pub(crate) async fn setup(
             return Ok(vec![finding]);
         }
     };
+    let is_there = Slot::read(session.client(), &config.slot_name).await?.is_some();
+    let asked = if wanted.failover { failover(&session).await? } else { Vec::new() };
+    let mut checks = check::source(config).await;
+    // With it a slot would keep WAL for nobody.
+    let in_the_way = asked.iter().chain(&checks).find(|finding| must_be_mended(finding, is_there));
+    let in_the_way = in_the_way.map(|finding| format!("{}: {}", finding.subject, finding.message));
+    let goes_on = in_the_way.is_none() || !wanted.slot;
+
     let mut findings = Vec::new();
     if wanted.user {
-        findings.push(role::create(config, &session, wanted.password_file.as_deref(), say).await?);
+        let password_file = wanted.password_file.as_deref();
+        findings.push(role::create(config, &session, password_file, goes_on, say).await?);
     }
-    if wanted.failover {
-        findings.extend(check::failover(&session).await?);
-    }
-    let slot_finding = match wanted.slot {
-        true => match not_meant(config, &session, is_sure).await? {
+    let slot_finding = match (wanted.slot, &in_the_way) {
+        (true, Some(reason)) if !is_there => Some(stopped(config, reason, wanted.failover)),
+        (true, _) => match not_meant(config, &session, is_sure).await? {
             Some(finding) => Some(finding),
             None => Some(create_slot(config, &session, wanted.failover).await),
         },
-        false => try_plugin(config, &session).await?,
+        (false, _) => try_plugin(config, &session).await?,
     };
-    findings.extend(check::source(config).await);
+    if wanted.slot && !is_there && in_the_way.is_none() {
+        // What was missing may be there now.
+        checks = check::source(config).await;
+    }
+    findings.extend(asked);
+    findings.extend(checks);
     // Last, because its statement works only after all the others were run.
     findings.extend(slot_finding);
+    Ok(findings)
+}
+
+/// Whether nothing is to be created before somebody has mended it. That there is no slot yet is why we are here.
+fn must_be_mended(finding: &Finding, slot_is_there: bool) -> bool {
+    finding.level == Level::Fail && (slot_is_there || finding.subject != "slot")
+}
+
+fn stopped(config: &Config, reason: &str, failover: bool) -> Finding {
+    let name = &config.slot_name;
+    Finding::fail("slot", format!("{name} is not made, and nothing was created: {reason}"))
+        .remedy("mend that first, then run the same command again")
+        .statement(format!("{};", slot_statement(name, failover)))
+}
+
+/// What a slot for standbys needs of the server.
+async fn failover(session: &Session) -> Result<Vec<Finding>> {
+    let mut findings: Vec<Finding> = check::failover(session).await?.into_iter().collect();
+    if session.version().major() < 17 {
+        findings.push(Finding::fail("slot for standbys", "--failover needs PostgreSQL 17 or newer"));
+    }
     Ok(findings)
 }
 
@@ -98,9 +131,6 @@ async fn create_slot(config: &Config, session: &Session, failover: bool) -> Find
         Ok(finding) => finding,
         Err(error) => {
             let finding = check::plugin_failure("slot", config, session.version().major(), error);
-            if failover && session.version().major() < 17 {
-                return finding;
-            }
             // Whoever may can run it as it is; the rights that we lack are among the other findings.
             finding.statement(format!("{};", slot_statement(&config.slot_name, failover)))
         }
@@ -118,9 +148,6 @@ async fn made_or_found(config: &Config, session: &Session, failover: bool) -> Re
             ));
         }
         return Ok(Finding::ok("slot", format!("{name} exists already")));
-    }
-    if failover && session.version().major() < 17 {
-        return Err(Error::new(Kind::BadInput, "--failover needs PostgreSQL 17 or newer"));
     }
     // It waits for every transaction that is open now to end.
     let made = session.client().batch_execute(&slot_statement(name, failover)).await;

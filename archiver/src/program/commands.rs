@@ -46,7 +46,10 @@ pub(crate) async fn run_once(config: Config, as_configured: bool, output: Output
             Ok(polled(&Answer::of_poll(&outcome), output))
         }
         // Everything up to here is safe; the next run goes on.
-        None => Ok(ExitCode::SUCCESS),
+        None => {
+            output.document(&json!({"clean": true, "stopped": true}), "");
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -129,7 +132,8 @@ pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -
             next(&findings, needed.as_ref().is_some_and(|(tables, _)| !tables.is_empty()))
         ));
     }
-    let wanted = needed.map(|(tables, _)| tables).filter(|tables| arguments.snapshot && !tables.is_empty());
+    let goes_on = arguments.snapshot && worst(&findings) != Level::Fail;
+    let wanted = needed.map(|(tables, _)| tables).filter(|tables| goes_on && !tables.is_empty());
     let taken = match wanted {
         Some(tables) => {
             let exactly = tables.into_iter().map(TablePattern::Table).collect();
@@ -285,6 +289,7 @@ pub(crate) async fn drop_all(
     output.words(&format!("Drop the replication slot {name} and the role {role} at {location} ({file})"));
     if !yes && !confirm("drop-slot --all", "Go on")? {
         output.words("nothing was changed");
+        output.document(&json!({"removed": false, "findings": []}), "");
         return Ok(ExitCode::from(1));
     }
     let slot = match operations::drop_slot::drop_slot(&acting, force).await? {

@@ -27,16 +27,28 @@ struct Rights {
     may_load_plugin: bool,
 }
 
-/// Makes the role, or gives it what it lacks; what we may not run is left to a DBA.
+/// Makes the role, or gives it what it lacks; what we may not run is left to a DBA. Without `goes_on` nothing is made.
 pub(crate) async fn create(
     config: &Config,
     session: &Session,
     password_file: Option<&Path>,
+    goes_on: bool,
     say: impl Fn(&str),
 ) -> Result<Finding> {
     let settings = config.postgres()?;
     let gate = has_gate(session).await?;
-    let (statements, done) = match rights(session, gate).await? {
+    let found = rights(session, gate).await?;
+    let may_make_roles = may_make_roles(session).await?;
+    if !goes_on && may_make_roles {
+        return Ok(match found.map(|rights| missing(rights, &settings.database)) {
+            Some(statements) if statements.is_empty() => {
+                Finding::ok("role", format!("{ROLE} exists already"))
+            }
+            _ => Finding::warn("role", format!("{ROLE} is not made, or not given what it lacks, yet"))
+                .remedy("the same command does it once nothing else is in the way"),
+        });
+    }
+    let (statements, done) = match found {
         Some(rights) => (missing(rights, &settings.database), "exists already, and was given what it lacked"),
         None => {
             let password = new_password::find(password_file, ROLE, say)?;
@@ -46,7 +58,7 @@ pub(crate) async fn create(
     if statements.is_empty() {
         return Ok(Finding::ok("role", format!("{ROLE} exists already")));
     }
-    if may_make_roles(session).await? {
+    if may_make_roles {
         match session.client().batch_execute(&statements.join("\n")).await {
             // Servers that others run have rules of their own; then it is for those to do.
             Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}

@@ -82,6 +82,8 @@ async fn setup_on_a_server_that_cannot_decode_prints_what_to_run() {
     let mut world = options.start().await;
     world.source.execute(USERS).await;
     let told = world.archiver(["setup", "--create-slot"]).run().await.expect_code(1);
+    let stopped = "slot: syncdata_slot is not made, and nothing was created: wal_level: replica, changes cannot be decoded";
+    assert!(told.stderr.contains(stopped), "{told}");
     let statements: Vec<&str> = told.stdout.lines().collect();
     assert!(statements.contains(&"ALTER SYSTEM SET wal_level = 'logical';"), "{told}");
     let restart = statements.iter().find(|line| line.starts_with("-- ")).expect("a restart is asked for");
@@ -220,17 +222,63 @@ async fn a_host_that_pg_hba_does_not_let_in_is_given_the_line() {
 #[tokio::test]
 async fn a_slot_for_standbys_needs_senders_and_a_server_that_knows_them() {
     let options = WorldOptions::default().source(|source| source.setting("max_wal_senders", "0"));
-    let world = options.start().await;
+    let mut world = options.start().await;
     world.source.execute(USERS).await;
     let told = world.archiver(["setup", "--create-slot", "--failover"]).run().await.expect_code(1);
     assert!(told.stdout.starts_with("ALTER SYSTEM SET max_wal_senders = 10;\n-- then restart: "), "{told}");
+    assert!(
+        told.stderr.contains("syncdata_slot is not made, and nothing was created: max_wal_senders: 0"),
+        "{told}"
+    );
+    assert_eq!(world.source.value("SELECT count(*) FROM pg_replication_slots").await, "0");
+    world.source.append_setting("max_wal_senders", "10");
+    world.source.restart().await;
     if world.source.installation().major() < 17 {
+        let told = world.archiver(["setup", "--create-slot", "--failover"]).run().await.expect_code(1);
         assert!(told.stderr.contains("--failover needs PostgreSQL 17"), "{told}");
+        assert_eq!(world.source.value("SELECT count(*) FROM pg_replication_slots").await, "0");
         return;
     }
+    world.archiver(["setup", "--create-slot", "--failover"]).succeed().await;
     let failover = "SELECT failover FROM pg_replication_slots WHERE slot_name = 'syncdata_slot'";
     assert_eq!(world.source.value(failover).await, "t");
     poll(&world).await;
+}
+
+/// Each check that fails, with what makes it fail.
+#[tokio::test]
+async fn setup_stops_at_a_check_that_fails_and_creates_nothing() {
+    let mut world = World::start().await;
+    world.source.execute(USERS).await;
+    world.source.execute("INSERT INTO users VALUES (1, 'before'); DROP ROLE syncdata_user").await;
+    world.source.execute("CREATE ROLE plain LOGIN; GRANT pg_read_all_data TO plain").await;
+    world.set_archiver("pg_user", "plain");
+    let arguments = ["setup", "--create-slot", "--snapshot"];
+    let stopped = world.archiver(arguments).run().await.expect_code(1);
+    let why = "syncdata_slot is not made, and nothing was created: role: plain may not use replication slots";
+    assert!(stopped.stderr.contains(why), "{stopped}");
+    let nothing = async |world: &World| {
+        let made = "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_roles WHERE rolname = 'syncdata_user')";
+        assert_eq!(world.source.value(made).await, "0");
+        assert!(!world.archive_dir().join("snapshots").exists() && !world.spool_dir().exists());
+    };
+    nothing(&world).await;
+    let document = world.archiver(["setup", "--create-slot", "--json"]).run().await.expect_code(1).json();
+    assert_eq!(document["healthy"], false);
+
+    // Whoever may make everything makes nothing either, as long as something is in the way.
+    world.set_archiver("pg_user", "postgres");
+    world.source.append_setting("wal_level", "replica");
+    world.source.restart().await;
+    let both = ["setup", "--create-slot", "--create-user", "--snapshot"];
+    let stopped = world.archiver(both).run().await.expect_code(1);
+    let why = "nothing was created: wal_level: replica, changes cannot be decoded";
+    assert!(stopped.stderr.contains(why) && !stopped.stderr.contains("shown only now"), "{stopped}");
+    nothing(&world).await;
+    world.source.append_setting("wal_level", "logical");
+    world.source.restart().await;
+    let done = world.archiver(both).succeed().await;
+    assert!(done.stderr.contains("syncdata_user created"), "{done}");
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ impl SourceStatus {
             &format_args!("{} of {}", size(self.retained_bytes), size(self.wal_guard_bytes)),
         );
         if let Some(seconds) = self.seconds_until_guard {
-            line("WAL guard acts in", &format_args!("{seconds} seconds at this pace"));
+            line("WAL guard acts in", &format_args!("{} at this pace", span(seconds)));
         }
         if let Some(bytes) = self.spilled_bytes.filter(|bytes| *bytes > 0) {
             line("decoding spilled", &format_args!("{} to production's disk", size(bytes)));
@@ -116,6 +116,17 @@ impl SourceStatus {
         if let Some(oldest) = &self.oldest_transaction {
             line("oldest transaction", oldest);
         }
+    }
+}
+
+/// People plan in days, hours and minutes; the seconds are in --json.
+fn span(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} seconds"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
     }
 }
 
@@ -138,6 +149,37 @@ mod tests {
     use syncdata_formats::{Error, Kind};
 
     use super::*;
+
+    #[test]
+    fn a_span_is_told_in_what_people_plan_in() {
+        for (seconds, words) in [
+            (0, "0 seconds"),
+            (59, "59 seconds"),
+            (60, "1 min"),
+            (3599, "59 min"),
+            (3600, "1 h 0 min"),
+            (13_500, "3 h 45 min"),
+            (86_399, "23 h 59 min"),
+            (1_209_599, "13 d 23 h"),
+        ] {
+            assert_eq!(span(seconds), words, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn the_wal_guard_is_foretold_in_words_and_in_seconds_for_machines() {
+        let source = serde_json::json!({
+            "slot": "s", "seen_at": "2026-02-05T10:30:00Z", "wal_status": "reserved", "confirmed_flush_lsn": null,
+            "restart_lsn": null, "flush_lsn": "0/1", "retained_bytes": 1, "wal_guard_bytes": 2,
+            "seconds_until_guard": 13_500, "guard": "", "spilled_bytes": null, "server_version": "", "plugin": "",
+            "oldest_transaction": null
+        });
+        let source = serde_json::from_value(source).expect("what the daemon says, a command reads");
+        let status = Status { source: Some(source), ..Status::default() };
+        let text = status.text();
+        assert!(text.contains("WAL guard acts in: 3 h 45 min at this pace\n"), "{text}");
+        assert_eq!(serde_json::json!(status)["source"]["seconds_until_guard"], 13_500);
+    }
 
     #[test]
     fn the_text_has_a_line_for_everything_that_is_wrong() {
