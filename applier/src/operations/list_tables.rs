@@ -1,5 +1,7 @@
 //! `list-tables`.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use syncdata_formats::error::Result;
 use syncdata_service::config::Config;
@@ -7,6 +9,7 @@ use syncdata_service::postgres::ServerContext as _;
 
 use super::Answer;
 use super::status::Found;
+use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
 
@@ -21,6 +24,40 @@ pub async fn list_tables(config: &Config) -> Result<Answer> {
     let document: Value =
         tables.iter().map(|table| json!({"table": table.table, "state": table.state})).collect();
     Ok(Answer::done(text, document))
+}
+
+/// Names that a shell offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Names {
+    /// On the whitelist.
+    Synced,
+    /// What production captures, as far as it is known here, and the whitelist has not.
+    Captured,
+}
+
+/// Nobody waits for them, and nobody reads why there are none.
+pub async fn names(config: &Config, wanted: Names) -> Answer {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let found = tokio::time::timeout(PATIENCE, find(config, wanted)).await;
+    let names = found.ok().and_then(Result::ok).unwrap_or_default();
+    let text = names.iter().map(|name| format!("{name}\n")).collect();
+    Answer::done(text, json!(names))
+}
+
+async fn find(config: &Config, wanted: Names) -> Result<Vec<String>> {
+    let synced = list_tables(config).await?.document;
+    let synced: Vec<String> = synced
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|table| table["table"].as_str().map(str::to_owned))
+        .collect();
+    if wanted == Names::Synced {
+        return Ok(synced);
+    }
+    let local = Local::connect(config).await?;
+    let captured = cursor::capture_since(local.session.client(), &local.meta).await?;
+    Ok(captured.keys().map(ToString::to_string).filter(|name| !synced.contains(name)).collect())
 }
 
 /// Nothing of ours is there yet; an earlier tool may have left its whitelist, which ours goes on with.

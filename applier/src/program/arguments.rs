@@ -130,7 +130,7 @@ pub(super) enum Consistency {
         /// Some of the checks, instead of all
         #[arg(long, value_enum, value_delimiter = ',')]
         types: Vec<CheckType>,
-        /// Until a newer proof than the one that is here has been compared
+        /// Until the newest proof of the archive has been compared; at once if it has been
         #[arg(long)]
         wait: bool,
     },

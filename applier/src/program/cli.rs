@@ -10,7 +10,7 @@ use syncdata_archive::verify;
 use syncdata_formats::error::{Context as _, Result};
 use syncdata_service::config::{Config, Files, Overrides, Program};
 use syncdata_service::confirm::confirm;
-use syncdata_service::output::Output;
+use syncdata_service::output::{Output, refuse_usage};
 use syncdata_service::{log, manual};
 use tracing::Level;
 use uuid::Uuid;
@@ -25,7 +25,7 @@ use crate::operations::clear::clear;
 use crate::operations::drill::drill;
 use crate::operations::executions;
 use crate::operations::history::history;
-use crate::operations::list_tables::list_tables;
+use crate::operations::list_tables::{self, Names};
 use crate::operations::remove_tables::remove_tables;
 use crate::operations::replay::replay;
 use crate::operations::resync::Resync;
@@ -98,7 +98,11 @@ enum Command {
         tables: Vec<String>,
     },
     /// Show the whitelist
-    ListTables,
+    ListTables {
+        /// For completions of shells
+        #[arg(long, hide = true)]
+        complete: Option<Names>,
+    },
     /// Make tables anew from a base copy of the archive; they stay as they are until that is done
     Resync {
         /// Names, schema.* or *; several in a list or as words
@@ -181,8 +185,8 @@ enum Command {
 
 /// Runs the command of this process; errors go to stderr, 2 is their exit code.
 pub fn run() -> ExitCode {
-    let matches = named().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = named().try_get_matches().unwrap_or_else(|error| refuse_usage(&error));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| refuse_usage(&error));
     let output = Output::new(cli.global.json);
     let quiet = if matches!(cli.command, Command::Start) { Level::INFO } else { Level::WARN };
     log::start(log::level(quiet, cli.global.verbose), log::Style::of_stderr(cli.global.log_json));
@@ -242,7 +246,8 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
             commands::add_tables(&config, &tables, from.want(), wait).await?
         }
         Command::RemoveTables { tables } => remove_tables(&config, &tables).await?,
-        Command::ListTables => list_tables(&config).await?,
+        Command::ListTables { complete: Some(wanted) } => list_tables::names(&config, wanted).await,
+        Command::ListTables { complete: None } => list_tables::list_tables(&config).await?,
         Command::Retry { tables, accept_gap } => {
             commands::retry(config, Retry { tables, accept_gap }).await?
         }

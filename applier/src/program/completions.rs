@@ -5,6 +5,10 @@ use std::io::{self, Write as _};
 use clap_complete::Shell;
 use syncdata_formats::error::{Context as _, Result};
 
+/// What prints the names that are on the whitelist, and those that could be added: quickly, or nothing.
+const SYNCED: &str = "list-tables --complete synced 2>/dev/null";
+const CAPTURED: &str = "list-tables --complete captured 2>/dev/null";
+
 /// Commands whose words are tables of the whitelist; those of `consistency` are found by their own word.
 const OF_TABLES: [&str; 8] =
     ["remove-tables", "resync", "retry", "drill", "history", "rows", "validate", "repair"];
@@ -33,15 +37,20 @@ fn bash(name: &str, script: &str) -> String {
     let tables = format!(
         r#"{function}_tables() {{
     {function} "$@"
-    local cur=${{COMP_WORDS[COMP_CWORD]}} word
+    local cur=${{COMP_WORDS[COMP_CWORD]}} word asks table quoted
     if [[ $cur == -* ]]; then return 0; fi
     for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
         case $word in
-        {commands})
-            mapfile -t -O "${{#COMPREPLY[@]}}" COMPREPLY < <(compgen -W "$({name} list-tables 2>/dev/null)" -- "$cur")
-            return 0
-            ;;
+        add-tables) asks=captured ;;
+        {commands}) asks=synced ;;
+        *) continue ;;
         esac
+        # Not by compgen, which runs what stands in a word.
+        while IFS= read -r table; do
+            printf -v quoted %q "$table"
+            if [[ $table == "$cur"* ]]; then COMPREPLY+=("$quoted"); fi
+        done < <({name} list-tables --complete "$asks" 2>/dev/null)
+        return 0
     done
 }}
 
@@ -52,30 +61,29 @@ fn bash(name: &str, script: &str) -> String {
 
 /// The words of `add-tables` come first, and are not on the whitelist yet.
 fn zsh(name: &str, script: &str) -> String {
-    let function = format!("_{name}_table_names");
-    let tables = format!(
-        "(( $+functions[{function}] )) ||\n{function}() {{\n    local -a tables\n    \
-         tables=(${{(f)\"$({name} list-tables 2>/dev/null)\"}})\n    compadd -a tables\n}}\n\n"
-    );
+    let functions = [("captured", CAPTURED), ("synced", SYNCED)];
+    let asking = functions.map(|(kind, asks)| {
+        let function = format!("_{name}_{kind}_tables");
+        format!(
+            "(( $+functions[{function}] )) ||\n{function}() {{\n    local -a tables\n    \
+             tables=(${{(f)\"$({name} {asks})\"}})\n    compadd -a tables\n}}\n\n"
+        )
+    });
     let taken = "several in a list or as words:_default";
-    let asked = taken.replace("_default", &function);
+    let asked = |kind: &str| taken.replace("_default", &format!("_{name}_{kind}_tables"));
     let begins = script.find("\nif [ \"$funcstack[1]\"").map_or(script.len(), |place| place + 1);
-    let (functions, end) = script.split_at(begins);
-    let functions = match functions.split_once(taken) {
-        Some((first, rest)) => format!("{first}{taken}{}", rest.replace(taken, &asked)),
-        None => functions.to_owned(),
-    };
-    functions + &tables + end
+    let (given, end) = script.split_at(begins);
+    let given = given.replacen(taken, &asked("captured"), 1).replace(taken, &asked("synced"));
+    given + &asking.concat() + end
 }
 
 fn fish(name: &str, script: &str) -> String {
     let condition = format!("__fish_{}_using_subcommand", name.replace('-', "_"));
-    let lines = OF_TABLES.iter().filter(|command| script.contains(&format!("{condition} {command}\""))).map(
-        |command| {
-            format!(
-                "complete -c {name} -n \"{condition} {command}\" -f -a \"({name} list-tables 2>/dev/null)\"\n"
-            )
-        },
-    );
+    let of_synced = OF_TABLES.iter().map(|command| (*command, SYNCED));
+    let lines = of_synced.chain([("add-tables", CAPTURED)]).filter_map(|(command, asks)| {
+        let is_there = script.contains(&format!("{condition} {command}\""));
+        is_there
+            .then(|| format!("complete -c {name} -n \"{condition} {command}\" -f -a \"({name} {asks})\"\n"))
+    });
     script.to_owned() + &lines.collect::<String>()
 }

@@ -59,6 +59,7 @@ pub(super) async fn uninstall(
         Some(findings) => Ok(output.removal(&findings)),
         None => {
             output.words("nothing was changed");
+            output.document(&json!({"removed": false, "findings": []}), "");
             Ok(ExitCode::from(1))
         }
     }

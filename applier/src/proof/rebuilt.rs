@@ -43,8 +43,8 @@ pub(crate) struct Wanted<'a> {
     pub local: &'a Local,
     pub source: &'a Source,
     pub archive_id: Uuid,
-    /// Where the table stands.
-    pub applied: Applied,
+    /// The last segment that was applied; `None`: all that is here came with base copies.
+    pub applied: Option<Applied>,
     pub table: Arc<Table>,
     /// Its own position: a base copy may have brought it further than the checkpoint is.
     pub reached: Lsn,
@@ -113,7 +113,10 @@ impl Wanted<'_> {
     ) -> Result<Result<Rebuilt, Unknown>> {
         let name = &self.table.name;
         let mut known = base.known();
-        let mut segments = stretch(self.source, self.archive_id, self.applied.link, known.upto).await?;
+        let mut segments = match self.applied {
+            Some(applied) => stretch(self.source, self.archive_id, applied.link, known.upto).await?,
+            None => Vec::new(),
+        };
         if let Some(end) = end {
             segments.truncate(segments.partition_point(|segment| segment.manifest().seq <= end.seq));
         }
@@ -164,7 +167,8 @@ impl Wanted<'_> {
 
     /// Only one from before the cut can say how the table was there.
     async fn base_before(&self, cut: &Cut) -> Result<Option<Base>> {
-        let chosen = match self.choose(cut.end_lsn.min(self.applied.end_lsn), Want::Auto).await? {
+        let applied = self.applied.map_or(self.reached, |applied| applied.end_lsn);
+        let chosen = match self.choose(cut.end_lsn.min(applied), Want::Auto).await? {
             // All snapshots came later: perhaps it needs none.
             Choice::Wait(_) => self.choose(cut.end_lsn, Want::Start).await?,
             chosen => chosen,

@@ -164,9 +164,9 @@ pub async fn look(config: &Config, asked: &Asked) -> Result<Report> {
 
     let (client, meta) = (local.session.client(), &local.meta);
     let checkpoint = Checkpoint::read(client, meta).await?;
-    let (Some(archive_id), Some(applied)) = (checkpoint.archive_id, checkpoint.segment) else {
-        return Err(not_applied());
-    };
+    let Some(archive_id) = checkpoint.archive_id else { return Err(not_applied()) };
+    // Of a table that a base copy brought, which nothing has followed, there is no segment yet.
+    let applied = checkpoint.segment;
     let states = cursor::table_states(client, meta).await?;
     let Some(state) = states.get(&asked.table) else {
         return Err(Error::new(Kind::NotFound, format!("{} is not in the whitelist", asked.table))
@@ -177,7 +177,9 @@ pub async fn look(config: &Config, asked: &Asked) -> Result<Report> {
         return Err(Error::new(Kind::Rejected, format!("{} is {}{reason}", asked.table, state.state))
             .hint("only a table that is live can be compared"));
     }
-    let reached = state.position.unwrap_or(applied.end_lsn).max(applied.end_lsn);
+    let Some(reached) = state.position.max(applied.map(|applied| applied.end_lsn)) else {
+        return Err(not_applied());
+    };
     report.lsn = reached.to_string();
     let found = files.source.identity().await?.archive_id;
     if found != archive_id {

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use syncdata_tests::LocalCopy;
+use syncdata_tests::world::{World, WorldOptions};
 
 use super::two_tables;
 
@@ -157,6 +158,35 @@ async fn the_program_answers_to_its_old_name() {
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains(says), "{arguments:?}: {text}");
     }
+}
+
+/// What is captured is known since a pass has read it in a manifest.
+#[tokio::test]
+async fn completions_offer_what_is_captured_and_not_synced_yet() {
+    let mut world = WorldOptions::default().without_sftp().start().await;
+    world
+        .execute_on_both(
+            "CREATE TABLE users (id int PRIMARY KEY); CREATE TABLE \"Or ders\" (id int PRIMARY KEY)",
+        )
+        .await;
+    world.archiver(["setup", "--create-slot"]).succeed().await;
+    world.source.execute("INSERT INTO users VALUES (1)").await;
+    let names = async |world: &World, which| {
+        let run = world.applier(["list-tables", "--complete", which]).run().await.expect_code(0);
+        assert_eq!(run.stderr, "", "{run}");
+        run.stdout
+    };
+    assert_eq!(names(&world, "captured").await, "", "nothing of ours is there");
+    world.applier(["add-tables", "users"]).succeed().await;
+    world.carry().await;
+    assert_eq!(names(&world, "synced").await, "users\n");
+    assert_eq!(names(&world, "captured").await, "\"Or ders\"\n");
+    // Nobody waits for a server that does not answer.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    world.set_applier("pg_port", i64::from(silent.local_addr().expect("bound").port()));
+    let asked = std::time::Instant::now();
+    assert_eq!(names(&world, "captured").await, "");
+    assert!(asked.elapsed() < std::time::Duration::from_secs(8), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]

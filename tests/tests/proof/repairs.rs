@@ -151,3 +151,32 @@ async fn a_repair_that_is_killed_changes_nothing() {
     repaired(&world, "accounts").await;
     world.assert_same(&TABLES).await;
 }
+
+/// Production has been idle since the base copy: nothing of the stream was ever applied here.
+#[tokio::test]
+async fn a_table_that_a_base_copy_alone_has_brought_is_compared_with_it_and_mended() {
+    let world = WorldOptions::default().start().await;
+    world.execute_on_both("CREATE TABLE users (id int PRIMARY KEY, name text)").await;
+    world.source.execute("INSERT INTO users SELECT i, 'user ' || i FROM generate_series(1, 100) i").await;
+    world.archiver(["setup", "--create-slot", "--snapshot"]).succeed().await;
+    world.applier(["add-tables", "users"]).succeed().await;
+    world.applier(["sync"]).succeed().await;
+    let position =
+        "SELECT (SELECT seq FROM data_sync_checkpoint) || ' ' || (SELECT state FROM data_sync_table_state)";
+    assert_eq!(world.target.value(position).await, "0 live");
+
+    let equal = world.applier(["consistency", "rows", "users", "--json"]).succeed().await.json();
+    assert_eq!(equal["differing"], 0, "{equal}");
+    assert!(equal["base"].is_string(), "{equal}");
+    world
+        .target
+        .execute("UPDATE users SET name = 'Mallory' WHERE id = 42; DELETE FROM users WHERE id = 7")
+        .await;
+    let differs = world.applier(["consistency", "rows", "users", "--json"]).run().await.expect_code(1).json();
+    assert_eq!((&differs["differing"], &differs["blame"]), (&2.into(), &"local".into()), "{differs}");
+    let one =
+        world.applier(["consistency", "validate", "users", "42", "--json"]).run().await.expect_code(1).json();
+    assert_eq!(one["rows"][0]["columns"][0]["archive"], "user 42", "{one}");
+    assert_eq!(repaired(&world, "users").await["repaired"], 2);
+    world.assert_same(&["users"]).await;
+}

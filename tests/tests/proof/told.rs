@@ -82,23 +82,41 @@ async fn rows_are_counted(world: &World, table: &str) {
 }
 
 #[tokio::test]
-async fn a_check_waits_until_the_next_proof_was_compared() {
+async fn a_check_waits_until_the_newest_proof_was_compared_and_no_longer() {
     let world = scene::world(WorldOptions::default()).await;
-    prove(&world).await;
+    let arguments = ["consistency", "check", "entries", "--wait", "--json"];
+    let patience = Duration::from_secs(120);
+    // There is none yet.
+    let waiting = world.applier(arguments).patience(patience).spawn();
+    world.archiver(["proof"]).succeed().await;
+    let first = waiting.ended().await.expect_code(0).json();
+    let proof_of = |document: &Value| document["checks"][0]["proof_id"].clone();
+
     world.target.execute("DELETE FROM entries WHERE id = 7").await;
     let without = world.applier(["consistency", "check", "entries", "--json"]).run().await.expect_code(0);
-    let before = without.json()["checks"][0]["proof_id"].clone();
+    assert_eq!(proof_of(&without.json()), proof_of(&first));
     assert!(without.json()["checks"][0]["age_seconds"].is_number(), "{}", without.stdout);
-    let waiting = world
-        .applier(["consistency", "check", "entries", "--wait", "--json"])
-        .patience(Duration::from_secs(120))
-        .spawn();
+    // It was compared.
+    let again = world.applier(arguments).run().await.expect_code(0).json();
+    assert_eq!(proof_of(&again), proof_of(&first));
+
+    // One is in the archive that was not.
     world.archiver(["proof"]).succeed().await;
-    let waited = waiting.ended().await.expect_code(1).json();
+    let waited = world.applier(arguments).patience(patience).run().await.expect_code(1).json();
     for check in waited["checks"].as_array().expect("checks") {
-        assert_ne!(check["proof_id"], before, "{check}");
+        assert_ne!(check["proof_id"], proof_of(&first), "{check}");
         assert_eq!(check["verdict"], "differs", "{check}");
     }
+
+    // The copy is past it: what is said of its tables will not become more.
+    world.execute_on_both("CREATE TABLE late (id int PRIMARY KEY)").await;
+    world.source.execute("INSERT INTO late VALUES (1)").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.applier(["remove-tables", "accounts", "entries", "log", "parts"]).succeed().await;
+    world.applier(["add-tables", "late"]).succeed().await;
+    world.applier(["sync"]).succeed().await;
+    let late = world.applier(["consistency", "check", "--wait"]).run().await.expect_code(2);
+    assert!(late.stdout.contains("late: no proof has come yet"), "{late}");
 }
 
 #[tokio::test]

@@ -196,7 +196,7 @@ impl Making<'_> {
             local: self.local,
             source: self.source,
             archive_id: self.archive_id,
-            applied: at_cut,
+            applied: Some(at_cut),
             table: Arc::clone(live),
             reached: at_cut.end_lsn,
             proved: None,
