@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use serde_json::{Value, json};
 
 use syncdata_formats::error::{Error, escape_control};
@@ -86,6 +87,28 @@ impl Output {
     }
 }
 
+/// A command line that is not understood; with `--json` among its words that is a document too.
+pub fn refuse_usage(error: &clap::Error) -> ! {
+    let is_json = std::env::args_os().any(|word| word == "--json");
+    if is_json && error.use_stderr() {
+        let document = match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                error_document("a command is missing", Some("--help lists them"))
+            }
+            _ => of_usage(&error.to_string()),
+        };
+        Output::new(true).line(&document.to_string());
+    }
+    error.exit()
+}
+
+fn of_usage(text: &str) -> Value {
+    let (what, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    let joined = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let hint = joined(rest);
+    error_document(joined(what).trim_start_matches("error: "), (!hint.is_empty()).then_some(&hint))
+}
+
 /// An error for machines.
 pub fn document_of(error: &Error) -> Value {
     error_document(&error.one_line(), error.hint_text().map(escape_control).as_deref())
@@ -98,4 +121,21 @@ pub fn error_document(error: &str, hint: Option<&str>) -> Value {
         document["hint"] = hint.into();
     }
     document
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_that_is_not_understood_is_told_in_two_parts() {
+        let text = "error: the following required arguments were not provided:\n  <TABLE>\n\nUsage: x rows <TABLE>\n\n\
+            For more information, try '--help'.\n";
+        let document = json!({
+            "error": "the following required arguments were not provided: <TABLE>",
+            "hint": "Usage: x rows <TABLE> For more information, try '--help'."
+        });
+        assert_eq!(of_usage(text), document);
+        assert_eq!(of_usage("error: none"), json!({"error": "none"}));
+    }
 }

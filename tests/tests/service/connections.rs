@@ -52,12 +52,12 @@ fn chmod(path: &Path, mode: u32) {
 }
 
 /// An authority of this test, and what it signed.
-struct Authority {
+pub(crate) struct Authority {
     folder: TempDir,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub(crate) fn new() -> Authority {
         let authority = Authority { folder: home() };
         authority.openssl(&[
             "req",
@@ -79,12 +79,12 @@ impl Authority {
         authority
     }
 
-    fn certificate(&self) -> PathBuf {
+    pub(crate) fn certificate(&self) -> PathBuf {
         self.folder.path().join("ca.crt")
     }
 
     /// A certificate and its key.
-    fn sign(&self, name: &str, alternative_names: &str) -> (PathBuf, PathBuf) {
+    pub(crate) fn sign(&self, name: &str, alternative_names: &str) -> (PathBuf, PathBuf) {
         fs::write(self.folder.path().join("ext"), format!("subjectAltName={alternative_names}"))
             .expect("writable");
         self.openssl(&[

@@ -3,6 +3,7 @@
 mod connections;
 mod found;
 mod install;
+mod json;
 mod monitoring;
 mod packages;
 mod settings;

@@ -10,7 +10,7 @@ use syncdata_tests::program;
 
 const PROGRAMS: [&str; 2] = ["archiver", "applier"];
 
-fn run(command: &mut Command) -> Output {
+pub(crate) fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(
         output.status.success(),
@@ -22,7 +22,7 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
@@ -152,17 +152,29 @@ fn packages_are_installed_upgraded_removed_and_purged() {
     let asked = named.path().join("syncdata");
     fs::write(
         &asked,
-        "#!/bin/sh\n[ \"$1\" = list-tables ] && printf 'users\\nsales.orders\\nsales.lines\\n'\n",
+        "#!/bin/sh\ncase \"$*\" in\n'list-tables --complete synced') printf 'users\\nsales.orders\\nsales.lines\\n' ;;\n\
+         'list-tables --complete captured') printf '%s\\n' sales.new log 'sales.$(touch ran) x' ;;\nesac\n",
     )
     .expect("ours");
     fs::set_permissions(&asked, fs::Permissions::from_mode(0o755)).expect("ours");
-    let words = "source \"$1\"; complete -p syncdata; COMP_WORDS=(syncdata resync sales.); COMP_CWORD=2; \
-        _syncdata_tables syncdata sales. resync; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let words = "source \"$1\"; complete -p syncdata; for command in resync add-tables; do \
+        COMP_WORDS=(syncdata $command sales.); COMP_CWORD=2; COMPREPLY=(); \
+        _syncdata_tables syncdata sales. $command; printf '%s\\n' \"${COMPREPLY[@]}\"; done";
     let path = format!("{}:{}", named.path().display(), std::env::var("PATH").unwrap_or_default());
-    let said =
-        text(&run(Command::new("bash").args(["-c", words, "bash"]).arg(&bash).env("PATH", path)).stdout);
+    let said = text(
+        &run(Command::new("bash")
+            .args(["-c", words, "bash"])
+            .arg(&bash)
+            .env("PATH", path)
+            .current_dir(named.path()))
+        .stdout,
+    );
     assert!(said.starts_with("complete ") && said.contains("-F _syncdata_tables syncdata"), "{said}");
-    assert!(said.ends_with("\nsales.orders\nsales.lines\n"), "{said}");
+    assert!(
+        said.ends_with("\nsales.orders\nsales.lines\nsales.new\nsales.\\$\\(touch\\ ran\\)\\ x\n"),
+        "{said}"
+    );
+    assert!(!named.path().join("ran").exists(), "a name is not run");
     let group = fs::read_to_string(root.path("etc/group")).expect("it is there");
     assert!(group.contains("syncdata:"), "{group}");
     let mode = fs::metadata(root.path("etc/syncdata")).expect("it is there").permissions().mode() & 0o777;
