@@ -337,6 +337,11 @@ impl Forge {
 
     /// head.json says that this is all there is.
     pub fn head(&self) {
+        self.head_covering(Timestamp::now());
+    }
+
+    /// The same of an archiver that has said nothing since.
+    pub fn head_covering(&self, covered_at: Timestamp) {
         let newest = self.previous.map(|link| Newest {
             day: self.day,
             name: SegmentName { seq: link.seq, end_lsn: self.end_lsn },
@@ -347,7 +352,7 @@ impl Forge {
             newest,
             recent: Vec::new(),
             covered_lsn: self.end_lsn,
-            covered_at: Timestamp::now(),
+            covered_at,
             archiver: "forged".into(),
         };
         write(&self.dir.join("head.json"), &head.encode());

@@ -25,6 +25,8 @@ struct Heard {
     /// Since when nothing was heard, while somebody waits or has waited in vain.
     silent_since: Option<Instant>,
     said: Option<Instant>,
+    /// Whether the newest question was answered, with whatever words; `None`: nothing was asked.
+    has_answered: Option<bool>,
 }
 
 /// A question that waits for its answer, until it is dropped.
@@ -47,6 +49,11 @@ impl Silence {
         let mut heard = self.heard();
         heard.silent_since = (heard.questions > 0).then(Instant::now);
         heard.said = None;
+    }
+
+    /// Whether the newest question since the last call of this was answered.
+    pub fn take_answer(&self) -> Option<bool> {
+        self.heard().has_answered.take()
     }
 
     fn lasts(&self) -> Duration {
@@ -90,6 +97,7 @@ impl Question {
     /// There will be no answer; the silence lasts.
     pub fn in_vain(mut self) {
         self.is_in_vain = true;
+        self.silence.heard().has_answered = Some(false);
     }
 }
 
@@ -111,9 +119,13 @@ pub(super) struct Attentive<'a> {
 
 impl Attentive<'_> {
     fn hear<T>(&self, answer: Result<T>) -> Result<T> {
-        if answer.as_ref().err().is_none_or(|error| error.kind() != Kind::Unreachable) {
+        let failure = answer.as_ref().err().map(Error::kind);
+        if failure != Some(Kind::Unreachable) {
             self.silence.end();
         }
+        // Who says no to all that is asked is no use either.
+        let has_answered = !matches!(failure, Some(Kind::Unreachable | Kind::Refused));
+        self.silence.heard().has_answered = Some(has_answered);
         answer
     }
 }
@@ -190,6 +202,7 @@ mod tests {
         assert_eq!(silence.lasts(), Duration::ZERO);
         silence.ask().in_vain();
         assert!(silence.lasts() > Duration::ZERO, "asked in vain");
+        assert_eq!((silence.take_answer(), silence.take_answer()), (Some(false), None));
         drop(silence.ask());
         assert_eq!(silence.lasts(), Duration::ZERO, "answered, and nobody waits any more");
         let _waits = silence.ask();

@@ -2,6 +2,7 @@
 //! a daemon runs.
 
 pub mod add_tables;
+pub mod alerts;
 pub mod as_of;
 pub mod clear;
 pub mod consistency;

@@ -110,6 +110,11 @@ impl Runner {
         Arc::clone(&self.tally)
     }
 
+    /// How the archive answers its passes.
+    pub fn silence(&self) -> Silence {
+        self.silence.clone()
+    }
+
     /// One pass; `None` when it had to be abandoned.
     pub async fn pass(&self) -> Option<Result<Report>> {
         self.silence.end();

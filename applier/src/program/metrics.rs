@@ -1,6 +1,7 @@
 //! A status as Prometheus reads it. What somebody may have built an alert on keeps its name; docs/monitoring.md lists
 //! them all.
 
+use syncdata_service::alerts::AlertKind;
 use syncdata_service::control::{Metrics, Sort};
 
 use crate::operations::status::{Status, TableStatus};
@@ -56,6 +57,8 @@ fn program(metrics: &mut Metrics, status: &Status, counts: &Counts) {
     );
     add("stale_after_seconds", Gauge, "How old a table may be (stale_after)", status.stale_after_seconds);
     metrics.durations(&name("pass_duration_seconds"), "How long passes took", &counts.passes);
+    metrics.circuits(PREFIX, &status.circuits);
+    metrics.alerts(PREFIX, &AlertKind::OF_APPLIER, &status.alerts);
     metrics.rooms(PREFIX, &status.disks);
 }
 

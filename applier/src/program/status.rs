@@ -47,6 +47,12 @@ pub(super) fn text(status: &Status) -> String {
     for warning in status.tables.iter().flat_map(TableStatus::warnings) {
         line(format_args!("warning: {}", escape_control(&warning)));
     }
+    for alert in &status.alerts {
+        line(format_args!("alert: {}", escape_control(&alert.line())));
+    }
+    for words in status.circuits.iter().filter_map(|(peer, circuit)| circuit.line(peer)) {
+        line(format_args!("circuit: {words}"));
+    }
     for problem in &status.problems {
         line(format_args!("problem: {}", escape_control(problem)));
     }

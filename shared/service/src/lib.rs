@@ -1,8 +1,10 @@
 //! What any of our programs needs around its work: settings, logs, output, sessions with PostgreSQL, signals, a
 //! control socket, patience, and named stops for tests.
 
+pub mod alerts;
 pub mod backoff;
 pub mod checks;
+pub mod circuit;
 pub mod config;
 pub mod confirm;
 pub mod control;
@@ -18,3 +20,4 @@ pub mod own_files;
 pub mod postgres;
 pub mod progress;
 pub mod small_file;
+pub mod webhook;

@@ -4,15 +4,17 @@
 //! a link in place of a file, and have another file emptied, filled or read. So folders that hold our files must be
 //! ours and closed to others, links are not followed, and what is opened must be a plain file.
 
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::OFlags;
 
 use syncdata_formats::error::Context as _;
 use syncdata_formats::{Error, Kind, Result};
+
+use crate::{disk, faults};
 
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
@@ -40,6 +42,24 @@ pub fn create_anew(path: &Path) -> io::Result<File> {
         _ => {}
     }
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// All of it is on the disk under that name when this returns, or what was there before; a power cut changes nothing of
+/// that. `fault` is visited in between.
+pub fn replace(path: &Path, bytes: &[u8], fault: &'static str) -> Result<()> {
+    let doing = || format!("writing {}", path.display());
+    let folder = path.parent().unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).context(doing)?;
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".part");
+    let written = create_anew(Path::new(&partial)).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.context(doing).map_err(|error| disk::name_what_is_full(error, folder))?;
+    faults::hit(fault)?;
+    fs::rename(&partial, path).context(doing)?;
+    File::open(folder).and_then(|folder| folder.sync_all()).context(doing)
 }
 
 /// Before a file that was there is written to.

@@ -2,11 +2,15 @@
 
 mod found;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use syncdata_formats::error::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
+use syncdata_service::alerts::Alert;
+use syncdata_service::circuit::Circuit;
 use syncdata_service::config::{ArchiveSettings, Config};
 use syncdata_service::control::EarlierKeys;
 use syncdata_service::disk::Room;
@@ -53,6 +57,12 @@ pub struct Status {
     pub dead_letter_queue: Option<u64>,
     #[serde(default)]
     pub disks: Vec<Room>,
+    /// Whether those whom the daemon speaks with answer: `archive`, `local_server`, `webhook`, `command`.
+    #[serde(default)]
+    pub circuits: BTreeMap<String, Circuit>,
+    /// Those that are open.
+    #[serde(default)]
+    pub alerts: Vec<Alert>,
     #[serde(flatten)]
     pub earlier: EarlierKeys,
 }

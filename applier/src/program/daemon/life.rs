@@ -7,11 +7,15 @@ use std::time::Duration;
 use serde_json::Value;
 use syncdata_formats::error::{Remedy, Result};
 use syncdata_formats::time::Timestamp;
+use syncdata_service::alerts::Alert;
+use syncdata_service::circuit::{self, Circuits};
 use syncdata_service::config::Config;
 use syncdata_service::control::{EarlierKeys, Metrics};
 use syncdata_service::daemon::{Phase, notify};
+use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
+use crate::archive::silence::Silence;
 use crate::load;
 use crate::operations::status::{Found, Status};
 use crate::operations::sync;
@@ -31,6 +35,13 @@ pub(super) struct Life {
     config: Mutex<Config>,
     facts: Mutex<Facts>,
     session: Mutex<Option<Arc<Local>>>,
+    /// Of the archive, towards passes.
+    silence: Silence,
+    circuits: Circuits,
+    /// Those that are open.
+    alerts: Mutex<Vec<Alert>>,
+    /// A pass has ended.
+    passed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -50,13 +61,17 @@ struct Facts {
 }
 
 impl Life {
-    pub(super) fn new(config: &Config, tally: Arc<Tally>) -> Life {
+    pub(super) fn new(config: &Config, tally: Arc<Tally>, silence: Silence) -> Life {
         Life {
             start_time: second_of(Timestamp::now()),
             tally,
             config: Mutex::new(config.clone()),
             facts: Mutex::default(),
             session: Mutex::default(),
+            silence,
+            circuits: Circuits::of(&[circuit::ARCHIVE, circuit::LOCAL_SERVER]),
+            alerts: Mutex::default(),
+            passed: Notify::new(),
         }
     }
 
@@ -77,7 +92,8 @@ impl Life {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn session(&self) -> Option<Arc<Local>> {
+    /// The session that is kept, while the server keeps it.
+    pub(super) fn session(&self) -> Option<Arc<Local>> {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         session.clone().filter(|local| !local.session.is_closed())
     }
@@ -100,6 +116,9 @@ impl Life {
         config: &Config,
         work: impl Future<Output = Option<Result<Report>>>,
     ) -> Option<Result<Report>> {
+        self.silence.take_answer();
+        self.circuits.tries(circuit::ARCHIVE);
+        self.circuits.tries(circuit::LOCAL_SERVER);
         let result = match self.only_one(config).await {
             Ok(()) => work.await?,
             Err(error) => {
@@ -108,10 +127,16 @@ impl Life {
             }
         };
         // First the tables, then the word: who reads that a pass is done may ask at once how far they are.
-        if let Err(error) = self.look().await {
+        let looked = self.look().await;
+        if let Err(error) = &looked {
             warn!(%error, "the tables' states are not known");
         }
         self.passed(&result);
+        self.circuits.tried(circuit::LOCAL_SERVER, looked.is_ok());
+        if let Some(has_answered) = self.silence.take_answer() {
+            self.circuits.tried(circuit::ARCHIVE, has_answered);
+        }
+        self.passed.notify_one();
         notify(Phase::Status(&self.summary()));
         Some(result)
     }
@@ -189,9 +214,34 @@ impl Life {
         }
     }
 
+    pub(super) fn circuits(&self) -> &Circuits {
+        &self.circuits
+    }
+
+    /// The next pass comes then.
+    pub(super) fn waits(&self, pause: Duration) {
+        self.circuits.wait(circuit::ARCHIVE, pause);
+        self.circuits.wait(circuit::LOCAL_SERVER, pause);
+    }
+
+    /// Until the next pass has ended.
+    pub(super) async fn pass_ended(&self) {
+        self.passed.notified().await;
+    }
+
+    pub(super) fn alerts_are(&self, alerts: Vec<Alert>) {
+        *self.alerts.lock().unwrap_or_else(PoisonError::into_inner) = alerts;
+    }
+
     /// What every question is answered with, wherever it comes from.
     pub(super) async fn status(&self) -> Status {
+        self.seen().await.0
+    }
+
+    /// The status, and whether the database could be asked.
+    pub(super) async fn seen(&self) -> (Status, bool) {
         let silence = self.look().await.err();
+        let is_seen = silence.is_none();
         let settings = Status::of_settings(&self.config.lock().unwrap_or_else(PoisonError::into_inner));
         let (facts, counts) = (self.facts(), self.tally.counts());
         let mut status = Status {
@@ -204,6 +254,8 @@ impl Life {
             waiting_segments: counts.waiting,
             problems: facts.trouble.iter().chain(&facts.load_trouble).cloned().collect(),
             earlier: EarlierKeys { last_error: counts.last_error, ..EarlierKeys::default() },
+            circuits: self.circuits.now(),
+            alerts: self.alerts.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             ..settings
         };
         // A pass that failed has said the same in its own words.
@@ -212,7 +264,7 @@ impl Life {
         for table in &mut found.tables {
             table.load_failed = facts.not_loaded.get(&table.table).cloned();
         }
-        status.with(found)
+        (status.with(found), is_seen)
     }
 
     pub(super) async fn metrics(&self) -> Metrics {

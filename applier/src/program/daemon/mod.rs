@@ -9,6 +9,7 @@
 //! One session is kept beside those of the passes: it holds the lock that makes this the only daemon of its
 //! database, and answers how far the tables are.
 
+mod alerting;
 mod answers;
 mod life;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_service::alerts::{Alerting, Journal};
 use syncdata_service::backoff::{Backoff, Dice};
 use syncdata_service::config::{Config, Program};
 use syncdata_service::daemon::{Heartbeat, Phase, Reloads, Stop, notify};
@@ -42,7 +44,7 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     let mut reloads = Reloads::listen()?;
     let mut runner = Runner::new(config.clone(), stop.clone());
     let tally = runner.tally();
-    let life = Arc::new(Life::new(&config, Arc::clone(&tally)));
+    let life = Arc::new(Life::new(&config, Arc::clone(&tally), runner.silence()));
     match life.only_one(&config).await {
         Err(error) if error.kind() == Kind::Unreachable => {
             warn!(error = %error.one_line(), "the local server is not there yet");
@@ -52,6 +54,8 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
 
     let (orders, mut ordered) = mpsc::channel(8);
     let serving = answers::serve(&config, &life, &orders, &stop).await?;
+    let journal = Journal::at(config.state_file_of_copy("alerts"));
+    let alerting = tokio::spawn(Alerting::new(Arc::clone(&life), journal).watch(stop.clone()));
     let heartbeat = Heartbeat::new();
     notify(Phase::Ready);
     heartbeat.feed_watchdog(PATIENCE);
@@ -73,6 +77,7 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
                 }
                 Some(Err(_)) => backoff.next(Dice::roll()).unwrap_or(frequency).min(frequency),
             };
+            life.waits(pause);
         }
 
         if loading.is_none() && life.waits_for_base() {
@@ -105,6 +110,8 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
         // It loses nothing: the next daemon begins it anew.
         loading.abort();
     }
+    // What it has not said yet is in its journal.
+    alerting.abort();
     for task in serving {
         task.abort();
         // The socket's file goes with its task; the lock after it.

@@ -27,6 +27,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_13.sql"),
     include_str!("meta_14.sql"),
     include_str!("meta_15.sql"),
+    include_str!("meta_16.sql"),
 ];
 
 /// Names of ours that are never synced.
@@ -42,18 +43,19 @@ pub const TABLES: &[&str] = &[
     "data_sync_drills",
     "data_sync_version",
     "sync_executions",
+    "data_sync_alerts",
 ];
 
 /// Names that other tools may have taken, and the version from which on they are ours.
-const NEWER_NAMES: &[(&str, usize)] = &[("sync_executions", 14)];
+const NEWER_NAMES: &[(&str, usize)] = &[("sync_executions", 14), ("data_sync_alerts", 16)];
 
 /// Those of them that are ours in tables of that version: a name that is not one of `data_sync_…` may have been somebody
 /// else's before.
 pub(crate) fn tables_of(version: usize) -> impl Iterator<Item = &'static str> {
-    TABLES.iter().copied().filter(move |table| version >= EXECUTIONS_SINCE || *table != "sync_executions")
+    let since =
+        |table: &str| NEWER_NAMES.iter().find(|(name, _)| *name == table).map_or(0, |(_, since)| *since);
+    TABLES.iter().copied().filter(move |table| version >= since(table))
 }
-
-const EXECUTIONS_SINCE: usize = 14;
 
 /// The schema that holds our tables; prints as an identifier, quoted.
 #[derive(Clone, Debug, PartialEq, Eq)]

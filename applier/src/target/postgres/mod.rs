@@ -1,5 +1,6 @@
 //! The local PostgreSQL: its tables, our tables in it, and how rows get in.
 
+pub mod alerts;
 pub mod apply;
 pub mod cascades;
 pub mod cursor;

@@ -10,6 +10,7 @@ mod check;
 mod env_file;
 mod file;
 mod key;
+mod percent;
 mod places;
 mod raw;
 mod rules;
@@ -32,22 +33,25 @@ pub use self::archive::{ArchiveSettings, SftpSettings};
 use self::env_file::EnvFile;
 use self::file::Found;
 pub use self::key::{Default, KEYS, Key};
+pub use self::percent::Percent;
 pub use self::places::{Places, Program};
 pub use self::raw::{Origin, Setting};
 pub use self::rules::Rule;
 pub use self::secret::{MASK, Secret};
 pub use self::source::Overrides;
+pub use self::source::secret_of_file;
 use self::source::{Credentials, SettingsFile};
 pub use self::value::split_list;
 use crate::postgres::PostgresSettings;
 use crate::small_file;
+use crate::webhook::Webhook;
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_formats::name::{SlotName, TablePattern};
 use syncdata_formats::signature::{SigningKey, VerifyKey};
 
 /// Settings that are numbers and nothing else: no unit, no word.
-const NUMBERS: [&str; 8] = [
+const NUMBERS: [&str; 10] = [
     "archive_port",
     "pg_port",
     "poll_max_changes",
@@ -55,6 +59,8 @@ const NUMBERS: [&str; 8] = [
     "compression_level",
     "apply_batch_changes",
     "log_keep_days",
+    "sync_lag_alert_threshold_minutes",
+    "dead_letter_queue_alert_threshold",
     "keep_days",
 ];
 
@@ -117,6 +123,13 @@ pub struct Config {
     pub http_listen: Option<SocketAddr>,
     /// 0: for ever.
     pub log_keep_days: u32,
+    pub enable_sync_monitoring: bool,
+    pub sync_lag_alert_threshold: Duration,
+    pub consistency_score_alert_threshold: Percent,
+    pub dead_letter_queue_alert_threshold: NonZeroU32,
+    pub alert_webhook: Option<Webhook>,
+    pub alert_webhook_secret_file: Option<PathBuf>,
+    pub alert_command: Option<String>,
     /// `None`: nothing is ever too old.
     pub keep_days: Option<u32>,
     /// Zero: never by itself.
@@ -233,6 +246,11 @@ impl Config {
         format!("{}-{}.sock", program.name(), self.who())
     }
 
+    /// A file of this copy's in the state folder: several daemons may share that.
+    pub fn state_file_of_copy(&self, name: &str) -> PathBuf {
+        self.places.state.join(format!("{name}-{}.json", self.who()))
+    }
+
     /// Several daemons may share a machine, one for each database and slot: a command must not stop another's.
     fn who(&self) -> String {
         let server = self.postgres.as_ref();
@@ -245,6 +263,11 @@ impl Config {
         ];
         let digest = Digest::of(who.join("\0").as_bytes()).to_string();
         digest[..8].to_owned()
+    }
+
+    /// A pass or a poll that is not due yet is no lag.
+    pub fn lag_that_is_an_alert(&self) -> Duration {
+        self.sync_lag_alert_threshold.max(self.data_sync_freq.saturating_mul(3))
     }
 
     /// Whose signature manifests must have, if any is asked for.

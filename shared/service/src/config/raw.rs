@@ -57,6 +57,9 @@ impl fmt::Display for Origin {
 pub(super) enum RawValue {
     Text(String),
     Number(i64),
+    Bool(bool),
+    /// Digit for digit.
+    Decimal(String),
     List(Vec<String>),
 }
 
@@ -65,6 +68,8 @@ impl fmt::Display for RawValue {
         match self {
             RawValue::Text(text) => f.write_str(text),
             RawValue::Number(number) => number.fmt(f),
+            RawValue::Bool(is) => is.fmt(f),
+            RawValue::Decimal(text) => f.write_str(text),
             RawValue::List(items) => f.write_str(&items.join(",")),
         }
     }

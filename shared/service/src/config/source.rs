@@ -53,7 +53,7 @@ impl SettingsFile {
             let key =
                 key::key_or_earlier(name.get_ref()).ok_or_else(|| unknown_key(name.get_ref(), &origin))?;
             let value =
-                raw_value(value.get_ref()).ok_or_else(|| wrong_type(key, value.get_ref(), &origin))?;
+                raw_value(key, value.get_ref()).ok_or_else(|| wrong_type(key, value.get_ref(), &origin))?;
             if let Some(other) = settings.get(key.name) {
                 let message = format!("{} is said twice: {} and {origin}", key.name, other.origin);
                 return Err(Error::new(Kind::BadInput, message).hint("take one of the two lines out"));
@@ -109,7 +109,8 @@ fn wrong_type(key: &Key, value: &DeValue<'_>, origin: &Origin) -> Error {
         .hint(format!("{}: {}", key.name, key.meaning))
 }
 
-fn raw_value(value: &DeValue<'_>) -> Option<RawValue> {
+/// Only what may be true or have a point is taken as such.
+fn raw_value(key: &Key, value: &DeValue<'_>) -> Option<RawValue> {
     match value {
         DeValue::String(text) => Some(RawValue::Text(text.to_string())),
         DeValue::Integer(number) => {
@@ -118,6 +119,12 @@ fn raw_value(value: &DeValue<'_>) -> Option<RawValue> {
         DeValue::Array(items) => {
             let items = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
             items.collect::<Option<Vec<String>>>().map(RawValue::List)
+        }
+        DeValue::Boolean(is) if matches!(key.default, key::Default::Text("true" | "false")) => {
+            Some(RawValue::Bool(*is))
+        }
+        DeValue::Float(number) if matches!(key.default, key::Default::Text(text) if text.contains('.')) => {
+            Some(RawValue::Decimal(number.as_str().to_owned()))
         }
         DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Table(_) => None,
     }
@@ -194,7 +201,7 @@ fn read_secret(path: &Path) -> Result<String> {
 }
 
 /// What a file has that a setting names: a password in one line.
-pub(super) fn secret_of_file(key: &str, path: &Path) -> Result<Secret> {
+pub fn secret_of_file(key: &str, path: &Path) -> Result<Secret> {
     let doing = || format!("reading {key} {}", path.display());
     refuse_if_exposed(path, std::fs::metadata(path).context(doing)?.mode(), "a secret")?;
     let text = small_file::read_text(path).context(doing)?;

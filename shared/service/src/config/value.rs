@@ -9,8 +9,9 @@ use bytesize::ByteSize;
 
 use super::raw::{Given, Parsed, RawValue};
 use super::secret::Secret;
-use super::{Confirm, OnError, QuarantineValues};
+use super::{Confirm, OnError, Percent, QuarantineValues};
 use crate::postgres::SslMode;
+use crate::webhook::Webhook;
 use syncdata_formats::name::{SlotName, TablePattern};
 
 const FREQ_MIN: Duration = Duration::from_secs(60);
@@ -74,7 +75,7 @@ pub(super) fn size(given: &Given) -> Parsed<ByteSize> {
     let size = match &given.value {
         RawValue::Number(number) => u64::try_from(*number).ok().map(ByteSize::b),
         RawValue::Text(text) => text.trim().parse().ok(),
-        RawValue::List(_) => None,
+        RawValue::List(_) | RawValue::Bool(_) | RawValue::Decimal(_) => None,
     };
     let accepted = || "a size above 0: 64MiB, 8GiB, or a number of bytes".to_owned();
     size.filter(|size| size.as_u64() > 0).ok_or_else(accepted)
@@ -140,6 +141,35 @@ pub(super) fn confirm(given: &Given) -> Parsed<Confirm> {
 
 pub(super) fn on_error(given: &Given) -> Parsed<OnError> {
     choice(given, &[("quarantine", OnError::Quarantine), ("stop", OnError::Stop)])
+}
+
+pub(super) fn yes_or_no(given: &Given) -> Parsed<bool> {
+    match &given.value {
+        RawValue::Bool(is) => Ok(*is),
+        _ => choice(given, &[("true", true), ("false", false), ("1", true), ("0", false)]),
+    }
+}
+
+pub(super) fn percent(given: &Given) -> Parsed<Percent> {
+    let accepted = || "a percentage with at most two digits after the point: 90.0, 99.95".to_owned();
+    match &given.value {
+        RawValue::Decimal(text) | RawValue::Text(text) => Percent::read(text.trim()).ok_or_else(accepted),
+        RawValue::Number(number) => Percent::read(&number.to_string()).ok_or_else(accepted),
+        _ => Err(accepted()),
+    }
+}
+
+/// A number of them.
+pub(super) fn minutes(given: &Given) -> Parsed<Duration> {
+    count(given).map(|minutes| Duration::from_secs(60 * u64::from(minutes.get())))
+}
+
+pub(super) fn webhook(given: &Given) -> Parsed<Webhook> {
+    let accepted = || {
+        "a web address: http:// or https://, a host, and a path; a name and password may not stand in it"
+            .to_owned()
+    };
+    Webhook::new(&text(given)?).map_err(|_| accepted())
 }
 
 pub(super) fn quarantine_values(given: &Given) -> Parsed<QuarantineValues> {

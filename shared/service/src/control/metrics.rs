@@ -1,11 +1,14 @@
 //! Prometheus' text format.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use syncdata_formats::time::Timestamp;
 
+use crate::alerts::{Alert, AlertKind};
+use crate::circuit::{Circuit, State};
 use crate::disk::Room;
 
 /// What a number means over time.
@@ -109,6 +112,32 @@ impl Metrics {
         };
         family("disk_free_bytes", "Room that is left where the folder lies", |room| room.free_bytes);
         family("disk_size_bytes", "All the room where the folder lies", |room| room.size_bytes);
+    }
+
+    /// Of those whom a program speaks with.
+    pub fn circuits(&mut self, prefix: &str, circuits: &BTreeMap<String, Circuit>) {
+        let name = |name: &str| format!("{prefix}_{name}");
+        let labels: Vec<[(&str, &str); 1]> = circuits.keys().map(|peer| [("peer", peer.as_str())]).collect();
+        let states = labels.iter().zip(circuits.values()).map(|([peer], c)| (Some(*peer), c.state.as_str()));
+        let values = State::ALL.map(State::as_str);
+        let help =
+            "1 for the state of the circuit: whether the peer answers, is left alone, or is tried again";
+        self.states(&name("circuit_state"), help, "state", &values, states);
+        let failures = labels.iter().zip(circuits.values()).map(|(labels, c)| (&labels[..], c.failures));
+        self.family(
+            &name("circuit_failures"),
+            Sort::Gauge,
+            "How often the peer has failed in a row",
+            failures,
+        );
+    }
+
+    /// Those that are open, 0 for each kind that could be.
+    pub fn alerts(&mut self, prefix: &str, kinds: &[AlertKind], open: &[Alert]) {
+        let labels: Vec<[(&str, &str); 1]> = kinds.iter().map(|kind| [("kind", kind.as_str())]).collect();
+        let count = |kind: &AlertKind| open.iter().filter(|alert| alert.kind == *kind).count();
+        let samples = labels.iter().zip(kinds).map(|(labels, kind)| (&labels[..], count(kind)));
+        self.family(&format!("{prefix}_alerts"), Sort::Gauge, "Alerts that are open", samples);
     }
 
     pub fn into_text(self) -> String {
