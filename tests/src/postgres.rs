@@ -233,20 +233,7 @@ impl PostgresServer {
     /// Another server with a copy of this one's folder, slots included, as a standby has it or a backup of the
     /// whole machine. Both are running afterwards; the copy goes its own way from here on.
     pub async fn copied(&mut self, promoted: bool) -> PostgresServer {
-        self.stop(StopMode::Fast);
-        let folder = Scratch::new("pg");
-        self.account.give(folder.path());
-        copy_folder(&self.data_folder(), &folder.path().join("data"));
-        let mut copy = PostgresServer {
-            installation: self.installation.clone(),
-            account: self.account.clone(),
-            port: free_port(),
-            folder,
-            database: self.database.clone(),
-            process: None,
-        };
-        copy.append_setting("port", &copy.port.to_string());
-        copy.append_setting("unix_socket_directories", &copy.socket_folder().display().to_string());
+        let mut copy = self.copy();
         if promoted {
             // Recovers what is there, and begins a timeline of its own.
             copy.append_setting("restore_command", "false");
@@ -259,6 +246,52 @@ impl PostgresServer {
             copy.wait_until_promoted().await;
         }
         self.resume().await;
+        copy
+    }
+
+    /// A standby that follows this server through the physical slot `slot`, and may take its slots over. Needs a line
+    /// of pg_hba.conf for replication over the socket.
+    pub async fn standby(&mut self, slot: &str) -> PostgresServer {
+        let mut standby = self.copy();
+        let slots = standby.data_folder().join("pg_replslot");
+        for kept in fs::read_dir(&slots).expect("our folder").flatten() {
+            fs::remove_dir_all(kept.path()).expect("our folder");
+        }
+        let (socket, port) = (self.socket_folder().display().to_string(), self.port);
+        let primary = format!("host={socket} port={port} user={} dbname={}", self.user(), self.database);
+        standby.append_setting("primary_conninfo", &primary);
+        standby.append_setting("primary_slot_name", slot);
+        standby.append_setting("hot_standby_feedback", "on");
+        let signal = standby.data_folder().join("standby.signal");
+        fs::write(&signal, "").expect("our folder");
+        standby.account.give(&signal);
+        self.resume().await;
+        standby.start_on_a_free_port().await;
+        standby
+    }
+
+    /// Ends its recovery.
+    pub async fn promote(&self) {
+        self.execute("SELECT pg_promote()").await;
+        self.wait_until_promoted().await;
+    }
+
+    /// Stops this server and takes a copy of it with addresses of its own.
+    fn copy(&mut self) -> PostgresServer {
+        self.stop(StopMode::Fast);
+        let folder = Scratch::new("pg");
+        self.account.give(folder.path());
+        copy_folder(&self.data_folder(), &folder.path().join("data"));
+        let copy = PostgresServer {
+            installation: self.installation.clone(),
+            account: self.account.clone(),
+            port: free_port(),
+            folder,
+            database: self.database.clone(),
+            process: None,
+        };
+        copy.append_setting("port", &copy.port.to_string());
+        copy.append_setting("unix_socket_directories", &copy.socket_folder().display().to_string());
         copy
     }
 
@@ -471,7 +504,8 @@ fn append(path: &Path, text: &str) {
 
 fn is_ready(pid_file: &str, pid: u32) -> bool {
     let mut lines = pid_file.lines();
-    lines.next() == Some(&pid.to_string()) && lines.nth(6).map(str::trim) == Some("ready")
+    lines.next() == Some(&pid.to_string())
+        && lines.nth(6).map(str::trim).is_some_and(|state| state == "ready" || state == "standby")
 }
 
 fn free_port() -> u16 {

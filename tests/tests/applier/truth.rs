@@ -214,6 +214,30 @@ async fn old_lines_go_after_log_keep_days_and_a_day_after_that_was_announced() {
     assert_eq!(copy.rows(kept).await, "6,true,6");
 }
 
+/// That somebody went on without changes is known for ever, whatever is forgotten beside it.
+#[tokio::test]
+async fn that_a_gap_was_accepted_is_told_longer_than_log_keep_days() {
+    let mut copy = two_tables().await;
+    copy.applier(&["add-tables", "users", "orders"]).succeed().await;
+    copy.sync(0).await;
+    copy.forge.gap(&["users"]);
+    copy.forge.segment(&[vec![rename(1, "Eve")]]);
+    copy.sync(1).await;
+    copy.applier(&["retry", "users", "--accept-gap"]).succeed().await;
+    copy.set("SYNCDATA_LOG_KEEP_DAYS", "7");
+    copy.server.execute("UPDATE data_sync_logs SET sync_time = sync_time - interval '400 days'").await;
+    assert!(copy.sync(0).await.contains("go from tomorrow on"));
+    let a_day = "UPDATE data_sync_checkpoint SET keep_announced_at = keep_announced_at - interval '1 day'";
+    copy.server.execute(a_day).await;
+    copy.sync(0).await;
+    copy.sync(0).await;
+    let old =
+        "SELECT table_name, archive_ref FROM data_sync_logs WHERE sync_time < now() - interval '300 days'";
+    assert_eq!(copy.rows(old).await, "users,retry --accept-gap");
+    let accepted = "SELECT cardinality(accepted_gaps) FROM data_sync_table_state WHERE table_name = 'users'";
+    assert_eq!(copy.rows(accepted).await, "1");
+}
+
 #[tokio::test]
 async fn tables_are_named_one_by_one_or_in_lists() {
     let mut copy = two_tables().await;

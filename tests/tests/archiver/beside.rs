@@ -399,6 +399,16 @@ const CASES: &[Case] = &[
             None,
         )
     },
+    // Rows from before say it as a column without a value, which the copy does not have.
+    Case {
+        make: "CREATE TABLE {t} (id int PRIMARY KEY, day int, note text, twice int GENERATED ALWAYS AS (day * 2)); INSERT INTO {t} VALUES (1, 1, 'one')",
+        from_major: 18,
+        ..case(
+            "virtual_column_dropped",
+            &[ROWS, "ALTER TABLE {t} DROP twice", "UPDATE {t} SET day = 5 WHERE id = 1"],
+            QUARANTINED,
+        )
+    },
     Case {
         make: "CREATE TABLE {t} (id int PRIMARY KEY, day int, note text, twice int GENERATED ALWAYS AS (day * 2) STORED); INSERT INTO {t} VALUES (1, 1, 'one')",
         here: "CREATE TABLE {t} (id int PRIMARY KEY, day int, note text, twice int)",

@@ -1,8 +1,10 @@
 //! Another server takes over: the archive goes on only where its history is still true.
 
+use std::time::Duration;
+
 use syncdata_formats::lsn::Lsn;
 use syncdata_tests::postgres::PostgresServer;
-use syncdata_tests::{Finished, World};
+use syncdata_tests::{Finished, StopMode, World, WorldOptions};
 
 use crate::operator::{self, SLOT};
 use crate::{reader, replay};
@@ -118,6 +120,83 @@ async fn assert_diverged(world: &mut World, port: u16, why: &str) {
     }
     assert_eq!(reader::manifests(world.archive_dir()).len(), before, "nothing is published");
     assert_eq!(reader::json(&world.archive_dir().join("head.json")), head);
+}
+
+/// The slot on the standby is older than the archive: what it hands out again is there already. Where the standby lacks
+/// what is archived, nothing goes on.
+#[tokio::test]
+async fn a_slot_that_was_synchronised_to_a_standby_goes_on_there_unless_the_standby_lacks_what_is_archived() {
+    for lacks in [false, true] {
+        let hba = ["host all all 127.0.0.1/32 trust", "local replication all trust"];
+        let options = WorldOptions::default().source(|source| source.hba(hba[0]).hba(hba[1]));
+        let mut world = options.start().await;
+        if !world.source.installation().knows_setting("sync_replication_slots") {
+            // An older server takes no slot along.
+            let client = world.source.connect().await;
+            assert!(client.batch_execute("ALTER SYSTEM SET sync_replication_slots = on").await.is_err());
+            return;
+        }
+        world.source.execute("CREATE TABLE notes (id int PRIMARY KEY, text text)").await;
+        world
+            .source
+            .execute("GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO syncdata_user")
+            .await;
+        let slots =
+            "SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json', false, false, true),
+            pg_create_physical_replication_slot('standby', true)";
+        world.source.execute(slots).await;
+        let mut standby = world.source.standby("standby").await;
+        world.source.execute("INSERT INTO notes VALUES (1, 'before')").await;
+        run(&world, 0).await;
+        let synced = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'syncdata_slot' AND synced AND NOT temporary";
+        while standby.value(synced).await == "0" {
+            world
+                .source
+                .execute("INSERT INTO notes SELECT max(id) + 1, 'synced' FROM notes; CHECKPOINT")
+                .await;
+            run(&world, 0).await;
+            caught_up(&world, &standby).await;
+            standby.execute("SELECT pg_sync_replication_slots()").await;
+        }
+        if lacks {
+            standby.stop(StopMode::Fast);
+        }
+        world
+            .source
+            .execute(
+                "INSERT INTO notes VALUES (100, 'archived'); UPDATE notes SET text = 'twice?' WHERE id = 1",
+            )
+            .await;
+        run(&world, 0).await;
+        if !lacks {
+            caught_up(&world, &standby).await;
+        }
+        world.source.crash();
+        if lacks {
+            standby.resume().await;
+        }
+        standby.promote().await;
+        standby.execute("INSERT INTO notes SELECT i, 'after' FROM generate_series(200, 900) i").await;
+        if lacks {
+            assert_diverged(&mut world, standby.port(), "timeline 2 left timeline 1 at").await;
+            continue;
+        }
+        world.set_archiver("pg_port", i64::from(standby.port()));
+        run(&world, 0).await;
+        replay::assert_equals(world.archive_dir(), &standby, &["notes"]).await;
+        standby.execute("DELETE FROM notes WHERE id > 300").await;
+        run(&world, 0).await;
+        replay::assert_equals(world.archive_dir(), &standby, &["notes"]).await;
+        assert_eq!(operator::gaps(&world).len(), 0);
+    }
+}
+
+async fn caught_up(world: &World, standby: &PostgresServer) {
+    let flush = world.source.value("SELECT pg_current_wal_flush_lsn()").await;
+    let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{flush}'");
+    while standby.value(&replayed).await != "t" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Nothing of it can be archived, and its disk is not to fill for that.
