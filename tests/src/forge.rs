@@ -353,6 +353,7 @@ impl Forge {
             recent: Vec::new(),
             covered_lsn: self.end_lsn,
             covered_at,
+            not_captured: Vec::new(),
             archiver: "forged".into(),
         };
         write(&self.dir.join("head.json"), &head.encode());

@@ -67,7 +67,7 @@ pub fn gap<'a>(manifest: &'a Manifest, table: &TableName, state: &TableState) ->
 
 /// Whether changes of that table are lost in it.
 pub fn concerns(gap: &Gap, table: &TableName) -> bool {
-    gap.tables.as_ref().is_none_or(|tables| tables.contains(table))
+    gap.concerns(table)
 }
 
 /// Changes that committed after one position and up to another: how a gap is told, and remembered when it is accepted.

@@ -31,6 +31,10 @@ pub(crate) struct Memory {
     pub former: BTreeSet<TableName>,
     /// Tables that the archive has, and of which a new spool knows no more.
     pub inherited: BTreeSet<TableName>,
+    /// Of those, the ones that another spool has not read to the end.
+    pub interrupted: BTreeSet<TableName>,
+    /// The archive is older than the spool: what it does not capture at its end, it may have captured before.
+    pub is_heir: bool,
 }
 
 /// A relation as it was.
@@ -173,6 +177,7 @@ pub(crate) struct OwnedSequence {
 /// A table, in the sense of a name that rows travel under.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Captured {
+    /// 0 where only the archive knows of it.
     pub oid: u32,
     /// Captured no more; up to where it was.
     pub left: Option<Lsn>,
@@ -193,6 +198,23 @@ impl Memory {
     /// Whether rows ever travelled under that name.
     pub(crate) fn knows(&self, table: &TableName) -> bool {
         self.tables.contains_key(table) || self.former.contains(table)
+    }
+
+    /// Tables that are not captured any more, since that position or a later one.
+    pub(crate) fn left_since(&self, position: Lsn) -> Vec<TableName> {
+        let left = self.tables.iter().filter(|(_, table)| table.left.is_some_and(|left| left >= position));
+        let left: BTreeSet<&TableName> = left.map(|(name, _)| name).chain(&self.interrupted).collect();
+        left.into_iter().cloned().collect()
+    }
+
+    /// Another spool has read on from there, and not of all tables.
+    pub(crate) fn leave(&mut self, has_left: impl Fn(&TableName) -> bool, from: Lsn) {
+        for (name, table) in &mut self.tables {
+            if table.left.is_none() && has_left(name) {
+                table.left = Some(from);
+            }
+        }
+        self.interrupted.extend(self.inherited.iter().filter(|name| has_left(name)).cloned());
     }
 
     /// For another database in the place of this one: none of its tables can be compared with ours.
@@ -222,9 +244,6 @@ impl Memory {
     /// Whether what wrote that mark had surely ended when the catalog was looked at last. A part of a transaction has a
     /// number of its own, which no list of open transactions shows: only what is older than all of them is sure.
     pub(crate) fn is_old(&self, mark: u32) -> bool {
-        self.seen.as_ref().is_none_or(|seen| {
-            let oldest = Seen { xmin: seen.xmin, xmax: seen.xmin, xip: Vec::new() };
-            oldest.has(mark)
-        })
+        self.seen.as_ref().is_none_or(|seen| seen.oldest().has(mark))
     }
 }

@@ -27,7 +27,7 @@ use naming::Naming;
 pub(crate) use tally::Tally;
 
 /// Partitions of partitions of partitions: more levels than anybody makes.
-const DEPTH_MAX: usize = 64;
+pub(crate) const DEPTH_MAX: usize = 64;
 
 /// A relation as the catalog describes it now.
 #[derive(Clone, Debug, PartialEq, Eq)]

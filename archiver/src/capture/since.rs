@@ -198,6 +198,20 @@ impl CaptureMemory {
         self.open().filter_map(rows).collect()
     }
 
+    /// Changes of these tables are missing from the stream: nothing follows from what it brought.
+    pub(crate) fn uncounted(&mut self, is_one: impl Fn(&TableName) -> bool) {
+        for span in self.spans.iter_mut().filter(|span| span.to.is_none() && is_one(&span.name)) {
+            span.balance = None;
+        }
+    }
+
+    /// Another spool has read on from there, and not of these tables.
+    pub(crate) fn leave(&mut self, has_left: impl Fn(&TableName) -> bool, from: Lsn) {
+        for span in self.spans.iter_mut().filter(|span| span.to.is_none() && has_left(&span.name)) {
+            span.to = Some(from.max(span.from));
+        }
+    }
+
     /// What came of the proof: it is not tried again.
     pub(crate) fn prove(&mut self, proved: &BTreeSet<TableName>) {
         for span in self.spans.iter_mut().filter(|span| span.to.is_none() && span.balance.is_some()) {

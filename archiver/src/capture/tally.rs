@@ -180,6 +180,7 @@ impl Capture {
         let mut memory = Memory { position, ..earlier.clone() };
         memory.patterns.extend(self.patterns.iter().map(ToString::to_string));
         if complete {
+            (memory.is_heir, memory.interrupted) = (false, BTreeSet::new());
             memory.inherited.clear();
             memory.seen = Some(seen.clone());
             memory.unseen = tally.unseen.clone();
@@ -205,7 +206,7 @@ impl Capture {
                 known.rows = None;
             }
         }
-        self.remember_tables(&mut memory.tables, tally, from, complete);
+        self.remember_tables(&mut memory.tables, &earlier.inherited, tally, from, complete);
         memory
     }
 
@@ -271,6 +272,7 @@ impl Capture {
     fn remember_tables(
         &self,
         tables: &mut BTreeMap<TableName, Captured>,
+        inherited: &BTreeSet<TableName>,
         tally: &Tally,
         from: Lsn,
         complete: bool,
@@ -279,6 +281,9 @@ impl Capture {
             if !self.tables.contains(table) && known.left.is_none() {
                 known.left = Some(from);
             }
+        }
+        for table in inherited.iter().filter(|table| !self.tables.contains(table)) {
+            tables.entry(table.clone()).or_insert(Captured { oid: 0, left: Some(from) });
         }
         tables.retain(|table, _| !self.forgotten.contains(table));
         let missed = self.missed(tally, complete);

@@ -2,6 +2,7 @@
 
 pub(crate) mod absent;
 pub(crate) mod cut;
+mod empty;
 pub(crate) mod publish;
 pub(crate) mod reading;
 pub(crate) mod scratch;

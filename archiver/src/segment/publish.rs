@@ -175,6 +175,9 @@ pub(crate) fn publish_gap(
     let manifest = draft(spool.state(), source, capture, end, gaps);
     let day = spool.state().chain_tip().day_of_next(Timestamp::now());
     spool.publish(&manifest, day, signing_key)?;
+    spool.update(|state| {
+        state.captured.uncounted(|table| manifest.gaps.iter().any(|gap| gap.concerns(table)))
+    })?;
     Ok(manifest)
 }
 

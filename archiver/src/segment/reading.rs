@@ -17,6 +17,7 @@ use crate::capture::since::{self, CaptureMemory};
 use crate::capture::{Capture, CatalogTable, Memory};
 use crate::segment::absent::Absent;
 use crate::segment::cut::{Place, Watch};
+use crate::segment::empty::Claims;
 use crate::segment::publish::{self, Circumstances, Published, publish};
 use crate::segment::scratch::{Scratch, ScratchFiles};
 use crate::segment::segmenter::{Files, Harvest, Limits, Segmenter};
@@ -69,6 +70,13 @@ struct Answer {
     end: Lsn,
 }
 
+impl Answer {
+    fn gaps(&self) -> impl Iterator<Item = &Gap> {
+        let inside = self.harvest.segments.iter().flat_map(|segment| &segment.gaps);
+        inside.chain(&self.harvest.gaps)
+    }
+}
+
 /// Takes all of a stretch to change files. Any source will do.
 pub(crate) async fn read_into<S: Source, F: Files>(
     source: &S,
@@ -107,8 +115,17 @@ impl Reading<'_> {
         }
         let lost = LostChanges::read(&said, &answer.circumstances.capture);
         let flush = look.position.flush;
+        let complete = !answer.read.was_cut && upto >= flush;
+        let missed = answer.circumstances.capture.missed(&answer.harvest.tally, complete);
+        let missed_tables = missed.iter().map(|missed| &missed.table);
+        let lost_tables = lost
+            .tables()
+            .chain(missed_tables)
+            .chain(answer.gaps().flat_map(|gap| gap.tables.iter().flatten()));
+        let lost_tables: BTreeSet<TableName> = lost_tables.cloned().collect();
+        answer.captured.uncounted(|table| lost_tables.contains(table));
         if answer.end >= flush {
-            prove_empty(connection, &mut answer).await?;
+            self.prove_empty(connection, look, &spool.state().memory, &mut answer).await?;
         }
         // Before anything of it is published: whoever comes after a crash knows since when tables are captured.
         // And what the catalog did not show of it: the slot may hand that out no more.
@@ -127,12 +144,11 @@ impl Reading<'_> {
         };
         let Answer { harvest, read, circumstances, shapes, end: looked_at, .. } = answer;
         let end = harvest.position.max(before);
-        let complete = !read.was_cut && upto >= flush;
         let capture = circumstances.capture.clone();
         let (seen, tally) = (harvest.seen.clone(), harvest.tally.clone());
         let absent = Absent {
             lost: lost.newer_than(&warned),
-            missed: capture.missed(&tally, complete),
+            missed,
             from: before,
             lost_to: end,
             missed_to: if complete { end.max(flush) } else { end },
@@ -262,6 +278,36 @@ impl Reading<'_> {
         harvest.cut = Some(place);
     }
 
+    /// Of tables that are new the rows are counted, once all is read that had committed when the poll began.
+    async fn prove_empty(
+        &self,
+        connection: &mut Connection,
+        look: &Look,
+        memory: &Memory,
+        answer: &mut Answer,
+    ) -> Result<()> {
+        let tables = answer.captured.provable();
+        let proved = if tables.is_empty() {
+            BTreeSet::new()
+        } else {
+            let spans = answer.harvest.segments.iter().map(|segment| segment.summary.span);
+            let xids = spans.flat_map(|span| [span.min_xid, span.max_xid]);
+            let xids = xids.chain(memory.unseen.iter().copied()).collect();
+            let claims = Claims { tables, end: answer.end, xids, look };
+            match claims.proved(connection, self.source).await {
+                Ok(proved) => proved,
+                // A lock, a time limit, a right that is missing: no reason not to read.
+                Err(error) if sqlstate(&error).is_some() => {
+                    warn!(error = %error.one_line(), "tables that are new count as not empty");
+                    BTreeSet::new()
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        answer.captured.prove(&proved);
+        Ok(())
+    }
+
     fn limits(&self) -> Limits {
         Limits {
             changes: u64::from(self.config.segment_max_changes.get()),
@@ -297,33 +343,6 @@ impl Reading<'_> {
             publish::source(state, &connection.facts.server_version, self.source.described(), settings);
         Ok((source, capture))
     }
-}
-
-/// Of tables that are new the rows are counted, once all is read that had committed when the poll began.
-async fn prove_empty(connection: &mut Connection, answer: &mut Answer) -> Result<()> {
-    let provable = answer.captured.provable();
-    let proved = if provable.is_empty() {
-        BTreeSet::new()
-    } else {
-        let xids: Vec<u32> = answer
-            .harvest
-            .segments
-            .iter()
-            .flat_map(|s| [s.summary.span.min_xid, s.summary.span.max_xid])
-            .collect();
-        let tx = connection.transaction().await?;
-        match columns::with_rows(&tx, &provable, &xids).await {
-            Ok(proved) => proved,
-            // A lock, a time limit, a right that is missing: no reason not to read.
-            Err(error) if sqlstate(&error).is_some() => {
-                warn!(error = %error.one_line(), "tables that are new count as not empty");
-                BTreeSet::new()
-            }
-            Err(error) => return Err(error),
-        }
-    };
-    answer.captured.prove(&proved);
-    Ok(())
 }
 
 /// One for each: the same may be found in another way, of one of them.

@@ -106,9 +106,7 @@ impl Claims {
 
     /// Captured then, and not declared missing.
     fn is_claimed(&self, table: &TableName, end: Lsn) -> bool {
-        let missing = |gap: &Gap| {
-            gap.from < end && end <= gap.to && gap.tables.as_ref().is_none_or(|tables| tables.contains(table))
-        };
+        let missing = |gap: &Gap| gap.from < end && end <= gap.to && gap.concerns(table);
         self.capture.contains(table) && !self.gaps.iter().any(missing)
     }
 }

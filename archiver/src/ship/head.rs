@@ -4,6 +4,7 @@ use syncdata_archive::{Archive, small};
 use syncdata_formats::document::Document;
 use syncdata_formats::head::{Head, Newest};
 use syncdata_formats::layout::{ArchivePath, SegmentName, SegmentSeq};
+use syncdata_formats::name::TablePattern;
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
 
@@ -22,7 +23,17 @@ pub(super) fn of(state: &State, covered_at: Timestamp) -> Head {
         covered_lsn: state.covered_lsn,
         covered_at,
         recent: state.recent(),
+        not_captured: not_captured(state),
         archiver: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Tables that have left since the newest segment: its manifest says that they are captured.
+fn not_captured(state: &State) -> Vec<TablePattern> {
+    let left = state.memory.left_since(state.tip.end_lsn);
+    match left.len() > Head::NOT_CAPTURED_MAX {
+        true => vec![TablePattern::All],
+        false => left.into_iter().map(TablePattern::Table).collect(),
     }
 }
 

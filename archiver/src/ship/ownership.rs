@@ -1,5 +1,7 @@
 //! Whose spool and whose archive: before anything is read or written, both must belong to this source.
 
+use std::collections::BTreeMap;
+
 use syncdata_formats::chain::Verified;
 use syncdata_formats::head::Head;
 use syncdata_formats::identity::{ArchiveIdentity, IdentitySource};
@@ -105,6 +107,7 @@ pub(crate) fn take_over(
         spool.update(|state| {
             let is_former = state.former_head.is_some_and(|former| head.covered_at <= former);
             if head.archive_id == state.archive_id && !is_former && excused > state.covered_lsn {
+                state.leave(|table| head.not_captured.iter().any(|pattern| pattern.matches(table)));
                 state.covered_lsn = excused;
                 state.covered_at = Some(head.covered_at);
             }
@@ -327,14 +330,21 @@ async fn adopt_archive(
         let (told, captured) = shipper.capture_since(identity.archive_id).await?;
         state.captured = CaptureMemory::of_chain(told, &captured);
         state.memory.inherited = captured.into_iter().collect();
+        state.memory.is_heir = true;
         // Not the server's own: whether that descends from the archive's is still to be asked.
         state.source.timeline = timeline;
-    } else if let Some(head) = &end.head {
+    } else {
+        // No copy of a table can have begun without a segment, but with a snapshot.
+        let held = shipper.snapshots(BTreeMap::new(), key.cloned()).await?;
+        state.memory.inherited = held.into_values().flat_map(|snapshot| snapshot.tables).collect();
+    }
+    if let (None, Some(head)) = (state.tip.last, &end.head) {
         // The head alone knows how far the slot had come: ahead of it, it has lost changes.
         state.tip.end_lsn = state.tip.end_lsn.min(head.covered_lsn);
     }
     state.covered_lsn = state.tip.end_lsn;
     if let Some(head) = end.head {
+        state.leave(|table| head.not_captured.iter().any(|pattern| pattern.matches(table)));
         state.covered_lsn = state.covered_lsn.max(head.covered_lsn.min(slot_at));
         state.covered_at = Some(head.covered_at);
     }

@@ -118,25 +118,17 @@ pub(crate) async fn standing(
     Ok(standing)
 }
 
-/// Those of the tables that have just so many rows now. `after` are transactions that must be visible to whoever counts:
-/// one that waits for its standby is in the stream before it is. What cannot be counted soon is none of them.
+/// Those of the tables that have just so many rows in the transaction's snapshot. What cannot be counted soon is none of
+/// them.
 pub(crate) async fn with_rows(
     client: &impl GenericClient,
     tables: &BTreeMap<TableName, u64>,
-    after: &[u32],
 ) -> Result<BTreeSet<TableName>> {
     let doing = "counting the rows of tables that are new";
     client
         .batch_execute("SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'")
         .await
         .context(|| doing.to_owned())?;
-    let xmin = "SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::numeric % 4294967296)::int8";
-    let rows = many(client, doing, xmin, &[]).await?;
-    let oldest = xid(rows.first().map_or(0, |row| row.get(0)))?;
-    // Numbers of transactions wrap around.
-    if after.iter().any(|xid| oldest.wrapping_sub(*xid).cast_signed() <= 0) {
-        return Ok(BTreeSet::new());
-    }
     let (schemas, names): (Vec<&str>, Vec<&str>) = tables.keys().map(|t| (t.schema(), t.name())).unzip();
     let wanted = [(&schemas as _, Type::TEXT_ARRAY), (&names as _, Type::TEXT_ARRAY)];
     let mut found = BTreeSet::new();

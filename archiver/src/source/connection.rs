@@ -7,9 +7,9 @@ use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
-use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
+use tokio_postgres::{IsolationLevel, Transaction};
 use tracing::warn;
 
 use crate::source::catalog::Facts;
@@ -110,7 +110,11 @@ impl Connection {
 
     /// A transaction with the settings pinned inside: poolers forget what a session pinned.
     pub(crate) async fn transaction(&mut self) -> Result<Transaction<'_>> {
-        let tx = self.session.client_mut().transaction().await;
+        self.transaction_at(IsolationLevel::ReadCommitted).await
+    }
+
+    pub(crate) async fn transaction_at(&mut self, level: IsolationLevel) -> Result<Transaction<'_>> {
+        let tx = self.session.client_mut().build_transaction().isolation_level(level).start().await;
         let tx = tx.context(|| "starting a transaction on the source".to_owned())?;
         pinned().apply_to_transaction(&tx).await?;
         Ok(tx)

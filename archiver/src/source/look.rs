@@ -48,7 +48,8 @@ impl Look {
     }
 }
 
-fn differing(before: &[CatalogTable], after: &[CatalogTable]) -> BTreeSet<u32> {
+/// By their oids.
+pub(crate) fn differing(before: &[CatalogTable], after: &[CatalogTable]) -> BTreeSet<u32> {
     let by_oid = |tables: &[CatalogTable]| -> BTreeMap<u32, CatalogTable> {
         let carried = tables.iter().filter(|table| is_carried(table));
         carried.map(|table| (table.oid, table.clone())).collect()

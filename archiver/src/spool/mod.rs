@@ -245,6 +245,8 @@ impl Spool {
     /// Takes over segments that the archive has and this spool never saw.
     pub(crate) fn adopt(&mut self, verified: &Verified) -> Result<()> {
         self.update(|state| {
+            let captured = &verified.manifest().capture;
+            state.leave(|table| !captured.contains(table));
             state.follow(verified);
             state.shipped = state.shipped.max(state.tip.seq());
             state.add_gaps(&verified.manifest().gaps);

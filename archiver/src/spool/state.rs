@@ -225,6 +225,13 @@ impl State {
         self.shapes = ShapeMemory::default();
     }
 
+    /// Another spool has read on from where this one was, and not of these tables.
+    pub(crate) fn leave(&mut self, has_left: impl Fn(&TableName) -> bool) {
+        let from = self.position();
+        self.memory.leave(&has_left, from);
+        self.captured.leave(&has_left, from);
+    }
+
     /// The source is on that timeline, which left the one that was read last at `switch`. What was covered after that
     /// place, the source has lost, and writes other changes there.
     pub(crate) fn is_on(&mut self, timeline: u32, switch: Option<Lsn>, oldest: Option<u32>) {

@@ -8,10 +8,11 @@ use uuid::Uuid;
 
 use crate::digest::Digest;
 use crate::document::{Document, FORMAT};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::json;
 use crate::layout::{ArchivePath, SegmentName, parse_manifest_path};
 use crate::lsn::Lsn;
+use crate::name::TablePattern;
 use crate::time::{Day, Timestamp};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct Head {
     pub covered_lsn: Lsn,
     /// By production's clock: everything that committed before is in the archive.
     pub covered_at: Timestamp,
+    /// Tables of which changes that committed since the newest segment's end are not in the archive, though they were
+    /// captured up to there. A pattern where there are too many to name.
+    pub not_captured: Vec<TablePattern>,
     pub archiver: String,
 }
 
@@ -41,6 +45,9 @@ pub struct Newest {
 impl Head {
     /// A day of polls is more, and a reader that far back lists.
     pub const RECENT_MAX: usize = 64;
+
+    /// More tables than these are told as all.
+    pub const NOT_CAPTURED_MAX: usize = 100;
 
     pub fn encode(&self) -> Vec<u8> {
         json::encode(self)
@@ -73,6 +80,8 @@ struct RawHead {
     archiver: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     recent: Vec<RawRecent>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    not_captured: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -94,6 +103,7 @@ impl From<Head> for RawHead {
             covered_at: head.covered_at,
             archiver: head.archiver,
             recent: head.recent.into_iter().map(RawRecent::from).collect(),
+            not_captured: head.not_captured.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -119,12 +129,15 @@ impl TryFrom<RawHead> for Head {
         };
         let recent = raw.recent.into_iter().map(named).collect::<Result<Vec<Newest>, String>>()?;
         check_recent(newest, &recent)?;
+        let not_captured = raw.not_captured.iter().map(|text| pattern(text));
+        let not_captured = not_captured.collect::<Result<Vec<TablePattern>, String>>()?;
         Ok(Head {
             archive_id: raw.archive_id,
             newest,
             recent,
             covered_lsn: raw.covered_lsn,
             covered_at: raw.covered_at,
+            not_captured,
             archiver: raw.archiver,
         })
     }
@@ -136,6 +149,14 @@ fn named(raw: RawRecent) -> Result<Newest, String> {
         return Err(format!("seq is {}, but manifest is {:?}", raw.seq, raw.manifest));
     }
     Ok(Newest { day, name, sha256: raw.sha256 })
+}
+
+fn pattern(text: &str) -> Result<TablePattern, String> {
+    let pattern: TablePattern = text.parse().map_err(|error: Error| error.to_string())?;
+    match pattern.to_string() == text {
+        true => Ok(pattern),
+        false => Err(format!("not_captured: {text:?} is written {:?}", pattern.to_string())),
+    }
 }
 
 /// The newest one first, each followed by the one before it.
@@ -174,6 +195,7 @@ mod tests {
             recent: newest.into_iter().chain(newest.map(|_| earlier())).collect(),
             covered_lsn: lsn("0/16B4000"),
             covered_at: ts("2026-02-05T10:45:00.5Z"),
+            not_captured: newest.map(|_| "sales.\"A b\"".parse().expect("a name")).into_iter().collect(),
             archiver: "0.1.0".into(),
         }
     }
@@ -272,6 +294,21 @@ mod tests {
         assert!(Head::decode(&none.encode()).is_err());
         let many = Head { recent: vec![newest(); 65], ..head(Some(newest())) };
         assert!(Head::decode(&many.encode()).expect_err("many").report().contains("at most 64"));
+    }
+
+    #[test]
+    fn tables_that_are_not_captured_have_one_spelling() {
+        let sound = text(&head(Some(newest())));
+        assert!(sound.contains(r#""not_captured":["sales.\"A b\""]"#), "{sound}");
+        for (to, says) in
+            [(r#"sales.\"ab\""#, "is written \"sales.ab\""), ("sales.A", "is written"), ("", "empty")]
+        {
+            let changed = sound.replace(r#"sales.\"A b\""#, to);
+            let error = Head::decode(changed.as_bytes()).expect_err(says).report();
+            assert!(error.contains(says), "{says:?} is not in {error}");
+        }
+        let all = sound.replace(r#"sales.\"A b\""#, "*");
+        assert_eq!(Head::decode(all.as_bytes()).expect("a pattern").not_captured, [TablePattern::All]);
     }
 
     #[test]

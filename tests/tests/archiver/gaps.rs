@@ -223,7 +223,7 @@ async fn a_daemon_knows_of_a_gap_before_its_first_poll_has_ended() {
 async fn a_lost_spool_takes_its_position_from_the_archive() {
     let mut world = world().await;
     // Idle progress, which the head alone knows.
-    world.source.execute("CREATE TABLE unrelated (); SELECT pg_switch_wal()").await;
+    world.source.execute("CREATE SEQUENCE unrelated; SELECT pg_switch_wal()").await;
     run(&world, 0).await;
     fs::remove_dir_all(world.spool_dir()).expect("our folder");
     world.backup.stop();

@@ -11,6 +11,7 @@ mod forgotten;
 mod fuse;
 mod gaps;
 mod guard;
+mod handover;
 mod hidden;
 mod identity;
 mod identity_random;

@@ -161,6 +161,59 @@ async fn a_row_that_waits_for_its_commit_to_be_seen_is_no_proof_of_emptiness() {
     assert!(since(&world).contains(&("t".into(), false)), "what is not proved at first is not proved later");
 }
 
+/// All that is in the stream was read before the rows are counted, and what happens in between is not in it yet.
+#[tokio::test]
+async fn what_happens_while_rows_are_counted_is_no_proof_of_emptiness() {
+    let world = scene::world(
+        "CREATE TABLE gone (id int PRIMARY KEY, note text); CREATE TABLE emptied (LIKE gone INCLUDING ALL);
+        CREATE TABLE parts (LIKE gone INCLUDING ALL) PARTITION BY RANGE (id);
+        CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
+        INSERT INTO gone VALUES (1, 'before'); INSERT INTO emptied VALUES (1, 'before'); INSERT INTO parts VALUES (1, 'before')",
+    )
+    .await;
+    let tables = ["gone", "emptied", "parts"];
+    for table in tables {
+        world.target.execute(&format!("CREATE TABLE {table} (id int PRIMARY KEY, note text)")).await;
+    }
+    world.source.execute("INSERT INTO gone VALUES (2, 'after')").await;
+    let client = world.source.connect().await;
+    let meanwhile = "BEGIN; LOCK TABLE gone, emptied, parts; DELETE FROM gone WHERE id = 2;
+        TRUNCATE emptied; ALTER TABLE parts DETACH PARTITION parts_1";
+    client.batch_execute(meanwhile).await.expect("runs");
+    let run = world.archiver(["run", "--once"]).spawn();
+    // It waits for the lock of the first that it counts, for a second at most.
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    while world.source.value(waits).await == "0" {}
+    client.batch_execute("COMMIT").await.expect("runs");
+    run.ended().await.expect_code(0);
+    let says: Vec<(String, bool)> = since(&world);
+    assert_eq!(says, [("emptied".into(), false), ("gone".into(), false), ("parts".into(), false)]);
+    world.archiver(["run", "--once"]).run().await;
+    world.applier(["add-tables"].iter().chain(&tables)).run().await;
+    world.applier(["sync"]).run().await;
+    let live = "SELECT count(*) FROM data_sync_table_state WHERE state = 'live'";
+    assert_eq!(world.target.value(live).await, "0", "no copy of them was taken");
+}
+
+/// Of a production that never rests, what is seen beyond the end of the stream is counted too.
+#[tokio::test]
+async fn tables_that_are_written_to_while_they_are_counted_are_known_to_have_been_empty() {
+    let world = scene::world(
+        "CREATE TABLE busy (id bigserial PRIMARY KEY); CREATE TABLE silent (id int PRIMARY KEY)",
+    )
+    .await;
+    let client = world.source.connect().await;
+    let writing = "DO $$ BEGIN LOOP
+        INSERT INTO busy DEFAULT VALUES; DELETE FROM busy WHERE id % 3 = 0; COMMIT; END LOOP; END $$";
+    let cancel = client.cancel_token();
+    let writer = tokio::spawn(async move { client.batch_execute(writing).await });
+    while world.source.value("SELECT count(*) FROM busy").await == "0" {}
+    poll(&world).await;
+    cancel.cancel_query(tokio_postgres::NoTls).await.expect("it is there");
+    writer.await.expect("no panic").expect_err("cancelled");
+    assert_eq!(since(&world), [("busy".to_owned(), true), ("silent".to_owned(), true)]);
+}
+
 #[tokio::test]
 async fn a_table_that_leaves_the_capture_and_returns_begins_anew() {
     let mut world =

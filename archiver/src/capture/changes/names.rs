@@ -7,7 +7,7 @@ use syncdata_formats::name::{TableName, TablePattern};
 
 use super::storage::{Moved, moved};
 use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION};
-use crate::capture::{Heir, Missed, RelationKind};
+use crate::capture::{Heir, Memory, Missed, RelationKind};
 
 /// So many take a few megabytes of the spool's state.
 pub(super) const LEFT_MAX: usize = 10_000;
@@ -17,7 +17,9 @@ impl Changes<'_> {
     pub(super) fn tables(&mut self) {
         for (table, oid) in self.capture.roots.clone() {
             match self.memory.tables.get(&table) {
-                Some(known) if known.oid != oid => self.capture.miss(table, ANOTHER, known.left),
+                Some(known) if known.oid != oid && known.oid != 0 => {
+                    self.capture.miss(table, ANOTHER, known.left)
+                }
                 Some(known) if known.left.is_some() => self.capture.miss(table, NOT_CAPTURED, known.left),
                 Some(_) => {}
                 None if self.is_newborn(oid) || !self.was_listed(&table) => {}
@@ -66,6 +68,9 @@ impl Changes<'_> {
 
     /// Tables that an archive has whose spool is lost: whatever may have become of them since it was read last.
     pub(super) fn inherited(&mut self) {
+        for table in self.not_inherited() {
+            self.capture.miss(table, NOT_CAPTURED, None);
+        }
         for table in &self.memory.inherited {
             let root = self.capture.roots.get(table).and_then(|oid| self.catalog.get(oid));
             let Some(now) = root else { continue };
@@ -80,6 +85,14 @@ impl Changes<'_> {
             };
             self.capture.heirs.push(heir);
         }
+    }
+
+    /// Tables of which the archive may have rows, and does not have all changes since.
+    fn not_inherited(&self) -> Vec<TableName> {
+        let Memory { inherited, interrupted, is_heir, .. } = self.memory;
+        let is_one =
+            |table: &TableName| interrupted.contains(table) || *is_heir && !inherited.contains(table);
+        self.capture.tables.iter().filter(|table| is_one(table)).cloned().collect()
     }
 
     /// Tables that became something whose changes are in no stream: unlogged, or a view in their place.

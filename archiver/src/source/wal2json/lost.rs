@@ -46,6 +46,11 @@ impl LostChanges {
         lost
     }
 
+    /// Those that may have lost changes.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &TableName> {
+        self.counts.keys().chain(&self.suspects)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.counts.is_empty() && self.suspects.is_empty()
     }

@@ -184,3 +184,10 @@ pub struct Gap {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tables: Option<Vec<TableName>>,
 }
+
+impl Gap {
+    /// Whether changes of that table are lost in it.
+    pub fn concerns(&self, table: &TableName) -> bool {
+        self.tables.as_ref().is_none_or(|tables| tables.contains(table))
+    }
+}

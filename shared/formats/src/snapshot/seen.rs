@@ -31,6 +31,12 @@ impl Seen {
         xid < self.xmin || xid < self.xmax && self.xip.binary_search(&xid).is_err()
     }
 
+    /// The same, of which no more is believed than that all have ended which are older than the oldest that runs.
+    #[must_use]
+    pub fn oldest(&self) -> Seen {
+        Seen { xmin: self.xmin, xmax: self.xmin, xip: Vec::new() }
+    }
+
     /// The same, of which no more is believed than that all below `xid` have ended.
     #[must_use]
     pub fn before(self, xid: u32) -> Seen {
