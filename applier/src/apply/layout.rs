@@ -129,7 +129,7 @@ impl Ground<'_> {
             let has = if *position <= manifest.start_lsn {
                 0
             } else {
-                let commits = reader::commits(&fetched.segment, file)?;
+                let commits = reader::commits(&fetched.segment, file, fetched.line_bytes_max)?;
                 commits.iter().filter(|commit| commit.end_lsn <= *position).count() as u64
             };
             held.insert(table.to_string(), has);
@@ -168,7 +168,7 @@ impl Ground<'_> {
         };
         // Positions between two commits are rare: only then is the file read twice.
         let commits = if from > manifest.start_lsn || exact(&until).is_some() {
-            reader::commits(&fetched.segment, file)?
+            reader::commits(&fetched.segment, file, fetched.line_bytes_max)?
         } else {
             Vec::new()
         };

@@ -1,13 +1,13 @@
 //! A table's part of a segment, transaction by transaction.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
 
-use syncdata_formats::chain::Verified;
 use syncdata_formats::change::{Commit, Record};
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::segment::SegmentReader;
 use syncdata_service::own_files;
+
+use crate::archive::fetch::Fetched;
 
 /// What one transaction has of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,15 +18,22 @@ pub(crate) struct Part {
     pub commit: Commit,
 }
 
-/// Those of the transactions that have records of the table. A thread of its own reads them.
-pub(crate) async fn parts(segment: Verified, file: PathBuf, table: String) -> Result<Vec<Part>> {
-    let read = tokio::task::spawn_blocking(move || read(&segment, &file, &table)).await;
-    read.unwrap_or_else(|_| Err(Error::new(Kind::Io, "the thread that reads a segment ended early")))
+/// Those of the transactions that have records of the table. A thread of its own reads them. `None`: there is no file.
+pub(crate) async fn parts(fetched: &Fetched, table: String) -> Result<Option<Vec<Part>>> {
+    let Some(file) = fetched.file.clone() else { return Ok(None) };
+    let (segment, line_bytes_max) = (fetched.segment.clone(), fetched.line_bytes_max);
+    let work = move || {
+        let source = own_files::read_plain(&file)?;
+        let reader = SegmentReader::<File>::ahead(source, segment.manifest())?;
+        read(reader.with_line_bytes_max(line_bytes_max), &table)
+    };
+    let read = tokio::task::spawn_blocking(work).await;
+    let read =
+        read.unwrap_or_else(|_| Err(Error::new(Kind::Io, "the thread that reads a segment ended early")));
+    read.map(Some)
 }
 
-fn read(segment: &Verified, file: &Path, table: &str) -> Result<Vec<Part>> {
-    let source = own_files::read_plain(file)?;
-    let mut reader = SegmentReader::<File>::ahead(source, segment.manifest())?;
+fn read(mut reader: SegmentReader<File>, table: &str) -> Result<Vec<Part>> {
     let (mut parts, mut records) = (Vec::new(), 0);
     loop {
         let line = reader.line() + 1;

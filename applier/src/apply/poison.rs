@@ -9,10 +9,15 @@ use syncdata_formats::segment::SegmentReader;
 
 use crate::target::Found;
 
-/// Reads that line of a change file again: rare enough to be slow.
-pub(crate) fn find(file: &Path, manifest: &Manifest, line: u64) -> Result<Option<Found>> {
+/// Reads that line of a change file again: rare enough to be slow. `None`: it is longer than that.
+pub(crate) fn find(
+    file: &Path,
+    manifest: &Manifest,
+    line: u64,
+    line_bytes_max: usize,
+) -> Result<Option<Found>> {
     let source = std::fs::File::open(file).context(|| format!("opening {}", file.display()))?;
-    let mut reader = SegmentReader::new(source, manifest)?;
+    let mut reader = SegmentReader::new(source, manifest)?.with_line_bytes_max(line_bytes_max);
     while reader.line() < line {
         let at = reader.line() + 1;
         match reader.next()? {

@@ -174,10 +174,10 @@ pub fn rows(
     }
 }
 
-/// Every commit of a segment, to find a position between them.
-pub fn commits(segment: &Verified, file: &std::path::Path) -> Result<Vec<Commit>> {
+/// Every commit of a segment, to find a position between them. Rows are passed over, and no longer one is held than that.
+pub fn commits(segment: &Verified, file: &std::path::Path, line_bytes_max: usize) -> Result<Vec<Commit>> {
     let mut commits = Vec::new();
-    let mut reader = open(segment, file)?;
+    let mut reader = open(segment, file)?.with_line_bytes_max(line_bytes_max);
     while let Some(record) = reader.next()? {
         if let Record::Commit(commit) = record {
             commits.push(commit);

@@ -484,7 +484,7 @@ impl Transaction<'_> {
             _ => reached,
         };
         let record = match (&fetched.file, stop.poison.line) {
-            (Some(file), Some(line)) => poison::find(file, manifest, line)?,
+            (Some(file), Some(line)) => poison::find(file, manifest, line, fetched.line_bytes_max)?,
             _ => None,
         };
         Ok(SetAside {

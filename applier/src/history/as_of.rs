@@ -234,7 +234,7 @@ impl Making<'_> {
     async fn first_later(&self, segment: &Verified, known: &Known) -> Result<Option<End>> {
         let fetched = self.source.fetch_file(segment.clone()).await?;
         let Some(file) = &fetched.file else { return Ok(None) };
-        let commits = reader::commits(segment, file)?;
+        let commits = reader::commits(segment, file, fetched.line_bytes_max)?;
         let mut commits = (0_u64..).zip(&commits);
         let later = commits.find(|(_, commit)| commit.ts > self.order.at && !known.has(commit));
         let seq = segment.manifest().seq.get();

@@ -155,11 +155,8 @@ fn task(
 ) -> Result<Option<Task>, Halt> {
     let manifest = fetched.segment.manifest();
     let Some(file) = &fetched.file else { return Ok(None) };
-    let (from, skip) = if known.reaches_into(manifest) {
-        passed_over(&fetched.segment, file, known)?
-    } else {
-        (0, HashSet::new())
-    };
+    let (from, skip) =
+        if known.reaches_into(manifest) { passed_over(fetched, file, known)? } else { (0, HashSet::new()) };
     let mut admitted = HashMap::new();
     for (name, copy) in copies.iter_mut().filter(|(name, _)| manifest.tables.contains_key(*name)) {
         let relation = match manifest.relations.get(name) {
@@ -180,8 +177,8 @@ fn task(
 }
 
 /// The first transaction that is not known, and those after it that are.
-fn passed_over(segment: &Verified, file: &Path, known: &Known) -> Result<(u64, HashSet<u64>)> {
-    let commits = reader::commits(segment, file)?;
+fn passed_over(fetched: &Fetched, file: &Path, known: &Known) -> Result<(u64, HashSet<u64>)> {
+    let commits = reader::commits(&fetched.segment, file, fetched.line_bytes_max)?;
     let places = (0_u64..).zip(&commits);
     let mut known = places.filter(|(_, commit)| known.has(commit)).map(|(place, _)| place).peekable();
     let mut from = 0;

@@ -249,12 +249,9 @@ async fn transaction_of(
 
 async fn parts_of(source: &Source, segment: &Verified, table: &TableName) -> Result<Vec<Part>> {
     let fetched = source.fetch_file(segment.clone()).await?;
-    let parts = match &fetched.file {
-        Some(file) => part::parts(segment.clone(), file.clone(), table.to_string()).await?,
-        None => Vec::new(),
-    };
+    let parts = part::parts(&fetched, table.to_string()).await?;
     fetched.clean()?;
-    Ok(parts)
+    Ok(parts.unwrap_or_default())
 }
 
 /// What the pass came to, after what was passed over before it.

@@ -40,9 +40,8 @@ async fn of_segment(source: &Source, segment: &Verified, table: &TableName, posi
     }
     // It has taken a part of it, which only the file tells.
     let fetched = source.fetch_file(segment.clone()).await?;
-    let records = match &fetched.file {
-        Some(file) => {
-            let parts = part::parts(segment.clone(), file.clone(), table.to_string()).await?;
+    let records = match part::parts(&fetched, table.to_string()).await? {
+        Some(parts) => {
             parts.iter().filter(|part| part.commit.end_lsn > position).map(|part| part.records).sum()
         }
         None => counts.total(),

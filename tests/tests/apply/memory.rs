@@ -63,6 +63,27 @@ async fn a_record_longer_than_line_max_sets_its_table_aside_in_bounded_memory() 
 }
 
 #[tokio::test]
+async fn nobody_holds_a_record_that_is_longer_than_line_max() {
+    let (record, most) = (300 << 20, 200 * 1024);
+    let mut copy = LocalCopy::start(TEXTS).await;
+    copy.set("SYNCDATA_LINE_MAX", "1MiB");
+    // A pass, which also counts what waits for the table.
+    let (peak, run) = pass_with_a_record_of(&mut copy, record).await;
+    run.expect_code(1);
+    assert!(peak < most, "a pass: {peak} KiB");
+    let past = ["as-of", "2026-02-05T10:30:00Z", "--into", "past", "--tables", "others"];
+    let (run, peak) = copy.applier(&past).spawn().ended_with_peak().await;
+    run.expect_code(0);
+    assert!(peak < most, "as-of: {peak} KiB");
+    assert_eq!(copy.rows("SELECT id FROM past.others").await, "1");
+    let letter = copy.rows("SELECT operation_id FROM data_sync_quarantine").await;
+    let skip = ["dead-letters", "skip", &letter, "--reason", "too long"];
+    let (run, peak) = copy.applier(&skip).spawn().ended_with_peak().await;
+    run.expect_code(0);
+    assert!(peak < most, "dead-letters: {peak} KiB");
+}
+
+#[tokio::test]
 async fn a_record_that_line_max_allows_fits_into_the_units_memory() {
     let mut copy = LocalCopy::start(TEXTS).await;
     let (peak, run) = pass_with_a_record_of(&mut copy, 250 << 20).await;

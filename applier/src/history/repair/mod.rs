@@ -246,7 +246,7 @@ impl Repair<'_> {
             }
             // A position in the middle of a segment is rare: only then is the file read twice.
             let until = if plan.position < manifest.end_lsn {
-                let commits = reader::commits(segment, file)?;
+                let commits = reader::commits(segment, file, self.files.source.line_bytes_max())?;
                 Some(commits.iter().filter(|commit| commit.end_lsn <= plan.position).count() as u64)
             } else {
                 None
