@@ -144,7 +144,10 @@ fn renamed_or_new(table: &Table, relation: &Relation, column: &manifest::Column)
         }
     }
     match olds.as_slice() {
-        [] => (add, false),
+        // It may be the new name of a column whose old name another one has by now, or that is of another type here.
+        [] => {
+            (format!("{add};  -- if it is a new column: nothing tells whether another one was renamed"), true)
+        }
         olds => {
             let renames: Vec<String> = olds.iter().map(|local| rename(local)).collect();
             let both = format!(

@@ -128,6 +128,30 @@ async fn where_no_number_tells_neither_statement_ends_in_a_copy_that_differs() {
 }
 
 #[tokio::test]
+async fn a_column_that_looks_new_without_a_number_ends_in_no_copy_that_differs() {
+    let mut copy = LocalCopy::start("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
+    copy.forge.describe("t", relation(&[("id", None), ("v", None)]));
+    copy.forge.segment(&[vec![row(1, &["v"])]]);
+    copy.applier(&["add-tables", "t"]).succeed().await;
+    copy.sync(0).await;
+    // The source calls `v` `w` now, and has another `v`.
+    copy.forge.describe("t", relation(&[("id", None), ("w", None), ("v", None)]));
+    copy.forge.segment(&[vec![row(2, &["w", "v"])]]);
+    copy.sync(1).await;
+    let said = reason(&copy).await;
+    assert!(said.contains(r#"ADD COLUMN "w" text;  -- if it is a new column"#), "{said}");
+    assert!(said.contains("resync t"), "{said}");
+    copy.server.execute("ALTER TABLE t ADD COLUMN w text").await;
+    let retried = copy.applier(&["retry", "t"]).run().await.expect_code(1);
+    assert!(retried.stdout.contains("resync t"), "{retried}");
+    assert_eq!(state(&copy).await, "quarantined");
+    copy.forge.snapshot(&[("t", &["1\tv 1\t\\N", "2\tw 2\tv 2"])]);
+    copy.applier(&["resync", "t"]).succeed().await;
+    assert_eq!(copy.rows("SELECT id, w, v FROM t ORDER BY id").await, "1,v 1,NULL 2,w 2,v 2");
+    copy.sync(0).await;
+}
+
+#[tokio::test]
 async fn where_everything_stops_the_wrong_statement_ends_in_no_copy_that_differs_either() {
     let mut copy = LocalCopy::start("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
     copy.set("SYNCDATA_ON_ERROR", "stop");
