@@ -78,6 +78,8 @@ impl Acks {
             }
             told.loading.clone()
         };
+        // What is pruned because of this must not be needed again after a crash.
+        local.in_transaction(cursor::be_durable(client, meta)).await?;
         let name = name(local).await?;
         let (end_lsn, at) = (needed, Timestamp::now());
         source

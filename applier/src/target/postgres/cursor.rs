@@ -301,6 +301,16 @@ pub async fn note_nan(
     Ok(updated.context(|| format!("noting what {table} cannot be told"))? > 0)
 }
 
+/// All that was committed before is on the disk once this is committed.
+pub async fn be_durable(client: &impl GenericClient, meta: &MetaSchema) -> Result<()> {
+    let doing = || "bringing the checkpoint to the disk".to_owned();
+    client.batch_execute("SET LOCAL synchronous_commit = on").await.context(doing)?;
+    // A commit that changes nothing waits for nothing.
+    let touch = format!("UPDATE {meta}.data_sync_checkpoint SET seq = seq");
+    client.execute(&touch, &[]).await.context(doing)?;
+    Ok(())
+}
+
 /// How fresh the head was that was noted last.
 pub async fn covered_at(client: &impl GenericClient, meta: &MetaSchema) -> Result<Option<Timestamp>> {
     // As text of ours: PostgreSQL's has other digits.
