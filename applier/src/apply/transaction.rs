@@ -144,6 +144,8 @@ impl Transaction<'_> {
         target.claim(self.checkpoint).await?;
         let states = target.states().await?;
         let tables = self.local_tables(target, &states).await?;
+        let written: Vec<&TableName> = tables.keys().filter(|table| self.may_be_blamed(table)).collect();
+        target.look_again(&written).await?;
         let in_scope = states.iter().filter(|(table, state)| self.scope.contains(table, state));
         let states_in_scope = in_scope.map(|(table, state)| (table, state.clone())).collect();
         self.look_at_newer_columns(target, &states, &tables).await?;

@@ -15,6 +15,19 @@ pub(crate) struct Memory {
     /// By the numbers in the local catalog.
     columns: BTreeMap<i16, KeptColumn>,
     pub(crate) paired: PairedColumns,
+    /// Where the rows are, of the table or of its partitions. `None`: that was not looked at.
+    #[serde(default)]
+    pub(crate) files: Option<Files>,
+}
+
+/// By the numbers of the tables that have them.
+pub(crate) type Files = BTreeMap<u32, KeptFile>;
+
+/// The file of a table. It gets another one when it is emptied, and when all of its rows are written anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptFile {
+    pub number: u32,
+    pub tablespace: u32,
 }
 
 /// A column, without what changes no row.
@@ -26,6 +39,9 @@ pub(crate) struct KeptColumn {
     /// What computes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expression: Option<u32>,
+    /// Which transaction altered it last; 0: nobody knows.
+    #[serde(default)]
+    altered_in: u32,
 }
 
 /// What was done to a column that may have changed its rows.
@@ -42,14 +58,14 @@ pub enum Altered {
 impl KeptColumn {
     fn of(column: &Column) -> KeptColumn {
         let (name, type_name) = (column.name.clone(), column.plain_type.clone());
-        KeptColumn { name, type_name, expression: column.expression }
+        KeptColumn { name, type_name, expression: column.expression, altered_in: column.altered_in }
     }
 }
 
 impl Memory {
     /// Of a table whose rows are right as they are.
-    pub(crate) fn of(columns: &[Column], source: &SourceColumns) -> Memory {
-        Memory::default().after(columns, source)
+    pub(crate) fn of(columns: &[Column], source: &SourceColumns, files: Files) -> Memory {
+        Memory::default().after(columns, source, files)
     }
 
     /// What cannot be read is as good as nothing known.
@@ -84,14 +100,38 @@ impl Memory {
     }
 
     fn is_remade(&self, column: &Column, source: &SourceColumns) -> bool {
+        if source.is_empty() {
+            return self.has_moved(column);
+        }
         let Some((number, _)) = source.iter().find(|(_, name)| **name == column.name) else { return false };
         let Some(place) = self.paired.get(number) else { return false };
         *place != column.attnum && self.paired.values().all(|other| *other != column.attnum)
     }
 
+    /// Where nothing is known of the source's columns but their names: another column has that name now.
+    fn has_moved(&self, column: &Column) -> bool {
+        self.columns.iter().any(|(place, was)| was.name == column.name && *place != column.attnum)
+    }
+
+    /// Whether columns have changed in a way for which PostgreSQL writes all rows anew.
+    pub(crate) fn explains_other_files(&self, columns: &[Column]) -> bool {
+        columns.iter().any(|column| {
+            let was = self.columns.get(&column.attnum);
+            was.is_none_or(|was| was.type_name != column.plain_type || was.expression != column.expression)
+        })
+    }
+
+    /// Whether a column was altered, and is as it was: it may have been another one meanwhile.
+    pub(crate) fn is_altered_and_back(&self, columns: &[Column]) -> bool {
+        columns.iter().any(|column| {
+            let was = self.columns.get(&column.attnum).filter(|was| was.altered_in != 0);
+            was.is_some_and(|was| was.altered_in != column.altered_in && was.name == column.name)
+        })
+    }
+
     /// The same after nothing of that has happened. What belongs together stays together, whatever it is called.
     #[must_use]
-    pub(crate) fn after(&self, columns: &[Column], source: &SourceColumns) -> Memory {
+    pub(crate) fn after(&self, columns: &[Column], source: &SourceColumns, files: Files) -> Memory {
         let place = |(number, name): (&u16, &String)| {
             let known = self.paired.get(number).copied();
             let here = || columns.iter().find(|column| column.name == *name).map(|column| column.attnum);
@@ -100,6 +140,7 @@ impl Memory {
         Memory {
             columns: columns.iter().map(|column| (column.attnum, KeptColumn::of(column))).collect(),
             paired: source.iter().filter_map(place).collect(),
+            files: Some(files),
         }
     }
 }
@@ -120,7 +161,7 @@ mod tests {
     fn what_may_have_changed_rows_is_told_from_what_has_not() {
         let before = [column(1, "id", "integer"), column(2, "a", "numeric"), column(3, "mine", "text")];
         let source = source(&[(1, "id"), (2, "a")]);
-        let memory = Memory::of(&before, &source);
+        let memory = Memory::of(&before, &source, Files::new());
         let altered = |columns: &[Column], is_live| memory.altered(columns, &source, is_live).next();
         let with = |column: Column| [before[0].clone(), column, before[2].clone()];
         assert_eq!(altered(&before, true), None);
@@ -136,12 +177,41 @@ mod tests {
 
     #[test]
     fn columns_belong_together_whatever_they_are_called() {
-        let memory = Memory::of(&[column(7, "a", "text")], &source(&[(1, "a")]));
+        let memory = Memory::of(&[column(7, "a", "text")], &source(&[(1, "a")]), Files::new());
         assert_eq!(memory.paired, PairedColumns::from([(1, 7)]));
         let now = [column(7, "b", "text"), column(8, "a", "text")];
-        let memory = memory.after(&now, &source(&[(1, "b"), (2, "a")]));
+        let memory = memory.after(&now, &source(&[(1, "b"), (2, "a")]), Files::new());
         assert_eq!(memory.paired, PairedColumns::from([(1, 7), (2, 8)]));
         let text = serde_json::to_string(&memory).expect("plain");
         assert_eq!(Memory::parse(&text), Some(memory));
+    }
+
+    #[test]
+    fn without_numbers_of_the_source_a_name_belongs_to_the_column_that_had_it() {
+        let unknown = SourceColumns::new();
+        let before = [column(1, "a", "text"), column(2, "b", "text")];
+        let memory = Memory::of(&before, &unknown, Files::new());
+        let altered = |columns: &[Column]| memory.altered(columns, &unknown, true).next();
+        assert_eq!(altered(&before), None);
+        // As the source may have renamed it.
+        assert_eq!(altered(&[column(1, "c", "text"), column(2, "b", "text")]), None);
+        let remade = Some(Altered::Remade { column: "a".into() });
+        assert_eq!(altered(&[column(2, "b", "text"), column(3, "a", "text")]), remade);
+        let swapped = [column(1, "b", "text"), column(2, "a", "text")];
+        assert_eq!(altered(&swapped), Some(Altered::Remade { column: "b".into() }));
+    }
+
+    #[test]
+    fn rows_are_written_anew_for_columns_that_come_or_get_another_type() {
+        let before = [column(1, "a", "integer")];
+        let memory = Memory::of(&before, &SourceColumns::new(), Files::new());
+        assert!(!memory.explains_other_files(&before));
+        assert!(!memory.explains_other_files(&[column(1, "b", "integer")]));
+        assert!(memory.explains_other_files(&[column(1, "a", "bigint")]));
+        assert!(memory.explains_other_files(&[column(1, "a", "integer"), column(2, "b", "integer")]));
+        let altered = |altered_in: u32| [Column { altered_in, ..column(1, "a", "integer") }];
+        let memory = Memory::of(&altered(7), &SourceColumns::new(), Files::new());
+        assert!(!memory.is_altered_and_back(&altered(7)));
+        assert!(memory.is_altered_and_back(&altered(8)));
     }
 }

@@ -18,7 +18,7 @@ pub(crate) use self::compare::{fit_of_shadow, same_family};
 pub(crate) use self::faithful::converts_exactly;
 pub(crate) use self::labels::{Renamed, renamed};
 pub use self::memory::Altered;
-pub(crate) use self::memory::Memory;
+pub(crate) use self::memory::{KeptFile, Memory};
 
 /// The names of a source table's columns, by their numbers in its catalog, which tell a new name from a new column.
 pub type SourceColumns = BTreeMap<u16, String>;
@@ -77,6 +77,8 @@ pub struct Column {
     pub generated: bool,
     /// The number of the expression that computes it, which another one does not have.
     pub expression: Option<u32>,
+    /// The transaction that altered it last; 0: nobody knows.
+    pub altered_in: u32,
     pub identity_always: bool,
     pub identity: bool,
 }
@@ -146,6 +148,7 @@ impl Column {
             has_default: false,
             generated: false,
             expression: None,
+            altered_in: 0,
             identity_always: false,
             identity: false,
         }

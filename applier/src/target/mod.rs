@@ -46,6 +46,11 @@ pub trait Target: Send {
         names: &[TableName],
     ) -> impl Future<Output = Result<BTreeMap<TableName, Arc<Table>>>> + Send;
 
+    /// `Err`: somebody has changed one of the tables since the pass has looked at them. Before anything is written.
+    fn look_again(&mut self, _tables: &[&TableName]) -> impl Future<Output = Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// The first of these columns in which some row that is here has another value than that.
     fn other_values(
         &mut self,

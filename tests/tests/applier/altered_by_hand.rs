@@ -182,3 +182,26 @@ async fn a_table_with_as_many_columns_as_can_be_takes_rows_in_every_way() {
     copy.applier(&["resync", "t"]).succeed().await;
     assert_eq!(copy.rows(count).await, "1201,1751,1751");
 }
+
+/// From an archive that is older than the numbers of columns.
+#[tokio::test]
+async fn without_numbers_a_column_that_was_made_anew_or_swapped_by_hand_needs_a_new_base_too() {
+    for by_hand in [
+        "ALTER TABLE t DROP a; ALTER TABLE t ADD a text",
+        "ALTER TABLE t RENAME a TO c; ALTER TABLE t RENAME b TO a; ALTER TABLE t RENAME c TO b",
+    ] {
+        let mut copy = LocalCopy::start("CREATE TABLE t (id int PRIMARY KEY, a text, b text)").await;
+        copy.forge.relation("t", &["id integer not null", "a text", "b text"], &["id"]);
+        copy.forge.segment(&[vec![row(1)]]);
+        copy.applier(&["add-tables", "t"]).succeed().await;
+        copy.sync(0).await;
+        copy.server.execute(by_hand).await;
+        let said = copy.sync(1).await;
+        assert!(said.contains("t: quarantined") && said.contains("resync t"), "{by_hand}: {said}");
+        copy.applier(&["retry", "t"]).run().await.expect_code(1);
+        copy.applier(&["resync", "t"]).succeed().await;
+        copy.forge.segment(&[vec![row(2)]]);
+        copy.sync(0).await;
+        assert_eq!(copy.rows("SELECT id, a, b FROM t ORDER BY id").await, "1,a1,b1 2,a2,b2", "{by_hand}");
+    }
+}

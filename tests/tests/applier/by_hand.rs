@@ -268,3 +268,54 @@ async fn two_appliers_with_tables_of_their_own_do_not_write_into_the_same_table(
     let said = copy.sync(1).await;
     assert!(said.contains("users: quarantined") && said.contains("second"), "{said}");
 }
+
+#[tokio::test]
+async fn tables_of_another_applier_that_may_not_be_read_are_said() {
+    let mut copy = synced().await;
+    let other = copy.applier(&["list-tables"]).env("SYNCDATA_META_SCHEMA", "second");
+    other.succeed().await;
+    copy.applier(&["add-tables", "users"]).env("SYNCDATA_META_SCHEMA", "second").run().await;
+    copy.server
+        .execute(
+            "CREATE ROLE reader LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO reader;
+             GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO reader; GRANT CREATE, USAGE ON SCHEMA public TO reader; GRANT EXECUTE ON FUNCTION pg_control_system() TO reader",
+        )
+        .await;
+    copy.set("PG_USER_NAME", "reader");
+    copy.forge.segment(&[vec![insert(3)]]);
+    let said = copy.sync(0).await;
+    assert!(said.contains("another applier has its tables there"), "{said}");
+    let checked = copy.applier(&["check", "--json"]).run().await;
+    let grant = "GRANT USAGE ON SCHEMA \"second\" TO \"reader\"; GRANT SELECT ON \"second\".tables_to_sync, \
+        \"second\".data_sync_table_state TO \"reader\";";
+    let found = checked.json()["findings"].to_string();
+    assert!(found.contains(&grant.replace('"', "\\\"")), "{checked}");
+    copy.server.execute(grant).await;
+    let checked = copy.applier(&["check", "--json"]).run().await;
+    assert!(!checked.stdout.contains("another applier"), "{checked}");
+    let said = copy.sync(0).await;
+    assert!(!said.contains("another applier has its tables there"), "{said}");
+}
+
+#[tokio::test]
+async fn what_the_archive_is_told_is_not_taken_back_by_a_crash() {
+    let mut copy = synced().await;
+    // What nobody waits for is lost by the crash below.
+    copy.server.execute("ALTER SYSTEM SET wal_writer_delay = '10s'").await;
+    copy.server.execute("SELECT pg_reload_conf()").await;
+    for id in 3..6 {
+        copy.forge.segment(&[vec![insert(id)]]);
+        copy.sync(0).await;
+        copy.server.crash();
+        copy.server.restart().await;
+        // No more may be pruned than what is here.
+        let told = std::fs::read_dir(copy.archive_dir().join("acks")).expect("it was told");
+        let told = told.map(|entry| std::fs::read_to_string(entry.expect("one").path()).expect("a document"));
+        let told: Vec<serde_json::Value> =
+            told.map(|text| serde_json::from_str(&text).expect("JSON")).collect();
+        let applied = copy.rows("SELECT seq FROM data_sync_checkpoint").await;
+        assert_eq!(told.len(), 1);
+        assert!(told[0]["seq"].as_u64() <= applied.parse().ok(), "{told:?}, applied {applied}");
+    }
+    assert_eq!(copy.rows(USERS).await, "1,Ann 2,Bob 3,n3 4,n4 5,n5");
+}

@@ -12,6 +12,7 @@ mod dead_letters;
 mod executions;
 mod health;
 mod numbers;
+mod rewritten_by_hand;
 mod setup;
 mod truth;
 mod uninstall;

@@ -342,6 +342,7 @@ fn users_table() -> Table {
         type_name: type_name.to_owned(),
         plain_type: type_name.to_owned(),
         expression: None,
+        altered_in: 0,
         base_type: type_name.to_owned(),
         text_equality: TextEquality::Exact,
         equality: "=".to_owned(),

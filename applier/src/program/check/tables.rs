@@ -17,8 +17,8 @@ use crate::plan;
 use crate::table::{self, Difference, Table, UniqueIndex};
 use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
-use crate::target::postgres::meta;
 use crate::target::postgres::schema;
+use crate::target::postgres::{meta, others};
 
 const SUBJECT: &str = "tables";
 
@@ -66,6 +66,15 @@ pub(super) async fn look(local: &Local, newest: &Newest, findings: &mut Vec<Find
             Finding::warn(SUBJECT, "No tables in whitelist").remedy("syncdata-applier add-tables NAME…"),
         );
         return Ok(());
+    }
+    for (schema, grant) in others::unreadable(local.session.client(), &local.meta).await? {
+        let what = format!(
+            "another applier has its tables in schema {schema}, which this role may not read: whether both write into one \
+             table is not seen"
+        );
+        let remedy =
+            "run the statement as the owner of that schema, or stop the other one and drop its tables";
+        findings.push(Finding::warn(SUBJECT, what).remedy(remedy).statement(grant));
     }
     let tables = schema::load(local.session.client(), &names).await?;
     findings.push(Finding::ok(SUBJECT, format!("{} in the whitelist, {} here", names.len(), tables.len())));

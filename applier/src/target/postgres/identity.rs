@@ -12,6 +12,7 @@ use tokio_postgres::GenericClient;
 use crate::plan::not_found;
 use crate::plan::state::State;
 use crate::table::{Altered, Column, Memory, SourceColumns};
+use crate::target::postgres::files::{self, LeafFile};
 use crate::target::postgres::kept;
 use crate::target::postgres::labels::{self, OldLabel};
 use crate::target::postgres::meta::MetaSchema;
@@ -42,6 +43,10 @@ pub enum Lost {
     PartGone,
     /// A crash would empty it, or has done so.
     Unlogged,
+    /// All rows of it, or of a partition, went or were written anew, and none of its changes did that.
+    Rewritten,
+    /// A partition came that has rows of its own.
+    PartWithRows(String),
     /// A column is not as it was when the rows were right.
     Altered(Altered),
     /// Another applier, whose tables are in that schema, writes into it too.
@@ -72,6 +77,13 @@ impl Lost {
                  {resync}",
                 table.sql()
             ),
+            Lost::Rewritten => format!(
+                "the local table was emptied, or all of its rows were written anew, by something else than its changes; \
+                 run: {resync}"
+            ),
+            Lost::PartWithRows(part) => format!(
+                "partition {part} was attached to the local table with rows of its own; run: {resync}"
+            ),
             Lost::Altered(altered) => format!("{}{resync}", what_altered(table, altered)),
             Lost::Shared(schema) => format!(
                 "an applier whose own tables are in schema {} writes into it too; run: SYNCDATA_META_SCHEMA={} \
@@ -91,10 +103,11 @@ impl Lost {
     /// However it is afterwards: its rows may be others since.
     fn stays(&self) -> bool {
         match self {
-            Lost::Unlogged | Lost::Altered(_) | Lost::Shared(_) => true,
+            Lost::Unlogged | Lost::Rewritten | Lost::Altered(_) | Lost::Shared(_) => true,
             Lost::NotFound
             | Lost::Replaced
             | Lost::PartGone
+            | Lost::PartWithRows(_)
             | Lost::Touched
             | Lost::OtherMoment
             | Lost::OldLabel(_) => false,
@@ -178,10 +191,36 @@ pub async fn note(client: &impl GenericClient, meta: &MetaSchema, table: &TableN
     let found = found(client, &[table]).await?;
     let Some(found) = found.into_values().next() else { return Ok(()) };
     let columns = schema::columns(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
+    let files = files::of(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
+    let files = files.iter().map(LeafFile::kept).collect();
     let select = format!("SELECT source_columns FROM {meta}.data_sync_table_state WHERE table_name = $1");
     let known = client.query_opt(&select, &[&table.to_string()]).await.context(|| noting(table))?;
     let source = known.map_or_else(SourceColumns::new, |row| parse_source(row.get(0)));
-    write(client, meta, table, &found, &Memory::of(&columns, &source)).await
+    write(client, meta, table, &found, &Memory::of(&columns, &source, files)).await
+}
+
+/// Its changes have emptied it: the rows that come are in other files. In the transaction of its rows.
+pub(super) async fn note_files(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+) -> Result<()> {
+    let select = format!("SELECT local_columns FROM {meta}.data_sync_table_state WHERE table_name = $1");
+    let row = client.query_opt(&select, &[&table.to_string()]).await.context(|| noting(table))?;
+    let Some(mut memory) = row.and_then(|row| Memory::parse(row.get::<_, Option<&str>>(0)?)) else {
+        return Ok(());
+    };
+    let Some(found) = found(client, &[table]).await?.into_values().next() else { return Ok(()) };
+    let files = files::of(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
+    memory.files = Some(files.iter().map(LeafFile::kept).collect());
+    let update = format!("UPDATE {meta}.data_sync_table_state SET local_columns = $2 WHERE table_name = $1");
+    client.execute(&update, &[&table.to_string(), &text(&memory)]).await.context(|| noting(table))?;
+    Ok(())
+}
+
+/// Names of columns may have characters that the database has not.
+fn text(memory: &Memory) -> String {
+    kept::ascii(&serde_json::to_string(memory).expect("numbers are its keys"))
 }
 
 /// What cannot be read is as good as nothing known.
@@ -216,10 +255,8 @@ async fn write(
         "UPDATE {meta}.data_sync_table_state SET local_oid = $2, local_parts = $3, local_columns = $4, \
          noted_in = tableoid, noted_at = {HERE} WHERE table_name = $1"
     );
-    // Names of columns may have characters that the database has not.
-    let memory = kept::ascii(&serde_json::to_string(memory).expect("numbers are its keys"));
     client
-        .execute(&update, &[&table.to_string(), &found.oid, &found.parts, &memory])
+        .execute(&update, &[&table.to_string(), &found.oid, &found.parts, &text(memory)])
         .await
         .context(|| noting(table))?;
     Ok(())
@@ -236,9 +273,23 @@ pub async fn look(
     meta: &MetaSchema,
     tables: &[&TableName],
 ) -> Result<BTreeMap<TableName, Lost>> {
+    let mut lost = look_at_tables(client, meta, tables).await?;
+    for (table, old) in labels::look(client, meta, tables).await? {
+        lost.entry(table).or_insert(Lost::OldLabel(old));
+    }
+    Ok(lost)
+}
+
+/// The same, of the tables themselves. In a transaction.
+pub(super) async fn look_at_tables(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    tables: &[&TableName],
+) -> Result<BTreeMap<TableName, Lost>> {
     let found = found(client, tables).await?;
     let oids: Vec<u32> = found.values().map(|found| found.oid).collect();
     let columns = schema::columns(client, &oids).await?;
+    let files = files::of(client, &oids).await?;
     let others = others::claimed(client, meta).await?;
     let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
     let select = format!(
@@ -278,27 +329,27 @@ pub async fn look(
                     None => None,
                 };
                 let shared = others.iter().find(|other| other.found.overlaps(now));
-                let after = memory.clone().unwrap_or_default().after(columns, &source);
+                let leaves = files.get(&now.oid).map(Vec::as_slice).unwrap_or_default();
+                let written = match &memory {
+                    Some(memory) => files::look(client, memory, columns, leaves).await?,
+                    None => None,
+                };
+                let kept = leaves.iter().map(LeafFile::kept).collect();
+                let after = memory.clone().unwrap_or_default().after(columns, &source, kept);
                 let is_new =
                     known.is_none() || parts.as_ref() != Some(&now.parts) || memory.as_ref() != Some(&after);
-                match (altered, shared) {
-                    (Some(altered), _) => Some(Lost::Altered(altered)),
-                    (None, Some(other)) => Some(Lost::Shared(other.schema.clone())),
-                    (None, None) if is_new => {
-                        write(client, meta, table, now, &after).await?;
-                        None
-                    }
-                    (None, None) => None,
+                let altered = altered.map(Lost::Altered).or(written);
+                let lost = altered.or_else(|| Some(Lost::Shared(shared?.schema.clone())));
+                if lost.is_none() && is_new {
+                    write(client, meta, table, now, &after).await?;
                 }
+                lost
             }
         };
         if known != Some(0) && verdict.as_ref().is_some_and(Lost::stays) {
             disown(client, meta, table).await?;
         }
         lost.extend(verdict.map(|verdict| ((*table).clone(), verdict)));
-    }
-    for (table, old) in labels::look(client, meta, tables).await? {
-        lost.entry(table).or_insert(Lost::OldLabel(old));
     }
     Ok(lost)
 }

@@ -6,6 +6,7 @@ pub mod cascades;
 pub mod cursor;
 pub mod emptying;
 pub mod executions;
+mod files;
 pub mod identity;
 pub(crate) mod kept;
 pub(crate) mod labels;

@@ -33,7 +33,8 @@ SELECT a.attrelid, a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid,
     element.typtype IN ('d', 'c', 'r', 'm') AND element.typnamespace <> 'pg_catalog'::regnamespace
     AND NOT (below.base IN ('text'::regtype, 'varchar'::regtype) AND below.modifier = -1),
     pg_catalog.format_type(below.base, greatest(a.atttypmod, below.modifier)),
-    (SELECT d.oid FROM pg_catalog.pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated <> '')
+    (SELECT d.oid FROM pg_catalog.pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated <> ''),
+    a.xmin::text::int8
 FROM pg_catalog.pg_attribute a
 JOIN below ON below.oid = a.atttypid
 JOIN pg_catalog.pg_type declared ON declared.oid = a.atttypid
@@ -162,6 +163,7 @@ fn column(row: &Row) -> Column {
         type_name: row.get(3),
         plain_type: row.get(15),
         expression: row.get(16),
+        altered_in: u32::try_from(row.get::<_, i64>(17)).expect("a transaction's number"),
         base_type: row.get(4),
         text_equality: match base_name {
             _ if is_enum => TextEquality::Exact,

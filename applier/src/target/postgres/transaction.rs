@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use syncdata_formats::error::{Error, Result};
+use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::faults;
@@ -123,6 +123,11 @@ impl<'a> Postgres<'a> {
         }
         cursor::add_waiting(client, meta, &positions.waiting).await?;
         self.note_touched().await?;
+        let emptied = positions.entries.iter().filter(|entry| entry.counts.truncate > 0);
+        let emptied: BTreeSet<&TableName> = emptied.map(|entry| &entry.table).collect();
+        for table in emptied {
+            identity::note_files(client, meta, table).await?;
+        }
         let changed = positions.entries.iter().filter(|entry| entry.counts.total() > 0);
         let changed: BTreeSet<String> = changed.map(|entry| entry.table.to_string()).collect();
         cursor::note_changed(client, meta, &changed.into_iter().collect::<Vec<String>>()).await?;
@@ -184,6 +189,23 @@ impl Target for Postgres<'_> {
         self.rules = acting;
         self.writer.watched = Watched::over(client, watched, &self.writer.synced).await?;
         Ok(loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect())
+    }
+
+    async fn look_again(&mut self, tables: &[&TableName]) -> Result<()> {
+        let has_rows = |table: &&&TableName| {
+            self.states.get(**table).is_some_and(|state| state.position.is_some() && state.wants().is_none())
+        };
+        let tables: Vec<&TableName> = tables.iter().filter(has_rows).copied().collect();
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        match identity::look_at_tables(client, meta, &tables).await?.into_iter().next() {
+            // The next pass sets it aside where it stands.
+            Some((table, lost)) => {
+                let message =
+                    format!("{table} has changed while a pass is under way: {}", lost.reason(&table));
+                Err(Error::new(Kind::Locked, message))
+            }
+            None => Ok(()),
+        }
     }
 
     async fn disown(&mut self, table: &TableName) -> Result<()> {

@@ -1,0 +1,100 @@
+//! Which files the rows of a table are in. PostgreSQL gives it another one when it is emptied, and when all of its rows are
+//! written anew for another shape. Where none of the table's changes did that, somebody has: rows are gone, or were
+//! converted there and back.
+
+use std::collections::BTreeMap;
+
+use syncdata_formats::error::Result;
+use syncdata_service::postgres::ServerContext as _;
+use tokio_postgres::{GenericClient, Row};
+
+use crate::table::{Column, KeptFile, Memory};
+use crate::target::postgres::identity::Lost;
+
+/// Of each table itself, or of its partitions. What VACUUM FULL and CLUSTER write they count, and what is emptied nobody
+/// does.
+const FILES: &str = "
+SELECT wanted.oid, l.oid, l.relfilenode, l.reltablespace, l.reltuples < 0,
+    pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.relname),
+    pg_catalog.has_table_privilege(l.oid, 'SELECT')
+FROM pg_catalog.unnest($1::oid[]) AS wanted(oid)
+CROSS JOIN LATERAL (
+    SELECT wanted.oid UNION SELECT relid::oid FROM pg_catalog.pg_partition_tree(wanted.oid) WHERE isleaf
+) AS leaf(oid)
+JOIN pg_catalog.pg_class l ON l.oid = leaf.oid AND l.relkind = 'r'
+JOIN pg_catalog.pg_namespace n ON n.oid = l.relnamespace
+ORDER BY 1, 2";
+
+/// Of a table that is none of partitions, or of a partition.
+#[derive(Debug)]
+pub(super) struct LeafFile {
+    oid: u32,
+    file: KeptFile,
+    is_uncounted: bool,
+    name: String,
+    is_readable: bool,
+}
+
+impl LeafFile {
+    fn of(row: &Row) -> LeafFile {
+        LeafFile {
+            oid: row.get(1),
+            file: KeptFile { number: row.get(2), tablespace: row.get(3) },
+            is_uncounted: row.get(4),
+            name: row.get(5),
+            is_readable: row.get(6),
+        }
+    }
+
+    pub(super) fn kept(&self) -> (u32, KeptFile) {
+        (self.oid, self.file)
+    }
+
+    /// Not as it is done for another tablespace, which changes no row.
+    fn is_other(&self, was: KeptFile) -> bool {
+        self.file.number != was.number && self.file.tablespace == was.tablespace
+    }
+}
+
+/// By the numbers of the tables.
+pub(super) async fn of(client: &impl GenericClient, tables: &[u32]) -> Result<BTreeMap<u32, Vec<LeafFile>>> {
+    let mut found: BTreeMap<u32, Vec<LeafFile>> = BTreeMap::new();
+    let rows = client.query(FILES, &[&tables]).await;
+    for row in rows.context(|| "looking for the files of the local tables".to_owned())? {
+        found.entry(row.get(0)).or_default().push(LeafFile::of(&row));
+    }
+    Ok(found)
+}
+
+/// What somebody has done to the rows of a table, by the files that they are in.
+pub(super) async fn look(
+    client: &impl GenericClient,
+    memory: &Memory,
+    columns: &[Column],
+    leaves: &[LeafFile],
+) -> Result<Option<Lost>> {
+    let Some(before) = &memory.files else { return Ok(None) };
+    let is_other = |leaf: &&LeafFile| before.get(&leaf.oid).is_some_and(|was| leaf.is_other(*was));
+    // VACUUM FULL and CLUSTER write all rows anew, and the same ones.
+    let is_altered = memory.is_altered_and_back(columns);
+    let may_differ = |leaf: &LeafFile| leaf.is_uncounted || is_altered;
+    if leaves.iter().filter(is_other).any(may_differ) && !memory.explains_other_files(columns) {
+        return Ok(Some(Lost::Rewritten));
+    }
+    for leaf in leaves.iter().filter(|leaf| !before.contains_key(&leaf.oid)) {
+        if has_rows(client, leaf).await? {
+            return Ok(Some(Lost::PartWithRows(leaf.name.clone())));
+        }
+    }
+    Ok(None)
+}
+
+/// Of one that this role may only reach through its table: whether there is room for some.
+async fn has_rows(client: &impl GenericClient, leaf: &LeafFile) -> Result<bool> {
+    let select = match leaf.is_readable {
+        true => format!("SELECT EXISTS (SELECT FROM ONLY {})", leaf.name),
+        false => format!("SELECT pg_catalog.pg_relation_size({}::oid) > 0", leaf.oid),
+    };
+    let row = client.query_one(&select, &[]).await;
+    Ok(row.context(|| format!("looking for rows of {}", leaf.name))?.get(0))
+}
