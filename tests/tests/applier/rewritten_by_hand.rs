@@ -85,7 +85,10 @@ async fn what_moves_rows_to_other_files_and_changes_none_goes_on() {
             "CREATE INDEX ON t (v)".to_owned(),
             "REINDEX TABLE t".to_owned(),
             "ALTER TABLE t ADD COLUMN ours timestamptz DEFAULT clock_timestamp()".to_owned(),
-            format!("ALTER TABLE t {}", if made == PLAIN { "ALTER id TYPE bigint" } else { "ADD COLUMN more int" }),
+            format!(
+                "ALTER TABLE t {}",
+                if made == PLAIN { "ALTER id TYPE bigint" } else { "ADD COLUMN more int" }
+            ),
         ]
         .iter()
         .enumerate()

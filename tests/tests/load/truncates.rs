@@ -1,5 +1,8 @@
 //! One TRUNCATE of several tables, one of which is held up: they are held and released together.
 
+use std::collections::BTreeMap;
+
+use syncdata_formats::manifest::{Column, Relation, ReplicaIdentity};
 use syncdata_tests::LocalCopy;
 
 const TIED: &str = "CREATE TABLE p (id int PRIMARY KEY, v text);
@@ -117,7 +120,18 @@ async fn a_stale_table_holds_up_what_is_truncated_with_it() {
 #[tokio::test]
 async fn a_table_that_stops_in_the_same_transaction_holds_the_others_up_there() {
     let mut copy = copy_of(TIED).await;
-    copy.forge.relation("c", &["id integer not null", "p integer", "x integer"], &["id"]);
+    // With its number: `x` is new.
+    let column = |(number, name): (u16, &str)| Column {
+        name: name.into(),
+        type_name: "integer".into(),
+        not_null: number == 1,
+        attnum: Some(number),
+        ..Column::default()
+    };
+    let columns = [(1, "id"), (2, "p"), (3, "x")].map(column).to_vec();
+    let described =
+        Relation::described(columns, vec!["id".into()], ReplicaIdentity::Default, BTreeMap::new());
+    copy.forge.describe("c", described);
     copy.forge.segment(&[
         vec![row("p", 5)],
         vec![r#"{"table":"c","op":"INSERT","data":{"id":99,"p":1,"x":1}}"#.to_owned()],
