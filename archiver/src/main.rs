@@ -49,7 +49,12 @@ fn answer(cli: &Cli, output: Output) -> Result<ExitCode> {
         Command::Keygen { file } => commands::keygen(file, output),
         Command::Verify(arguments) => {
             let config = Config::of_process(Program::Archiver, &cli.global.files(), &Overrides::default())?;
-            verify::run(&config, arguments, output)
+            let ran = verify::run(&config, arguments, output)?;
+            let noted = ran.whole.map(|last| spool::verified::note(&config.spool_dir, last));
+            if let Some(Err(error)) = noted {
+                tracing::info!(error = %error.one_line(), "status does not know of this verification");
+            }
+            Ok(ran.exit_code)
         }
         command => {
             // One thread: rows pass from the connection's task to the reader by the million, and waking another

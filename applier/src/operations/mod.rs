@@ -20,6 +20,7 @@ pub mod status;
 pub mod sync;
 pub(crate) mod uninstall;
 pub(crate) mod until_live;
+pub mod verified;
 mod whitelist;
 
 use serde::{Deserialize, Serialize};

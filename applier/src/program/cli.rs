@@ -12,6 +12,7 @@ use syncdata_service::config::{Config, Files, Overrides, Program};
 use syncdata_service::confirm::confirm;
 use syncdata_service::output::{Output, refuse_usage};
 use syncdata_service::{log, manual};
+use tokio::runtime::Runtime;
 use tracing::Level;
 use uuid::Uuid;
 
@@ -30,6 +31,7 @@ use crate::operations::remove_tables::remove_tables;
 use crate::operations::replay::replay;
 use crate::operations::resync::Resync;
 use crate::operations::retry::Retry;
+use crate::operations::verified;
 
 /// Keeps chosen tables of a production PostgreSQL in step in this one, from an archive between them.
 #[derive(Debug, Parser)]
@@ -213,15 +215,24 @@ fn answer(cli: Cli, output: Output) -> Result<ExitCode> {
         }
         Command::Verify(arguments) => {
             let config = Config::of_process(Program::Applier, &cli.global.files(), &Overrides::default())?;
-            Ok(verify::run(&config, &arguments, output)?)
+            let ran = verify::run(&config, &arguments, output)?;
+            // Without a database it is a machine that only looks at archives.
+            if let (Some(last), Ok(_)) = (ran.whole, config.postgres()) {
+                let noted = runtime()?.block_on(verified::note(&config, last));
+                if let Err(error) = noted {
+                    tracing::info!(error = %error.one_line(), "status does not know of this verification");
+                }
+            }
+            Ok(ran.exit_code)
         }
-        command => {
-            // One thread beside the reader's: waking another for every message costs more than the message.
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.context(|| "starting the runtime".to_owned())?;
-            runtime.block_on(with_settings(&cli.global, command, output))
-        }
+        command => runtime()?.block_on(with_settings(&cli.global, command, output)),
     }
+}
+
+/// One thread beside the reader's: waking another for every message costs more than the message.
+fn runtime() -> Result<Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context(|| "starting the runtime".to_owned())
 }
 
 async fn with_settings(global: &Global, command: Command, output: Output) -> Result<ExitCode> {

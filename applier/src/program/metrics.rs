@@ -94,6 +94,14 @@ fn copy(metrics: &mut Metrics, status: &Status, counts: &Counts) {
         "When a table was compared with production last",
         proved,
     );
+    metrics.time(
+        &name("last_verify_timestamp_seconds"),
+        "When a command with these settings verified the whole archive last",
+        status.last_verify.map(|last| last.at),
+    );
+    let problems = status.last_verify.map(|last| (&[][..], last.problems));
+    let help = "Problems that the last verification of the whole archive found";
+    metrics.family(&name("last_verify_problems"), Gauge, help, problems);
 }
 
 /// Each table, by its name alone: a label that changes with the state would begin a new series each time.

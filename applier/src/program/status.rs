@@ -38,6 +38,9 @@ pub(super) fn text(status: &Status) -> String {
     if let Some(seconds) = status.uptime_seconds {
         line(format_args!("uptime: {seconds} seconds"));
     }
+    if let Some(last) = &status.last_verify {
+        line(format_args!("last verify: {}", last.words()));
+    }
     for table in &status.tables {
         line(format_args!("table {}", escape_control(&row(table))));
     }

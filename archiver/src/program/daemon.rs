@@ -229,6 +229,7 @@ fn frame(archiver: &Archiver) -> Frame<'_> {
         wal_guard: archiver.config.wal_guard.as_u64(),
         spool_max: archiver.config.spool_max.as_u64(),
         location: archiver.location(),
+        spool_dir: &archiver.config.spool_dir,
         now: Timestamp::now(),
     }
 }

@@ -1,8 +1,8 @@
 //! What polls write into the log: a state that lasts is logged when it begins, when it changes and when it ends, not
 //! at every poll.
 
-use syncdata_formats::Error;
-use tracing::{error, info, warn};
+use syncdata_formats::{Error, Kind};
+use tracing::{debug, error, info, warn};
 
 use crate::poll::guard::Pressure;
 use crate::poll::outcome::Outcome;
@@ -10,7 +10,8 @@ use crate::poll::outcome::Outcome;
 /// What the log last said, so that only changes are logged.
 #[derive(Debug, Default)]
 pub(crate) struct PollLog {
-    away: Option<String>,
+    /// Of one cause the words may change from try to try.
+    away: Option<Kind>,
     held_back: Option<String>,
     mistake: Option<String>,
     pressure: Pressure,
@@ -20,13 +21,16 @@ impl PollLog {
     /// Logs what is new in the outcome of a poll.
     pub(crate) fn note(&mut self, outcome: &Outcome) {
         let words = |error: &Option<Error>| error.as_ref().map(Error::one_line);
-        match change(&mut self.away, words(&outcome.away)) {
-            Some(Some(reason)) => warn!(
-                error = %reason, hint = outcome.away.as_ref().and_then(Error::hint_text),
+        match (change(&mut self.away, outcome.away.as_ref().map(Error::kind)), &outcome.away) {
+            (Some(_), Some(error)) => warn!(
+                error = %error.one_line(), hint = error.hint_text(),
                 "the backup host does not have everything yet"
             ),
-            Some(None) => info!("the backup host has everything again"),
-            None => {}
+            (Some(_), None) => info!("the backup host has everything again"),
+            (None, Some(error)) => {
+                debug!(error = %error.one_line(), "the backup host does not have everything yet")
+            }
+            (None, None) => {}
         }
         match change(&mut self.held_back, words(&outcome.held_back)) {
             Some(Some(reason)) => error!(

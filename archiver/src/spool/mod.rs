@@ -8,6 +8,7 @@
 //! Every write is durable when the function returns: synced under a temporary name, renamed, folder synced.
 
 pub(crate) mod holdings;
+pub(crate) mod verified;
 
 mod durable;
 mod snapshot_lock;

@@ -280,6 +280,100 @@ async fn tables_that_are_not_as_safe_as_they_look_are_named() {
     }
 }
 
+/// What makes changes slow, or has the server refuse or add something.
+#[tokio::test]
+async fn what_stands_between_the_archive_and_the_rows_is_named() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE keyless (id int, name text); CREATE TABLE elsewhere (id int PRIMARY KEY);
+         CREATE TABLE parents (id int PRIMARY KEY);
+         CREATE TABLE items (id int PRIMARY KEY, parent int CONSTRAINT of_parent REFERENCES parents ON DELETE CASCADE);
+         CREATE TABLE spans (id int PRIMARY KEY, during int4range, CONSTRAINT apart EXCLUDE USING gist (during WITH &&) DEFERRABLE);
+         CREATE TABLE shielded (id int PRIMARY KEY); ALTER TABLE shielded ENABLE ROW LEVEL SECURITY;
+         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+         CREATE TRIGGER plain AFTER INSERT ON items FOR EACH ROW EXECUTE FUNCTION f()",
+    )
+    .await;
+    for (table, columns) in [
+        ("keyless", &["id integer not null", "name text"][..]),
+        ("parents", &["id integer not null"]),
+        ("items", &["id integer not null", "parent integer"]),
+        ("spans", &["id integer not null", "during int4range"]),
+        ("shielded", &["id integer not null"]),
+    ] {
+        copy.forge.relation(table, columns, &["id"]);
+    }
+    copy.forge.segment(&[vec![
+        r#"{"table":"parents","op":"INSERT","data":{"id":1}}"#,
+        r#"{"table":"keyless","op":"INSERT","data":{"id":1,"name":"a"}}"#,
+    ]]);
+    let tables = ["keyless", "parents", "items", "spans", "shielded", "elsewhere"];
+    copy.applier(&[&["add-tables"][..], &tables].concat()).succeed().await;
+    copy.applier(&["sync"]).run().await;
+    let said = wrong(&copy.applier(&["check", "--json"]).run().await);
+    for line in [
+        "warn key: keyless has no unique index on the source's key (\"id\")",
+        "ALTER TABLE \"public\".\"keyless\" ADD PRIMARY KEY (\"id\");",
+        "warn deferrable constraint: apart of public.spans is not enforced while changes are applied",
+        "warn tables: the newest segment's archiver does not capture elsewhere",
+        "warn role: postgres is a superuser",
+    ] {
+        assert!(said.contains(line), "{line:?} is not in\n{said}");
+    }
+    as_plain_role(&mut copy).await;
+    copy.server.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO syncdata").await;
+    let said = wrong(&copy.applier(&["check", "--json"]).run().await);
+    for line in [
+        "warn rights: row level security of shielded holds for syncdata",
+        "warn trigger: plain of public.items fires, because session_replication_role may not be set",
+        "warn foreign key: of_parent of public.items acts on what is applied: ",
+        "warn session_replication_role: may not be set",
+    ] {
+        assert!(said.contains(line), "{line:?} is not in\n{said}");
+    }
+    copy.set("SYNCDATA_META_SCHEMA", "else where");
+    copy.server.execute("REVOKE CREATE ON DATABASE reporting FROM PUBLIC").await;
+    let closed = wrong(&copy.applier(&["check", "--json"]).run().await.expect_code(1));
+    let statement = "fail own tables: may not be made in schema \"else where\"\nCREATE SCHEMA \"else where\" AUTHORIZATION \"syncdata\";";
+    assert!(closed.contains(statement), "{closed}");
+}
+
+#[tokio::test]
+async fn an_archive_that_is_old_headless_or_another_one_is_named() {
+    let mut copy = two_tables().await;
+    copy.set("SYNCDATA_STALE_AFTER", "1s");
+    copy.applier(&["add-tables", "users", "orders"]).succeed().await;
+    copy.forge.head();
+    copy.applier(&["sync"]).run().await;
+    copy.wait_until("SELECT bool_and(stale) FROM data_sync_freshness WHERE state = 'live'", |stale| {
+        stale == "t"
+    })
+    .await;
+    let old = wrong(&copy.applier(&["check", "--json"]).run().await);
+    assert!(old.contains("warn freshness: the archive is as of "), "{old}");
+    assert!(old.contains("warn state: users is not fresh within stale_after, as of "), "{old}");
+
+    std::fs::remove_file(copy.archive_dir().join("head.json")).expect("it was there");
+    let headless = wrong(&copy.applier(&["check", "--json"]).run().await);
+    assert!(headless.contains("warn freshness: the archive has no head.json that can be read"), "{headless}");
+
+    let skipped = "UPDATE data_sync_table_state SET incomplete_lsn = '0/1' WHERE table_name = 'users'";
+    copy.server.execute(skipped).await;
+    let incomplete = wrong(&copy.applier(&["check", "--json"]).run().await);
+    assert!(
+        incomplete.contains("warn incomplete: users: incomplete: its part of the transaction"),
+        "{incomplete}"
+    );
+    let by_key = "INSERT INTO data_sync_consistency (proof_id, table_name, check_type, verdict, finished_at)
+        VALUES ('p', 'users', 'referential_integrity', 'differs', now())";
+    copy.server.execute(by_key).await;
+    let differs = copy.applier(&["check"]).run().await.expect_code(1);
+    assert!(differs.stdout.contains("by what: syncdata-applier consistency check users"), "{differs}");
+
+    copy.server.execute("UPDATE data_sync_checkpoint SET archive_id = gen_random_uuid()").await;
+    let other = wrong(&copy.applier(&["check", "--json"]).run().await.expect_code(1));
+    assert!(other.contains("fail own tables: this copy belongs to archive "), "{other}");
+}
+
 #[tokio::test]
 async fn whatever_is_out_of_reach_is_one_line_of_several() {
     let mut copy = two_tables().await;

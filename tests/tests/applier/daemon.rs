@@ -249,6 +249,7 @@ async fn a_daemon_outlives_its_server_and_goes_on_when_it_is_back() {
         assert!(Instant::now() < deadline, "nothing is tried again");
     }
     assert!(refused(&daemon) <= said + 1, "{}", daemon.stderr());
+    assert!(!daemon.stderr().contains("states are not known"), "{}", daemon.stderr());
     assert!(status.stdout.contains("  - orders\n"), "the tables are remembered: {status}");
     copy.server.resume().await;
     copy.forge.segment(&[vec![rename(1, "Eve")]]);

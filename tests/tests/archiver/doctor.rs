@@ -219,3 +219,91 @@ async fn a_slot_that_a_poll_reads_meanwhile_is_no_fault() {
         reader.wait().expect("ours");
     }
 }
+
+#[tokio::test]
+async fn a_server_without_a_free_slot_or_that_drops_idle_ones_is_named() {
+    let knows_idle = syncdata_tests::Installation::chosen().knows_setting("idle_replication_slot_timeout");
+    let options = WorldOptions::default().source(|source| {
+        let source = source.setting("max_replication_slots", "1");
+        if knows_idle { source.setting("idle_replication_slot_timeout", "60") } else { source }
+    });
+    let mut world = options.start().await;
+    world.source.execute(USERS).await;
+    world.source.execute("SELECT pg_create_logical_replication_slot('somebody', 'test_decoding')").await;
+    let checked = world.archiver(["check"]).run().await.expect_code(1);
+    assert_says(&checked, "warn  max_replication_slots: all 1 are in use");
+    assert_says(&checked, "fail  slot: syncdata_slot does not exist");
+    if knows_idle {
+        assert_says(
+            &checked,
+            "warn  idle_replication_slot_timeout: 1min: a slot that is idle longer is lost",
+        );
+    }
+    // Nothing is made where none is free.
+    let setup = world.archiver(["setup", "--create-slot"]).run().await.expect_code(1);
+    assert!(setup.stderr.contains("fail  slot: "), "{setup}");
+    assert_eq!(
+        world.source.value("SELECT string_agg(slot_name, ' ') FROM pg_replication_slots").await,
+        "somebody"
+    );
+
+    world.set_archiver("slot_name", "somebody");
+    let checked = world.archiver(["check"]).run().await.expect_code(1);
+    assert_says(&checked, "fail  slot: somebody is a slot of test_decoding in database app");
+    world.source.execute("SELECT pg_drop_replication_slot('somebody')").await;
+    world.source.execute("SELECT pg_create_logical_replication_slot('somebody', 'wal2json')").await;
+    world.set_archiver("pg_user", "postgres");
+    let checked = world.archiver(["check"]).run().await.expect_code(0);
+    assert_says(&checked, "warn  role: postgres is a superuser: more than is needed");
+}
+
+#[tokio::test]
+async fn a_slot_whose_wal_is_gone_is_named_with_what_comes_next() {
+    let options = WorldOptions::default().source(|source| {
+        source
+            .setting("max_slot_wal_keep_size", "1MB")
+            .setting("min_wal_size", "32MB")
+            .setting("max_wal_size", "32MB")
+    });
+    let world = scene::world_with(options, USERS).await;
+    let gone = "SELECT wal_status = 'lost' FROM pg_replication_slots";
+    while world.source.value(gone).await != "t" {
+        world.source.execute("SELECT pg_switch_wal()").await;
+        world
+            .source
+            .execute(
+                "CREATE TABLE more AS SELECT generate_series(1, 10000) AS i; DROP TABLE more; CHECKPOINT",
+            )
+            .await;
+    }
+    let checked = world.archiver(["check"]).run().await.expect_code(1);
+    assert_says(&checked, "fail  slot: syncdata_slot is lost (");
+    assert!(
+        checked.stdout.contains("run `drop-slot --force`, `setup --create-slot`, then a snapshot"),
+        "{checked}"
+    );
+    // As it says.
+    world.archiver(["drop-slot", "--force"]).succeed().await;
+    world.archiver(["setup", "--create-slot"]).run().await.expect_code(0);
+    let checked = world.archiver(["check"]).run().await.expect_code(0);
+    assert_says(&checked, "ok    slot: syncdata_slot stands at ");
+}
+
+#[tokio::test]
+async fn tables_that_logical_decoding_does_not_carry_and_a_spool_that_cannot_be_read_are_named() {
+    let world = scene::world(
+        "CREATE TABLE users (id int PRIMARY KEY); CREATE UNLOGGED TABLE quick (id int PRIMARY KEY)",
+    )
+    .await;
+    poll(&world).await;
+    let checked = world.archiver(["check"]).run().await.expect_code(0);
+    assert!(
+        checked.stdout.contains("quick")
+            && checked.stdout.contains("logical decoding does not carry its changes"),
+        "{checked}"
+    );
+    std::fs::write(world.spool_dir().join("state.json"), "{").expect("ours");
+    let checked = world.archiver(["check"]).run().await.expect_code(1);
+    assert_says(&checked, "fail  spool: ");
+    assert!(checked.stdout.contains("state.json"), "{checked}");
+}

@@ -6,4 +6,6 @@ mod install;
 mod json;
 mod monitoring;
 mod packages;
+mod portable;
 mod settings;
+mod verified;

@@ -133,6 +133,8 @@ async fn watched() -> Watched {
     while world.target.value(proved).await != "1" {
         world.applier(["sync"]).succeed().await;
     }
+    world.archiver(["verify"]).succeed().await;
+    world.applier(["verify"]).succeed().await;
     Watched { world, archiver, applier, ports }
 }
 

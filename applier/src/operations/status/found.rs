@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use syncdata_archive::verify::LastVerify;
 use syncdata_formats::error::Result;
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
@@ -19,6 +20,7 @@ pub struct Found {
     pub copy: CopyStatus,
     pub tables: Vec<TableStatus>,
     pub quarantine_records: Option<u64>,
+    pub last_verify: Option<LastVerify>,
     /// From when on old lines of our logs go, where that has just been announced.
     pub forgets_from: Option<(i32, Timestamp)>,
 }
@@ -53,8 +55,21 @@ impl Found {
         let count = format!("SELECT count(*) FROM {meta}.data_sync_quarantine WHERE resolved_at IS NULL");
         let waiting: i64 = client.query_one(&count, &[]).await.context(|| DOING.to_owned())?.get(0);
         let forgets_from = forgets_from(client, meta).await?;
-        Ok(Found { copy, tables, quarantine_records: u64::try_from(waiting).ok(), forgets_from })
+        let last_verify = last_verify(client, meta).await?;
+        let quarantine_records = u64::try_from(waiting).ok();
+        Ok(Found { copy, tables, quarantine_records, last_verify, forgets_from })
     }
+}
+
+async fn last_verify(client: &Client, meta: &MetaSchema) -> Result<Option<LastVerify>> {
+    let select = format!(
+        "SELECT (to_jsonb(c) ->> 'verified_at')::timestamptz::text, (to_jsonb(c) ->> 'verify_problems')::int8 \
+         FROM {meta}.data_sync_checkpoint c"
+    );
+    let row = client.query_opt(&select, &[]).await.context(|| DOING.to_owned())?;
+    let Some(row) = row else { return Ok(None) };
+    let at = time(row.get(0))?.zip(row.get::<_, Option<i64>>(1));
+    Ok(at.map(|(at, problems)| LastVerify { at, problems: u64::try_from(problems).unwrap_or(0) }))
 }
 
 async fn forgets_from(client: &Client, meta: &MetaSchema) -> Result<Option<(i32, Timestamp)>> {

@@ -5,6 +5,7 @@ mod found;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use syncdata_archive::verify::LastVerify;
 use syncdata_formats::error::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
@@ -55,6 +56,9 @@ pub struct Status {
     /// Records that wait for quarantined tables: those that failed, and all after them.
     #[serde(default)]
     pub dead_letter_queue: Option<u64>,
+    /// The newest `verify` of the whole archive by a command with these settings.
+    #[serde(default)]
+    pub last_verify: Option<LastVerify>,
     #[serde(default)]
     pub disks: Vec<Room>,
     /// Whether those whom the daemon speaks with answer: `archive`, `local_server`, `webhook`, `command`.
@@ -132,6 +136,12 @@ impl TableStatus {
         self.nan_warning().into_iter().chain(self.incomplete_warning()).collect()
     }
 
+    /// Not only a foreign key or a rule says so.
+    pub fn differs_in_rows(&self) -> bool {
+        let by_data = |check: &String| matches!(check.as_str(), "row_count" | "data_hash");
+        self.differs && (self.differs_by.is_empty() || self.differs_by.iter().any(by_data))
+    }
+
     pub fn nan_warning(&self) -> Option<String> {
         let columns = self.nan_as_null.join(", ");
         (!columns.is_empty()).then(|| format!("{}: {}", self.table, nan_words(&columns)))
@@ -184,6 +194,7 @@ impl Status {
     pub fn with(mut self, found: Found) -> Status {
         (self.copy, self.tables) = (found.copy, found.tables);
         self.quarantine_records = found.quarantine_records;
+        self.last_verify = found.last_verify;
         // One record at least has failed where nobody has counted yet.
         let quarantined = self.tables.iter().filter(|table| table.state == State::Quarantined);
         let waiting = quarantined.map(|table| table.waiting_records.unwrap_or(1)).sum();
@@ -201,8 +212,7 @@ impl Status {
         self.problems.extend(set_aside.map(words));
         let differing = self.tables.iter().filter(|table| table.differs);
         self.problems.extend(differing.map(|table| {
-            let by_data = |check: &String| matches!(check.as_str(), "row_count" | "data_hash");
-            let is_of_data = table.differs_by.is_empty() || table.differs_by.iter().any(by_data);
+            let is_of_data = table.differs_in_rows();
             let (table, word) = (&table.table, TableName::word_of(&table.table));
             match is_of_data {
                 true => {

@@ -46,11 +46,14 @@ fn of_table(table: &TableStatus) -> Vec<Finding> {
         ),
     }
     if table.differs {
-        findings.push(Finding::fail("proof", format!("{name} differs from production")).remedy(format!(
-            "which rows: {}; mend them: {}",
-            command("consistency rows"),
-            command("consistency repair")
-        )));
+        let remedy = match table.differs_in_rows() {
+            true => {
+                let (rows, repair) = (command("consistency rows"), command("consistency repair"));
+                format!("which rows: {rows}; mend them: {repair}")
+            }
+            false => format!("by what: {}", command("consistency check")),
+        };
+        findings.push(Finding::fail("proof", format!("{name} differs from production")).remedy(remedy));
     }
     findings.extend(table.incomplete_warning().map(|warning| {
         Finding::warn("incomplete", warning)

@@ -28,6 +28,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_14.sql"),
     include_str!("meta_15.sql"),
     include_str!("meta_16.sql"),
+    include_str!("meta_17.sql"),
 ];
 
 /// Names of ours that are never synced.

@@ -98,6 +98,18 @@ impl Status {
             "When the newest proof was made, as far as this daemon knows",
             self.archive.newest_proof_at,
         );
+        metrics.time(
+            &name("last_verify_timestamp_seconds"),
+            "When a command on this host verified the whole archive last",
+            self.last_verify.map(|last| last.at),
+        );
+        let problems = self.last_verify.map(|last| (&[][..], last.problems));
+        metrics.family(
+            &name("last_verify_problems"),
+            Gauge,
+            "Problems that the last verification of the whole archive found",
+            problems,
+        );
     }
 
     fn rows(&self, metrics: &mut Metrics) {

@@ -5,8 +5,10 @@ mod text;
 mod without_daemon;
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use syncdata_archive::verify::LastVerify;
 use syncdata_formats::Error;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
@@ -20,7 +22,7 @@ use crate::poll::outcome::{Outcome, View};
 use crate::segment::publish::Rows;
 use crate::source::catalog::{OldestTransaction, Slot};
 use crate::spool::holdings::Holdings;
-use crate::spool::{HeldSnapshot, Spool};
+use crate::spool::{HeldSnapshot, Spool, verified};
 
 pub(crate) use without_daemon::without_daemon;
 
@@ -58,8 +60,14 @@ pub(crate) struct Status {
     pub tables_without_identity: Vec<String>,
     #[serde(default)]
     pub disks: Vec<Room>,
+    /// The newest `verify` of the whole archive on this host.
+    #[serde(default)]
+    pub last_verify: Option<LastVerify>,
     #[serde(flatten)]
     pub earlier: EarlierKeys,
+    /// Beside which it is noted that the archive was verified.
+    #[serde(skip)]
+    pub spool_dir: PathBuf,
     /// For the metrics alone.
     #[serde(skip)]
     pub numbers: Numbers,
@@ -157,6 +165,7 @@ pub(crate) struct Frame<'a> {
     pub wal_guard: u64,
     pub spool_max: u64,
     pub location: &'a str,
+    pub spool_dir: &'a Path,
     pub now: Timestamp,
 }
 
@@ -166,6 +175,7 @@ impl Status {
         self.status = ACTIVE.into();
         self.version = env!("CARGO_PKG_VERSION").into();
         self.start_time = Some(frame.now);
+        frame.spool_dir.clone_into(&mut self.spool_dir);
         if let Some(spool) = spool {
             self.spooled(frame, &Holdings::of(spool), Lsn::from_u64(0));
         }
@@ -256,6 +266,8 @@ impl Status {
         if let Some(snapshot) = &mut self.archive.newest_snapshot {
             snapshot.age_seconds = now.since(snapshot.taken_at).as_secs();
         }
+        // What cannot be read is as if it were not there: the next verification writes it anew.
+        self.last_verify = verified::last(&self.spool_dir).ok().flatten();
         self.uptime_seconds = self.start_time.map(|start| now.since(start).as_secs());
         self.name_earlier();
         self
@@ -402,7 +414,13 @@ mod tests {
     #[test]
     fn the_guard_is_foretold_from_the_pace() {
         let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000).expect("a time");
-        let frame = Frame { wal_guard: 1000, spool_max: 0, location: "", now: at(20) };
+        let frame = Frame {
+            wal_guard: 1000,
+            spool_max: 0,
+            location: "",
+            spool_dir: Path::new("/nowhere"),
+            now: at(20),
+        };
         assert_eq!(seconds_until_guard(600, frame, Some((at(10), 500))), Some(40));
         assert_eq!(seconds_until_guard(600, frame, Some((at(10), 600))), None, "it does not grow");
         assert_eq!(seconds_until_guard(600, frame, None), None, "nothing to compare with");

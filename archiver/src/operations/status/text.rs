@@ -77,6 +77,9 @@ impl Status {
             ),
             None => line("newest snapshot", &"-"),
         }
+        if let Some(last) = &self.last_verify {
+            line("last verify", &last.words());
+        }
         for degraded in &self.degraded {
             line("degraded", degraded);
         }

@@ -17,6 +17,7 @@ pub(crate) async fn without_daemon(config: &Config) -> Status {
         wal_guard: config.wal_guard.as_u64(),
         spool_max: config.spool_max.as_u64(),
         location: &location,
+        spool_dir: &config.spool_dir,
         now: Timestamp::now(),
     };
     let mut status = Status {
@@ -25,6 +26,7 @@ pub(crate) async fn without_daemon(config: &Config) -> Status {
         disks: Room::of("spool", &config.spool_dir).into_iter().collect(),
         poll_frequency_seconds: config.data_sync_freq.as_secs(),
         problems: vec!["no daemon is running".into()],
+        spool_dir: config.spool_dir.clone(),
         ..Status::default()
     };
     let mut flush = Default::default();

@@ -36,7 +36,7 @@ use syncdata_service::output::Output;
 
 pub use head::Remembered;
 pub use range::Bound;
-pub use report::{Class, Missing, Problem, Report, Verdict};
+pub use report::{Class, LastVerify, Missing, Problem, Report, Verdict};
 
 use files::verify_files;
 use head::{Claims, HeadFile};
@@ -68,8 +68,17 @@ pub struct Arguments {
     pub manifests: Vec<PathBuf>,
 }
 
+/// What came of the command.
+#[derive(Debug)]
+pub struct Ran {
+    pub exit_code: ExitCode,
+    /// Of the whole archive, when everything in it was looked at.
+    pub whole: Option<LastVerify>,
+}
+
 /// The command, the same in both programs: 0 sound, 1 problems found, 2 when not everything could be looked at.
-pub fn run(config: &Config, arguments: &Arguments, output: Output) -> Result<ExitCode> {
+pub fn run(config: &Config, arguments: &Arguments, output: Output) -> Result<Ran> {
+    let at = Timestamp::now();
     let verify_key = config.verify_key()?;
     let report = if arguments.manifests.is_empty() {
         verify_archive(config.archive()?, arguments, verify_key.as_ref())?
@@ -77,11 +86,21 @@ pub fn run(config: &Config, arguments: &Arguments, output: Output) -> Result<Exi
         verify_files(&arguments.manifests, arguments.quick, verify_key.as_ref())
     };
     output.document(&serde_json::json!(report), &report.text());
-    Ok(ExitCode::from(match (report.sound, report.is_incomplete()) {
+    let exit_code = match (report.sound, report.is_incomplete()) {
         (true, _) => 0,
         (false, false) => 1,
         (false, true) => 2,
-    }))
+    };
+    let is_whole = arguments.is_whole() && !report.is_incomplete();
+    let whole = is_whole.then_some(LastVerify { at, problems: report.problems.len() as u64 });
+    Ok(Ran { exit_code: ExitCode::from(exit_code), whole })
+}
+
+impl Arguments {
+    /// Nothing is left out.
+    fn is_whole(&self) -> bool {
+        !self.quick && self.manifests.is_empty() && self.from.is_none() && self.to.is_none()
+    }
 }
 
 fn verify_archive(

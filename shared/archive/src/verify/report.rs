@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use bytesize::ByteSize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use syncdata_formats::error::{Error, escape_control};
 use syncdata_formats::manifest::{Gap, Manifest};
@@ -86,6 +86,26 @@ pub struct Report {
     /// There are signatures, and no key to check them with.
     #[serde(skip)]
     unchecked_signatures: u64,
+}
+
+/// What is remembered of a verification of the whole archive, files and all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastVerify {
+    /// When it began.
+    pub at: Timestamp,
+    /// 0: the archive was sound.
+    pub problems: u64,
+}
+
+impl LastVerify {
+    /// For people.
+    pub fn words(&self) -> String {
+        match self.problems {
+            0 => format!("{}, sound", self.at.to_second()),
+            1 => format!("{}, 1 problem", self.at.to_second()),
+            problems => format!("{}, {problems} problems", self.at.to_second()),
+        }
+    }
 }
 
 impl Report {
