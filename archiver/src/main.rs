@@ -97,6 +97,7 @@ async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<E
         }
         Command::DropSlot { force, .. } => commands::drop_slot(&config, *force, output).await,
         Command::DeclareGap(arguments) => commands::declare_gap(config, arguments, output).await,
+        Command::DaemonEnded => commands::daemon_ended(&config).await,
         Command::Config => Ok(output.settings(&config)),
         Command::Verify(_) | Command::Keygen { .. } | Command::Completions { .. } | Command::Man { .. } => {
             unreachable!("they need no settings")

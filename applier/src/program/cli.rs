@@ -173,6 +173,9 @@ enum Command {
     AsOf(AsOfArguments),
     /// Every change of one row, from the archive, oldest first
     History(HistoryArguments),
+    /// Says that the daemon has failed: for ExecStopPost= of its unit
+    #[command(hide = true)]
+    DaemonEnded,
     /// Settings that hold, and where they come from
     Config,
     /// Print a shell completion script
@@ -248,6 +251,7 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
             return setup::uninstall(&config, yes, login.as_deref(), output).await;
         }
         Command::Check => return Ok(output.findings(&check::all(&config).await)),
+        Command::DaemonEnded => return daemon::ended(&config).await,
         Command::Config => return Ok(output.settings(&config)),
         Command::History(arguments) => return history(&config, &arguments.row()?, output).await,
         Command::Stop => client::stop(&config).await?,

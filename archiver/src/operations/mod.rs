@@ -1,6 +1,7 @@
 //! What a command or a request does, one function each: over values, for whoever asks. Who asks, whether a running
 //! daemon does it instead, and what is printed is the program's business.
 
+pub(crate) mod alerts;
 pub(crate) mod check;
 pub(crate) mod declare_gap;
 pub(crate) mod drop_slot;

@@ -1,6 +1,7 @@
 //! `prune`: what nobody needs any more leaves the archive.
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use syncdata_formats::Result;
 use syncdata_formats::signature::SigningKey;
 
@@ -9,6 +10,7 @@ use crate::poll::steps::Poll;
 use crate::prune::{self, Plan, Wanted};
 use crate::source::connection::Work;
 use crate::spool::SnapshotLock;
+use crate::spool::executions::{Came, Kind, Trigger, noted};
 
 /// As it travels to the daemon.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -18,7 +20,20 @@ pub(crate) struct Prune {
 }
 
 /// Removes what nobody needs any more, or only says what that is.
-pub(crate) async fn prune(archiver: &mut Archiver, Prune { dry_run }: Prune) -> Result<Plan> {
+pub(crate) async fn prune(archiver: &mut Archiver, prune: Prune, trigger: Trigger) -> Result<Plan> {
+    if prune.dry_run {
+        return prune_now(archiver, prune).await;
+    }
+    let spool_dir = archiver.config.spool_dir.clone();
+    let came = |plan: &Plan| Came {
+        counts: json!({"files": plan.removals().count(), "bytes": plan.bytes()}),
+        is_idle: false,
+        error: None,
+    };
+    noted(&spool_dir, Kind::Prune, trigger, prune_now(archiver, prune), came).await
+}
+
+async fn prune_now(archiver: &mut Archiver, Prune { dry_run }: Prune) -> Result<Plan> {
     let keep_days = archiver.config.keep_days.ok_or_else(prune::not_configured)?;
     let _lock = match dry_run {
         true => None,

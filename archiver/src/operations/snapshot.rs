@@ -1,9 +1,11 @@
 //! `snapshot`: a copy of tables, and a poll that brings the changes which belong to it.
 
+use serde_json::json;
 use syncdata_formats::{Error, Result};
 use syncdata_service::config::Config;
 
 use crate::snapshot::{self, Options, Taken};
+use crate::spool::executions::{Came, Kind, Trigger, noted};
 
 #[derive(Debug)]
 pub(crate) struct Snapshot {
@@ -18,7 +20,15 @@ pub(crate) async fn snapshot(
     options: &Options,
     poll: impl AsyncFn() -> Result<()>,
 ) -> Result<Snapshot> {
-    let taken = snapshot::take(config, options, &poll).await?;
+    let came = |taken: &Taken| Came {
+        counts: json!({
+            "tables": taken.tables, "rows": taken.rows, "bytes_sent": taken.bytes_sent, "left_out": taken.left_out.len(),
+        }),
+        is_idle: false,
+        error: None,
+    };
+    let taking = snapshot::take(config, options, &poll);
+    let taken = noted(&config.spool_dir, Kind::Snapshot, Trigger::Command, taking, came).await?;
     let not_polled = poll().await.err();
     Ok(Snapshot { taken, not_polled })
 }

@@ -40,6 +40,8 @@ pub(crate) struct View {
     pub plugin: Option<Plugin>,
     pub capture: Capture,
     pub server_version: String,
+    /// Room on the backup host, where it says so.
+    pub archive_free: Option<u64>,
 }
 
 impl Outcome {
@@ -64,6 +66,7 @@ impl View {
             plugin,
             capture: Capture::default(),
             server_version: connection.facts.server_version.clone(),
+            archive_free: None,
         })
     }
 }

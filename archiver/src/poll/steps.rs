@@ -185,7 +185,11 @@ impl<'a> Poll<'a> {
         let view =
             View::look(self.connection, &self.config.slot_name, Some(self.source.plugin.clone())).await?;
         let capture = std::mem::take(&mut self.outcome.view.capture);
-        self.outcome.view = View { capture, ..view };
+        let archive_free = match self.outcome.away {
+            Some(_) => None,
+            None => self.shipper.archive().run(|archive| archive.room()).await.ok().flatten(),
+        };
+        self.outcome.view = View { capture, archive_free, ..view };
         Ok(())
     }
 }

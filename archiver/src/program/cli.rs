@@ -94,6 +94,9 @@ pub(crate) enum Command {
         #[arg(default_value = "syncdata.key")]
         file: PathBuf,
     },
+    /// Says that the daemon has failed: for ExecStopPost= of its unit
+    #[command(hide = true)]
+    DaemonEnded,
     /// Settings that hold, and where they come from
     Config,
     /// Print a shell completion script

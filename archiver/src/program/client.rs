@@ -10,6 +10,7 @@ use crate::operations::status::Status;
 use crate::poll::archiver::Archiver;
 use crate::program::answer::Answer;
 use crate::program::poll_log::PollLog;
+use crate::spool::executions::Trigger;
 
 /// Asks the daemon to do something; `None` when there is none.
 pub(crate) async fn ask(
@@ -68,7 +69,7 @@ pub(crate) async fn poll_now(config: &Config) -> Result<()> {
             _ => Err(Error::new(Kind::Refused, format!("the daemon could not poll: {}", answer.message))),
         };
     }
-    let outcome = operations::poll::poll(&mut Archiver::new(config.clone())?).await?;
+    let outcome = operations::poll::poll(&mut Archiver::new(config.clone())?, Trigger::Command).await?;
     PollLog::default().note(&outcome);
     Ok(())
 }

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use serde_json::json;
 use syncdata_formats::name::TablePattern;
 use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::alerts;
 use syncdata_service::checks;
-use syncdata_service::config::{Config, split_list};
+use syncdata_service::config::{Config, Program, split_list};
 use syncdata_service::confirm::confirm;
 use syncdata_service::daemon::Stop;
 use syncdata_service::finding::{Finding, Level, worst};
@@ -24,11 +25,13 @@ use crate::poll::archiver::Archiver;
 use crate::program::answer::Answer;
 use crate::program::cli::{DeclareGapArguments, ProofArguments, Setup, SnapshotArguments};
 use crate::program::client;
+use crate::program::life;
 use crate::program::poll_log::PollLog;
 use crate::program::stopping::unless_stopped;
 use crate::proof;
 use crate::prune;
 use crate::snapshot::{Options, Taken};
+use crate::spool::executions::Trigger;
 
 /// One poll. A running daemon does it, if there is one and its settings are to be used.
 pub(crate) async fn run_once(config: Config, as_configured: bool, output: Output) -> Result<ExitCode> {
@@ -39,7 +42,7 @@ pub(crate) async fn run_once(config: Config, as_configured: bool, output: Output
     let stop = Stop::new();
     stop.on_signals()?;
     let canceller = archiver.canceller();
-    match unless_stopped(operations::poll::poll(&mut archiver), &stop, &canceller).await {
+    match unless_stopped(operations::poll::poll(&mut archiver, Trigger::Command), &stop, &canceller).await {
         Some(outcome) => {
             let outcome = outcome?;
             PollLog::default().note(&outcome);
@@ -78,6 +81,13 @@ pub(crate) async fn status(config: &Config, output: Output) -> Result<ExitCode> 
     };
     output.document(&json!(status), &status.text());
     Ok(ExitCode::from(u8::from(!status.healthy)))
+}
+
+/// What the service manager calls the end is in the environment that it gives.
+pub(crate) async fn daemon_ended(config: &Config) -> Result<ExitCode> {
+    let result = std::env::var("SERVICE_RESULT").unwrap_or_else(|_| "success".to_owned());
+    alerts::speak_for(Program::Archiver, config, &life::journal(config), &result).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) async fn check(config: &Config, deep: bool, output: Output) -> Result<ExitCode> {
@@ -238,7 +248,7 @@ pub(crate) async fn prune(config: Config, dry_run: bool, output: Output) -> Resu
     let plan = match client::ask(&config, "/prune", Some(&json!(request))).await? {
         Some(Answer { plan: Some(plan), .. }) => plan,
         Some(answer) => return Ok(unanswered(&answer, output)),
-        None => operations::prune::prune(&mut Archiver::new(config)?, request).await?,
+        None => operations::prune::prune(&mut Archiver::new(config)?, request, Trigger::Command).await?,
     };
     output.document(&json!({"dry_run": dry_run, "plan": plan}), &plan.text());
     Ok(ExitCode::SUCCESS)

@@ -13,6 +13,7 @@ use serde_json::json;
 use syncdata_formats::error::Remedy;
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::alerts::Alerting;
 use syncdata_service::backoff::{Backoff, Dice};
 use syncdata_service::config::{Config, Program};
 use syncdata_service::control::{self, ControlSocket, Method, Request, Response};
@@ -30,10 +31,12 @@ use crate::operations::status::{Frame, SpoolStatus, Status};
 use crate::poll::archiver::Archiver;
 use crate::poll::outcome::Outcome;
 use crate::program::answer::Answer;
+use crate::program::life::{self, Life};
 use crate::program::poll_log::PollLog;
 use crate::program::stopping::unless_stopped;
 use crate::proof::{self, Asks, Made};
 use crate::segment::cut::Watch;
+use crate::spool::executions::Trigger;
 
 /// Without any sign of life for so long, the watchdog may strike.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -48,7 +51,7 @@ enum Order {
     Prune(Prune, oneshot::Sender<Response>),
 }
 
-type Shared = Arc<Mutex<Status>>;
+type Shared = Arc<Life>;
 
 /// What a proof needs of the daemon: polls, and the search that they carry.
 #[derive(Clone, Debug)]
@@ -68,7 +71,8 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     let mut reloads = Reloads::listen()?;
     let heartbeat = Heartbeat::new();
     let (orders, mut ordered) = mpsc::channel(8);
-    let status = Shared::default();
+    let status = Shared::new(Life::new(&config));
+    let journal = life::journal(&config);
     let mut archiver = Archiver::new(config)?;
     {
         let mut status = lock(&status);
@@ -87,6 +91,7 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     };
     *lock_prover(&provers) = Some(prover(&archiver));
     serve_control(&archiver.config, &status, &orders, &provers, &stop).await?;
+    tokio::spawn(Alerting::new(Shared::clone(&status), journal).watch(stop.clone()));
     notify(Phase::Ready);
     heartbeat.feed_watchdog(PATIENCE);
     info!(version = env!("CARGO_PKG_VERSION"), "started");
@@ -95,7 +100,7 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     while !stop.is_asked() {
         let polled = {
             let _waiting = heartbeat.wait();
-            poll(&mut archiver, &mut log, &status, &stop).await
+            poll(&mut archiver, &mut log, &status, &stop, Trigger::Schedule).await
         };
         let Some(outcome) = polled else { break };
         if outcome.as_ref().is_ok_and(Outcome::is_clean) && proofs.is_due(&archiver.config) {
@@ -110,6 +115,7 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
             Err(error) if error.kind().remedy() == Remedy::Operator => archiver.config.data_sync_freq,
             _ => backoff.next(Dice::roll()).unwrap_or(archiver.config.data_sync_freq),
         };
+        status.waits(pause);
         let _waiting = heartbeat.wait();
         let next_poll = Instant::now() + pause.min(archiver.config.data_sync_freq);
         loop {
@@ -125,7 +131,8 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
                     break;
                 }
                 Some(to) = asked.recv() => {
-                    let Some(polled) = poll(&mut archiver, &mut log, &status, &stop).await else { break };
+                    let polled = poll(&mut archiver, &mut log, &status, &stop, Trigger::Command).await;
+                    let Some(polled) = polled else { break };
                     let polled = polled.map(drop).map_err(|error| Error::new(error.kind(), error.one_line()));
                     // A proof may have been given up meanwhile.
                     let _ = to.send(polled);
@@ -149,9 +156,11 @@ async fn poll(
     log: &mut PollLog,
     status: &Shared,
     stop: &Stop,
+    trigger: Trigger,
 ) -> Option<Result<Outcome>> {
     let (canceller, started) = (archiver.canceller(), Instant::now());
-    let outcome = unless_stopped(operations::poll::poll(archiver), stop, &canceller).await?;
+    status.polls();
+    let outcome = unless_stopped(operations::poll::poll(archiver, trigger), stop, &canceller).await?;
     {
         let mut status = lock(status);
         status.numbers.polls.add(started.elapsed());
@@ -180,6 +189,7 @@ async fn poll(
             lock(status).poll_failed(frame(archiver), error, archiver.last_view(), archiver.spool());
         }
     }
+    status.polled(&outcome);
     notify(Phase::Status(&summary(&lock(status))));
     Some(outcome)
 }
@@ -187,9 +197,8 @@ async fn poll(
 /// `None`: abandoned, because the daemon stops. What fails is tried again after the next poll.
 async fn prune(archiver: &mut Archiver, status: &Shared, stop: &Stop) -> Option<()> {
     let canceller = archiver.canceller();
-    match unless_stopped(operations::prune::prune(archiver, Prune { dry_run: false }), stop, &canceller)
-        .await?
-    {
+    let pruning = operations::prune::prune(archiver, Prune { dry_run: false }, Trigger::Schedule);
+    match unless_stopped(pruning, stop, &canceller).await? {
         Ok(_) => {}
         Err(error) if error.kind() == Kind::Locked => {
             info!(reason = %error.one_line(), "not pruned now");
@@ -205,9 +214,8 @@ async fn prune(archiver: &mut Archiver, status: &Shared, stop: &Stop) -> Option<
 /// What new settings let go of does not go before somebody could read of it.
 async fn announce_prune(archiver: &mut Archiver, stop: &Stop) -> Option<()> {
     let canceller = archiver.canceller();
-    match unless_stopped(operations::prune::prune(archiver, Prune { dry_run: true }), stop, &canceller)
-        .await?
-    {
+    let planning = operations::prune::prune(archiver, Prune { dry_run: true }, Trigger::Schedule);
+    match unless_stopped(planning, stop, &canceller).await? {
         Ok(plan) => {
             if let Err(error) = archiver.prune_is_announced() {
                 warn!(error = %error.one_line(), "keep_days could not be noted");
@@ -268,6 +276,7 @@ fn reloaded(archiver: Archiver, reload: &impl Fn() -> Result<Config>, status: &S
         }
     };
     lock(status).poll_frequency_seconds = archiver.config.data_sync_freq.as_secs();
+    status.configured(&archiver.config);
     Ok(archiver)
 }
 
@@ -283,7 +292,7 @@ async fn obey(
     let canceller = archiver.canceller();
     let (answer, to) = match order {
         Order::Poll(to) => {
-            let polled = poll(archiver, log, status, stop).await;
+            let polled = poll(archiver, log, status, stop, Trigger::Command).await;
             (polled.map(|polled| polled.map(|outcome| Answer::of_poll(&outcome))), to)
         }
         Order::DeclareGap(gap, to) => {
@@ -292,7 +301,8 @@ async fn obey(
             (declared.map(|declared| declared.map(|gap| Answer::new(gap.exit_code(), gap.text()))), to)
         }
         Order::Prune(prune, to) => {
-            let pruned = unless_stopped(operations::prune::prune(archiver, prune), stop, &canceller).await;
+            let pruning = operations::prune::prune(archiver, prune, Trigger::Command);
+            let pruned = unless_stopped(pruning, stop, &canceller).await;
             (pruned.map(|pruned| pruned.map(Answer::of_prune)), to)
         }
     };
@@ -336,12 +346,15 @@ async fn answer(
     stop: Stop,
 ) -> Response {
     match (request.method, request.path.as_str()) {
-        (Method::Get, "/status") => Response::json(200, &json!(as_of_now(&status))),
+        (Method::Get, "/status") => {
+            let executions = status.executions();
+            Response::json(200, &json!(Status { executions, ..status.as_of_now() }))
+        }
         (Method::Get, "/health") => {
-            let status = as_of_now(&status);
+            let status = status.as_of_now();
             Response::health(status.healthy, &json!({"healthy": status.healthy, "problems": status.problems}))
         }
-        (Method::Get, "/metrics") => Response::metrics(as_of_now(&status).metrics()),
+        (Method::Get, "/metrics") => Response::metrics(status.as_of_now().metrics()),
         (Method::Post, "/stop") => {
             stop.ask();
             Response::json(200, &json!(Answer::new(0, "stopping")))
@@ -387,8 +400,9 @@ async fn ordered(
 }
 
 impl Prover {
-    async fn prove(&self, options: &proof::Options) -> Result<Made> {
-        let made = proof::make(&self.config, options, &self.watch, &self.asks).await;
+    async fn prove(&self, options: &proof::Options, trigger: Trigger) -> Result<Made> {
+        let making = proof::make(&self.config, options, &self.watch, &self.asks);
+        let made = operations::proof::noted(&self.config, trigger, making).await;
         let mut status = lock(&self.status);
         match &made {
             Ok(_) => status.archive.newest_proof_at = Some(Timestamp::now()),
@@ -408,11 +422,11 @@ impl Prover {
             debug!("the newest proof is young enough");
             return Ok(());
         }
-        self.prove(&proof::Options::default()).await.map(drop)
+        self.prove(&proof::Options::default(), Trigger::Schedule).await.map(drop)
     }
 
     async fn answer(&self, options: &proof::Options) -> Response {
-        let answer = match self.prove(options).await {
+        let answer = match self.prove(options, Trigger::Command).await {
             Ok(made) => Answer::of_proof(made),
             Err(error) => Answer::failed(if error.kind().is_transient() { 1 } else { 2 }, &error),
         };
@@ -453,11 +467,6 @@ impl Schedule {
     }
 }
 
-fn as_of_now(status: &Shared) -> Status {
-    lock(status).clone().seen_at(Timestamp::now())
-}
-
-/// A panic elsewhere leaves a status that is at worst old.
 fn lock(status: &Shared) -> std::sync::MutexGuard<'_, Status> {
-    status.lock().unwrap_or_else(PoisonError::into_inner)
+    status.status()
 }

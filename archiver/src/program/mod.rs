@@ -6,5 +6,6 @@ pub(crate) mod daemon;
 
 mod answer;
 mod client;
+mod life;
 mod poll_log;
 mod stopping;

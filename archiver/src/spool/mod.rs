@@ -7,6 +7,7 @@
 //!
 //! Every write is durable when the function returns: synced under a temporary name, renamed, folder synced.
 
+pub(crate) mod executions;
 pub(crate) mod holdings;
 pub(crate) mod verified;
 

@@ -310,6 +310,45 @@ async fn an_alert_is_kept_in_a_file_while_the_database_is_away_and_copied_later(
 }
 
 #[tokio::test]
+async fn a_daemon_that_failed_is_spoken_for_once_and_the_next_one_keeps_what_was_said() {
+    let (url, posts) = listener("200 OK");
+    let mut copy = strict(&url).await;
+    let ended = async |copy: &LocalCopy, result: &str| {
+        let done = copy.applier(&["daemon-ended"]).env("SERVICE_RESULT", result).run().await;
+        done.expect_code(0)
+    };
+    ended(&copy, "success").await;
+    copy.applier(&["daemon-ended"]).succeed().await;
+    assert!(posts.try_recv().is_err(), "a daemon that was stopped has not failed");
+    ended(&copy, "exit-code").await;
+    let fired = next(&posts).await;
+    assert_eq!(
+        (&fired["kind"], &fired["subject"], &fired["event"]),
+        (&"daemon_failed".into(), &"exit-code".into(), &"fired".into())
+    );
+    ended(&copy, "exit-code").await;
+    assert!(posts.try_recv().is_err(), "a daemon that fails again and again says so once");
+
+    // Nobody listens: it is kept, and the next daemon says it.
+    let dead = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("free");
+    copy.set("SYNCDATA_ALERT_WEBHOOK", format!("http://{dead}/hook"));
+    let words = ended(&copy, "watchdog").await.stderr;
+    assert!(words.contains("an alert was not taken"), "{words}");
+    copy.set("SYNCDATA_ALERT_WEBHOOK", &url);
+    let daemon = copy.applier(&["start"]).spawn();
+    let late = next(&posts).await;
+    assert_eq!((&late["kind"], &late["subject"]), (&"daemon_failed".into(), &"watchdog".into()));
+    let kept = "SELECT count(*) FROM data_sync_alerts WHERE kind = 'daemon_failed' AND resolved_at IS NULL AND delivered_at IS NOT NULL";
+    copy.wait_until(kept, |rows| rows == "2").await;
+    // A daemon that has just begun has not lasted.
+    for _ in 0..3 {
+        copy.applier(&["sync"]).run().await;
+    }
+    assert_eq!(copy.rows(kept).await, "2");
+    daemon.stop().await.expect_code(0);
+}
+
+#[tokio::test]
 async fn nothing_is_watched_where_monitoring_is_off() {
     let (url, posts) = listener("200 OK");
     let mut copy = strict(&url).await;

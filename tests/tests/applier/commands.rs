@@ -235,6 +235,8 @@ fn the_unit_files_are_sound_and_tightly_sandboxed() {
         let (text, copy) = copy(name);
         assert!(text.contains(&format!("ExecStart={program} {command}\n")), "{name}");
         assert!(text.contains(&format!("Type={of}\n")), "{name}");
+        let speaks = text.contains(&format!("ExecStopPost=-{program} daemon-ended\n"));
+        assert_eq!(speaks, of == "notify", "{name}: who starts again by itself says that it failed");
         analyze(&["verify", "--man=no"], &copy);
         analyze(&["security", "--offline=true", "--threshold=20"], &copy);
     }

@@ -760,6 +760,8 @@ fn the_unit_files_are_sound_and_tightly_sandboxed() {
     {
         let (text, copy) = copy(name);
         assert!(text.contains(&format!("ExecStart=/usr/local/bin/syncdata-archiver {command}\n")), "{name}");
+        let speaks = text.contains("ExecStopPost=-/usr/local/bin/syncdata-archiver daemon-ended\n");
+        assert_eq!(speaks, command == "run", "{name}: who starts again by itself says that it failed");
         analyze(&["security", "--offline=true", "--threshold=20"], &copy);
         analyze(&["verify", "--man=no"], &copy);
     }

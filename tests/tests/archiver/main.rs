@@ -1,5 +1,6 @@
 //! The archiver against real servers: what it captures, what it survives.
 
+mod alerts;
 mod away;
 mod beside;
 mod capture;

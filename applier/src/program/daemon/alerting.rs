@@ -30,7 +30,8 @@ impl Watched for Life {
     /// While the database is away, what was seen last goes on growing old.
     async fn look(&self, now: Timestamp) -> Look {
         let (status, is_whole) = self.seen().await;
-        Look { bad: conditions(&status, &Limits::of(&Life::config(self)), now), is_whole }
+        let bad = conditions(&status, &Limits::of(&Life::config(self)), now);
+        Look { bad, is_whole, ..Look::default() }
     }
 
     fn alerts_are(&self, open: Vec<Alert>) {

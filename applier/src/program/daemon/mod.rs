@@ -13,11 +13,12 @@ mod alerting;
 mod answers;
 mod life;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use syncdata_formats::error::{Error, Kind, Result};
-use syncdata_service::alerts::{Alerting, Journal};
+use syncdata_service::alerts::{self, Alerting, Journal};
 use syncdata_service::backoff::{Backoff, Dice};
 use syncdata_service::config::{Config, Program};
 use syncdata_service::daemon::{Heartbeat, Phase, Reloads, Stop, notify};
@@ -54,8 +55,8 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
 
     let (orders, mut ordered) = mpsc::channel(8);
     let serving = answers::serve(&config, &life, &orders, &stop).await?;
-    let journal = Journal::at(config.state_file_of_copy("alerts"));
-    let alerting = tokio::spawn(Alerting::new(Arc::clone(&life), journal).watch(stop.clone()));
+    let alerting = Alerting::new(Arc::clone(&life), journal(&config));
+    let alerting = tokio::spawn(alerting.watch(stop.clone()));
     let heartbeat = Heartbeat::new();
     notify(Phase::Ready);
     heartbeat.feed_watchdog(PATIENCE);
@@ -119,6 +120,17 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     }
     info!("stopped");
     Ok(())
+}
+
+fn journal(config: &Config) -> Journal {
+    Journal::at(config.state_file_of_copy("alerts"))
+}
+
+/// Speaks for a daemon that has failed. What the service manager calls its end is in the environment that it gives.
+pub(super) async fn ended(config: &Config) -> Result<ExitCode> {
+    let result = std::env::var("SERVICE_RESULT").unwrap_or_else(|_| "success".to_owned());
+    alerts::speak_for(Program::Applier, config, &journal(config), &result).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The load that was under way; never, without one.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use syncdata_formats::manifest::OpCounts;
 use syncdata_formats::time::Timestamp;
+use syncdata_service::alerts::AlertKind;
 use syncdata_service::control::{Metrics, Sort};
 
 use super::{SourceStatus, SpoolStatus, Status};
@@ -58,6 +59,8 @@ impl Status {
             self.last_poll,
         );
         metrics.durations(&name("poll_duration_seconds"), "How long polls took", &self.numbers.polls);
+        metrics.circuits(PREFIX, &self.circuits);
+        metrics.alerts(PREFIX, &AlertKind::OF_ARCHIVER, &self.alerts);
         metrics.rooms(PREFIX, &self.disks);
     }
 
@@ -83,6 +86,9 @@ impl Status {
             "Gaps that polls have declared since start",
             self.numbers.gaps_found,
         );
+        let free = self.archive.free_bytes.map(|bytes| (&[][..], bytes));
+        let help = "Room that is left on the backup host, where it says so";
+        metrics.family(&name("archive_free_bytes"), Gauge, help, free);
         metrics.time(
             &name("last_shipped_timestamp_seconds"),
             "When a segment came to the backup host last",

@@ -4,7 +4,7 @@ mod metrics;
 mod text;
 mod without_daemon;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,8 @@ use syncdata_formats::Error;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
 use syncdata_formats::time::Timestamp;
+use syncdata_service::alerts::Alert;
+use syncdata_service::circuit::Circuit;
 use syncdata_service::control::{Durations, EarlierKeys};
 use syncdata_service::disk::Room;
 
@@ -21,6 +23,7 @@ use crate::poll::guard::Pressure;
 use crate::poll::outcome::{Outcome, View};
 use crate::segment::publish::Rows;
 use crate::source::catalog::{OldestTransaction, Slot};
+use crate::spool::executions::Execution;
 use crate::spool::holdings::Holdings;
 use crate::spool::{HeldSnapshot, Spool, verified};
 
@@ -63,6 +66,15 @@ pub(crate) struct Status {
     /// The newest `verify` of the whole archive on this host.
     #[serde(default)]
     pub last_verify: Option<LastVerify>,
+    /// Whether those whom the daemon speaks with answer: `source`, `archive`, `webhook`, `command`.
+    #[serde(default)]
+    pub circuits: BTreeMap<String, Circuit>,
+    /// Those that are open.
+    #[serde(default)]
+    pub alerts: Vec<Alert>,
+    /// What was done, the newest first.
+    #[serde(default)]
+    pub executions: Vec<Execution>,
     #[serde(flatten)]
     pub earlier: EarlierKeys,
     /// Beside which it is noted that the archive was verified.
@@ -138,6 +150,9 @@ pub(crate) struct ArchiveStatus {
     #[serde(default)]
     pub newest_proof_at: Option<Timestamp>,
     pub out_of_reach: Option<String>,
+    /// Room that is left on the backup host, as of the last poll that could ask.
+    #[serde(default)]
+    pub free_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -206,6 +221,7 @@ impl Status {
         self.tables = view.capture.tables.iter().map(ToString::to_string).collect();
         self.tables_without_identity =
             view.capture.without_identity.iter().map(ToString::to_string).collect();
+        self.archive.free_bytes = view.archive_free.or(self.archive.free_bytes);
         self.archive.out_of_reach = outcome.away.as_ref().map(|error| error.one_line());
         self.problems = problems(self, outcome);
         self.healthy = self.problems.is_empty();
@@ -311,6 +327,7 @@ impl Status {
             newest_snapshot: state.newest_snapshot.as_ref().map(|held| SnapshotStatus::of(held, frame.now)),
             newest_proof_at: self.archive.newest_proof_at,
             out_of_reach: self.archive.out_of_reach.take(),
+            free_bytes: self.archive.free_bytes,
         };
         self.gaps = state.gaps.clone();
     }

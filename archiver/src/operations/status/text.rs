@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use bytesize::ByteSize;
+use syncdata_formats::error::escape_control;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
 use syncdata_formats::time::Timestamp;
@@ -59,6 +60,9 @@ impl Status {
             );
         }
         line("archive", &self.archive.location);
+        if let Some(bytes) = self.archive.free_bytes {
+            line("archive room", &size(bytes));
+        }
         line("newest segment", &self.archive.newest_segment);
         line(
             "last shipped",
@@ -86,6 +90,12 @@ impl Status {
         for gap in &self.gaps {
             let tables = of_tables(gap);
             line("gap", &format_args!("after {} up to {}{tables}: {}", gap.from, gap.to, gap.reason));
+        }
+        for alert in &self.alerts {
+            line("alert", &escape_control(&alert.line()));
+        }
+        for words in self.circuits.iter().filter_map(|(peer, circuit)| circuit.line(peer)) {
+            line("circuit", &words);
         }
         for problem in &self.problems {
             line("problem", problem);

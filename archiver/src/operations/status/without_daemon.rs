@@ -9,6 +9,7 @@ use syncdata_service::disk::Room;
 use super::{Frame, SourceStatus, Status};
 use crate::source::catalog::{Position, Slot};
 use crate::source::connection::Connection;
+use crate::spool::executions;
 use crate::spool::holdings::Holdings;
 
 pub(crate) async fn without_daemon(config: &Config) -> Status {
@@ -27,6 +28,7 @@ pub(crate) async fn without_daemon(config: &Config) -> Status {
         poll_frequency_seconds: config.data_sync_freq.as_secs(),
         problems: vec!["no daemon is running".into()],
         spool_dir: config.spool_dir.clone(),
+        executions: executions::list(&config.spool_dir),
         ..Status::default()
     };
     let mut flush = Default::default();

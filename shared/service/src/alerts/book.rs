@@ -78,7 +78,7 @@ impl Alert {
         }
     }
 
-    fn is_of(&self, bad: &Bad) -> bool {
+    pub(super) fn is_of(&self, bad: &Bad) -> bool {
         self.resolved_at.is_none() && self.kind == bad.kind && self.subject == bad.subject
     }
 
@@ -132,12 +132,18 @@ impl Book {
             }
         }
         for bad in bad {
-            if !self.alerts.iter().any(|alert| alert.is_of(&bad)) {
-                self.alerts.push(Alert::begins(bad, now));
-                has_changed = true;
-            }
+            has_changed |= self.also(bad, now);
         }
         has_changed
+    }
+
+    /// Whether it is new.
+    pub fn also(&mut self, bad: Bad, now: Timestamp) -> bool {
+        let is_new = !self.alerts.iter().any(|alert| alert.is_of(&bad));
+        if is_new {
+            self.alerts.push(Alert::begins(bad, now));
+        }
+        is_new
     }
 
     /// What is open.

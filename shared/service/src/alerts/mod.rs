@@ -6,13 +6,17 @@
 //! ```
 
 mod book;
+mod ended;
 mod journal;
 mod sinks;
 mod watch;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::book::{Alert, Book, Event};
+pub use self::ended::speak_for;
 pub use self::journal::Journal;
 pub use self::sinks::Sink;
 pub use self::watch::{Alerting, Look, Watched};
@@ -33,13 +37,24 @@ pub enum AlertKind {
     Gap,
     /// A peer has failed several times in a row.
     Unreachable,
+    /// The service manager found the daemon dead, and it has not lasted since.
+    DaemonFailed,
 }
 
 impl AlertKind {
-    pub const OF_APPLIER: [AlertKind; 3] =
-        [AlertKind::SyncLag, AlertKind::ConsistencyScore, AlertKind::DeadLetterQueue];
-    pub const OF_ARCHIVER: [AlertKind; 4] =
-        [AlertKind::SyncLag, AlertKind::WalGuard, AlertKind::Gap, AlertKind::Unreachable];
+    pub const OF_APPLIER: [AlertKind; 4] = [
+        AlertKind::SyncLag,
+        AlertKind::ConsistencyScore,
+        AlertKind::DeadLetterQueue,
+        AlertKind::DaemonFailed,
+    ];
+    pub const OF_ARCHIVER: [AlertKind; 5] = [
+        AlertKind::SyncLag,
+        AlertKind::WalGuard,
+        AlertKind::Gap,
+        AlertKind::Unreachable,
+        AlertKind::DaemonFailed,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -49,6 +64,7 @@ impl AlertKind {
             AlertKind::WalGuard => "wal_guard",
             AlertKind::Gap => "gap",
             AlertKind::Unreachable => "unreachable",
+            AlertKind::DaemonFailed => "daemon_failed",
         }
     }
 }
@@ -57,7 +73,7 @@ impl AlertKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bad {
     pub kind: AlertKind,
-    /// A table, a peer; `*`: the program's work as a whole.
+    /// A table, a peer, how a daemon ended; `*`: the program's work as a whole.
     pub subject: String,
     pub value: String,
     pub threshold: String,
@@ -73,8 +89,11 @@ impl Bad {
 /// A server that is restarted is no reason to wake anybody.
 const FAILURES_MAX: u64 = 5;
 
-/// A peer that does not answer.
-pub fn unreachable(peer: &str, circuit: &Circuit) -> Option<Bad> {
-    let failures = circuit.failures;
-    (failures >= FAILURES_MAX).then(|| Bad::new(AlertKind::Unreachable, peer, failures, FAILURES_MAX))
+/// Peers that have failed, and how often: those that are bad, and those that may be about to.
+pub fn unreachable(circuits: &BTreeMap<String, Circuit>) -> (Vec<Bad>, Vec<Bad>) {
+    let failing = circuits.iter().filter(|(_, circuit)| circuit.failures > 0);
+    let bad = |failures, peer: &String| Bad::new(AlertKind::Unreachable, peer, failures, FAILURES_MAX);
+    let (many, few): (Vec<_>, Vec<_>) = failing.partition(|(_, circuit)| circuit.failures >= FAILURES_MAX);
+    let each = |of: Vec<(&String, &Circuit)>| of.into_iter().map(|(peer, c)| bad(c.failures, peer)).collect();
+    (each(many), each(few))
 }

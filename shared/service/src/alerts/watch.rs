@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::{Alert, Bad, Book, Event, Journal, Sink};
+use super::{Alert, AlertKind, Bad, Book, Event, Journal, Sink};
 use crate::backoff::{Backoff, Dice};
 use crate::circuit::Circuits;
 use crate::config::{Config, Program};
@@ -26,10 +26,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(300);
 
+const LASTED: Duration = Duration::from_secs(600);
+
 /// What a look has found.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
     pub bad: Vec<Bad>,
+    /// What keeps an alert open, and begins none.
+    pub not_good: Vec<Bad>,
     /// Everything was seen. Else what is not bad here may be bad all the same.
     pub is_whole: bool,
 }
@@ -68,6 +72,7 @@ pub trait Watched: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Alerting<W> {
     watched: Arc<W>,
+    started: Instant,
     book: Book,
     journal: Journal,
     /// What was left in the other place is taken in.
@@ -108,6 +113,7 @@ impl<W: Watched> Alerting<W> {
         let unkept = book.alerts.iter().map(|alert| alert.id).collect();
         Alerting {
             watched,
+            started: Instant::now(),
             book,
             journal,
             has_met: false,
@@ -120,6 +126,8 @@ impl<W: Watched> Alerting<W> {
 
     /// Until the daemon stops.
     pub async fn watch(mut self, stop: Stop) {
+        // What an earlier daemon left is open until somebody has looked.
+        self.watched.alerts_are(self.book.open().cloned().collect());
         let mut next_look = Instant::now() + LOOK_EVERY;
         loop {
             let config = self.watched.config();
@@ -151,10 +159,15 @@ impl<W: Watched> Alerting<W> {
         if let Err(error) = self.meet(now).await {
             debug!(error = %error.one_line(), "alerts that were left are not known yet");
         }
-        let Look { mut bad, is_whole } = self.watched.look(now).await;
-        if !is_whole {
-            bad.extend(self.book.open().map(Alert::as_bad));
-        }
+        let Look { mut bad, not_good, is_whole } = self.watched.look(now).await;
+        // That it was dead is over when it has lasted: so often, and not more, a daemon that comes and goes wakes somebody.
+        let has_lasted = self.started.elapsed() >= LASTED;
+        let goes_on = |alert: &&Alert| match alert.kind {
+            _ if !is_whole || not_good.iter().any(|bad| alert.is_of(bad)) => true,
+            AlertKind::DaemonFailed => !has_lasted,
+            _ => false,
+        };
+        bad.extend(self.book.open().filter(goes_on).map(Alert::as_bad));
         let known: BTreeSet<Uuid> = self.book.open().map(|alert| alert.id).collect();
         if self.book.check(bad, now) {
             let open: BTreeSet<Uuid> = self.book.open().map(|alert| alert.id).collect();
