@@ -186,7 +186,7 @@ pub(crate) struct Captured {
 impl Memory {
     /// The very first poll has nothing to compare with.
     pub(crate) fn is_new(&self) -> bool {
-        self.tables.is_empty()
+        self.tables.values().all(|table| table.oid == 0)
     }
 
     /// The tables that are captured as of the last poll.
@@ -205,6 +205,12 @@ impl Memory {
         let left = self.tables.iter().filter(|(_, table)| table.left.is_some_and(|left| left >= position));
         let left: BTreeSet<&TableName> = left.map(|(name, _)| name).chain(&self.interrupted).collect();
         left.into_iter().cloned().collect()
+    }
+
+    /// Tables that the archive captured, and no more at its end.
+    pub(crate) fn left_before(&mut self, tables: BTreeSet<TableName>, end: Lsn) {
+        let left = Some(Lsn::from_u64(end.as_u64().saturating_sub(1)));
+        self.tables.extend(tables.into_iter().map(|table| (table, Captured { oid: 0, left })));
     }
 
     /// Another spool has read on from there, and not of all tables.

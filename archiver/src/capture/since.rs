@@ -101,7 +101,10 @@ impl Balance {
 
 impl CaptureMemory {
     /// For a spool that begins where an archive ends.
-    pub(crate) fn of_chain(told: BTreeMap<TableName, Since>, captured: &[TableName]) -> CaptureMemory {
+    pub(crate) fn of_chain(
+        told: BTreeMap<TableName, Since>,
+        captured: &BTreeSet<TableName>,
+    ) -> CaptureMemory {
         let span = |(name, since): (&TableName, &Since)| Span {
             oid: 0,
             name: name.clone(),
@@ -426,7 +429,7 @@ mod tests {
             (name("a"), Since { lsn: lsn(7), empty: true }),
             (name("gone"), Since { lsn: lsn(7), empty: true }),
         ]);
-        let memory = CaptureMemory::of_chain(told, &[name("a")]);
+        let memory = CaptureMemory::of_chain(told, &[name("a")].into());
         let mut scene = Scene { memory, tables: BTreeMap::new() };
         scene.look(&["*"], &[("a", 1, 5, 5), ("other", 2, 5, 5)], 300);
         scene.settle(&[], &[]);

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::capture::since::CaptureMemory;
 use crate::ship::head;
-use crate::ship::shipper::Shipper;
+use crate::ship::shipper::{CapturedByChain, Shipper};
 use crate::source::catalog::{Facts, Position};
 use crate::source::connection::Connection;
 use crate::source::wal2json::slot;
@@ -327,9 +327,10 @@ async fn adopt_archive(
     if let Some((tip, timeline)) = end.last {
         state.tip = tip;
         state.shipped = tip.seq();
-        let (told, captured) = shipper.capture_since(identity.archive_id).await?;
-        state.captured = CaptureMemory::of_chain(told, &captured);
-        state.memory.inherited = captured.into_iter().collect();
+        let CapturedByChain { since, captured, left } = shipper.capture_since(identity.archive_id).await?;
+        state.captured = CaptureMemory::of_chain(since, &captured);
+        state.memory.inherited = captured;
+        state.memory.left_before(left, tip.end_lsn);
         state.memory.is_heir = true;
         // Not the server's own: whether that descends from the archive's is still to be asked.
         state.source.timeline = timeline;

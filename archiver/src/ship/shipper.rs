@@ -3,7 +3,7 @@
 //! Everything here may be done twice. What the backup host has already is left alone when it is the same, and
 //! stops us when it is not; what it lost since is sent again while the spool still has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use syncdata_archive::{Archive, ArchiveHandle, Entry, listing, small, snapshots};
 use syncdata_formats::chain::{ChainTip, Verified};
@@ -42,6 +42,17 @@ pub(crate) struct End {
     pub head: Option<Head>,
     /// The segments that end after where the slot stands.
     pub after_slot: Vec<Verified>,
+}
+
+/// What the chain says of the tables that it captures.
+#[derive(Debug, Default)]
+pub(crate) struct CapturedByChain {
+    /// The newest that it says.
+    pub since: BTreeMap<TableName, Since>,
+    /// At its end.
+    pub captured: BTreeSet<TableName>,
+    /// Before, and at its end no more.
+    pub left: BTreeSet<TableName>,
 }
 
 /// The result of one round of shipping.
@@ -119,11 +130,8 @@ impl Shipper {
         self.archive.run(move |archive| listing::manifests(archive, from)).await
     }
 
-    /// What the chain says last of the time since when tables are captured, with the tables that its end captures.
-    pub(crate) async fn capture_since(
-        &self,
-        archive_id: uuid::Uuid,
-    ) -> Result<(BTreeMap<TableName, Since>, Vec<TableName>)> {
+    /// What the chain says of captured tables.
+    pub(crate) async fn capture_since(&self, archive_id: uuid::Uuid) -> Result<CapturedByChain> {
         self.archive.run(move |archive| find_capture_since(archive, archive_id)).await
     }
 
@@ -238,24 +246,24 @@ impl Shipper {
     }
 }
 
-/// From the end backwards to the first manifest that says it.
-fn find_capture_since(
-    archive: &mut dyn Archive,
-    archive_id: uuid::Uuid,
-) -> Result<(BTreeMap<TableName, Since>, Vec<TableName>)> {
-    let mut captured = None;
+/// From the end backwards, all of it: a name that left long ago may come back.
+fn find_capture_since(archive: &mut dyn Archive, archive_id: uuid::Uuid) -> Result<CapturedByChain> {
+    let (mut found, mut last) = (CapturedByChain::default(), None);
     for (day, name) in listing::manifests(archive, None)?.into_iter().rev() {
         let manifest = Manifest::decode(&read_manifest(archive, day, name)?)
             .context(|| format!("reading {}", name.manifest(day)))?;
         if manifest.archive_id != archive_id {
             break;
         }
-        let captured = captured.get_or_insert(manifest.capture);
-        if !manifest.capture_since.is_empty() {
-            return Ok((manifest.capture_since, std::mem::take(captured)));
+        if found.since.is_empty() {
+            found.since = manifest.capture_since;
         }
+        let captured: BTreeSet<TableName> = manifest.capture.into_iter().collect();
+        let last: &BTreeSet<TableName> = last.get_or_insert_with(|| captured.clone());
+        found.left.extend(captured.difference(last).cloned());
     }
-    Ok((BTreeMap::new(), captured.unwrap_or_default()))
+    found.captured = last.unwrap_or_default();
+    Ok(found)
 }
 
 fn find_end(

@@ -95,3 +95,25 @@ async fn a_host_whose_settings_gain_a_table_that_another_one_captured_has_missed
     story.carry().await;
     assert_eq!(story.state("b").await, "stale");
 }
+
+/// A name that left the capture long ago is known from the archive, whatever became of spools since.
+#[tokio::test]
+async fn a_name_that_comes_back_after_the_spool_was_lost_is_a_gap() {
+    for leaves in ["SELECT 1", "DROP TABLE b"] {
+        let row = "INSERT INTO a SELECT max(id) + 1, 2, 'row' FROM a";
+        let mut story = Story::start(&["a", "b"], SCHEMA, &["a", "b"]).await;
+        assert_eq!(story.after(&[row, "INSERT INTO b VALUES (2, 2, 'x')"]).await, [].into());
+        story.set_tables(&["a"]);
+        assert_eq!(story.after(&[row, leaves]).await, [].into());
+        assert_eq!(
+            story.after(&[row, "CREATE TABLE IF NOT EXISTS b (LIKE a INCLUDING ALL)"]).await,
+            [].into()
+        );
+        std::fs::remove_dir_all(story.world.spool_dir()).expect("our folder");
+        assert_eq!(story.after(&[row, "INSERT INTO b VALUES (3, 3, 'missed')"]).await, [].into());
+        story.set_tables(&["a", "b"]);
+        let gaps = story.after(&[row, "INSERT INTO b VALUES (4, 4, 'back')"]).await;
+        assert_eq!(gaps, ["b: not captured meanwhile".to_owned()].into(), "{leaves}");
+        assert_eq!(story.state("b").await, "stale");
+    }
+}
