@@ -91,6 +91,25 @@ async fn a_partitioned_table_says_what_its_partitions_have_in_old_rows() {
     assert_eq!(segments[0].manifest["relations"]["orders"]["columns"][1]["missing"], "old");
 }
 
+/// Writes until the newest record ends with its page. The first thing on the next one will be a header, for which nobody
+/// waits.
+const FILL_PAGE: &str = "DO $$ DECLARE here int; BEGIN LOOP
+    here := mod(pg_current_wal_insert_lsn() - '0/0', 8192);
+    EXIT WHEN here = 24;
+    PERFORM pg_logical_emit_message(false, 'p', repeat('x', CASE WHEN here < 7800 THEN 8192 - here - 55 ELSE 400 END));
+    END LOOP; END $$";
+
+#[tokio::test]
+async fn a_record_that_ends_with_its_page_is_all_there_is() {
+    let world = scene::world("CREATE TABLE users (id int PRIMARY KEY)").await;
+    world.source.execute("INSERT INTO users VALUES (1)").await;
+    world.source.execute(FILL_PAGE).await;
+    poll(&world).await;
+    assert_eq!(since(&world), [("users".to_owned(), true)]);
+    world.source.execute(FILL_PAGE).await;
+    world.archiver(["snapshot"]).succeed().await;
+}
+
 #[tokio::test]
 async fn the_first_manifest_says_which_tables_were_empty() {
     let world = scene::world(
