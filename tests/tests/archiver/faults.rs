@@ -17,6 +17,8 @@ pub(crate) const STEPS: &[&str] = &[
     "archive.after_rename",
     "archive.before_rename",
     "archive.part_written",
+    "execution.before_rename",
+    "execution.begun",
     "read.answer_complete",
     "ship.after_head",
     "ship.before_head",
