@@ -181,20 +181,27 @@ async fn old_lines_go_after_log_keep_days_and_a_day_after_that_was_announced() {
         SELECT 'old', 'SUCCESS', now() - make_interval(days => n) FROM generate_series(1, 25000) AS g(n);
         INSERT INTO sync_executions (kind, trigger, state, started_at, ended_at)
         SELECT 'replay', 'command', 'succeeded', now() - make_interval(days => n), now() - make_interval(days => n)
-        FROM generate_series(1, 200) AS g(n)";
+        FROM generate_series(1, 200) AS g(n);
+        INSERT INTO data_sync_alerts (id, kind, subject, value, threshold, since, resolved_at)
+        SELECT gen_random_uuid(), 'sync_lag', '*', 16, 15, now() - make_interval(days => n), now() - make_interval(days => n)
+        FROM generate_series(1, 200) AS g(n);
+        INSERT INTO data_sync_alerts (id, kind, subject, value, threshold, since)
+        VALUES (gen_random_uuid(), 'dead_letter_queue', '*', 100, 100, now() - interval '200 days')";
     copy.server.execute(age).await;
     let kept = "SELECT count(*), (max(now() - sync_time) < interval '91 days')::text, \
-        (SELECT count(*) FROM sync_executions WHERE kind = 'replay') FROM data_sync_logs WHERE table_name = 'old'";
+        (SELECT count(*) FROM sync_executions WHERE kind = 'replay'), \
+        (SELECT count(*) FROM data_sync_alerts WHERE resolved_at IS NOT NULL), \
+        (SELECT count(*) FROM data_sync_alerts WHERE resolved_at IS NULL) FROM data_sync_logs WHERE table_name = 'old'";
     copy.set("SYNCDATA_LOG_KEEP_DAYS", "0");
     copy.sync(0).await;
-    assert_eq!(copy.rows(kept).await, "25000,false,200");
+    assert_eq!(copy.rows(kept).await, "25000,false,200,200,1");
     copy.set("SYNCDATA_LOG_KEEP_DAYS", "90");
     let said = copy.sync(0).await;
     assert!(said.contains("go from tomorrow on"), "{said}");
-    assert_eq!(copy.rows(kept).await, "25000,false,200");
+    assert_eq!(copy.rows(kept).await, "25000,false,200,200,1");
     let status = copy.applier(&["status"]).run().await.stdout;
     assert!(
-        status.contains("\nnote: lines of data_sync_logs and sync_executions older than 90 days go from 20"),
+        status.contains("\nnote: lines of data_sync_logs, sync_executions and data_sync_alerts older than 90 days go from 20"),
         "{status}"
     );
     let said = copy.sync(0).await;
@@ -202,16 +209,16 @@ async fn old_lines_go_after_log_keep_days_and_a_day_after_that_was_announced() {
     let a_day = "UPDATE data_sync_checkpoint SET keep_announced_at = keep_announced_at - interval '1 day'";
     copy.server.execute(a_day).await;
     copy.sync(0).await;
-    assert_eq!(copy.rows(kept).await, "89,true,89");
+    assert_eq!(copy.rows(kept).await, "89,true,89,89,1");
     // Fewer days are another announcement.
     copy.set("SYNCDATA_LOG_KEEP_DAYS", "7");
     assert!(copy.sync(0).await.contains("go from tomorrow on"));
-    assert_eq!(copy.rows(kept).await, "89,true,89");
+    assert_eq!(copy.rows(kept).await, "89,true,89,89,1");
     copy.server.execute(a_day).await;
     // A pass that fails forgets as well.
     fs::remove_file(copy.archive_dir().join("archive.json")).expect("forged");
     copy.sync(2).await;
-    assert_eq!(copy.rows(kept).await, "6,true,6");
+    assert_eq!(copy.rows(kept).await, "6,true,6,6,1");
 }
 
 /// That somebody went on without changes is known for ever, whatever is forgotten beside it.

@@ -202,7 +202,7 @@ impl Status {
         self.copy.data_as_of = self.oldest();
         self.notes = self.tables.iter().filter_map(TableStatus::note).collect();
         self.notes.extend(found.forgets_from.map(|(days, from)| {
-            format!("lines of data_sync_logs and sync_executions older than {days} days go from {from} on (log_keep_days)")
+            format!("lines of data_sync_logs, sync_executions and data_sync_alerts older than {days} days go from {from} on (log_keep_days)")
         }));
         let set_aside = self.tables.iter().filter(|table| table.is_set_aside());
         let words = |table: &TableStatus| {

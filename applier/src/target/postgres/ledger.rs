@@ -102,7 +102,11 @@ pub async fn forget_old(client: &impl GenericClient, meta: &MetaSchema, days: u3
         "DELETE FROM {meta}.sync_executions WHERE id = ANY (ARRAY( \
          SELECT id FROM {meta}.sync_executions WHERE ended_at < now() - make_interval(days => $1) LIMIT $2))"
     );
-    for delete in [&old_lines, &old_executions] {
+    let old_alerts = format!(
+        "DELETE FROM {meta}.data_sync_alerts WHERE id = ANY (ARRAY( \
+         SELECT id FROM {meta}.data_sync_alerts WHERE resolved_at < now() - make_interval(days => $1) LIMIT $2))"
+    );
+    for delete in [&old_lines, &old_executions, &old_alerts] {
         for _ in 0..FORGET_ROUNDS_MAX {
             let forgotten = client.execute(delete, &[&days, &FORGET_ROWS_MAX]).await;
             let forgotten = forgotten.context(|| "forgetting what is older than log_keep_days".to_owned())?;
@@ -128,7 +132,8 @@ async fn is_announced(client: &impl GenericClient, meta: &MetaSchema, days: i32)
     let old = format!(
         "SELECT EXISTS (SELECT FROM {meta}.data_sync_logs WHERE sync_time < now() - make_interval(days => $1) \
            AND coalesce(archive_ref, '') <> ALL (ARRAY[{FOR_EVER}])) \
-         OR EXISTS (SELECT FROM {meta}.sync_executions WHERE ended_at < now() - make_interval(days => $1))"
+         OR EXISTS (SELECT FROM {meta}.sync_executions WHERE ended_at < now() - make_interval(days => $1)) \
+         OR EXISTS (SELECT FROM {meta}.data_sync_alerts WHERE resolved_at < now() - make_interval(days => $1))"
     );
     if client.query_one(&old, &[&days]).await.context(doing)?.get(0) {
         let note = format!(
@@ -137,7 +142,7 @@ async fn is_announced(client: &impl GenericClient, meta: &MetaSchema, days: i32)
         client.execute(&note, &[&days]).await.context(doing)?;
         tracing::warn!(
             days,
-            "lines of data_sync_logs and sync_executions that are older than log_keep_days go from tomorrow on; \
+            "lines of data_sync_logs, sync_executions and data_sync_alerts that are older than log_keep_days go from tomorrow on; \
              log_keep_days = 0 keeps them"
         );
     }

@@ -141,7 +141,7 @@ keys! {
         stale_after: None, Derived("3 × data_sync_freq"), false, "age at which data counts as stale";
         meta_schema: None, Text("public"), false, "schema of our own tables";
         http_listen: None, Nothing, false, "address for /status, /health and /metrics, such as 127.0.0.1:9187";
-        log_keep_days: None, Text("90"), false, "days that data_sync_logs and sync_executions reach back; 0 keeps all";
+        log_keep_days: None, Text("90"), false, "days that data_sync_logs, sync_executions and data_sync_alerts reach back; 0 keeps all";
         enable_sync_monitoring: Some("ENABLE_SYNC_MONITORING"), Text("true"), false, "whether the daemons look after themselves and keep alerts";
         sync_lag_alert_threshold_minutes: Some("SYNC_LAG_ALERT_THRESHOLD_MINUTES"), Text("15"), false, "lag that is an alert, in minutes; at least 3 × data_sync_freq";
         consistency_score_alert_threshold: Some("CONSISTENCY_SCORE_ALERT_THRESHOLD"), Text("90.0"), false, "score of a table, in percent, below which it is an alert (any difference is a problem of status)";
