@@ -10,6 +10,7 @@ use syncdata_service::hmac;
 use syncdata_tests::LocalCopy;
 
 use super::{rename, two_tables};
+use crate::health::{status, status_that};
 
 /// What was posted: the signature and the document.
 type Post = (String, Value);
@@ -96,22 +97,6 @@ async fn strict(url: &str) -> LocalCopy {
     copy.set("SYNCDATA_ALERT_WEBHOOK_SECRET_FILE", secret.display().to_string());
     copy.forge.head();
     copy
-}
-
-async fn status(copy: &LocalCopy) -> Value {
-    copy.applier(&["status", "--json"]).run().await.json()
-}
-
-async fn status_that(copy: &LocalCopy, is_wanted: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let said = status(copy).await;
-        if is_wanted(&said) {
-            return said;
-        }
-        assert!(Instant::now() < deadline, "{said}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 #[tokio::test]

@@ -29,12 +29,12 @@ fn get(address: &str, path: &str) -> String {
     answer
 }
 
-async fn status(copy: &LocalCopy) -> Value {
+pub(crate) async fn status(copy: &LocalCopy) -> Value {
     copy.applier(&["status", "--json"]).run().await.json()
 }
 
 /// The status as soon as it is like that: who asked for a load may know its end before the daemon has told itself.
-async fn status_that(copy: &LocalCopy, is_wanted: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn status_that(copy: &LocalCopy, is_wanted: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let said = status(copy).await;
