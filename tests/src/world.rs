@@ -22,6 +22,7 @@ pub struct WorldOptions {
     target: PostgresOptions,
     backup: sshd::Options,
     over_sftp: bool,
+    plugin: Plugin,
     archiver: Table,
     applier: Table,
 }
@@ -33,6 +34,7 @@ impl Default for WorldOptions {
             target: PostgresOptions::default().database("reporting"),
             backup: sshd::Options::default(),
             over_sftp: true,
+            plugin: Plugin::chosen(),
             archiver: Table::new(),
             applier: Table::new(),
         }
@@ -61,6 +63,11 @@ impl WorldOptions {
         self
     }
 
+    pub fn plugin(mut self, plugin: Plugin) -> Self {
+        self.plugin = plugin;
+        self
+    }
+
     /// A setting of the archiver's file, instead of the world's own or beside them.
     pub fn archiver_setting(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.archiver.insert(key.into(), value.into());
@@ -73,7 +80,7 @@ impl WorldOptions {
     }
 
     pub async fn start(self) -> World {
-        let WorldOptions { source, target, backup, over_sftp, archiver, applier } = self;
+        let WorldOptions { source, target, backup, over_sftp, plugin, mut archiver, applier } = self;
         let backup = tokio::task::spawn_blocking(move || Sshd::start_with(backup));
         let (source, target, backup) =
             tokio::join!(PostgresServer::start_with(source), PostgresServer::start_with(target), async {
@@ -81,6 +88,11 @@ impl WorldOptions {
             });
         source.execute(&format!("CREATE ROLE {ARCHIVER_ROLE} LOGIN REPLICATION BYPASSRLS")).await;
         source.execute(&format!("GRANT pg_read_all_data TO {ARCHIVER_ROLE}")).await;
+        if plugin == Plugin::Pgoutput {
+            // Whoever adds tables to a publication owns them.
+            source.execute(&format!("ALTER ROLE {ARCHIVER_ROLE} SUPERUSER")).await;
+            archiver.entry("source").or_insert("pgoutput".into());
+        }
         let folder = Scratch::new("world");
         let mut world = World {
             archiver_host: Host::new(folder.path(), "archiver"),
@@ -88,10 +100,29 @@ impl WorldOptions {
             source,
             target,
             backup,
+            plugin,
             folder,
         };
         world.write_settings(over_sftp, archiver, applier);
         world
+    }
+}
+
+/// How production's slot is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plugin {
+    Wal2json,
+    Pgoutput,
+}
+
+impl Plugin {
+    /// `SYNCDATA_TEST_SOURCE=pgoutput` runs the scenarios of a world with that one.
+    fn chosen() -> Plugin {
+        match std::env::var("SYNCDATA_TEST_SOURCE").as_deref() {
+            Ok("pgoutput") => Plugin::Pgoutput,
+            Ok("wal2json") | Err(_) => Plugin::Wal2json,
+            Ok(other) => panic!("SYNCDATA_TEST_SOURCE={other}: wal2json or pgoutput"),
+        }
     }
 }
 
@@ -106,6 +137,7 @@ pub struct World {
     /// The local server.
     pub target: PostgresServer,
     pub backup: Sshd,
+    pub plugin: Plugin,
     archiver_host: Host,
     applier_host: Host,
     folder: Scratch,
@@ -124,6 +156,19 @@ impl World {
     /// A run of `syncdata-applier` with these arguments.
     pub fn applier<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Program {
         self.applier_host.program("syncdata-applier", arguments)
+    }
+
+    /// Production keeps its changes from now on. The tables are there already.
+    pub async fn make_slot(&self) {
+        match self.plugin {
+            Plugin::Wal2json => {
+                self.source
+                    .execute("SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json')")
+                    .await;
+            }
+            // It warns of what has no identity, and of our rights.
+            Plugin::Pgoutput => drop(self.archiver(["setup", "--create-slot"]).run().await),
+        }
     }
 
     /// One poll and one pass, both clean.

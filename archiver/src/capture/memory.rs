@@ -11,6 +11,8 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
+use super::published::Entered;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Memory {
@@ -35,6 +37,9 @@ pub(crate) struct Memory {
     pub interrupted: BTreeSet<TableName>,
     /// The archive is older than the spool: what it does not capture at its end, it may have captured before.
     pub is_heir: bool,
+    /// Rows of the catalog that say what is published, where that does not count for all transactions yet.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub published: BTreeMap<u32, Entered>,
 }
 
 /// A relation as it was.

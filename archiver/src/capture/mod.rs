@@ -9,6 +9,7 @@
 mod changes;
 pub(crate) mod memory;
 pub(crate) mod naming;
+mod published;
 pub(crate) mod shape;
 pub(crate) mod since;
 mod tally;
@@ -24,6 +25,7 @@ pub(crate) use changes::PARTITION;
 pub(crate) use memory::{Attribute, Layout, MadeOf, Marks, Memory, OwnedSequence, Storage};
 use memory::{Captured, Known};
 use naming::Naming;
+pub(crate) use published::{CatalogRow, Publication, Stream};
 pub(crate) use tally::Tally;
 
 /// Partitions of partitions of partitions: more levels than anybody makes.
@@ -46,6 +48,7 @@ pub(crate) struct CatalogTable {
     /// With their numbers. Empty for kinds that are not captured.
     pub columns: BTreeMap<String, i16>,
     pub layout: Layout,
+    pub stream: Stream,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +58,9 @@ pub(crate) enum RelationKind {
     /// Kinds of relation that logical decoding does not carry, by the name people know.
     NotCaptured(&'static str),
 }
+
+/// A table of which no publication can say what was changed.
+pub(crate) const NO_IDENTITY: RelationKind = RelationKind::NotCaptured("a table without a replica identity");
 
 /// A table whose changes are in no stream.
 pub(crate) const UNLOGGED: RelationKind = RelationKind::NotCaptured("an unlogged table");
@@ -90,6 +96,10 @@ pub(crate) struct Capture {
     relations: BTreeMap<u32, Known>,
     /// Names that left the capture so long ago that they are not remembered any more.
     forgotten: BTreeSet<TableName>,
+    /// Transactions that changed nothing of what is published are not in the stream.
+    hides_commits: bool,
+    /// Rows of the catalog that say what is published, with their marks.
+    published: BTreeMap<u32, u32>,
     /// The oid behind every name in `tables`.
     roots: BTreeMap<TableName, u32>,
     patterns: Vec<TablePattern>,
@@ -199,6 +209,8 @@ impl Capture {
             let ancestor = capture.captured_ancestor(table, &by_oid);
             capture.add(table, ancestor);
         }
+        capture.hides_commits = catalog.iter().any(|table| table.stream != Stream::Whole);
+        capture.published = published::rows_of(catalog);
         changes::find(&mut capture, &by_oid, memory);
         (capture, mistakes.into_iter().next())
     }
@@ -274,6 +286,13 @@ impl Capture {
         self.truncations.iter().map(|(oid, truncation)| (*oid, truncation))
     }
 
+    /// A TRUNCATE of a partitioned table is told of its partitions alone: those that have to be in it.
+    pub(crate) fn all_parts(&self, table: &TableName) -> Option<BTreeSet<u32>> {
+        let holds_rows = |known: &Known| known.has_storage && known.table.as_ref() == Some(table);
+        let parts = || self.relations.iter().filter(|(_, known)| holds_rows(known)).map(|(oid, _)| *oid);
+        self.hides_commits.then(|| parts().collect())
+    }
+
     /// How many rows the captured relations had when the answer begins, where that is known.
     pub(crate) fn rows(&self) -> HashMap<u32, Option<u64>> {
         self.relations.iter().map(|(oid, known)| (*oid, known.rows)).collect()
@@ -297,7 +316,10 @@ impl Capture {
         catalog.iter().filter_map(|relation| match relation.kind {
             // Views and sequences under a pattern are nobody's mistake.
             RelationKind::NotCaptured(
-                kind @ ("an unlogged table" | "a materialized view" | "a foreign table"),
+                kind @ ("an unlogged table"
+                | "a materialized view"
+                | "a foreign table"
+                | "a table without a replica identity"),
             ) if self.patterns.iter().any(|pattern| pattern.matches(&relation.name)) => {
                 Some(format!("{} is {kind}", relation.name))
             }
@@ -360,7 +382,7 @@ impl Capture {
     }
 
     /// Whether `tables` means that relation, whatever it is.
-    fn asks_for(&self, table: &CatalogTable) -> bool {
+    pub(crate) fn asks_for(&self, table: &CatalogTable) -> bool {
         let listed = |pattern: &TablePattern| match pattern {
             TablePattern::Table(name) => name == &table.name,
             // Patterns mean whole tables, not their partitions.
@@ -479,6 +501,7 @@ mod tests {
             },
             columns: BTreeMap::new(),
             layout: Default::default(),
+            stream: Default::default(),
         }
     }
 

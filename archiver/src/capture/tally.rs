@@ -8,7 +8,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
 use super::changes::{self, ANOTHER, PARTITION, REWRITTEN, TYPE};
-use super::{Capture, Captured, Join, Known, Memory, Missed, Route};
+use super::{Capture, Captured, Join, Known, Memory, Missed, Route, published};
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -153,7 +153,11 @@ impl Capture {
         if complete {
             let joins = self.joins.iter().filter(|(oid, join)| !join.came_true(**oid, tally));
             joins.for_each(|(_, join)| add(&join.table, PARTITION));
-            let is_told = |oid: u32, mark: u32| tally.of_truncation(oid).explains(mark);
+            let is_told = |oid: u32, mark: u32| {
+                let truncated = tally.of_truncation(oid);
+                // Where commits are hidden, another transaction may have come between.
+                if self.hides_commits { truncated.by == Some(mark) } else { truncated.explains(mark) }
+            };
             let moved = self.truncations().filter(|(oid, truncation)| !is_told(*oid, truncation.xid));
             moved.for_each(|(_, truncation)| add(&truncation.table, REWRITTEN));
             // Where a segment has rows of it, that says what its labels are now.
@@ -182,6 +186,7 @@ impl Capture {
         if complete {
             (memory.is_heir, memory.interrupted) = (false, BTreeSet::new());
             memory.inherited.clear();
+            memory.published = published::remember(&self.published, earlier, seen);
             memory.seen = Some(seen.clone());
             memory.unseen = tally.unseen.clone();
             memory.relations = self.relations.clone();

@@ -19,9 +19,10 @@ use tokio_postgres::types::{ToSql, Type};
 use crate::capture::Capture;
 use crate::source::catalog::{self, Slot};
 use crate::source::connection::{APPLICATION_NAME, Connection, is_slot_in_use, while_in_use};
+use crate::source::pgoutput::publication;
+use crate::source::production::{About, Production};
 use crate::source::role;
-use crate::source::wal2json::plugin::Plugin;
-use crate::source::wal2json::slot;
+use crate::source::slot;
 use crate::spool::Spool;
 
 /// Source, backup host and our own disk.
@@ -230,13 +231,14 @@ async fn gate(config: &Config, session: &Session) -> Result<Option<Finding>> {
         .await
         .context(|| "reading output_plugin_libraries".to_owned())?;
     let Some(list) = rows.first().and_then(|row| row.get::<_, Option<String>>(0)) else { return Ok(None) };
-    let is_listed = list.split(',').any(|name| name.trim().trim_matches('"') == "wal2json");
+    let plugin = config.source.as_str();
+    let is_listed = list.split(',').any(|name| name.trim().trim_matches('"') == plugin);
     Ok(Some(if is_listed {
         Finding::ok("output_plugin_libraries", list)
     } else {
         Finding::fail(
             "output_plugin_libraries",
-            format!("wal2json is not listed ({list}): the server refuses it"),
+            format!("{plugin} is not listed ({list}): the server refuses it"),
         )
         .remedy("run the statement as superuser")
         .statement(role::allow_plugin(&config.postgres()?.user))
@@ -257,11 +259,12 @@ async fn slot(config: &Config, connection: &mut Connection) -> Result<Vec<Findin
             ),
         ]);
     }
-    if found.plugin != "wal2json" || found.database != connection.facts.database {
+    if found.plugin != config.source.as_str() || found.database != connection.facts.database {
         let message = format!("{name} is a slot of {} in database {}", found.plugin, found.database);
-        return Ok(vec![
-            Finding::fail("slot", message).remedy("set slot_name to a slot of wal2json in pg_database"),
-        ]);
+        return Ok(vec![Finding::fail("slot", message).remedy(format!(
+            "set slot_name to a slot of {} in pg_database, or change source",
+            config.source.as_str()
+        ))]);
     }
     let standbys = standbys(connection, name).await?;
     if !standbys.is_empty() {
@@ -303,30 +306,30 @@ async fn standbys(connection: &Connection, name: &SlotName) -> Result<Vec<Findin
 }
 
 async fn plugin(config: &Config, connection: &mut Connection) -> Finding {
-    let name = &config.slot_name;
-    let probed = match Plugin::probe(connection, name).await {
+    let (subject, name) = (config.source.as_str(), &config.slot_name);
+    let probed = match Production::probe(connection, config).await {
         Err(error) if is_slot_in_use(&error) => match poll_under_way(connection, name).await {
             Ok(Some(pid)) => {
                 let message =
                     format!("a poll is reading {name} with it just now (process {pid} of the server)");
-                return Finding::ok("wal2json", message);
+                return Finding::ok(subject, message);
             }
-            Ok(None) => while_in_use(async || Plugin::probe(connection, name).await).await,
+            Ok(None) => while_in_use(async || Production::probe(connection, config).await).await,
             Err(error) => Err(error),
         },
         probed => probed,
     };
-    match probed {
-        Ok(plugin) if plugin.numbers_as_text => Finding::ok("wal2json", plugin.name),
-        Ok(plugin) => Finding::warn(
-            "wal2json",
+    match probed.map(|source| source.about()) {
+        Ok(About { name, degraded }) if degraded.is_empty() => Finding::ok(subject, name),
+        Ok(About { name, degraded }) => Finding::warn(
+            subject,
             format!(
-                "{}: NaN and infinities of numeric and float columns arrive as NULL (numeric-nan)",
-                plugin.name
+                "{name}: NaN and infinities of numeric and float columns arrive as NULL ({})",
+                degraded.join(", ")
             ),
         )
         .remedy("install wal2json 2.6 or newer"),
-        Err(error) => plugin_failure("wal2json", config, connection.facts.major(), error),
+        Err(error) => plugin_failure(subject, config, connection.facts.major(), error),
     }
 }
 
@@ -341,7 +344,7 @@ async fn poll_under_way(connection: &Connection, slot: &SlotName) -> Result<Opti
     Ok(rows.first().map(|row| row.get(0)))
 }
 
-/// The server does not let wal2json be used: with the statement that mends it, where there is one.
+/// The server does not let the plugin be used: with the statement that mends it, where there is one.
 pub(crate) fn plugin_failure(subject: &str, config: &Config, major: u32, error: Error) -> Finding {
     let user = config.postgres().map_or("", |postgres| postgres.user.as_str());
     let is_gate = slot::is_gate(&error);
@@ -350,11 +353,13 @@ pub(crate) fn plugin_failure(subject: &str, config: &Config, major: u32, error: 
 }
 
 async fn tables(config: &Config, connection: &Connection) -> Result<Vec<Finding>> {
-    let (schemas, catalog) = catalog::catalog(connection.session.client()).await?;
+    let (schemas, catalog) =
+        catalog::catalog(connection.session.client(), publication::of(config).as_deref()).await?;
     let memory = Spool::peek_state(&config.spool_dir)?.map(|state| state.memory).unwrap_or_default();
     let capture = Capture::resolve(&config.tables, &schemas, &catalog, &memory)?;
     let mut findings = vec![Finding::ok("tables", format!("{} are captured", capture.tables.len()))];
     findings.extend(partitions::look(&capture, &catalog, &memory));
+    findings.extend(super::publication::check(config, &connection.session, &capture, &catalog).await?);
     findings.extend(capture.vanished.iter().map(|table| {
         Finding::warn("tables", format!("{table} is listed, but was dropped"))
             .remedy("take it out of `tables`")

@@ -6,8 +6,10 @@ use syncdata_service::finding::Finding;
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{PinnedSettings, Session, drop_role};
 use tokio_postgres::types::Type;
+use tracing::warn;
 
 use crate::operations::pending::{self, Pending};
+use crate::operations::publication;
 use crate::source::catalog::Slot;
 use crate::source::connection::{APPLICATION_NAME, Connection, Work};
 use crate::source::role::ROLE;
@@ -25,6 +27,7 @@ pub(crate) async fn drop_slot(config: &Config, force: bool) -> Result<Dropped> {
     // A running archiver would not even notice before its next poll.
     connection.lock(Work::Reading, name).await?;
     let Some(slot) = Slot::read(connection.session.client(), name).await? else {
+        publication::remove(config, &connection.session).await?;
         return Ok(Dropped::WasNotThere);
     };
     if !force && slot.lost_because().is_none() {
@@ -33,6 +36,9 @@ pub(crate) async fn drop_slot(config: &Config, force: bool) -> Result<Dropped> {
     let sql = "SELECT pg_drop_replication_slot($1)";
     let dropped = connection.session.client().query_typed(sql, &[(&name.as_str(), Type::NAME)]).await;
     dropped.context(|| format!("dropping the replication slot {name}"))?;
+    for statement in publication::remove(config, &connection.session).await? {
+        warn!(statement, "left behind: somebody who may has to run this");
+    }
     Ok(Dropped::Now)
 }
 

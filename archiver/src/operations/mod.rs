@@ -11,6 +11,7 @@ pub(crate) mod older_rows;
 pub(crate) mod poll;
 pub(crate) mod proof;
 pub(crate) mod prune;
+pub(crate) mod publication;
 pub(crate) mod setup;
 pub(crate) mod snapshot;
 pub(crate) mod status;

@@ -15,6 +15,7 @@ use crate::ship::shipper::Shipper;
 use crate::source::catalog;
 use crate::source::columns;
 use crate::source::connection::Connection;
+use crate::source::pgoutput::publication;
 use crate::spool::Spool;
 
 const SUBJECT: &str = "older rows";
@@ -23,7 +24,8 @@ const NAMED_MAX: usize = 20;
 /// The tables, and that in words.
 pub(crate) async fn look(config: &Config) -> Result<(BTreeSet<TableName>, Finding)> {
     let mut connection = Connection::open(config).await?;
-    let (schemas, catalog) = catalog::catalog(connection.session.client()).await?;
+    let (schemas, catalog) =
+        catalog::catalog(connection.session.client(), publication::of(config).as_deref()).await?;
     let state = Spool::peek_state(&config.spool_dir)?;
     let memory = state.as_ref().map(|state| state.memory.clone()).unwrap_or_default();
     let capture = Capture::resolve(&config.tables, &schemas, &catalog, &memory)?;

@@ -8,7 +8,8 @@ use crate::capture::Capture;
 use crate::source::catalog::{self, Position};
 use crate::source::connection::Connection;
 use crate::source::event::{Event, Place, Row};
-use crate::source::wal2json::{Session, Wal2json};
+use crate::source::pgoutput::publication;
+use crate::source::production::{Production, Session};
 use crate::source::{Source as _, Stretch};
 use crate::spool::Spool;
 
@@ -25,9 +26,10 @@ pub(crate) async fn waits(config: &Config, connection: &mut Connection) -> Resul
     let state = Spool::peek_state(&config.spool_dir)?;
     let archived = state.as_ref().map_or(Lsn::from_u64(0), |state| state.position());
     let memory = state.map(|state| state.memory).unwrap_or_default();
-    let source = Wal2json::probe(connection, &config.slot_name).await?;
+    let source = Production::probe(connection, config).await?;
     let upto = Position::read(connection.session.client()).await?.flush;
-    let (schemas, catalog) = catalog::catalog(connection.session.client()).await?;
+    let (schemas, catalog) =
+        catalog::catalog(connection.session.client(), publication::of(config).as_deref()).await?;
     let capture = Capture::resolve(&config.tables, &schemas, &catalog, &memory)?;
 
     let stretch = Stretch { capture: &capture, upto, lines_max: Some(config.poll_max_changes.get()) };
@@ -37,7 +39,7 @@ pub(crate) async fn waits(config: &Config, connection: &mut Connection) -> Resul
     let read = source
         .read(&Session { tx: &tx, waiting: &waiting }, &stretch, |event| {
             match event {
-                Event::Begin(begin) => is_new = begin.end_lsn > archived,
+                Event::Begin(begin) => is_new = !begin.lies_before(archived),
                 Event::Row(Row { place, .. }) | Event::Truncate(place) => {
                     changes |= is_new && travels(&capture, place);
                 }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use postgres_protocol::escape::escape_literal;
-use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use syncdata_service::faults;
@@ -12,16 +11,18 @@ use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
 use tokio_postgres::error::SqlState;
 
-use crate::operations::check;
+use crate::operations::{check, publication};
 use crate::source::catalog::Slot;
 use crate::source::connection::APPLICATION_NAME;
 use crate::source::role;
-use crate::source::wal2json::slot;
+use crate::source::slot;
 
 /// What is to be created.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
     pub slot: bool,
+    /// Somebody accepts what can fail in production without the event trigger.
+    pub accept_publication_rule: bool,
     /// The slot is one that standbys get too.
     pub failover: bool,
     pub user: bool,
@@ -72,7 +73,11 @@ pub(crate) async fn setup(
         (true, Some(reason)) if !is_there => Some(stopped(config, reason, wanted.failover)),
         (true, _) => match not_meant(config, &session, is_sure).await? {
             Some(finding) => Some(finding),
-            None => Some(create_slot(config, &session, wanted.failover).await),
+            None => {
+                let (mut made, slot) = create_slot(config, &session, wanted).await;
+                findings.append(&mut made);
+                Some(slot)
+            }
         },
         (false, _) => try_plugin(config, &session).await?,
     };
@@ -87,16 +92,18 @@ pub(crate) async fn setup(
     Ok(findings)
 }
 
-/// Whether nothing is to be created before somebody has mended it. That there is no slot yet is why we are here.
+/// Whether nothing is to be created before somebody has mended it. That there is no slot yet, and no publication that is
+/// made with it, is why we are here.
 fn must_be_mended(finding: &Finding, slot_is_there: bool) -> bool {
-    finding.level == Level::Fail && (slot_is_there || finding.subject != "slot")
+    let is_made_here = !slot_is_there && ["slot", publication::SUBJECT].contains(&finding.subject.as_str());
+    finding.level == Level::Fail && !is_made_here
 }
 
 fn stopped(config: &Config, reason: &str, failover: bool) -> Finding {
     let name = &config.slot_name;
     Finding::fail("slot", format!("{name} is not made, and nothing was created: {reason}"))
         .remedy("mend that first, then run the same command again")
-        .statement(format!("{};", slot_statement(name, failover)))
+        .statement(format!("{};", slot_statement(config, failover)))
 }
 
 /// What a slot for standbys needs of the server.
@@ -126,15 +133,24 @@ async fn not_meant(
     Ok(Some(finding.remedy("correct slot_name; if it is to be a slot of its own, say --yes")))
 }
 
-async fn create_slot(config: &Config, session: &Session, failover: bool) -> Finding {
-    match made_or_found(config, session, failover).await {
-        Ok(finding) => finding,
-        Err(error) => {
-            let finding = check::plugin_failure("slot", config, session.version().major(), error);
-            // Whoever may can run it as it is; the rights that we lack are among the other findings.
-            finding.statement(format!("{};", slot_statement(&config.slot_name, failover)))
-        }
-    }
+/// What has to be there before the slot, and the slot.
+async fn create_slot(config: &Config, session: &Session, wanted: &Wanted) -> (Vec<Finding>, Finding) {
+    let failover = wanted.failover;
+    let before = match Slot::read(session.client(), &config.slot_name).await {
+        Ok(None) => publication::create(config, session, wanted.accept_publication_rule).await,
+        Ok(Some(_)) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    let (made, error) = match before {
+        Ok(made) => match made_or_found(config, session, failover).await {
+            Ok(finding) => return (made, finding),
+            Err(error) => (made, error),
+        },
+        Err(error) => (Vec::new(), error),
+    };
+    let finding = check::plugin_failure("slot", config, session.version().major(), error);
+    // Whoever may can run it as it is; the rights that we lack are among the other findings.
+    (made, finding.statement(format!("{};", slot_statement(config, failover))))
 }
 
 async fn made_or_found(config: &Config, session: &Session, failover: bool) -> Result<Finding> {
@@ -150,40 +166,43 @@ async fn made_or_found(config: &Config, session: &Session, failover: bool) -> Re
         return Ok(Finding::ok("slot", format!("{name} exists already")));
     }
     // It waits for every transaction that is open now to end.
-    let made = session.client().batch_execute(&slot_statement(name, failover)).await;
+    let made = session.client().batch_execute(&slot_statement(config, failover)).await;
     made.context(|| format!("creating the slot {name}"))?;
     // Nothing is written down about it: whoever comes next finds it on the server.
     faults::hit("setup.slot_made")?;
     Ok(Finding::ok("slot", format!("{name} created; it keeps WAL from now on")))
 }
 
-/// Without our slot, whether wal2json can be loaded shows in one that goes with the session. (A slot that is there
+/// Without our slot, whether the plugin can be loaded shows in one that goes with the session. (A slot that is there
 /// is asked itself.) `None` when that cannot be told: the reason stands among the other findings.
 async fn try_plugin(config: &Config, session: &Session) -> Result<Option<Finding>> {
     if Slot::read(session.client(), &config.slot_name).await?.is_some() {
         return Ok(None);
     }
     // The plugin is loaded before open transactions are waited for.
-    let sql = "SET statement_timeout = '2s';
-        SELECT pg_create_logical_replication_slot('syncdata_try_' || pg_backend_pid(), 'wal2json', true);
-        SELECT pg_drop_replication_slot('syncdata_try_' || pg_backend_pid())";
-    let tried = session.client().batch_execute(sql).await.context(|| "loading wal2json".to_owned());
+    let plugin = config.source.as_str();
+    let sql = format!(
+        "SET statement_timeout = '2s';
+        SELECT pg_create_logical_replication_slot('syncdata_try_' || pg_backend_pid(), '{plugin}', true);
+        SELECT pg_drop_replication_slot('syncdata_try_' || pg_backend_pid())"
+    );
+    let tried = session.client().batch_execute(&sql).await.context(|| format!("loading {plugin}"));
     Ok(match tried {
-        Err(error) if sqlstate(&error) == Some(&SqlState::QUERY_CANCELED) => Some(loads()),
+        Err(error) if sqlstate(&error) == Some(&SqlState::QUERY_CANCELED) => Some(loads(plugin)),
         Err(error) if slot::is_about_plugin(&error) => {
-            Some(check::plugin_failure("wal2json", config, session.version().major(), error))
+            Some(check::plugin_failure(plugin, config, session.version().major(), error))
         }
         Err(_) => None,
-        Ok(()) => Some(loads()),
+        Ok(()) => Some(loads(plugin)),
     })
 }
 
-fn loads() -> Finding {
-    Finding::ok("wal2json", "it can be loaded")
+fn loads(plugin: &str) -> Finding {
+    Finding::ok(plugin, "it can be loaded")
 }
 
-fn slot_statement(name: &SlotName, failover: bool) -> String {
+fn slot_statement(config: &Config, failover: bool) -> String {
     let options = if failover { ", false, false, true" } else { "" };
-    let name = escape_literal(name.as_str());
-    format!("SELECT lsn FROM pg_create_logical_replication_slot({name}, 'wal2json'{options})")
+    let (name, plugin) = (escape_literal(config.slot_name.as_str()), config.source.as_str());
+    format!("SELECT lsn FROM pg_create_logical_replication_slot({name}, '{plugin}'{options})")
 }

@@ -8,8 +8,8 @@ use crate::poll::gap;
 use crate::poll::steps::{Poll, is_local_disk_full};
 use crate::segment::reading::{Batch, Taken};
 use crate::source::connection::{ATTEMPTS_MAX, while_in_use};
-use crate::source::wal2json::poison::{self, Poison};
-use crate::source::wal2json::slot::Trouble;
+use crate::source::poison::Poison;
+use crate::source::slot::Trouble;
 
 impl Poll<'_> {
     /// Reads until nothing is left that had committed when the poll began.
@@ -150,7 +150,7 @@ impl Poll<'_> {
 
     async fn locate_poison(&mut self) -> Result<Option<Poison>> {
         let (_, capture) = self.reading().describe(self.connection, self.spool.state()).await?;
-        poison::locate(self.connection, self.source, &capture, self.position.flush).await
+        self.source.locate_poison(self.connection, &capture, self.spool.position(), self.position.flush).await
     }
 }
 

@@ -28,8 +28,9 @@ use crate::source::Offered;
 use crate::source::catalog::{self, Slot};
 use crate::source::connection::{Connection, Work, while_in_use};
 use crate::source::look::Look;
-use crate::source::wal2json::plugin::Plugin;
-use crate::source::wal2json::{Wal2json, slot};
+use crate::source::pgoutput::publication;
+use crate::source::production::{About, Production};
+use crate::source::slot;
 use crate::spool::{ArchivedCommit, HeldSnapshot, Keep, Opened, Spool, State};
 
 /// For a server that does not answer any more.
@@ -44,7 +45,7 @@ pub(crate) struct Archiver {
     spool: Opened,
     connection: Option<Connection>,
     /// With the plugin of the server of that connection.
-    source: Option<Wal2json>,
+    source: Option<Production>,
     /// Whether the server of that connection is known to have the history that was archived.
     has_our_history: bool,
     /// What the archive's snapshots hold, as far as it has been read.
@@ -94,8 +95,8 @@ impl Archiver {
         self.spool.spool()
     }
 
-    fn plugin(&self) -> Option<Plugin> {
-        self.source.as_ref().map(|source| source.plugin.clone())
+    fn plugin(&self) -> Option<About> {
+        self.source.as_ref().map(Production::about)
     }
 
     pub(crate) fn location(&self) -> &str {
@@ -235,7 +236,10 @@ impl Archiver {
         let state = met.state(&self.spool);
         origin::check_server(&state.source, &connection.facts, &config.slot_name)?;
         let slot = origin::read_slot(&state.source, connection, &config.slot_name).await?;
-        let look = Look::take(connection.session.client()).await?;
+        slot::check_source(&config.slot_name, &slot, config.source)?;
+        let publication = publication::of(config);
+        publication::keep(connection, config, &state.memory).await?;
+        let look = Look::take(connection.session.client(), publication.as_deref()).await?;
         let position = look.position;
         let history = origin::history(state, connection, &position, &config.postgres()?.user).await?;
         let (mut diverged, switch) = (history.diverged, history.switch);
@@ -243,7 +247,7 @@ impl Archiver {
         let retained = position.flush.bytes_since(slot.restart_lsn.unwrap_or(position.flush));
         let passes_over_mistakes = retained > config.wal_guard.as_u64();
 
-        let source: &Wal2json = match &mut self.source {
+        let source: &Production = match &mut self.source {
             Some(known) => known,
             unknown => unknown.insert(probe(config, connection).await?),
         };
@@ -299,7 +303,7 @@ impl Archiver {
 async fn last_commit_missing(
     config: &Config,
     connection: &mut Connection,
-    source: &Wal2json,
+    source: &Production,
     slot: &Slot,
     state: &State,
 ) -> Result<Option<String>> {
@@ -326,7 +330,7 @@ async fn last_commit_missing(
 /// Who is asked about segments that the spool does not know.
 struct Asked<'a> {
     config: &'a Config,
-    source: &'a Wal2json,
+    source: &'a Production,
     archive: &'a ArchiveHandle,
     slot: &'a Slot,
     passes_over_mistakes: bool,
@@ -372,7 +376,7 @@ impl Asked<'_> {
         upto: Lsn,
     ) -> Result<(Vec<Offered>, Capture)> {
         let tx = connection.transaction().await?;
-        let (schemas, catalog) = catalog::catalog(&tx).await?;
+        let (schemas, catalog) = catalog::catalog(&tx, publication::of(self.config).as_deref()).await?;
         drop(tx);
         let (capture, mistake) =
             Capture::passing_over_mistakes(&self.config.tables, &schemas, &catalog, memory);
@@ -385,15 +389,15 @@ impl Asked<'_> {
     }
 }
 
-async fn probe(config: &Config, connection: &mut Connection) -> Result<Wal2json> {
-    let source = while_in_use(async || Wal2json::probe(connection, &config.slot_name).await).await;
+async fn probe(config: &Config, connection: &mut Connection) -> Result<Production> {
+    let source = while_in_use(async || Production::probe(connection, config).await).await;
     let source = source.map_err(|error| slot::explain_to(error, config, connection))?;
-    if !source.plugin.numbers_as_text {
+    if !source.about().degraded.is_empty() {
         // Once per start: connections come and go.
         static SAID: Once = Once::new();
         SAID.call_once(|| {
             warn!(
-                plugin = %source.plugin.name,
+                plugin = %source.about().name,
                 "degraded: NaN and infinities of numeric and float columns arrive as NULL; wal2json 2.6 can say them"
             );
         });

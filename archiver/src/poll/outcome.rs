@@ -10,7 +10,7 @@ use crate::poll::guard::Pressure;
 use crate::segment::publish::Rows;
 use crate::source::catalog::{OldestTransaction, Position, Slot};
 use crate::source::connection::Connection;
-use crate::source::wal2json::plugin::Plugin;
+use crate::source::production::About;
 
 /// The result of one poll.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ pub(crate) struct View {
     pub slot: Option<Slot>,
     pub flush: Lsn,
     pub oldest_transaction: Option<OldestTransaction>,
-    pub plugin: Option<Plugin>,
+    pub plugin: Option<About>,
     pub capture: Capture,
     pub server_version: String,
     /// Room on the backup host, where it says so.
@@ -56,7 +56,7 @@ impl View {
     pub(super) async fn look(
         connection: &Connection,
         slot: &SlotName,
-        plugin: Option<Plugin>,
+        plugin: Option<About>,
     ) -> Result<View> {
         let client = connection.session.client();
         Ok(View {

@@ -10,8 +10,8 @@ use tracing::error;
 
 use crate::poll::guard::{self, Load, Pressure};
 use crate::poll::steps::{Poll, is_local_disk_full};
-use crate::source::wal2json::poison::Poison;
-use crate::source::wal2json::slot;
+use crate::source::poison::Poison;
+use crate::source::slot;
 
 impl Poll<'_> {
     /// The fuse: production's disk is worth more than this copy.
@@ -75,8 +75,8 @@ impl Poll<'_> {
         let tables: Option<BTreeSet<TableName>> =
             relations.map(|relations| relations.flat_map(travels_as).collect());
         let reason = format!(
-            "the WAL guard gave up transaction {}, which cannot be read: more WAL than wal_guard was retained before it",
-            poison.xid
+            "the WAL guard gave up {}, which cannot be read: more WAL than wal_guard was retained before it",
+            poison.name()
         );
         let tables = tables.filter(|tables| !tables.is_empty()).map(|tables| tables.into_iter().collect());
         error!(xid = poison.xid, lsn = %poison.end_lsn, ?tables, "the WAL guard gives up a transaction that cannot be read");

@@ -16,7 +16,7 @@ use crate::poll::guard::Pressure;
 use crate::poll::outcome::Outcome;
 use crate::poll::steps::Poll;
 use crate::ship::origin;
-use crate::source::wal2json::slot::Trouble;
+use crate::source::slot::Trouble;
 
 impl Poll<'_> {
     pub(super) async fn run(mut self) -> Result<Outcome> {

@@ -58,6 +58,7 @@ fn capture() -> Capture {
         marks: Default::default(),
         columns: Default::default(),
         layout: Default::default(),
+        stream: Default::default(),
     };
     let patterns = ["t".parse().expect("a pattern")];
     Capture::resolve(&patterns, &BTreeSet::new(), &[table], &Default::default()).expect("resolves")

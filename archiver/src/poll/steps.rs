@@ -24,8 +24,9 @@ use crate::source::Source as _;
 use crate::source::catalog::{Position, Slot};
 use crate::source::connection::Connection;
 use crate::source::look::Look;
-use crate::source::wal2json::poison::Poison;
-use crate::source::wal2json::{Wal2json, slot};
+use crate::source::poison::Poison;
+use crate::source::production::Production;
+use crate::source::slot;
 use crate::spool::{HeldSnapshot, Spool};
 
 /// The state of the poll that is running.
@@ -38,7 +39,7 @@ pub(crate) struct Poll<'a> {
     pub snapshots: &'a mut BTreeMap<SnapshotId, HeldSnapshot>,
     pub watch: &'a Watch,
     pub slot: Slot,
-    pub source: &'a Wal2json,
+    pub source: &'a Production,
     pub position: Position,
     /// The catalog as it is where this poll's reading ends.
     pub look: Look,
@@ -182,8 +183,7 @@ impl<'a> Poll<'a> {
         self.slot = slot::read(self.connection.session.client(), &self.config.slot_name).await?;
         let transactions = self.slot.transactions;
         self.spool.update(|state| state.slot_transactions = transactions)?;
-        let view =
-            View::look(self.connection, &self.config.slot_name, Some(self.source.plugin.clone())).await?;
+        let view = View::look(self.connection, &self.config.slot_name, Some(self.source.about())).await?;
         let capture = std::mem::take(&mut self.outcome.view.capture);
         let archive_free = match self.outcome.away {
             Some(_) => None,

@@ -114,6 +114,9 @@ pub(crate) struct Setup {
     /// Create the replication slot
     #[arg(long)]
     pub create_slot: bool,
+    /// With source = "pgoutput", do without the event trigger that protects production
+    #[arg(long, requires = "create_slot", hide = true)]
+    pub accept_publication_rule: bool,
     /// Let the slot be synchronized to standbys (PostgreSQL 17 and newer)
     #[arg(long, requires = "create_slot")]
     pub failover: bool,

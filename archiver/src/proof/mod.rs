@@ -35,6 +35,7 @@ use crate::snapshot::tables::{LeftOut, Selection};
 use crate::snapshot::view::View;
 use crate::source::catalog::{self, Position};
 use crate::source::connection::{Connection, pinned};
+use crate::source::pgoutput::publication;
 use crate::spool::{Spool, State};
 
 use digest::Digests;
@@ -239,8 +240,12 @@ impl Proof<'_> {
 
         let patterns = self.patterns()?;
         let state = Spool::peek_state(&self.config.spool_dir)?.unwrap_or_else(|| state.clone());
-        let selection =
-            Selection { captured: &self.config.tables, only: patterns.as_deref(), memory: &state.memory };
+        let selection = Selection {
+            captured: &self.config.tables,
+            only: patterns.as_deref(),
+            memory: &state.memory,
+            publication: publication::of(self.config),
+        };
         let role = &self.config.postgres()?.user;
         let view = View::open(connection.session.client(), &selection, role).await?;
         faults::hit("proof.snapshot_taken")?;

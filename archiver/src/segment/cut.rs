@@ -14,7 +14,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{Cut, Mark};
 use syncdata_formats::snapshot::Seen;
 
-use crate::source::event::Transaction;
+use crate::source::event::{Begin, Transaction};
 
 /// More commits than these are not remembered: the attempt is void.
 const PUBLISHED_MAX: usize = 1 << 20;
@@ -161,7 +161,7 @@ impl Watch {
 
 impl Search {
     /// Whether the segment has to end before that transaction: it is the first that the snapshot does not see.
-    pub(crate) fn ends_before(&self, transaction: &Transaction) -> bool {
+    pub(crate) fn ends_before(&self, transaction: &Begin) -> bool {
         self.wanted
             .as_ref()
             .is_some_and(|wanted| matches!(wanted.found, Found::Nothing) && !wanted.seen.has(transaction.xid))
@@ -291,9 +291,9 @@ mod tests {
             watch.begin();
             watch.want(seen(), mark(), Lsn::from_u64(100));
             let mut search = watch.search().expect("begun");
-            assert!(!search.ends_before(&transaction(9, 80)));
+            assert!(!search.ends_before(&transaction(9, 80).begin()));
             search.committed(&transaction(9, 80), true);
-            assert!(search.ends_before(&transaction(10, 95)));
+            assert!(search.ends_before(&transaction(10, 95).begin()));
             search.placed();
             assert!(search.mark().is_some());
             search.marked(cut());

@@ -20,7 +20,7 @@ use crate::source::columns;
 use crate::source::connection::Connection;
 use crate::source::event::{Action, Event, Place};
 use crate::source::look::{self, Look};
-use crate::source::wal2json::{Session, Wal2json};
+use crate::source::production::{Production, Session};
 use crate::source::{Source as _, Stretch};
 
 /// What the stream says of tables that are new.
@@ -33,6 +33,8 @@ pub(super) struct Claims<'a> {
     pub xids: BTreeSet<u32>,
     /// The catalog where they end.
     pub look: &'a Look,
+    /// What else decides whether a table is in the stream.
+    pub publication: Option<&'a str>,
 }
 
 impl Claims<'_> {
@@ -40,7 +42,7 @@ impl Claims<'_> {
     pub(super) async fn proved(
         self,
         connection: &mut Connection,
-        source: &Wal2json,
+        source: &Production,
     ) -> Result<BTreeSet<TableName>> {
         let waiting = connection.waiting.clone();
         let tx = connection.transaction_at(IsolationLevel::RepeatableRead).await?;
@@ -49,7 +51,7 @@ impl Claims<'_> {
         if !self.xids.iter().all(|xid| all_before.has(*xid)) {
             return Ok(BTreeSet::new());
         }
-        let (_, then) = catalog::catalog(&tx).await?;
+        let (_, then) = catalog::catalog(&tx, self.publication).await?;
         let written = catalog::insert_position(&tx).await?;
         let mut expected = self.tables.clone();
         if written > self.end {
@@ -63,7 +65,7 @@ impl Claims<'_> {
         tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;
 
         // TRUNCATE takes rows from snapshots that are older than it, too.
-        let (_, now) = catalog::catalog(connection.session.client()).await?;
+        let (_, now) = catalog::catalog(connection.session.client(), self.publication).await?;
         let catalogs = [&self.look.tables, &then, &now];
         let altered: BTreeSet<TableName> =
             catalogs.windows(2).flat_map(|pair| altered(pair[0], pair[1])).collect();
@@ -73,7 +75,7 @@ impl Claims<'_> {
     /// What transactions after the end did to the tables, as far as the snapshot shows them.
     async fn later(
         &self,
-        source: &Wal2json,
+        source: &Production,
         session: &Session<'_>,
         upto: Lsn,
         seen: &Seen,

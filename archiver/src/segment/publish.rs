@@ -64,9 +64,12 @@ pub(crate) fn source(
     described: Described,
     settings: BTreeMap<String, String>,
 ) -> Source {
-    let Described::Wal2json { slot, plugin, degraded } = described;
+    let (kind, slot, plugin, degraded) = match described {
+        Described::Wal2json { slot, plugin, degraded } => (SourceKind::Wal2json, slot, plugin, degraded),
+        Described::Pgoutput { slot, plugin } => (SourceKind::Pgoutput, slot, plugin, Vec::new()),
+    };
     Source {
-        kind: SourceKind::Wal2json,
+        kind,
         system_identifier: state.source.system_identifier.clone(),
         timeline: state.source.timeline,
         database: state.source.database.clone(),

@@ -25,15 +25,17 @@ use crate::source::catalog::{self, Slot};
 use crate::source::columns;
 use crate::source::connection::{Connection, pinned};
 use crate::source::look::Look;
+use crate::source::pgoutput::publication;
+use crate::source::production::{Production, Session};
+use crate::source::slot;
 use crate::source::wal2json::lost::LostChanges;
-use crate::source::wal2json::{Session, Wal2json, slot};
-use crate::source::{Described, Read, Source, Stretch};
+use crate::source::{Read, Source, Stretch};
 use crate::spool::{Spool, State};
 
 /// What is the same for every answer of a poll.
 pub(crate) struct Reading<'a> {
     pub config: &'a Config,
-    pub source: &'a Wal2json,
+    pub source: &'a Production,
     pub signing_key: Option<&'a SigningKey>,
     pub watch: &'a Watch,
     /// Names in the settings that match nothing do not keep the others from being read.
@@ -264,8 +266,7 @@ impl Reading<'_> {
     /// All that a proof's snapshot could see was looked at, and all of it is seen: the snapshot stands at the end.
     fn place_at_end(&self, spool: &Spool, end: Lsn, harvest: &mut Harvest<Scratch>) {
         let Some(search) = &mut harvest.search else { return };
-        let Described::Wal2json { degraded, .. } = self.source.described();
-        search.degraded(!degraded.is_empty());
+        search.degraded(!self.source.described().degraded().is_empty());
         if !search.reached(end) {
             return;
         }
@@ -293,7 +294,9 @@ impl Reading<'_> {
             let spans = answer.harvest.segments.iter().map(|segment| segment.summary.span);
             let xids = spans.flat_map(|span| [span.min_xid, span.max_xid]);
             let xids = xids.chain(memory.unseen.iter().copied()).collect();
-            let claims = Claims { tables, end: answer.end, xids, look };
+            let publication = publication::of(self.config);
+            let publication = publication.as_deref();
+            let claims = Claims { tables, end: answer.end, xids, look, publication };
             match claims.proved(connection, self.source).await {
                 Ok(proved) => proved,
                 // A lock, a time limit, a right that is missing: no reason not to read.
@@ -336,7 +339,7 @@ impl Reading<'_> {
     ) -> Result<(ManifestSource, Capture)> {
         let tx = connection.transaction().await?;
         let settings = pinned().read_back(&tx).await?;
-        let (schemas, catalog) = catalog::catalog(&tx).await?;
+        let (schemas, catalog) = catalog::catalog(&tx, publication::of(self.config).as_deref()).await?;
         let capture = self.capture(&schemas, &catalog, &state.memory)?;
         drop(tx);
         let source =

@@ -23,7 +23,9 @@ use crate::capture::shape::REWRITTEN;
 use crate::capture::{Capture, PARTITION, Tally, Target};
 use crate::segment::cut::{Place as CutPlace, Search};
 use crate::segment::targets::{Found, Order, Targets, is_virtual};
-use crate::source::event::{Action, Columns, Event, JsonString, Part, Place, Row, Transaction, unescape};
+use crate::source::event::{
+    Action, Begin, Columns, Event, JsonString, Part, Place, Row, Transaction, unescape,
+};
 use crate::spool::ArchivedCommit;
 
 /// When a change file is long enough.
@@ -56,7 +58,12 @@ pub(crate) struct Segmenter<'a, F: Files> {
     finished: Vec<Finished<F::File>>,
     transaction: Option<Open>,
     truncates: Vec<(Lsn, Arc<Target>)>,
+    truncated_at: Option<Lsn>,
+    /// Relations that the statement emptied.
+    emptied: BTreeSet<u32>,
     gaps: Vec<Gap>,
+    /// Tables of which the open transaction has changes that cannot be told, and why.
+    missing: Vec<(TableName, String)>,
     last_commit: Option<ArchivedCommit>,
     repeated: Option<Lsn>,
     watched: BTreeSet<u32>,
@@ -82,7 +89,7 @@ struct Entering {
 /// The transaction whose rows are coming.
 #[derive(Clone, Copy, Debug)]
 struct Open {
-    begin: Transaction,
+    begin: Begin,
     rows: u64,
     archived_already: bool,
     /// It has rows of tables that a proof is about.
@@ -137,7 +144,10 @@ impl<'a, F: Files> Segmenter<'a, F> {
             finished: Vec::new(),
             transaction: None,
             truncates: Vec::new(),
+            truncated_at: None,
+            emptied: BTreeSet::new(),
             gaps: Vec::new(),
+            missing: Vec::new(),
             last_commit: None,
             repeated: None,
             watched: BTreeSet::new(),
@@ -185,11 +195,11 @@ impl<'a, F: Files> Segmenter<'a, F> {
         Ok(Harvest { segments, position, gaps, repeated, seen, tally, cut, search })
     }
 
-    fn begin(&mut self, begin: Transaction) -> Result<()> {
+    fn begin(&mut self, begin: Begin) -> Result<()> {
         if self.transaction.is_some() {
             return Err(out_of_order("a transaction begins inside another"));
         }
-        let archived_already = begin.end_lsn <= self.archived;
+        let archived_already = begin.lies_before(self.archived);
         self.transaction = Some(Open { begin, rows: 0, archived_already, concerns: false });
         self.see_joins(begin.xid, archived_already);
         if !archived_already {
@@ -296,11 +306,13 @@ impl<'a, F: Files> Segmenter<'a, F> {
     /// Held back until the statement's last table is known: a partition's TRUNCATE says nothing beside its
     /// parent's, and without it cannot be said.
     fn truncate(&mut self, place: &Place<'_>) -> Result<()> {
-        if self.truncates.first().is_some_and(|(lsn, _)| *lsn != place.lsn) {
+        if self.truncated_at != Some(place.lsn) {
             self.flush_truncates()?;
+            self.truncated_at = Some(place.lsn);
         }
         let Some(found) = self.find(place.schema, place.table)? else { return Ok(()) };
         self.tally.doubt(&found.route);
+        self.emptied.extend(found.route.oid);
         let says_nothing = found.route.oid.is_some_and(|oid| self.emptied(oid));
         match found.target(&self.tally) {
             // There was nothing to remove.
@@ -330,14 +342,21 @@ impl<'a, F: Files> Segmenter<'a, F> {
     }
 
     fn flush_truncates(&mut self) -> Result<()> {
+        if self.truncated_at.take().is_none() {
+            return Ok(());
+        }
         let statement = std::mem::take(&mut self.truncates);
-        let whole: BTreeSet<TableName> = statement
+        let emptied = std::mem::take(&mut self.emptied);
+        let mut whole: BTreeSet<TableName> = statement
             .iter()
             .filter(|(_, target)| !target.is_partition)
             .map(|(_, t)| t.table.clone())
             .collect();
         for (lsn, target) in &statement {
-            if !target.is_partition {
+            let has_all =
+                || self.capture.all_parts(&target.table).is_some_and(|parts| parts.is_subset(&emptied));
+            if !target.is_partition || !whole.contains(&target.table) && has_all() {
+                whole.insert(target.table.clone());
                 self.builder.begin(&target.table, Op::Truncate);
                 self.write(&target.table, Op::Truncate, *lsn)?;
             } else if !whole.contains(&target.table) {
@@ -349,11 +368,9 @@ impl<'a, F: Files> Segmenter<'a, F> {
 
     /// A change of `table` in the open transaction is lost, and known to be.
     fn miss(&mut self, table: &TableName, reason: &str) {
-        let to = self.transaction.as_ref().map_or(self.position, |open| open.begin.end_lsn);
-        let gap =
-            Gap { from: self.position, to, reason: reason.to_owned(), tables: Some(vec![table.clone()]) };
-        if !self.gaps.contains(&gap) {
-            self.gaps.push(gap);
+        let missing = (table.clone(), reason.to_owned());
+        if !self.missing.contains(&missing) {
+            self.missing.push(missing);
         }
     }
 
@@ -380,7 +397,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
         let Some(open) = self.transaction.take() else {
             return Err(out_of_order("a commit without a begin"));
         };
-        if open.begin.end_lsn != commit.end_lsn || open.begin.xid != commit.xid {
+        if open.begin != commit.begin() {
             return Err(out_of_order("a commit of another transaction than began"));
         }
         self.tally.committed(commit.xid, self.capture);
@@ -393,6 +410,10 @@ impl<'a, F: Files> Segmenter<'a, F> {
         }
         if let Some(search) = self.search.as_mut().filter(|_| open.rows > 0) {
             search.committed(commit, open.concerns);
+        }
+        let from = self.position;
+        for (table, reason) in std::mem::take(&mut self.missing) {
+            self.gaps.push(Gap { from, to: commit.end_lsn, reason, tables: Some(vec![table]) });
         }
         self.position = commit.end_lsn;
         if open.rows == 0 {
@@ -464,5 +485,5 @@ impl<'a, F: Files> Segmenter<'a, F> {
 
 fn out_of_order(what: &str) -> Error {
     Error::new(Kind::Corrupt, format!("the source's answer is out of order: {what}"))
-        .hint("nothing was consumed from the slot; check the version of wal2json (2.5 to 2.7 are known)")
+        .hint("nothing was consumed from the slot; check the version of the output plugin")
 }

@@ -6,7 +6,7 @@ use syncdata_formats::{Error, Kind, Result};
 
 use crate::source::catalog::{self, Facts, Position, Slot};
 use crate::source::connection::Connection;
-use crate::source::wal2json::slot;
+use crate::source::slot;
 use crate::spool::{Origin, State};
 
 /// The slot, or why it is not there.

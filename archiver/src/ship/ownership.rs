@@ -19,7 +19,7 @@ use crate::ship::head;
 use crate::ship::shipper::{CapturedByChain, Shipper};
 use crate::source::catalog::{Facts, Position};
 use crate::source::connection::Connection;
-use crate::source::wal2json::slot;
+use crate::source::slot;
 use crate::spool::{ArchivedCommit, Opened, Origin, Spool, State};
 
 /// What spool and archive know of each other.

@@ -47,7 +47,8 @@ use crate::ship::shipper::Shipper;
 use crate::ship::{origin, ownership};
 use crate::source::catalog::{self, Position};
 use crate::source::connection::{Connection, Work};
-use crate::source::wal2json::slot;
+use crate::source::pgoutput::publication;
+use crate::source::slot;
 use crate::spool::{SnapshotLock, Spool, State};
 
 use earlier::Earlier;
@@ -238,6 +239,7 @@ impl<'a> Snapshot<'a> {
             captured: &self.config.tables,
             only: self.options.tables.as_deref(),
             memory: &self.state.memory,
+            publication: publication::of(self.config),
         }
     }
 

@@ -23,6 +23,8 @@ pub(crate) struct Selection<'a> {
     pub captured: &'a [TablePattern],
     pub only: Option<&'a [TablePattern]>,
     pub memory: &'a Memory,
+    /// That decides what is captured, where one does.
+    pub publication: Option<String>,
 }
 
 /// A table as the snapshot sees it.
@@ -112,7 +114,7 @@ const SEQUENCES: &str = "SELECT tn.nspname::text, t.relname::text, sn.nspname::t
 impl Selection<'_> {
     /// The names of the tables, as the catalog is now.
     pub(crate) async fn resolve(&self, client: &impl GenericClient) -> Result<BTreeSet<TableName>> {
-        let (schemas, catalog) = catalog::catalog(client).await?;
+        let (schemas, catalog) = catalog::catalog(client, self.publication.as_deref()).await?;
         self.select(&schemas, &catalog)
     }
 
@@ -369,6 +371,7 @@ mod tests {
             marks: Default::default(),
             columns: Default::default(),
             layout: Default::default(),
+            stream: Default::default(),
         };
         vec![
             table(1, "users", RelationKind::Table, None),
@@ -392,7 +395,8 @@ mod tests {
         ] {
             let (captured, only) = (names(captured), only.map(names));
             let memory = Memory::default();
-            let selection = Selection { captured: &captured, only: only.as_deref(), memory: &memory };
+            let selection =
+                Selection { captured: &captured, only: only.as_deref(), memory: &memory, publication: None };
             let found = selection.select(&schemas, &catalog()).ok();
             let found =
                 found.map(|tables| tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));

@@ -14,9 +14,10 @@ use syncdata_formats::{Error, Kind, Result};
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 use tokio_postgres::{GenericClient, Row};
 
+use super::pgoutput;
 use super::types::{self, Types};
 use crate::capture::{
-    Attribute, CatalogTable, Layout, Marks, OwnedSequence, RelationKind, Storage, UNLOGGED,
+    Attribute, CatalogTable, Layout, Marks, OwnedSequence, RelationKind, Storage, Stream, UNLOGGED,
 };
 
 /// What does not change while a session lives.
@@ -250,12 +251,19 @@ impl Slot {
 }
 
 /// The schemas that are not the system's, and what lies in them.
-pub(crate) async fn catalog(client: &impl GenericClient) -> Result<(BTreeSet<String>, Vec<CatalogTable>)> {
+/// Where the stream is that of a publication, with the place of each in it.
+pub(crate) async fn catalog(
+    client: &impl GenericClient,
+    publication: Option<&str>,
+) -> Result<(BTreeSet<String>, Vec<CatalogTable>)> {
     let rows = many(client, "reading the source's catalog", SCHEMAS, &[]).await?;
     let schemas = rows.iter().map(|row| row.get(0)).collect();
     let rows = many(client, "reading the source's catalog", CATALOG, &[]).await?;
     let types = types::alterable(client).await?;
-    let tables = rows.iter().map(|row| catalog_table(row, &types)).collect::<Result<_>>()?;
+    let mut tables = rows.iter().map(|row| catalog_table(row, &types)).collect::<Result<Vec<_>>>()?;
+    if let Some(publication) = publication {
+        pgoutput::publication::look(client, publication, &mut tables).await?;
+    }
     Ok((schemas, tables))
 }
 
@@ -344,6 +352,7 @@ fn catalog_table(row: &Row, types: &Types) -> Result<CatalogTable> {
         },
         columns: row.get::<_, Vec<&str>>(14).into_iter().filter_map(numbered).collect(),
         layout: layout(row, types)?,
+        stream: Stream::default(),
     })
 }
 

@@ -15,13 +15,36 @@ pub(crate) type JsonString<'a> = &'a str;
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Event<'a, C> {
-    Begin(Transaction),
+    Begin(Begin),
     Row(Row<'a, C>),
     Truncate(Place<'a>),
     Commit(Transaction),
 }
 
-/// What BEGIN and COMMIT both say.
+impl<'a, C> Event<'a, C> {
+    /// The same with its columns as something else.
+    pub(crate) fn with<D>(self, columns: impl FnOnce(C) -> D) -> Event<'a, D> {
+        match self {
+            Event::Begin(begin) => Event::Begin(begin),
+            Event::Row(Row { action, place, columns: those }) => {
+                Event::Row(Row { action, place, columns: columns(those) })
+            }
+            Event::Truncate(place) => Event::Truncate(place),
+            Event::Commit(transaction) => Event::Commit(transaction),
+        }
+    }
+}
+
+/// What is known of a transaction before its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Begin {
+    pub xid: u32,
+    pub committed_at: Timestamp,
+    /// Where the commit record begins.
+    pub lsn: Lsn,
+}
+
+/// What is known of it after them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Transaction {
     pub xid: u32,
@@ -30,6 +53,19 @@ pub(crate) struct Transaction {
     pub lsn: Lsn,
     /// Where it ends: the only position that rises from transaction to transaction.
     pub end_lsn: Lsn,
+}
+
+impl Transaction {
+    pub(crate) fn begin(&self) -> Begin {
+        Begin { xid: self.xid, committed_at: self.committed_at, lsn: self.lsn }
+    }
+}
+
+impl Begin {
+    /// Whether all up to that position has it: a position is never inside of a record.
+    pub(crate) fn lies_before(&self, position: Lsn) -> bool {
+        self.lsn < position
+    }
 }
 
 /// Which table, at which place of the WAL. `schema` and `table` as they were called at that time.

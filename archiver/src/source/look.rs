@@ -9,7 +9,7 @@ use tokio_postgres::GenericClient;
 use tracing::debug;
 
 use super::catalog::{self, Position};
-use crate::capture::{CatalogTable, RelationKind, UNLOGGED};
+use crate::capture::{CatalogTable, NO_IDENTITY, RelationKind, UNLOGGED};
 
 const ATTEMPTS_MAX: u32 = 10;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
@@ -29,14 +29,14 @@ pub(crate) struct Look {
 impl Look {
     /// A catalog that is read before the position shows nothing that comes after it, and one that is read after the
     /// position shows all that comes before. Where both say the same, it is the catalog at the position.
-    pub(crate) async fn take(client: &impl GenericClient) -> Result<Look> {
-        let (_, mut before) = catalog::catalog(client).await?;
+    pub(crate) async fn take(client: &impl GenericClient, publication: Option<&str>) -> Result<Look> {
+        let (_, mut before) = catalog::catalog(client, publication).await?;
         let mut attempt = 0;
         loop {
             attempt += 1;
             let position = Position::settled(client).await?;
             let seen = catalog::seen(client).await?;
-            let (schemas, tables) = catalog::catalog(client).await?;
+            let (schemas, tables) = catalog::catalog(client, publication).await?;
             let unsettled = differing(&before, &tables);
             if unsettled.is_empty() || attempt == ATTEMPTS_MAX {
                 return Ok(Look { schemas, tables, seen, position, unsettled });
@@ -60,5 +60,5 @@ pub(crate) fn differing(before: &[CatalogTable], after: &[CatalogTable]) -> BTre
 }
 
 fn is_carried(table: &CatalogTable) -> bool {
-    matches!(table.kind, RelationKind::Table | RelationKind::Partitioned | UNLOGGED)
+    matches!(table.kind, RelationKind::Table | RelationKind::Partitioned | UNLOGGED | NO_IDENTITY)
 }

@@ -8,10 +8,15 @@ pub(crate) mod columns;
 pub(crate) mod connection;
 pub(crate) mod event;
 pub(crate) mod look;
+pub(crate) mod pgoutput;
+pub(crate) mod poison;
+pub(crate) mod production;
 pub(crate) mod role;
+pub(crate) mod slot;
 pub(crate) mod wait;
 pub(crate) mod wal2json;
 
+mod length;
 mod types;
 
 #[cfg(test)]
@@ -89,4 +94,18 @@ pub(crate) enum Described {
         /// Values that this plugin cannot print.
         degraded: Vec<String>,
     },
+    Pgoutput {
+        slot: SlotName,
+        plugin: String,
+    },
+}
+
+impl Described {
+    /// Values that cannot be had in this way.
+    pub(crate) fn degraded(&self) -> &[String] {
+        match self {
+            Described::Wal2json { degraded, .. } => degraded,
+            Described::Pgoutput { .. } => &[],
+        }
+    }
 }

@@ -71,7 +71,7 @@ impl Entry {
         let quoted = |table: &str| format!("\"{table}\"");
         let schema = "\"public\"";
         match self {
-            Entry::Begin(begin) => take(Event::Begin(*begin)),
+            Entry::Begin(begin) => take(Event::Begin(begin.begin())),
             Entry::Commit(commit) => take(Event::Commit(*commit)),
             Entry::Truncate { lsn, table } => {
                 take(Event::Truncate(Place { lsn: *lsn, schema, table: &quoted(table) }))
@@ -122,7 +122,7 @@ impl Source for Script {
         let mut is_acknowledged = false;
         for entry in &self.entries {
             if let Entry::Begin(begin) = entry {
-                is_acknowledged = begin.end_lsn <= self.acknowledged.get();
+                is_acknowledged = begin.begin().lies_before(self.acknowledged.get());
             }
             if is_acknowledged {
                 continue;

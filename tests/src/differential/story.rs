@@ -64,7 +64,6 @@ struct Moment {
     images: Vec<Image>,
 }
 
-const SLOT: &str = "SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json')";
 const ARCHIVER: &str = "archiver";
 const APPLIER: &str = "applier";
 
@@ -145,7 +144,7 @@ impl Story {
                 self.world.target.execute(sql).await;
             }
         }
-        self.world.source.execute(SLOT).await;
+        self.world.make_slot().await;
     }
 
     async fn run(&mut self, steps: &[Step]) -> Told {

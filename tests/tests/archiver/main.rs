@@ -22,6 +22,7 @@ mod operator;
 mod past;
 mod poison;
 mod positions;
+mod publication;
 mod reader;
 mod replay;
 mod scene;

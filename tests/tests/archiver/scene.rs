@@ -18,7 +18,7 @@ pub(crate) async fn world(schema: &str) -> World {
 pub(crate) async fn world_with(options: WorldOptions, schema: &str) -> World {
     let world = options.start().await;
     world.source.execute(schema).await;
-    world.source.execute(SLOT).await;
+    world.make_slot().await;
     world
 }
 

@@ -91,6 +91,7 @@ pub(super) fn find(capture: &mut Capture, catalog: &HashMap<u32, &CatalogTable>,
         changes.forgotten();
     }
     changes.inherited();
+    changes.unpublished();
     for oid in changes.capture.relations.keys().copied().collect::<Vec<_>>() {
         changes.touched(oid);
         changes.relation(oid);
@@ -100,11 +101,11 @@ pub(super) fn find(capture: &mut Capture, catalog: &HashMap<u32, &CatalogTable>,
     changes.names_of_columns();
 }
 
-struct Changes<'a> {
-    capture: &'a mut Capture,
+pub(super) struct Changes<'a> {
+    pub(super) capture: &'a mut Capture,
     /// As it is now.
-    catalog: &'a HashMap<u32, &'a CatalogTable>,
-    memory: &'a Memory,
+    pub(super) catalog: &'a HashMap<u32, &'a CatalogTable>,
+    pub(super) memory: &'a Memory,
 }
 
 impl Changes<'_> {

@@ -6,7 +6,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::{TableName, TablePattern};
 
 use super::storage::{Moved, moved};
-use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION};
+use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION, REWRITTEN};
 use crate::capture::{Heir, Memory, Missed, RelationKind};
 
 /// So many take a few megabytes of the spool's state.
@@ -83,7 +83,10 @@ impl Changes<'_> {
                 named_by: vec![now.marks.born, now.marks.named, now.marks.schema],
                 changed_by: columns.chain(written).chain([now.marks.changed]).collect(),
             };
-            self.capture.heirs.push(heir);
+            match self.capture.hides_commits {
+                true => self.doubt_heir(&heir),
+                false => self.capture.heirs.push(heir),
+            }
         }
     }
 
@@ -93,6 +96,18 @@ impl Changes<'_> {
         let is_one =
             |table: &TableName| interrupted.contains(table) || *is_heir && !inherited.contains(table);
         self.capture.tables.iter().filter(|table| is_one(table)).cloned().collect()
+    }
+
+    /// The stream does not say which transactions it has: all of them may have done what is not older than the slot.
+    fn doubt_heir(&mut self, heir: &Heir) {
+        let has_any = |marks: &[u32]| marks.iter().any(|mark| !self.memory.is_old(*mark));
+        let reason = match () {
+            () if heir.is_partitioned => PARTITION,
+            () if has_any(&heir.named_by) => ANOTHER,
+            () if has_any(&heir.changed_by) => REWRITTEN,
+            () => return,
+        };
+        self.capture.miss(heir.table.clone(), reason, None);
     }
 
     /// Tables that became something whose changes are in no stream: unlogged, or a view in their place.

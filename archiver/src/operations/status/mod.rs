@@ -217,7 +217,7 @@ impl Status {
         if let Some(source) = &mut self.source {
             source.guard = words(outcome.pressure).to_owned();
         }
-        self.degraded = view.plugin.as_ref().map(|plugin| plugin.degraded()).unwrap_or_default();
+        self.degraded = view.plugin.as_ref().map(|plugin| plugin.degraded.clone()).unwrap_or_default();
         self.tables = view.capture.tables.iter().map(ToString::to_string).collect();
         self.tables_without_identity =
             view.capture.without_identity.iter().map(ToString::to_string).collect();

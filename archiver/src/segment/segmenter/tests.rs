@@ -25,6 +25,7 @@ fn capture() -> Capture {
         marks: Default::default(),
         columns: Default::default(),
         layout: Default::default(),
+        stream: Default::default(),
     };
     let catalog = [
         table(1, "t", RelationKind::Table, None),

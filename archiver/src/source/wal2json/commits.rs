@@ -1,7 +1,5 @@
 //! Which transactions the slot offers, without their rows.
 
-use std::collections::BTreeSet;
-
 use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 
@@ -11,7 +9,8 @@ use super::{Wal2json, filter};
 use crate::capture::Capture;
 use crate::source::Offered;
 use crate::source::connection::{Connection, while_in_use};
-use crate::source::event::{Event, Transaction};
+use crate::source::event::Transaction;
+use crate::source::production::Collected;
 
 impl Wal2json {
     /// Every transaction up to `upto`, with what it changed of the tables that are captured.
@@ -33,25 +32,17 @@ impl Wal2json {
 
 /// Every transaction in reach of the peek, in the order of their commits.
 pub(super) async fn offered(connection: &mut Connection, peek: &Peek<'_>) -> Result<Vec<Offered>> {
-    let mut found = Vec::new();
+    let mut found = Collected::default();
     while_in_use(async || {
-        found.clear();
-        let mut relations = BTreeSet::new();
-        let take = |line: &str| {
-            match Line::parse(line)? {
-                Line::Event(Event::Commit(transaction)) => {
-                    found.push(Offered { transaction, relations: std::mem::take(&mut relations) });
-                }
-                Line::Event(Event::Row(row)) => drop(relations.insert(row.place.relation()?)),
-                Line::Event(Event::Truncate(place)) => drop(relations.insert(place.relation()?)),
-                Line::Event(Event::Begin(_)) | Line::Message => {}
-            }
-            Ok(())
+        found = Collected::default();
+        let take = |line: &str| match Line::parse(line)? {
+            Line::Event(event) => found.take(&event),
+            Line::Message => Ok(()),
         };
         peek.run(connection, take).await
     })
     .await?;
-    Ok(found)
+    Ok(found.all)
 }
 
 /// The same of all transactions of the database: no row is printed, so that none can stand in the way.

@@ -60,6 +60,7 @@ mod tests {
             marks: Default::default(),
             columns: Default::default(),
             layout: Default::default(),
+            stream: Default::default(),
         };
         [
             table(2, "sales.orders", RelationKind::Partitioned, None),

@@ -113,7 +113,7 @@ impl<'a> Scanner<'a> {
         self.at += 1;
         self.expect("\"")?;
         match action {
-            b'B' => self.transaction().map(Event::Begin),
+            b'B' => self.transaction().map(|transaction| Event::Begin(transaction.begin())),
             b'C' => self.transaction().map(Event::Commit),
             b'I' => self.row(Action::Insert).map(Event::Row),
             b'U' => self.row(Action::Update).map(Event::Row),

@@ -126,6 +126,7 @@ mod tests {
             marks: Default::default(),
             columns: Default::default(),
             layout: Default::default(),
+            stream: Default::default(),
         };
         let patterns = [TablePattern::Table(name.clone())];
         Capture::resolve(&patterns, &BTreeSet::new(), &[table], &Default::default()).expect("resolves")

@@ -2,26 +2,29 @@
 
 pub(crate) mod lost;
 pub(crate) mod plugin;
-pub(crate) mod poison;
-pub(crate) mod slot;
 
 mod commits;
 mod filter;
 mod line;
 mod peek;
+mod poison;
 
 use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::SlotName;
-use tokio_postgres::Transaction;
 
 use super::catalog::Slot;
 use super::connection::Connection;
 use super::event::Event;
-use super::wait::Waiting;
+use super::length::Length;
+use super::poison::Poison;
+use super::production::Session;
+use super::slot;
 use super::{Described, Read, Source, Stretch};
-use line::{Line, Lists};
-use peek::{Length, Peek};
+use crate::capture::Capture;
+use line::Line;
+pub(super) use line::Lists;
+use peek::Peek;
 use plugin::Plugin;
 
 /// A slot, read with the plugin that its server has.
@@ -31,18 +34,20 @@ pub(crate) struct Wal2json {
     pub plugin: Plugin,
 }
 
-/// What an answer is read in.
-pub(crate) struct Session<'s> {
-    /// Its catalog describes the rows.
-    pub tx: &'s Transaction<'s>,
-    pub waiting: &'s Waiting,
-}
-
 impl Wal2json {
     /// Asks the server for its plugin. Needs the slot.
     pub(crate) async fn probe(connection: &mut Connection, slot: &SlotName) -> Result<Wal2json> {
         let plugin = Plugin::probe(connection, slot).await?;
         Ok(Wal2json { slot: slot.clone(), plugin })
+    }
+
+    pub(super) async fn locate_poison(
+        &self,
+        connection: &mut Connection,
+        capture: &Capture,
+        upto: Lsn,
+    ) -> Result<Option<Poison>> {
+        poison::locate(connection, self, capture, upto).await
     }
 
     fn peek<'a>(&'a self, filter: &'a str, upto: Lsn, lines_max: Option<u32>) -> Peek<'a> {
@@ -66,7 +71,7 @@ impl Source for Wal2json {
         let peek = self.peek(&filter, stretch.upto, stretch.lines_max);
         let mut length = Length::default();
         peek.read(session.tx, session.waiting, |line| {
-            length.add(line);
+            length.add(line.len());
             match Line::parse(line)? {
                 Line::Event(event) => take(event),
                 // None is asked for.

@@ -8,11 +8,9 @@ use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::SlotName;
 use syncdata_service::postgres::ServerContext as _;
-use syncdata_service::progress::{Progress, Unit};
 use tokio_postgres::Transaction;
 use tokio_postgres::binary_copy::BinaryCopyOutStream;
 use tokio_postgres::types::Type;
-use tracing::info;
 
 use super::plugin::Plugin;
 use crate::source::connection::Connection;
@@ -35,14 +33,6 @@ pub(super) struct Peek<'a> {
     pub upto: Lsn,
     /// Stops with the transaction in which this many lines are reached.
     pub lines_max: Option<u32>,
-}
-
-/// How long an answer is. Of a long one somebody who waits is told.
-#[derive(Debug, Default)]
-pub(super) struct Length {
-    pub lines: u64,
-    pub bytes: u64,
-    progress: Option<Progress>,
 }
 
 impl Peek<'_> {
@@ -104,32 +94,6 @@ impl Peek<'_> {
             escape_literal(&self.upto.to_string()),
             options.join(", ")
         )
-    }
-}
-
-impl Length {
-    /// A second's work.
-    const LONG_LINES: u64 = 200_000;
-    /// Asking the clock for every line would cost more than reading some of them.
-    const STEP_LINES: u64 = 4096;
-
-    pub(super) fn add(&mut self, line: &str) {
-        self.lines += 1;
-        self.bytes += line.len() as u64;
-        if self.lines >= Length::LONG_LINES && self.lines.is_multiple_of(Length::STEP_LINES) {
-            let progress =
-                self.progress.get_or_insert_with(|| Progress::start("reading the slot", Unit::Rows, None));
-            progress.add(self.lines - progress.done());
-        }
-    }
-
-    /// The answer has ended.
-    pub(super) fn finish(self) {
-        if let Some(mut progress) = self.progress {
-            progress.add(self.lines - progress.done());
-            progress.finish();
-            info!(bytes = self.bytes, "the server kept this answer in temporary files while it was read");
-        }
     }
 }
 

@@ -1,66 +1,23 @@
 //! Finds the one transaction that cannot be read, so that all before it can be saved and it can be named.
 
+use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
-use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::faults;
-use syncdata_service::postgres::sqlstate;
-use tokio_postgres::error::SqlState;
 
 use super::commits::{commits, offered};
 use super::line::Line;
 use super::peek::Peek;
-use super::slot::Trouble;
 use super::{Wal2json, filter};
 use crate::capture::Capture;
 use crate::source::connection::{Connection, while_in_use};
 use crate::source::event::Transaction;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Poison {
-    pub xid: u32,
-    pub end_lsn: Lsn,
-    /// The last commit that can still be read, if the answer has one before it.
-    pub readable_upto: Option<Lsn>,
-    /// Relations that cannot be read alone.
-    pub tables: Vec<TableName>,
-    /// Other relations that it changed; `None` when that cannot be read either.
-    pub besides: Option<Vec<TableName>>,
-}
-
-impl Poison {
-    pub(crate) fn into_error(self, cause: Error) -> Error {
-        let tables = self.tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let tables = if tables.is_empty() { "no table alone" } else { &tables };
-        // What may help without a loss comes first.
-        let mut first = cause.hint_text().map_or_else(String::new, |hint| format!("{hint}; or, "));
-        if self.may_be_the_sum(&cause) {
-            first = format!(
-                "the slot still hands out what is archived before it, and both may only be too large together: first \
-                 bring the backup host back, or set confirm = \"spooled\"; or, {first}"
-            );
-        }
-        let Poison { xid, end_lsn, .. } = self;
-        Error::new(
-            Kind::Corrupt,
-            format!("transaction {xid} (commit ends at {end_lsn}) of {tables} cannot be read; all before it is archived"),
-        )
-        .hint(format!(
-            "{first}to go on without it, run `syncdata-archiver declare-gap --upto {end_lsn} --reason \"transaction \
-             {xid} cannot be read\"`; the tables are then stale until their next snapshot"
-        ))
-        .caused_by(cause)
-    }
-
-    /// A limit counts all that the answer has, from where the slot stands.
-    fn may_be_the_sum(&self, cause: &Error) -> bool {
-        self.readable_upto.is_some() && sqlstate(cause) == Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED)
-    }
-}
+use crate::source::poison::Poison;
+use crate::source::slot::Trouble;
 
 /// What lies before `upto` could not be read: why? `None` when all of it can be read after all, or nothing can be said. Every
 /// attempt may make the server print a gigabyte, so that none is made twice.
-pub(crate) async fn locate(
+pub(in crate::source) async fn locate(
     connection: &mut Connection,
     source: &Wal2json,
     capture: &Capture,
@@ -97,7 +54,7 @@ pub(crate) async fn locate(
     let relations: Vec<_> = capture.relations().map(|name| (name.clone(), filter::alone(name))).collect();
     let tables = tables(connection, &only_it, relations.clone()).await?;
     let besides = besides(connection, &only_it, relations, &tables).await?;
-    Ok(Some(Poison { xid, end_lsn, readable_upto, tables, besides }))
+    Ok(Some(Poison { xid: Some(xid), end_lsn, readable_upto, tables, besides }))
 }
 
 /// A connection that breaks, or a call that somebody cancels, says nothing of what was to be read.
@@ -167,19 +124,5 @@ mod tests {
         assert_eq!(halves(vec![1, 2, 3]), [vec![1, 2], vec![3]]);
         assert_eq!(halves(vec![1]), [vec![1]]);
         assert!(halves(Vec::<u8>::new()).is_empty());
-    }
-
-    #[test]
-    fn the_error_gives_the_command_to_run() {
-        let poison = Poison {
-            xid: 754,
-            end_lsn: Lsn::from_u64(0x20),
-            readable_upto: None,
-            tables: vec!["notes".parse().expect("a name")],
-            besides: Some(Vec::new()),
-        };
-        let report = poison.into_error(Error::new(Kind::BadInput, "too long")).report();
-        assert!(report.contains("declare-gap --upto 0/20 --reason"), "{report}");
-        assert!(report.contains("of notes cannot be read"), "{report}");
     }
 }

@@ -64,6 +64,23 @@ const NUMBERS: [&str; 10] = [
     "keep_days",
 ];
 
+/// The output plugin that production's slot is read with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Wal2json,
+    Pgoutput,
+}
+
+impl Source {
+    /// As PostgreSQL calls it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Source::Wal2json => "wal2json",
+            Source::Pgoutput => "pgoutput",
+        }
+    }
+}
+
 /// What has to hold a change before production may forget it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirm {
@@ -102,6 +119,7 @@ pub struct Config {
     pub data_sync_freq: Duration,
     pub metric_freq: Duration,
     pub slot_name: SlotName,
+    pub source: Source,
     pub tables: Vec<TablePattern>,
     pub confirm: Confirm,
     pub wal_guard: ByteSize,

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 
 use super::raw::{Given, Parsed, RawValue};
 use super::secret::Secret;
-use super::{Confirm, OnError, Percent, QuarantineValues};
+use super::{Confirm, OnError, Percent, QuarantineValues, Source};
 use crate::postgres::SslMode;
 use crate::webhook::Webhook;
 use syncdata_formats::name::{SlotName, TablePattern};
@@ -137,6 +137,12 @@ pub(super) fn ssl_mode(given: &Given) -> Parsed<SslMode> {
 
 pub(super) fn confirm(given: &Given) -> Parsed<Confirm> {
     choice(given, &[("shipped", Confirm::Shipped), ("spooled", Confirm::Spooled)])
+}
+
+/// Releases know one. The other has not shown yet, over enough rounds of what may happen to tables, that no copy is wrong.
+pub(super) fn source(given: &Given) -> Parsed<Source> {
+    let all = [Source::Wal2json, Source::Pgoutput].map(|source| (source.as_str(), source));
+    choice(given, if cfg!(debug_assertions) { &all } else { &all[..1] })
 }
 
 pub(super) fn on_error(given: &Given) -> Parsed<OnError> {

@@ -7,7 +7,7 @@
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, Source};
 use syncdata_service::faults;
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{db_error, sqlstate};
@@ -19,7 +19,7 @@ use crate::source::catalog::Slot;
 use crate::source::connection::Connection;
 use crate::source::role;
 
-const PLUGIN: &str = "wal2json";
+const PLUGINS: [&str; 2] = ["wal2json", "pgoutput"];
 
 /// Why a peek failed, as far as that decides what comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,9 +125,8 @@ fn does_not_exist(name: &SlotName) -> Error {
 }
 
 fn usable(name: &SlotName, slot: Slot) -> Result<Slot> {
-    if slot.plugin != PLUGIN {
-        let message =
-            format!("the replication slot {name} uses the output plugin {}, not {PLUGIN}", slot.plugin);
+    if !PLUGINS.contains(&slot.plugin.as_str()) {
+        let message = format!("the replication slot {name} uses the output plugin {}", slot.plugin);
         return Err(Error::new(Kind::Refused, message)
             .hint("use another slot_name; `syncdata-archiver setup --create-slot` makes it"));
     }
@@ -139,6 +138,22 @@ fn usable(name: &SlotName, slot: Slot) -> Result<Slot> {
             ));
     }
     Ok(slot)
+}
+
+/// The setting says how it is read, and the slot was made for one way.
+pub(crate) fn check_source(name: &SlotName, slot: &Slot, source: Source) -> Result<()> {
+    if slot.plugin == source.as_str() {
+        return Ok(());
+    }
+    let message = format!(
+        "the replication slot {name} uses the output plugin {}, and source says {}",
+        slot.plugin,
+        source.as_str()
+    );
+    Err(Error::new(Kind::Refused, message).hint(format!(
+        "set source = \"{}\", or slot_name to another slot; `syncdata-archiver setup --create-slot` makes it",
+        slot.plugin
+    )))
 }
 
 impl Slot {
@@ -168,6 +183,8 @@ impl Trouble {
     pub(crate) fn of(error: &Error) -> Trouble {
         match sqlstate(error) {
             // The gate for output plugins, a missing slot, a lost slot, a missing library.
+            // It was not there when the change was written: what is after it may be readable.
+            Some(_) if is_without_publication(error) => Trouble::Content,
             Some(state) if is_gate(error) || *state == SqlState::INSUFFICIENT_PRIVILEGE => Trouble::Slot,
             Some(state)
                 if [
@@ -200,6 +217,11 @@ impl Trouble {
 pub(crate) fn is_gate(error: &Error) -> bool {
     sqlstate(error) == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
         && db_error(error).is_some_and(|said| said.message().contains("output plugin"))
+}
+
+fn is_without_publication(error: &Error) -> bool {
+    sqlstate(error) == Some(&SqlState::UNDEFINED_OBJECT)
+        && db_error(error).is_some_and(|said| said.message().starts_with("publication "))
 }
 
 /// The plugin is not there, or may not be used.

@@ -1,0 +1,202 @@
+//! The publication that our slot is read through: kept equal to what is captured, and looked at for what others did to it.
+//!
+//! A published UPDATE or DELETE of a table without a usable identity fails in production itself. So only tables with one
+//! are published, each by itself, a partitioned table only with a key of its own, which every partition has too. A table
+//! without one is not captured: nobody would say what was updated in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postgres_protocol::escape::escape_identifier;
+use syncdata_formats::Result;
+use syncdata_formats::name::TableName;
+use syncdata_service::config::{Config, Source};
+use syncdata_service::postgres::{ServerContext as _, sqlstate};
+use tokio_postgres::GenericClient;
+use tokio_postgres::types::Type;
+use tracing::{info, warn};
+
+use super::publication_of;
+use crate::capture::{
+    Capture, CatalogRow, CatalogTable, Memory, NO_IDENTITY, Publication, RelationKind, Stream,
+};
+use crate::source::catalog::{self, many};
+use crate::source::connection::Connection;
+
+/// What all of it has to be. The fields of younger versions are asked for as JSON.
+const ROWS: &str = "SELECT p.oid, p.xmin::text::int8, r.prrelid, r.oid, r.xmin::text::int8,
+    p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND NOT p.puballtables AND NOT p.pubviaroot
+      AND coalesce(to_jsonb(p)->>'pubgencols', 's') = 's',
+    to_jsonb(r)->>'prqual' IS NULL AND to_jsonb(r)->>'prattrs' IS NULL
+  FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname = $1";
+
+/// Tables whose updates could not be published, beside those that have no identity at all. Before 18 no generated column
+/// is published, and from 18 on none that is not stored.
+const UNPUBLISHABLE: &str = "SELECT c.oid FROM pg_class c WHERE c.relkind = 'r' AND EXISTS (
+    SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+      AND CASE WHEN c.relreplident = 'f' THEN a.attgenerated = 'v'
+        ELSE (a.attgenerated = 'v' OR a.attgenerated <> '' AND current_setting('server_version_num')::int < 180000)
+          AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND a.attnum = ANY(x.indkey::int2[])
+            AND CASE WHEN c.relreplident = 'i' THEN x.indisreplident ELSE x.indisprimary END) END)";
+
+/// Partitions that were made as such. A table that is attached has all rows of its columns written again; of one that was
+/// made so they are as old as the table, and say that they are another's.
+const PARTS_FROM_BIRTH: &str = "SELECT i.inhrelid FROM pg_inherits i
+    JOIN pg_attribute o ON o.attrelid = i.inhrelid AND o.attnum = -6
+  WHERE i.xmin = o.xmin AND o.xmax::text = '0' AND EXISTS (SELECT FROM pg_attribute a
+    WHERE a.attrelid = i.inhrelid AND a.attnum > 0 AND NOT a.attisdropped AND a.attinhcount > 0 AND NOT a.attislocal
+      AND a.xmin = o.xmin AND a.cmin = o.cmin AND a.xmax::text = '0')";
+
+/// The publication that decides what is in the stream, where one does.
+pub(crate) fn of(config: &Config) -> Option<String> {
+    (config.source == Source::Pgoutput).then(|| publication_of(&config.slot_name))
+}
+
+/// Adds to the catalog which tables are published, and takes out those that cannot be.
+pub(crate) async fn look(
+    client: &impl GenericClient,
+    publication: &str,
+    tables: &mut [CatalogTable],
+) -> Result<()> {
+    let doing = "reading the publication";
+    let mut published: BTreeMap<u32, Vec<CatalogRow>> = BTreeMap::new();
+    for row in &many(client, doing, ROWS, &[(&publication, Type::TEXT)]).await? {
+        let mark = |place: usize| {
+            let xid = row.get::<_, Option<i64>>(place);
+            xid.and_then(|xid| u32::try_from(xid).ok()).unwrap_or_default()
+        };
+        let (whole, all_rows): (bool, Option<bool>) = (row.get(5), row.get(6));
+        let (Some(relation), Some(member)) = (row.get::<_, Option<u32>>(2), row.get::<_, Option<u32>>(3))
+        else {
+            continue;
+        };
+        if whole && all_rows == Some(true) {
+            let of_all = CatalogRow { oid: row.get(0), mark: mark(1) };
+            published.insert(relation, vec![of_all, CatalogRow { oid: member, mark: mark(4) }]);
+        }
+    }
+    let oids = async |sql| -> Result<BTreeSet<u32>> {
+        Ok(many(client, doing, sql, &[]).await?.iter().map(|row| row.get(0)).collect())
+    };
+    let (unpublishable, from_birth) = (oids(UNPUBLISHABLE).await?, oids(PARTS_FROM_BIRTH).await?);
+    for table in tables {
+        if table.kind == RelationKind::Table && (!table.identity_usable || unpublishable.contains(&table.oid))
+        {
+            table.kind = NO_IDENTITY;
+        }
+        table.stream = Stream::Published(Publication {
+            rows: published.remove(&table.oid).unwrap_or_default(),
+            part_from_birth: from_birth.contains(&table.oid),
+        });
+    }
+    Ok(())
+}
+
+/// What would make the publication that of the captured tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub add: Vec<TableName>,
+    pub remove: Vec<TableName>,
+}
+
+impl Plan {
+    pub(crate) fn of(capture: &Capture, catalog: &[CatalogTable]) -> Plan {
+        let by_oid: BTreeMap<u32, &CatalogTable> = catalog.iter().map(|table| (table.oid, table)).collect();
+        let mut parts: BTreeMap<&TableName, Vec<&CatalogTable>> = BTreeMap::new();
+        for (relation, target) in capture.captured(catalog) {
+            parts.entry(&target.table).or_default().push(relation);
+        }
+        let mut wanted = BTreeSet::new();
+        let mut carried = BTreeSet::new();
+        for (table, parts) in &parts {
+            let is_carried = |part: &&&CatalogTable| part.kind == RelationKind::Table;
+            carried.extend(parts.iter().filter(is_carried).map(|part| part.oid));
+            let root = parts.iter().find(|part| part.name == **table);
+            let has_key = |root: &&&CatalogTable| {
+                root.kind == RelationKind::Partitioned
+                    && root.identity_usable
+                    && !parts.iter().any(|part| matches!(part.kind, RelationKind::NotCaptured(_)))
+            };
+            match root.filter(has_key) {
+                Some(root) => drop(wanted.insert(root.oid)),
+                None => wanted.extend(parts.iter().filter(is_carried).map(|part| part.oid)),
+            }
+        }
+        let members = catalog.iter().filter(|table| table.is_published()).map(|table| table.oid);
+        let members: BTreeSet<u32> = members.collect();
+        let names = |oids: &mut dyn Iterator<Item = &u32>| -> Vec<TableName> {
+            oids.filter_map(|oid| by_oid.get(oid)).map(|table| table.name.clone()).collect()
+        };
+        // What is published twice, with its parent too, harms nobody, and one of them may not count yet.
+        let surplus = |oid: &&u32| !wanted.contains(oid) && !carried.contains(oid);
+        Plan {
+            add: names(&mut wanted.difference(&members)),
+            remove: names(&mut members.iter().filter(surplus)),
+        }
+    }
+
+    /// Each by itself: what one of them lacks keeps no other away. Those that go, go last.
+    pub(crate) fn statements(&self, publication: &str) -> Vec<String> {
+        let change = |verb: &'static str| {
+            move |table: &TableName| {
+                format!(
+                    "ALTER PUBLICATION {} {verb} TABLE ONLY {};",
+                    escape_identifier(publication),
+                    table.sql()
+                )
+            }
+        };
+        self.add.iter().map(change("ADD")).chain(self.remove.iter().map(change("DROP"))).collect()
+    }
+}
+
+/// Makes the publication that of the captured tables, as far as our role may. What it may not is named by `check`, and is
+/// a gap until somebody does it.
+pub(crate) async fn keep(connection: &mut Connection, config: &Config, memory: &Memory) -> Result<()> {
+    let Some(publication) = of(config) else { return Ok(()) };
+    let (schemas, catalog) = catalog::catalog(connection.session.client(), Some(&publication)).await?;
+    // What is wrong with the settings is said where the stream is read.
+    let Ok(capture) = Capture::resolve(&config.tables, &schemas, &catalog, memory) else { return Ok(()) };
+    let plan = Plan::of(&capture, &catalog);
+    let statements = match exists(connection.session.client(), &publication).await? {
+        true => plan.statements(&publication),
+        // Somebody dropped it. What was written meanwhile is missing.
+        false => vec![creation(&publication, &plan.add, connection.facts.major())],
+    };
+    for statement in statements {
+        let tx = connection.session.client_mut().build_transaction().read_only(false).start().await;
+        let tx = tx.context(|| "starting a transaction on the source".to_owned())?;
+        let limits = "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '10s'";
+        let done = match tx.batch_execute(&format!("{limits}; {statement}")).await {
+            Ok(()) => tx.commit().await,
+            Err(error) => Err(error),
+        };
+        match done.context(|| "changing the publication".to_owned()) {
+            Ok(()) => info!(statement, "the publication was changed"),
+            Err(error) if sqlstate(&error).is_some() => {
+                warn!(statement, error = %error.one_line(), "the publication could not be changed: somebody who may has to do it");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What makes the publication, with the tables that are captured now.
+pub(crate) fn creation(publication: &str, tables: &[TableName], major: u32) -> String {
+    let tables: Vec<String> = tables.iter().map(|table| format!("ONLY {}", table.sql())).collect();
+    let of = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", tables.join(", ")) };
+    let generated = if major >= 18 { ", publish_generated_columns = stored" } else { "" };
+    format!(
+        "CREATE PUBLICATION {}{of} WITH (publish = 'insert, update, delete, truncate'{generated})",
+        escape_identifier(publication)
+    )
+}
+
+pub(crate) async fn exists(client: &impl GenericClient, publication: &str) -> Result<bool> {
+    let sql = "SELECT FROM pg_publication WHERE pubname = $1";
+    Ok(!many(client, "reading the publication", sql, &[(&publication, Type::TEXT)]).await?.is_empty())
+}
+
+pub(crate) fn removal(publication: &str) -> String {
+    format!("DROP PUBLICATION IF EXISTS {};", escape_identifier(publication))
+}

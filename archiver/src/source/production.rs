@@ -1,0 +1,195 @@
+//! The source that production has: which of them, and what all of them can be asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use syncdata_formats::Result;
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::name::TableName;
+use syncdata_service::config::{Config, Source as Kind};
+use tokio_postgres::Transaction as Tx;
+
+use super::catalog::Slot;
+use super::connection::Connection;
+use super::event::{Column, Event, Part, Place, Row, Transaction};
+use super::pgoutput::{Pgoutput, Tuples};
+use super::poison::Poison;
+use super::wait::Waiting;
+use super::wal2json::{Lists, Wal2json};
+use super::{Described, Offered, Read, Source, Stretch, event, slot};
+use crate::capture::Capture;
+
+/// A slot of production, by the plugin that it is read with.
+#[derive(Clone, Debug)]
+pub(crate) enum Production {
+    Wal2json(Wal2json),
+    Pgoutput(Pgoutput),
+}
+
+/// What an answer is read in.
+pub(crate) struct Session<'s> {
+    /// Its catalog describes the rows.
+    pub tx: &'s Tx<'s>,
+    pub waiting: &'s Waiting,
+}
+
+/// The columns of a row of either.
+#[derive(Debug)]
+pub(crate) enum Columns<'a> {
+    Wal2json(Lists<'a>),
+    Pgoutput(Tuples<'a>),
+}
+
+/// What is to be known of a plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct About {
+    /// With its version, as far as that can be known.
+    pub name: String,
+    /// Values that it cannot print.
+    pub degraded: Vec<String>,
+}
+
+impl Production {
+    /// Asks the server for the plugin. Needs the slot.
+    pub(crate) async fn probe(connection: &mut Connection, config: &Config) -> Result<Production> {
+        let slot = &config.slot_name;
+        Ok(match config.source {
+            Kind::Wal2json => Production::Wal2json(Wal2json::probe(connection, slot).await?),
+            Kind::Pgoutput => Production::Pgoutput(Pgoutput::probe(connection, slot).await?),
+        })
+    }
+
+    pub(crate) fn about(&self) -> About {
+        match self {
+            Production::Wal2json(source) => {
+                About { name: source.plugin.name.clone(), degraded: source.plugin.degraded() }
+            }
+            Production::Pgoutput(source) => About { name: source.name(), degraded: Vec::new() },
+        }
+    }
+
+    /// Every transaction up to `upto`, with what it changed of the tables that are captured. A source may leave out
+    /// those that changed nothing of them.
+    pub(crate) async fn offered(
+        &self,
+        connection: &mut Connection,
+        capture: &Capture,
+        upto: Lsn,
+    ) -> Result<Vec<Offered>> {
+        match self {
+            Production::Wal2json(source) => source.offered(connection, capture, upto).await,
+            Production::Pgoutput(source) => source.offered(connection, upto).await,
+        }
+    }
+
+    /// Transactions up to `upto`: those of which something was archived are among them.
+    pub(crate) async fn commits(&self, connection: &mut Connection, upto: Lsn) -> Result<Vec<Transaction>> {
+        match self {
+            Production::Wal2json(source) => source.commits(connection, upto).await,
+            Production::Pgoutput(source) => {
+                let offered = source.offered(connection, upto).await?;
+                Ok(offered.into_iter().map(|offered| offered.transaction).collect())
+            }
+        }
+    }
+
+    /// What the source said of changes that it dropped, among those that commit up to `upto`.
+    pub(crate) async fn warned_about(
+        &self,
+        connection: &mut Connection,
+        capture: &Capture,
+        upto: Lsn,
+    ) -> Result<BTreeMap<TableName, u64>> {
+        match self {
+            Production::Wal2json(source) => source.warned_about(connection, capture, upto).await,
+            Production::Pgoutput(_) => Ok(BTreeMap::new()),
+        }
+    }
+
+    /// What lies before `upto` could not be read: why? `None` when all of it can be read after all, or nothing can be
+    /// said.
+    pub(crate) async fn locate_poison(
+        &self,
+        connection: &mut Connection,
+        capture: &Capture,
+        from: Lsn,
+        upto: Lsn,
+    ) -> Result<Option<Poison>> {
+        match self {
+            Production::Wal2json(source) => source.locate_poison(connection, capture, upto).await,
+            Production::Pgoutput(source) => source.locate_poison(connection, from, upto).await,
+        }
+    }
+}
+
+impl Source for Production {
+    type Session<'s> = Session<'s>;
+    type Client = Connection;
+    type Standing = Slot;
+    type Columns<'a> = Columns<'a>;
+
+    async fn read(
+        &self,
+        session: &Self::Session<'_>,
+        stretch: &Stretch<'_>,
+        mut take: impl for<'a> FnMut(Event<'a, Columns<'a>>) -> Result<()>,
+    ) -> Result<Read> {
+        match self {
+            Production::Wal2json(source) => {
+                source.read(session, stretch, |event| take(event.with(Columns::Wal2json))).await
+            }
+            Production::Pgoutput(source) => {
+                source.read(session, stretch, |event| take(event.with(Columns::Pgoutput))).await
+            }
+        }
+    }
+
+    async fn acknowledge(&self, connection: &Connection, upto: Lsn) -> Result<Slot> {
+        let slot = match self {
+            Production::Wal2json(source) => &source.slot,
+            Production::Pgoutput(source) => &source.slot,
+        };
+        slot::confirm(connection, slot, upto).await
+    }
+
+    fn described(&self) -> Described {
+        match self {
+            Production::Wal2json(source) => source.described(),
+            Production::Pgoutput(source) => source.described(),
+        }
+    }
+}
+
+impl event::Columns for Columns<'_> {
+    fn each(&self, take: impl FnMut(Part, Column<'_>)) -> Result<()> {
+        match self {
+            Columns::Wal2json(lists) => lists.each(take),
+            Columns::Pgoutput(tuples) => tuples.each(take),
+        }
+    }
+}
+
+/// The transactions of an answer, put together from its events.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    pub all: Vec<Offered>,
+    relations: BTreeSet<TableName>,
+}
+
+impl Collected {
+    pub(super) fn take<C>(&mut self, event: &Event<'_, C>) -> Result<()> {
+        match event {
+            Event::Commit(transaction) => {
+                let relations = std::mem::take(&mut self.relations);
+                self.all.push(Offered { transaction: *transaction, relations });
+            }
+            Event::Row(Row { place, .. }) | Event::Truncate(place) => self.note(place)?,
+            Event::Begin(_) => {}
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, place: &Place<'_>) -> Result<()> {
+        self.relations.insert(place.relation()?);
+        Ok(())
+    }
+}

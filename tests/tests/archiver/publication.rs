@@ -1,0 +1,278 @@
+//! The source pgoutput: what its publication brings into the stream, since when, and that production's statements go on.
+
+use std::collections::BTreeSet;
+
+use syncdata_tests::world::{Plugin, World, WorldOptions};
+
+use crate::reader;
+use crate::scene;
+
+const NOT_CAPTURED: &str = "not captured meanwhile";
+
+async fn world(schema: &str) -> World {
+    let options = WorldOptions::default().without_sftp().plugin(Plugin::Pgoutput);
+    scene::world_with(options, schema).await
+}
+
+/// A poll after one more commit of a table that is always published.
+async fn poll(world: &World) -> BTreeSet<String> {
+    let before = gaps(world).len();
+    world.source.execute("INSERT INTO steady VALUES (DEFAULT)").await;
+    let ran = world.archiver(["run", "--once"]).run().await;
+    let new: BTreeSet<String> = gaps(world).split_off(before).into_iter().collect();
+    assert_eq!(ran.code(), Some(i32::from(!new.is_empty())), "{new:?} {ran}");
+    new
+}
+
+fn gaps(world: &World) -> Vec<String> {
+    let segments = reader::segments(world.archive_dir());
+    let gaps = segments.iter().filter_map(|segment| segment.manifest["gaps"].as_array()).flatten();
+    gaps.map(|gap| format!("{} {}", gap["tables"], gap["reason"]))
+        .map(|text| text.replace(['"', '[', ']'], ""))
+        .collect()
+}
+
+fn missed(table: &str) -> BTreeSet<String> {
+    [format!("{table} {NOT_CAPTURED}")].into()
+}
+
+const STEADY: &str = "CREATE TABLE steady (id serial PRIMARY KEY)";
+
+#[tokio::test]
+async fn what_was_there_before_its_publication_is_a_gap_and_nothing_after_it() {
+    let world = world(&format!(
+        "{STEADY}; CREATE TABLE orders (id int, day int, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+         CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (10)"
+    ))
+    .await;
+    assert_eq!(poll(&world).await, [].into(), "what setup published, is in the stream from the first");
+    world.source.execute("CREATE TABLE late (id int PRIMARY KEY)").await;
+    world.source.execute("INSERT INTO late VALUES (1)").await;
+    assert_eq!(poll(&world).await, missed("late"));
+    world.source.execute("INSERT INTO late VALUES (2)").await;
+    assert_eq!(poll(&world).await, [].into());
+    let manifests = reader::manifests(world.archive_dir());
+    let since = manifests.iter().rev().map(|path| reader::json(path)["capture_since"]["late"].clone());
+    let since = since.into_iter().find(|since| !since.is_null()).expect("told");
+    assert_eq!(since["empty"], false);
+
+    // A partition from birth is published with its parent.
+    world
+        .source
+        .execute("BEGIN; CREATE TABLE orders_2 PARTITION OF orders FOR VALUES FROM (10) TO (20); INSERT INTO orders VALUES (1, 11); COMMIT")
+        .await;
+    assert_eq!(poll(&world).await, [].into());
+    // One that is attached in the transaction that made and filled it has rows that were published nowhere.
+    world
+        .source
+        .execute(
+            "BEGIN; CREATE TABLE orders_3 (LIKE orders INCLUDING ALL); INSERT INTO orders_3 VALUES (1, 21);
+            ALTER TABLE orders ATTACH PARTITION orders_3 FOR VALUES FROM (20) TO (30); COMMIT",
+        )
+        .await;
+    assert_eq!(poll(&world).await, missed("orders"));
+    assert_eq!(poll(&world).await, [].into());
+}
+
+#[tokio::test]
+async fn a_transaction_that_was_open_when_its_table_was_published_is_in_the_gap() {
+    let world = world(STEADY).await;
+    assert_eq!(poll(&world).await, [].into());
+    world.source.execute("CREATE TABLE late (id int PRIMARY KEY)").await;
+    let open = world.source.connect().await;
+    open.batch_execute("BEGIN; INSERT INTO late VALUES (1)").await.expect("production goes on");
+    assert_eq!(poll(&world).await, missed("late"));
+    assert_eq!(poll(&world).await, missed("late"), "what it wrote before was published nowhere");
+    open.batch_execute("INSERT INTO late VALUES (2); COMMIT").await.expect("production goes on");
+    assert_eq!(poll(&world).await, missed("late"));
+    assert_eq!(poll(&world).await, [].into());
+}
+
+#[tokio::test]
+async fn a_publication_that_was_bent_and_put_back_is_a_gap_of_its_tables() {
+    let schema =
+        format!("{STEADY}; CREATE TABLE a (id int PRIMARY KEY, n int); CREATE TABLE b (id int PRIMARY KEY)");
+    let world = world(&schema).await;
+    assert_eq!(poll(&world).await, [].into());
+    let publication = "ALTER PUBLICATION syncdata_slot_pub";
+    for (there, back, bent) in [
+        ("DROP TABLE a", "ADD TABLE a", &["a"][..]),
+        (
+            "SET (publish = 'insert')",
+            "SET (publish = 'insert, update, delete, truncate')",
+            &["a", "b", "steady"],
+        ),
+    ] {
+        world.source.execute(&format!("{publication} {there}")).await;
+        world.source.execute("INSERT INTO a VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET n = a.n + 1").await;
+        world.source.execute(&format!("{publication} {back}")).await;
+        assert_eq!(poll(&world).await, bent.iter().flat_map(|table| missed(table)).collect(), "{there}");
+        assert_eq!(poll(&world).await, [].into());
+    }
+    // A filter stays until somebody takes it away, and so does the gap.
+    world
+        .source
+        .execute(&format!("{publication} DROP TABLE a; {publication} ADD TABLE a WHERE (id > 5)"))
+        .await;
+    assert_eq!(poll(&world).await, missed("a"));
+    assert_eq!(poll(&world).await, missed("a"));
+    world.source.execute(&format!("{publication} DROP TABLE a")).await;
+    assert_eq!(poll(&world).await, missed("a"));
+    assert_eq!(poll(&world).await, [].into());
+}
+
+#[tokio::test]
+async fn no_statement_of_production_fails_because_a_table_lost_its_identity() {
+    let world = world(&format!(
+        "{STEADY}; CREATE TABLE a (id int PRIMARY KEY, n int); CREATE TABLE f (id int, n int); ALTER TABLE f REPLICA IDENTITY FULL;
+         CREATE TABLE orders (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
+         CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (10); INSERT INTO a VALUES (1, 1); INSERT INTO f VALUES (1, 1);
+         INSERT INTO orders VALUES (1, 1)"
+    ))
+    .await;
+    assert_eq!(poll(&world).await, [].into());
+    for (loses, table) in [
+        ("ALTER TABLE a DROP CONSTRAINT a_pkey", "a"),
+        ("ALTER TABLE f REPLICA IDENTITY NOTHING", "f"),
+        ("ALTER TABLE orders_1 REPLICA IDENTITY NOTHING", "orders"),
+    ] {
+        // In the same transaction, and after it.
+        world.source.execute(&format!("BEGIN; {loses}; UPDATE {table} SET n = 2; COMMIT")).await;
+        world.source.execute(&format!("UPDATE {table} SET n = 3; DELETE FROM {table} WHERE n = 4")).await;
+        assert_eq!(poll(&world).await, missed(table), "{loses}");
+        world.source.execute(&format!("UPDATE {table} SET n = 5")).await;
+    }
+    // A table without one is made, and written to.
+    world
+        .source
+        .execute("CREATE TABLE bare (n int); INSERT INTO bare VALUES (1); UPDATE bare SET n = 2")
+        .await;
+    poll(&world).await;
+    world.source.execute("UPDATE bare SET n = 3").await;
+    let checked = world.archiver(["check"]).run().await.to_string();
+    assert!(checked.contains("bare has none that can be published"), "{checked}");
+}
+
+#[tokio::test]
+async fn setup_that_was_killed_before_the_slot_goes_on() {
+    let options = WorldOptions::default().without_sftp().plugin(Plugin::Pgoutput);
+    let world = options.start().await;
+    world.source.execute(STEADY).await;
+    let killed = world.archiver(["setup", "--create-slot"]).fault("setup.publication_made=kill").run().await;
+    assert!(killed.was_killed(), "{killed}");
+    world.source.execute("CREATE TABLE between (id int PRIMARY KEY)").await;
+    world.make_slot().await;
+    world.source.execute("INSERT INTO between VALUES (1)").await;
+    assert_eq!(poll(&world).await, [].into());
+    // The slot was made for one plugin.
+    let other = scene::settings(&world, "other.toml", &[("source", "wal2json")]);
+    let refused = world.archiver(["run", "--once"]).env("DATA_SYNC_CONFIG", other).run().await.expect_code(2);
+    assert!(refused.to_string().contains("set source = \"pgoutput\""), "{refused}");
+}
+
+#[tokio::test]
+async fn without_its_publication_what_was_written_meanwhile_is_missing() {
+    let world = world(STEADY).await;
+    assert_eq!(poll(&world).await, [].into());
+    world.source.execute("DROP PUBLICATION syncdata_slot_pub").await;
+    world.source.execute("INSERT INTO steady VALUES (DEFAULT)").await;
+    let ran = world.archiver(["run", "--once"]).run().await;
+    match world.source.installation().major() {
+        // Its rows are passed over with a warning.
+        18.. => assert_eq!(ran.code(), Some(1), "{ran}"),
+        _ => {
+            let said = ran.expect_code(2).to_string();
+            let (_, upto) = said.split_once("--upto ").expect("a command");
+            let upto: String = upto.chars().take_while(|c| !c.is_whitespace()).collect();
+            world.archiver(["declare-gap", "--upto", &upto, "--reason", "no publication"]).succeed().await;
+        }
+    }
+    assert!(!gaps(&world).is_empty());
+    poll(&world).await;
+    assert_eq!(poll(&world).await, [].into());
+}
+
+/// What both print alike, on every version.
+const SCHEMA: &str = r"CREATE TYPE mood AS ENUM ('sad', 'it''s \ fine'); CREATE DOMAIN small AS int;
+    CREATE TABLE kinds (id bigint PRIMARY KEY, b bool, i2 int2, i4 int4, o oid, n numeric, f4 float4, f8 float8, t text, v varchar(9),
+      c char(4), by bytea, j json, jb jsonb, ts timestamptz, tt timestamp, d date, iv interval, u uuid, a int[], ta text[], m mood, s small,
+      r int4range, x xml, ip inet, bits bit(3));
+    CREATE TABLE full_ones (id int, n int, t text); ALTER TABLE full_ones REPLICA IDENTITY FULL;
+    CREATE TABLE indexed (a int NOT NULL, b text NOT NULL, c text); CREATE UNIQUE INDEX by_b ON indexed (b);
+    ALTER TABLE indexed REPLICA IDENTITY USING INDEX by_b;
+    CREATE TABLE long (id text PRIMARY KEY, big text, n int); ALTER TABLE long ALTER big SET STORAGE EXTERNAL;
+    CREATE TABLE orders (id int, day int, n int, PRIMARY KEY (day, id)) PARTITION BY RANGE (day);
+    CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (10);
+    CREATE TABLE orders_2 (n int, day int NOT NULL, id int NOT NULL); ALTER TABLE orders ATTACH PARTITION orders_2 FOR VALUES FROM (10) TO (20);
+    CREATE SCHEMA other; CREATE TABLE other.users (id int PRIMARY KEY); CREATE TABLE steady (id serial PRIMARY KEY)";
+
+const WORK: &[&str] = &[
+    r#"INSERT INTO kinds VALUES (1, true, -1, 2147483647, 4294967295, 1.10, 1e-30, 0.1, E'a"b\\c\n\t\x01\x7fü', 'v', 'c', '\x00ff', '{"a": 1}',
+       '{"b": [1, 2]}', '2026-02-05 10:30:00.5+02', '2026-02-05', 'infinity', '1 day 2 hours', gen_random_uuid(), '{1,NULL}', '{"a b",c}',
+       'it''s \ fine', 7, '[1,5)', '<a>b</a>', '10.0.0.1/8', B'101')"#,
+    "INSERT INTO kinds (id) VALUES (2); UPDATE kinds SET id = 3, t = '' WHERE id = 2; UPDATE kinds SET t = 'x' WHERE id = 1",
+    "INSERT INTO full_ones VALUES (1, NULL, 'x'), (1, NULL, 'x'); UPDATE full_ones SET n = 1; DELETE FROM full_ones",
+    "INSERT INTO indexed VALUES (1, 'b', NULL); UPDATE indexed SET c = 'c'; UPDATE indexed SET b = 'bb'; DELETE FROM indexed",
+    "INSERT INTO long VALUES (repeat('k', 2000), repeat('x', 9000), 1); UPDATE long SET n = 2; UPDATE long SET id = 'k'; DELETE FROM long",
+    "BEGIN; INSERT INTO orders SELECT i, i, i FROM generate_series(1, 19) i; UPDATE orders SET day = 15 WHERE id = 1; SAVEPOINT s;
+     DELETE FROM orders; ROLLBACK TO s; INSERT INTO other.users VALUES (1); COMMIT",
+    "TRUNCATE full_ones, orders, other.users; INSERT INTO orders VALUES (1, 1, 1)",
+    "BEGIN; INSERT INTO other.users VALUES (5); PREPARE TRANSACTION 'p'",
+    "INSERT INTO other.users VALUES (6)",
+    "COMMIT PREPARED 'p'",
+];
+
+/// From 18 on both know these as well.
+const NEWER: &[&str] = &[
+    "CREATE TABLE made (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED)",
+    "INSERT INTO kinds (id, n, f4, f8) VALUES (10, 'NaN', 'Infinity', '-Infinity')",
+    "INSERT INTO made VALUES (1); UPDATE made SET id = 2",
+];
+
+#[tokio::test]
+async fn both_plugins_make_the_same_lines_of_the_same_work() {
+    let options = WorldOptions::default()
+        .without_sftp()
+        .plugin(Plugin::Pgoutput)
+        .source(|options| options.setting("max_prepared_transactions", "5"));
+    let world = options.start().await;
+    world.source.execute(SCHEMA).await;
+    let is_newer = world.source.installation().major() >= 18;
+    if is_newer {
+        world.source.execute(NEWER[0]).await;
+    }
+    world.make_slot().await;
+    world.source.execute("SELECT pg_create_logical_replication_slot('other_slot', 'wal2json')").await;
+    let folder = world.folder().join("other");
+    std::fs::create_dir_all(folder.join("archive")).expect("the world's folder is writable");
+    let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
+    let other = scene::settings(
+        &world,
+        "other.toml",
+        &[
+            ("source", "wal2json"),
+            ("slot_name", "other_slot"),
+            ("spool_dir", &path("spool")),
+            ("archive_dir", &path("archive")),
+        ],
+    );
+    let open = world.source.connect().await;
+    open.batch_execute("BEGIN; INSERT INTO steady VALUES (DEFAULT)").await.expect("production goes on");
+    for sql in WORK.iter().chain(NEWER.iter().skip(1).filter(|_| is_newer)) {
+        world.source.execute(sql).await;
+    }
+    open.batch_execute("COMMIT").await.expect("production goes on");
+    world.archiver(["run", "--once"]).succeed().await;
+    world.archiver(["run", "--once"]).env("DATA_SYNC_CONFIG", &other).succeed().await;
+    let lines = |archive: &std::path::Path| -> Vec<String> {
+        reader::segments(archive).into_iter().flat_map(|segment| segment.lines).collect()
+    };
+    let (ours, theirs) = (lines(world.archive_dir()), lines(&folder.join("archive")));
+    assert!(ours.len() > 40, "{} lines", ours.len());
+    for (our, their) in ours.iter().zip(&theirs) {
+        assert_eq!(our, their);
+    }
+    assert_eq!(ours.len(), theirs.len());
+    let manifest = reader::last_manifest(world.archive_dir()).expect("a segment");
+    assert_eq!(manifest["source"]["kind"], "pgoutput");
+}
