@@ -126,7 +126,10 @@ fn does_not_exist(name: &SlotName) -> Error {
 
 fn usable(name: &SlotName, slot: Slot) -> Result<Slot> {
     if !PLUGINS.contains(&slot.plugin.as_str()) {
-        let message = format!("the replication slot {name} uses the output plugin {}", slot.plugin);
+        let message = format!(
+            "the replication slot {name} uses the output plugin {}, not wal2json or pgoutput",
+            slot.plugin
+        );
         return Err(Error::new(Kind::Refused, message)
             .hint("use another slot_name; `syncdata-archiver setup --create-slot` makes it"));
     }
@@ -146,7 +149,7 @@ pub(crate) fn check_source(name: &SlotName, slot: &Slot, source: Source) -> Resu
         return Ok(());
     }
     let message = format!(
-        "the replication slot {name} uses the output plugin {}, and source says {}",
+        "the replication slot {name} uses the output plugin {}, not {}, which source says",
         slot.plugin,
         source.as_str()
     );
