@@ -16,7 +16,7 @@ use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::alerts::Alerting;
 use syncdata_service::backoff::{Backoff, Dice};
 use syncdata_service::config::{Config, Program};
-use syncdata_service::control::{self, ControlSocket, Method, Request, Response};
+use syncdata_service::control::{ControlSocket, Method, Request, Response};
 use syncdata_service::daemon::{Heartbeat, Phase, Reloads, Stop, notify};
 use syncdata_service::disk::Room;
 use tokio::sync::{mpsc, oneshot};
@@ -31,6 +31,7 @@ use crate::operations::status::{Frame, SpoolStatus, Status};
 use crate::poll::archiver::Archiver;
 use crate::poll::outcome::Outcome;
 use crate::program::answer::Answer;
+use crate::program::api;
 use crate::program::life::{self, Life};
 use crate::program::poll_log::PollLog;
 use crate::program::stopping::unless_stopped;
@@ -330,11 +331,8 @@ async fn serve_control(
         move |request| answer(request, status.clone(), orders.clone(), provers.clone(), stop.clone())
     };
     let socket = ControlSocket::bind(&config.socket(Program::Archiver))?;
-    tokio::spawn(socket.serve(handler.clone()));
-    if let Some(address) = config.http_listen {
-        let (_, serving) = control::serve_tcp(address, handler).await?;
-        tokio::spawn(serving);
-    }
+    tokio::spawn(socket.serve(handler));
+    api::serve(status.http(), status).await;
     Ok(())
 }
 
@@ -346,15 +344,9 @@ async fn answer(
     stop: Stop,
 ) -> Response {
     match (request.method, request.path.as_str()) {
-        (Method::Get, "/status") => {
-            let executions = status.executions();
-            Response::json(200, &json!(Status { executions, ..status.as_of_now() }))
-        }
-        (Method::Get, "/health") => {
-            let status = status.as_of_now();
-            Response::health(status.healthy, &json!({"healthy": status.healthy, "problems": status.problems}))
-        }
-        (Method::Get, "/metrics") => Response::metrics(status.as_of_now().metrics()),
+        (Method::Get, "/status") => api::status(&status),
+        (Method::Get, "/health") => api::health(&status),
+        (Method::Get, "/metrics") => api::metrics(&status),
         (Method::Post, "/stop") => {
             stop.ask();
             Response::json(200, &json!(Answer::new(0, "stopping")))

@@ -1,7 +1,7 @@
 //! What the daemon knows of its own work: the status that everybody is answered with, and what its alerts are made of.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use syncdata_formats::time::Timestamp;
@@ -9,6 +9,7 @@ use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::alerts::{Alert, Journal, Look, Watched};
 use syncdata_service::circuit::{ARCHIVE, Circuits, SOURCE};
 use syncdata_service::config::{Config, Program};
+use syncdata_service::http::Http;
 use tokio::sync::Notify;
 
 use crate::operations::alerts::conditions;
@@ -26,6 +27,7 @@ pub(super) struct Life {
     config: Mutex<Config>,
     status: Mutex<Status>,
     circuits: Circuits,
+    http: Arc<Http>,
     /// Those that are open.
     alerts: Mutex<Vec<Alert>>,
     /// A poll has ended.
@@ -39,13 +41,19 @@ impl Life {
             config: Mutex::new(config.clone()),
             status: Mutex::default(),
             circuits: Circuits::of(&[SOURCE, ARCHIVE]),
+            http: Arc::new(Http::new(Program::Archiver, config)),
             alerts: Mutex::default(),
             polled: Notify::new(),
             has_polled: AtomicBool::new(false),
         }
     }
 
+    pub(super) fn http(&self) -> &Arc<Http> {
+        &self.http
+    }
+
     pub(super) fn configured(&self, config: &Config) {
+        self.http.configured(config);
         *lock(&self.config) = config.clone();
     }
 
@@ -60,7 +68,10 @@ impl Life {
             alerts: lock(&self.alerts).clone(),
             ..self.status().clone()
         };
-        status.seen_at(Timestamp::now())
+        let mut status = status.seen_at(Timestamp::now());
+        status.problems.extend(self.http.problems());
+        status.healthy &= status.problems.is_empty();
+        status
     }
 
     /// What was done, the newest first.

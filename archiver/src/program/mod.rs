@@ -5,6 +5,7 @@ pub(crate) mod commands;
 pub(crate) mod daemon;
 
 mod answer;
+mod api;
 mod client;
 mod life;
 mod poll_log;

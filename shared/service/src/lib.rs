@@ -1,5 +1,5 @@
 //! What any of our programs needs around its work: settings, logs, output, sessions with PostgreSQL, signals, a
-//! control socket, patience, and named stops for tests.
+//! control socket, an API over HTTP, patience, and named stops for tests.
 
 pub mod alerts;
 pub mod backoff;
@@ -13,6 +13,7 @@ pub mod disk;
 pub mod faults;
 pub mod finding;
 pub mod hmac;
+pub mod http;
 pub mod log;
 pub mod manual;
 pub mod output;

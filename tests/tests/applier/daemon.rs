@@ -297,12 +297,17 @@ async fn whoever_watches_asks_over_http() {
     assert!(health.starts_with("HTTP/1.1 503 ") && health.contains("users is stale"), "{health}");
     let status = get(&address, "/status");
     assert!(status.contains(r#""status":"active""#), "{status}");
-    let stop = ask(&address, "POST /stop HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
-    assert!(stop.starts_with("HTTP/1.1 405 "), "{stop}");
+    let stop = ask(&address, "POST /stop HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+    assert!(stop.starts_with("HTTP/1.1 404 "), "{stop}");
+    let post = ask(&address, "POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+    assert!(post.starts_with("HTTP/1.1 405 ") && post.contains("allow: GET, HEAD"), "{post}");
+    // As a browser would that somebody has led here under a name of theirs.
+    let rebound = ask(&address, "GET /status HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+    assert!(rebound.starts_with("HTTP/1.1 421 ") && !rebound.contains("users"), "{rebound}");
 }
 
 pub(super) fn get(address: &str, path: &str) -> String {
-    ask(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
+    ask(address, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
 }
 
 fn ask(address: &str, request: &str) -> String {

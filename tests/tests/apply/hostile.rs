@@ -279,7 +279,7 @@ async fn a_load_that_fails_says_no_value_in_the_log_the_status_or_over_http() {
         let mut said = everything_said(&copy, &["sync"]).await;
         for path in ["/status", "/health", "/metrics"] {
             let mut stream = TcpStream::connect(&address).expect("the daemon listens");
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("it reads");
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it reads");
             stream.read_to_string(&mut said).expect("it answers");
         }
         said.push_str(&daemon.stop().await.to_string());

@@ -715,7 +715,7 @@ async fn sighup_takes_new_settings_and_keeps_the_old_ones_when_they_are_bad() {
 
 fn get(port: u16, resource: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("somebody listens");
-    write!(stream, "GET {resource} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
+    write!(stream, "GET {resource} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     answer

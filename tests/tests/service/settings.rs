@@ -57,6 +57,10 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("stale_after", "\"1h\"", "7200"),
     ("meta_schema", "\"sync\"", "Meta"),
     ("http_listen", "\"127.0.0.1:9187\"", "[::1]:9188"),
+    ("http_listen_archiver", "\"127.0.0.1:9189\"", "[::1]:9189"),
+    ("http_behind_proxy", "true", "false"),
+    ("http_hosts", "[\"sync.example.org\", \"[fd00::7]\"]", "a.example,b.example"),
+    ("api_token_file", "\"/k/tokens\"", "/k/tokens2"),
     ("log_keep_days", "7", "0"),
     ("enable_sync_monitoring", "false", "true"),
     ("sync_lag_alert_threshold_minutes", "20", "30"),
@@ -123,7 +127,9 @@ fn shown(name: &str, value: &str) -> String {
         return MASK.to_owned();
     }
     match value.strip_prefix('[') {
-        Some(list) if name == "tables" => list.trim_end_matches(']').replace(['"', ' '], ""),
+        Some(list) if name == "tables" || name == "http_hosts" => {
+            list.strip_suffix(']').unwrap_or(list).replace(['"', ' '], "")
+        }
         _ if name == "tables" => value.to_owned(),
         _ => value.trim_matches('"').to_owned(),
     }
@@ -287,6 +293,8 @@ fn a_bad_value_is_told_key_place_and_what_is_taken() {
         ("compression_level", "20", "1 to 19"),
         ("compression_level", "0", "1 to 19"),
         ("http_listen", "\"localhost\"", "an address and a port"),
+        ("http_hosts", "[\"sync.example.org:443\"]", "without ports"),
+        ("http_hosts", "[]", "a list of host names"),
         ("keep_days", "-1", "a number of days"),
         ("log_keep_days", "-1", "a number of days"),
         ("line_max", "\"2GiB\"", "a size from 256KiB to 1GiB"),

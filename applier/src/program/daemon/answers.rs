@@ -1,4 +1,4 @@
-//! The control socket and the HTTP listener: what is answered at once, and what the daemon's loop is asked to do.
+//! The control socket: what is answered at once, and what the daemon's loop is asked to do.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::info;
 
+use super::api;
 use super::life::Life;
 use crate::operations::Answer;
 use crate::operations::dead_letters::{self, DeadLetters};
@@ -43,23 +44,14 @@ pub(super) async fn serve(
         move |request| answer(request, Arc::clone(&life), orders.clone(), stop.clone())
     };
     let socket = ControlSocket::bind(&config.socket(Program::Applier))?;
-    let mut serving = vec![tokio::spawn(socket.serve(handler.clone()))];
-    if let Some(address) = config.http_listen {
-        let (address, answers) = control::serve_tcp(address, handler).await?;
-        info!(%address, "listening");
-        serving.push(tokio::spawn(answers));
-    }
-    Ok(serving)
+    Ok(vec![tokio::spawn(socket.serve(handler)), api::serve(life.http(), life).await])
 }
 
 async fn answer(request: control::Request, life: Arc<Life>, orders: Orders, stop: Stop) -> Response {
     match (request.method, request.path.as_str()) {
-        (Method::Get, "/status") => Response::json(200, &json!(life.status().await)),
-        (Method::Get, "/health") => {
-            let status = life.status().await;
-            Response::health(status.healthy, &json!({"healthy": status.healthy, "problems": status.problems}))
-        }
-        (Method::Get, "/metrics") => Response::metrics(life.metrics().await),
+        (Method::Get, "/status") => api::status(&life).await,
+        (Method::Get, "/health") => api::health(&life).await,
+        (Method::Get, "/metrics") => api::metrics(&life).await,
         // By POST, so that only who may command us reads it.
         (Method::Post, "/settings") => Response::json(200, &life.settings()),
         (Method::Post, "/jobs") => Response::json(200, &json!(progress::jobs())),

@@ -9,9 +9,10 @@ use syncdata_formats::error::{Remedy, Result};
 use syncdata_formats::time::Timestamp;
 use syncdata_service::alerts::Alert;
 use syncdata_service::circuit::{self, Circuits};
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, Program};
 use syncdata_service::control::{EarlierKeys, Metrics};
 use syncdata_service::daemon::{Phase, notify};
+use syncdata_service::http::Http;
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
@@ -38,6 +39,7 @@ pub(super) struct Life {
     /// Of the archive, towards passes.
     silence: Silence,
     circuits: Circuits,
+    http: Arc<Http>,
     /// Those that are open.
     alerts: Mutex<Vec<Alert>>,
     /// A pass has ended.
@@ -70,12 +72,18 @@ impl Life {
             session: Mutex::default(),
             silence,
             circuits: Circuits::of(&[circuit::ARCHIVE, circuit::LOCAL_SERVER]),
+            http: Arc::new(Http::new(Program::Applier, config)),
             alerts: Mutex::default(),
             passed: Notify::new(),
         }
     }
 
+    pub(super) fn http(&self) -> &Arc<Http> {
+        &self.http
+    }
+
     pub(super) fn configured(&self, config: &Config) {
+        self.http.configured(config);
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config.clone();
     }
 
@@ -264,6 +272,7 @@ impl Life {
         };
         // A pass that failed has said the same in its own words.
         status.problems.extend(silence.filter(|_| facts.trouble.is_none()));
+        status.problems.extend(self.http.problems());
         let mut found = facts.found.clone();
         for table in &mut found.tables {
             table.load_failed = facts.not_loaded.get(&table.table).cloned();

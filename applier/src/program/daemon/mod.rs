@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! signals ─▶ Stop, Reloads ┐
-//! control socket ─ orders ─┼─▶ loop { pass, or an order, or wait } ─▶ Life ┐
-//!                          └─▶ GET /status /health /metrics ◀─ database ◀──┘
+//! control socket ─ orders ─┤─▶ loop { pass, or an order, or wait } ─▶ Life ┐
+//! http_listen ─────────────┴─▶ what is asked (`api`) ◀──────────── database ◀──┘
 //! ```
 //!
 //! One session is kept beside those of the passes: it holds the lock that makes this the only daemon of its
@@ -11,6 +11,7 @@
 
 mod alerting;
 mod answers;
+mod api;
 mod life;
 
 use std::process::ExitCode;

@@ -139,6 +139,11 @@ pub struct Config {
     pub stale_after: Duration,
     pub meta_schema: String,
     pub http_listen: Option<SocketAddr>,
+    pub http_listen_archiver: Option<SocketAddr>,
+    pub http_behind_proxy: bool,
+    /// Lower case, without ports. `None`: loopback names and the address itself.
+    pub http_hosts: Option<Vec<String>>,
+    pub api_token_file: Option<PathBuf>,
     /// 0: for ever.
     pub log_keep_days: u32,
     pub enable_sync_monitoring: bool,
@@ -243,6 +248,14 @@ impl Config {
         let settings = self.postgres()?.clone();
         let postgres = Some(PostgresSettings { user: login.to_owned(), password: None, ..settings });
         Ok(Config { postgres, ..self.clone() })
+    }
+
+    /// Where the daemon of these settings answers over HTTP.
+    pub fn http_address(&self, program: Program) -> Option<SocketAddr> {
+        match program {
+            Program::Archiver => self.http_listen_archiver.or(self.http_listen),
+            Program::Applier => self.http_listen,
+        }
     }
 
     /// Where the daemon of these settings answers.

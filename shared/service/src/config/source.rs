@@ -177,6 +177,7 @@ impl Credentials {
             ("archive_identity", "archive_identity_file"),
             ("archive_identity_passphrase", "archive_identity_passphrase"),
             ("signing_key", "signing_key"),
+            ("api_token", "api_token_file"),
         ] {
             let Some(path) = folder.map(|folder| folder.join(name)).filter(|path| path.exists()) else {
                 continue;

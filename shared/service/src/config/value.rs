@@ -1,6 +1,6 @@
 //! What a setting's value may look like: one parser for each kind. An error says what is accepted.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -129,6 +129,27 @@ pub(super) fn slot_name(given: &Given) -> Parsed<SlotName> {
 pub(super) fn listen(given: &Given) -> Parsed<SocketAddr> {
     let accepted = || "an address and a port: 127.0.0.1:9187, [::1]:9187".to_owned();
     text(given).ok().and_then(|text| text.parse().ok()).ok_or_else(accepted)
+}
+
+/// Without ports: what a browser would be led to by another name counts, not where it listens.
+pub(super) fn host_names(given: &Given) -> Parsed<Vec<String>> {
+    let accepted = || "a list of host names without ports: sync.example.com, 10.0.0.7, [fd00::7]".to_owned();
+    let items = match &given.value {
+        RawValue::List(items) => items.clone(),
+        RawValue::Text(text) if !given.is_typed() => split_list(text).ok_or_else(accepted)?,
+        _ => return Err(accepted()),
+    };
+    let is_address = |name: &str| {
+        let inner = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        inner.is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok())
+    };
+    let is_plain = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+    };
+    let is_sound = items.iter().all(|name| is_plain(name) || is_address(name));
+    (is_sound && !items.is_empty())
+        .then(|| items.iter().map(|name| name.to_lowercase()).collect())
+        .ok_or_else(accepted)
 }
 
 pub(super) fn ssl_mode(given: &Given) -> Parsed<SslMode> {

@@ -79,6 +79,7 @@ async fn exchange(stream: UnixStream, method: Method, path: &str, body: Option<&
             status: head.status.as_u16(),
             content_type: content_type.unwrap_or_default().to_owned(),
             body: body.to_bytes(),
+            headers: Vec::new(),
         })
     };
     // The connection has to be driven while the answer is awaited; how it ends, the answer says.

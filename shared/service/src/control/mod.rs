@@ -1,5 +1,5 @@
-//! How a running daemon is asked: HTTP/1.1 over a unix socket for the commands, and over TCP, reading only,
-//! for what watches it. Small, bounded and without state: what an answer means is the caller's.
+//! How commands ask a running daemon: HTTP/1.1 over a unix socket. Small, bounded and without state: what an answer means
+//! is the caller's. What others may ask over TCP is in `http`.
 
 mod client;
 mod earlier;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 pub use self::client::{call, call_first};
 pub use self::earlier::EarlierKeys;
 pub use self::metrics::{Durations, Metrics, Sort, seconds};
-pub use self::server::{ControlSocket, serve_tcp};
+pub use self::server::ControlSocket;
 use syncdata_formats::error::{Error, Kind, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,18 +43,20 @@ pub struct Response {
     pub status: u16,
     pub content_type: String,
     pub body: Bytes,
+    /// Others, names in lower case. Only over TCP.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 impl Response {
     pub fn json(status: u16, body: &Value) -> Response {
         let body = format!("{body}\n").into();
-        Response { status, content_type: "application/json".into(), body }
+        Response { status, content_type: "application/json".into(), body, headers: Vec::new() }
     }
 
     /// Prometheus' text format.
     pub fn metrics(metrics: Metrics) -> Response {
         let content_type = "text/plain; version=0.0.4; charset=utf-8".into();
-        Response { status: 200, content_type, body: metrics.into_text().into() }
+        Response { status: 200, content_type, body: metrics.into_text().into(), headers: Vec::new() }
     }
 
     /// 200 or 503.

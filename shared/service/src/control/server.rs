@@ -5,7 +5,6 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::future::Future;
 use std::io;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
@@ -19,7 +18,7 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
@@ -78,7 +77,7 @@ impl ControlSocket {
             let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    spawn_answer(stream, handler.clone(), Access::All, slot);
+                    spawn_answer(stream, handler.clone(), slot);
                 }
                 Err(error) => pause_after(&error).await,
             }
@@ -94,54 +93,20 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Answers GET, and only GET, on an address that others may reach. The address that was bound comes back at
-/// once; the answers go on until the future is dropped.
-pub async fn serve_tcp<H, F>(
-    address: SocketAddr,
-    handler: H,
-) -> Result<(SocketAddr, impl Future<Output = ()> + Send)>
-where
-    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response> + Send + 'static,
-{
-    let doing = || format!("listening on {address} (http_listen)");
-    let listener = TcpListener::bind(address).await.context(doing)?;
-    let bound = listener.local_addr().context(doing)?;
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let serving = async move {
-        loop {
-            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    spawn_answer(stream, handler.clone(), Access::ReadOnly, slot);
-                }
-                Err(error) => pause_after(&error).await,
-            }
-        }
-    };
-    Ok((bound, serving))
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
-    All,
-    ReadOnly,
-}
-
 /// The slot is free again when the connection is done with.
-fn spawn_answer<S, H, F>(stream: S, handler: H, access: Access, slot: OwnedSemaphorePermit)
+fn spawn_answer<S, H, F>(stream: S, handler: H, slot: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
     tokio::spawn(async move {
-        answer(stream, handler, access).await;
+        answer(stream, handler).await;
         drop(slot);
     });
 }
 
-async fn answer<S, H, F>(stream: S, handler: H, access: Access)
+async fn answer<S, H, F>(stream: S, handler: H)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request) -> F + Clone + Send + Sync + 'static,
@@ -150,7 +115,7 @@ where
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let handler = handler.clone();
         async move {
-            let response = match understand(request, access).await {
+            let response = match understand(request).await {
                 Ok(request) => handler(request).await,
                 Err(refusal) => refusal,
             };
@@ -169,10 +134,10 @@ where
     }
 }
 
-async fn understand(request: hyper::Request<Incoming>, access: Access) -> Result<Request, Response> {
-    let method = match (request.method(), access) {
-        (&hyper::Method::GET, _) => Method::Get,
-        (&hyper::Method::POST, Access::All) => Method::Post,
+async fn understand(request: hyper::Request<Incoming>) -> Result<Request, Response> {
+    let method = match *request.method() {
+        hyper::Method::GET => Method::Get,
+        hyper::Method::POST => Method::Post,
         _ => return Err(Response::error(405, "this method is not offered here")),
     };
     let path = request.uri().path().to_owned();
@@ -248,8 +213,6 @@ async fn pause_after(error: &std::io::Error) {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
 
     use super::*;
     use crate::control::call;
@@ -311,30 +274,6 @@ mod tests {
         fs::write(&path, "a file").expect("writable");
         let in_the_way = ControlSocket::bind(&path).expect_err("not a socket");
         assert_eq!(in_the_way.kind(), Kind::Conflict);
-    }
-
-    async fn over_tcp(address: SocketAddr, request: &str) -> String {
-        let mut stream = TcpStream::connect(address).await.expect("it listens");
-        stream.write_all(request.as_bytes()).await.expect("it reads");
-        let mut answer = Vec::new();
-        // A refusal may close the connection before all was read.
-        let _ = stream.read_to_end(&mut answer).await;
-        String::from_utf8_lossy(&answer).into_owned()
-    }
-
-    #[tokio::test]
-    async fn tcp_is_for_reading() {
-        let any = "127.0.0.1:0".parse().expect("an address");
-        let (address, serving) = serve_tcp(any, echo).await.expect("a free port");
-        let serving = tokio::spawn(serving);
-        let get = over_tcp(address, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await;
-        assert!(get.starts_with("HTTP/1.1 503 ") && get.ends_with("{\"state\":\"stale\"}\n"), "{get}");
-        let post = over_tcp(address, "POST /sync HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await;
-        assert!(post.starts_with("HTTP/1.1 405 "), "{post}");
-        let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
-        let long = over_tcp(address, &long).await;
-        assert!(!long.contains(" 200 ") && !long.contains(" 404 "), "{long}");
-        serving.abort();
     }
 
     #[tokio::test]
