@@ -92,7 +92,7 @@ impl Forge {
     }
 
     /// Describes a table in all segments from here on: `name type`, with ` not null`, then ` always`, ` generated` or
-    /// ` virtual` behind.
+    /// ` virtual` at the end.
     pub fn relation(&mut self, table: &str, columns: &[&str], key: &[&str]) {
         self.relation_with(table, columns, key, ReplicaIdentity::Default);
     }

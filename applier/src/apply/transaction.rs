@@ -184,7 +184,7 @@ impl Transaction<'_> {
             for fetched in self.group {
                 let manifest = fetched.segment.manifest();
                 let gap = plan::gap(manifest, name, state);
-                // It takes nothing from here on, and may not be said to stand behind what it lacks.
+                // It takes nothing from here on, and may not be said to stand after what it lacks.
                 if gap.is_some_and(|gap| gap.from <= manifest.start_lsn) {
                     break;
                 }
@@ -208,8 +208,8 @@ impl Transaction<'_> {
         relation: &Relation,
     ) -> Result<(), Ended> {
         let before = TxPlace { seq: manifest.seq.get(), index: 0 };
-        let is_behind = state.position.is_some_and(|position| position >= manifest.end_lsn);
-        if is_behind || self.stops.get(&table.name).is_some_and(|stop| stop.before <= before) {
+        let has_it = state.position.is_some_and(|position| position >= manifest.end_lsn);
+        if has_it || self.stops.get(&table.name).is_some_and(|stop| stop.before <= before) {
             return Ok(());
         }
         let newer = table::newer(relation, table);

@@ -1,4 +1,4 @@
-//! What passes and loads have done since the program started: the numbers behind `status` and the metrics.
+//! What passes and loads have done since the program started: the numbers of `status` and the metrics.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -136,7 +136,7 @@ fn renamed_or_new(table: &Table, relation: &Relation, column: &manifest::Column)
     if let Some(number) = number {
         match table.columns.iter().filter(is_ours).find(|local| i32::from(local.attnum) == number) {
             None => return (add, false),
-            // Behind all that both have stand also columns that each has added for itself.
+            // After all that both have there may also be columns that each has added for itself.
             Some(local) if Some(local.attnum) < last => return (rename(local), false),
             // Also one of another type, which the source may have altered with the name.
             Some(local) if olds.is_empty() => olds.push(local),

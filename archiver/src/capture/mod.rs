@@ -100,7 +100,7 @@ pub(crate) struct Capture {
     hides_commits: bool,
     /// Rows of the catalog that say what is published, with their marks.
     published: BTreeMap<u32, u32>,
-    /// The oid behind every name in `tables`.
+    /// The oid of every name in `tables`.
     roots: BTreeMap<TableName, u32>,
     patterns: Vec<TablePattern>,
     /// The names that our files use.

@@ -65,7 +65,7 @@ impl ShapeMemory {
         self.shapes = now;
     }
 
-    /// Tables that were rewritten behind that position, as far as is known with what was seen.
+    /// Tables that were rewritten after that position, as far as is known with what was seen.
     pub(crate) fn rewritten_after(&self, seen: &BTreeMap<u32, Lsn>, position: Lsn) -> Vec<TableName> {
         let after = self.in_doubt.iter().filter(|(_, doubt)| doubt.reaches_past(seen, position));
         after.map(|(table, _)| table.clone()).collect()

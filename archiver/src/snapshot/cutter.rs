@@ -11,7 +11,7 @@ use super::rows::KeyPlaces;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     pub min: usize,
-    /// Behind `min`, a part goes on for so long on the average.
+    /// After `min`, a part goes on for so long on the average.
     pub mean_beyond: usize,
     /// Only a row that is larger by itself makes a larger part.
     pub max: usize,

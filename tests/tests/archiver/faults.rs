@@ -12,7 +12,7 @@ use crate::{reader, replay};
 
 const SEEDS: u64 = 50;
 
-/// Every durable step of a poll. (On a backup host, what stands behind `archive.` happens once per file.)
+/// Every durable step of a poll. (On a backup host, what stands after `archive.` happens once per file.)
 pub(crate) const STEPS: &[&str] = &[
     "archive.after_rename",
     "archive.before_rename",

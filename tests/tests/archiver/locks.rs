@@ -109,7 +109,7 @@ async fn a_slot_that_another_session_reads_is_waited_for() {
     replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
 }
 
-/// The slot was looked at before the wait, and stands elsewhere behind it.
+/// The slot was looked at before the wait, and stands elsewhere after it.
 #[tokio::test]
 async fn a_slot_that_another_session_consumes_during_a_poll_is_a_gap_at_once() {
     let (world, _) = world().await;

@@ -4,7 +4,7 @@ use syncdata_formats::document::FORMAT;
 
 use crate::pages::{page, workspace};
 
-/// What stands behind this heading of a row, in its second column.
+/// What stands after this heading of a row, in its second column.
 fn written_now(page: &str, what: &str) -> String {
     let row = page.lines().find(|line| line.starts_with(&format!("| {what}")));
     let row = row.unwrap_or_else(|| panic!("no row of {what:?}"));

@@ -20,7 +20,7 @@
 //! Enums and composites that columns are made of are compared by what they consist of ([`types`]): altered, they leave no
 //! mark on tables.
 //!
-//! A changed mark shows the last change only, and earlier ones hide behind it. What follows:
+//! A changed mark shows the last change only, and none of the earlier ones. What follows:
 //! - A relation with all its marks is what it was. Its name could not be another's meanwhile: its rows are its table's.
 //! - A partition from birth is its parent's, whenever that was: nothing was in it before.
 //! - A table that became a partition has a known place in the order of commits where its mark is the transaction of a

@@ -25,7 +25,7 @@ use crate::circuit::Circuit;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlertKind {
-    /// Something is too far behind production.
+    /// Something lags production by more than it may.
     SyncLag,
     /// A proof found that a table differs, and by more than the threshold.
     ConsistencyScore,

@@ -2,7 +2,7 @@
 
 /// A fenced block.
 pub(crate) struct Block<'a> {
-    /// What stands behind the fence: `sh`, `console`, `toml`.
+    /// What stands after the fence: `sh`, `console`, `toml`.
     pub kind: &'a str,
     pub lines: Vec<&'a str>,
     /// The heading above it.

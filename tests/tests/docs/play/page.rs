@@ -1,4 +1,4 @@
-//! A page as steps: commands behind a prompt, with what they print, and settings to be written.
+//! A page as steps: commands after a prompt, with what they print, and settings to be written.
 
 use crate::pages::blocks;
 

@@ -174,7 +174,7 @@ impl Writer {
             };
             control(client, "ROLLBACK TO SAVEPOINT syncdata_batch").await?;
             let Some(table) = failed.table else { return Err(failed.error) };
-            // What a set left behind may have been in the record's way: only source order convicts.
+            // What is left of a set may have been in the record's way: only source order convicts.
             if let Some(record) = failed.record
                 && self.is_patient(&ways, table, &failed.error)
             {

@@ -9,7 +9,7 @@ use crate::table::Table;
 use crate::target::postgres::local::LOCK_TIMEOUT;
 use crate::target::postgres::step::Prepared;
 
-/// A statement that waits for a reader longer than this gives up, so that those who wait behind it get on.
+/// A statement that waits for a reader longer than this gives up, so that those who queue after it get on.
 const TRUNCATE_LOCK_TIMEOUT: &str = "1s";
 
 impl Writer {
