@@ -1,7 +1,7 @@
 //! The rooms of a program, and which of them may know which: edges run one way, from the command line down to the
-//! shared crates. A stranger who reads a room has to read only what lies below it.
+//! shared crates. A stranger who reads a room has to read only what lies below it. And of files, none that know each other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,21 @@ const APPLIER: &[&[&str]] = &[
     &["table"],
 ];
 
+/// What documents are made of lies below them; a mark is part of a segment's manifest, so proofs lie below those.
+const FORMATS: &[&[&str]] = &[
+    &["floor", "ack", "head", "identity"],
+    &["chain", "segment"],
+    &["manifest"],
+    &["proof"],
+    &["snapshot"],
+    &["relation", "frame", "change"],
+    &["layout"],
+    &["lsn", "time", "digest", "name", "types", "signature"],
+    &["json", "printed"],
+    &["document", "number"],
+    &["error"],
+];
+
 #[test]
 fn every_edge_of_the_archiver_runs_down() {
     assert_runs_down("archiver", ARCHIVER);
@@ -38,6 +53,33 @@ fn every_edge_of_the_archiver_runs_down() {
 #[test]
 fn every_edge_of_the_applier_runs_down() {
     assert_runs_down("applier", APPLIER);
+}
+
+#[test]
+fn every_edge_of_the_formats_runs_down() {
+    assert_runs_down("shared/formats", FORMATS);
+}
+
+#[test]
+fn no_two_files_know_each_other() {
+    for program in ["archiver", "applier", "shared/formats", "shared/service", "shared/archive"] {
+        let found = circles(&modules_of(&sources(program)));
+        assert!(found.is_empty(), "{program}: files that know each other: {}", found.join(", "));
+    }
+}
+
+#[test]
+fn files_that_know_each_other_are_named() {
+    let modules = [
+        ("a", "use super::b::{self, Thing};"),
+        ("b", "use crate::{\n    c::d,\n    e,\n};"),
+        ("c", "use self::d::Part;"),
+        ("c::d", "use super::Whole;\nfn f() { crate::a::go() }"),
+        ("e", "// crate::a::prose\n#[cfg(test)]\nmod tests { use crate::a; }"),
+    ];
+    let modules = modules.map(|(name, code)| (name.to_owned(), code.to_owned()));
+    // `c` and `c::d` are one thing in two files.
+    assert_eq!(circles(&modules.into()), ["a -> b", "b -> c::d", "c::d -> a"]);
 }
 
 #[test]
@@ -73,7 +115,8 @@ struct Edge {
 
 fn assert_runs_down(program: &str, order: &[&[&str]]) {
     let edges = edges_of(program);
-    assert!(edges.iter().any(|edge| edge.from == "program" && edge.to == "operations"), "nothing was read");
+    let first = |edge: &Edge| order[1].contains(&edge.to.as_str()) || order[2].contains(&edge.to.as_str());
+    assert!(edges.iter().any(first), "nothing was read");
     let wrong: Vec<String> = edges.iter().filter_map(|edge| objection(order, edge)).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -93,21 +136,30 @@ fn objection(order: &[&[&str]], edge: &Edge) -> Option<String> {
 }
 
 fn edges_of(program: &str) -> Vec<Edge> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(program).join("src");
+    let root = sources(program);
     let mut edges = Vec::new();
     for room in fs::read_dir(&root).expect("the sources").map(|entry| entry.expect("an entry").path()) {
         let from = room.file_stem().expect("a name").to_string_lossy().into_owned();
         // The map, which names its rooms.
-        if from == "main" || from == "lib" {
+        if from == "main" || from == "lib" || is_of_tests(&room) {
             continue;
         }
-        for file in files_in(&room) {
+        for file in files_in(&room).into_iter().filter(|file| !is_of_tests(file)) {
             let text = fs::read_to_string(&file).expect("a source file");
             let others = rooms_named_in(&text).filter(|(_, to)| *to != from);
             edges.extend(others.map(|(line, to)| Edge { from: from.clone(), to, file: file.clone(), line }));
         }
     }
     edges
+}
+
+fn sources(program: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(program).join("src")
+}
+
+fn is_of_tests(file: &Path) -> bool {
+    let name = file.file_stem().expect("a name");
+    ["tests", "sample", "fuzz"].iter().any(|of_tests| name == *of_tests)
 }
 
 fn files_in(path: &Path) -> BTreeSet<PathBuf> {
@@ -129,4 +181,90 @@ fn rooms_named_in(text: &str) -> impl Iterator<Item = (usize, String)> {
             (number, room)
         })
     })
+}
+
+/// The code of every file, by the path of its module.
+fn modules_of(root: &Path) -> BTreeMap<String, String> {
+    let mut modules = BTreeMap::new();
+    for file in files_in(root).into_iter().filter(|file| !is_of_tests(file)) {
+        let below = file.strip_prefix(root).expect("a file of it").with_extension("");
+        let mut path: Vec<_> = below.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        path.retain(|part| part != "mod");
+        // The root names its rooms, and is known by none.
+        if !["lib", "main"].contains(&path.join("::").as_str()) {
+            modules.insert(path.join("::"), fs::read_to_string(&file).expect("a source file"));
+        }
+    }
+    modules
+}
+
+/// The edges that lead in a circle. A type and the files of its own folder that read, check or write it are one thing.
+fn circles(modules: &BTreeMap<String, String>) -> Vec<String> {
+    let is_part =
+        |part: &str, whole: &str| part.strip_prefix(whole).is_some_and(|rest| rest.starts_with("::"));
+    let mut edges: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for (from, code) in modules {
+        for path in paths_in(code, from) {
+            let named =
+                (1..=path.len()).rev().find_map(|length| modules.get_key_value(&path[..length].join("::")));
+            if let Some((to, _)) = named
+                && to != from
+                && !is_part(to, from)
+                && !is_part(from, to)
+            {
+                edges.insert((from, to));
+            }
+        }
+    }
+    // A file that knows no other is in no circle, and then neither is the edge to it; the same of one that nobody knows.
+    loop {
+        let before = edges.len();
+        let known: BTreeSet<&str> = edges.iter().map(|(_, to)| *to).collect();
+        let knowing: BTreeSet<&str> = edges.iter().map(|(from, _)| *from).collect();
+        edges.retain(|(from, to)| known.contains(from) && knowing.contains(to));
+        if edges.len() == before {
+            return edges.iter().map(|(from, to)| format!("{from} -> {to}")).collect();
+        }
+    }
+}
+
+/// Every path that begins with `crate`, `super` or `self`, from the root on; of a list in braces, one for each.
+fn paths_in(code: &str, of: &str) -> Vec<Vec<String>> {
+    let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code: String = lines.collect::<Vec<_>>().join(" ");
+    let mut found = Vec::new();
+    for start in ["crate::", "super::", "self::"] {
+        for (at, _) in code.match_indices(start) {
+            if !code[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':') {
+                let text = &code[at..];
+                found.extend(spelled_out(text).into_iter().map(|path| from_root(&path, of)));
+            }
+        }
+    }
+    found
+}
+
+/// `a::{b, c::d}` as `a::b` and `a::c::d`, as far as it is a path.
+fn spelled_out(text: &str) -> Vec<String> {
+    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')).unwrap_or(text.len());
+    let (head, rest) = text.split_at(end);
+    let Some(list) = rest.strip_prefix('{').filter(|_| head.ends_with("::")) else {
+        return vec![head.to_owned()];
+    };
+    let list = list.split(['}', ';']).next().unwrap_or_default();
+    list.split([',', '{']).map(|item| format!("{head}{}", item.trim())).collect()
+}
+
+fn from_root(path: &str, of: &str) -> Vec<String> {
+    let mut at: Vec<&str> = of.split("::").collect();
+    for part in path.split("::") {
+        match part {
+            "crate" => at.clear(),
+            "super" => drop(at.pop()),
+            "self" | "" => {}
+            name => at.push(name),
+        }
+    }
+    at.into_iter().map(str::to_owned).collect()
 }

@@ -27,8 +27,8 @@ use crate::target::postgres::local::Local;
 pub use self::as_of::{AsOf, Past, PastTable, as_of};
 pub use self::drill::{Drill, drill};
 pub use self::into::look;
-pub use self::repair::{Changed, Known, NotRebuilt, Plan, TablePlan, repair};
-pub use self::report::{Report, TableReport};
+pub use self::repair::{Known, Plan, TablePlan, repair};
+pub use self::report::{Changed, NotRebuilt, Report, TableReport};
 
 /// One batch is made while the one before is written.
 pub(super) const BATCHES_AHEAD: usize = 1;

@@ -7,8 +7,6 @@ use serde::Serialize;
 use syncdata_formats::error::escape_control;
 use syncdata_formats::manifest::OpCounts;
 
-use super::repair::{Changed, NotRebuilt};
-
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     pub range: String,
@@ -54,6 +52,28 @@ pub struct TableReport {
     /// Columns of the archive that the table does not have any more.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub without: Vec<String>,
+}
+
+/// Counts of the rows that a merge wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Changed {
+    pub inserted: u64,
+    pub updated: u64,
+    pub deleted: u64,
+}
+
+impl Changed {
+    pub fn total(self) -> u64 {
+        self.inserted + self.updated + self.deleted
+    }
+}
+
+/// Rows that are missing here and whose values the archive does not tell all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NotRebuilt {
+    pub rows: u64,
+    /// Keys of some of them.
+    pub keys: Vec<String>,
 }
 
 impl TableReport {

@@ -11,9 +11,10 @@ use crate::archive;
 use crate::load;
 use crate::plan::state::{Event, Want};
 use crate::target::postgres::cursor::{self, Checkpoint, Position};
-use crate::target::postgres::identity::{self, Lost};
+use crate::target::postgres::identity;
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
+use crate::target::postgres::lost::Lost;
 use crate::target::postgres::meta;
 use crate::target::postgres::others;
 
@@ -106,7 +107,7 @@ async fn add_one(
     let (client, meta) = (local.session.client(), &local.meta);
     let adding = || format!("adding {table} to the whitelist");
     let add = async {
-        // What an earlier life of the table left behind would be taken for its position.
+        // What is left of an earlier life of the table would be taken for its position.
         let forget = format!("DELETE FROM {meta}.data_sync_table_state WHERE table_name = $1");
         client.execute(&forget, &[&table.to_string()]).await.context(adding)?;
         if position.is_some() {

@@ -10,7 +10,8 @@ use syncdata_service::config::Config;
 
 use super::Answer;
 use crate::archive::hand_files::HandFiles;
-use crate::proof::rows::{self, Asked};
+use crate::proof::report::Asked;
+use crate::proof::rows;
 use crate::proof::{self, Check, Found, Overall, TableFound};
 use crate::target::postgres::cursor::Checkpoint;
 use crate::target::postgres::local::Local;

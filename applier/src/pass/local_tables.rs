@@ -12,8 +12,9 @@ use syncdata_service::config::OnError;
 use super::Pass;
 use crate::plan::state::{Event, State, TableState};
 use crate::target::Poison;
-use crate::target::postgres::identity::{self, Lost};
+use crate::target::postgres::identity;
 use crate::target::postgres::ledger::{self, Entry};
+use crate::target::postgres::lost::Lost;
 use crate::target::postgres::{cursor, quarantine};
 
 /// What data_sync_logs names where no segment is to blame.

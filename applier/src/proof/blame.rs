@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::rebuilt::Unknown;
 use super::record::{self, Last, Outcome};
-use super::rows::{BucketDifference, LISTED_MAX, Report};
+use super::report::{BucketDifference, LISTED_MAX, Report};
 use super::verdict::local_buckets;
 use crate::archive::hand_files::HandFiles;
 use crate::target::postgres::local::Local;

@@ -6,7 +6,8 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{ForeignKey, ProofManifest, ProvedTable, Surplus};
 
 use super::questions::{Answers, KeyAnswer, is_same};
-use super::record::{Outcome, Verdict, Waiting};
+use super::record::{Outcome, Waiting};
+use super::table_verdict::Verdict;
 
 pub(super) const REFERENTIAL_INTEGRITY: &str = "referential_integrity";
 pub(super) const BUSINESS_RULES: &str = "business_rules";

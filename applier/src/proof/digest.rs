@@ -10,7 +10,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Relation;
 use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{
-    Buckets, Cut, Digester, Layout, Mark, MarkedTable, ProofId, Violators, prints_alike_here,
+    Buckets, Cut, Digester, Layout, Mark, MarkedTable, ProofId, prints_alike_here,
 };
 use syncdata_service::config::{Config, Rule};
 use syncdata_service::faults;
@@ -43,6 +43,10 @@ const FILES: &str =
     "SELECT string_agg(t.relid || '/' || coalesce(pg_relation_filenode(t.relid), 0), ' ' ORDER BY t.relid)
   FROM (SELECT $1::oid AS relid UNION SELECT p.relid::oid FROM pg_partition_tree($1::oid) p) t";
 
+/// Rows are read as they lie: an index may be what is broken.
+const NO_INDEX: &str = "SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; \
+    SET LOCAL enable_bitmapscan = off";
+
 /// What is to be digested, and the snapshot that shows it.
 #[derive(Debug)]
 pub(super) struct Work {
@@ -71,10 +75,7 @@ impl Work {
         let states = cursor::table_states(local.session.client(), &local.meta).await?;
         let holder = Local::open_as(config, APPLICATION_NAME).await?;
         let client = holder.session.client();
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        client.batch_execute(begin).await.context(|| "beginning to digest".to_owned())?;
-        let row = client.query_one("SELECT pg_export_snapshot()", &[]).await;
-        let snapshot = row.context(|| "exporting a snapshot".to_owned())?.get(0);
+        let snapshot = holder.export_snapshot().await?;
 
         let names: Vec<TableName> = states.keys().cloned().collect();
         let mut here = schema::load(client, &names).await?;
@@ -197,7 +198,7 @@ async fn files(client: &Client, oid: u32) -> Result<String> {
 async fn one(config: &Config, id: &ProofId, snapshot: &str, task: &Task, given_up: &GivenUp) -> Result<()> {
     let local = Local::open_as(config, APPLICATION_NAME).await?;
     let watcher = Local::open_as(config, APPLICATION_NAME).await?;
-    let reading = read(local.session.client(), snapshot, task);
+    let reading = local.at_snapshot(snapshot, NO_INDEX, read_rows(local.session.client(), task));
     let outcome = match watched(&local, &watcher, task, given_up, reading).await {
         Ok(Ok(buckets)) => {
             let answers = answers(config, &local, &watcher, snapshot, task, given_up).await;
@@ -226,7 +227,8 @@ async fn answers(
             About::Key(_) => None,
         };
         let question = Question { snapshot, limit, schema: task.table.schema(), sql };
-        let asking = ask(local.session.client(), watcher.session.client(), &question);
+        let (client, other) = (local.session.client(), watcher.session.client());
+        let asking = async { Ok(Ok(question.ask(client, other).await?)) };
         let answer = match watched(local, watcher, task, given_up, asking).await {
             Ok(Ok(violators)) => Ok(violators),
             Ok(Err(reason)) => Err(reason.to_owned()),
@@ -235,18 +237,6 @@ async fn answers(
         answers.take(about.clone(), answer);
     }
     answers
-}
-
-async fn ask(
-    client: &Client,
-    other: &Client,
-    question: &Question<'_>,
-) -> Result<Result<Violators, &'static str>> {
-    let answered = question.ask(client, other).await;
-    let ended = client.batch_execute("ROLLBACK").await.context(|| "ending a question".to_owned());
-    let violators = answered?;
-    ended?;
-    Ok(Ok(violators))
 }
 
 /// What comes of the reading, or why the table was given up.
@@ -295,21 +285,6 @@ async fn blocks_somebody(client: &Client, pid: i32) -> Result<bool> {
         "SELECT EXISTS (SELECT FROM pg_locks l WHERE NOT l.granted AND $1 = ANY (pg_blocking_pids(l.pid)))";
     let row = client.query_one(blocks, &[&pid]).await;
     Ok(row.context(|| "asking who waits for us".to_owned())?.get(0))
-}
-
-async fn read(client: &Client, snapshot: &str, task: &Task) -> Result<Result<Buckets, &'static str>> {
-    let doing = || format!("digesting {}", task.table);
-    let literal = postgres_protocol::escape::escape_literal(snapshot);
-    let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {literal}; \
-         SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off"
-    );
-    client.batch_execute(&begin).await.context(doing)?;
-    let done = read_rows(client, task).await;
-    let ended = client.batch_execute("ROLLBACK").await.context(doing);
-    let buckets = done?;
-    ended?;
-    Ok(buckets)
 }
 
 async fn read_rows(client: &Client, task: &Task) -> Result<Result<Buckets, &'static str>> {

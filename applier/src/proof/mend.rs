@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::faults;
 
+use super::difference::Difference;
 use super::record;
-use super::rows::{Asked, Difference, Report};
+use super::report::{Asked, Report};
 use crate::load::{Changes, Pair};
 use crate::target::postgres::apply::Writer;
 use crate::target::postgres::cascades::Bystanders;

@@ -9,6 +9,7 @@
 
 mod blame;
 mod broken;
+mod difference;
 mod digest;
 mod marked;
 mod mend;
@@ -17,7 +18,9 @@ mod overall;
 mod questions;
 mod rebuilt;
 mod record;
+pub mod report;
 pub mod rows;
+mod table_verdict;
 mod verdict;
 
 use std::collections::BTreeMap;

@@ -9,12 +9,13 @@ use syncdata_formats::manifest::{self, Generated, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{Layout, Mark, MarkedTable, ProofManifest};
 use syncdata_service::config::{Config, Rule};
-use syncdata_service::postgres::{CatalogKey, Question, ServerContext as _};
+use syncdata_service::postgres::{CatalogKey, Question};
 
 use super::broken;
 use super::digest::comparable;
 use super::questions::{Asked, Open, Ready};
-use super::record::{self, Check, Outcome, Verdict, Waiting};
+use super::record::{self, Check, Outcome, Waiting};
+use super::table_verdict::Verdict;
 use crate::archive::hand_files::HandFiles;
 use crate::plan::state::{State, TableState};
 use crate::table::Table;
@@ -30,10 +31,7 @@ pub async fn referential_integrity(
 ) -> Result<Vec<Check>> {
     let holder = Local::open(config).await?;
     let client = holder.session.client();
-    let doing = || "preparing to look at foreign keys".to_owned();
-    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.context(doing)?;
-    let snapshot = client.query_one("SELECT pg_export_snapshot()", &[]).await.context(doing)?;
-    let snapshot: String = snapshot.get(0);
+    let snapshot = holder.export_snapshot().await?;
     let checkpoint = Checkpoint::read(client, &holder.meta).await?;
     let states = cursor::table_states(client, &holder.meta).await?;
     let waiting = record::waiting(&holder).await?;
@@ -58,8 +56,6 @@ pub async fn referential_integrity(
         for Open { about, sql } in open {
             let question = Question { snapshot: &snapshot, limit: None, schema: name.schema(), sql: &sql };
             let answer = question.ask(asker.session.client(), local.session.client()).await;
-            let ended = asker.session.client().batch_execute("ROLLBACK").await;
-            ended.context(|| "ending a question".to_owned())?;
             answers.take(about, answer.map_err(|error| error.one_line()));
         }
         let proved = proof.as_ref().and_then(|proof| proof.tables.get(name));

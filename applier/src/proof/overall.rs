@@ -5,7 +5,7 @@ use syncdata_formats::error::Result;
 use syncdata_formats::proof::{Cut, ProofId, Score};
 use syncdata_service::postgres::ServerContext as _;
 
-use super::record::Verdict;
+use super::table_verdict::Verdict;
 use crate::target::postgres::local::Local;
 
 /// Instead of a table's name. (A table of that name is written `"*"`.)

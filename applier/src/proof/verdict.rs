@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::broken;
 use super::overall::Overall;
-use super::record::{self, Digested, Outcome, Verdict, Waiting};
+use super::record::{self, Digested, Outcome, Waiting};
+use super::table_verdict::Verdict;
 use crate::archive::source::Source;
 use crate::target::postgres::local::Local;
 

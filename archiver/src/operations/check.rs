@@ -18,8 +18,9 @@ use tokio_postgres::types::{ToSql, Type};
 
 use crate::capture::Capture;
 use crate::source::catalog::{self, Slot};
-use crate::source::connection::{APPLICATION_NAME, Connection, is_slot_in_use, while_in_use};
+use crate::source::connection::{Connection, is_slot_in_use, while_in_use};
 use crate::source::pgoutput::publication;
+use crate::source::pinned::APPLICATION_NAME;
 use crate::source::production::{About, Production};
 use crate::source::role;
 use crate::source::slot;

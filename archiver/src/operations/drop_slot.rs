@@ -11,7 +11,8 @@ use tracing::warn;
 use crate::operations::pending::{self, Pending};
 use crate::operations::publication;
 use crate::source::catalog::Slot;
-use crate::source::connection::{APPLICATION_NAME, Connection, Work};
+use crate::source::connection::{Connection, Work};
+use crate::source::pinned::APPLICATION_NAME;
 use crate::source::role::ROLE;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

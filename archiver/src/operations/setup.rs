@@ -13,7 +13,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::operations::{check, publication};
 use crate::source::catalog::Slot;
-use crate::source::connection::APPLICATION_NAME;
+use crate::source::pinned::APPLICATION_NAME;
 use crate::source::role;
 use crate::source::slot;
 

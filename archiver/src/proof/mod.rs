@@ -34,8 +34,9 @@ use crate::snapshot::hold::{self, Neighbours};
 use crate::snapshot::tables::{LeftOut, Selection};
 use crate::snapshot::view::View;
 use crate::source::catalog::{self, Position};
-use crate::source::connection::{Connection, pinned};
+use crate::source::connection::Connection;
 use crate::source::pgoutput::publication;
+use crate::source::pinned::pinned;
 use crate::spool::{Spool, State};
 
 use digest::Digests;

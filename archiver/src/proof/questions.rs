@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 use super::APPLICATION_NAME;
 use crate::snapshot::hold::{self, Neighbours, Unread};
 use crate::snapshot::tables::Table;
-use crate::source::connection::pinned;
+use crate::source::pinned::pinned;
 
 /// Of both tables of a foreign key: production joins no larger ones for us.
 const ROWS_JOINED_MAX: u64 = 5_000_000;
@@ -35,7 +35,7 @@ impl<'a> Questions<'a> {
         holder: i32,
     ) -> Result<Questions<'a>> {
         let doing = || "exporting the snapshot of the proof".to_owned();
-        // Nothing is exported from behind a savepoint.
+        // A snapshot cannot be exported after a savepoint.
         client.batch_execute("RELEASE SAVEPOINT syncdata_table").await.context(doing)?;
         let row = client.query_typed_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await;
         let snapshot = row.context(doing)?.get(0);

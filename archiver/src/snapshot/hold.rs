@@ -1,7 +1,7 @@
 //! The lock of the table that is being read: the only one that a snapshot has, taken when the reading begins, and let
 //! go of when it ends or somebody waits for it.
 //!
-//! Whoever waits for an ACCESS EXCLUSIVE lock (ALTER TABLE, TRUNCATE, DROP) makes everybody else wait behind him, and
+//! Whoever waits for an ACCESS EXCLUSIVE lock (ALTER TABLE, TRUNCATE, DROP) makes everybody else queue after him, and
 //! a large table is read for hours. So a second session looks who waits. Since no table is locked between the snapshot
 //! and its reading, it also tells whether the table is still the one that the snapshot has seen: one that was written
 //! anew since looks empty to an older snapshot.
@@ -19,7 +19,7 @@ use tokio_postgres::types::Type;
 use tracing::{info, warn};
 
 use super::tables::Table;
-use crate::source::connection::pinned;
+use crate::source::pinned::pinned;
 
 /// Who waits is to wait no longer than about a second.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(300);

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use syncdata_formats::Result;
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::Context as _;
 use syncdata_formats::snapshot::Blocks;
-use syncdata_service::own_files;
+use syncdata_service::small_file;
 
 use crate::spool::{make_folder, private_file, remove_if_there};
 
@@ -33,12 +33,9 @@ impl Memory {
     /// `Ok(None)` when there is nothing; an error when there is something else.
     pub(crate) fn recall(&self, content: Digest) -> Result<Option<Blocks>> {
         let path = self.path(content);
-        if !self.has(content) {
+        let Some(bytes) = small_file::read_own_if_there(&path, Blocks::FILE_BYTES_MAX)? else {
             return Ok(None);
-        }
-        let mut bytes = Vec::new();
-        let read = own_files::read_plain(&path)?.read_to_end(&mut bytes);
-        read.context(|| format!("reading {}", path.display()))?;
+        };
         Blocks::decode(&bytes).context(|| format!("reading {}", path.display())).map(Some)
     }
 

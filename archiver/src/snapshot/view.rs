@@ -15,7 +15,7 @@ use tracing::info;
 use super::hold;
 use super::tables::{LeftOut, Selection, Table};
 use crate::source::catalog::{self, Position};
-use crate::source::connection::pinned;
+use crate::source::pinned::pinned;
 
 /// Tables come and go while we look, but not for ever.
 const ATTEMPTS_MAX: u32 = 5;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
-use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::lsn::Lsn;
@@ -11,10 +10,11 @@ use syncdata_formats::name::{SlotName, TableName};
 use syncdata_formats::snapshot::Seen;
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
-use tokio_postgres::types::{PgLsn, ToSql, Type};
+use tokio_postgres::types::{PgLsn, Type};
 use tokio_postgres::{GenericClient, Row};
 
-use super::pgoutput;
+use super::ask::{many, one};
+use super::pgoutput::published;
 use super::types::{self, Types};
 use crate::capture::{
     Attribute, CatalogTable, Layout, Marks, OwnedSequence, RelationKind, Storage, Stream, UNLOGGED,
@@ -250,8 +250,7 @@ impl Slot {
     }
 }
 
-/// The schemas that are not the system's, and what lies in them.
-/// Where the stream is that of a publication, with the place of each in it.
+/// The schemas that are not the system's, and what lies in them. Where the stream is that of a publication, with the place of each in it.
 pub(crate) async fn catalog(
     client: &impl GenericClient,
     publication: Option<&str>,
@@ -262,7 +261,7 @@ pub(crate) async fn catalog(
     let types = types::alterable(client).await?;
     let mut tables = rows.iter().map(|row| catalog_table(row, &types)).collect::<Result<Vec<_>>>()?;
     if let Some(publication) = publication {
-        pgoutput::publication::look(client, publication, &mut tables).await?;
+        published::look(client, publication, &mut tables).await?;
     }
     Ok((schemas, tables))
 }
@@ -420,25 +419,6 @@ fn mark(row: &Row, place: usize) -> Option<u32> {
 
 fn lsn(position: PgLsn) -> Lsn {
     Lsn::from_u64(position.into())
-}
-
-pub(super) async fn many(
-    client: &impl GenericClient,
-    doing: &str,
-    sql: &str,
-    parameters: &[(&(dyn ToSql + Sync), Type)],
-) -> Result<Vec<Row>> {
-    client.query_typed(sql, parameters).await.context(|| doing.to_owned())
-}
-
-async fn one(
-    client: &impl GenericClient,
-    doing: &str,
-    sql: &str,
-    parameters: &[(&(dyn ToSql + Sync), Type)],
-) -> Result<Row> {
-    let mut rows = many(client, doing, sql, parameters).await?;
-    rows.pop().ok_or_else(|| Error::new(Kind::NotFound, format!("{doing}: no answer")))
 }
 
 #[cfg(test)]

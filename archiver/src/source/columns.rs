@@ -10,7 +10,7 @@ use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::types::Type;
 use tokio_postgres::{GenericClient, Row};
 
-use super::catalog::many;
+use super::ask::many;
 use crate::capture::shape::{Shape, ShapeColumn, ShapeMemory};
 use crate::capture::since::Sighting;
 use crate::capture::{Capture, CatalogTable, Target};

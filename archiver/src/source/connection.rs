@@ -6,16 +6,15 @@ use syncdata_service::postgres::ServerContext as _;
 use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
-use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
+use syncdata_service::postgres::{Session, sqlstate};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{IsolationLevel, Transaction};
 use tracing::warn;
 
 use crate::source::catalog::Facts;
+use crate::source::pinned::{APPLICATION_NAME, pinned};
 use crate::source::wait::Waiting;
-
-pub(crate) const APPLICATION_NAME: &str = "syncdata-archiver";
 
 /// What one process at a time may do with a slot. An advisory lock has two numbers: this one, and the slot's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,12 +140,4 @@ pub(crate) async fn while_in_use<T>(mut attempt: impl AsyncFnMut() -> Result<T>)
 
 pub(crate) fn is_slot_in_use(error: &Error) -> bool {
     sqlstate(error) == Some(&SqlState::OBJECT_IN_USE)
-}
-
-/// What decides about the text of values, and that nothing of ours writes.
-pub(crate) fn pinned() -> PinnedSettings {
-    PinnedSettings::new()
-        .with("default_transaction_read_only", "on")
-        // If we are killed, a call of the slot must not go on for nobody and keep the slot from the next run.
-        .with("client_connection_check_interval", "1s")
 }

@@ -3,12 +3,15 @@
 //! A source is anything that yields `Event`s and forgets what is acknowledged. What is downstream, from the segmenter
 //! on, knows nothing else of it.
 
+mod answer;
+mod ask;
 pub(crate) mod catalog;
 pub(crate) mod columns;
 pub(crate) mod connection;
 pub(crate) mod event;
 pub(crate) mod look;
 pub(crate) mod pgoutput;
+pub(crate) mod pinned;
 pub(crate) mod poison;
 pub(crate) mod production;
 pub(crate) mod role;

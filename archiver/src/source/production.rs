@@ -1,19 +1,18 @@
 //! The source that production has: which of them, and what all of them can be asked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_service::config::{Config, Source as Kind};
-use tokio_postgres::Transaction as Tx;
 
+pub(crate) use super::answer::Session;
 use super::catalog::Slot;
 use super::connection::Connection;
-use super::event::{Column, Event, Part, Place, Row, Transaction};
+use super::event::{Column, Event, Part, Transaction};
 use super::pgoutput::{Pgoutput, Tuples};
 use super::poison::Poison;
-use super::wait::Waiting;
 use super::wal2json::{Lists, Wal2json};
 use super::{Described, Offered, Read, Source, Stretch, event, slot};
 use crate::capture::Capture;
@@ -23,13 +22,6 @@ use crate::capture::Capture;
 pub(crate) enum Production {
     Wal2json(Wal2json),
     Pgoutput(Pgoutput),
-}
-
-/// What an answer is read in.
-pub(crate) struct Session<'s> {
-    /// Its catalog describes the rows.
-    pub tx: &'s Tx<'s>,
-    pub waiting: &'s Waiting,
 }
 
 /// The columns of a row of either.
@@ -165,31 +157,5 @@ impl event::Columns for Columns<'_> {
             Columns::Wal2json(lists) => lists.each(take),
             Columns::Pgoutput(tuples) => tuples.each(take),
         }
-    }
-}
-
-/// The transactions of an answer, put together from its events.
-#[derive(Debug, Default)]
-pub(super) struct Collected {
-    pub all: Vec<Offered>,
-    relations: BTreeSet<TableName>,
-}
-
-impl Collected {
-    pub(super) fn take<C>(&mut self, event: &Event<'_, C>) -> Result<()> {
-        match event {
-            Event::Commit(transaction) => {
-                let relations = std::mem::take(&mut self.relations);
-                self.all.push(Offered { transaction: *transaction, relations });
-            }
-            Event::Row(Row { place, .. }) | Event::Truncate(place) => self.note(place)?,
-            Event::Begin(_) => {}
-        }
-        Ok(())
-    }
-
-    fn note(&mut self, place: &Place<'_>) -> Result<()> {
-        self.relations.insert(place.relation()?);
-        Ok(())
     }
 }

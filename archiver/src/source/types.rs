@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use syncdata_formats::{Error, Result};
+use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::GenericClient;
 
-use super::catalog::many;
 use crate::capture::MadeOf;
 
 pub(super) type Types = HashMap<u32, Alterable>;
@@ -49,7 +49,8 @@ const ALTERABLE: &str = "WITH RECURSIVE below(root, type) AS (
 /// Those that columns of tables have, by their numbers.
 pub(super) async fn alterable(client: &impl GenericClient) -> Result<Types> {
     let mut types = Types::new();
-    for row in &many(client, "reading what the source's types are made of", ALTERABLE, &[]).await? {
+    let rows = client.query_typed(ALTERABLE, &[]).await;
+    for row in &rows.context(|| "reading what the source's types are made of".to_owned())? {
         let labels: Result<BTreeMap<u32, i32>> = row.get::<_, Vec<&str>>(2).into_iter().map(label).collect();
         let made_of = MadeOf { attributes: row.get(1), labels: labels?, is_nested: row.get(3) };
         let altered_by = row.get::<_, Vec<&str>>(4).into_iter().filter_map(|xid| xid.parse().ok()).collect();

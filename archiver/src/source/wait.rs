@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::types::Type;
 use tracing::warn;
 
-use super::connection::{APPLICATION_NAME, pinned};
+use super::pinned::{APPLICATION_NAME, pinned};
 
 /// How often we listen.
 const BETWEEN_WORDS: Duration = Duration::from_secs(1);

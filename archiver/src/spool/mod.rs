@@ -17,7 +17,7 @@ mod state;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -463,8 +463,7 @@ fn lock_file(path: &Path, busy: impl FnOnce(&str) -> Error) -> Result<File> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            file.read_to_string(&mut holder).context(|| format!("reading {}", path.display()))?;
+            let holder = small_file::read_opened_text(file, path)?;
             return Err(busy(holder.trim()));
         }
         Err(TryLockError::Error(error)) => {

@@ -8,6 +8,7 @@ pub mod digest;
 pub mod document;
 pub mod error;
 pub mod floor;
+mod frame;
 #[cfg(test)]
 mod fuzz;
 pub mod head;
@@ -20,6 +21,7 @@ pub mod name;
 pub mod number;
 pub mod printed;
 pub mod proof;
+mod relation;
 pub mod segment;
 pub mod signature;
 pub mod snapshot;

@@ -20,5 +20,6 @@ pub mod output;
 pub mod own_files;
 pub mod postgres;
 pub mod progress;
+pub mod secret;
 pub mod small_file;
 pub mod webhook;

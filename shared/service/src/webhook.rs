@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
-use crate::config::secret_of_file;
 use crate::hmac;
+use crate::secret::Secret;
 
 /// From the name to the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -100,7 +100,7 @@ impl Webhook {
             .header(USER_AGENT, concat!("syncdata/", env!("CARGO_PKG_VERSION")))
             .header(CONTENT_TYPE, "application/json");
         if let Some(file) = &self.secret_file {
-            let secret = secret_of_file("alert_webhook_secret_file", file)?;
+            let secret = Secret::of_file("alert_webhook_secret_file", file)?;
             let hash = hmac::sha256_hex(secret.expose().as_bytes(), body.as_bytes())?;
             request = request.header(SIGNATURE, format!("sha256={hash}"));
         }

@@ -12,7 +12,7 @@ use syncdata_service::postgres::ServerContext as _;
 use tokio::sync::mpsc;
 
 use super::feed::{self, Item, Wanted};
-use super::merge::{Changed, Merge, NotRebuilt};
+use super::merge::Merge;
 use super::origins::Search;
 use super::plan::TablePlan;
 use super::shadow::Shadow;
@@ -20,6 +20,7 @@ use super::{Repair, Scans, Searches, bytes_of, progress};
 use crate::batch::Place;
 use crate::history::BATCHES_AHEAD;
 use crate::history::report::Report;
+use crate::history::report::{Changed, NotRebuilt};
 use crate::target::postgres::apply::{FREE_PLANS, Outcome, Writer};
 use crate::target::postgres::cascades::Bystanders;
 use crate::target::postgres::ledger::{self, Entry};

@@ -1,7 +1,6 @@
 //! Brings the rows of a shadow over into the live table: what differs, and nothing else.
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
-use serde::Serialize;
 use syncdata_formats::error::{Context, Error, Kind, Result};
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::sqlstate;
@@ -9,33 +8,12 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::shadow::{RowState, STATE, Shadow};
+use crate::history::report::{Changed, NotRebuilt};
 use crate::table::{Column, TextEquality};
 use crate::target::postgres::rules;
 
 /// Shown of the rows that could not be rebuilt.
 const EXAMPLES_MAX: i64 = 20;
-
-/// Counts of the rows that a merge wrote.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Changed {
-    pub inserted: u64,
-    pub updated: u64,
-    pub deleted: u64,
-}
-
-impl Changed {
-    pub fn total(self) -> u64 {
-        self.inserted + self.updated + self.deleted
-    }
-}
-
-/// Rows that are missing here and whose values the archive does not tell all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct NotRebuilt {
-    pub rows: u64,
-    /// Keys of some of them.
-    pub keys: Vec<String>,
-}
 
 /// How a shadow is brought over.
 pub(super) struct Merge<'a> {

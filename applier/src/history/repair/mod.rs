@@ -33,7 +33,6 @@ use syncdata_service::config::Config;
 use syncdata_service::progress::{Progress, Unit};
 
 use self::feed::{Share, Wanted};
-pub use self::merge::{Changed, NotRebuilt};
 use self::origins::Search;
 pub use self::plan::{Known, Plan, TablePlan};
 use self::scan::TableScan;

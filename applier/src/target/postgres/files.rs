@@ -9,7 +9,7 @@ use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::{GenericClient, Row};
 
 use crate::table::{Column, KeptFile, Memory};
-use crate::target::postgres::identity::Lost;
+use crate::target::postgres::lost::Lost;
 
 /// Of each table itself, or of its partitions. What VACUUM FULL and CLUSTER write they count, and what is emptied nobody
 /// does.

@@ -5,164 +5,23 @@ use std::collections::BTreeMap;
 
 use syncdata_formats::error::Result;
 use syncdata_formats::name::TableName;
-use syncdata_formats::printed::{identifier, shell_word};
+use syncdata_formats::printed::identifier;
 use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::GenericClient;
 
-use crate::plan::not_found;
 use crate::plan::state::State;
 use crate::table::{Altered, Column, Memory, SourceColumns};
 use crate::target::postgres::files::{self, LeafFile};
+use crate::target::postgres::found::{Found, found};
 use crate::target::postgres::kept;
-use crate::target::postgres::labels::{self, OldLabel};
+use crate::target::postgres::labels;
+use crate::target::postgres::lost::Lost;
 use crate::target::postgres::meta::MetaSchema;
 use crate::target::postgres::{others, schema};
-
-/// Of each table that is there: its number, its leaves, and whether a crash of the server may empty some of it.
-const FOUND: &str = "
-SELECT wanted.name, c.oid, ARRAY(SELECT relid::oid FROM pg_partition_tree(c.oid) WHERE isleaf AND c.relkind = 'p' ORDER BY 1),
-    c.relkind = 'r' AND c.relpersistence = 'u' OR EXISTS (
-        SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
-        WHERE t.isleaf AND l.relpersistence = 'u')
-FROM unnest($1::text[], $2::text[], $3::text[]) AS wanted(name, schema, relation)
-JOIN pg_namespace n ON n.nspname = wanted.schema
-JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relation
-WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'";
 
 /// This server and this database, which no other has in common.
 const HERE: &str = "(SELECT s.system_identifier || '/' || d.oid FROM pg_catalog.pg_control_system() s, \
     pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())";
-
-/// Why the rows here are not those of the table's position.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lost {
-    NotFound,
-    /// The name belongs to another table now.
-    Replaced,
-    /// A partition is gone.
-    PartGone,
-    /// A crash would empty it, or has done so.
-    Unlogged,
-    /// All rows of it, or of a partition, went or were written anew, and none of its changes did that.
-    Rewritten,
-    /// A partition came that has rows of its own.
-    PartWithRows(String),
-    /// A column is not as it was when the rows were right.
-    Altered(Altered),
-    /// Another applier, whose tables are in that schema, writes into it too.
-    Shared(String),
-    /// Something else than its changes has changed them.
-    Touched,
-    /// The position is of another moment than the rows: a dump of our tables was restored, and the table was not.
-    OtherMoment,
-    /// Some have a label that the source calls otherwise by now.
-    OldLabel(OldLabel),
-}
-
-impl Lost {
-    /// What happened, and what to do.
-    pub fn reason(&self, table: &TableName) -> String {
-        let resync = format!("syncdata-applier resync {}", table.shell_word());
-        match self {
-            Lost::NotFound => format!("{}, then: {resync}", not_found(table)),
-            Lost::Replaced => format!(
-                "the local table is another one than its rows were written to: it was dropped and made again, or \
-                 renamed; run: {resync}"
-            ),
-            Lost::PartGone => {
-                format!("a partition of the local table is gone, and its rows with it; run: {resync}")
-            }
-            Lost::Unlogged => format!(
-                "the local table is UNLOGGED: a crash of its server empties it; run: ALTER TABLE {} SET LOGGED  -- then: \
-                 {resync}",
-                table.sql()
-            ),
-            Lost::Rewritten => format!(
-                "the local table was emptied, or all of its rows were written anew, by something else than its changes; \
-                 run: {resync}"
-            ),
-            Lost::PartWithRows(part) => format!(
-                "partition {part} was attached to the local table with rows of its own; run: {resync}"
-            ),
-            Lost::Altered(altered) => format!("{}{resync}", what_altered(table, altered)),
-            Lost::Shared(schema) => format!(
-                "an applier whose own tables are in schema {} writes into it too; run: SYNCDATA_META_SCHEMA={} \
-                 syncdata-applier remove-tables {}  # then: {resync}",
-                identifier(schema),
-                shell_word(schema),
-                table.shell_word()
-            ),
-            Lost::Touched => format!("its rows are no longer those of its position; run: {resync}"),
-            Lost::OtherMoment => format!(
-                "its position was restored from a dump, and its rows were not: they are of another moment; run: {resync}"
-            ),
-            Lost::OldLabel(old) => old.reason(table),
-        }
-    }
-
-    /// However it is afterwards: its rows may be others since.
-    fn stays(&self) -> bool {
-        match self {
-            Lost::Unlogged | Lost::Rewritten | Lost::Altered(_) | Lost::Shared(_) => true,
-            Lost::NotFound
-            | Lost::Replaced
-            | Lost::PartGone
-            | Lost::PartWithRows(_)
-            | Lost::Touched
-            | Lost::OtherMoment
-            | Lost::OldLabel(_) => false,
-        }
-    }
-}
-
-/// What happened, up to the command that makes the rows right.
-fn what_altered(table: &TableName, altered: &Altered) -> String {
-    match altered {
-        Altered::Converted { column, was, is } => format!(
-            "column {0} of {table} was {was} and is {is} now: its values may have been altered with it; run: ALTER TABLE {1} \
-             ALTER COLUMN {0} TYPE {was}  -- then: ",
-            identifier(column),
-            table.sql()
-        ),
-        Altered::Computed { column } => format!(
-            "column {} of {table} is computed by another expression than before; run: ",
-            identifier(column)
-        ),
-        Altered::Remade { column } => format!(
-            "column {} of {table} is another one than its rows were written to: it was dropped and made again; run: ",
-            identifier(column)
-        ),
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Found {
-    pub oid: u32,
-    pub parts: Vec<u32>,
-    is_unlogged: bool,
-}
-
-impl Found {
-    /// Some row would be in both.
-    pub(super) fn overlaps(&self, other: &Found) -> bool {
-        let is_part = |found: &Found, oid: &u32| found.oid == *oid || found.parts.contains(oid);
-        is_part(self, &other.oid) || other.parts.iter().any(|part| is_part(self, part))
-    }
-}
-
-pub(super) async fn found(
-    client: &impl GenericClient,
-    tables: &[&TableName],
-) -> Result<BTreeMap<String, Found>> {
-    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
-    let schemas: Vec<&str> = tables.iter().map(|table| table.schema()).collect();
-    let relations: Vec<&str> = tables.iter().map(|table| table.name()).collect();
-    let rows = client.query(FOUND, &[&names, &schemas, &relations]).await;
-    let rows = rows.context(|| "looking for the local tables".to_owned())?;
-    let found =
-        |row: &tokio_postgres::Row| Found { oid: row.get(1), parts: row.get(2), is_unlogged: row.get(3) };
-    Ok(rows.iter().map(|row| (row.get(0), found(row))).collect())
-}
 
 /// What keeps rows from a table that has none of its position yet. A table that is not there has no such thing.
 pub async fn unfit_for_rows(

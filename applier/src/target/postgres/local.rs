@@ -4,12 +4,13 @@ use std::time::Duration;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::postgres::ServerContext as _;
 
+use postgres_protocol::escape::escape_literal;
 use syncdata_service::config::{Config, QuarantineValues};
 use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
 use tokio_postgres::error::SqlState;
 
 use crate::target::postgres::meta::{self, MetaSchema};
-use crate::target::postgres::quarantine::Values;
+use crate::target::postgres::values::Values;
 
 /// Advisory locks: the first number spells "sync".
 const LOCK_CLASS: i32 = 0x7379_6e63;
@@ -32,6 +33,9 @@ const DRILL_LOCK_PATIENCE: Duration = Duration::from_secs(10);
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
 pub const APPLICATION_NAME: &str = "syncdata-applier";
+
+/// One state of the database for all that is read.
+const READING: &str = "ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// A session of ours, and what it may do.
 #[derive(Debug)]
@@ -97,6 +101,36 @@ impl Local {
         };
         self.commit().await?;
         Ok(done)
+    }
+
+    /// Begins to read, and lets other sessions see what this one sees, as long as it holds the transaction.
+    pub async fn export_snapshot(&self) -> Result<String> {
+        let doing = || "exporting a snapshot".to_owned();
+        let client = self.session.client();
+        let begin = format!("BEGIN {READING}");
+        client.batch_execute(&begin).await.context(doing)?;
+        Ok(client.query_one("SELECT pg_export_snapshot()", &[]).await.context(doing)?.get(0))
+    }
+
+    /// What `work` reads at the snapshot of another session, which `settings` may set up further. Nothing of it stays, and
+    /// the session is ready for the next statement, whatever fails.
+    pub async fn at_snapshot<T>(
+        &self,
+        snapshot: &str,
+        settings: &str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let client = self.session.client();
+        let begin =
+            format!("BEGIN {READING}; SET TRANSACTION SNAPSHOT {}; {settings}", escape_literal(snapshot));
+        let begun = client.batch_execute(&begin).await.context(|| "beginning to read".to_owned());
+        let done = match begun {
+            Ok(()) => work.await,
+            Err(error) => Err(error),
+        };
+        let ended = client.batch_execute("ROLLBACK").await.context(|| "ending what was read".to_owned());
+        let done = done?;
+        ended.map(|()| done)
     }
 
     pub(super) async fn begin(&self) -> Result<()> {

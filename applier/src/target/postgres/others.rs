@@ -10,7 +10,7 @@ use syncdata_formats::printed::identifier;
 use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::GenericClient;
 
-use crate::target::postgres::identity::{self, Found};
+use crate::target::postgres::found::{Found, found};
 use crate::target::postgres::meta::MetaSchema;
 
 /// Where somebody keeps such tables: with the view, which a copy of the tables does not have.
@@ -48,8 +48,8 @@ pub(super) async fn claimed(client: &impl GenericClient, meta: &MetaSchema) -> R
         // A line that is no name was written by hand, and is none of ours.
         let tables: Vec<TableName> =
             rows.iter().filter_map(|row| row.get::<_, &str>(0).parse().ok()).collect();
-        let found = identity::found(client, &tables.iter().collect::<Vec<_>>()).await?;
-        claimed.extend(found.into_values().map(|found| Claimed { schema: schema.to_owned(), found }));
+        let of_it = found(client, &tables.iter().collect::<Vec<_>>()).await?;
+        claimed.extend(of_it.into_values().map(|found| Claimed { schema: schema.to_owned(), found }));
     }
     Ok(claimed)
 }
@@ -93,7 +93,7 @@ pub(crate) async fn of(
     meta: &MetaSchema,
     table: &TableName,
 ) -> Result<Option<String>> {
-    let Some(own) = identity::found(client, &[table]).await?.into_values().next() else { return Ok(None) };
+    let Some(own) = found(client, &[table]).await?.into_values().next() else { return Ok(None) };
     let claimed = claimed(client, meta).await?.into_iter().find(|other| other.found.overlaps(&own));
     Ok(claimed.map(|other| other.schema))
 }

@@ -6,7 +6,7 @@ use syncdata_formats::Result;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 
-use crate::source::catalog::many;
+use crate::source::ask::many;
 
 /// What may take an identity away, with all that goes by CASCADE. Not the statements about publications: it makes such.
 const TAGS: [&str; 10] = [

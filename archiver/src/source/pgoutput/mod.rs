@@ -9,16 +9,17 @@ mod message;
 mod peek;
 mod poison;
 pub(crate) mod publication;
+pub(super) mod published;
 
 use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::SlotName;
 
+use super::answer::{Collected, Session};
 use super::catalog::Slot;
 use super::connection::{Connection, while_in_use};
 use super::event::Event;
 use super::poison::Poison;
-use super::production::{Collected, Session};
 use super::slot;
 use super::{Described, Offered, Read, Source, Stretch};
 pub(super) use message::Tuples;

@@ -8,9 +8,9 @@ use super::peek::Peek;
 use super::{Wal2json, filter};
 use crate::capture::Capture;
 use crate::source::Offered;
+use crate::source::answer::Collected;
 use crate::source::connection::{Connection, while_in_use};
 use crate::source::event::Transaction;
-use crate::source::production::Collected;
 
 impl Wal2json {
     /// Every transaction up to `upto`, with what it changed of the tables that are captured.

@@ -13,12 +13,12 @@ use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::SlotName;
 
+use super::answer::Session;
 use super::catalog::Slot;
 use super::connection::Connection;
 use super::event::Event;
 use super::length::Length;
 use super::poison::Poison;
-use super::production::Session;
 use super::slot;
 use super::{Described, Read, Source, Stretch};
 use crate::capture::Capture;
@@ -51,7 +51,8 @@ impl Wal2json {
     }
 
     fn peek<'a>(&'a self, filter: &'a str, upto: Lsn, lines_max: Option<u32>) -> Peek<'a> {
-        Peek { slot: &self.slot, plugin: &self.plugin, filter, upto, lines_max }
+        let numbers_as_text = self.plugin.numbers_as_text;
+        Peek { slot: &self.slot, numbers_as_text, filter, upto, lines_max }
     }
 }
 

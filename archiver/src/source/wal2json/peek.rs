@@ -12,7 +12,6 @@ use tokio_postgres::Transaction;
 use tokio_postgres::binary_copy::BinaryCopyOutStream;
 use tokio_postgres::types::Type;
 
-use super::plugin::Plugin;
 use crate::source::connection::Connection;
 use crate::source::wait::Waiting;
 
@@ -26,7 +25,8 @@ const NO_MESSAGES: [(&str, &str); 2] =
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peek<'a> {
     pub slot: &'a SlotName,
-    pub plugin: &'a Plugin,
+    /// The server's wal2json has the option for it.
+    pub numbers_as_text: bool,
     /// wal2json's `add-tables`; empty selects no table at all.
     pub filter: &'a str,
     /// Stops with the first transaction that ends at or past it.
@@ -82,7 +82,7 @@ impl Peek<'_> {
             ("add-tables", self.filter),
         ];
         options.extend(NO_MESSAGES);
-        if self.plugin.numbers_as_text {
+        if self.numbers_as_text {
             options.push(("numeric-data-types-as-string", "1"));
         }
         let options: Vec<String> =
@@ -103,10 +103,10 @@ mod tests {
 
     #[test]
     fn everything_in_the_statement_is_a_literal() {
-        let plugin = Plugin { name: String::new(), numbers_as_text: false };
         let slot = "syncdata_slot".parse().expect("a name");
         let filter = r"public.it\'s,public.back\\slash";
-        let peek = Peek { slot: &slot, plugin: &plugin, filter, upto: Lsn::from_u64(0x10), lines_max: None };
+        let upto = Lsn::from_u64(0x10);
+        let peek = Peek { slot: &slot, numbers_as_text: false, filter, upto, lines_max: None };
         let sql = peek.sql();
         assert!(sql.contains(r"'add-tables',  E'public.it\\''s,public.back\\\\slash'"), "{sql}");
         assert!(sql.contains("'0/10', NULL,"), "{sql}");

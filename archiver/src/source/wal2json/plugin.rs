@@ -36,8 +36,8 @@ impl Plugin {
     }
 
     async fn try_on(&self, connection: &mut Connection, slot: &SlotName) -> Result<()> {
-        let peek =
-            Peek { slot, plugin: self, filter: filter::NOTHING, upto: Lsn::from_u64(1), lines_max: Some(1) };
+        let (numbers_as_text, upto) = (self.numbers_as_text, Lsn::from_u64(1));
+        let peek = Peek { slot, numbers_as_text, filter: filter::NOTHING, upto, lines_max: Some(1) };
         peek.run(connection, |_| Ok(())).await
     }
 

@@ -3,7 +3,6 @@
 
 mod check;
 mod raw;
-mod relation;
 #[cfg(test)]
 pub(crate) mod sample;
 #[cfg(test)]
@@ -25,7 +24,8 @@ use crate::proof::Mark;
 use crate::time::Timestamp;
 
 pub use crate::document::FORMAT;
-pub use relation::{Column, FingerprintVersion, Generated, Identity, Relation, ReplicaIdentity};
+pub use crate::frame::ChangeFile;
+pub use crate::relation::{Column, FingerprintVersion, Generated, Identity, Relation, ReplicaIdentity};
 
 /// One segment, described. Field order is the order in the file.
 ///
@@ -88,16 +88,6 @@ impl Manifest {
 pub struct Link {
     pub seq: SegmentSeq,
     pub sha256: Digest,
-}
-
-/// The change file beside the manifest, compressed and as lines.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangeFile {
-    pub file: String,
-    pub bytes: u64,
-    pub sha256: Digest,
-    pub content_bytes: u64,
-    pub content_sha256: Digest,
 }
 
 /// Smallest and largest commit time and xid of the segment's transactions.

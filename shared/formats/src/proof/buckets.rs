@@ -6,8 +6,7 @@ use std::io::Write as _;
 
 use super::{ProvedTable, RowHash};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::manifest::ChangeFile;
-use crate::segment::frame::Frame;
+use crate::frame::{ChangeFile, Frame};
 
 #[derive(Clone, PartialEq, Eq)]
 pub struct Buckets {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Buckets, ForeignKey, ProofId};
-use crate::manifest::Relation;
 use crate::name::TableName;
+use crate::relation::Relation;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {

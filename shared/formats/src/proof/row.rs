@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::types::prints_alike;
 use super::{Buckets, RowHash};
 use crate::error::{Error, Kind, Result};
-use crate::manifest::Relation;
+use crate::relation::Relation;
 
 /// Which columns of a relation are compared, and which of them are its key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,10 +7,9 @@
 use std::io::{self, Read, Write as _};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
-use super::frame::Frame;
 use crate::digest::{Digest, Hashing};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::manifest::ChangeFile;
+use crate::frame::{ChangeFile, Frame};
 
 const PIECE_BYTES: usize = 256 * 1024;
 /// Enough that neither waits for the other's odd moments; with those in hand about two megabytes.

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::content::Content;
 use crate::error::{Error, Result};
-use crate::manifest::ChangeFile;
+use crate::frame::ChangeFile;
 
 const BUFFER_BYTES: usize = 256 * 1024;
 /// A buffer that one long line has made larger than this shrinks when the line is done.

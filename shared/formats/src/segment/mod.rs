@@ -8,7 +8,6 @@
 
 mod compressor;
 mod content;
-pub(crate) mod frame;
 mod lines;
 mod reader;
 mod shape;
@@ -18,13 +17,12 @@ mod tests;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
 use crate::digest::Digest;
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::frame::ChangeFile;
 use crate::layout::SegmentName;
 use crate::lsn::Lsn;
-use crate::manifest::{ChangeFile, OpCounts, Span};
+use crate::manifest::{OpCounts, Span};
 use crate::name::TableName;
 use crate::time::Timestamp;
 
@@ -60,33 +58,5 @@ impl Summary {
             content_bytes: self.content_bytes,
             content_sha256: self.content_sha256,
         }
-    }
-}
-
-impl ChangeFile {
-    /// Size and SHA-256 of the compressed file; never reads far beyond the size that is promised.
-    pub fn check(&self, source: &mut dyn Read) -> Result<()> {
-        let mut bounded = source.take(self.bytes.saturating_add(1));
-        let (sha256, bytes) = Digest::of_reader(&mut bounded).context(|| format!("reading {}", self.file))?;
-        self.check_facts(bytes, sha256)
-    }
-
-    fn check_facts(&self, bytes: u64, sha256: Digest) -> Result<()> {
-        if bytes != self.bytes {
-            let found = if bytes > self.bytes { "more".to_owned() } else { bytes.to_string() };
-            return Err(self.refused(format!("it should have {} bytes and has {found}", self.bytes)));
-        }
-        if sha256 != self.sha256 {
-            return Err(self.refused(format!("its SHA-256 should be {} and is {sha256}", self.sha256)));
-        }
-        Ok(())
-    }
-
-    /// The file is named, and what was expected and found.
-    pub(crate) fn refused(&self, problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-        Error::new(Kind::Corrupt, format!("{} is not what its manifest says", self.file))
-            .caused_by(problem)
-            .of_file(&self.file)
-            .hint("nothing of it was applied; bring the file back from a sound copy or from the archiver's spool")
     }
 }

@@ -6,12 +6,12 @@ use std::io::Read;
 use std::ops::Range;
 
 use super::content::{Ahead, Content};
-use super::frame::Frame;
 use super::lines::{Line, Lines};
 use super::shape::Shapes;
 use super::tally::Tally;
 use crate::change::{LongRow, Op, Record};
 use crate::error::{Error, Kind, Result};
+use crate::frame::Frame;
 use crate::json::Scanner;
 use crate::lsn::Lsn;
 use crate::manifest::{Manifest, OpCounts, Span};

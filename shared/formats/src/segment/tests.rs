@@ -1,10 +1,11 @@
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use proptest::prelude::*;
 use zstd::stream::raw::CParameter;
 
 use super::*;
 use crate::change::{Commit, LineBuilder, Op, Record};
+use crate::error::{Error, Kind, Result};
 use crate::manifest::Manifest;
 use crate::manifest::sample::{self, lsn, table, ts};
 

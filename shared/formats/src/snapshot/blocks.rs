@@ -4,6 +4,7 @@
 
 use fast_rsync::{Signature, SignatureOptions, diff};
 
+use super::part::DELTA_CONTENT_MAX;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 
@@ -21,10 +22,18 @@ const HEADER_BYTES: usize = 12;
 const WEAK_BYTES: usize = 4;
 const DIGEST_BYTES: usize = 32;
 
+/// Of the largest content that is told as a delta.
+const BLOCKS_MAX: usize = 1 << 20;
+const _: () = assert!(BLOCKS_MAX as u64 * BLOCK_BYTES_MIN as u64 == DELTA_CONTENT_MAX);
+
 #[derive(Clone, Debug)]
 pub struct Blocks(Signature);
 
 impl Blocks {
+    /// As many blocks as the largest content has that is told as a delta.
+    pub const FILE_BYTES_MAX: usize =
+        DIGEST_BYTES + HEADER_BYTES + BLOCKS_MAX * (WEAK_BYTES + *HASH_BYTES_ALLOWED.end() as usize);
+
     pub fn of(content: &[u8], rows: u64) -> Blocks {
         let rows = usize::try_from(rows.max(1)).unwrap_or(usize::MAX);
         let about_a_row = (content.len() / rows).clamp(BLOCK_BYTES_MIN as usize, BLOCK_BYTES_USUAL_MAX);

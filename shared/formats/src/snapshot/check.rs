@@ -2,7 +2,7 @@
 
 use super::{DELTA_CONTENT_MAX, DELTAS_MAX, Part, PartKind, PartName, SnapshotManifest, TableCopy};
 use crate::error::{Error, Kind, Result};
-use crate::manifest::Generated;
+use crate::relation::Generated;
 
 impl SnapshotManifest {
     pub(super) fn check(&self) -> Result<()> {

@@ -25,10 +25,11 @@ use uuid::Uuid;
 use crate::digest::Digest;
 use crate::document::Document;
 use crate::error::Result;
+use crate::frame::ChangeFile;
 use crate::json;
 use crate::lsn::Lsn;
-use crate::manifest::{ChangeFile, Relation};
 use crate::name::TableName;
+use crate::relation::Relation;
 use crate::time::Timestamp;
 
 pub use blocks::Blocks;

@@ -6,8 +6,7 @@ use std::io::{Read, Write as _};
 use super::{Part, PartName};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Context as _, Result};
-use crate::manifest::ChangeFile;
-use crate::segment::frame::Frame;
+use crate::frame::{ChangeFile, Frame};
 
 /// Deltas are made and applied in memory: larger parts are always whole.
 pub const DELTA_CONTENT_MAX: u64 = 64 << 20;

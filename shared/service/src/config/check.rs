@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
+use super::key::Field;
 use super::key::{RawArchive, RawPostgres, RawPrograms};
-use super::raw::{Field, Given, Origin, Reading, Setting};
+use super::raw::{Given, Origin};
+use super::reading::{Reading, Setting};
 use super::rules::Rules;
-use super::{
-    ArchiveSettings, Config, Key, Places, Secret, SftpSettings, file as settings_file, source, value,
-};
+use super::{ArchiveSettings, Config, Key, Places, Secret, SftpSettings, file as settings_file, value};
 use crate::postgres::{PostgresSettings, SslFiles};
 use syncdata_formats::error::{Error, Kind, Result};
 
@@ -120,7 +120,7 @@ impl GivenSecret {
     fn read(self, places: &Places) -> Result<Secret> {
         match self {
             GivenSecret::Itself(secret) => Ok(secret),
-            GivenSecret::InFile { key, path } => source::secret_of_file(key, &places.expand(path)),
+            GivenSecret::InFile { key, path } => Secret::of_file(key, &places.expand(path)),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use syncdata_formats::error::{Context as _, Error, Kind, Result};
 
 use super::KEYS;
-use super::file::refuse_if_exposed;
+use crate::secret::refuse_if_exposed;
 use crate::small_file;
 
 /// See the module.

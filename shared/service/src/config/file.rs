@@ -68,16 +68,3 @@ impl Found {
         Error::new(Kind::BadInput, message).hint(hint)
     }
 }
-
-/// A file with a secret in it that everybody may read is refused.
-pub(super) fn refuse_if_exposed(path: &Path, mode: u32, secret: &str) -> Result<()> {
-    if mode & 0o007 == 0 {
-        return Ok(());
-    }
-    let message = format!(
-        "{} contains {secret} and everybody may read it (mode {:04o})",
-        path.display(),
-        mode & 0o7777
-    );
-    Err(Error::new(Kind::BadInput, message).hint(format!("chmod 0640 {}", path.display())))
-}

@@ -1,8 +1,8 @@
 //! The list of settings: one line each, from which the raw settings, their environment names, the
 //! suggestions for a misspelt key and the check of the manual page follow.
 
-use super::raw::{Field, Given};
-use super::secret::MASK;
+use super::raw::Given;
+use crate::secret::MASK;
 
 /// One setting, as the manual shows it.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,6 +13,13 @@ pub struct Key {
     pub default: Default,
     pub secret: bool,
     pub meaning: &'static str,
+}
+
+/// One setting, as it is given or not.
+#[derive(Debug)]
+pub(super) struct Field {
+    pub(super) key: &'static Key,
+    pub(super) given: Option<Given>,
 }
 
 /// What holds when nobody says anything.

@@ -14,7 +14,7 @@ use super::raw::Origin;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub table: TableName,
-    /// A query, without a semicolon behind it.
+    /// A query, without a semicolon at its end.
     pub sql: String,
 }
 

@@ -7,12 +7,11 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
-use super::Secret;
 use super::env_file::EnvFile;
-use super::file::refuse_if_exposed;
 use super::key::{self, KEYS, Key};
 use super::raw::{Given, Origin, RawValue};
 use super::rules::Rules;
+use crate::secret::refuse_if_exposed;
 use crate::small_file;
 use syncdata_formats::error::{Context, Error, Kind, Result};
 
@@ -199,19 +198,6 @@ fn read_secret(path: &Path) -> Result<String> {
     let text =
         small_file::read_text(path).context(|| format!("reading the credential {}", path.display()))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-/// What a file has that a setting names: a password in one line.
-pub fn secret_of_file(key: &str, path: &Path) -> Result<Secret> {
-    let doing = || format!("reading {key} {}", path.display());
-    refuse_if_exposed(path, std::fs::metadata(path).context(doing)?.mode(), "a secret")?;
-    let text = small_file::read_text(path).context(doing)?;
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.is_empty() || text.contains(['\r', '\n', '\0']) {
-        let message = format!("{key} {} does not hold one line", path.display());
-        return Err(Error::new(Kind::BadInput, message).hint("the secret stands in it alone, in one line"));
-    }
-    Ok(Secret::new(text))
 }
 
 #[cfg(test)]

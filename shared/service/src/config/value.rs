@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::raw::{Given, Parsed, RawValue};
-use super::secret::Secret;
+use super::Secret;
+use super::raw::{Given, RawValue};
+use super::reading::Parsed;
 use super::{Confirm, OnError, Percent, QuarantineValues, Source};
 use crate::postgres::SslMode;
 use crate::webhook::Webhook;

@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
 use super::{Method, Request, Response};
+use crate::small_file;
 use syncdata_formats::error::{Context, Error, Kind, Result};
 
 /// A question is small and comes at once.
@@ -179,8 +180,8 @@ fn refuse_if_taken(path: &Path) -> Result<()> {
 
 /// The socket belongs to the operators' group, if we are in it ourselves: the units are. `false`: to us alone.
 fn hand_to_operators(socket: &Path) -> io::Result<bool> {
-    let Some(group) = fs::read_to_string("/etc/group").ok().and_then(|groups| number_of(OPERATORS, &groups))
-    else {
+    let groups = small_file::read_text(Path::new("/etc/group")).ok();
+    let Some(group) = groups.and_then(|groups| number_of(OPERATORS, &groups)) else {
         return Ok(false);
     };
     let ours = rustix::process::getegid().as_raw() == group

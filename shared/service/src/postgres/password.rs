@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use tracing::warn;
 
 use super::PostgresSettings;
-use crate::config::Secret;
+use crate::secret::Secret;
+use crate::small_file;
 
 /// The configured password, else what the password file has. Like libpq, a file that others may read is
 /// left alone with a warning.
@@ -33,7 +34,8 @@ pub(super) fn find(settings: &PostgresSettings) -> Option<Secret> {
         warn!(%file, "others may read the password file, so it was ignored; chmod 0600 it");
         return None;
     }
-    let text = fs::read_to_string(path).map_err(|error| warn!(%file, %error, "password file not readable"));
+    let text = small_file::read_text(path)
+        .map_err(|error| warn!(%file, error = %error.one_line(), "password file not readable"));
     lookup(&text.ok()?, settings)
 }
 

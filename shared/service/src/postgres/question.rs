@@ -38,9 +38,16 @@ const FILES: &str = "SELECT coalesce(string_agg(c.oid || '/' || c.relfilenode, '
   FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1::int8[]::oid[])";
 
 impl Question<'_> {
-    /// The rows, while another session looks whether they are whole. The transaction is left open: its end lets go of
-    /// the locks.
+    /// The rows, while another session looks whether they are whole. The session is ready for the next question, whatever
+    /// fails.
     pub async fn ask(&self, client: &Client, other: &Client) -> Result<Violators> {
+        let answered = self.answered(client, other).await;
+        let ended = client.batch_execute("ROLLBACK").await.context(|| "ending a question".to_owned());
+        let violators = answered?;
+        ended.map(|()| violators)
+    }
+
+    async fn answered(&self, client: &Client, other: &Client) -> Result<Violators> {
         self.begin(client).await?;
         let violators = rows(client, self.sql).await?;
         let doing = || "asking which tables were read".to_owned();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::Secret;
+use crate::secret::Secret;
 
 /// What libpq means by these words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use postgres_openssl::MakeTlsConnector;
 use tokio_postgres::{CancelToken, NoTls};
 
 use super::{PostgresSettings, SslMode};
+use crate::small_file;
 use syncdata_formats::error::{Context, Error, Kind, Result};
 
 /// How a connection, and the one that cancels it, is wrapped.
@@ -131,7 +132,7 @@ fn show(builder: &mut SslConnectorBuilder, cert: &Path, key: &Path) -> Result<()
         );
         return Err(Error::new(Kind::BadInput, message).hint(format!("chmod 0600 {}", key.display())));
     }
-    let pem = fs::read(key).context(doing)?;
+    let pem = small_file::read(key, small_file::OPERATORS_BYTES_MAX).context(doing)?;
     // Without the callback, OpenSSL would ask for a passphrase on the terminal, and a daemon would hang there.
     let private = PKey::private_key_from_pem_callback(&pem, |_| Ok(0))
         .map_err(|error| unusable(key, "a private key without passphrase", error))?;

@@ -1,12 +1,13 @@
-//! Decompression of exactly one zstd frame that is as long as promised, before and after.
+//! A compressed file of the archive: what a manifest promises of it, and its decompression, which holds it to that. One
+//! zstd frame, as long as promised before and after.
 
 use std::io::{self, Read, Write as _};
 
+use serde::{Deserialize, Serialize};
 use zstd::stream::raw::{DParameter, Decoder, Operation as _};
 
-use crate::digest::Hashing;
-use crate::error::{Error, Result};
-use crate::manifest::ChangeFile;
+use crate::digest::{Digest, Hashing};
+use crate::error::{Context as _, Error, Kind, Result};
 
 /// A frame's window is memory that the reader has to hold. 128 MiB is what every level of zstd stays within,
 /// and what `zstd --long=27` and a plain `zstdcat` accept.
@@ -17,6 +18,44 @@ const INPUT_BYTES: usize = 128 * 1024;
 const HEAD_BYTES: usize = 5;
 const MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 const HAS_CHECKSUM: u8 = 0b100;
+
+/// What a manifest promises of a file beside it, compressed and as content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeFile {
+    pub file: String,
+    pub bytes: u64,
+    pub sha256: Digest,
+    pub content_bytes: u64,
+    pub content_sha256: Digest,
+}
+
+impl ChangeFile {
+    /// Size and SHA-256 of the compressed file; never reads far beyond the size that is promised.
+    pub fn check(&self, source: &mut dyn Read) -> Result<()> {
+        let mut bounded = source.take(self.bytes.saturating_add(1));
+        let (sha256, bytes) = Digest::of_reader(&mut bounded).context(|| format!("reading {}", self.file))?;
+        self.check_facts(bytes, sha256)
+    }
+
+    fn check_facts(&self, bytes: u64, sha256: Digest) -> Result<()> {
+        if bytes != self.bytes {
+            let found = if bytes > self.bytes { "more".to_owned() } else { bytes.to_string() };
+            return Err(self.refused(format!("it should have {} bytes and has {found}", self.bytes)));
+        }
+        if sha256 != self.sha256 {
+            return Err(self.refused(format!("its SHA-256 should be {} and is {sha256}", self.sha256)));
+        }
+        Ok(())
+    }
+
+    /// The file is named, and what was expected and found.
+    pub(crate) fn refused(&self, problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::new(Kind::Corrupt, format!("{} is not what its manifest says", self.file))
+            .caused_by(problem)
+            .of_file(&self.file)
+            .hint("nothing of it was applied; bring the file back from a sound copy or from the archiver's spool")
+    }
+}
 
 pub(crate) struct Frame<R> {
     promised: ChangeFile,
@@ -59,7 +98,7 @@ impl<R: Read> Frame<R> {
         })
     }
 
-    pub(super) fn promised(&self) -> &ChangeFile {
+    pub(crate) fn promised(&self) -> &ChangeFile {
         &self.promised
     }
 

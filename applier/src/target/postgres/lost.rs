@@ -1,0 +1,110 @@
+//! Why the rows here are not those of a table's position, and what to do.
+
+use syncdata_formats::name::TableName;
+use syncdata_formats::printed::{identifier, shell_word};
+
+use crate::plan::not_found;
+use crate::table::Altered;
+use crate::target::postgres::labels::OldLabel;
+
+/// Why the rows here are not those of the table's position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    NotFound,
+    /// The name belongs to another table now.
+    Replaced,
+    /// A partition is gone.
+    PartGone,
+    /// A crash would empty it, or has done so.
+    Unlogged,
+    /// All rows of it, or of a partition, went or were written anew, and none of its changes did that.
+    Rewritten,
+    /// A partition came that has rows of its own.
+    PartWithRows(String),
+    /// A column is not as it was when the rows were right.
+    Altered(Altered),
+    /// Another applier, whose tables are in that schema, writes into it too.
+    Shared(String),
+    /// Something else than its changes has changed them.
+    Touched,
+    /// The position is of another moment than the rows: a dump of our tables was restored, and the table was not.
+    OtherMoment,
+    /// Some have a label that the source calls otherwise by now.
+    OldLabel(OldLabel),
+}
+
+impl Lost {
+    /// What happened, and what to do.
+    pub fn reason(&self, table: &TableName) -> String {
+        let resync = format!("syncdata-applier resync {}", table.shell_word());
+        match self {
+            Lost::NotFound => format!("{}, then: {resync}", not_found(table)),
+            Lost::Replaced => format!(
+                "the local table is another one than its rows were written to: it was dropped and made again, or \
+                 renamed; run: {resync}"
+            ),
+            Lost::PartGone => {
+                format!("a partition of the local table is gone, and its rows with it; run: {resync}")
+            }
+            Lost::Unlogged => format!(
+                "the local table is UNLOGGED: a crash of its server empties it; run: ALTER TABLE {} SET LOGGED  -- then: \
+                 {resync}",
+                table.sql()
+            ),
+            Lost::Rewritten => format!(
+                "the local table was emptied, or all of its rows were written anew, by something else than its changes; \
+                 run: {resync}"
+            ),
+            Lost::PartWithRows(part) => format!(
+                "partition {part} was attached to the local table with rows of its own; run: {resync}"
+            ),
+            Lost::Altered(altered) => format!("{}{resync}", what_altered(table, altered)),
+            Lost::Shared(schema) => format!(
+                "an applier whose own tables are in schema {} writes into it too; run: SYNCDATA_META_SCHEMA={} \
+                 syncdata-applier remove-tables {}  # then: {resync}",
+                identifier(schema),
+                shell_word(schema),
+                table.shell_word()
+            ),
+            Lost::Touched => format!("its rows are no longer those of its position; run: {resync}"),
+            Lost::OtherMoment => format!(
+                "its position was restored from a dump, and its rows were not: they are of another moment; run: {resync}"
+            ),
+            Lost::OldLabel(old) => old.reason(table),
+        }
+    }
+
+    /// However it is afterwards: its rows may be others since.
+    pub(super) fn stays(&self) -> bool {
+        match self {
+            Lost::Unlogged | Lost::Rewritten | Lost::Altered(_) | Lost::Shared(_) => true,
+            Lost::NotFound
+            | Lost::Replaced
+            | Lost::PartGone
+            | Lost::PartWithRows(_)
+            | Lost::Touched
+            | Lost::OtherMoment
+            | Lost::OldLabel(_) => false,
+        }
+    }
+}
+
+/// What happened, up to the command that makes the rows right.
+fn what_altered(table: &TableName, altered: &Altered) -> String {
+    match altered {
+        Altered::Converted { column, was, is } => format!(
+            "column {0} of {table} was {was} and is {is} now: its values may have been altered with it; run: ALTER TABLE {1} \
+             ALTER COLUMN {0} TYPE {was}  -- then: ",
+            identifier(column),
+            table.sql()
+        ),
+        Altered::Computed { column } => format!(
+            "column {} of {table} is computed by another expression than before; run: ",
+            identifier(column)
+        ),
+        Altered::Remade { column } => format!(
+            "column {} of {table} is another one than its rows were written to: it was dropped and made again; run: ",
+            identifier(column)
+        ),
+    }
+}

@@ -1,0 +1,74 @@
+//! Which tables are published: what others did to the publication is seen here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use syncdata_formats::Result;
+use tokio_postgres::GenericClient;
+use tokio_postgres::types::Type;
+
+use crate::capture::{CatalogRow, CatalogTable, NO_IDENTITY, Publication, RelationKind, Stream};
+use crate::source::ask::many;
+
+/// What all of it has to be. The fields of younger versions are asked for as JSON.
+const ROWS: &str = "SELECT p.oid, p.xmin::text::int8, r.prrelid, r.oid, r.xmin::text::int8,
+    p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND NOT p.puballtables AND NOT p.pubviaroot
+      AND coalesce(to_jsonb(p)->>'pubgencols', 's') = 's',
+    to_jsonb(r)->>'prqual' IS NULL AND to_jsonb(r)->>'prattrs' IS NULL
+  FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname = $1";
+
+/// Tables whose updates could not be published, beside those that have no identity at all. Before 18 no generated column
+/// is published, and from 18 on none that is not stored.
+const UNPUBLISHABLE: &str = "SELECT c.oid FROM pg_class c WHERE c.relkind = 'r' AND EXISTS (
+    SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+      AND CASE WHEN c.relreplident = 'f' THEN a.attgenerated = 'v'
+        ELSE (a.attgenerated = 'v' OR a.attgenerated <> '' AND current_setting('server_version_num')::int < 180000)
+          AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND a.attnum = ANY(x.indkey::int2[])
+            AND CASE WHEN c.relreplident = 'i' THEN x.indisreplident ELSE x.indisprimary END) END)";
+
+/// Partitions that were made as such. A table that is attached has all rows of its columns written again; of one that was
+/// made so they are as old as the table, and say that they are another's.
+const PARTS_FROM_BIRTH: &str = "SELECT i.inhrelid FROM pg_inherits i
+    JOIN pg_attribute o ON o.attrelid = i.inhrelid AND o.attnum = -6
+  WHERE i.xmin = o.xmin AND o.xmax::text = '0' AND EXISTS (SELECT FROM pg_attribute a
+    WHERE a.attrelid = i.inhrelid AND a.attnum > 0 AND NOT a.attisdropped AND a.attinhcount > 0 AND NOT a.attislocal
+      AND a.xmin = o.xmin AND a.cmin = o.cmin AND a.xmax::text = '0')";
+
+/// Adds to the catalog which tables are published, and takes out those that cannot be.
+pub(crate) async fn look(
+    client: &impl GenericClient,
+    publication: &str,
+    tables: &mut [CatalogTable],
+) -> Result<()> {
+    let doing = "reading the publication";
+    let mut published: BTreeMap<u32, Vec<CatalogRow>> = BTreeMap::new();
+    for row in &many(client, doing, ROWS, &[(&publication, Type::TEXT)]).await? {
+        let mark = |place: usize| {
+            let xid = row.get::<_, Option<i64>>(place);
+            xid.and_then(|xid| u32::try_from(xid).ok()).unwrap_or_default()
+        };
+        let (whole, all_rows): (bool, Option<bool>) = (row.get(5), row.get(6));
+        let (Some(relation), Some(member)) = (row.get::<_, Option<u32>>(2), row.get::<_, Option<u32>>(3))
+        else {
+            continue;
+        };
+        if whole && all_rows == Some(true) {
+            let of_all = CatalogRow { oid: row.get(0), mark: mark(1) };
+            published.insert(relation, vec![of_all, CatalogRow { oid: member, mark: mark(4) }]);
+        }
+    }
+    let oids = async |sql| -> Result<BTreeSet<u32>> {
+        Ok(many(client, doing, sql, &[]).await?.iter().map(|row| row.get(0)).collect())
+    };
+    let (unpublishable, from_birth) = (oids(UNPUBLISHABLE).await?, oids(PARTS_FROM_BIRTH).await?);
+    for table in tables {
+        if table.kind == RelationKind::Table && (!table.identity_usable || unpublishable.contains(&table.oid))
+        {
+            table.kind = NO_IDENTITY;
+        }
+        table.stream = Stream::Published(Publication {
+            rows: published.remove(&table.oid).unwrap_or_default(),
+            part_from_birth: from_birth.contains(&table.oid),
+        });
+    }
+    Ok(())
+}
