@@ -1,6 +1,7 @@
 //! The test world: real PostgreSQL servers, a real sshd, and the real programs between them. A missing
 //! server is a failed test that says which script installs it, never a skipped one.
 
+pub mod browser;
 pub mod differential;
 pub mod disk;
 pub mod forge;
@@ -15,6 +16,7 @@ pub mod sshd;
 pub mod workload;
 pub mod world;
 
+pub use browser::{Browser, Scheme};
 pub use disk::Disk;
 pub use forge::Forge;
 pub use installation::Installation;

@@ -6,6 +6,7 @@ pub mod alerts;
 pub mod as_of;
 pub mod clear;
 pub mod consistency;
+pub mod dashboard;
 pub mod dead_letters;
 pub mod drill;
 pub mod executions;

@@ -21,12 +21,13 @@ use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Link;
 use syncdata_formats::name::TableName;
+use syncdata_formats::time::Timestamp;
 use tokio::sync::mpsc;
 
 use self::catch_up::catch_up;
 use self::context::clean;
 pub use self::context::{PassContext, Proving};
-pub use self::tally::{Counts, TableCounts, Tally};
+pub use self::tally::{Counts, Seen, TableCounts, Tally};
 use self::view::{View, is_about_the_archive};
 use crate::apply::lookahead::Ahead;
 use crate::archive::fetch::Fetched;
@@ -93,6 +94,7 @@ impl<'a> Pass<'a> {
             proving.proofs.resume(&proving.config, self.context.local, &checkpoint).await?;
         }
         let mut view = View::of(self.context.source, &checkpoint, known).await?;
+        self.context.tally.sees(view.head.as_ref().map(|head| head.covered_at), Timestamp::now());
         self.sweep(&states, &checkpoint)?;
         let settled = match self.settle(&states, &checkpoint, &view, &mut report).await {
             Err(error) if error.kind().is_transient() => return Err(error),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use syncdata_formats::error::Error;
 use syncdata_formats::manifest::OpCounts;
 use syncdata_formats::name::TableName;
+use syncdata_formats::time::Timestamp;
 use syncdata_service::control::Durations;
 
 use crate::apply::transaction::Done;
@@ -32,6 +33,8 @@ pub struct Counts {
     /// Segments that the archive had for the last pass and that are not applied yet.
     pub waiting: Option<u64>,
     pub last_error: Option<String>,
+    /// As the last pass found it.
+    pub archive: Option<Seen>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +42,14 @@ pub struct TableCounts {
     pub rows: OpCounts,
     /// Updates and deletes of rows that were not here.
     pub missing: u64,
+}
+
+/// How fresh the archive was when it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// As head.json says; `None` without one.
+    pub covered_at: Option<Timestamp>,
+    pub at: Timestamp,
 }
 
 impl Counts {
@@ -107,6 +118,11 @@ impl Tally {
         let mut counts = self.lock();
         counts.loads_failed += 1;
         counts.last_error = Some(format!("tables cannot be loaded: {}", error.with_hint()));
+    }
+
+    /// The archive was looked at; it covers what committed before.
+    pub(super) fn sees(&self, covered_at: Option<Timestamp>, at: Timestamp) {
+        self.lock().archive = Some(Seen { covered_at, at });
     }
 
     pub(super) fn waits(&self, segments: usize) {

@@ -3,6 +3,7 @@
 
 pub(crate) mod alerts;
 pub(crate) mod check;
+pub(crate) mod dashboard;
 pub(crate) mod declare_gap;
 pub(crate) mod drop_slot;
 pub(crate) mod keygen;

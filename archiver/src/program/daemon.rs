@@ -93,6 +93,10 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     *lock_prover(&provers) = Some(prover(&archiver));
     serve_control(&archiver.config, &status, &orders, &provers, &stop).await?;
     tokio::spawn(Alerting::new(Shared::clone(&status), journal).watch(stop.clone()));
+    tokio::spawn({
+        let (status, stop) = (Shared::clone(&status), stop.clone());
+        async move { status.keep_points(&stop).await }
+    });
     notify(Phase::Ready);
     heartbeat.feed_watchdog(PATIENCE);
     info!(version = env!("CARGO_PKG_VERSION"), "started");

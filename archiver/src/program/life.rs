@@ -9,11 +9,14 @@ use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::alerts::{Alert, Journal, Look, Watched};
 use syncdata_service::circuit::{ARCHIVE, Circuits, SOURCE};
 use syncdata_service::config::{Config, Program};
+use syncdata_service::daemon::Stop;
 use syncdata_service::http::Http;
+use syncdata_service::points::Points;
 use tokio::sync::Notify;
 
 use crate::operations::alerts::conditions;
-use crate::operations::status::Status;
+use crate::operations::dashboard::{self, Dashboard};
+use crate::operations::status::{Status, hops};
 use crate::poll::outcome::Outcome;
 use crate::spool::executions::{self, Execution};
 
@@ -30,6 +33,7 @@ pub(super) struct Life {
     http: Arc<Http>,
     /// Those that are open.
     alerts: Mutex<Vec<Alert>>,
+    points: Points,
     /// A poll has ended.
     polled: Notify,
     has_polled: AtomicBool,
@@ -43,6 +47,7 @@ impl Life {
             circuits: Circuits::of(&[SOURCE, ARCHIVE]),
             http: Arc::new(Http::new(Program::Archiver, config)),
             alerts: Mutex::default(),
+            points: Points::at(config.spool_dir.join("points.json"), Program::Archiver, Timestamp::now()),
             polled: Notify::new(),
             has_polled: AtomicBool::new(false),
         }
@@ -71,7 +76,20 @@ impl Life {
         let mut status = status.seen_at(Timestamp::now());
         status.problems.extend(self.http.problems());
         status.healthy &= status.problems.is_empty();
+        status.hops = hops::hops(&status, lock(&self.config).lag_that_is_an_alert());
         status
+    }
+
+    /// All that the page shows.
+    #[allow(dead_code)]
+    pub(super) fn dashboard(&self) -> Dashboard {
+        dashboard::dashboard(self.as_of_now(), self.points.all(), &self.executions())
+    }
+
+    /// Minute by minute, for the page's curves.
+    pub(super) async fn keep_points(&self, stop: &Stop) {
+        let sample = || std::future::ready(dashboard::sample(&self.as_of_now(), Timestamp::now()));
+        self.points.keep(stop, sample).await;
     }
 
     /// What was done, the newest first.

@@ -1,6 +1,8 @@
 //! Logs on stderr: for a person on a terminal, for the journal, or as JSON. Whatever a name or a message from
 //! outside contains, an event is one line and cannot paint a terminal.
 
+mod recent;
+
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -12,6 +14,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter}
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
+pub use self::recent::{Line, lines as recent_lines};
 use syncdata_formats::error::escape_control;
 
 /// How an event is written.
@@ -72,7 +75,7 @@ where
         .with_target("syncdata", LevelFilter::from_level(level));
     // A closed stderr is no reason to panic, which the library's own complaint on stderr would do.
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(recent::Recent);
     match style {
         Style::Json => Box::new(registry.with(lines.json().flatten_event(true))),
         style => Box::new(registry.with(lines.event_format(Lines(style)))),

@@ -1,6 +1,8 @@
 //! `status`: how far the copy is and what is wrong, one value. The daemon adds what it has gone through.
 
 mod found;
+pub mod hops;
+mod troubles;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +17,7 @@ use syncdata_service::circuit::Circuit;
 use syncdata_service::config::{ArchiveSettings, Config};
 use syncdata_service::control::EarlierKeys;
 use syncdata_service::disk::Room;
+use syncdata_service::hops::{Hop, Trouble};
 
 pub use self::found::Found;
 use crate::plan::state::State;
@@ -29,6 +32,12 @@ pub struct Status {
     pub healthy: bool,
     /// What is wrong, worst first; empty when healthy.
     pub problems: Vec<String>,
+    /// The same in parts: where, since when, and what to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<Trouble>,
+    /// Of a daemon: from production to the tables.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hops: Vec<Hop>,
     /// What is as it should be, and worth knowing.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -189,7 +198,7 @@ impl Status {
         }
     }
 
-    /// Takes in what the database says, and judges. Problems that are there already come first.
+    /// Takes in what the database says, and judges. Troubles that are there already come first.
     #[must_use]
     pub fn with(mut self, found: Found) -> Status {
         (self.copy, self.tables) = (found.copy, found.tables);
@@ -204,32 +213,8 @@ impl Status {
         self.notes.extend(found.forgets_from.map(|(days, from)| {
             format!("lines of data_sync_logs, sync_executions and data_sync_alerts older than {days} days go from {from} on (log_keep_days)")
         }));
-        let set_aside = self.tables.iter().filter(|table| table.is_set_aside());
-        let words = |table: &TableStatus| {
-            let reason = table.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-            format!("{} is {}{reason}", table.table, table.state)
-        };
-        self.problems.extend(set_aside.map(words));
-        let differing = self.tables.iter().filter(|table| table.differs);
-        self.problems.extend(differing.map(|table| {
-            let is_of_data = table.differs_in_rows();
-            let (table, word) = (&table.table, TableName::word_of(&table.table));
-            match is_of_data {
-                true => {
-                    format!("{table} differs from production; which rows: syncdata-applier consistency rows {word}")
-                }
-                // Its rows are as they should be, and yet some refer to nothing or break a rule.
-                false => {
-                    format!("{table} differs from production; by what: syncdata-applier consistency check {word}")
-                }
-            }
-        }));
-        let not_loaded = self.tables.iter().filter(|table| !table.is_set_aside());
-        self.problems.extend(not_loaded.filter_map(|table| {
-            let reason = table.load_failed.as_deref()?;
-            Some(format!("{} could not be loaded: {reason}", table.table))
-        }));
-        self.problems.extend(self.too_old());
+        self.troubles.extend(troubles::of_tables(&self));
+        self.problems = self.troubles.iter().map(|trouble| trouble.words.clone()).collect();
         self.healthy = self.problems.is_empty();
         self.name_earlier();
         self
@@ -252,21 +237,6 @@ impl Status {
         // Without tables it is as far as the copy as a whole.
         times.min_by_key(|time| *time).unwrap_or(self.copy.covered_at)
     }
-
-    fn too_old(&self) -> Option<String> {
-        let old: Vec<&TableStatus> = self.tables.iter().filter(|table| table.is_too_old()).collect();
-        let newest = old.iter().filter_map(|table| table.data_as_of).max();
-        let names = match old.as_slice() {
-            [] => return None,
-            [one] => one.table.clone(),
-            several => format!("{} tables", several.len()),
-        };
-        let newest = newest.map_or_else(|| "not known".to_owned(), |time| time.to_string());
-        Some(format!(
-            "{names}: not fresh within stale_after ({} s), as of {newest}; look at the archiver, and at both clocks",
-            self.stale_after_seconds
-        ))
-    }
 }
 
 /// How it is said wherever it is said.
@@ -281,13 +251,15 @@ pub fn nan_words(columns: &str) -> String {
 pub async fn status(config: &Config) -> Status {
     let mut status = Status {
         status: "not-started".into(),
-        problems: vec!["no daemon is running".into()],
+        troubles: vec![
+            Trouble::new("no daemon is running").remedy("start it: systemctl start syncdata-applier"),
+        ],
         ..Status::of_settings(config)
     };
     let found = match found(config).await {
         Ok(found) => found,
         Err(error) => {
-            status.problems.push(error.one_line());
+            status.troubles.push(Trouble::new(error.one_line()).of_hop(hops::APPLY));
             Found::default()
         }
     };

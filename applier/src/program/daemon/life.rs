@@ -5,20 +5,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use syncdata_formats::error::{Remedy, Result};
+use syncdata_formats::error::{Error, Remedy, Result};
 use syncdata_formats::time::Timestamp;
 use syncdata_service::alerts::Alert;
 use syncdata_service::circuit::{self, Circuits};
 use syncdata_service::config::{Config, Program};
 use syncdata_service::control::{EarlierKeys, Metrics};
-use syncdata_service::daemon::{Phase, notify};
+use syncdata_service::daemon::{Phase, Stop, notify};
+use syncdata_service::hops::Trouble;
 use syncdata_service::http::Http;
+use syncdata_service::points::Points;
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
 use crate::archive::silence::Silence;
 use crate::load;
-use crate::operations::status::{Found, Status};
+use crate::operations::dashboard::{self, Dashboard, Lists};
+use crate::operations::status::{Found, Status, hops};
 use crate::operations::sync;
 use crate::pass::{Report, Tally};
 use crate::program::metrics::metrics;
@@ -42,6 +45,7 @@ pub(super) struct Life {
     http: Arc<Http>,
     /// Those that are open.
     alerts: Mutex<Vec<Alert>>,
+    points: Points,
     /// A pass has ended.
     passed: Notify,
 }
@@ -52,9 +56,9 @@ struct Facts {
     /// The last pass did not get to its end.
     has_failed: bool,
     /// Why the last pass was not all well.
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
     /// Why the last load was not.
-    load_trouble: Option<String>,
+    load_trouble: Option<Trouble>,
     /// Tables that the last attempt could not load, and why.
     not_loaded: BTreeMap<String, String>,
     waits_for_base: bool,
@@ -74,6 +78,7 @@ impl Life {
             circuits: Circuits::of(&[circuit::ARCHIVE, circuit::LOCAL_SERVER]),
             http: Arc::new(Http::new(Program::Applier, config)),
             alerts: Mutex::default(),
+            points: Points::at(config.state_file_of_copy("points"), Program::Applier, Timestamp::now()),
             passed: Notify::new(),
         }
     }
@@ -143,9 +148,10 @@ impl Life {
                 Err(_) => debug!(%error, "the tables' states are not known"),
             }
         }
-        self.passed(&result);
+        let answered = self.silence.take_answer();
+        self.passed(&result, answered);
         self.circuits.tried(circuit::LOCAL_SERVER, looked.is_ok());
-        if let Some(has_answered) = self.silence.take_answer() {
+        if let Some(has_answered) = answered {
             self.circuits.tried(circuit::ARCHIVE, has_answered);
         }
         self.passed.notify_one();
@@ -153,7 +159,8 @@ impl Life {
         Some(result)
     }
 
-    fn passed(&self, result: &Result<Report>) {
+    /// `answered` is whether the archive did, if it was asked.
+    fn passed(&self, result: &Result<Report>, answered: Option<bool>) {
         let mut facts = self.facts();
         match result {
             Ok(report) => {
@@ -161,7 +168,8 @@ impl Life {
                     info!("passes succeed again");
                 }
                 facts.has_failed = false;
-                facts.trouble = report.missing.map(sync::missing);
+                let missing = report.missing.map(|seq| Trouble::new(sync::missing(seq)).of_hop(hops::FETCH));
+                facts.trouble = facts.lasting(missing);
                 facts.waits_for_base = report.waits_for_base;
                 if !report.waits_for_base {
                     facts.load_trouble = None;
@@ -175,14 +183,16 @@ impl Life {
                 let (words, hint) = (error.one_line(), error.hint_text());
                 match error.kind().remedy() {
                     // What lasts is logged when it begins and when it ends, not at every try.
-                    Remedy::Retry if facts.trouble.as_deref() == Some(&error.with_hint()) => {
+                    Remedy::Retry
+                        if facts.trouble.as_ref().is_some_and(|known| known.words == error.with_hint()) =>
+                    {
                         debug!(error = %words, "pass failed again");
                     }
                     Remedy::Retry => warn!(error = %words, hint, "pass failed, it is tried again"),
                     Remedy::Wait | Remedy::Operator => error!(error = %words, hint, "pass failed"),
                 }
                 facts.has_failed = true;
-                facts.trouble = Some(error.with_hint());
+                facts.trouble = facts.lasting(Some(trouble_of(error, answered)));
             }
         }
     }
@@ -209,7 +219,9 @@ impl Life {
             }
             Err(error) => {
                 error!(error = %error.one_line(), hint = error.hint_text(), "loading base copies failed");
-                facts.load_trouble = Some(format!("tables cannot be loaded: {}", error.with_hint()));
+                let words = format!("tables cannot be loaded: {}", error.with_hint());
+                facts.load_trouble =
+                    Some(Trouble::new(words).of_hop(hops::FETCH).since(Some(Timestamp::now())));
                 false
             }
         }
@@ -218,7 +230,7 @@ impl Life {
     fn summary(&self) -> String {
         let facts = self.facts();
         match (&facts.trouble, facts.last_sync) {
-            (Some(trouble), _) => trouble.clone(),
+            (Some(trouble), _) => trouble.words.clone(),
             (None, Some(time)) => {
                 format!("last sync {time}, {} records since the start", self.tally.records())
             }
@@ -264,25 +276,49 @@ impl Life {
             records_synced: counts.records,
             errors: counts.errors(),
             waiting_segments: counts.waiting,
-            problems: facts.trouble.iter().chain(&facts.load_trouble).cloned().collect(),
+            troubles: facts.trouble.iter().chain(&facts.load_trouble).cloned().collect(),
             earlier: EarlierKeys { last_error: counts.last_error, ..EarlierKeys::default() },
             circuits: self.circuits.now(),
             alerts: self.alerts.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             ..settings
         };
         // A pass that failed has said the same in its own words.
-        status.problems.extend(silence.filter(|_| facts.trouble.is_none()));
-        status.problems.extend(self.http.problems());
+        let silence = silence.filter(|_| facts.trouble.is_none());
+        status.troubles.extend(silence.map(|words| Trouble::new(words).of_hop(hops::APPLY)));
+        status.troubles.extend(self.http.problems().into_iter().map(Trouble::new));
         let mut found = facts.found.clone();
         for table in &mut found.tables {
             table.load_failed = facts.not_loaded.get(&table.table).cloned();
         }
-        (status.with(found), is_seen)
+        let mut status = status.with(found);
+        let late = self.config().lag_that_is_an_alert();
+        status.hops = hops::hops(&status, counts.archive, late, Timestamp::now());
+        (status, is_seen)
     }
 
     pub(super) async fn metrics(&self) -> Metrics {
         let status = self.status().await;
         metrics(&status, &self.tally.counts())
+    }
+
+    /// All that the page shows.
+    #[allow(dead_code)]
+    pub(super) async fn dashboard(&self) -> Dashboard {
+        let (status, _) = self.seen().await;
+        dashboard::dashboard(status, self.points.all(), self.lists().await)
+    }
+
+    async fn lists(&self) -> Result<Lists, String> {
+        let local = self.session().ok_or("the local server is out of reach")?;
+        let read = tokio::time::timeout(STATUS_PATIENCE, Lists::read(&local)).await;
+        let read = read.map_err(|_| format!("the local server did not answer within {STATUS_PATIENCE:?}"))?;
+        read.map_err(|error| error.one_line())
+    }
+
+    /// Minute by minute, for the page's curves.
+    pub(super) async fn keep_points(&self, stop: &Stop) {
+        let sample = || async { dashboard::sample(&self.status().await, Timestamp::now()) };
+        self.points.keep(stop, sample).await;
     }
 
     /// Asks the database how far the tables are. `Err` says in words why it does not answer.
@@ -298,4 +334,19 @@ impl Life {
         facts.found = found;
         Ok(())
     }
+}
+
+impl Facts {
+    /// It has been there since it was first seen.
+    fn lasting(&self, trouble: Option<Trouble>) -> Option<Trouble> {
+        let trouble = trouble?;
+        let since = self.trouble.as_ref().and_then(|known| known.since);
+        Some(trouble.since(since.or_else(|| Some(Timestamp::now()))))
+    }
+}
+
+/// Of which hop it is: the archive's silence, what the archive holds, or this side.
+fn trouble_of(error: &Error, answered: Option<bool>) -> Trouble {
+    let is_of_archive = answered == Some(false) || error.kind().refuses_archive();
+    Trouble::new(error.with_hint()).of_hop(if is_of_archive { hops::FETCH } else { hops::APPLY })
 }

@@ -58,6 +58,10 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     let serving = answers::serve(&config, &life, &orders, &stop).await?;
     let alerting = Alerting::new(Arc::clone(&life), journal(&config));
     let alerting = tokio::spawn(alerting.watch(stop.clone()));
+    let points = {
+        let (life, stop) = (Arc::clone(&life), stop.clone());
+        tokio::spawn(async move { life.keep_points(&stop).await })
+    };
     let heartbeat = Heartbeat::new();
     notify(Phase::Ready);
     heartbeat.feed_watchdog(PATIENCE);
@@ -114,6 +118,7 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     }
     // What it has not said yet is in its journal.
     alerting.abort();
+    points.abort();
     for task in serving {
         task.abort();
         // The socket's file goes with its task; the lock after it.

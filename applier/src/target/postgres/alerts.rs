@@ -46,13 +46,23 @@ pub async fn keep(client: &impl GenericClient, meta: &MetaSchema, alert: &Alert)
 /// Those that are open, or of which somebody has heard and not that they are over.
 pub async fn unfinished(client: &impl GenericClient, meta: &MetaSchema) -> Result<Vec<Alert>> {
     let select = format!(
-        "SELECT id::text, kind, subject, value::text, threshold::text, (extract(epoch FROM since) * 1000000)::int8, \
-         (extract(epoch FROM resolved_at) * 1000000)::int8, (extract(epoch FROM delivered_at) * 1000000)::int8, delivered \
-         FROM {meta}.data_sync_alerts WHERE resolved_at IS NULL OR (delivered_at IS NULL AND delivered <> '{{}}') ORDER BY since LIMIT 1000"
+        "SELECT {COLUMNS} FROM {meta}.data_sync_alerts WHERE resolved_at IS NULL OR (delivered_at IS NULL AND delivered <> '{{}}') ORDER BY since LIMIT 1000"
     );
     let rows = client.query(&select, &[]).await.context(|| "reading data_sync_alerts".to_owned())?;
     rows.iter().map(alert).collect()
 }
+
+/// The newest, also those that are over.
+pub async fn newest(client: &impl GenericClient, meta: &MetaSchema, limit: i64) -> Result<Vec<Alert>> {
+    let select = format!(
+        "SELECT {COLUMNS} FROM {meta}.data_sync_alerts ORDER BY resolved_at IS NULL DESC, since DESC, id LIMIT $1"
+    );
+    let rows = client.query(&select, &[&limit]).await.context(|| "reading data_sync_alerts".to_owned())?;
+    rows.iter().map(alert).collect()
+}
+
+const COLUMNS: &str = "id::text, kind, subject, value::text, threshold::text, (extract(epoch FROM since) * 1000000)::int8, \
+    (extract(epoch FROM resolved_at) * 1000000)::int8, (extract(epoch FROM delivered_at) * 1000000)::int8, delivered";
 
 fn alert(row: &Row) -> Result<Alert> {
     let bad = |what: &str| Error::bad_input(what, "data_sync_alerts'");

@@ -1,5 +1,6 @@
 //! `status`: one value, made by the daemon after every poll, or from what spool and source say themselves.
 
+pub(crate) mod hops;
 mod metrics;
 mod text;
 mod without_daemon;
@@ -17,6 +18,7 @@ use syncdata_service::alerts::Alert;
 use syncdata_service::circuit::Circuit;
 use syncdata_service::control::{Durations, EarlierKeys};
 use syncdata_service::disk::Room;
+use syncdata_service::hops::Hop;
 
 use crate::operations::check::some;
 use crate::poll::guard::Pressure;
@@ -43,6 +45,9 @@ pub(crate) struct Status {
     pub healthy: bool,
     /// What is wrong, worst first; empty when healthy.
     pub problems: Vec<String>,
+    /// Of a daemon: from production to the tables.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hops: Vec<Hop>,
     #[serde(default)]
     pub version: String,
     pub poll_frequency_seconds: u64,
