@@ -78,9 +78,10 @@ impl Browser {
         self.order("/execute/sync", json!({"script": script, "args": [argument]})).await
     }
 
-    /// The text of the first element that a selector finds, as a person sees it.
+    /// The text of the first element that a selector finds, as a person sees it: nothing of what is hidden.
     pub async fn text(&self, selector: &str) -> String {
-        let script = "return document.querySelector(arguments[0])?.innerText ?? ''";
+        let script = "const found = document.querySelector(arguments[0]);
+            return found?.checkVisibility() ? found.innerText : ''";
         self.run(script, json!(selector)).await.as_str().expect("text").to_owned()
     }
 

@@ -34,6 +34,8 @@ struct Lags {
 impl Lags {
     fn of(status: &Status, seen: Option<Seen>, now: Timestamp) -> Lags {
         let Some(Seen { covered_at: Some(covered_at), at }) = seen else { return Lags::default() };
+        // Production's clock may be ahead of ours.
+        let covered_at = covered_at.min(at);
         let archiver = at.since(covered_at);
         let as_of = status.copy.data_as_of;
         // While segments wait here, it is not the archive that is waited for.
@@ -142,7 +144,12 @@ fn apply(status: &Status, lags: &Lags, late: &Late) -> Hop {
         (None, HopState::Ok) if status.tables.is_empty() => {
             hop.is(HopState::Ok, "no tables yet").remedy("syncdata-applier add-tables TABLE")
         }
-        (None, state) => hop.is(state, format!("{} tables", status.tables.len())),
+        (None, HopState::Ok) => hop.is(HopState::Ok, format!("{} tables", status.tables.len())),
+        // It works at it.
+        (None, _) => hop
+            .is(HopState::Slow, "what the archive holds is not in the tables yet")
+            .since(status.copy.data_as_of)
+            .remedy("It is being applied: the curves show whether it catches up."),
     }
 }
 
@@ -154,4 +161,82 @@ fn named(tables: &[&str]) -> String {
     let more = tables.len().saturating_sub(NAMED_MAX);
     let words = tables.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
     if more > 0 { format!("{words} and {more} more") } else { words }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::operations::status::{CopyStatus, Found};
+
+    const LATE: Duration = Duration::from_secs(900);
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_micros(seconds * 1_000_000).expect("a time")
+    }
+
+    fn seen(covered: i64, at_second: i64) -> Option<Seen> {
+        Some(Seen { covered_at: Some(at(covered)), at: at(at_second) })
+    }
+
+    /// Two tables: one that is live as of 1000, and one as the case has it.
+    fn status(state: &str, as_of: i64) -> Status {
+        let table = |name: &str, state: &str, as_of: i64| {
+            json!({
+                "table": name, "state": state, "data_as_of": at(as_of), "lsn": "0/1", "stale": false, "reason": "no",
+                "nan_as_null": [], "score": null
+            })
+        };
+        let tables = [table("users", "live", 1000), table("orders", state, as_of)];
+        let tables = tables.map(|table| serde_json::from_value(table).expect("a table")).to_vec();
+        let copy = CopyStatus { covered_at: Some(at(1000)), ..CopyStatus::default() };
+        let status = Status { stale_after_seconds: 180, ..Status::default() };
+        status.with(Found { copy, tables, ..Found::default() })
+    }
+
+    fn said(status: &Status, seen: Option<Seen>, now: i64) -> String {
+        let hops = hops(status, seen, LATE, at(now));
+        let word = |hop: &Hop| format!("{} {:?} {:?}", hop.name, hop.state, hop.lag_seconds.unwrap_or(0));
+        hops.iter().map(word).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn the_hop_that_is_to_blame_is_named_and_the_lags_are_the_age_of_the_oldest_data() {
+        let well = status("live", 1000);
+        assert_eq!(said(&well, seen(1000, 1007), 1010), "archiver Ok 7, fetch Ok 3, apply Ok 0");
+        assert_eq!(said(&well, None, 1010), "archiver Unknown 0, fetch Unknown 0, apply Ok 0");
+        assert_eq!(said(&well, seen(1000, 1200), 1210), "archiver Slow 200, fetch Ok 10, apply Ok 0");
+        assert_eq!(said(&well, seen(1000, 1900), 1910), "archiver Broken 900, fetch Ok 10, apply Ok 0");
+        // Production's clock is ahead.
+        assert_eq!(said(&well, seen(1100, 1007), 1010), "archiver Ok 0, fetch Ok 3, apply Ok 7");
+
+        let quarantined = status("quarantined", 400);
+        assert_eq!(said(&quarantined, seen(1000, 1007), 1010), "archiver Ok 7, fetch Ok 3, apply Broken 600");
+        let hop = hops(&quarantined, seen(1000, 1007), LATE, at(1010)).pop().expect("three");
+        assert_eq!((hop.since, hop.words.as_deref()), (Some(at(400)), Some("1 of 2 tables: orders")));
+        let trouble = &quarantined.troubles[0];
+        assert_eq!((&trouble.words, trouble.since), (&quarantined.problems[0], Some(at(400))));
+        assert_eq!(trouble.command.as_deref(), Some("syncdata-applier retry orders"));
+
+        // A load of much that waits is no silence of the archive.
+        let busy = Status { waiting_segments: Some(7), ..well.clone() };
+        assert_eq!(said(&busy, seen(5000, 5007), 5500), "archiver Ok 7, fetch Ok 0, apply Slow 4493");
+    }
+
+    #[test]
+    fn a_peer_that_is_silent_breaks_its_hop_and_hides_the_one_behind_it() {
+        let open = Circuit { state: circuit::State::Open, since: Some(at(900)), failures: 3, next_try: None };
+        let silent = |peer: &str| Status {
+            circuits: [(peer.to_owned(), open.clone())].into(),
+            ..status("live", 1000)
+        };
+        let (archive, local) = (silent(circuit::ARCHIVE), silent(circuit::LOCAL_SERVER));
+        assert_eq!(
+            said(&archive, seen(1000, 1007), 3000),
+            "archiver Unknown 7, fetch Broken 1993, apply Ok 0"
+        );
+        assert_eq!(hops(&archive, seen(1000, 1007), LATE, at(3000))[1].since, Some(at(900)));
+        assert_eq!(said(&local, seen(1000, 1007), 1010), "archiver Ok 7, fetch Ok 3, apply Broken 0");
+    }
 }

@@ -9,6 +9,7 @@ const EVERY_HIDDEN = 60000;
 const SOON = 700;
 const SOON_LASTS = 60000;
 const PATIENCE = 10000;
+const SLOW_MAX = 30000;
 const KEY = "syncdata-token";
 
 const state = { heard: null, heardAt: null, silent: null, timer: 0, asking: false, followed: new Map(), soonUntil: 0 };
@@ -58,8 +59,8 @@ async function look() {
   return { status: answer.document, hasToken: false };
 }
 
-const detail = (answer) => answer.document?.detail ?? answer.document?.title ?? answer.document?.error ?? "";
-const words = (answer) => `it answers ${answer.status} ${detail(answer)}`.trim();
+const detail = ({ document }) => [document?.detail ?? document?.title ?? document?.error, document?.hint].filter(Boolean).join("; ");
+const words = (answer) => `It answers ${answer.status} ${detail(answer)}`.trim();
 
 async function round() {
   if (state.asking) return;
@@ -82,7 +83,8 @@ async function round() {
   // A daemon, or a line, that takes long is asked less often.
   const isSoon = state.followed.size > 0 && performance.now() < state.soonUntil;
   const every = document.hidden ? EVERY_HIDDEN : isSoon ? SOON : EVERY;
-  state.timer = setTimeout(round, Math.max(every, 5 * (performance.now() - began)));
+  const pause = state.silent ? 0 : Math.min(SLOW_MAX, 5 * (performance.now() - began));
+  state.timer = setTimeout(round, Math.max(every, pause));
 }
 
 function showSilence(error) {
@@ -90,7 +92,7 @@ function showSilence(error) {
   document.body.classList.add("silent");
   byId("overall").className = "broken";
   const since = state.heardAt === null ? "" : ` since ${new Date(state.heardAt).toISOString().slice(0, 19)}Z`;
-  const why = error.name === "TimeoutError" ? "it hangs, or is very busy" : error instanceof TypeError ? "it does not run, or the way to it is cut" : error.message;
+  const why = error.name === "TimeoutError" ? "It hangs, or is very busy" : error instanceof TypeError ? "It does not run, or the way to it is cut" : error.message;
   setText(byId("verdict"), `✕ No answer${since}`);
   setText(byId("why"), `${why}. What stands below is old. On its host: systemctl status ${byId("program").textContent}`);
   document.title = `✕ no answer – ${byId("program").textContent}`;
@@ -161,7 +163,7 @@ async function act(kind, table, button) {
       state.soonUntil = performance.now() + SOON_LASTS;
       say(`${what}: ${execution.state}`);
     } else {
-      say(`${what} was not begun: ${words(answer)}`, true);
+      say(`${what} was not begun. ${words(answer)}`, true);
     }
   } catch (error) {
     say(`${what}: no answer (${error.name}); look below whether it was begun.`, true);

@@ -26,7 +26,11 @@ export function show(node, isShown) {
 const known = new WeakMap();
 export function fill(parent, models, build) {
   const before = new Map();
-  for (const node of parent.children) before.set(known.get(node)?.key, node);
+  for (const node of [...parent.children]) {
+    const key = known.get(node)?.key;
+    if (before.has(key)) node.remove();
+    else before.set(key, node);
+  }
   const nodes = models.map((model) => {
     const said = JSON.stringify(model);
     const node = before.get(model.key);
@@ -51,7 +55,7 @@ function replace(node, made) {
 
 // Seconds in words that do not flicker.
 export function age(seconds) {
-  if (seconds === null || seconds === undefined) return "not known";
+  if (seconds === null || !Number.isFinite(seconds)) return "not known";
   const s = Math.max(0, Math.round(seconds));
   if (s < 100) return `${s} s`;
   if (s < 100 * 60) return `${Math.round(s / 60)} min`;
