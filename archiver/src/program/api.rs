@@ -28,6 +28,7 @@ fn answer(call: &Call<Operation>, life: &Life) -> Response {
         Operation::Status => status(life),
         Operation::Health => health(life),
         Operation::Metrics => metrics(life),
+        Operation::Dashboard => life.dashboard().answer(),
     }
 }
 

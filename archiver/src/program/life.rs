@@ -81,7 +81,6 @@ impl Life {
     }
 
     /// All that the page shows.
-    #[allow(dead_code)]
     pub(super) fn dashboard(&self) -> Dashboard {
         dashboard::dashboard(self.as_of_now(), self.points.all(), &self.executions())
     }

@@ -25,6 +25,7 @@ async fn answer(call: Call<Operation>, life: Arc<Life>) -> Response {
         Operation::Status => status(&life).await,
         Operation::Health => health(&life).await,
         Operation::Metrics => metrics(&life).await,
+        Operation::Dashboard => life.dashboard().await.answer(),
     }
 }
 

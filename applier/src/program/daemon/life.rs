@@ -302,7 +302,6 @@ impl Life {
     }
 
     /// All that the page shows.
-    #[allow(dead_code)]
     pub(super) async fn dashboard(&self) -> Dashboard {
         let (status, _) = self.seen().await;
         dashboard::dashboard(status, self.points.all(), self.lists().await)

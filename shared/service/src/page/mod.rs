@@ -7,48 +7,22 @@ use syncdata_formats::time::Timestamp;
 
 use crate::config::Program;
 use crate::control::Response;
+use crate::http::Asset;
 use crate::log;
 use crate::points::Point;
 
-/// A file of the page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asset {
-    pub path: &'static str,
-    pub content_type: &'static str,
-    pub text: &'static str,
-}
-
-pub const ASSETS: [Asset; 7] = [
-    Asset { path: "/", content_type: "text/html; charset=utf-8", text: include_str!("page.html") },
-    Asset { path: "/page.css", content_type: "text/css; charset=utf-8", text: include_str!("page.css") },
-    Asset { path: "/page.js", content_type: "text/javascript; charset=utf-8", text: include_str!("page.js") },
-    Asset { path: "/show.js", content_type: "text/javascript; charset=utf-8", text: include_str!("show.js") },
-    Asset { path: "/text.js", content_type: "text/javascript; charset=utf-8", text: include_str!("text.js") },
-    Asset { path: "/plot.js", content_type: "text/javascript; charset=utf-8", text: include_str!("plot.js") },
-    Asset { path: "/icon.svg", content_type: "image/svg+xml", text: include_str!("icon.svg") },
+/// Its files, by their paths.
+pub const ASSETS: &[Asset] = &[
+    Asset { path: "/", content_type: "text/html; charset=utf-8", body: include_bytes!("page.html") },
+    Asset { path: "/page.css", content_type: "text/css; charset=utf-8", body: include_bytes!("page.css") },
+    Asset { path: "/page.js", content_type: SCRIPT, body: include_bytes!("page.js") },
+    Asset { path: "/show.js", content_type: SCRIPT, body: include_bytes!("show.js") },
+    Asset { path: "/text.js", content_type: SCRIPT, body: include_bytes!("text.js") },
+    Asset { path: "/plot.js", content_type: SCRIPT, body: include_bytes!("plot.js") },
+    Asset { path: "/icon.svg", content_type: "image/svg+xml", body: include_bytes!("icon.svg") },
 ];
 
-/// Headers of every answer. Nothing comes from elsewhere, nothing that stands in the data is run, nobody may put us in a
-/// frame or is told where a reader came from.
-pub const HEADERS: [(&str, &str); 3] = [
-    (
-        "content-security-policy",
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
-         form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
-    ),
-    ("x-content-type-options", "nosniff"),
-    ("referrer-policy", "no-referrer"),
-];
-
-/// The file of that path; `None`: the page has none.
-pub fn asset(path: &str) -> Option<Response> {
-    let asset = ASSETS.iter().find(|asset| asset.path == path)?;
-    Some(Response {
-        status: 200,
-        content_type: asset.content_type.to_owned(),
-        body: asset.text.as_bytes().into(),
-    })
-}
+const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// What the page asks for again and again. `S` is a program's own status.
 #[derive(Clone, Debug, Serialize)]
@@ -71,7 +45,13 @@ pub struct Dashboard<S> {
     pub not_known: Vec<String>,
 }
 
-impl<S> Dashboard<S> {
+impl<S: Serialize> Dashboard<S> {
+    /// Not by way of a tree of values: it may be long, and is asked for often.
+    pub fn answer(&self) -> Response {
+        let body = serde_json::to_vec(self).expect("a dashboard is JSON").into();
+        Response { status: 200, content_type: "application/json".into(), body, headers: Vec::new() }
+    }
+
     pub fn of(program: Program, status: S, points: Vec<Point>) -> Dashboard<S> {
         Dashboard {
             program: program.name(),
@@ -91,19 +71,26 @@ impl<S> Dashboard<S> {
 mod tests {
     use super::*;
 
+    fn text_of(asset: &Asset) -> &str {
+        std::str::from_utf8(asset.body).expect("text")
+    }
+
     #[test]
     fn the_page_asks_for_files_that_are_there_and_for_nothing_elsewhere() {
-        let page = ASSETS[0].text;
-        for attribute in ["src=\"", "href=\""] {
-            for link in page.split(attribute).skip(1) {
+        let is_ours = |path: &str| {
+            ASSETS.iter().any(|asset| asset.path == path)
+                || ["/status", "/health", "/metrics"].contains(&path)
+        };
+        for (file, marks) in [(0, &["src=\"", "href=\""][..]), (2, &["from \""]), (3, &["from \""])] {
+            let text = text_of(&ASSETS[file]);
+            for link in marks.iter().flat_map(|mark| text.split(mark).skip(1)) {
                 let path = link.split('"').next().expect("it ends");
-                let is_ours = asset(path).is_some() || ["/status", "/health", "/metrics"].contains(&path);
-                assert!(path.starts_with('#') || is_ours, "{path}");
+                assert!(path.starts_with('#') || is_ours(path), "{path}");
             }
         }
         for asset in ASSETS {
-            let named = asset.text.replace("http://www.w3.org/2000/svg", "");
-            assert!(!named.contains("://"), "{} names another host", asset.path);
+            let text = text_of(asset).replace("http://www.w3.org/2000/svg", "");
+            assert!(!text.contains("://"), "{} names another host", asset.path);
             for way in [
                 "innerHTML",
                 "outerHTML",
@@ -111,11 +98,10 @@ mod tests {
                 "document.write",
                 "eval(",
                 "style=\"",
-                "onclick=",
+                "onclick=\"",
             ] {
-                assert!(!asset.text.contains(way), "{} has {way}", asset.path);
+                assert!(!text.contains(way), "{} has {way}", asset.path);
             }
         }
-        assert_eq!(asset("/page.html"), None);
     }
 }

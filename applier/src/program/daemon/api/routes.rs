@@ -1,19 +1,18 @@
 //! Everything that can be asked over HTTP: the one table from which requests are matched and openapi.json is made.
 
 use syncdata_service::control::Method;
-use syncdata_service::http::{Access, Answer, Asset, Route, Site};
+use syncdata_service::http::{Access, Answer, Route, Site};
+use syncdata_service::page;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     Status,
     Health,
     Metrics,
+    Dashboard,
 }
 
-pub(super) const SITE: Site<Operation> = Site { routes: ROUTES, assets: ASSETS };
-
-/// `/` and what it loads.
-const ASSETS: &[Asset] = &[];
+pub(super) const SITE: Site<Operation> = Site { routes: ROUTES, assets: page::ASSETS };
 
 const READ: Route<Operation> = Route {
     operation: Operation::Status,
@@ -54,5 +53,13 @@ const ROUTES: &[Route<Operation>] = &[
         summary: "Numbers for Prometheus",
         answers: &[Answer::METRICS],
         ..OPEN
+    },
+    Route {
+        operation: Operation::Dashboard,
+        name: "dashboard",
+        path: "/api/v1/data-sync/monitoring/dashboard",
+        summary: "All that the page shows",
+        answers: &[Answer::json(200, "Dashboard")],
+        ..READ
     },
 ];
