@@ -1,6 +1,7 @@
 //! A real browser: Debian's chromium, driven over WebDriver by the chromedriver that comes with it. The protocol is a dozen
 //! JSON messages over HTTP; crates that speak it bring fifty others, among them `time`, which is banned here.
 
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ impl Browser {
         // Root has no sandbox, and a container little /dev/shm.
         let arguments = [
             "--headless=new",
+            // It ends when its driver does, however that was.
+            "--remote-debugging-pipe",
             "--no-sandbox",
             "--disable-gpu",
             "--disable-dev-shm-usage",
@@ -66,6 +69,9 @@ impl Browser {
         let made = browser.ask("POST", "/session", Some(&wanted)).await;
         let id = made["sessionId"].as_str().expect("a session has an id");
         browser.session = format!("/session/{id}");
+        // The page of a new window loads much, from inside of the browser.
+        browser.go("about:blank").await;
+        browser.requests().await;
         browser
     }
 
@@ -179,7 +185,18 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It ends its browser first.
+        // First the browser: left to itself, it would go on writing into a folder that is being removed.
+        let ended = || {
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            write!(
+                stream,
+                "DELETE {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+                self.session
+            )?;
+            stream.read(&mut [0; 1024])
+        };
+        let _ = ended();
         self.driver.signal(Signal::TERM);
         self.driver.wait(Duration::from_secs(10));
     }
