@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_is_silent_breaks_its_hop_and_hides_the_one_behind_it() {
+    fn a_peer_that_is_silent_breaks_its_hop_and_hides_the_one_before_it() {
         let open = Circuit { state: circuit::State::Open, since: Some(at(900)), failures: 3, next_try: None };
         let silent = |peer: &str| Status {
             circuits: [(peer.to_owned(), open.clone())].into(),
