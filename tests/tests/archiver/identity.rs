@@ -115,9 +115,10 @@ impl Story {
         // Others may be stale: those that production does not have any more.
         let resynced = self.world.applier(["resync"].iter().chain(&there)).run().await;
         assert!(matches!(resynced.code(), Some(0 | 1)), "{resynced}");
-        self.world.applier(["sync"]).run().await;
+        let synced = self.world.applier(["sync"]).run().await;
         for table in there {
-            assert_eq!(self.state(table).await, "live", "{table}");
+            let gaps = &gaps(&self.world)[self.gaps_seen..];
+            assert_eq!(self.state(table).await, "live", "{table}: {gaps:?}\n{resynced}\n{synced}");
         }
         self.never_unequal_and_live().await;
     }
