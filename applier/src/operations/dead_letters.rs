@@ -132,12 +132,30 @@ pub async fn release(config: &Config, order: &DeadLetters) -> Result<Option<Skip
             let local = Local::open(config).await?;
             let letter = open_letter(&local, *id).await?;
             drop(local);
-            retry::release(config, &Retry { tables: vec![letter.table], accept_gap: false }).await?;
+            let table: TableName = letter.table.parse()?;
+            retry::release(config, &Retry { tables: vec![table.list_item()], accept_gap: false }).await?;
             Ok(None)
         }
         DeadLetters::Skip { id, reason } => skip(config, *id, reason).await.map(Some),
         DeadLetters::List { .. } | DeadLetters::Show { .. } => Ok(None),
     }
+}
+
+/// The table of a dead letter that may be tried again or passed over as things are.
+pub async fn consider(config: &Config, order: &DeadLetters) -> Result<String> {
+    let (DeadLetters::Retry { id } | DeadLetters::Skip { id, .. } | DeadLetters::Show { id }) = order else {
+        return Err(Error::new(Kind::BadInput, "no dead letter is named"));
+    };
+    let local = Local::open(config).await?;
+    let letter = open_letter(&local, *id).await?;
+    let table: TableName = letter.table.parse()?;
+    if let DeadLetters::Skip { reason, .. } = order {
+        needs_reason(reason)?;
+        if letter.line.is_none() {
+            return Err(no_record(&letter, &table.shell_word()));
+        }
+    }
+    retry::consider(&local, &table).await.map(|()| letter.table)
 }
 
 async fn open_letter(local: &Local, id: Uuid) -> Result<DeadLetter> {
@@ -153,10 +171,7 @@ async fn open_letter(local: &Local, id: Uuid) -> Result<DeadLetter> {
 
 /// The table goes on after the transaction, of which it takes nothing. That is remembered for ever.
 async fn skip(config: &Config, id: Uuid, reason: &str) -> Result<Skipped> {
-    if reason.trim().is_empty() {
-        return Err(Error::new(Kind::BadInput, "a transaction is passed over for a reason")
-            .hint("--reason: it is kept for ever, for whoever asks later why rows are missing"));
-    }
+    needs_reason(reason)?;
     let local = Local::open(config).await?;
     local.lock_pass().await?;
     let (client, meta) = (local.session.client(), &local.meta);
@@ -195,6 +210,21 @@ async fn skip(config: &Config, id: Uuid, reason: &str) -> Result<Skipped> {
     })
 }
 
+fn needs_reason(reason: &str) -> Result<()> {
+    match reason.trim().is_empty() {
+        true => Err(Error::new(Kind::BadInput, "a transaction is passed over for a reason")
+            .hint("--reason: it is kept for ever, for whoever asks later why rows are missing")),
+        false => Ok(()),
+    }
+}
+
+fn no_record(letter: &DeadLetter, word: &str) -> Error {
+    let message = format!("no record of {} in particular is to blame: {}", letter.table, letter.reason);
+    Error::new(Kind::Conflict, message).hint(format!(
+        "mend it, then: syncdata-applier retry {word}; or make it anew: syncdata-applier resync {word}"
+    ))
+}
+
 /// The transaction of the record, which has to be the first that the table lacks: what else it lacks is not passed over.
 async fn transaction_of(
     config: &Config,
@@ -204,12 +234,7 @@ async fn transaction_of(
     state: &TableState,
 ) -> Result<Part> {
     let word = table.shell_word();
-    let Some(line) = letter.line else {
-        let message = format!("no record of {table} in particular is to blame: {}", letter.reason);
-        return Err(Error::new(Kind::Conflict, message).hint(format!(
-            "mend it, then: syncdata-applier retry {word}; or make it anew: syncdata-applier resync {word}"
-        )));
-    };
+    let Some(line) = letter.line else { return Err(no_record(letter, &word)) };
     let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await?;
     let gone = || {
         Error::new(Kind::NotFound, format!("the archive no longer has segment {}", letter.seq))

@@ -59,6 +59,15 @@ fn answer(report: &Report) -> Answer {
     Answer { exit_code, ..Answer::done(report.text(), json!(report)) }
 }
 
+/// Repairs what changed in the range; whoever asked has confirmed it by asking.
+pub async fn repair(config: &Config, order: &Order) -> Result<Answer> {
+    let done = history::repair(config, order).await;
+    if let Err(error) = &done {
+        note_failure(config, &format!("replay {}: {}", order.range, error.one_line())).await;
+    }
+    Ok(answer(&done?))
+}
+
 /// Where the server can be reached: that it cannot may be the very failure.
 async fn note_failure(config: &Config, error: &str) {
     let noted = async {

@@ -200,6 +200,31 @@ pub async fn wait(
     }
 }
 
+/// The same without a word, inside the daemon.
+pub async fn until_made(config: &Config, resync: &Resync, asked_at: Timestamp) -> Result<Answer> {
+    let local = Local::connect(config).await?;
+    loop {
+        let is_loading = local.is_loading().await?;
+        let tables = wanted(&local, resync).await?;
+        if tables.iter().all(|(_, state)| state.wants().is_none()) {
+            return outcome(&local, tables, asked_at).await;
+        }
+        let troubles = troubles_since(&local, asked_at).await?;
+        if let Some(trouble) = troubles.last().filter(|_| troubles.len() >= FAILURES_MAX && !is_loading) {
+            return Err(Error::new(Kind::Locked, format!("it could not be made anew so far: {trouble}"))
+                .hint("the daemon goes on trying; mend the cause, and look at its status"));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Whether there is such a table.
+pub async fn consider(config: &Config, table: &TableName) -> Result<()> {
+    let local = Local::open(config).await?;
+    let states = cursor::table_states(local.session.client(), &local.meta).await?;
+    states.get(table).map(|_| ()).ok_or_else(|| not_listed(table))
+}
+
 /// While somebody waits: what is said at the end is the answer.
 fn say(words: &str) {
     Output::new(false).words(&escape_control(words));

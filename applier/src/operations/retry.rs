@@ -28,6 +28,12 @@ pub async fn retry(config: Config, retry: &Retry) -> Result<Answer> {
     sync::sync(config).await
 }
 
+/// Whether a table may be tried again as things are.
+pub async fn consider(local: &Local, table: &TableName) -> Result<()> {
+    let states = cursor::table_states(local.session.client(), &local.meta).await?;
+    check(table, states.get(table).ok_or_else(|| not_listed(table))?, false)
+}
+
 /// From here on they are caught up by the next pass.
 pub async fn release(config: &Config, retry: &Retry) -> Result<()> {
     let accept_gap = retry.accept_gap;
@@ -90,5 +96,5 @@ fn check(table: &TableName, state: &TableState, accept_gap: bool) -> Result<()> 
             ("has no base yet", "it needs its first rows: syncdata-applier status says from where")
         }
     };
-    Err(Error::new(Kind::BadInput, format!("{table} {}", refusal.0)).hint(refusal.1))
+    Err(Error::new(Kind::Conflict, format!("{table} {}", refusal.0)).hint(refusal.1))
 }

@@ -126,9 +126,9 @@ impl Runner {
     }
 
     /// One pass; what passes by itself is tried again, from the checkpoint on.
-    pub async fn patient_pass(&self) -> Option<Result<Report>> {
+    pub async fn patient_pass(&self, trigger: Trigger) -> Option<Result<Report>> {
         let (segments, records) = (self.tally.segments(), self.tally.records());
-        let done = self.patiently(async || self.pass_once(Trigger::Command).await).await?;
+        let done = self.patiently(async || self.pass_once(trigger).await).await?;
         // What was applied before it had to be tried again counts too.
         Some(done.map(|report| Report {
             segments: self.tally.segments() - segments,
@@ -157,7 +157,7 @@ impl Runner {
     }
 
     async fn sync_rows(&self) -> Option<Result<Synced>> {
-        let pass = match self.patient_pass().await? {
+        let pass = match self.patient_pass(Trigger::Command).await? {
             Ok(pass) if pass.waits_for_base && !pass.stopped => pass,
             ended => return Some(ended.map(Synced::from)),
         };
@@ -171,7 +171,7 @@ impl Runner {
             [loads.loaded.is_empty(), loads.refused.is_empty(), loads.waiting.is_empty()].contains(&false);
         let mut synced = Synced::from(pass);
         if changed && !loads.stopped {
-            match self.patient_pass().await? {
+            match self.patient_pass(Trigger::Command).await? {
                 Ok(later) => synced.then(later),
                 Err(error) => return Some(Err(error)),
             }
@@ -256,8 +256,13 @@ impl Runner {
         let local = Local::open_for_pass(&self.config).await?;
         *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(local.session.canceller());
         local.lock_pass().await?;
-        let begun = executions::begin(&local, executions::Kind::Pass, trigger, None).await;
-        let begun = begun.inspect_err(executions::warn).ok();
+        let begun = match trigger {
+            Trigger::Api => None,
+            Trigger::Schedule | Trigger::Command => {
+                let begun = executions::begin(&local, executions::Kind::Pass, trigger, None).await;
+                begun.inspect_err(executions::warn).ok()
+            }
+        };
         let passed = self.pass_with(&local, &source).await;
         // Without its session there is nobody to tell it: it is called abandoned later.
         if let Some(begun) = begun.filter(|_| !local.session.is_closed()) {

@@ -336,7 +336,7 @@ async fn serve_control(
     };
     let socket = ControlSocket::bind(&config.socket(Program::Archiver))?;
     tokio::spawn(socket.serve(handler));
-    api::serve(status.http(), status).await;
+    api::serve(status).await;
     Ok(())
 }
 

@@ -85,12 +85,16 @@ impl TableName {
 
     /// As an argument of our commands, which take lists with commas, on the command line of a shell.
     pub fn shell_word(&self) -> String {
+        printed::shell_word(&self.list_item())
+    }
+
+    /// As an item of a list with commas.
+    pub fn list_item(&self) -> String {
         let is_bare = |part: &String| !part.contains(',') && part.trim() == part;
-        let written = match is_bare(&self.schema) && is_bare(&self.name) {
+        match is_bare(&self.schema) && is_bare(&self.name) {
             true => self.to_string(),
             false => format!("{}.{}", escape_identifier(&self.schema), escape_identifier(&self.name)),
-        };
-        printed::shell_word(&written)
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use syncdata_service::progress;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::info;
+use uuid::Uuid;
 
 use super::api;
 use super::life::Life;
@@ -21,6 +22,7 @@ use crate::operations::retry::{self, Retry};
 use crate::operations::sync;
 use crate::pass::runner::{Runner, Synced};
 use crate::program::request::Request;
+use crate::target::postgres::executions::Trigger;
 
 /// What the loop does between two passes.
 #[derive(Debug)]
@@ -31,7 +33,15 @@ pub(super) enum Order {
     DeadLetters(DeadLetters),
 }
 
-pub(super) type Orders = mpsc::Sender<(Order, oneshot::Sender<Response>)>;
+/// An order, who waits for its answer, and the execution that it is noted as where somebody asked over HTTP.
+#[derive(Debug)]
+pub(super) struct Ordered {
+    pub(super) order: Order,
+    pub(super) to: oneshot::Sender<Response>,
+    pub(super) execution: Option<Uuid>,
+}
+
+pub(super) type Orders = mpsc::Sender<Ordered>;
 
 pub(super) async fn serve(
     config: &Config,
@@ -44,7 +54,7 @@ pub(super) async fn serve(
         move |request| answer(request, Arc::clone(&life), orders.clone(), stop.clone())
     };
     let socket = ControlSocket::bind(&config.socket(Program::Applier))?;
-    Ok(vec![tokio::spawn(socket.serve(handler)), api::serve(life.http(), life).await])
+    Ok(vec![tokio::spawn(socket.serve(handler)), api::serve(life, orders).await])
 }
 
 async fn answer(request: control::Request, life: Arc<Life>, orders: Orders, stop: Stop) -> Response {
@@ -75,7 +85,7 @@ async fn do_as_asked(asked: Request, life: &Life, orders: &Orders, stop: &Stop) 
         Request::Load => {
             let (to, _) = oneshot::channel();
             // A full queue ends in a pass all the same.
-            let _ = orders.try_send((Order::Sync, to));
+            let _ = orders.try_send(Ordered { order: Order::Sync, to, execution: None });
             Response::json(200, &json!(accepted()))
         }
         Request::Retry(retry) => enqueue(orders, Order::Retry(retry)).await,
@@ -95,7 +105,7 @@ fn accepted() -> Answer {
 
 async fn enqueue(orders: &Orders, order: Order) -> Response {
     let (to, answered) = oneshot::channel();
-    if orders.send((order, to)).await.is_err() {
+    if orders.send(Ordered { order, to, execution: None }).await.is_err() {
         return stopping();
     }
     answered.await.unwrap_or_else(|_| stopping())
@@ -106,7 +116,11 @@ fn stopping() -> Response {
 }
 
 /// Carries an order out, and answers who asked.
-pub(super) async fn obey(order: Order, life: &Life, runner: &Runner) -> Response {
+pub(super) async fn obey(order: Order, execution: Option<Uuid>, life: &Life, runner: &Runner) -> Response {
+    let trigger = if execution.is_some() { Trigger::Api } else { Trigger::Command };
+    if let Some(id) = execution {
+        life.execution_runs(id).await;
+    }
     let released = match order {
         Order::Sync => Ok(None),
         Order::Retry(retry) => retry::release(&runner.config, &retry).await.map(|()| None),
@@ -120,7 +134,7 @@ pub(super) async fn obey(order: Order, life: &Life, runner: &Runner) -> Response
     };
     let answer = match released {
         // Somebody waits for the end: what passes by itself is not a failure yet.
-        Ok(skipped) => match life.pass(&runner.config, runner.patient_pass()).await {
+        Ok(skipped) => match life.pass(&runner.config, runner.patient_pass(trigger)).await {
             None => return stopping(),
             Some(Ok(report)) => {
                 dead_letters::with_skipped(sync::answer(&Synced::from(report)), skipped.as_ref())

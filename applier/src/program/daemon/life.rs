@@ -17,6 +17,7 @@ use syncdata_service::http::Http;
 use syncdata_service::points::Points;
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
+use uuid::Uuid;
 
 use crate::archive::silence::Silence;
 use crate::load;
@@ -26,6 +27,7 @@ use crate::operations::sync;
 use crate::pass::{Report, Tally};
 use crate::program::metrics::metrics;
 use crate::program::status::second_of;
+use crate::target::postgres::executions;
 use crate::target::postgres::local::{APPLICATION_NAME, Local};
 
 /// A status is answered within this, with or without the database.
@@ -240,6 +242,14 @@ impl Life {
 
     pub(super) fn circuits(&self) -> &Circuits {
         &self.circuits
+    }
+
+    /// What was asked for over HTTP begins. That it cannot be noted is no reason not to do it.
+    pub(super) async fn execution_runs(&self, id: Uuid) {
+        let Some(local) = self.session() else { return };
+        if let Err(error) = executions::runs(&local, id).await {
+            executions::warn(&error);
+        }
     }
 
     /// The next pass comes then.

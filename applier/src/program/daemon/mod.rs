@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use self::answers::Order;
+use self::answers::{Order, Ordered};
 use self::life::Life;
 use crate::load;
 use crate::pass::Tally;
@@ -102,9 +102,9 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
                 }
                 is_due = life.loaded(loaded);
             }
-            Some((order, to)) = ordered.recv() => {
+            Some(Ordered { order, to, execution }) = ordered.recv() => {
                 is_due = matches!(order, Order::Resync(_));
-                let response = answers::obey(order, &life, &runner).await;
+                let response = answers::obey(order, execution, &life, &runner).await;
                 // Who asked may have gone; it was done all the same.
                 let _ = to.send(response);
             }
@@ -164,19 +164,19 @@ fn reloaded(runner: &mut Runner, reload: &impl Fn() -> Result<Config>, life: &Li
             info!("settings reloaded");
         }
         Err(error) => {
+            // The token file may have changed all the same: who was taken out of it is out.
+            life.http().configured(&runner.config);
             error!(error = %error.one_line(), hint = error.hint_text(), "settings not reloaded, going on with the old ones");
         }
     }
     notify(Phase::Ready);
 }
 
-/// Lock, socket and address are those of the start.
+/// Lock and socket are those of the start.
 fn same_daemon(old: &Config, new: Config) -> Result<Config> {
-    let is_same =
-        old.socket(Program::Applier) == new.socket(Program::Applier) && old.http_listen == new.http_listen;
-    if is_same {
+    if old.socket(Program::Applier) == new.socket(Program::Applier) {
         return Ok(new);
     }
-    let message = "the target database, meta_schema or http_listen changed: that takes a restart";
+    let message = "the target database or meta_schema changed: that takes a restart";
     Err(Error::new(Kind::BadInput, message).hint("syncdata-applier stop, then start again"))
 }

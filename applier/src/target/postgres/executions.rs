@@ -10,6 +10,7 @@ use syncdata_formats::time::Timestamp;
 use syncdata_service::config::Config;
 use syncdata_service::faults;
 use syncdata_service::postgres::OwnTablesContext as _;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
@@ -43,6 +44,8 @@ pub enum Trigger {
     Schedule,
     /// Somebody waits for it.
     Command,
+    /// Somebody asked for it over HTTP, and it is noted there as a whole.
+    Api,
 }
 
 impl Trigger {
@@ -50,6 +53,7 @@ impl Trigger {
         match self {
             Trigger::Schedule => "schedule",
             Trigger::Command => "command",
+            Trigger::Api => "api",
         }
     }
 }
@@ -157,6 +161,9 @@ pub async fn noted<T>(
     work: impl Future<Output = Result<T>>,
     came: impl FnOnce(&T) -> Came,
 ) -> Result<T> {
+    if trigger == Trigger::Api {
+        return work.await;
+    }
     let begun = async {
         let local = Local::open(config).await?;
         let begun = begin(&local, kind, trigger, tables).await?;
@@ -175,6 +182,83 @@ pub async fn noted<T>(
 
 pub fn warn(error: &Error) {
     tracing::warn!(error = %error.one_line(), "sync_executions lacks a line");
+}
+
+/// What somebody asks for over HTTP.
+#[derive(Clone, Debug)]
+pub struct Asked<'a> {
+    pub kind: Kind,
+    pub tables: Option<Vec<String>>,
+    pub path: &'a str,
+    pub key: Option<&'a str>,
+    /// Of the body, so that the same key with another one is found out.
+    pub sha256: String,
+}
+
+#[derive(Clone, Debug)]
+pub enum Queued {
+    New(Execution),
+    /// The same was asked before.
+    Known(Execution),
+    /// Something else was asked under this key.
+    OtherBody,
+}
+
+/// What was asked under the same key, within a day.
+pub async fn asked_before(local: &Local, asked: &Asked<'_>) -> Result<Option<Queued>> {
+    let Some(key) = asked.key else { return Ok(None) };
+    let select = format!(
+        "SELECT e.request_sha256, {COLUMNS} FROM {}.sync_executions e WHERE e.request_path = $1 AND e.request_key = $2 \
+         AND e.asked_at > now() - interval '24 hours' ORDER BY e.asked_at DESC LIMIT 1",
+        local.meta
+    );
+    let row = local.session.client().query_opt(&select, &[&asked.path, &key]).await;
+    let Some(row) = row.context(|| "reading sync_executions".to_owned())? else { return Ok(None) };
+    let is_same = row.get::<_, Option<&str>>(0) == Some(asked.sha256.as_str());
+    Ok(Some(if is_same { Queued::Known(execution_from(&row, 1)?) } else { Queued::OtherBody }))
+}
+
+/// Notes it before it is begun. Whoever dies before that leaves it to be called abandoned.
+pub async fn queue(local: &Local, asked: &Asked<'_>) -> Result<Execution> {
+    let insert = format!(
+        "WITH e AS (INSERT INTO {meta}.sync_executions (kind, trigger, tables, state, server_process, process_started, \
+         request_path, request_key, request_sha256, asked_at) \
+         SELECT $1, 'api', $2, 'queued', a.pid, a.backend_start, $3, $4, $5, clock_timestamp() \
+         FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid() RETURNING *) SELECT {COLUMNS} FROM e",
+        meta = local.meta
+    );
+    let values: [&(dyn ToSql + Sync); 5] =
+        [&asked.kind.as_str(), &asked.tables, &asked.path, &asked.key, &asked.sha256];
+    let row = local.session.client().query_one(&insert, &values).await;
+    execution(&row.context(|| "noting in sync_executions what was asked for".to_owned())?)
+}
+
+/// What was queued begins.
+pub async fn runs(local: &Local, id: Uuid) -> Result<()> {
+    let update = format!(
+        "UPDATE {}.sync_executions e SET state = 'running', started_at = clock_timestamp(), ended_at = NULL, \
+         server_process = a.pid, process_started = a.backend_start FROM pg_catalog.pg_stat_activity a \
+         WHERE a.pid = pg_catalog.pg_backend_pid() AND e.id = $1::text::uuid",
+        local.meta
+    );
+    let noted = local.session.client().execute(&update, &[&id.to_string()]).await;
+    noted.context(|| "noting in sync_executions what begins".to_owned()).map(drop)
+}
+
+/// What came of what was asked for; also where somebody has called it abandoned meanwhile.
+pub async fn settle(local: &Local, id: Uuid, came: &Came) -> Result<()> {
+    let (client, meta) = (local.session.client(), &local.meta);
+    let error = match &came.error {
+        Some(error) => Some(kept::words(client, error).await?),
+        None => None,
+    };
+    let state = if error.is_some() { "failed" } else { "succeeded" };
+    let update = format!(
+        "UPDATE {meta}.sync_executions SET ended_at = clock_timestamp(), state = $2, counts = $3::text::jsonb, error = $4 \
+         WHERE id = $1::text::uuid"
+    );
+    let noted = client.execute(&update, &[&id.to_string(), &state, &came.counts.to_string(), &error]).await;
+    noted.context(|| "noting in sync_executions what came of it".to_owned()).map(drop)
 }
 
 /// One of them, as it is told.
@@ -241,22 +325,27 @@ pub async fn find(local: &Local, id: Uuid) -> Result<Execution> {
 
 const COLUMNS: &str = "e.id::text, e.kind, e.trigger, e.tables, (extract(epoch FROM e.started_at) * 1000000)::int8, \
     (extract(epoch FROM e.ended_at) * 1000000)::int8, \
-    CASE WHEN e.state = 'running' AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a \
+    CASE WHEN e.state IN ('queued', 'running') AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a \
         WHERE a.pid = e.server_process AND (a.backend_start IS NULL OR a.backend_start = e.process_started)) \
       THEN 'abandoned' ELSE e.state END, \
     (e.counts || CASE WHEN e.idle_times IS NULL THEN '{}' ELSE jsonb_build_object('times', e.idle_times) END)::text, e.error";
 
 fn execution(row: &Row) -> Result<Execution> {
+    execution_from(row, 0)
+}
+
+/// `at`: where its columns begin.
+fn execution_from(row: &Row, at: usize) -> Result<Execution> {
     let bad = |what: &str| Error::bad_input(what, "sync_executions'");
     Ok(Execution {
-        id: row.get::<_, &str>(0).parse().map_err(|_| bad("a uuid"))?,
-        kind: row.get(1),
-        trigger: row.get(2),
-        tables: row.get(3),
-        started_at: Timestamp::from_micros(row.get(4))?,
-        ended_at: row.get::<_, Option<i64>>(5).map(Timestamp::from_micros).transpose()?,
-        state: row.get(6),
-        counts: serde_json::from_str(row.get(7)).map_err(|_| bad("counts"))?,
-        error: row.get(8),
+        id: row.get::<_, &str>(at).parse().map_err(|_| bad("a uuid"))?,
+        kind: row.get(at + 1),
+        trigger: row.get(at + 2),
+        tables: row.get(at + 3),
+        started_at: Timestamp::from_micros(row.get(at + 4))?,
+        ended_at: row.get::<_, Option<i64>>(at + 5).map(Timestamp::from_micros).transpose()?,
+        state: row.get(at + 6),
+        counts: serde_json::from_str(row.get(at + 7)).map_err(|_| bad("counts"))?,
+        error: row.get(at + 8),
     })
 }

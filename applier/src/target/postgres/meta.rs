@@ -29,6 +29,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_15.sql"),
     include_str!("meta_16.sql"),
     include_str!("meta_17.sql"),
+    include_str!("meta_18.sql"),
 ];
 
 /// Names of ours that are never synced.

@@ -8,6 +8,7 @@
 mod connections;
 mod gate;
 mod hosts;
+mod list;
 mod openapi;
 mod page;
 mod percent;
@@ -25,6 +26,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use self::gate::Gate;
+pub use self::list::{CURSOR_PARAMETER, LIMIT_PARAMETER};
 pub use self::page::Asset;
 pub use self::percent::encoded;
 pub use self::problem::{Problem, Sort};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::page::Asset;
 use super::percent::decoded;
@@ -88,12 +89,17 @@ pub struct Call<O> {
 }
 
 impl<O> Call<O> {
-    /// The body; an empty one is an empty object.
+    /// The body, which has to be an object; an empty one is an empty object.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        let refused = |why: String| {
+            Problem::new(Sort::NotUnderstood, format!("the body is not what is expected: {why}"))
+        };
         let body = if self.body.trim_ascii().is_empty() { b"{}" } else { &*self.body };
-        serde_json::from_slice(body).map_err(|error| {
-            Problem::new(Sort::NotUnderstood, format!("the body is not what is expected: {error}"))
-        })
+        let value: Value = serde_json::from_slice(body).map_err(|error| refused(error.to_string()))?;
+        if !value.is_object() {
+            return Err(refused("it is no object".into()));
+        }
+        serde_json::from_value(value).map_err(|error| refused(error.to_string()))
     }
 
     /// Of a parameter that is said once.
