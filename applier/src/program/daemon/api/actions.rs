@@ -311,10 +311,13 @@ fn came_of(answer: &Answer, tables: &[String]) -> Result<Came> {
             format!("{} is {}: {}", text("table"), text("state"), text("reason")),
         ));
     }
-    Ok(Came::to(json!({
+    let mut counts = json!({
         "segments": document["segments"], "records": document["records"], "unhealthy": unhealthy.len(),
-        "skipped_records": document["skipped"]["records"],
-    })))
+    });
+    if let Some(skipped) = document["skipped"]["records"].as_u64() {
+        counts["skipped_records"] = skipped.into();
+    }
+    Ok(Came::to(counts))
 }
 
 fn counted(answer: &Answer) -> Value {
