@@ -35,6 +35,9 @@ use crate::target::postgres::local::Local;
 const NOTE_TRIES: u32 = 60;
 const BETWEEN_TRIES: Duration = Duration::from_secs(5);
 
+/// Who asks is answered before they give up: what they were told did not begin must not begin later.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 #[derive(Clone, Debug)]
 enum Action {
     Run,
@@ -80,7 +83,8 @@ pub(super) async fn act(api: &Arc<Api>, call: Call<Operation>) -> Response {
 
 async fn asked_for(api: Arc<Api>, call: Call<Operation>) -> std::result::Result<Response, Problem> {
     let action = Action::read(&call)?;
-    let _one_at_a_time = api.asking.lock().await;
+    let late = |_| Problem::new(Sort::NotNow, "the local server does not answer; nothing was begun");
+    let _one_at_a_time = tokio::time::timeout(PATIENCE, api.asking.lock()).await.map_err(late)?;
     let local =
         api.life.session().ok_or_else(|| Problem::new(Sort::NotNow, "the local server is out of reach"))?;
     let body: Value = call.json()?;
@@ -91,7 +95,9 @@ async fn asked_for(api: Arc<Api>, call: Call<Operation>) -> std::result::Result<
         key: call.idempotency_key.as_deref(),
         sha256: Digest::of(body.to_string().as_bytes()).to_string(),
     };
-    match executions::asked_before(&local, &asked).await? {
+    let before =
+        tokio::time::timeout(PATIENCE, executions::asked_before(&local, &asked)).await.map_err(late)??;
+    match before {
         Some(Queued::Known(execution)) => return Ok(accepted(&execution)),
         Some(Queued::OtherBody) => {
             return Err(Problem::new(Sort::NotUnderstood, "this Idempotency-Key was used with another body")
@@ -100,7 +106,8 @@ async fn asked_for(api: Arc<Api>, call: Call<Operation>) -> std::result::Result<
         None | Some(Queued::New(_)) => {}
     }
     let (considered, config) = (action.clone(), api.life.config());
-    let table = apart(move || async move { considered.consider(&config).await }).await?;
+    let considering = apart(move || async move { considered.consider(&config).await });
+    let table = tokio::time::timeout(PATIENCE, considering).await.map_err(late)??;
     if let Some(table) = table {
         asked.tables = Some(vec![table]);
     }
