@@ -135,6 +135,7 @@ async fn who_may_not_ask_is_told_why_and_nothing_is_done() {
 async fn slow_clients_and_a_thousand_connections_hold_up_neither_health_nor_passes() {
     let mut served = served(&[]).await;
     let address = served.address.clone();
+    let before = served.daemon.peak_kib().expect("it runs");
     // Half a request each.
     let mut slow = Vec::new();
     for _ in 0..1000 {
@@ -154,7 +155,12 @@ async fn slow_clients_and_a_thousand_connections_hold_up_neither_health_nor_pass
     let files = fs::read_dir(format!("/proc/{}/fd", served.daemon.id())).expect("it runs").count();
     assert!(files < 200, "{files} files are open");
     drop(slow);
-    get(&address, &format!("{API}/sync/status")).expect(200);
+    for _ in 0..50 {
+        get(&address, &format!("{API}/sync/status")).expect(200);
+        get(&address, &format!("{API}/sync/executions")).expect(200);
+    }
+    let after = served.daemon.peak_kib().expect("it runs");
+    assert!(after * 10 <= before * 12, "{before} KiB before, {after} KiB after");
     served.daemon.stop().await.expect_code(0);
 }
 

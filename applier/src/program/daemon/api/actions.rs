@@ -36,7 +36,7 @@ const NOTE_TRIES: u32 = 60;
 const BETWEEN_TRIES: Duration = Duration::from_secs(5);
 
 /// Who asks is answered before they give up: what they were told did not begin must not begin later.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Debug)]
 enum Action {
