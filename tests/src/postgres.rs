@@ -3,6 +3,8 @@
 //! Everything about it is real but one thing: it does not wait for the disk (`fsync = off`), unless a test
 //! asks for it with [`PostgresOptions::durable`].
 
+mod options;
+
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -16,90 +18,10 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 use crate::installation::Installation;
 use crate::process::{Account, Process};
 use crate::scratch::{self, Scratch};
+pub use options::PostgresOptions;
 
 /// A server starts within a second; a machine under load gets a minute.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What a server is started with; later settings win over earlier ones.
-#[derive(Clone, Debug)]
-pub struct PostgresOptions {
-    installation: Option<Installation>,
-    database: String,
-    settings: Vec<(String, String)>,
-    hba: Vec<String>,
-    tls: Option<Tls>,
-    own_cluster: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Tls {
-    certificate: PathBuf,
-    key: PathBuf,
-}
-
-impl Default for PostgresOptions {
-    fn default() -> PostgresOptions {
-        PostgresOptions {
-            installation: None,
-            database: "postgres".into(),
-            settings: Vec::new(),
-            hba: Vec::new(),
-            tls: None,
-            own_cluster: false,
-        }
-    }
-}
-
-impl PostgresOptions {
-    /// Instead of the one that [`Installation::chosen`] finds.
-    #[must_use]
-    pub fn installation(mut self, installation: Installation) -> Self {
-        self.installation = Some(installation);
-        self
-    }
-
-    /// The database that is made at the start and that [`PostgresServer::connect`] goes to.
-    #[must_use]
-    pub fn database(mut self, name: &str) -> Self {
-        self.database = name.into();
-        self
-    }
-
-    /// One line of postgresql.conf; the value is quoted here.
-    #[must_use]
-    pub fn setting(mut self, name: &str, value: &str) -> Self {
-        self.settings.push((name.into(), value.into()));
-        self
-    }
-
-    /// Waits for the disk as production does.
-    #[must_use]
-    pub fn durable(self) -> Self {
-        self.setting("fsync", "on")
-    }
-
-    /// A line of pg_hba.conf. The first one replaces the rule that lets everybody in over loopback; the unix
-    /// socket stays open to the tests.
-    #[must_use]
-    pub fn hba(mut self, line: &str) -> Self {
-        self.hba.push(line.into());
-        self
-    }
-
-    /// With a system identifier of its own: other servers are copies of one initdb.
-    #[must_use]
-    pub fn own_cluster(mut self) -> Self {
-        self.own_cluster = true;
-        self
-    }
-
-    /// TLS with these PEM files.
-    #[must_use]
-    pub fn tls(mut self, certificate: &Path, key: &Path) -> Self {
-        self.tls = Some(Tls { certificate: certificate.into(), key: key.into() });
-        self
-    }
-}
 
 /// How `pg_ctl stop -m` calls them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,6 @@ use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::Timestamp;
 
 use crate::archive::source::Source;
-use crate::plan::state::State;
 use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::local::Local;
 
@@ -59,10 +58,8 @@ impl Acks {
         let checkpoint = Checkpoint::read(client, meta).await?;
         let Some(archive_id) = checkpoint.archive_id else { return Ok(()) };
         let states = cursor::table_states(client, meta).await?;
-        // A stale table, and one without a base, go on from a snapshot; the others from where they are.
-        let goes_on = |state: State| matches!(state, State::Live | State::Quarantined | State::Loading);
         let positions =
-            states.values().filter(|table| goes_on(table.state)).filter_map(|table| table.position);
+            states.values().filter(|table| table.state.needs_changes()).filter_map(|table| table.position);
         let needed = positions.min().unwrap_or(checkpoint.end_lsn()).min(checkpoint.end_lsn());
         let seq = match needed == checkpoint.end_lsn() {
             true => checkpoint.seq(),

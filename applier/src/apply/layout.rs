@@ -24,7 +24,7 @@ pub(crate) struct Layout {
     pub cut_off: Vec<CutOff>,
 }
 
-/// What it depends on.
+/// What the layout of a stretch depends on.
 pub(crate) struct Ground<'a> {
     /// Of the tables in scope.
     pub states: BTreeMap<&'a TableName, TableState>,

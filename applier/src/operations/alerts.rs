@@ -40,7 +40,7 @@ pub fn conditions(status: &Status, limits: &Limits, now: Timestamp) -> Vec<Bad> 
     let live = status.tables.iter().filter(|table| table.state == State::Live);
     lags("*", live.filter_map(|table| table.data_as_of).min());
     for table in &status.tables {
-        if matches!(table.state, State::Quarantined | State::Stale) {
+        if table.state.needs_operator() {
             lags(&table.table, table.data_as_of);
         }
     }

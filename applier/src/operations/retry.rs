@@ -69,9 +69,7 @@ pub async fn release(config: &Config, retry: &Retry) -> Result<()> {
 /// What one TRUNCATE named is released together. A table that is right again holds up no other.
 pub(super) fn with_held(asked: Vec<TableName>, states: &BTreeMap<TableName, TableState>) -> Vec<TableName> {
     let mut names = asked;
-    let is_held = |table: &TableName| {
-        states.get(table).is_some_and(|state| matches!(state.state, State::Quarantined | State::Stale))
-    };
+    let is_held = |table: &TableName| states.get(table).is_some_and(|state| state.state.needs_operator());
     let mut next = 0;
     while let Some(table) = names.get(next).cloned() {
         let partners = states.iter().filter(|(other, state)| {

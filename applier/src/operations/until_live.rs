@@ -11,7 +11,7 @@ use syncdata_service::progress::Job;
 
 use super::resync::{LOOK_EVERY, Said, failures_since, is_made, outcome, troubles_since};
 use super::{Answer, sync};
-use crate::plan::state::{State, TableState};
+use crate::plan::state::TableState;
 use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
 
@@ -56,7 +56,7 @@ pub(crate) async fn wait(
         let tables = states(&local, until).await?;
         let failed = failures_since(&local, until.asked_at).await?;
         let is_in_vain = |(table, state): &(TableName, TableState)| {
-            failed.contains_key(table) || matches!(state.state, State::Quarantined | State::Stale)
+            failed.contains_key(table) || state.state.needs_operator()
         };
         if tables.iter().all(|(_, state)| is_made(state)) || tables.iter().any(is_in_vain) {
             return outcome(&local, tables, until.asked_at).await;

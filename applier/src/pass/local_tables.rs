@@ -10,7 +10,7 @@ use syncdata_formats::name::TableName;
 use syncdata_service::config::OnError;
 
 use super::Pass;
-use crate::plan::state::{Event, State, TableState};
+use crate::plan::state::{Event, TableState};
 use crate::target::Poison;
 use crate::target::postgres::identity;
 use crate::target::postgres::ledger::{self, Entry};
@@ -29,7 +29,7 @@ impl Pass<'_> {
             states.iter().filter(|(_, state)| has_rows(state)).map(|(table, _)| table).collect();
         let mut lost = self.context.local.in_transaction(identity::look(client, meta, &tables)).await?;
         // The others are not said to be right.
-        lost.retain(|table, _| matches!(states[table].state, State::Live | State::Loading));
+        lost.retain(|table, _| states[table].state.goes_on());
         for (table, lost) in lost {
             self.set_aside(&table, lost).await?;
         }

@@ -59,7 +59,7 @@ pub struct Report {
 impl Report {
     /// Pending tables wait for an operator, but nothing is wrong with them.
     pub fn is_clean(&self) -> bool {
-        let wrong = |state: &State| matches!(state, State::Quarantined | State::Stale);
+        let wrong = |state: &State| state.needs_operator();
         self.missing.is_none() && !self.unhealthy.values().any(|(state, _)| wrong(state))
     }
 }

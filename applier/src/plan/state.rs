@@ -103,6 +103,38 @@ impl State {
         }
     }
 
+    /// It takes nothing before an operator has done something.
+    pub fn needs_operator(self) -> bool {
+        match self {
+            State::Quarantined | State::Stale => true,
+            State::Pending | State::Loading | State::Live => false,
+        }
+    }
+
+    /// Its rows follow the stream, or are on the way there.
+    pub fn goes_on(self) -> bool {
+        match self {
+            State::Loading | State::Live => true,
+            State::Pending | State::Quarantined | State::Stale => false,
+        }
+    }
+
+    /// It is not live yet, and nobody has to do something.
+    pub fn is_on_its_way(self) -> bool {
+        match self {
+            State::Pending | State::Loading => true,
+            State::Live | State::Quarantined | State::Stale => false,
+        }
+    }
+
+    /// It goes on from where it is. A stale table, and one without a base, go on from a snapshot.
+    pub fn needs_changes(self) -> bool {
+        match self {
+            State::Loading | State::Live | State::Quarantined => true,
+            State::Pending | State::Stale => false,
+        }
+    }
+
     fn out_of_order(self, event: Event) -> Error {
         let message = format!("a table that is {self} cannot be told {event:?}");
         Error::new(Kind::Conflict, message)

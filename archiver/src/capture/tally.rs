@@ -10,7 +10,7 @@ use syncdata_formats::snapshot::Seen;
 use super::changes::{self, ANOTHER, PARTITION, REWRITTEN, TYPE};
 use super::{Capture, Captured, Join, Known, Memory, Missed, Route, published};
 
-/// See the module.
+/// What an answer said of each relation, by oid.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     /// How many rows they have, where that is known.

@@ -50,7 +50,7 @@ impl<'a> Postgres<'a> {
     fn acting(&mut self, written: &[&Table]) -> Option<Violation> {
         self.touched.retain(|name| written.iter().all(|table| table.name != *name));
         let state_of = |name: &TableName| self.states.get(name).map(|state| state.state);
-        let newer = |name: &&TableName| matches!(state_of(name), Some(State::Live | State::Loading));
+        let newer = |name: &&TableName| state_of(name).is_some_and(State::goes_on);
         let touched = self.touched.iter().find(newer)?.clone();
         let catches_up = |table: &&&Table| {
             (table.acts_on_delete || table.acts_on_update) && state_of(&table.name) == Some(State::Loading)
