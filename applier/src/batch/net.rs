@@ -127,7 +127,7 @@ enum Expected {
 struct Keys {
     /// The key by which each record finds its row, as a range of the text of all keys.
     old: Vec<Range<usize>>,
-    /// Those that UPDATEs gave up or took.
+    /// Keys that UPDATEs gave up or took.
     moved: HashSet<Vec<u8>>,
 }
 

@@ -67,7 +67,7 @@ pub(super) struct Shape {
 pub(super) struct Told {
     /// Records that tell a row whole, as their segment had it.
     pub whole: BTreeSet<Vec<String>>,
-    /// Those that tell a part.
+    /// Records that tell a part of a row.
     pub part: BTreeSet<Vec<String>>,
 }
 

@@ -19,7 +19,7 @@ use crate::target::postgres::cursor::{self, Applied, Checkpoint};
 use crate::target::postgres::quarantine::Resolution;
 use crate::target::postgres::{quarantine, schema};
 
-/// What it took.
+/// How much it took to bring tables up to the checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct CaughtUp {
     pub segments: u64,
@@ -112,7 +112,7 @@ async fn make_live(pass: &PassContext<'_>, checkpoint: &Checkpoint, tables: &[Ta
     let (client, meta) = (pass.local.session.client(), &pass.local.meta);
     for (table, state) in cursor::table_states(client, meta).await? {
         let is_whole = state.position.unwrap_or(Lsn::ZERO) >= checkpoint.end_lsn();
-        let is_loading = matches!(state.state, State::Loading);
+        let is_loading = state.state == State::Loading;
         if tables.contains(&table) && is_whole && is_loading {
             let go_live = async {
                 cursor::change(client, meta, &table, Event::CaughtUp, None, None).await?;

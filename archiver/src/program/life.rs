@@ -31,7 +31,7 @@ pub(super) struct Life {
     status: Mutex<Status>,
     circuits: Circuits,
     http: Arc<Http>,
-    /// Those that are open.
+    /// Alerts that are not over.
     alerts: Mutex<Vec<Alert>>,
     points: Points,
     /// A poll has ended.

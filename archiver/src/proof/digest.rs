@@ -93,7 +93,7 @@ impl<'a> Digests<'a> {
                     continue;
                 }
                 Err(Unread::All(error)) => return Err(error.context(format!("digesting {}", table.name))),
-                Err(Unread::Now(error)) if error.one_line().contains("gave way") => DDL_WAITED.to_owned(),
+                Err(Unread::GaveWay(_)) => DDL_WAITED.to_owned(),
                 Err(Unread::Now(error) | Unread::Table(error)) => error.one_line(),
             };
             warn_not_proved(&table.name, &reason);

@@ -98,7 +98,7 @@ impl Made {
 /// Has the archiver that holds the watch poll once, and answers what came of it.
 pub(crate) type Asks = mpsc::Sender<oneshot::Sender<Result<()>>>;
 
-/// Makes one.
+/// Makes a proof.
 pub(crate) async fn make(config: &Config, options: &Options, watch: &Watch, asks: &Asks) -> Result<Made> {
     let Some(_claim) = watch.claim() else {
         let error = Error::new(Kind::Locked, "another proof is being made");
@@ -129,7 +129,7 @@ struct Proof<'a> {
 struct Held {
     connection: Connection,
     view: View,
-    /// Those between tables of the mark.
+    /// Foreign keys between tables of the mark.
     keys: Vec<CatalogKey>,
     mark: Mark,
     cut: Cut,

@@ -64,7 +64,7 @@ impl<'a> Questions<'a> {
         let question = Question { snapshot: &self.snapshot, limit, schema: table.name.schema(), sql };
         let reading = question.ask(session.client(), neighbours.client());
         neighbours.give_way(table, reading).await.map_err(|unread| match unread {
-            Unread::Table(error) | Unread::Now(error) | Unread::All(error) => error,
+            Unread::Table(error) | Unread::Now(error) | Unread::GaveWay(error) | Unread::All(error) => error,
         })
     }
 }

@@ -56,6 +56,8 @@ pub(crate) enum Unread {
     Table(Error),
     /// Somebody was in the way, and is not for ever.
     Now(Error),
+    /// Somebody waited for us, and has not to any more.
+    GaveWay(Error),
     /// Nothing more can be read.
     All(Error),
 }
@@ -64,7 +66,7 @@ impl Unread {
     /// The snapshot itself is waited for.
     pub(crate) fn to_end(waiting: &[String]) -> Unread {
         let message = format!("{} waited for the snapshot to end, and it gave way", waiting.join(" and "));
-        Unread::Now(Error::new(Kind::Locked, message))
+        Unread::GaveWay(Error::new(Kind::Locked, message))
     }
 
     pub(crate) fn of(error: Error) -> Unread {
@@ -154,7 +156,7 @@ impl Neighbours {
         info!(table = %table.name, waits, "the snapshot gives way");
         self.canceller.cancel().await.map_err(Unread::All)?;
         let message = format!("{waits} waited for its lock, and the snapshot gave way");
-        Err(Unread::Now(Error::new(Kind::Locked, message)))
+        Err(Unread::GaveWay(Error::new(Kind::Locked, message)))
     }
 
     async fn somebody_waits(&self) -> Result<String> {

@@ -321,7 +321,7 @@ impl<'a> Snapshot<'a> {
             Ok(stored) => return Ok(Copied::Whole(stored)),
             Err(Unread::All(error)) => return Err(error.context(format!("copying {}", table.name))),
             Err(Unread::Table(error)) => (error, false),
-            Err(Unread::Now(error)) => (error, true),
+            Err(Unread::Now(error) | Unread::GaveWay(error)) => (error, true),
         };
         let remedy = match passes {
             true => again(),

@@ -20,7 +20,7 @@ use syncdata_service::faults;
 
 const READ_BYTES: usize = 1024 * 1024;
 
-/// See the module.
+/// An archive in a folder of this host.
 #[derive(Debug)]
 pub struct DirectoryArchive {
     base: PathBuf,

@@ -11,7 +11,7 @@ use syncdata_formats::printed::{identifier, literal, unless};
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::ServerContext as _;
-use syncdata_service::postgres::{PinnedSettings, PostgresSettings, Session, sqlstate};
+use syncdata_service::postgres::{PinnedSettings, PostgresSettings, Session, sqlstate, wants_password};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
@@ -40,7 +40,7 @@ pub(crate) struct SetUp {
     pub findings: Vec<Finding>,
     /// Those that were asked for and are here.
     pub here: Vec<TableName>,
-    /// Those that are not.
+    /// The others, which the database does not have.
     pub missing: Vec<TableName>,
 }
 
@@ -154,8 +154,7 @@ async fn run(session: &Session, statements: &[String]) -> Result<bool> {
 fn not_connected(config: &Config, wanted: &Wanted, role: Option<&role::New>, error: &Error) -> Finding {
     let finding = Finding::of_error("local server", error);
     let code = sqlstate(error).map(SqlState::code).unwrap_or_default();
-    let is_refused =
-        matches!(code, "28P01" | "28000" | "3D000") || code.is_empty() && is_about_password(error);
+    let is_refused = matches!(code, "28P01" | "28000" | "3D000") || code.is_empty() && wants_password(error);
     let Ok(settings) = config.postgres() else { return finding };
     if !is_refused || !(wanted.role || wanted.database) {
         return match code {
@@ -180,11 +179,6 @@ fn not_connected(config: &Config, wanted: &Wanted, role: Option<&role::New>, err
     }
     let remedy = "run what follows with psql, as superuser (sudo -u postgres psql), then this command again";
     script.into_iter().fold(finding.remedy(remedy), Finding::statement)
-}
-
-/// No password is set and the server wants one: that is no answer of the server's.
-fn is_about_password(error: &Error) -> bool {
-    error.one_line().contains("password")
 }
 
 fn connect(database: &str) -> String {

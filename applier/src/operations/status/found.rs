@@ -14,7 +14,7 @@ use super::{CopyStatus, TableStatus};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta::MetaSchema;
 
-/// See the module.
+/// What the database says of the copy and its tables.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     pub copy: CopyStatus,

@@ -73,7 +73,7 @@ pub struct Status {
     /// Whether those whom the daemon speaks with answer: `archive`, `local_server`, `webhook`, `command`.
     #[serde(default)]
     pub circuits: BTreeMap<String, Circuit>,
-    /// Those that are open.
+    /// Alerts that are not over.
     #[serde(default)]
     pub alerts: Vec<Alert>,
     #[serde(flatten)]
@@ -169,12 +169,12 @@ impl TableStatus {
     /// Somebody has to do something: a table that had rows and was emptied waits for them.
     fn is_set_aside(&self) -> bool {
         let is_emptied = self.state == State::Pending && self.lsn.is_some();
-        matches!(self.state, State::Quarantined | State::Stale) || is_emptied
+        self.state.needs_operator() || is_emptied
     }
 
     /// It waits for the rows to begin with, as a new table does.
     fn note(&self) -> Option<String> {
-        let is_new = matches!(self.state, State::Pending | State::Loading) && self.lsn.is_none();
+        let is_new = self.state.is_on_its_way() && self.lsn.is_none();
         let reason = self.reason.as_deref().unwrap_or("waits for its first base");
         is_new.then(|| format!("{}: {}: {reason}", self.table, self.state))
     }
@@ -232,7 +232,7 @@ impl Status {
     /// Of the table that is furthest back. One without a base has nothing to be old; of one that was set aside and has
     /// never taken anything nobody knows.
     fn oldest(&self) -> Option<Timestamp> {
-        let has_rows = |table: &&TableStatus| !matches!(table.state, State::Pending | State::Loading);
+        let has_rows = |table: &&TableStatus| !table.state.is_on_its_way();
         let times = self.tables.iter().filter(has_rows).map(|table| table.data_as_of);
         // Without tables it is as far as the copy as a whole.
         times.min_by_key(|time| *time).unwrap_or(self.copy.covered_at)

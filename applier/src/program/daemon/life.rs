@@ -45,7 +45,7 @@ pub(super) struct Life {
     silence: Silence,
     circuits: Circuits,
     http: Arc<Http>,
-    /// Those that are open.
+    /// Alerts that are not over.
     alerts: Mutex<Vec<Alert>>,
     points: Points,
     /// A pass has ended.

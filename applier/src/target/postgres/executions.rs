@@ -261,7 +261,7 @@ pub async fn settle(local: &Local, id: Uuid, came: &Came) -> Result<()> {
     noted.context(|| "noting in sync_executions what came of it".to_owned()).map(drop)
 }
 
-/// One of them, as it is told.
+/// One execution, as status and API tell it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Execution {
     pub id: Uuid,

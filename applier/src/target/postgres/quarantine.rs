@@ -15,7 +15,7 @@ use crate::target::postgres::meta::MetaSchema;
 use crate::target::postgres::values::Values;
 use crate::target::{Found, Poison};
 
-/// One of them.
+/// A record that its table could not take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
     /// The same place of the archive keeps it, however often it is tried.
@@ -153,7 +153,7 @@ pub async fn list(
     rows.context(|| "reading data_sync_quarantine".to_owned())?.iter().map(letter).collect()
 }
 
-/// That one, with its record.
+/// The dead letter of that id, with its record.
 pub async fn find(
     client: &impl GenericClient,
     meta: &MetaSchema,

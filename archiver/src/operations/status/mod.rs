@@ -74,7 +74,7 @@ pub(crate) struct Status {
     /// Whether those whom the daemon speaks with answer: `source`, `archive`, `webhook`, `command`.
     #[serde(default)]
     pub circuits: BTreeMap<String, Circuit>,
-    /// Those that are open.
+    /// Alerts that are not over.
     #[serde(default)]
     pub alerts: Vec<Alert>,
     /// What was done, the newest first.

@@ -46,7 +46,7 @@ impl LostChanges {
         lost
     }
 
-    /// Those that may have lost changes.
+    /// Tables that may have lost changes.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &TableName> {
         self.counts.keys().chain(&self.suspects)
     }

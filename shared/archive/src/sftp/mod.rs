@@ -51,7 +51,7 @@ impl Default for Patience {
 /// The longest wait between two attempts.
 const RETRY_MOST: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// An archive on a backup host, over SFTP.
 pub struct SftpArchive {
     target: Target,
     dir: String,

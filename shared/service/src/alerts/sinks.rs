@@ -26,7 +26,7 @@ pub enum Sink {
 impl Sink {
     pub const NAMES: [&str; 2] = ["webhook", "command"];
 
-    /// Those of the settings.
+    /// The webhook and the command of the settings, where they are set.
     pub fn all(config: &Config) -> Vec<Sink> {
         let secret = || config.alert_webhook_secret_file.clone();
         let webhook =

@@ -51,7 +51,7 @@ pub trait Watched: Send + Sync + 'static {
 
     fn look(&self, now: Timestamp) -> impl Future<Output = Look> + Send;
 
-    /// Those that are open, for who asks.
+    /// Which alerts are not over, for who asks the daemon.
     fn alerts_are(&self, open: Vec<Alert>);
 
     /// Beside the journal.
@@ -68,7 +68,7 @@ pub trait Watched: Send + Sync + 'static {
     }
 }
 
-/// See the module.
+/// Looks at intervals, keeps the book in its journal, and tells the sinks.
 #[derive(Debug)]
 pub struct Alerting<W> {
     watched: Arc<W>,

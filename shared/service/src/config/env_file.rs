@@ -11,7 +11,7 @@ use super::KEYS;
 use crate::secret::refuse_if_exposed;
 use crate::small_file;
 
-/// See the module.
+/// A file of variables, as it was read.
 #[derive(Debug, Default)]
 pub(super) struct EnvFile {
     pub path: PathBuf,

@@ -7,7 +7,7 @@ use syncdata_formats::error::{Context as _, Error, Kind, Result};
 
 use super::{KEYS, Places, Program};
 
-/// See the module.
+/// The settings file that holds, or where one was looked for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Found {
     /// `None`: there is none.

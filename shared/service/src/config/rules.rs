@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::raw::Origin;
 
-/// One of them.
+/// A rule of the operator: a query that finds rows which break it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub table: TableName,

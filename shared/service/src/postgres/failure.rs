@@ -90,9 +90,7 @@ fn connect_hint(settings: &PostgresSettings, error: &tokio_postgres::Error) -> O
                 "does the server run, and are pg_host ({host}) and pg_port ({port}) right?"
             ));
         }
-        let asks_for_password =
-            error.source().is_some_and(|cause| cause.to_string().contains("password missing"));
-        return asks_for_password.then(|| {
+        return is_without_password(error).then(|| {
             format!("set pg_password or pg_password_file for {user}, or put a line into ~/.pgpass")
         });
     };
@@ -140,10 +138,14 @@ impl<T> OwnTablesContext<T> for Result<T, tokio_postgres::Error> {
 
 /// What the server said, wherever in the chain of causes.
 pub fn db_error(error: &Error) -> Option<&DbError> {
+    of_client(error)?.as_db_error()
+}
+
+fn of_client(error: &Error) -> Option<&tokio_postgres::Error> {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(Failure { error, .. }) = error.downcast_ref::<Failure>() {
-            return error.as_db_error();
+            return Some(error);
         }
         cause = error.source();
     }
@@ -160,6 +162,16 @@ pub fn parameter(error: &Error) -> Option<usize> {
     let (_, rest) = db_error(error)?.where_()?.lines().next()?.split_once('$')?;
     let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     rest[..digits].parse().ok()
+}
+
+/// The server wants a password, and none is set: no answer of the server's.
+pub fn wants_password(error: &Error) -> bool {
+    of_client(error).is_some_and(is_without_password)
+}
+
+/// The client has no other name for it.
+fn is_without_password(error: &tokio_postgres::Error) -> bool {
+    error.source().is_some_and(|cause| cause.to_string().contains("password missing"))
 }
 
 pub fn sqlstate(error: &Error) -> Option<&SqlState> {

@@ -15,7 +15,7 @@ mod tls;
 mod words;
 
 pub use self::failure::{
-    OwnTablesContext, ServerContext, db_error, failure, parameter, server_words, sqlstate,
+    OwnTablesContext, ServerContext, db_error, failure, parameter, server_words, sqlstate, wants_password,
 };
 pub use self::foreign_keys::CatalogKey;
 pub use self::notice::{Notice, Notices};
