@@ -10,6 +10,8 @@ use syncdata_service::config::Config;
 
 use super::Answer;
 use crate::archive::hand_files::HandFiles;
+pub use crate::proof::CheckType;
+use crate::proof::Word;
 use crate::proof::report::Asked;
 use crate::proof::rows;
 use crate::proof::{self, Check, Found, Overall, TableFound};
@@ -107,31 +109,6 @@ fn of_all(all: &Overall) -> String {
     words
 }
 
-/// What is checked of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum CheckType {
-    /// As many rows on both sides
-    RowCount,
-    /// The same rows, column by column
-    DataHash,
-    /// No row refers to nothing that does not at production; made at once
-    ReferentialIntegrity,
-    /// No row breaks a rule of the settings that does not at production
-    BusinessRules,
-}
-
-impl CheckType {
-    const fn as_str(self) -> &'static str {
-        match self {
-            CheckType::RowCount => "row_count",
-            CheckType::DataHash => "data_hash",
-            CheckType::ReferentialIntegrity => "referential_integrity",
-            CheckType::BusinessRules => "business_rules",
-        }
-    }
-}
-
 /// Another look at the archive while somebody waits for a proof.
 const BETWEEN_SYNCS: Duration = Duration::from_secs(5);
 
@@ -191,7 +168,7 @@ pub async fn check(
         true => Vec::new(),
         false => without_proof(&local, &wanted).await?,
     };
-    let differs = |check: &Check| check.verdict == "differs" && !check.is_repaired;
+    let differs = |check: &Check| check.verdict == Word::Differs.as_str() && !check.is_repaired;
     let exit_code = match checks.iter().any(differs) {
         true => 1,
         false if checks.iter().all(is_compared) && missing.is_empty() => 0,
@@ -221,20 +198,21 @@ async fn is_newest_compared(config: &Config, local: &Local, found: &Found) -> Re
 
 /// What the newest proof says of other rules is no word on these.
 fn not_asked(checks: &mut Vec<Check>, table: &TableName, rules: &[String]) {
-    const OF_RULES: &str = CheckType::BusinessRules.as_str();
     let words = format!("{}: no proof has asked it yet", rules.join(", "));
-    let known =
-        checks.iter_mut().find(|check| check.table == table.to_string() && check.check_type == OF_RULES);
+    let of_rules = CheckType::BusinessRules;
+    let is_known =
+        |check: &&mut Check| check.table == table.to_string() && check.check_type == of_rules.as_str();
+    let known = checks.iter_mut().find(is_known);
     match known {
         Some(check) => {
-            if check.verdict == "equal" {
-                check.verdict = "not_proved".to_owned();
+            if check.verdict == Word::Equal.as_str() {
+                check.verdict = Word::NotProved.as_str().to_owned();
                 check.differing = None;
             }
             check.detail =
                 Some(check.detail.take().map_or(words.clone(), |detail| format!("{detail}; {words}")));
         }
-        None => checks.push(Check::not_proved(table, OF_RULES, words)),
+        None => checks.push(Check::not_proved(table, of_rules, words)),
     }
 }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::rebuilt::Unknown;
 use super::record::{self, Last, Outcome};
-use super::report::{BucketDifference, LISTED_MAX, Report};
+use super::report::{Blame, BucketDifference, LISTED_MAX, Report};
 use super::verdict::local_buckets;
 use crate::archive::hand_files::HandFiles;
 use crate::target::postgres::local::Local;
@@ -86,8 +86,8 @@ impl Proof {
 
     /// Bucket by bucket: where the archive has what production has, the copy is to blame; where it has what the copy
     /// has, the stream; where it has neither, both.
-    pub(super) fn blame(&self, archive: Option<&Buckets>, report: &mut Report) -> Option<&'static str> {
-        let Some(archive) = archive else { return self.differs.then_some("unknown") };
+    pub(super) fn blame(&self, archive: Option<&Buckets>, report: &mut Report) -> Option<Blame> {
+        let Some(archive) = archive else { return self.differs.then_some(Blame::Unknown) };
         let (mut by_copy, mut by_stream) = (false, false);
         for (bucket, (theirs, stream)) in (0..).zip(self.source.iter().zip(archive.iter())) {
             let ours = self.local.as_ref().map(|local| local.get(bucket));
@@ -105,11 +105,11 @@ impl Proof {
         }
         match (by_copy, by_stream) {
             // Our digests are gone, and the archive had what production had.
-            (false, false) if self.local.is_none() && self.differs => Some("local"),
+            (false, false) if self.local.is_none() && self.differs => Some(Blame::Local),
             (false, false) => None,
-            (true, false) => Some("local"),
-            (false, true) => Some("stream"),
-            (true, true) => Some("both"),
+            (true, false) => Some(Blame::Local),
+            (false, true) => Some(Blame::Stream),
+            (true, true) => Some(Blame::Both),
         }
     }
 }

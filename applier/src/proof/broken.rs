@@ -7,10 +7,7 @@ use syncdata_formats::proof::{ForeignKey, ProofManifest, ProvedTable, Surplus};
 
 use super::questions::{Answers, KeyAnswer, is_same};
 use super::record::{Outcome, Waiting};
-use super::table_verdict::Verdict;
-
-pub(super) const REFERENTIAL_INTEGRITY: &str = "referential_integrity";
-pub(super) const BUSINESS_RULES: &str = "business_rules";
+use super::table_verdict::{CheckType, Verdict, Word};
 
 /// One for each table that has foreign keys, and one for each that has rules. `compared` is what its data came to.
 /// `open`: what earlier proofs found to differ, by table and check.
@@ -21,8 +18,8 @@ pub(super) fn verdicts(
     open: &BTreeSet<(String, String)>,
 ) -> Vec<Verdict> {
     let is_equal = |table: &TableName| {
-        let of_data = |verdict: &&Verdict| verdict.table == *table && verdict.check == "data_hash";
-        compared.iter().find(of_data).is_some_and(|verdict| verdict.verdict == "equal")
+        let of_data = |verdict: &&Verdict| verdict.table == *table && verdict.check == CheckType::DataHash;
+        compared.iter().find(of_data).is_some_and(|verdict| verdict.verdict == Word::Equal)
     };
     let mut verdicts = Vec::new();
     for (table, digested) in &waiting.tables {
@@ -34,24 +31,26 @@ pub(super) fn verdicts(
             };
             let has_keys = digested.marked.as_ref().is_some_and(|marked| !marked.foreign_keys.is_empty());
             let has_rules = proved.is_some_and(|proved| !proved.rules.is_empty());
-            let checks = [(has_keys, REFERENTIAL_INTEGRITY), (has_rules, BUSINESS_RULES)];
+            let checks = [(has_keys, CheckType::ReferentialIntegrity), (has_rules, CheckType::BusinessRules)];
             let checks = checks.into_iter().filter(|(has, _)| *has);
             verdicts.extend(checks.map(|(_, check)| Verdict::not_proved(table, check, reason.to_owned())));
             continue;
         };
-        let is_open = |check: &str| proved.is_some() && open.contains(&(table.to_string(), check.to_owned()));
+        let is_open = |check: CheckType| {
+            proved.is_some() && open.contains(&(table.to_string(), check.as_str().to_owned()))
+        };
         let none = |check, what: &str| is_open(check).then(|| nothing_to_ask(table, check, what));
         let of_keys = keys(table, &answers.keys, proved, is_equal);
-        verdicts.extend(of_keys.or_else(|| none(REFERENTIAL_INTEGRITY, "foreign key")));
-        verdicts.extend(rules(table, answers, proved).or_else(|| none(BUSINESS_RULES, "rule")));
+        verdicts.extend(of_keys.or_else(|| none(CheckType::ReferentialIntegrity, "foreign key")));
+        verdicts.extend(rules(table, answers, proved).or_else(|| none(CheckType::BusinessRules, "rule")));
     }
     verdicts
 }
 
 /// What an earlier proof found is over with the last key or rule that could find it.
-fn nothing_to_ask(table: &TableName, check: &'static str, what: &str) -> Verdict {
+fn nothing_to_ask(table: &TableName, check: CheckType, what: &str) -> Verdict {
     Verdict {
-        verdict: "equal",
+        verdict: Word::Equal,
         differing: Some(0),
         ..Verdict::not_proved(table, check, format!("there is no {what} of it any more"))
     }
@@ -86,11 +85,11 @@ impl Sum {
         }
     }
 
-    fn verdict(self, table: &TableName, check: &'static str) -> Verdict {
+    fn verdict(self, table: &TableName, check: CheckType) -> Verdict {
         let verdict = match (self.differing, self.is_unknown) {
-            (1.., _) => "differs",
-            (0, true) => "not_proved",
-            (0, false) => "equal",
+            (1.., _) => Word::Differs,
+            (0, true) => Word::NotProved,
+            (0, false) => Word::Equal,
         };
         Verdict {
             verdict,
@@ -154,7 +153,7 @@ pub(super) fn keys(
             }
         }
     }
-    Some(sum.verdict(table, REFERENTIAL_INTEGRITY))
+    Some(sum.verdict(table, CheckType::ReferentialIntegrity))
 }
 
 fn rules(table: &TableName, answers: &Answers, proved: Option<&ProvedTable>) -> Option<Verdict> {
@@ -188,7 +187,7 @@ fn rules(table: &TableName, answers: &Answers, proved: Option<&ProvedTable>) -> 
             (_, Err(reason)) => sum.unknown(name, &format!("not answered at production: {reason}")),
         }
     }
-    Some(sum.verdict(table, BUSINESS_RULES))
+    Some(sum.verdict(table, CheckType::BusinessRules))
 }
 
 #[cfg(test)]
@@ -240,15 +239,15 @@ mod tests {
     fn orphans_of_production_do_not_count_and_what_nobody_knows_is_no_verdict() {
         let unasked = |is_skipped| KeyAnswer { key: key("a", None), reason: Some("why".into()), is_skipped };
         for (ours, theirs, is_equal, verdict, differing) in [
-            (answered(key("a", Some(&[]))), vec![], false, "equal", Some(0)),
-            (answered(key("a", Some(&[1]))), vec![key("a", Some(&[1]))], false, "equal", Some(0)),
-            (answered(key("a", Some(&[1, 2]))), vec![key("a", Some(&[1]))], false, "differs", Some(1)),
+            (answered(key("a", Some(&[]))), vec![], false, Word::Equal, Some(0)),
+            (answered(key("a", Some(&[1]))), vec![key("a", Some(&[1]))], false, Word::Equal, Some(0)),
+            (answered(key("a", Some(&[1, 2]))), vec![key("a", Some(&[1]))], false, Word::Differs, Some(1)),
             // A key that production does not have, or was not asked for.
-            (answered(key("a", Some(&[1]))), vec![key("b", Some(&[1]))], false, "not_proved", None),
-            (answered(key("a", Some(&[1]))), vec![key("a", None)], false, "not_proved", None),
-            (answered(key("a", Some(&[1]))), vec![], true, "equal", Some(0)),
-            (unasked(true), vec![], false, "equal", Some(0)),
-            (unasked(false), vec![], false, "not_proved", None),
+            (answered(key("a", Some(&[1]))), vec![key("b", Some(&[1]))], false, Word::NotProved, None),
+            (answered(key("a", Some(&[1]))), vec![key("a", None)], false, Word::NotProved, None),
+            (answered(key("a", Some(&[1]))), vec![], true, Word::Equal, Some(0)),
+            (unasked(true), vec![], false, Word::Equal, Some(0)),
+            (unasked(false), vec![], false, Word::NotProved, None),
         ] {
             let production = proved(theirs, BTreeMap::new());
             let said = keys(&name("orders"), std::slice::from_ref(&ours), Some(&production), |_| is_equal);
@@ -258,7 +257,7 @@ mod tests {
         }
         assert!(keys(&name("orders"), &[], None, |_| true).is_none());
         let ours = answered(key("a", Some(&[1])));
-        for (theirs, verdict) in [(&[2][..], "not_proved"), (&[], "differs")] {
+        for (theirs, verdict) in [(&[2][..], Word::NotProved), (&[], Word::Differs)] {
             let mut doubtful = proved(vec![key("a", Some(theirs))], BTreeMap::new());
             doubtful.not_comparable.push("x".into());
             let said = keys(&name("orders"), std::slice::from_ref(&ours), Some(&doubtful), |_| false);
@@ -272,21 +271,21 @@ mod tests {
         let ours = |rows: &[u128]| Some(rule("SELECT 1", Ok(listed(rows))));
         let late = || Some(rule("SELECT 1", Err("too late".to_owned())));
         for (here, there, verdict, says) in [
-            (ours(&[1]), ours(&[1]), "equal", ""),
-            (ours(&[]), ours(&[1]), "equal", ""),
-            (ours(&[1, 2]), ours(&[1]), "differs", "r: 1 rows break it that do not at production"),
-            (ours(&[1]), None, "not_proved", "the proof of production does not have it"),
-            (None, ours(&[]), "not_proved", "it is not in the settings here"),
-            (ours(&[1]), late(), "not_proved", "not answered at production: too late"),
-            (late(), ours(&[1]), "not_proved", "not answered here: too late"),
-            (ours(&[1]), Some(rule("SELECT 2", Ok(listed(&[])))), "not_proved", "another one"),
+            (ours(&[1]), ours(&[1]), Word::Equal, ""),
+            (ours(&[]), ours(&[1]), Word::Equal, ""),
+            (ours(&[1, 2]), ours(&[1]), Word::Differs, "r: 1 rows break it that do not at production"),
+            (ours(&[1]), None, Word::NotProved, "the proof of production does not have it"),
+            (None, ours(&[]), Word::NotProved, "it is not in the settings here"),
+            (ours(&[1]), late(), Word::NotProved, "not answered at production: too late"),
+            (late(), ours(&[1]), Word::NotProved, "not answered here: too late"),
+            (ours(&[1]), Some(rule("SELECT 2", Ok(listed(&[])))), Word::NotProved, "another one"),
         ] {
             let of = |rule: Option<RuleAnswer>| rule.map(|rule| ("r".to_owned(), rule)).into_iter().collect();
             let answers = Answers { rules: of(here), ..Answers::default() };
             let said = rules(&name("orders"), &answers, Some(&proved(vec![], of(there)))).expect("a rule");
             assert_eq!(said.verdict, verdict, "{said:?}");
             assert!(said.detail.clone().unwrap_or_default().contains(says), "{said:?}");
-            assert_eq!(said.differing.is_none(), verdict == "not_proved", "{said:?}");
+            assert_eq!(said.differing.is_none(), verdict == Word::NotProved, "{said:?}");
         }
     }
 }

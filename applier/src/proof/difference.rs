@@ -9,7 +9,7 @@ use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::{Client, Row};
 
-use super::report::{ColumnDifference, LISTED_MAX, RowDifference};
+use super::report::{ColumnDifference, LISTED_MAX, RowDifference, RowKind};
 use crate::load::Pair;
 
 /// The question for rows that differ.
@@ -80,9 +80,9 @@ impl Difference<'_> {
     fn row(&self, row: &Row, times: u64) -> RowDifference {
         let (here, there): (bool, bool) = (row.get(0), row.get(1));
         let kind = match (here, there) {
-            (true, true) => "changed",
-            (false, _) => "missing",
-            (true, false) => "surplus",
+            (true, true) => RowKind::Changed,
+            (false, _) => RowKind::Missing,
+            (true, false) => RowKind::Surplus,
         };
         let mut difference = RowDifference { key: BTreeMap::new(), kind, columns: Vec::new(), times };
         for (place, column) in self.pair.columns.iter().enumerate() {
@@ -93,7 +93,7 @@ impl Difference<'_> {
                 let value = if here { &local } else { &archive };
                 difference.key.insert(name.clone(), value.clone());
             }
-            if kind != "changed" || local != archive {
+            if kind != RowKind::Changed || local != archive {
                 difference.columns.push(ColumnDifference { column: name, local, archive });
             }
         }

@@ -7,7 +7,7 @@ use syncdata_service::faults;
 
 use super::difference::Difference;
 use super::record;
-use super::report::{Asked, Report};
+use super::report::{Asked, Blame, Report};
 use crate::load::{Changes, Pair};
 use crate::target::postgres::apply::Writer;
 use crate::target::postgres::cascades::Bystanders;
@@ -70,6 +70,6 @@ async fn alone(local: &Local, pair: &Pair<'_>) -> Result<Changes> {
 
 /// Where production and its stream disagree, a copy that is as the archive says is no copy of production.
 pub(super) async fn clear(local: &Local, asked: &Asked, report: &Report) -> Result<()> {
-    let is_of_stream = matches!(report.blame.as_deref(), Some("stream" | "both" | "unknown"));
+    let is_of_stream = matches!(report.blame, Some(Blame::Stream | Blame::Both | Blame::Unknown));
     if is_of_stream { Ok(()) } else { record::clear(local, &asked.table).await }
 }

@@ -15,7 +15,7 @@ use super::broken;
 use super::digest::comparable;
 use super::questions::{Asked, Open, Ready};
 use super::record::{self, Check, Outcome, Waiting};
-use super::table_verdict::Verdict;
+use super::table_verdict::{CheckType, Verdict, Word};
 use crate::archive::hand_files::HandFiles;
 use crate::plan::state::{State, TableState};
 use crate::table::Table;
@@ -138,17 +138,17 @@ async fn proof_of(
 
 impl Check {
     /// Of which no proof says anything.
-    pub fn not_proved(table: &TableName, check_type: &str, detail: String) -> Check {
+    pub fn not_proved(table: &TableName, check_type: CheckType, detail: String) -> Check {
         Check {
             table: table.to_string(),
-            check_type: check_type.to_owned(),
+            check_type: check_type.as_str().to_owned(),
             proof_id: None,
             cut_lsn: None,
             source_rows: None,
             local_rows: None,
             differing: None,
             score: None,
-            verdict: "not_proved".to_owned(),
+            verdict: Word::NotProved.as_str().to_owned(),
             blame: None,
             detail: Some(detail),
             age_seconds: None,
@@ -160,14 +160,14 @@ impl Check {
 fn check_of(verdict: Verdict, lsn: Lsn) -> Check {
     Check {
         table: verdict.table.to_string(),
-        check_type: verdict.check.to_owned(),
+        check_type: verdict.check.as_str().to_owned(),
         proof_id: None,
         cut_lsn: Some(lsn.to_string()),
         source_rows: None,
         local_rows: None,
         differing: verdict.differing.and_then(|rows| i64::try_from(rows).ok()),
         score: None,
-        verdict: verdict.verdict.to_owned(),
+        verdict: verdict.verdict.as_str().to_owned(),
         blame: None,
         detail: verdict.detail,
         age_seconds: Some(0),

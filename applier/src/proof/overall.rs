@@ -5,7 +5,7 @@ use syncdata_formats::error::Result;
 use syncdata_formats::proof::{Cut, ProofId, Score};
 use syncdata_service::postgres::ServerContext as _;
 
-use super::table_verdict::Verdict;
+use super::table_verdict::{CheckType, Verdict, Word};
 use crate::target::postgres::local::Local;
 
 /// Instead of a table's name. (A table of that name is written `"*"`.)
@@ -28,14 +28,15 @@ pub struct Overall {
 impl Overall {
     /// `None`: no table was looked at.
     pub(super) fn of(id: &ProofId, verdicts: &[Verdict]) -> Option<Overall> {
-        let tables: Vec<&Verdict> = verdicts.iter().filter(|verdict| verdict.check == "data_hash").collect();
-        let count = |word: &str| tables.iter().filter(|verdict| verdict.verdict == word).count();
-        let (equal, differ) = (count("equal"), count("differs"));
+        let tables: Vec<&Verdict> =
+            verdicts.iter().filter(|verdict| verdict.check == CheckType::DataHash).collect();
+        let count = |word: Word| tables.iter().filter(|verdict| verdict.verdict == word).count();
+        let (equal, differ) = (count(Word::Equal), count(Word::Differs));
         let verdict = match (differ, equal) {
             _ if tables.is_empty() => return None,
-            (1.., _) => "differs",
-            (0, equal) if equal == tables.len() => "equal",
-            (0, _) => "not_proved",
+            (1.., _) => Word::Differs,
+            (0, equal) if equal == tables.len() => Word::Equal,
+            (0, _) => Word::NotProved,
         };
         let compared = || tables.iter().filter_map(|verdict| verdict.parts);
         let sum = |numbers: &mut dyn Iterator<Item = u64>| numbers.fold(0, u64::saturating_add);
@@ -44,14 +45,14 @@ impl Overall {
         let rows = |of: fn(&Verdict) -> Option<u64>| {
             i64::try_from(sum(&mut tables.iter().filter_map(|verdict| of(verdict)))).ok()
         };
-        let is_known = verdict != "not_proved";
+        let is_known = verdict != Word::NotProved;
         Some(Overall {
             proof_id: id.to_string(),
             source_rows: is_known.then(|| rows(|verdict| verdict.source_rows)).flatten(),
             local_rows: is_known.then(|| rows(|verdict| verdict.local_rows)).flatten(),
             // What was not compared is never said to agree.
             score: is_known.then(|| Score::of(agreeing, union, differ > 0).to_string()),
-            verdict: verdict.to_owned(),
+            verdict: verdict.as_str().to_owned(),
             detail: (equal < tables.len())
                 .then(|| format!("{equal} of {} tables are equal, different: {differ}", tables.len())),
             ..Overall::default()
@@ -105,7 +106,7 @@ impl Overall {
 mod tests {
     use super::*;
 
-    fn verdict(verdict: &'static str, rows: u64, parts: Option<(u64, u64)>) -> Verdict {
+    fn verdict(verdict: Word, rows: u64, parts: Option<(u64, u64)>) -> Verdict {
         let table = "t".parse().expect("a name");
         let rows = parts.map(|_| rows);
         Verdict {
@@ -113,15 +114,17 @@ mod tests {
             source_rows: rows,
             local_rows: rows,
             parts,
-            ..Verdict::not_proved(&table, "data_hash", String::new())
+            ..Verdict::not_proved(&table, CheckType::DataHash, String::new())
         }
     }
 
     #[test]
     fn rows_of_all_tables_count_and_what_was_not_compared_is_never_whole() {
         let id = "00000000016B3D40-20260205T103000Z".parse().expect("an id");
-        let (equal, empty) = (verdict("equal", 900, Some((900, 900))), verdict("equal", 0, Some((0, 0))));
-        let (differs, none) = (verdict("differs", 100, Some((50, 150))), verdict("not_proved", 0, None));
+        let (equal, empty) =
+            (verdict(Word::Equal, 900, Some((900, 900))), verdict(Word::Equal, 0, Some((0, 0))));
+        let (differs, none) =
+            (verdict(Word::Differs, 100, Some((50, 150))), verdict(Word::NotProved, 0, None));
         for (verdicts, word, score, rows) in [
             (vec![&equal, &empty], "equal", Some("100.00"), Some(900)),
             (vec![&empty], "equal", Some("100.00"), Some(0)),

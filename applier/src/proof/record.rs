@@ -214,13 +214,13 @@ pub(super) async fn conclude(
                     &[
                         &id.as_str(),
                         &verdict.table.to_string(),
-                        &verdict.check,
+                        &verdict.check.as_str(),
                         &lsn,
                         &number(verdict.source_rows),
                         &number(verdict.local_rows),
                         &number(verdict.differing),
                         &verdict.score,
-                        &verdict.verdict,
+                        &verdict.verdict.as_str(),
                         &verdict.detail,
                     ],
                 )

@@ -21,8 +21,8 @@ pub struct Report {
     /// The proof that was looked at; nothing where there is none.
     pub proof_id: Option<String>,
     pub cut_lsn: Option<String>,
-    /// `local`, `stream`, `both`, `unknown`; nothing where all is equal.
-    pub blame: Option<String>,
+    /// Nothing where all is equal.
+    pub blame: Option<Blame>,
     /// Rows that are not as the archive says; `None`: nobody knows.
     pub differing: Option<u64>,
     pub rows: Vec<RowDifference>,
@@ -35,12 +35,55 @@ pub struct Report {
     pub repaired: Option<u64>,
 }
 
+/// Whose doing it is that a table differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Blame {
+    /// The archive has what production has, and the copy has not.
+    Local,
+    /// The copy has what the archive has, and production has not.
+    Stream,
+    Both,
+    /// Nobody can tell any more.
+    Unknown,
+}
+
+/// How a row is not as the archive says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowKind {
+    Changed,
+    Missing,
+    Surplus,
+}
+
+impl Blame {
+    /// As our tables and documents have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Blame::Local => "local",
+            Blame::Stream => "stream",
+            Blame::Both => "both",
+            Blame::Unknown => "unknown",
+        }
+    }
+}
+
+impl RowKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RowKind::Changed => "changed",
+            RowKind::Missing => "missing",
+            RowKind::Surplus => "surplus",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RowDifference {
     /// Empty for a table without one.
     pub key: BTreeMap<String, Option<String>>,
-    /// `changed`, `missing`, `surplus`
-    pub kind: &'static str,
+    pub kind: RowKind,
     pub columns: Vec<ColumnDifference>,
     /// Rows that are the same, of a table without a key.
     pub times: u64,
@@ -92,13 +135,13 @@ impl Report {
             let key: Vec<String> =
                 row.key.iter().map(|(name, value)| format!("{name}={}", shown(value.as_deref()))).collect();
             let times = if row.times > 1 { format!(" ({} times)", row.times) } else { String::new() };
-            line(&format!("{} {}: {}{times}", self.table, key.join(" "), row.kind));
+            line(&format!("{} {}: {}{times}", self.table, key.join(" "), row.kind.as_str()));
             for ColumnDifference { column, local, archive } in &row.columns {
                 let (local, archive) = (shown(local.as_deref()), shown(archive.as_deref()));
                 match row.kind {
-                    "missing" => line(&format!("  {column}: {archive}")),
-                    "surplus" => line(&format!("  {column}: {local}")),
-                    _ => line(&format!("  {column}: here {local}, in the archive {archive}")),
+                    RowKind::Missing => line(&format!("  {column}: {archive}")),
+                    RowKind::Surplus => line(&format!("  {column}: {local}")),
+                    RowKind::Changed => line(&format!("  {column}: here {local}, in the archive {archive}")),
                 }
             }
         }
@@ -119,7 +162,7 @@ impl Report {
             line(&format!("proof: {proof}, as of {}", self.cut_lsn.as_deref().unwrap_or("-")));
         }
         if let Some(blame) = &self.blame {
-            line(&format!("blame: {blame}"));
+            line(&format!("blame: {}", blame.as_str()));
         }
         if let Some(remedy) = &self.remedy {
             line(&format!("remedy: {remedy}"));

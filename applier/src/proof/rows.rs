@@ -14,7 +14,7 @@ use super::difference::Difference;
 use super::mend;
 use super::rebuilt::{Rebuilt, Wanted, not_applied};
 use super::record;
-use super::report::{Asked, Report};
+use super::report::{Asked, Blame, Report};
 use crate::archive::hand_files::HandFiles;
 use crate::load::Pair;
 use crate::plan::offer::take_snapshot;
@@ -100,7 +100,7 @@ async fn compared(
         Ok(rebuilt) => rebuilt,
         Err(reason) => {
             let differs = report.unknown.is_some() || proof.is_some_and(|proof| proof.differs);
-            report.blame = differs.then(|| "unknown".to_owned());
+            report.blame = differs.then_some(Blame::Unknown);
             report.unknown = Some(reason);
             report.remedy = Some(format!("a new snapshot: {}", take_snapshot(&asked.table)));
             return note_blame(local, proof, report).await;
@@ -109,7 +109,7 @@ async fn compared(
     report.base = Some(rebuilt.base.clone());
     let blamed = match proof {
         Some(proof) => proof.blame(rebuilt.at_cut.as_ref(), report),
-        None => report.unknown.as_ref().map(|_| "unknown"),
+        None => report.unknown.as_ref().map(|_| Blame::Unknown),
     };
 
     let pair = pair(&rebuilt, local.replica)?;
@@ -135,19 +135,19 @@ async fn compared(
 }
 
 /// What to do about it, and who it was.
-fn describe(report: &mut Report, blamed: Option<&'static str>) {
+fn describe(report: &mut Report, blamed: Option<Blame>) {
     let rows_differ = report.differing != Some(0);
     let blame = match (blamed, rows_differ) {
         (Some(blame), _) => Some(blame),
-        (None, true) => Some("local"),
+        (None, true) => Some(Blame::Local),
         (None, false) => None,
     };
-    report.blame = blame.map(str::to_owned);
+    report.blame = blame;
     let table = &report.table;
     let word = TableName::word_of(table);
     report.remedy = match blame {
         // Only the archive can be compared with: what production has, a new proof says.
-        Some("unknown") if report.unknown.is_some() => {
+        Some(Blame::Unknown) if report.unknown.is_some() => {
             if !rows_differ {
                 report.differing = None;
             }
@@ -155,7 +155,7 @@ fn describe(report: &mut Report, blamed: Option<&'static str>) {
             let first = if rows_differ { repair.as_str() } else { "" };
             Some(format!("{first}a new proof, run on the production host: syncdata-archiver proof"))
         }
-        Some("stream" | "both") => {
+        Some(Blame::Stream | Blame::Both) => {
             // What the archive says is not what production has: rows that agree with it say nothing.
             if !rows_differ {
                 report.differing = None;
@@ -165,9 +165,9 @@ fn describe(report: &mut Report, blamed: Option<&'static str>) {
             let take = name.map(|name| take_snapshot(&name)).unwrap_or_default();
             Some(format!("a new snapshot: {take}; then here: syncdata-applier resync {word}"))
         }
-        Some("local") if rows_differ => Some(format!("syncdata-applier consistency repair {word}")),
-        Some("local") => Some("none: what differed at the cut is gone since".to_owned()),
-        Some(_) => Some(format!("syncdata-applier resync {word}")),
+        Some(Blame::Local) if rows_differ => Some(format!("syncdata-applier consistency repair {word}")),
+        Some(Blame::Local) => Some("none: what differed at the cut is gone since".to_owned()),
+        Some(Blame::Unknown) => Some(format!("syncdata-applier resync {word}")),
         None => None,
     };
 }
@@ -176,7 +176,7 @@ async fn note_blame(local: &Local, proof: Option<&Proof>, report: &Report) -> Re
     match (proof, &report.blame) {
         (Some(proof), Some(blame)) if proof.differs => {
             let table = report.table.parse()?;
-            record::blame(local, &proof.id, &table, blame).await
+            record::blame(local, &proof.id, &table, blame.as_str()).await
         }
         _ => Ok(()),
     }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::broken;
 use super::overall::Overall;
 use super::record::{self, Digested, Outcome, Waiting};
-use super::table_verdict::Verdict;
+use super::table_verdict::{CheckType, Verdict, Word};
 use crate::archive::source::Source;
 use crate::target::postgres::local::Local;
 
@@ -41,16 +41,16 @@ pub async fn judge(local: &Local, source: &Source, archive_id: Uuid) -> Result<(
     verdicts.extend(broken::verdicts(&waiting, &proof, &verdicts, &open));
     let all = Overall::of(&proof.id, &verdicts);
     record::conclude(local, &proof.id, &waiting.cut, &verdicts, all.as_ref(), true).await?;
-    for verdict in verdicts.iter().filter(|verdict| verdict.verdict == "differs") {
+    for verdict in verdicts.iter().filter(|verdict| verdict.verdict == Word::Differs) {
         let (table, lsn, id) = (&verdict.table, waiting.cut.end_lsn, &proof.id);
         match verdict.check {
-            "data_hash" => tracing::error!(
+            CheckType::DataHash => tracing::error!(
                 %table, proof = %id, %lsn,
                 "the table differs from production; see: syncdata-applier consistency rows"
             ),
-            "row_count" => {}
-            check => tracing::error!(
-                %table, proof = %id, %lsn, check,
+            CheckType::RowCount => {}
+            check @ (CheckType::ReferentialIntegrity | CheckType::BusinessRules) => tracing::error!(
+                %table, proof = %id, %lsn, check = check.as_str(),
                 "rows of the table break what they do not at production; see: syncdata-applier consistency check"
             ),
         }
@@ -88,7 +88,7 @@ async fn refuse(local: &Local, waiting: &Waiting, error: &Error) -> Result<()> {
 
 fn not_proved(table: &TableName, reason: &str) -> Vec<Verdict> {
     let verdict = |check| Verdict::not_proved(table, check, reason.to_owned());
-    vec![verdict("row_count"), verdict("data_hash")]
+    vec![verdict(CheckType::RowCount), verdict(CheckType::DataHash)]
 }
 
 async fn compare(
@@ -143,12 +143,12 @@ fn said(
     let apart = comparison.source_rows.abs_diff(comparison.local_rows);
     let counts = Verdict {
         table: table.clone(),
-        check: "row_count",
+        check: CheckType::RowCount,
         source_rows: rows.0,
         local_rows: rows.1,
         differing: Some(apart),
         score: None,
-        verdict: if apart == 0 { "equal" } else { "differs" },
+        verdict: if apart == 0 { Word::Equal } else { Word::Differs },
         detail: None,
         is_over: false,
         parts: None,
@@ -178,7 +178,7 @@ fn said(
     let is_known = is_whole || !is_equal && !is_doubtful;
     let hash = Verdict {
         table: table.clone(),
-        check: "data_hash",
+        check: CheckType::DataHash,
         source_rows: rows.0,
         local_rows: rows.1,
         // Rows in a bucket that differs may agree: nobody knows before the archive was asked.
@@ -198,12 +198,12 @@ pub(crate) fn left_out<'a>(proved: &'a ProvedTable, layout: &'a Layout) -> Vec<&
 }
 
 /// What was not compared is never called equal, and what the stream does not say is no difference.
-pub(crate) fn word(is_equal: bool, is_whole: bool, is_doubtful: bool) -> &'static str {
+pub(crate) fn word(is_equal: bool, is_whole: bool, is_doubtful: bool) -> Word {
     match (is_equal, is_whole) {
-        (false, _) if is_doubtful => "not_proved",
-        (false, _) => "differs",
-        (true, true) => "equal",
-        (true, false) => "not_proved",
+        (false, _) if is_doubtful => Word::NotProved,
+        (false, _) => Word::Differs,
+        (true, true) => Word::Equal,
+        (true, false) => Word::NotProved,
     }
 }
 
@@ -233,7 +233,7 @@ mod tests {
         Relation::new(columns, vec!["id".into()], ReplicaIdentity::Default)
     }
 
-    fn verdict(columns: &[(&str, &str)], theirs: &[u8], ours: &[u8]) -> Vec<(&'static str, Option<String>)> {
+    fn verdict(columns: &[(&str, &str)], theirs: &[u8], ours: &[u8]) -> Vec<(Word, Option<String>)> {
         let relation = relation(columns);
         let layout = Layout::of(&relation);
         let digest = |rows: &[u8]| {
@@ -263,12 +263,17 @@ mod tests {
         let partly = [("id", "integer"), ("v", "money")];
         let score = |text: &str| Some(text.to_owned());
         for (columns, theirs, ours, verdicts) in [
-            (&whole[..], &b"1\ta\n"[..], &b"1\ta\n"[..], [("equal", None), ("equal", score("100.00"))]),
-            (&whole, b"", b"", [("equal", None), ("equal", score("100.00"))]),
-            (&whole, b"1\ta\n", b"1\tb\n", [("equal", None), ("differs", score("0.00"))]),
-            (&whole, b"1\ta\n", b"", [("differs", None), ("differs", score("0.00"))]),
-            (&partly, b"1\n", b"1\n", [("equal", None), ("not_proved", None)]),
-            (&partly, b"1\n", b"2\n", [("equal", None), ("differs", score("0.00"))]),
+            (
+                &whole[..],
+                &b"1\ta\n"[..],
+                &b"1\ta\n"[..],
+                [(Word::Equal, None), (Word::Equal, score("100.00"))],
+            ),
+            (&whole, b"", b"", [(Word::Equal, None), (Word::Equal, score("100.00"))]),
+            (&whole, b"1\ta\n", b"1\tb\n", [(Word::Equal, None), (Word::Differs, score("0.00"))]),
+            (&whole, b"1\ta\n", b"", [(Word::Differs, None), (Word::Differs, score("0.00"))]),
+            (&partly, b"1\n", b"1\n", [(Word::Equal, None), (Word::NotProved, None)]),
+            (&partly, b"1\n", b"2\n", [(Word::Equal, None), (Word::Differs, score("0.00"))]),
         ] {
             assert_eq!(verdict(columns, theirs, ours), verdicts, "{theirs:?} {ours:?}");
         }

@@ -82,7 +82,7 @@ pub async fn drill(config: &Config, table: Option<&TableName>) -> Result<Drill> 
     drop(local);
     drill.seconds = drill.begun.elapsed().as_secs_f64();
     record::drop_schemas(&notes).await;
-    entry.finish(&notes, drill.verdict, drill.detail.as_deref()).await?;
+    entry.finish(&notes, drill.verdict.as_str(), drill.detail.as_deref()).await?;
     Ok(drill)
 }
 

@@ -8,6 +8,8 @@ use syncdata_formats::error::{Error, escape_control};
 use syncdata_formats::name::TableName;
 use syncdata_formats::proof::ProofManifest;
 
+use crate::proof::Word;
+
 #[derive(Clone, Debug, Serialize)]
 pub struct Drill {
     pub table: String,
@@ -19,8 +21,7 @@ pub struct Drill {
     pub rows: Option<u64>,
     /// On disk, with indexes.
     pub bytes: Option<u64>,
-    /// `equal`, `differs`, `not_proved`
-    pub verdict: &'static str,
+    pub verdict: Word,
     pub detail: Option<String>,
     pub remedy: Option<String>,
     /// From nothing to rows that could be read.
@@ -40,7 +41,7 @@ impl Drill {
             base: None,
             rows: None,
             bytes: None,
-            verdict: "not_proved",
+            verdict: Word::NotProved,
             detail: None,
             remedy: None,
             restore_seconds: None,
@@ -51,23 +52,21 @@ impl Drill {
 
     /// Nothing is known of it.
     pub(super) fn give_up(&mut self, reason: impl Into<String>) {
-        self.verdict = "not_proved";
+        self.verdict = Word::NotProved;
         self.detail = Some(reason.into());
     }
 
     pub(super) fn fail(&mut self, error: &Error) {
         self.give_up(error.one_line());
-        let report = error.report();
-        let hint = report.lines().find_map(|line| line.strip_prefix("hint: "));
-        self.remedy = hint.map(str::to_owned);
+        self.remedy = error.hint_text().map(escape_control);
     }
 
     /// 1: it differs. 2: nobody knows.
     pub fn exit_code(&self) -> u8 {
         match self.verdict {
-            "equal" => 0,
-            "differs" => 1,
-            _ => 2,
+            Word::Equal => 0,
+            Word::Differs => 1,
+            Word::NotProved => 2,
         }
     }
 
@@ -75,7 +74,7 @@ impl Drill {
         let mut text = String::new();
         let mut line = |words: &str| writeln!(text, "{}", escape_control(words)).expect("a String takes all");
         let detail = self.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
-        let verdict = self.verdict.replace('_', " ");
+        let verdict = self.verdict.as_str().replace('_', " ");
         line(&format!("{}: {verdict}, as of {} (proof {}){detail}", self.table, self.cut_lsn, self.proof_id));
         if let (Some(rows), Some(bytes), Some(base), Some(seconds)) =
             (self.rows, self.bytes, &self.base, self.restore_seconds)
