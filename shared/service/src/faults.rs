@@ -19,9 +19,6 @@ pub fn hit(point: &'static str) -> Result<()> {
     active::hit(point)
 }
 
-/// Whether this build contains fault points.
-pub const COMPILED_IN: bool = cfg!(feature = "faults");
-
 #[cfg(feature = "faults")]
 mod active {
     use std::collections::HashMap;

@@ -24,7 +24,7 @@ pub struct Layout {
     /// Of types that may print differently: nothing is said of them.
     pub not_comparable: Vec<String>,
     /// Whether the column at that place is of the key; all false: the whole image stands for the key.
-    is_key: Vec<bool>,
+    pub(super) is_key: Vec<bool>,
 }
 
 impl Layout {
@@ -52,11 +52,6 @@ impl Layout {
             layout.is_key.fill(false);
         }
         layout
-    }
-
-    /// The places of the key's columns among those that are compared; empty: there is no key.
-    pub fn key_places(&self) -> Vec<usize> {
-        (0..self.is_key.len()).filter(|place| self.is_key[*place]).collect()
     }
 
     /// By what a row that refers with these columns is told from others: by its key and by them; without a key, by all

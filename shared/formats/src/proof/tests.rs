@@ -58,16 +58,16 @@ fn rows_without_a_key_are_placed_by_all_they_have() {
     let mut generated = relation(&columns, &["id"]);
     generated.columns[0].generated = Some(Generated::Stored);
     let strange = relation(&[("id", "regclass"), ("a", "text")], &["id"]);
-    for (relation, compared, places) in [
-        (relation(&columns, &["id"]), &["id", "a"][..], &[0][..]),
-        (relation(&columns, &["a", "id"]), &["id", "a"], &[0, 1]),
-        (relation(&columns, &[]), &["id", "a"], &[]),
-        (generated, &["a"], &[]),
-        (strange, &["a"], &[]),
+    for (relation, compared, is_key) in [
+        (relation(&columns, &["id"]), &["id", "a"][..], &[true, false][..]),
+        (relation(&columns, &["a", "id"]), &["id", "a"], &[true, true]),
+        (relation(&columns, &[]), &["id", "a"], &[false, false]),
+        (generated, &["a"], &[false]),
+        (strange, &["a"], &[false]),
     ] {
         let layout = Layout::of(&relation);
         assert_eq!(layout.columns, compared);
-        assert_eq!(layout.key_places(), places);
+        assert_eq!(layout.is_key, is_key);
     }
 }
 
