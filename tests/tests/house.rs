@@ -61,6 +61,25 @@ fn every_edge_of_the_formats_runs_down() {
 }
 
 #[test]
+fn the_map_names_every_room() {
+    let map = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../ARCHITECTURE.md"))
+        .expect("the map");
+    for program in ["archiver", "applier", "shared/formats", "shared/service", "shared/archive"] {
+        for room in
+            fs::read_dir(sources(program)).expect("the sources").map(|entry| entry.expect("an entry").path())
+        {
+            let name = room.file_stem().expect("a name").to_string_lossy().into_owned();
+            let is_named = ["lib", "main"].contains(&name.as_str())
+                || is_of_tests(&room)
+                || [format!("`{name}`"), format!("`{name}/`"), format!("/{name}`"), format!("/{name}/`")]
+                    .iter()
+                    .any(|written| map.contains(written));
+            assert!(is_named, "{program}: the code map of ARCHITECTURE.md does not say what `{name}` holds");
+        }
+    }
+}
+
+#[test]
 fn no_two_files_know_each_other() {
     for program in ["archiver", "applier", "shared/formats", "shared/service", "shared/archive"] {
         let found = circles(&modules_of(&sources(program)));

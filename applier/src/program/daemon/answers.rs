@@ -8,40 +8,22 @@ use syncdata_service::config::{Config, Program};
 use syncdata_service::control::{self, ControlSocket, Method, Response};
 use syncdata_service::daemon::Stop;
 use syncdata_service::progress;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::info;
 use uuid::Uuid;
 
 use super::api;
 use super::life::Life;
+use super::orders::{Order, Ordered, Orders};
 use crate::operations::Answer;
 use crate::operations::dead_letters::{self, DeadLetters};
-use crate::operations::resync::{self, Resync};
-use crate::operations::retry::{self, Retry};
+use crate::operations::resync;
+use crate::operations::retry;
 use crate::operations::sync;
 use crate::pass::runner::{Runner, Synced};
 use crate::program::request::Request;
 use crate::target::postgres::executions::Trigger;
-
-/// What the loop does between two passes.
-#[derive(Debug)]
-pub(super) enum Order {
-    Sync,
-    Retry(Retry),
-    Resync(Resync),
-    DeadLetters(DeadLetters),
-}
-
-/// An order, who waits for its answer, and the execution that it is noted as where somebody asked over HTTP.
-#[derive(Debug)]
-pub(super) struct Ordered {
-    pub(super) order: Order,
-    pub(super) to: oneshot::Sender<Response>,
-    pub(super) execution: Option<Uuid>,
-}
-
-pub(super) type Orders = mpsc::Sender<Ordered>;
 
 pub(super) async fn serve(
     config: &Config,

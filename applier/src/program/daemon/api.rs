@@ -16,8 +16,8 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 
 use self::routes::{Operation, SITE};
-use super::answers::Orders;
 use super::life::Life;
+use super::orders::Orders;
 
 /// So many questions with a session of their own at once; the others wait.
 const QUESTIONS_MAX: usize = 4;

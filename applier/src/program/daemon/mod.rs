@@ -13,6 +13,7 @@ mod alerting;
 mod answers;
 mod api;
 mod life;
+mod orders;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,8 +28,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use self::answers::{Order, Ordered};
 use self::life::Life;
+use self::orders::{Order, Ordered};
 use crate::load;
 use crate::pass::Tally;
 use crate::pass::runner::Runner;

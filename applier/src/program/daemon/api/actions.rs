@@ -27,7 +27,7 @@ use crate::operations::dead_letters::{self, DeadLetters};
 use crate::operations::resync::{self, Resync};
 use crate::operations::retry::{self, Retry};
 use crate::operations::{Answer, replay};
-use crate::program::daemon::answers::{Order, Ordered};
+use crate::program::daemon::orders::{Order, Ordered};
 use crate::target::postgres::executions::{self, Asked, Came, Execution, Queued};
 use crate::target::postgres::local::Local;
 
