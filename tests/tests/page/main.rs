@@ -189,7 +189,7 @@ async fn a_quarantine_is_seen_and_mended_in_the_browser_and_a_silent_daemon_is_t
     anybody_sees_what_is_wrong_and_no_rows(&scene).await;
     a_token_opens_the_rest(&scene).await;
     every_window_and_scheme_fits(&scene).await;
-    what_the_page_says_mends(&scene).await;
+    a_click_mends(&scene).await;
     a_resync_asks_first(&scene).await;
     let console = of_scripts(scene.browser.console().await);
     assert!(console.is_empty(), "{console:?}");
@@ -304,23 +304,43 @@ async fn every_window_and_scheme_fits(scene: &Scene) {
     }
 }
 
-async fn what_the_page_says_mends(scene: &Scene) {
+async fn a_click_mends(scene: &Scene) {
     // What the page says: mend what the reason names, then retry.
     scene.world.target.execute("ALTER TABLE orders DROP CONSTRAINT positive").await;
-    scene.world.applier(["retry", "orders"]).succeed().await;
+    scene.browser.click("#troubles button[data-act=retry]").await;
+    scene.sees("#said", "The retry of orders: succeeded").await;
     scene.sees("#verdict", "All is well").await;
     assert!(scene.row("orders").await.contains("● live"));
     assert!(!scene.is_seen("#problems").await);
     scene.sees("#dead", "None is open").await;
     scene.world.assert_same(&["users", "orders", "products"]).await;
+    scene.browser.click("#run").await;
+    scene.sees("#said", "A pass: succeeded").await;
 }
 
 async fn a_resync_asks_first(scene: &Scene) {
+    scene.world.archiver(["snapshot"]).succeed().await;
+    scene.world.target.execute("UPDATE users SET name = 'by hand' WHERE id = 1").await;
     scene.presses("users", "resync").await;
     scene.sees("#sure", "Make users anew from the archive?").await;
     assert_eq!(scene.focused().await, "sure-no", "nothing is lost by enter");
     scene.browser.key("\u{e00c}").await;
     scene.browser.wait_until("#sure", str::is_empty).await;
+    let by_hand = "SELECT name FROM users WHERE id = 1";
+    assert_eq!(scene.world.target.value(by_hand).await, "by hand");
+    scene.presses("users", "resync").await;
+    scene.sees("#sure", "Make users anew").await;
+    scene.browser.click("#sure-yes").await;
+    scene.sees("#said", "The resync of users: succeeded").await;
+    assert_eq!(scene.world.target.value(by_hand).await, "user 1");
+    scene.world.assert_same(&["users"]).await;
+    // The name with all that it contains is one segment of a path.
+    scene.presses(HOSTILE, "check").await;
+    let said = scene
+        .browser
+        .wait_until("#said", |text| text.contains("The check of") && !text.contains("asked for"))
+        .await;
+    assert!(said.contains(HOSTILE) && !said.contains("not begun"), "{said}");
 }
 
 async fn a_hop_that_breaks_is_named(scene: &mut Scene) {
@@ -331,7 +351,7 @@ async fn a_hop_that_breaks_is_named(scene: &mut Scene) {
     let trouble = scene.browser.text("#troubles").await;
     assert!(trouble.contains("Look at the backup host"), "{trouble}");
     scene.world.backup.restart();
-    scene.signals(Signal::HUP);
+    scene.browser.click("#run").await;
     scene.sees("#verdict", "All is well").await;
 }
 
