@@ -89,8 +89,6 @@ impl WorldOptions {
         source.execute(&format!("CREATE ROLE {ARCHIVER_ROLE} LOGIN REPLICATION BYPASSRLS")).await;
         source.execute(&format!("GRANT pg_read_all_data TO {ARCHIVER_ROLE}")).await;
         if plugin == Plugin::Pgoutput {
-            // Whoever adds tables to a publication owns them.
-            source.execute(&format!("ALTER ROLE {ARCHIVER_ROLE} SUPERUSER")).await;
             archiver.entry("source").or_insert("pgoutput".into());
         }
         let folder = Scratch::new("world");
@@ -166,8 +164,15 @@ impl World {
                     .execute("SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json')")
                     .await;
             }
-            // It warns of what has no identity, and of our rights.
-            Plugin::Pgoutput => drop(self.archiver(["setup", "--create-slot"]).run().await),
+            Plugin::Pgoutput => self.run_as_told(["setup", "--create-slot"]).await,
+        }
+    }
+
+    /// A superuser runs what the archiver prints. What tables without an identity could be given is for their owners.
+    pub async fn run_as_told<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) {
+        let told = self.archiver(arguments).run().await;
+        for statement in told.stdout.lines().filter(|line| !line.starts_with("ALTER TABLE")) {
+            self.source.execute(statement).await;
         }
     }
 

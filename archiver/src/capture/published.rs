@@ -40,6 +40,8 @@ pub(crate) struct CatalogRow {
     pub oid: u32,
     /// The transaction that wrote it.
     pub mark: u32,
+    /// A transaction has taken it away, or written it anew, which is not over yet.
+    pub is_leaving: bool,
 }
 
 /// A row of the catalog that may not count for all transactions yet.
@@ -91,7 +93,7 @@ impl Memory {
     fn has_settled(&self, row: CatalogRow) -> bool {
         let entered = self.published.get(&row.oid).filter(|entered| entered.mark == row.mark);
         let oldest = self.seen.as_ref().map_or(0, |seen| seen.xmin);
-        self.is_old(row.mark) && entered.is_none_or(|entered| oldest >= entered.from)
+        !row.is_leaving && self.is_old(row.mark) && entered.is_none_or(|entered| oldest >= entered.from)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `drop-slot`: the slot goes, unless changes wait in it.
 
+use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
@@ -14,6 +15,7 @@ use crate::source::catalog::Slot;
 use crate::source::connection::{Connection, Work};
 use crate::source::pinned::APPLICATION_NAME;
 use crate::source::role::ROLE;
+use crate::source::slot;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dropped {
@@ -28,6 +30,10 @@ pub(crate) async fn drop_slot(config: &Config, force: bool) -> Result<Dropped> {
     // A running archiver would not even notice before its next poll.
     connection.lock(Work::Reading, name).await?;
     let Some(slot) = Slot::read(connection.session.client(), name).await? else {
+        if !force {
+            slot::refuse_half_switched(connection.session.client(), name).await?;
+        }
+        drop_aside(&connection, name).await?;
         publication::remove(config, &connection.session).await?;
         return Ok(Dropped::WasNotThere);
     };
@@ -37,10 +43,19 @@ pub(crate) async fn drop_slot(config: &Config, force: bool) -> Result<Dropped> {
     let sql = "SELECT pg_drop_replication_slot($1)";
     let dropped = connection.session.client().query_typed(sql, &[(&name.as_str(), Type::NAME)]).await;
     dropped.context(|| format!("dropping the replication slot {name}"))?;
+    drop_aside(&connection, name).await?;
     for statement in publication::remove(config, &connection.session).await? {
         warn!(statement, "left behind: somebody who may has to run this");
     }
     Ok(Dropped::Now)
+}
+
+/// What a change of its plugin left behind.
+async fn drop_aside(connection: &Connection, name: &SlotName) -> Result<()> {
+    let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1";
+    let Ok(aside) = slot::aside(name) else { return Ok(()) };
+    let dropped = connection.session.client().query_typed(sql, &[(&aside.as_str(), Type::NAME)]).await;
+    dropped.context(|| format!("dropping the replication slot {aside}")).map(|_| ())
 }
 
 /// The role that `setup --create-user` makes.

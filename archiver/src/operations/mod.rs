@@ -16,5 +16,6 @@ pub(crate) mod publication;
 pub(crate) mod setup;
 pub(crate) mod snapshot;
 pub(crate) mod status;
+pub(crate) mod switch_source;
 
 mod pending;

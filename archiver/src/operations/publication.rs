@@ -8,16 +8,22 @@ use syncdata_service::config::Config;
 use syncdata_service::faults;
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::{ServerContext as _, Session};
+use tokio_postgres::types::Type;
+use tracing::debug;
 
 use crate::capture::{Capture, CatalogTable, Memory, NO_IDENTITY};
 use crate::source::catalog;
 use crate::source::pgoutput::guard;
 use crate::source::pgoutput::publication::{self, Plan};
+use crate::source::role::ROLE;
 
 pub(crate) const SUBJECT: &str = "publication";
+const TRIGGERS: &str = "event trigger";
+/// What is said of them has these words.
+pub(crate) const SUBJECTS: [&str; 2] = [SUBJECT, TRIGGERS];
 
 /// What an operator accepts who goes without the event trigger.
-const RULE: &str = "without it, an UPDATE or DELETE of a published table that loses its primary key or replica identity fails \
+const RULE: &str = "without them, an UPDATE or DELETE of a published table that loses its primary key or replica identity fails \
     in production, until the next poll takes it out of the publication";
 
 /// A slot that was made before its publication can never be read through it, nor what older transactions wrote.
@@ -31,18 +37,17 @@ pub(crate) async fn create(config: &Config, session: &Session, accept_rule: bool
     }
     if !guard::exists(client, &name).await?
         && client.batch_execute(&guard::creation(&name).join("\n")).await.is_err()
+        && !accept_rule
     {
-        if !accept_rule {
-            return Err(Error::new(Kind::Refused, "the event trigger that protects production is not there")
-                .hint(format!("{RULE}; run the statements as superuser, or say --accept-publication-rule")));
-        }
-        findings.push(unguarded(&name));
+        return Err(Error::new(Kind::Refused, "the event triggers that protect production are not there").hint(
+            format!("{RULE}; run the statements as superuser, then this command again, or say --accept-publication-rule"),
+        ));
     }
     let (schemas, tables) = catalog::catalog(client, Some(&name)).await?;
     let capture = Capture::resolve(&config.tables, &schemas, &tables, &Memory::default())?;
     let plan = Plan::of(&capture, &tables);
     if publication::exists(client, &name).await? {
-        for statement in plan.statements(&name) {
+        for statement in plan.commands(client, &name).await? {
             client
                 .batch_execute(&statement)
                 .await
@@ -54,16 +59,30 @@ pub(crate) async fn create(config: &Config, session: &Session, accept_rule: bool
         client.batch_execute(&statement).await.context(|| format!("creating the publication {name}"))?;
         findings.push(Finding::ok(SUBJECT, format!("{name} created")));
     }
+    // As a superuser. Else whoever is one makes it, or the tables' owners add what is made later: `check` says so.
+    let users = roles(config, session).await?;
+    let permission = guard::permission(&name, users.iter().map(String::as_str));
+    if let Err(error) = client.batch_execute(&permission.join("\n")).await {
+        debug!(%error, "the function that changes the publication is not made by us");
+    }
     faults::hit("setup.publication_made")?;
     wait_for_older(session).await?;
     Ok(findings)
 }
 
-/// PostgreSQL cuts longer names: the publication's has `_pub_guard` after it.
-const NAME_MAX: usize = 63 - "_pub_guard".len();
+/// PostgreSQL cuts longer names: what is made beside the publication has one more word.
+const NAME_MAX: usize = 63 - "_pub".len() - guard::SUFFIX_MAX;
+
+/// Who may have to change the publication: whoever we are, and the role that is made for us.
+async fn roles(config: &Config, session: &Session) -> Result<Vec<String>> {
+    let sql = "SELECT rolname::text FROM pg_roles WHERE rolname IN ($1, $2) ORDER BY 1";
+    let user = config.postgres()?.user.as_str();
+    let rows = session.client().query_typed(sql, &[(&user, Type::TEXT), (&ROLE, Type::TEXT)]).await;
+    Ok(rows.context(|| "asking for our roles".to_owned())?.iter().map(|row| row.get(0)).collect())
+}
 
 /// A transaction that was open when the publication was made may go on without it. The slot would wait for it as well.
-async fn wait_for_older(session: &Session) -> Result<()> {
+pub(crate) async fn wait_for_older(session: &Session) -> Result<()> {
     const PAUSE: Duration = Duration::from_millis(100);
     let ask = async || {
         let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::int8, pg_snapshot_xmax(pg_current_snapshot())::text::int8";
@@ -104,11 +123,10 @@ pub(crate) async fn check(
         findings.push(plan.statements(&name).into_iter().fold(finding, Finding::statement));
     }
     findings.push(match guard::exists(client, &name).await? {
-        true => {
-            Finding::ok("event trigger", "a table that loses its identity leaves the publication at once")
-        }
+        true => Finding::ok(TRIGGERS, "a table that loses its identity leaves the publication at once"),
         false => unguarded(&name),
     });
+    findings.extend(unable(config, session, &name).await?);
     let without = tables.iter().filter(|table| table.kind == NO_IDENTITY && capture.asks_for(table));
     findings.extend(without.map(|table| no_identity(&table.name)));
     Ok(findings)
@@ -120,8 +138,28 @@ fn no_identity(table: &TableName) -> Finding {
         .statement(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql()))
 }
 
+/// Tables of others can be published by their owner or through the function of a superuser, not by our role.
+async fn unable(config: &Config, session: &Session, publication: &str) -> Result<Option<Finding>> {
+    let sql = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user";
+    let rows = session.client().query_typed(sql, &[]).await;
+    let rows = rows.context(|| "reading the role's rights".to_owned())?;
+    let is_superuser = rows.first().is_some_and(|row| row.get(0));
+    if is_superuser || guard::may_change(session.client(), publication).await? {
+        return Ok(None);
+    }
+    let users = roles(config, session).await?;
+    let finding = Finding::warn(
+        SUBJECT,
+        "tables that are made later cannot be published by our role: until somebody does it, their changes are a gap",
+    )
+    .remedy("run the statements as superuser: they let our role change this publication, and nothing else");
+    let permission = guard::permission(publication, users.iter().map(String::as_str));
+    Ok(Some(permission.into_iter().fold(finding, Finding::statement)))
+}
+
 fn unguarded(publication: &str) -> Finding {
-    let finding = Finding::warn("event trigger", RULE).remedy("run the statements as superuser");
+    let finding = Finding::warn(TRIGGERS, format!("{RULE}; SET UNLOGGED is refused"))
+        .remedy("run the statements as superuser");
     guard::creation(publication).into_iter().fold(finding, Finding::statement)
 }
 

@@ -165,6 +165,7 @@ async fn made_or_found(config: &Config, session: &Session, failover: bool) -> Re
         }
         return Ok(Finding::ok("slot", format!("{name} exists already")));
     }
+    slot::refuse_half_switched(session.client(), name).await?;
     // It waits for every transaction that is open now to end.
     let made = session.client().batch_execute(&slot_statement(config, failover)).await;
     made.context(|| format!("creating the slot {name}"))?;

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use syncdata_archive::verify;
 use syncdata_formats::lsn::Lsn;
-use syncdata_service::config::Files;
+use syncdata_service::config::{Files, Source};
 
 /// Archives the changes of a production PostgreSQL on a backup host.
 #[derive(Debug, Parser)]
@@ -114,9 +114,12 @@ pub(crate) struct Setup {
     /// Create the replication slot
     #[arg(long)]
     pub create_slot: bool,
-    /// With source = "pgoutput", do without the event trigger that protects production
-    #[arg(long, requires = "create_slot", hide = true)]
+    /// With source = "pgoutput", do without the event triggers that protect production
+    #[arg(long)]
     pub accept_publication_rule: bool,
+    /// Let a running archive go on with another output plugin: wal2json or pgoutput
+    #[arg(long, value_name = "PLUGIN", value_parser = plugin, conflicts_with_all = ["create_slot", "create_user", "snapshot"])]
+    pub switch_source: Option<Source>,
     /// Let the slot be synchronized to standbys (PostgreSQL 17 and newer)
     #[arg(long, requires = "create_slot")]
     pub failover: bool,
@@ -135,6 +138,11 @@ pub(crate) struct Setup {
     /// Tables and patterns, instead of the setting `tables`
     #[arg(long, value_name = "A,B")]
     pub tables: Option<String>,
+}
+
+fn plugin(name: &str) -> Result<Source, String> {
+    let all = [Source::Wal2json, Source::Pgoutput];
+    all.into_iter().find(|source| source.as_str() == name).ok_or_else(|| "wal2json or pgoutput".to_owned())
 }
 
 #[derive(Debug, Args)]

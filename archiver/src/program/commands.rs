@@ -116,8 +116,10 @@ pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -
         let can_be_asked = std::io::stdin().is_terminal();
         Ok(arguments.yes || can_be_asked && confirm("setup --create-slot", question)?)
     };
-    let mut findings =
-        operations::setup::setup(config, &wanted, |words| output.words(words), is_sure).await?;
+    let mut findings = match arguments.switch_source {
+        Some(to) => operations::switch_source::switch(config, to, wanted.accept_publication_rule).await?,
+        None => operations::setup::setup(config, &wanted, |words| output.words(words), is_sure).await?,
+    };
     let needed = match operations::older_rows::look(config).await {
         Ok(needed) => Some(needed),
         Err(error) if arguments.snapshot && worst(&findings) != Level::Fail => {

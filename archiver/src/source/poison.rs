@@ -32,10 +32,15 @@ impl Poison {
             );
         }
         let (end_lsn, which) = (self.end_lsn, self.name());
-        Error::new(
-            Kind::Corrupt,
-            format!("{which} (commit ends at {end_lsn}) of {tables} cannot be read; all before it is archived"),
-        )
+        let message = match self.xid {
+            Some(xid) => format!(
+                "transaction {xid} (commit ends at {end_lsn}) of {tables} cannot be read; all before it is archived"
+            ),
+            None => {
+                format!("a transaction (commit ends at {end_lsn}) cannot be read; all before it is archived")
+            }
+        };
+        Error::new(Kind::Corrupt, message)
         .hint(format!(
             "{first}to go on without it, run `syncdata-archiver declare-gap --upto {end_lsn} --reason \"{which} \
              cannot be read\"`; the tables are then stale until their next snapshot"

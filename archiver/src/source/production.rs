@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::name::TableName;
+use syncdata_formats::name::{SlotName, TableName};
 use syncdata_service::config::{Config, Source as Kind};
 
 pub(crate) use super::answer::Session;
 use super::catalog::Slot;
 use super::connection::Connection;
 use super::event::{Column, Event, Part, Transaction};
-use super::pgoutput::{Pgoutput, Tuples};
+use super::pgoutput::{Pgoutput, Tuples, publication_of};
 use super::poison::Poison;
 use super::wal2json::{Lists, Wal2json};
 use super::{Described, Offered, Read, Source, Stretch, event, slot};
@@ -44,9 +44,21 @@ impl Production {
     /// Asks the server for the plugin. Needs the slot.
     pub(crate) async fn probe(connection: &mut Connection, config: &Config) -> Result<Production> {
         let slot = &config.slot_name;
-        Ok(match config.source {
+        Production::probe_slot(connection, config.source, slot, slot).await
+    }
+
+    /// The same of a slot that is read as if it had the name of another one.
+    pub(crate) async fn probe_slot(
+        connection: &mut Connection,
+        kind: Kind,
+        slot: &SlotName,
+        name: &SlotName,
+    ) -> Result<Production> {
+        Ok(match kind {
             Kind::Wal2json => Production::Wal2json(Wal2json::probe(connection, slot).await?),
-            Kind::Pgoutput => Production::Pgoutput(Pgoutput::probe(connection, slot).await?),
+            Kind::Pgoutput => {
+                Production::Pgoutput(Pgoutput::probe(connection, slot, publication_of(name)).await?)
+            }
         })
     }
 

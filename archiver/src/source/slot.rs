@@ -71,13 +71,31 @@ pub(crate) async fn release_wal(connection: &Connection, slot: &SlotName, upto: 
 
 /// The slot, which must be there and usable.
 pub(crate) async fn read(client: &impl GenericClient, name: &SlotName) -> Result<Slot> {
-    let slot = Slot::read(client, name).await?.ok_or_else(|| {
-        does_not_exist(name).hint(
-            "it is never made again in silence, because changes were lost with it: run \
-             `syncdata-archiver setup --create-slot`; the loss is then published as a gap",
-        )
-    })?;
-    usable(name, slot)
+    if let Some(slot) = Slot::read(client, name).await? {
+        return usable(name, slot);
+    }
+    refuse_half_switched(client, name).await?;
+    Err(does_not_exist(name).hint(
+        "it is never made again in silence, because changes were lost with it: run \
+         `syncdata-archiver setup --create-slot`; the loss is then published as a gap",
+    ))
+}
+
+/// What the slot is called while it gets another plugin.
+pub(crate) fn aside(name: &SlotName) -> Result<SlotName> {
+    format!("{name}_switch").parse()
+}
+
+/// A slot that is missing because somebody was changing its plugin: nothing is lost.
+pub(crate) async fn refuse_half_switched(client: &impl GenericClient, name: &SlotName) -> Result<()> {
+    let Ok(aside) = aside(name) else { return Ok(()) };
+    let Some(found) = Slot::read(client, &aside).await? else { return Ok(()) };
+    let message =
+        format!("the replication slot {name} was just getting another plugin, and waits as {aside}");
+    Err(Error::new(Kind::Locked, message).hint(format!(
+        "nothing is lost: run `syncdata-archiver setup --switch-source {}` again, which goes on where it was",
+        found.plugin
+    )))
 }
 
 /// The same before anything was archived from it: one that is not there has never been, as far as anybody knows.
@@ -249,7 +267,8 @@ pub(crate) fn explain(error: Error, user: &str, major: u32) -> Error {
     if sqlstate(&error) == Some(&SqlState::UNDEFINED_FILE) {
         return error.hint(format!(
             "install wal2json on the source (Debian: apt-get install postgresql-{major}-wal2json); nothing has to be \
-             restarted, and nothing was consumed from the slot"
+             restarted, and nothing was consumed from the slot; or do without it: source = \"pgoutput\", and \
+             `syncdata-archiver setup --switch-source pgoutput` where there is an archive already"
         ));
     }
     if sqlstate(&error) == Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED) {

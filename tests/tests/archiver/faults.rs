@@ -7,7 +7,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_tests::workload::TABLES;
 use syncdata_tests::{Prng, Workload, World, WorldOptions};
 
-use crate::operator::{self, SLOT};
+use crate::operator;
 use crate::{reader, replay};
 
 const SEEDS: u64 = 50;
@@ -44,7 +44,7 @@ async fn world(options: WorldOptions) -> (World, Workload) {
         .await;
     let workload = Workload::new(7);
     workload.create_tables(&world.source).await;
-    world.source.execute(SLOT).await;
+    world.make_slot().await;
     workload.fill(&world.source).await;
     (world, workload)
 }

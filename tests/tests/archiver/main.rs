@@ -29,6 +29,7 @@ mod replay;
 mod scene;
 mod set_up;
 mod strangers;
+mod switch;
 mod tables;
 mod types;
 mod values;

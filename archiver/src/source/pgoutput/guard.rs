@@ -1,21 +1,31 @@
-//! The event trigger that keeps production's statements from failing for our publication: a table that loses its identity
-//! leaves the publication in the same transaction.
+//! What a superuser makes on the server beside the publication: an event trigger that keeps production's statements from
+//! failing for it, and a function through which our role may change it.
+//!
+//! A table that loses its identity leaves the publication in the same transaction, and one that becomes unlogged before.
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use syncdata_formats::Result;
 use tokio_postgres::GenericClient;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::source::ask::many;
 
-/// What may take an identity away, with all that goes by CASCADE. Not the statements about publications: it makes such.
-const TAGS: [&str; 10] = [
+/// What may take an identity away, with all that goes by CASCADE: a column of a type or a collation that is dropped takes
+/// its index along. Not the statements about publications: it makes such.
+const TAGS: [&str; 17] = [
     "ALTER TABLE",
     "CREATE TABLE",
     "DROP INDEX",
     "DROP TABLE",
+    "DROP FOREIGN TABLE",
+    "DROP VIEW",
+    "DROP MATERIALIZED VIEW",
     "DROP TYPE",
     "DROP DOMAIN",
+    "DROP COLLATION",
+    "DROP OPERATOR CLASS",
+    "DROP OPERATOR FAMILY",
+    "DROP ACCESS METHOD",
     "DROP FUNCTION",
     "DROP SCHEMA",
     "DROP EXTENSION",
@@ -24,53 +34,134 @@ const TAGS: [&str; 10] = [
 
 /// Tables of the publication, or with a partition, of which an UPDATE would fail now.
 const ENDANGERED: &str = "SELECT m.prrelid FROM pg_publication p JOIN pg_publication_rel m ON m.prpubid = p.oid \
-    WHERE p.pubname = PUBLICATION AND EXISTS (SELECT FROM pg_class c \
+    WHERE p.pubname = PUB AND EXISTS (SELECT FROM pg_class c \
     WHERE c.oid IN (SELECT relid FROM pg_partition_tree(m.prrelid) UNION SELECT m.prrelid) AND c.relkind = 'r' \
     AND CASE c.relreplident WHEN 'f' THEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid \
     AND a.attgenerated = 'v' AND NOT a.attisdropped) WHEN 'n' THEN true WHEN 'd' THEN NOT EXISTS (SELECT FROM pg_index x \
     WHERE x.indrelid = c.oid AND x.indisprimary AND x.indisvalid AND x.indimmediate) ELSE NOT EXISTS (SELECT FROM pg_index x \
-    WHERE x.indrelid = c.oid AND x.indisreplident AND x.indisvalid) END)";
+    WHERE x.indrelid = c.oid AND x.indisreplident AND x.indisvalid AND x.indimmediate) END)";
 
-/// What a superuser has to run, one statement a line. Whatever goes wrong in it is a warning: no statement of production
-/// fails because of it.
-pub(crate) fn creation(publication: &str) -> [String; 2] {
-    let (name, publication_text) = (name(publication), escape_literal(publication));
-    let endangered = ENDANGERED.replace("PUBLICATION", &publication_text);
-    let tags: Vec<String> = TAGS.iter().map(|tag| escape_literal(tag)).collect();
-    let body = format!(
-        "DECLARE t oid; BEGIN FOR t IN {endangered} LOOP EXECUTE format('ALTER PUBLICATION %I DROP TABLE ONLY %s', \
-         {publication_text}, t::regclass); END LOOP; EXCEPTION WHEN OTHERS THEN RAISE WARNING \
-         'syncdata: the publication was left as it is: %', SQLERRM; END"
-    );
-    [
-        format!(
-            "CREATE OR REPLACE FUNCTION public.{name}() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER \
-             SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS {};",
-            escape_literal(&body).trim_start()
-        ),
-        format!(
-            "CREATE EVENT TRIGGER {name} ON ddl_command_end WHEN TAG IN ({}) EXECUTE FUNCTION public.{name}();",
-            tags.join(", ")
-        ),
-    ]
+/// Tables of the publication that the statement which begins may be about to make unlogged: it names them. Nobody knows more
+/// before it is carried out, and then it is refused.
+const PERHAPS_UNLOGGED: &str = "SELECT m.prrelid FROM pg_publication p JOIN pg_publication_rel m ON m.prpubid = p.oid \
+    JOIN pg_class c ON c.oid = m.prrelid WHERE p.pubname = PUB AND current_query() ILIKE '%unlogged%' \
+    AND current_query() ~* ('(^|[^[:alnum:]_])' || regexp_replace(replace(c.relname, '\"', '\"\"'), '([^[:alnum:]_])', \
+    '\\\\\\1', 'g') || '($|[^[:alnum:]_])')";
+
+/// Whatever goes wrong in a trigger is a warning: no statement of production fails because of it.
+const TRIGGER: &str = "DECLARE t oid; BEGIN FOR t IN TABLES LOOP EXECUTE format('ALTER publication %I DROP TABLE ONLY %s', \
+    PUB, t::regclass); END LOOP; EXCEPTION WHEN OTHERS THEN RAISE WARNING \
+    'syncdata: the publication was left as it is: %', SQLERRM; END";
+
+/// A table of which an UPDATE would fail is never added, whoever asks.
+const CHANGE: &str = "BEGIN IF verb NOT IN ('ADD', 'DROP') THEN RAISE EXCEPTION 'ADD or DROP'; END IF; \
+    EXECUTE format('ALTER publication %I %s TABLE ONLY %s', PUB, verb, relation); \
+    IF verb = 'ADD' AND relation IN (ENDANGERED) THEN \
+    RAISE EXCEPTION '% has no replica identity that can be published', relation; END IF; END";
+
+/// The two moments at which production's statements are looked at: what its trigger is called, when it runs, and for what.
+const TRIGGERS: [(&str, &str, &str, &[&str]); 2] = [
+    ("_guard", "ddl_command_end", ENDANGERED, &TAGS),
+    ("_guard_before", "ddl_command_start", PERHAPS_UNLOGGED, &["ALTER TABLE"]),
+];
+
+/// The longest of our names has so many characters after the publication's.
+pub(crate) const SUFFIX_MAX: usize = "_guard_before".len();
+
+/// What a superuser has to run, one statement a line. Run again, it leaves the same behind.
+pub(crate) fn creation(publication: &str) -> Vec<String> {
+    let publication_text = literal(publication);
+    let mut statements = Vec::new();
+    for (suffix, moment, tables, tags) in TRIGGERS {
+        let name = name(publication, suffix);
+        let tags: Vec<String> = tags.iter().map(|tag| literal(tag)).collect();
+        let body = TRIGGER.replace("TABLES", tables).replace("PUB", &publication_text);
+        statements.extend([
+            format!(
+                "CREATE OR REPLACE FUNCTION public.{name}() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER \
+                 SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS {};",
+                literal(&body)
+            ),
+            format!("DROP EVENT TRIGGER IF EXISTS {name};"),
+            format!(
+                "CREATE EVENT TRIGGER {name} ON {moment} WHEN TAG IN ({}) EXECUTE FUNCTION public.{name}();",
+                tags.join(", ")
+            ),
+            format!("ALTER EVENT TRIGGER {name} ENABLE ALWAYS;"),
+        ]);
+    }
+    statements
 }
 
-/// What takes it away again.
-pub(crate) fn removal(publication: &str) -> [String; 2] {
-    let name = name(publication);
-    [format!("DROP EVENT TRIGGER IF EXISTS {name};"), format!("DROP FUNCTION IF EXISTS public.{name}();")]
+/// What a superuser has to run so that `users` may change which tables are published, and nothing else.
+pub(crate) fn permission<'u>(publication: &str, users: impl IntoIterator<Item = &'u str>) -> Vec<String> {
+    let name = name(publication, CHANGE_SUFFIX);
+    let publication_text = literal(publication);
+    let body = CHANGE.replace("ENDANGERED", ENDANGERED).replace("PUB", &publication_text);
+    let signature = format!("public.{name}(text, regclass)");
+    let mut statements = vec![
+        format!(
+            "CREATE OR REPLACE FUNCTION public.{name}(verb text, relation regclass) RETURNS void LANGUAGE plpgsql \
+             SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {};",
+            literal(&body)
+        ),
+        format!("REVOKE ALL ON FUNCTION {signature} FROM PUBLIC;"),
+    ];
+    let grant = |user: &str| format!("GRANT EXECUTE ON FUNCTION {signature} TO {};", escape_identifier(user));
+    statements.extend(users.into_iter().map(grant));
+    statements
 }
 
+/// What takes all of it away again.
+pub(crate) fn removal(publication: &str) -> Vec<String> {
+    let mut statements = Vec::new();
+    for (suffix, ..) in TRIGGERS {
+        let name = name(publication, suffix);
+        statements.push(format!("DROP EVENT TRIGGER IF EXISTS {name};"));
+        statements.push(format!("DROP FUNCTION IF EXISTS public.{name}();"));
+    }
+    let change = name(publication, CHANGE_SUFFIX);
+    statements.push(format!("DROP FUNCTION IF EXISTS public.{change}(text, regclass);"));
+    statements
+}
+
+/// Both of them, and nobody has switched them off.
 pub(crate) async fn exists(client: &impl GenericClient, publication: &str) -> Result<bool> {
-    let sql = "SELECT FROM pg_event_trigger WHERE evtname = $1 AND evtenabled <> 'D'";
-    let name = plain_name(publication);
-    Ok(!many(client, "looking for the event trigger", sql, &[(&name, Type::TEXT)]).await?.is_empty())
+    let sql = "SELECT count(*) FROM pg_event_trigger WHERE evtname = ANY($1) AND evtenabled = 'A'";
+    let names: Vec<String> = TRIGGERS.iter().map(|(suffix, ..)| format!("{publication}{suffix}")).collect();
+    let rows = many(client, "looking for the event triggers", sql, &[(&names, Type::TEXT_ARRAY)]).await?;
+    Ok(rows.first().is_some_and(|row| row.get::<_, i64>(0) == TRIGGERS.len() as i64))
 }
 
-fn name(publication: &str) -> String {
-    escape_identifier(&plain_name(publication))
+/// Whether our role may change the publication through the function.
+pub(crate) async fn may_change(client: &impl GenericClient, publication: &str) -> Result<bool> {
+    let sql = "SELECT FROM pg_proc p WHERE p.proname = $1 AND p.pronamespace = 'public'::regnamespace \
+        AND p.prosecdef AND has_function_privilege(p.oid, 'EXECUTE')";
+    let name = format!("{publication}{CHANGE_SUFFIX}");
+    Ok(!many(client, "looking for the publication's function", sql, &[(&name, Type::TEXT)]).await?.is_empty())
 }
 
-fn plain_name(publication: &str) -> String {
-    format!("{publication}_guard")
+/// Calls that function.
+pub(crate) fn call(publication: &str, verb: &str, table: &str) -> String {
+    let name = name(publication, CHANGE_SUFFIX);
+    format!("SELECT public.{name}({}, {}::regclass);", literal(verb), literal(table))
+}
+
+/// How many published tables there are of which an UPDATE would fail now.
+pub(crate) async fn endangered(client: &impl GenericClient, publication: &str) -> Result<usize> {
+    let sql = ENDANGERED.replace("PUB", "$1");
+    let parameters = [(&publication as &(dyn ToSql + Sync), Type::TEXT)];
+    let doing = "looking for tables that lost their identity";
+    Ok(many(client, doing, &sql, &parameters).await?.len())
+}
+
+const CHANGE_SUFFIX: &str = "_change";
+
+/// Quoted, without the space before the E of one with backslashes.
+fn literal(text: &str) -> String {
+    escape_literal(text).trim_start().to_owned()
+}
+
+fn name(publication: &str, suffix: &str) -> String {
+    escape_identifier(&format!("{publication}{suffix}"))
 }

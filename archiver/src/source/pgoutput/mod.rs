@@ -37,9 +37,13 @@ pub(crate) struct Pgoutput {
 
 impl Pgoutput {
     /// Asks the server whether it lets itself be read so. Needs slot and publication.
-    pub(super) async fn probe(connection: &mut Connection, slot: &SlotName) -> Result<Pgoutput> {
+    pub(super) async fn probe(
+        connection: &mut Connection,
+        slot: &SlotName,
+        publication: String,
+    ) -> Result<Pgoutput> {
         let version = format!("{PLUGIN} {}", connection.facts.server_version);
-        let source = Pgoutput { slot: slot.clone(), publication: publication_of(slot), version };
+        let source = Pgoutput { slot: slot.clone(), publication, version };
         source.peek(Lsn::from_u64(1), Some(1)).run(connection, |_| Ok(())).await?;
         Ok(source)
     }

@@ -7,7 +7,7 @@ use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_service::faults;
 
-use super::{Pgoutput, publication_of};
+use super::Pgoutput;
 use crate::source::connection::{Connection, while_in_use};
 use crate::source::poison::Poison;
 use crate::source::slot::Trouble;
@@ -19,7 +19,6 @@ pub(super) async fn locate(
     from: Lsn,
     upto: Lsn,
 ) -> Result<Option<Poison>> {
-    debug_assert_eq!(source.publication, publication_of(&source.slot));
     // An answer up to `readable` can be had, one up to `unreadable` cannot.
     let (mut readable, mut unreadable) = (Lsn::from_u64(1), upto);
     if can_read(connection, source, unreadable).await? {

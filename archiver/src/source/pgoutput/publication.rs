@@ -7,15 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postgres_protocol::escape::escape_identifier;
-use syncdata_formats::Result;
-use syncdata_formats::name::TableName;
+use syncdata_formats::name::{SlotName, TableName};
+use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::{Config, Source};
 use syncdata_service::postgres::{ServerContext as _, sqlstate};
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 use tracing::{info, warn};
 
-use super::publication_of;
+use super::{guard, publication_of};
 use crate::capture::{Capture, CatalogTable, Memory, RelationKind};
 use crate::source::ask::many;
 use crate::source::catalog;
@@ -24,6 +24,11 @@ use crate::source::connection::Connection;
 /// The publication that decides what is in the stream, where one does.
 pub(crate) fn of(config: &Config) -> Option<String> {
     (config.source == Source::Pgoutput).then(|| publication_of(&config.slot_name))
+}
+
+/// Whatever the settings say.
+pub(crate) fn of_slot(slot: &SlotName) -> String {
+    publication_of(slot)
 }
 
 /// What would make the publication that of the captured tables.
@@ -71,16 +76,28 @@ impl Plan {
 
     /// Each by itself: what one of them lacks keeps no other away. Those that go, go last.
     pub(crate) fn statements(&self, publication: &str) -> Vec<String> {
-        let change = |verb: &'static str| {
-            move |table: &TableName| {
-                format!(
-                    "ALTER PUBLICATION {} {verb} TABLE ONLY {};",
-                    escape_identifier(publication),
-                    table.sql()
-                )
-            }
+        let alter = |verb: &str, table: &TableName| {
+            format!("ALTER PUBLICATION {} {verb} TABLE ONLY {};", escape_identifier(publication), table.sql())
         };
-        self.add.iter().map(change("ADD")).chain(self.remove.iter().map(change("DROP"))).collect()
+        self.changes().map(|(verb, table)| alter(verb, table)).collect()
+    }
+
+    /// The same for our role: through the function that a superuser made for it, where there is one.
+    pub(crate) async fn commands(
+        &self,
+        client: &impl GenericClient,
+        publication: &str,
+    ) -> Result<Vec<String>> {
+        if !guard::may_change(client, publication).await? {
+            return Ok(self.statements(publication));
+        }
+        let call = |(verb, table): (&str, &TableName)| guard::call(publication, verb, &table.sql());
+        Ok(self.changes().map(call).collect())
+    }
+
+    fn changes(&self) -> impl Iterator<Item = (&'static str, &TableName)> {
+        let (add, remove) = (self.add.iter(), self.remove.iter());
+        add.map(|table| ("ADD", table)).chain(remove.map(|table| ("DROP", table)))
     }
 }
 
@@ -92,28 +109,37 @@ pub(crate) async fn keep(connection: &mut Connection, config: &Config, memory: &
     // What is wrong with the settings is said where the stream is read.
     let Ok(capture) = Capture::resolve(&config.tables, &schemas, &catalog, memory) else { return Ok(()) };
     let plan = Plan::of(&capture, &catalog);
-    let statements = match exists(connection.session.client(), &publication).await? {
-        true => plan.statements(&publication),
+    let client = connection.session.client();
+    let statements = match exists(client, &publication).await? {
+        true => plan.commands(client, &publication).await?,
         // Somebody dropped it. What was written meanwhile is missing.
         false => vec![creation(&publication, &plan.add, connection.facts.major())],
     };
     for statement in statements {
-        let tx = connection.session.client_mut().build_transaction().read_only(false).start().await;
-        let tx = tx.context(|| "starting a transaction on the source".to_owned())?;
-        let limits = "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '10s'";
-        let done = match tx.batch_execute(&format!("{limits}; {statement}")).await {
-            Ok(()) => tx.commit().await,
-            Err(error) => Err(error),
-        };
-        match done.context(|| "changing the publication".to_owned()) {
+        match change(connection, &publication, &statement).await {
             Ok(()) => info!(statement, "the publication was changed"),
-            Err(error) if sqlstate(&error).is_some() => {
+            Err(error) if sqlstate(&error).is_some() || error.kind() == Kind::Refused => {
                 warn!(statement, error = %error.one_line(), "the publication could not be changed: somebody who may has to do it");
             }
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Without waiting for a standby: nobody else could see what was changed meanwhile.
+async fn change(connection: &mut Connection, publication: &str, statement: &str) -> Result<()> {
+    const LIMITS: &str = "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '10s'; SET LOCAL synchronous_commit = local";
+    let doing = || "changing the publication".to_owned();
+    let tx = connection.session.client_mut().build_transaction().read_only(false).start().await;
+    let tx = tx.context(|| "starting a transaction on the source".to_owned())?;
+    let endangered = guard::endangered(&tx, publication).await?;
+    tx.batch_execute(&format!("{LIMITS}; {statement}")).await.context(doing)?;
+    // It may have lost its identity since we looked, and then production's updates would fail.
+    if guard::endangered(&tx, publication).await? > endangered {
+        return Err(Error::new(Kind::Refused, "a table of it has no replica identity that can be published"));
+    }
+    tx.commit().await.context(doing)
 }
 
 /// What makes the publication, with the tables that are captured now.

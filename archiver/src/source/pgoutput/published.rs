@@ -13,8 +13,15 @@ use crate::source::ask::many;
 const ROWS: &str = "SELECT p.oid, p.xmin::text::int8, r.prrelid, r.oid, r.xmin::text::int8,
     p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND NOT p.puballtables AND NOT p.pubviaroot
       AND coalesce(to_jsonb(p)->>'pubgencols', 's') = 's',
-    to_jsonb(r)->>'prqual' IS NULL AND to_jsonb(r)->>'prattrs' IS NULL
+    to_jsonb(r)->>'prqual' IS NULL AND to_jsonb(r)->>'prattrs' IS NULL, LEAVING(p), LEAVING(r)
   FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname = $1";
+
+/// Somebody is taking the row away or writing it anew, and has perhaps committed before our position: a commit that waits
+/// for a standby is in the stream before anybody sees it. One that ended otherwise leaves its number behind.
+const LEAVING: &str = "(SELECT coalesce(CASE WHEN ROW.xmax::text = '0' OR age.full < 3 THEN false
+    ELSE pg_xact_status(age.full::text::xid8) <> 'aborted' END, false)
+  FROM (SELECT newest - ((newest - ROW.xmax::text::int8) & 4294967295) AS full
+    FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS newest) AS now) AS age)";
 
 /// Tables whose updates could not be published, beside those that have no identity at all. Before 18 no generated column
 /// is published, and from 18 on none that is not stored.
@@ -24,6 +31,10 @@ const UNPUBLISHABLE: &str = "SELECT c.oid FROM pg_class c WHERE c.relkind = 'r' 
         ELSE (a.attgenerated = 'v' OR a.attgenerated <> '' AND current_setting('server_version_num')::int < 180000)
           AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND a.attnum = ANY(x.indkey::int2[])
             AND CASE WHEN c.relreplident = 'i' THEN x.indisreplident ELSE x.indisprimary END) END)";
+
+/// Partitioned tables of which every partition has a key, also one that is made later. FULL is not handed down.
+const KEYED: &str = "SELECT c.oid FROM pg_class c WHERE c.relkind = 'p' AND EXISTS (SELECT FROM pg_index x
+    WHERE x.indrelid = c.oid AND x.indisprimary AND x.indisvalid AND x.indimmediate)";
 
 /// Partitions that were made as such. A table that is attached has all rows of its columns written again; of one that was
 /// made so they are as old as the table, and say that they are another's.
@@ -41,7 +52,9 @@ pub(crate) async fn look(
 ) -> Result<()> {
     let doing = "reading the publication";
     let mut published: BTreeMap<u32, Vec<CatalogRow>> = BTreeMap::new();
-    for row in &many(client, doing, ROWS, &[(&publication, Type::TEXT)]).await? {
+    let leaving = |row: &str| LEAVING.replace("ROW", row);
+    let sql = ROWS.replace("LEAVING(p)", &leaving("p")).replace("LEAVING(r)", &leaving("r"));
+    for row in &many(client, doing, &sql, &[(&publication, Type::TEXT)]).await? {
         let mark = |place: usize| {
             let xid = row.get::<_, Option<i64>>(place);
             xid.and_then(|xid| u32::try_from(xid).ok()).unwrap_or_default()
@@ -52,15 +65,20 @@ pub(crate) async fn look(
             continue;
         };
         if whole && all_rows == Some(true) {
-            let of_all = CatalogRow { oid: row.get(0), mark: mark(1) };
-            published.insert(relation, vec![of_all, CatalogRow { oid: member, mark: mark(4) }]);
+            let of_all = CatalogRow { oid: row.get(0), mark: mark(1), is_leaving: row.get(7) };
+            let is_leaving = row.get::<_, Option<bool>>(8).unwrap_or_default();
+            published.insert(relation, vec![of_all, CatalogRow { oid: member, mark: mark(4), is_leaving }]);
         }
     }
     let oids = async |sql| -> Result<BTreeSet<u32>> {
         Ok(many(client, doing, sql, &[]).await?.iter().map(|row| row.get(0)).collect())
     };
     let (unpublishable, from_birth) = (oids(UNPUBLISHABLE).await?, oids(PARTS_FROM_BIRTH).await?);
+    let keyed = oids(KEYED).await?;
     for table in tables {
+        if table.kind == RelationKind::Partitioned {
+            table.identity_usable = keyed.contains(&table.oid);
+        }
         if table.kind == RelationKind::Table && (!table.identity_usable || unpublishable.contains(&table.oid))
         {
             table.kind = NO_IDENTITY;
