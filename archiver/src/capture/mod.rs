@@ -175,6 +175,9 @@ pub(crate) struct Truncation {
     pub table: TableName,
     /// What changed the relation last.
     pub xid: u32,
+    /// Nothing but a TRUNCATE, or a rewrite that alters no row, can have done it in a commit that the stream hides: ALTER
+    /// TABLE would have left its mark on a column, or on the publication.
+    pub only_moved: bool,
 }
 
 impl Capture {

@@ -8,7 +8,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
 use super::changes::{self, ANOTHER, PARTITION, REWRITTEN, TYPE};
-use super::{Capture, Captured, Join, Known, Memory, Missed, Route, published};
+use super::{Capture, Captured, Join, Known, Memory, Missed, Route, Truncation, published};
 
 /// What an answer said of each relation, by oid.
 #[derive(Clone, Debug, Default)]
@@ -153,12 +153,15 @@ impl Capture {
         if complete {
             let joins = self.joins.iter().filter(|(oid, join)| !join.came_true(**oid, tally));
             joins.for_each(|(_, join)| add(&join.table, PARTITION));
-            let is_told = |oid: u32, mark: u32| {
+            let is_told = |oid: u32, truncation: &Truncation| {
                 let truncated = tally.of_truncation(oid);
                 // Where commits are hidden, another transaction may have come between.
-                if self.hides_commits { truncated.by == Some(mark) } else { truncated.explains(mark) }
+                match self.hides_commits && !truncation.only_moved {
+                    true => truncated.by == Some(truncation.xid),
+                    false => truncated.explains(truncation.xid),
+                }
             };
-            let moved = self.truncations().filter(|(oid, truncation)| !is_told(*oid, truncation.xid));
+            let moved = self.truncations().filter(|(oid, truncation)| !is_told(*oid, truncation));
             moved.for_each(|(_, truncation)| add(&truncation.table, REWRITTEN));
             // Where a segment has rows of it, that says what its labels are now.
             let resting = self.relabelled.values().filter(|table| !self.has_rows_of(table, tally));

@@ -200,7 +200,14 @@ impl Changes<'_> {
 
     /// Its rows lie elsewhere, and it has no TOAST table to tell why: a TRUNCATE that was the last change of all is one.
     fn expect_truncate(&mut self, oid: u32, table: TableName, marks: Marks) {
-        self.capture.truncations.insert(oid, Truncation { table, xid: marks.changed });
+        let (then, now) = (self.memory.relations.get(&oid), self.capture.relations.get(&oid));
+        let has_same_columns = then
+            .zip(now)
+            .is_some_and(|(then, now)| (&then.attributes, &then.dropped) == (&now.attributes, &now.dropped));
+        // It has to leave the publication before it can become unlogged; a partition that is published with its parent has not.
+        let is_published = self.catalog.get(&oid).is_some_and(|table| table.is_published());
+        let only_moved = has_same_columns && is_published;
+        self.capture.truncations.insert(oid, Truncation { table, xid: marks.changed, only_moved });
     }
 
     /// The relation and its ancestors below the table's root: each of them is a partition of the next.
