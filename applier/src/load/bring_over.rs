@@ -14,6 +14,7 @@ use super::{Base, Copy, Halt, Loaded, Refusal, is_of_a_row};
 use crate::plan::state::State;
 use crate::table::{self, Fit, Table, UniqueIndex};
 use crate::target::postgres::apply::{FREE_PLANS, Writer, computed};
+use crate::target::postgres::bystanders;
 use crate::target::postgres::cascades::Watch;
 use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::identity;
@@ -158,6 +159,9 @@ impl Loader<'_> {
         if let Some(rule) = acting.remove(name) {
             return Err(Halt::refused(name, rule.words(name)));
         }
+        let states = cursor::table_states(client, &self.local.meta).await?;
+        let others = states.into_keys().filter(|other| other != name).collect();
+        let beside = bystanders::beside(client, &[&copy.table], others, &watch).await?;
         let mut brought = pair.bring_over(client).await;
         // Once is enough, if no trigger has changed what was brought.
         if let (Ok(_), Some(rule)) = (&brought, watched.get(name)) {
@@ -168,6 +172,16 @@ impl Loader<'_> {
                 }
                 Ok(_) => {}
                 Err(error) => brought = Err(error),
+            }
+            if let (Ok(_), Some(beside)) = (&brought, &beside)
+                && let Some((other, table, rule)) = beside.changed(client).await?
+            {
+                control(client, "ROLLBACK TO SAVEPOINT syncdata_table").await?;
+                let (what, remedy) = (rule.what(table), rule.remedy());
+                return Err(Halt::refused(
+                    name,
+                    format!("{what}: rows of {other} have changed beside its own; run: {remedy}"),
+                ));
             }
         }
         if brought.is_ok() {

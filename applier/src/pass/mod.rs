@@ -37,8 +37,8 @@ use crate::plan::state::{Event, State, TableState, Want};
 use crate::proof::cut_after;
 use crate::target::postgres::apply::is_no_fault_of_a_record;
 use crate::target::postgres::cursor::{self, Checkpoint, Position};
-use crate::target::postgres::identity;
 use crate::target::postgres::step::Prepared;
+use crate::target::postgres::{captured, identity};
 
 /// What a pass did and what is left to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -341,8 +341,10 @@ impl<'a> Pass<'a> {
             let same = head.newest.map(|newest| Link { seq: newest.name.seq, sha256: newest.sha256 })
                 == checkpoint.segment.map(|segment| segment.link);
             if same {
-                cursor::note_covered(self.context.local.session.client(), &self.context.local.meta, head)
-                    .await?;
+                let (client, meta) = (self.context.local.session.client(), &self.context.local.meta);
+                let tables = cursor::table_states(client, meta).await?;
+                captured::note_left(client, meta, &head.not_captured, tables.keys()).await?;
+                cursor::note_covered(client, meta, head).await?;
             } else {
                 tracing::warn!(
                     "head.json names another manifest than the one applied; its freshness is not taken"

@@ -10,7 +10,7 @@ use super::record;
 use super::report::{Asked, Blame, Report};
 use crate::load::{Changes, Pair};
 use crate::target::postgres::apply::Writer;
-use crate::target::postgres::cascades::Bystanders;
+use crate::target::postgres::bystanders::Bystanders;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::rules;
 

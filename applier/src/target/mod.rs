@@ -91,6 +91,8 @@ pub struct Positions {
     pub checkpoint: Option<Checkpoint>,
     /// What the manifests say of it, where one of them does and the checkpoint moves.
     pub capture_since: Option<CaptureSince>,
+    /// The tables that are captured, where the checkpoint moves.
+    pub captured: Option<Vec<TableName>>,
     /// Columns of the source that are called otherwise than before.
     pub columns: Vec<(TableName, SourceColumns)>,
     /// How the source describes the tables that moved, where they changed.

@@ -202,6 +202,70 @@ async fn positions_of_another_moment_than_the_rows_are_noticed() {
     assert_eq!(copy.rows("SELECT id FROM loose ORDER BY id").await, "1 2 3");
 }
 
+/// As `pg_dump --data-only` of our tables alone, restored after more has come: the tables are the same, and their lines are
+/// copied.
+#[tokio::test]
+async fn lines_that_were_copied_into_our_tables_are_noticed() {
+    let mut copy = LocalCopy::start("CREATE TABLE loose (id int)").await;
+    let full = syncdata_formats::manifest::ReplicaIdentity::Full;
+    copy.forge.relation_with("loose", &["id integer"], &[], full);
+    let insert = |id: u32| format!(r#"{{"table":"loose","op":"INSERT","data":{{"id":{id}}}}}"#);
+    copy.forge.segment(&[vec![insert(1)]]);
+    copy.applier(&["add-tables", "loose"]).succeed().await;
+    copy.sync(0).await;
+    let mut expected = "1".to_owned();
+    // --disable-triggers, and what that leaves of a trigger that is always on.
+    let disabled = "ALTER TABLE data_sync_table_state DISABLE TRIGGER ALL";
+    let enabled = "ALTER TABLE data_sync_table_state ENABLE TRIGGER ALL";
+    for (id, before, after) in
+        [(2, "", ""), (3, "SET session_replication_role = replica", ""), (4, disabled, enabled)]
+    {
+        copy.server
+            .execute(
+                "DROP SCHEMA IF EXISTS kept CASCADE; CREATE SCHEMA kept;
+                 CREATE TABLE kept.state AS SELECT * FROM data_sync_table_state;
+                 CREATE TABLE kept.checkpoint AS SELECT * FROM data_sync_checkpoint",
+            )
+            .await;
+        copy.forge.segment(&[vec![insert(id)]]);
+        copy.sync(0).await;
+        expected = format!("{expected} {id}");
+        let restore = format!(
+            "{before}; DELETE FROM data_sync_table_state; DELETE FROM data_sync_checkpoint;
+             INSERT INTO data_sync_table_state SELECT * FROM kept.state;
+             INSERT INTO data_sync_checkpoint SELECT * FROM kept.checkpoint; {after}"
+        );
+        copy.server.execute(&restore).await;
+        let said = copy.sync(1).await;
+        assert!(said.contains("of another moment; run: syncdata-applier resync loose"), "{id}: {said}");
+        assert_eq!(copy.rows("SELECT id FROM loose ORDER BY id").await, expected, "none comes twice");
+        copy.applier(&["retry", "loose"]).run().await.expect_code(1);
+        copy.applier(&["resync", "loose"]).succeed().await;
+        assert_eq!(copy.rows("SELECT id FROM loose ORDER BY id").await, expected);
+        copy.sync(0).await;
+    }
+}
+
+#[tokio::test]
+async fn where_our_tables_alone_are_lost_they_are_made_again_and_the_rows_loaded() {
+    let mut copy = synced().await;
+    copy.server
+        .execute(
+            "DO $$ DECLARE name text; BEGIN
+               FOR name IN SELECT tablename FROM pg_tables
+                   WHERE schemaname = 'public' AND (tablename LIKE 'data\\_sync%' OR tablename IN ('tables_to_sync', 'sync_executions'))
+               LOOP EXECUTE 'DROP TABLE ' || name || ' CASCADE'; END LOOP; END $$",
+        )
+        .await;
+    copy.sync(0).await;
+    copy.applier(&["add-tables", "users", "orders"]).succeed().await;
+    copy.sync(0).await;
+    assert_eq!(copy.rows(USERS).await, "1,Ann 2,Bob");
+    copy.forge.segment(&[vec![insert(3)]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT count(*) FROM users").await, "3");
+}
+
 #[tokio::test]
 async fn a_table_that_was_emptied_by_a_crash_is_not_live_because_a_pass_stops_at_errors() {
     let mut copy = synced().await;

@@ -287,3 +287,125 @@ async fn a_trigger_that_comes_after_what_is_applied_changes_no_synced_table_in_s
         }
     }
 }
+
+#[tokio::test]
+async fn a_trigger_of_the_copy_that_acts_with_the_commit_changes_no_synced_table() {
+    for does in ["UPDATE public.u SET v = 7", "RAISE EXCEPTION 'never'"] {
+        let schema = format!(
+            "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u (id int PRIMARY KEY, v int);
+             CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does}; RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER f AFTER INSERT OR UPDATE ON t DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION f();
+             ALTER TABLE t ENABLE ALWAYS TRIGGER f"
+        );
+        let mut copy = LocalCopy::start(&schema).await;
+        for table in ["t", "u"] {
+            copy.forge.relation(table, &["id integer not null", "v integer"], &["id"]);
+        }
+        let insert = |table: &str, id: u32| {
+            format!(r#"{{"table":"{table}","op":"INSERT","data":{{"id":{id},"v":1}}}}"#)
+        };
+        copy.forge.segment(&[vec![insert("u", 1)]]);
+        copy.applier(&["add-tables", "t", "u"]).succeed().await;
+        copy.sync(0).await;
+        copy.forge.segment(&[vec![insert("t", 1), insert("u", 2)]]);
+        let said = copy.sync(1).await;
+        assert!(said.contains("t: quarantined"), "{does}: {said}");
+        assert_eq!(copy.rows("SELECT id, v FROM u ORDER BY id").await, "1,1 2,1", "{does}");
+        let remedy = "ALTER TABLE \"public\".\"t\" DISABLE TRIGGER \"f\"";
+        assert!(said.contains(remedy), "{said}");
+        copy.server.execute(remedy).await;
+        copy.applier(&["retry", "t"]).succeed().await;
+        copy.sync(0).await;
+
+        // Nor does a base, or a repair.
+        copy.server.execute("DELETE FROM t; ALTER TABLE t ENABLE ALWAYS TRIGGER f").await;
+        let refused = copy.applier(&["resync", "t"]).run().await.expect_code(1);
+        assert!(refused.stdout.contains(remedy), "{refused}");
+        let range = ["replay", "--yes", "--from", "2026-01-01", "--to", "2027-01-01", "--tables", "t"];
+        let refused = copy.applier(&range).run().await.expect_code(2);
+        assert!(refused.stderr.contains(remedy), "{refused}");
+        copy.server.execute(remedy).await;
+        copy.applier(&range).succeed().await;
+        copy.applier(&["resync", "t"]).succeed().await;
+        assert_eq!(copy.rows("SELECT id, v FROM t").await, "1,1", "{does}");
+        assert_eq!(copy.rows("SELECT id, v FROM u ORDER BY id").await, "1,1 2,1", "{does}");
+    }
+}
+
+/// A trigger that comes after what is written, while its table is made anew or repaired at once.
+#[tokio::test]
+async fn a_trigger_changes_no_other_synced_table_beside_a_base_or_a_repair() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u (id int PRIMARY KEY, v int);
+         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE public.u SET v = 7; RETURN NULL; END $$;
+         CREATE TRIGGER f AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()",
+    )
+    .await;
+    for table in ["t", "u"] {
+        copy.forge.relation(table, &["id integer not null", "v integer"], &["id"]);
+    }
+    let insert =
+        |table: &str, id: u32| format!(r#"{{"table":"{table}","op":"INSERT","data":{{"id":{id},"v":1}}}}"#);
+    copy.forge.segment(&[vec![insert("u", 1), insert("t", 1)]]);
+    copy.applier(&["add-tables", "t", "u"]).succeed().await;
+    copy.sync(0).await;
+    copy.server.execute("DELETE FROM t; ALTER TABLE t ENABLE ALWAYS TRIGGER f").await;
+
+    let remedy = "ALTER TABLE \"public\".\"t\" DISABLE TRIGGER \"f\"";
+    let range = ["replay", "--yes", "--from", "2026-01-01", "--to", "2027-01-01", "--tables", "t"];
+    let refused = copy.applier(&range).run().await.expect_code(2);
+    assert!(refused.stderr.contains(remedy), "{refused}");
+    let refused = copy.applier(&["resync", "t"]).run().await.expect_code(1);
+    assert!(refused.stdout.contains(remedy), "{refused}");
+    assert_eq!(copy.rows("SELECT id, v FROM u").await, "1,1");
+
+    copy.server.execute(remedy).await;
+    copy.applier(&["resync", "t"]).succeed().await;
+    assert_eq!(copy.rows("SELECT id, v FROM t").await, "1,1");
+    assert_eq!(copy.rows("SELECT id, v FROM u").await, "1,1");
+    copy.sync(0).await;
+}
+
+/// Foreign keys act in the same batch: what they change is told from what the trigger does.
+#[tokio::test]
+async fn a_trigger_is_watched_while_foreign_keys_act_beside_it() {
+    let mut copy = LocalCopy::start(
+        "CREATE ROLE reporter LOGIN; GRANT ALL ON DATABASE reporting TO reporter; GRANT ALL ON SCHEMA public TO reporter;
+         CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE);
+         CREATE TABLE t (id int PRIMARY KEY, v int);
+         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM public.t WHERE id = 1; RETURN NULL; END $$;
+         CREATE TRIGGER f AFTER INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION f();
+         ALTER TABLE p OWNER TO reporter; ALTER TABLE c OWNER TO reporter; ALTER TABLE t OWNER TO reporter",
+    )
+    .await;
+    copy.set("PG_USER_NAME", "reporter");
+    copy.forge.relation("p", &["id integer not null"], &["id"]);
+    copy.forge.relation("c", &["id integer not null", "p integer"], &["id"]);
+    copy.forge.relation("t", &["id integer not null", "v integer"], &["id"]);
+    let one = |table: &str, data: &str| format!(r#"{{"table":"{table}","op":"INSERT","data":{{{data}}}}}"#);
+    copy.server.execute("ALTER TABLE t DISABLE TRIGGER f").await;
+    copy.forge.segment(&[vec![
+        one("p", r#""id":1"#),
+        one("c", r#""id":1,"p":1"#),
+        one("t", r#""id":1,"v":1"#),
+        one("t", r#""id":2,"v":1"#),
+    ]]);
+    copy.applier(&["add-tables", "p", "c", "t"]).succeed().await;
+    copy.sync(0).await;
+    copy.server.execute("ALTER TABLE t ENABLE ALWAYS TRIGGER f").await;
+    copy.forge.segment(&[vec![
+        r#"{"table":"p","op":"DELETE","old_keys":{"id":1}}"#.to_owned(),
+        r#"{"table":"c","op":"DELETE","old_keys":{"id":1}}"#.to_owned(),
+        one("t", r#""id":3,"v":1"#),
+    ]]);
+    let said = copy.sync(1).await;
+    let remedy = "ALTER TABLE \"public\".\"t\" DISABLE TRIGGER \"f\"";
+    assert!(said.contains("t: quarantined") && said.contains(remedy), "{said}");
+    assert!(!said.contains("c: quarantined") && !said.contains("p: quarantined"), "{said}");
+    copy.server.execute(remedy).await;
+    copy.applier(&["retry", "t"]).succeed().await;
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT id, v FROM t ORDER BY id").await, "1,1 2,1 3,1");
+    assert_eq!(copy.rows("SELECT id FROM p UNION ALL SELECT id FROM c").await, "");
+}

@@ -2,6 +2,7 @@
 
 mod archives;
 mod bases;
+mod captured;
 mod end_to_end;
 mod exchanged;
 mod older_rows;

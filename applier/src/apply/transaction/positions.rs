@@ -54,6 +54,7 @@ impl Transaction<'_> {
             set_aside,
             checkpoint,
             capture_since,
+            captured: is_live.then(|| last.segment.manifest().capture.clone()),
             columns,
             described: Vec::new(),
             nan_as_null,

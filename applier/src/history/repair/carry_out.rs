@@ -22,7 +22,7 @@ use crate::history::BATCHES_AHEAD;
 use crate::history::report::Report;
 use crate::history::report::{Changed, NotRebuilt};
 use crate::target::postgres::apply::{FREE_PLANS, Outcome, Writer};
-use crate::target::postgres::cascades::Bystanders;
+use crate::target::postgres::bystanders::Bystanders;
 use crate::target::postgres::ledger::{self, Entry};
 
 impl Repair<'_> {

@@ -8,10 +8,6 @@ use syncdata_formats::name::TableName;
 use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::Client;
 
-use crate::plan::state::State;
-use crate::target::postgres::local::Local;
-use crate::target::postgres::{cursor, identity};
-
 // With their leaves, whose rows they are. A table that only refers, without an action, is refused instead.
 const REFERRING: &str = "
 WITH wanted AS (
@@ -52,55 +48,11 @@ pub(super) async fn is_counting(client: &Client) -> Result<()> {
     )))
 }
 
-/// Tables that a repair by hand does not touch: nothing of those that are live may change through a foreign key.
-#[derive(Debug)]
-pub struct Bystanders {
-    watch: Watch,
-    before: BTreeMap<TableName, i64>,
-    live: BTreeSet<TableName>,
-}
-
-impl Bystanders {
-    /// All but those. Nothing acts where foreign keys are off.
-    pub async fn of(local: &Local, but: &BTreeSet<&TableName>) -> Result<Bystanders> {
-        let client = local.session.client();
-        let mut states = match local.replica {
-            true => BTreeMap::new(),
-            false => cursor::table_states(client, &local.meta).await?,
-        };
-        states.retain(|name, _| !but.contains(name));
-        let watch = Watch::over(client, &states.keys().cloned().collect()).await?;
-        let before = watch.count(client).await?;
-        states.retain(|_, state| state.state == State::Live);
-        Ok(Bystanders { watch, before, live: states.into_keys().collect() })
-    }
-
-    /// `what` was changed meanwhile, in words.
-    pub async fn must_be_untouched(&self, local: &Local, what: &str) -> Result<()> {
-        let client = local.session.client();
-        for other in self.watch.changed(client, &self.before).await? {
-            if self.live.contains(&other) {
-                return Err(touched(client, what, &other).await?);
-            }
-            // It was wrong before, and its rows are of no position any more.
-            identity::disown(client, &local.meta, &other).await?;
-        }
-        Ok(())
-    }
-}
-
-async fn touched(client: &Client, what: &str, other: &TableName) -> Result<Error> {
-    let role = client.query_one("SELECT pg_catalog.quote_ident(CURRENT_USER)", &[]).await;
-    let role: String = role.context(|| "asking for the role".to_owned())?.get(0);
-    let message = format!("{what} cannot change without those of {other}, through a foreign key of the copy");
-    Ok(Error::new(Kind::Rejected, message).hint(format!(
-        "nothing was changed; run: syncdata-applier consistency repair {}, where that differs too; else as superuser: \
-         GRANT SET ON PARAMETER session_replication_role TO {role}",
-        other.shell_word()
-    )))
-}
-
 impl Watch {
+    pub fn tables(&self) -> BTreeSet<TableName> {
+        self.names.iter().cloned().collect()
+    }
+
     /// Over those of the tables that others act on.
     pub async fn over(client: &Client, tables: &BTreeSet<TableName>) -> Result<Watch> {
         let names: Vec<String> = tables.iter().map(ToString::to_string).collect();

@@ -222,8 +222,8 @@ pub async fn change(
 
     let upsert = format!(
         "INSERT INTO {meta}.data_sync_table_state AS s \
-         (table_name, state, position_lsn, position_time, reason) \
-         VALUES ($1, $2, $3::text::pg_lsn, $4::text::timestamptz, $5) \
+         (table_name, state, position_lsn, position_time, reason, made_in) \
+         VALUES ($1, $2, $3::text::pg_lsn, $4::text::timestamptz, $5, pg_catalog.pg_current_xact_id()::text) \
          ON CONFLICT (table_name) DO UPDATE SET state = EXCLUDED.state, \
          position_lsn = coalesce(EXCLUDED.position_lsn, s.position_lsn), \
          position_time = coalesce(EXCLUDED.position_time, s.position_time), reason = EXCLUDED.reason, \
@@ -251,7 +251,8 @@ pub async fn want(
     want: Option<Want>,
 ) -> Result<()> {
     let upsert = format!(
-        "INSERT INTO {meta}.data_sync_table_state (table_name, state, load) VALUES ($1, 'pending', $2) \
+        "INSERT INTO {meta}.data_sync_table_state (table_name, state, load, made_in) \
+         VALUES ($1, 'pending', $2, pg_catalog.pg_current_xact_id()::text) \
          ON CONFLICT (table_name) DO UPDATE SET load = EXCLUDED.load"
     );
     client

@@ -17,7 +17,7 @@ use crate::target::postgres::kept;
 use crate::target::postgres::labels;
 use crate::target::postgres::lost::Lost;
 use crate::target::postgres::meta::MetaSchema;
-use crate::target::postgres::{others, schema};
+use crate::target::postgres::{copied_lines, others, schema};
 
 /// This server and this database, which no other has in common.
 const HERE: &str = "(SELECT s.system_identifier || '/' || d.oid FROM pg_catalog.pg_control_system() s, \
@@ -145,6 +145,7 @@ pub(super) async fn look_at_tables(
     meta: &MetaSchema,
     tables: &[&TableName],
 ) -> Result<BTreeMap<TableName, Lost>> {
+    copied_lines::look(client, meta).await?;
     let found = found(client, tables).await?;
     let oids: Vec<u32> = found.values().map(|found| found.oid).collect();
     let columns = schema::columns(client, &oids).await?;

@@ -68,7 +68,7 @@ impl Lost {
             ),
             Lost::Touched => format!("its rows are no longer those of its position; run: {resync}"),
             Lost::OtherMoment => format!(
-                "its position was restored from a dump, and its rows were not: they are of another moment; run: {resync}"
+                "its position was restored from a dump, and its rows may be of another moment; run: {resync}"
             ),
             Lost::OldLabel(old) => old.reason(table),
         }

@@ -30,6 +30,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_16.sql"),
     include_str!("meta_17.sql"),
     include_str!("meta_18.sql"),
+    include_str!("meta_19.sql"),
 ];
 
 /// Names of ours that are never synced.

@@ -90,7 +90,7 @@ FROM (
 ) AS known;
 
 -- For reports: SELECT data_sync_require_fresh('1 hour'); or with the tables that the report reads.
-CREATE FUNCTION {s}.data_sync_require_fresh(max_age INTERVAL, tables TEXT[] DEFAULT NULL) RETURNS void
+CREATE OR REPLACE FUNCTION {s}.data_sync_require_fresh(max_age INTERVAL, tables TEXT[] DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
 DECLARE
     bad TEXT;

@@ -2,7 +2,10 @@
 
 pub mod alerts;
 pub mod apply;
+pub mod bystanders;
+pub mod captured;
 pub mod cascades;
+mod copied_lines;
 pub mod cursor;
 pub mod emptying;
 pub mod executions;

@@ -13,7 +13,8 @@ use crate::table::Table;
 
 /// Those that act in this session, under the role that it has now: rules of INSERT, UPDATE and DELETE, and triggers that see
 /// a row before it is written, which may write another one. Triggers that come afterwards act because this session may not have
-/// the replica role; or because they were told to act on what is applied (ENABLE ALWAYS): those are watched.
+/// the replica role; or because they were told to act on what is applied (ENABLE ALWAYS): those are watched, but for the
+/// DEFERRABLE ones, which act when nobody looks any more.
 const ACTING: &str = "
 WITH w AS (
     SELECT root, root AS relid FROM pg_catalog.unnest($1::oid[]) AS root
@@ -24,7 +25,8 @@ WITH w AS (
     SELECT r.oid, r.ev_class AS relid, r.rulename AS name, false AS is_trigger, false AS is_watched FROM pg_catalog.pg_rewrite r, own
     WHERE r.ev_type IN ('2', '3', '4') AND r.ev_enabled IN ('A', own.enabled)
     UNION ALL
-    SELECT t.oid, t.tgrelid, t.tgname, true, t.tgtype & 3 <> 3 AND t.tgenabled <> 'O' FROM pg_catalog.pg_trigger t, own
+    SELECT t.oid, t.tgrelid, t.tgname, true,
+        t.tgtype & 3 <> 3 AND t.tgenabled <> 'O' AND NOT t.tgdeferrable FROM pg_catalog.pg_trigger t, own
     WHERE NOT t.tgisinternal AND t.tgenabled IN ('A', own.enabled)
 )
 SELECT w.root, n.nspname::text, c.relname::text, a.name::text, a.is_trigger, a.is_watched

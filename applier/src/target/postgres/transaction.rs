@@ -22,7 +22,7 @@ use crate::target::postgres::local::Local;
 use crate::target::postgres::lost::Lost;
 use crate::target::postgres::rules::Rule;
 use crate::target::postgres::step::Prepared;
-use crate::target::postgres::{cursor, labels, ledger, older, quarantine, rules, schema};
+use crate::target::postgres::{captured, cursor, labels, ledger, older, quarantine, rules, schema};
 use crate::target::{Outcome, Positions, SetAside, Target, Violation};
 
 /// The transaction in which a group of segments is applied.
@@ -143,6 +143,9 @@ impl<'a> Postgres<'a> {
                 tracing::warn!(%table, columns, "NaN and infinities arrive as NULL: the source's wal2json cannot say them");
             }
         }
+        if let Some(captured) = &positions.captured {
+            captured::note(client, meta, captured).await?;
+        }
         if let Some(since) = &positions.capture_since {
             cursor::note_capture_since(client, meta, since).await?;
         }
@@ -188,7 +191,8 @@ impl Target for Postgres<'_> {
         let client = self.local.session.client();
         let [acting, watched] = rules::acting_and_watched(client, loaded.values()).await?;
         self.rules = acting;
-        self.writer.watched = Watched::over(client, watched, &self.writer.synced).await?;
+        self.writer.watched =
+            Watched::over(client, watched, &self.writer.synced, self.watch.tables()).await?;
         Ok(loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect())
     }
 

@@ -36,6 +36,7 @@ use self::row::{Role, RowStatement};
 pub(crate) use self::sql::FREE_PLANS;
 use self::sql::Rows;
 use self::statements::Statements;
+pub(crate) use self::watched::Beside;
 pub(super) use self::watched::Watched;
 use crate::batch::{Cell, Record};
 use crate::table::{Fit, Table};
@@ -150,11 +151,8 @@ impl Writer {
         loop {
             control(client, "SAVEPOINT syncdata_batch").await?;
             let before = match &mut self.watched {
-                // What foreign keys change is counted too, and is nobody's hit.
-                Some(watched) if self.replica || !cascades(prepared) => {
-                    watched.begin(client, prepared).await?
-                }
-                _ => None,
+                Some(watched) => watched.begin(client, prepared, !self.replica && cascades(prepared)).await?,
+                None => None,
             };
             let failed = match self.attempt(client, prepared, &ways).await {
                 Ok(oddities) => {

@@ -35,6 +35,8 @@ pub(in crate::target::postgres) struct Watched {
     hits: BTreeMap<TableName, i64>,
     /// Tables of which the statements do not say how many.
     unsure: BTreeSet<TableName>,
+    /// Tables that foreign keys of the copy change as well, where they act.
+    acted_on: BTreeSet<TableName>,
 }
 
 impl Watched {
@@ -43,6 +45,7 @@ impl Watched {
         client: &Client,
         rules: BTreeMap<TableName, Rule>,
         synced: &BTreeSet<TableName>,
+        acted_on: BTreeSet<TableName>,
     ) -> Result<Option<Watched>> {
         if rules.is_empty() {
             return Ok(None);
@@ -58,7 +61,7 @@ impl Watched {
             oids.push(row.get(1));
         }
         let (hits, unsure) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Some(Watched { rules, names: tables, oids, hits, unsure }))
+        Ok(Some(Watched { rules, names: tables, oids, hits, unsure, acted_on }))
     }
 
     pub(super) fn hit(&mut self, table: &TableName, rows: u64) {
@@ -69,14 +72,19 @@ impl Watched {
         self.unsure.insert(table.clone());
     }
 
-    /// Before a try. `None`: the batch has nothing of tables with such triggers.
+    /// Before a try, in which foreign keys may act. `None`: the batch has nothing of tables with such triggers.
     pub(super) async fn begin(
         &mut self,
         client: &Client,
         prepared: &Prepared,
+        foreign_keys_act: bool,
     ) -> Result<Option<BTreeMap<TableName, i64>>> {
         self.hits.clear();
         self.unsure.clear();
+        // What they change is counted too, and is nobody's hit.
+        if foreign_keys_act {
+            self.unsure.clone_from(&self.acted_on);
+        }
         // A TRUNCATE takes back what was counted before.
         for table in prepared.batch.tables.iter().filter(|table| table.truncated.is_some()) {
             self.unsure.insert(table.target.table.name.clone());
@@ -134,5 +142,35 @@ impl Watched {
             *counts.entry(name.clone()).or_insert(0) += row.get::<_, i64>(0);
         }
         Ok(counts)
+    }
+}
+
+/// Synced tables beside those that are written at once, while one of these has such a trigger.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    watched: Watched,
+    before: BTreeMap<TableName, i64>,
+}
+
+impl Beside {
+    /// `None`: there is no such trigger.
+    pub(in crate::target::postgres) async fn of(
+        client: &Client,
+        rules: BTreeMap<TableName, Rule>,
+        others: &BTreeSet<TableName>,
+    ) -> Result<Option<Beside>> {
+        let Some(watched) = Watched::over(client, rules, others, BTreeSet::new()).await? else {
+            return Ok(None);
+        };
+        let before = watched.count(client).await?;
+        Ok(Some(Beside { watched, before }))
+    }
+
+    /// One that has changed, with the trigger that may have done that and its table.
+    pub(crate) async fn changed(&self, client: &Client) -> Result<Option<(TableName, &TableName, &Rule)>> {
+        let now = self.watched.count(client).await?;
+        let changed = now.into_iter().find(|(name, count)| self.before.get(name) != Some(count));
+        let first = self.watched.rules.iter().next();
+        Ok(changed.zip(first).map(|((changed, _), (table, rule))| (changed, table, rule)))
     }
 }

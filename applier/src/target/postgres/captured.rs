@@ -1,0 +1,63 @@
+//! Tables that the source captures no more: they left `tables`, or are gone. Nothing that came since is in the archive, so
+//! they are no fresher than when that was noticed, whatever else is applied.
+
+use syncdata_formats::error::Result;
+use syncdata_formats::name::{TableName, TablePattern};
+use syncdata_service::postgres::OwnTablesContext as _;
+use tokio_postgres::{GenericClient, Row};
+
+use crate::target::postgres::meta::MetaSchema;
+
+const DOING: &str = "noting which tables are captured";
+
+/// As the newest of the manifests that are applied says it, in their transaction.
+pub(super) async fn note(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    captured: &[TableName],
+) -> Result<()> {
+    let captured: Vec<String> = captured.iter().map(ToString::to_string).collect();
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state s SET captured_until = CASE WHEN s.table_name = ANY ($1) THEN NULL \
+         ELSE coalesce(c.covered_at, s.position_time, now()) END FROM {meta}.data_sync_checkpoint c \
+         WHERE (s.captured_until IS NULL) <> (s.table_name = ANY ($1)) \
+         RETURNING s.table_name, s.captured_until IS NULL"
+    );
+    let rows = client.query(&update, &[&captured]).await.context(|| DOING.to_owned())?;
+    rows.iter().for_each(say);
+    Ok(())
+}
+
+/// As head.json says of the newest manifest's tables: these left since. Before its freshness is noted.
+pub async fn note_left(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    left: &[TablePattern],
+    tables: impl Iterator<Item = &TableName>,
+) -> Result<()> {
+    let has_left = |table: &&TableName| left.iter().any(|pattern| pattern.matches(table));
+    let tables: Vec<String> = tables.filter(has_left).map(ToString::to_string).collect();
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state s SET captured_until = coalesce(c.covered_at, s.position_time, now()) \
+         FROM {meta}.data_sync_checkpoint c WHERE s.captured_until IS NULL AND s.table_name = ANY ($1) \
+         RETURNING s.table_name, false"
+    );
+    let rows = client.query(&update, &[&tables]).await.context(|| DOING.to_owned())?;
+    rows.iter().for_each(say);
+    Ok(())
+}
+
+fn say(row: &Row) {
+    let table: &str = row.get(0);
+    match row.get(1) {
+        true => tracing::info!(table, "the archiver captures the table again"),
+        false => tracing::warn!(
+            table,
+            "the archiver captures the table no more: it stays as of now; list it in `tables` there again, take a snapshot and \
+             resync, or take it off the whitelist: syncdata-applier remove-tables"
+        ),
+    }
+}
