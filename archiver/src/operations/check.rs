@@ -329,10 +329,7 @@ async fn plugin(config: &Config, connection: &mut Connection) -> Finding {
                 degraded.join(", ")
             ),
         )
-        .remedy(
-            "install wal2json 2.6 or newer; or do without it: stop the archiver and run `syncdata-archiver setup \
-             --switch-source pgoutput`",
-        ),
+        .remedy("install wal2json 2.6 or newer"),
         Err(error) => plugin_failure(subject, config, connection.facts.major(), error),
     }
 }

@@ -267,8 +267,7 @@ pub(crate) fn explain(error: Error, user: &str, major: u32) -> Error {
     if sqlstate(&error) == Some(&SqlState::UNDEFINED_FILE) {
         return error.hint(format!(
             "install wal2json on the source (Debian: apt-get install postgresql-{major}-wal2json); nothing has to be \
-             restarted, and nothing was consumed from the slot; or do without it: source = \"pgoutput\", and \
-             `syncdata-archiver setup --switch-source pgoutput` where there is an archive already"
+             restarted, and nothing was consumed from the slot"
         ));
     }
     if sqlstate(&error) == Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED) {
