@@ -62,7 +62,7 @@ pub(crate) enum State {
     Abandoned,
 }
 
-/// One of them, as it is told.
+/// One execution, as status and API tell it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Execution {
     pub id: Uuid,
@@ -113,7 +113,8 @@ impl Line {
         if self.process == own {
             return self.incarnation == *PROCESS;
         }
-        let pid = Pid::from_raw(self.process);
+        // kill takes a number below 1 for a group of processes.
+        let pid = Some(self.process).filter(|process| *process > 0).and_then(Pid::from_raw);
         pid.is_some_and(|pid| !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH)))
     }
 
@@ -127,14 +128,17 @@ impl Line {
 impl Kept {
     fn read(path: &Path) -> Kept {
         let read = small_file::read_own_if_there(path, BYTES_MAX);
-        let kept = read.and_then(|bytes| {
-            let parsed = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
-            parsed.map_err(|error| Error::new(ErrorKind::Corrupt, "these are no executions").caused_by(error))
-        });
-        kept.map(Option::unwrap_or_default).unwrap_or_else(|error| {
+        let kept =
+            read.and_then(|bytes| bytes.map_or_else(|| Ok(Kept::default()), |bytes| Kept::parse(&bytes)));
+        kept.unwrap_or_else(|error| {
             tracing::warn!(file = %path.display(), error = %error.one_line(), "what was done before cannot be read");
             Kept::default()
         })
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Kept> {
+        serde_json::from_slice(bytes)
+            .map_err(|error| Error::new(ErrorKind::Corrupt, "these are no executions").caused_by(error))
     }
 
     fn begin(&mut self, kind: Kind, trigger: Trigger, now: Timestamp) -> Uuid {
@@ -166,7 +170,7 @@ impl Kept {
             && let Some(earlier) = place.checked_sub(1).map(|earlier| &mut self.executions[earlier].execution)
             && let Some(times) = earlier.times
         {
-            (earlier.times, earlier.ended_at) = (Some(times + 1), Some(now));
+            (earlier.times, earlier.ended_at) = (Some(times.saturating_add(1)), Some(now));
             self.executions.remove(place);
             return;
         }
@@ -244,6 +248,20 @@ async fn lock(spool_dir: &Path) -> Result<std::fs::File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whatever the file says, it can be gone on with.
+    #[test]
+    fn fuzz_executions() {
+        let now = Timestamp::now();
+        syncdata_fuzz::replay("executions", |bytes| {
+            let Ok(mut kept) = Kept::parse(bytes) else { return false };
+            let id = kept.begin(Kind::Poll, Trigger::Schedule, now);
+            kept.end(id, Came { counts: json!({}), is_idle: true, error: None }, now);
+            let written = serde_json::to_vec(&kept).expect("names are its keys");
+            assert!(Kept::parse(&written).is_ok());
+            true
+        });
+    }
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_micros(seconds * 1_000_000).expect("a time")

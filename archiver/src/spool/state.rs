@@ -365,3 +365,18 @@ pub(super) fn write_state(root: &Path, state: &State) -> Result<()> {
     write_durably(&root.join("state.json"), &bytes)?;
     faults::hit("spool.state_written")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A state that is understood is written and read again the same.
+    #[test]
+    fn fuzz_state() {
+        syncdata_fuzz::replay("state", |bytes| {
+            let Ok(state) = decode(bytes) else { return false };
+            assert_eq!(decode(&encode(&state)).ok(), Some(state));
+            true
+        });
+    }
+}

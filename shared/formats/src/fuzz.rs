@@ -118,6 +118,19 @@ fn fuzz_copy_rows() {
 }
 
 #[test]
+fn fuzz_violators() {
+    replay("violators", |bytes| {
+        let in_pieces = |length: usize| {
+            let mut violators = proof::ViolatorsOfCopy::default();
+            bytes.chunks(length).try_for_each(|piece| violators.push(piece)).and_then(|()| violators.finish())
+        };
+        let (whole, pieces) = (in_pieces(bytes.len().max(1)), in_pieces(3));
+        assert_eq!(whole.as_ref().ok(), pieces.as_ref().ok(), "however it comes");
+        whole.is_ok()
+    });
+}
+
+#[test]
 fn fuzz_head() {
     replay("head", |bytes| is_stable(bytes, Head::decode, Head::encode));
 }

@@ -109,7 +109,7 @@ fn key(sink: &str, event: Event) -> String {
     format!("{sink} {}", event.as_str())
 }
 
-/// See the module.
+/// The alerts of one daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Book {
     pub alerts: Vec<Alert>,
@@ -124,7 +124,7 @@ impl Book {
                 alert.good_checks = 0;
                 continue;
             }
-            alert.good_checks += 1;
+            alert.good_checks = alert.good_checks.saturating_add(1);
             if alert.good_checks >= GOOD_CHECKS {
                 alert.resolved_at = Some(now);
                 alert.delivered_at = None;

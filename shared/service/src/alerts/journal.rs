@@ -22,12 +22,8 @@ impl Journal {
     /// One that cannot be read is no reason to watch nothing: then alerts begin anew.
     pub fn read(&self) -> Book {
         let read = small_file::read_own_if_there(&self.0, BYTES_MAX);
-        let book = read.and_then(|bytes| {
-            let parsed = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
-            parsed.map_err(|error| Error::new(Kind::Corrupt, "these are no alerts").caused_by(error))
-        });
-        match book {
-            Ok(book) => book.unwrap_or_default(),
+        match read.and_then(|bytes| bytes.map_or_else(|| Ok(Book::default()), |bytes| parse(&bytes))) {
+            Ok(book) => book,
             Err(error) => {
                 tracing::warn!(
                     file = %self.0.display(), error = %error.one_line(), "alerts of an earlier daemon cannot be read"
@@ -39,14 +35,32 @@ impl Journal {
 
     /// On the disk when this returns.
     pub fn write(&self, book: &Book) -> Result<()> {
-        let bytes = serde_json::to_vec(book).expect("alerts are JSON");
-        own_files::replace(&self.0, &bytes, "alerts.before_rename")
+        own_files::replace(&self.0, &encode(book), "alerts.before_rename")
     }
+}
+
+fn parse(bytes: &[u8]) -> Result<Book> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::new(Kind::Corrupt, "these are no alerts").caused_by(error))
+}
+
+fn encode(book: &Book) -> Vec<u8> {
+    serde_json::to_vec(book).expect("alerts are JSON")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fuzz_alerts() {
+        syncdata_fuzz::replay("alerts", |bytes| {
+            let Ok(mut book) = parse(bytes) else { return false };
+            assert_eq!(parse(&encode(&book)).ok().as_ref(), Some(&book));
+            book.check(Vec::new(), syncdata_formats::time::Timestamp::now());
+            true
+        });
+    }
 
     #[test]
     fn what_cannot_be_read_is_no_reason_to_watch_nothing() {

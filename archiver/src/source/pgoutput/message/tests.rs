@@ -157,3 +157,28 @@ fn every_cut_of_a_message_is_refused() {
     }
     assert!(Message::parse(b"Z").is_err());
 }
+
+/// Whatever a server sends is understood whole or refused, and what is taken of a row is JSON.
+#[test]
+fn fuzz_pgoutput() {
+    let column = |name: &str, is_key, printing| Described { name: quoted(name), is_key, printing };
+    let columns = vec![
+        column("id", true, Printing::Number),
+        column("name", false, Printing::Text),
+        column("ok", false, Printing::Boolean),
+    ];
+    let relation = Relation { schema: quoted("public"), table: quoted("users"), columns };
+    syncdata_fuzz::replay("pgoutput", |bytes| match Message::parse(bytes) {
+        Ok(Message::Row { action, old, new, .. }) => relation
+            .row(action, old, new)
+            .and_then(|tuples| {
+                tuples.each(|_, column| {
+                    let is_json =
+                        |text: &str| serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok();
+                    assert!(is_json(column.name) && is_json(&column.value), "{}", column.value);
+                })
+            })
+            .is_ok(),
+        other => other.is_ok(),
+    });
+}
