@@ -30,4 +30,8 @@ async fn what_the_archiver_prints_is_as_it_was() {
     check(&world, &["check"], expect_file!["files/archiver-check.txt"]).await;
     check(&world, &["status"], expect_file!["files/archiver-status.txt"]).await;
     check(&world, &["status", "--json"], expect_file!["files/archiver-status-json.txt"]).await;
+    check(&world, &["snapshot"], expect_file!["files/archiver-snapshot.txt"]).await;
+    check(&world, &["proof"], expect_file!["files/archiver-proof.txt"]).await;
+    check(&world, &["prune", "--dry-run"], expect_file!["files/archiver-prune-dry-run.txt"]).await;
+    check(&world, &["verify"], expect_file!["files/archiver-verify.txt"]).await;
 }

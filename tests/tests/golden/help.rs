@@ -1,4 +1,5 @@
-//! Help and manual pages of both programs. The commands are those that the program lists itself.
+//! Help and manual pages of both programs. The commands are those that the program lists itself, and what they list again;
+//! and the one that only units know.
 
 use std::path::Path;
 
@@ -9,20 +10,25 @@ async fn print(program: &'static str, arguments: &[&str], folder: &Path) -> Stri
     Program::new(program, arguments, folder).env("HOME", folder).succeed().await.stdout
 }
 
-/// The names below "Commands:".
+/// The names below "Commands:"; most commands have none.
 fn commands(help: &str) -> Vec<&str> {
-    let (_, list) = help.split_once("Commands:\n").expect("a list of commands");
+    let (_, list) = help.split_once("Commands:\n").unwrap_or_default();
     let lines = list.lines().take_while(|line| line.starts_with("  "));
     lines.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next()).collect()
 }
 
 async fn check_help(program: &'static str, expected: ExpectFile) {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let help = print(program, &["--help"], folder.path()).await;
-    let mut all = help.clone();
-    for command in commands(&help) {
-        all.push_str(&format!("\n==== {command}\n"));
-        all.push_str(&print(program, &["help", command], folder.path()).await);
+    let mut all = print(program, &["--help"], folder.path()).await;
+    let mut left: Vec<String> = commands(&all).into_iter().rev().map(str::to_owned).collect();
+    left.insert(0, "daemon-ended".to_owned());
+    while let Some(command) = left.pop() {
+        let words: Vec<&str> = std::iter::once("help").chain(command.split(' ')).collect();
+        let help = print(program, &words, folder.path()).await;
+        // Help about help would list itself for ever.
+        let below = if command.ends_with("help") { Vec::new() } else { commands(&help) };
+        left.extend(below.into_iter().rev().map(|below| format!("{command} {below}")));
+        all.push_str(&format!("\n==== {command}\n{help}"));
     }
     expected.assert_eq(&all);
 }

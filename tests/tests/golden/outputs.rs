@@ -56,4 +56,10 @@ async fn main_outputs_are_as_they_were() {
     let replay = [&replay[..], &["--json"]].concat();
     check(&copy, &replay, expect_file!["files/replay-dry-run-json.txt"]).await;
     check(&copy, &["history", "users", "1"], expect_file!["files/history.txt"]).await;
+    check(&copy, &["consistency", "check"], expect_file!["files/consistency-check.txt"]).await;
+    check(&copy, &["executions"], expect_file!["files/executions.txt"]).await;
+    check(&copy, &["executions", "--json"], expect_file!["files/executions-json.txt"]).await;
+    check(&copy, &["retry", "orders"], expect_file!["files/retry.txt"]).await;
+    check(&copy, &["remove-tables", "orders"], expect_file!["files/remove-tables.txt"]).await;
+    check(&copy, &["clear", "--yes"], expect_file!["files/clear.txt"]).await;
 }

@@ -3,6 +3,9 @@
 use syncdata_tests::LocalCopy;
 use syncdata_tests::world::World;
 
+/// The name of a snapshot or a proof: its position and its time.
+const ID: &str = "hhhhhhhhhhhhhhhh-ddddddddTddddddZ";
+
 /// The hexadecimal digits of a UUID's five parts.
 const UUID: [usize; 5] = [8, 4, 4, 4, 12];
 
@@ -98,6 +101,8 @@ pub(crate) fn steady(text: &str) -> String {
     while let Some(c) = rest.chars().next() {
         let (word, length) = if let Some(length) = time(rest) {
             ("TIME", length)
+        } else if is_like(ID, rest) {
+            ("ID", ID.len())
         } else if let Some(length) = uuid(rest) {
             ("UUID", length)
         } else {
@@ -109,14 +114,20 @@ pub(crate) fn steady(text: &str) -> String {
     out
 }
 
+/// Whether it begins like that: `d` for a digit, `h` for a hexadecimal one.
+fn is_like(shape: &str, text: &str) -> bool {
+    let fits = |(have, want): (char, char)| match want {
+        'd' => have.is_ascii_digit(),
+        'h' => have.is_ascii_hexdigit(),
+        _ => have == want,
+    };
+    text.is_char_boundary(shape.len()) && text.chars().zip(shape.chars()).all(fits)
+}
+
 /// `2026-02-05T10:30:00.123456Z` at the beginning: its length.
 fn time(text: &str) -> Option<usize> {
     let shape = "dddd-dd-ddTdd:dd:dd";
-    let fits = |(have, want): (char, char)| if want == 'd' { have.is_ascii_digit() } else { have == want };
-    if text.len() < shape.len() || !text.is_char_boundary(shape.len()) {
-        return None;
-    }
-    if !text.chars().zip(shape.chars()).all(fits) {
+    if !is_like(shape, text) {
         return None;
     }
     let fraction = text[shape.len()..].find(|c: char| c != '.' && !c.is_ascii_digit())?;
@@ -140,9 +151,9 @@ fn uuid(text: &str) -> Option<usize> {
 
 #[test]
 fn times_and_ids_become_words_and_all_else_stays() {
-    let text =
-        "as of 2026-02-05T10:30:00.5Z, archive 6f1c2f0e-0000-4000-8000-00000000abcd; 2026-02-05 stays – so";
-    assert_eq!(steady(text), "as of TIME, archive UUID; 2026-02-05 stays – so");
+    let text = "as of 2026-02-05T10:30:00.5Z, archive 6f1c2f0e-0000-4000-8000-00000000abcd; 2026-02-05 stays – so; \
+         00000000016B3D40-20260205T103000Z, 00000000016B3D40-";
+    assert_eq!(steady(text), "as of TIME, archive UUID; 2026-02-05 stays – so; ID, 00000000016B3D40-");
 }
 
 #[test]
