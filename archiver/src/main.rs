@@ -85,7 +85,7 @@ async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<E
     let config = load()?;
     match command {
         Command::Setup(arguments) => commands::set_up(&config, arguments, output).await,
-        Command::Run(run) if run.once => commands::run_once(config, run.tables.is_none(), output).await,
+        Command::Run(run) if run.once => commands::run_once(config, run.tables.is_empty(), output).await,
         Command::Run(_) => daemon::serve(config, load).await,
         Command::Status => commands::status(&config, output).await,
         Command::Check { deep } => commands::check(&config, *deep, output).await,

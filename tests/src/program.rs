@@ -68,6 +68,15 @@ impl Program {
         self.env("SYNCDATA_FAULT_TRACE", file)
     }
 
+    /// It sees another time than its host: `+1h`.
+    pub fn clock(self, offset: &str) -> Program {
+        let folders = fs::read_dir("/usr/lib").expect("a folder").flatten();
+        let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+        let library =
+            libraries.find(|path| path.exists()).expect("faketime is installed (scripts/install-deps)");
+        self.env("LD_PRELOAD", library).env("FAKETIME", offset).env("DONT_FAKE_MONOTONIC", "1")
+    }
+
     pub fn patience(mut self, patience: Duration) -> Program {
         self.patience = patience;
         self

@@ -37,6 +37,9 @@ fn exit_code(found: &Found) -> u8 {
     }
 }
 
+/// A proof speaks of its place in the stream, whatever was mended later.
+const REPAIRED: &str = "; repaired since, and compared again";
+
 fn text(found: &Found) -> String {
     let mut text = String::new();
     for table in &found.tables {
@@ -74,10 +77,17 @@ fn text(found: &Found) -> String {
             };
             words.push_str(&words_of);
         }
+        if verdict == "differs" && !table.differs {
+            words.push_str(REPAIRED);
+        }
         writeln!(text, "{}", escape_control(&words)).expect("a String takes all");
     }
     if let Some(all) = &found.all {
-        writeln!(text, "{}", escape_control(&of_all(all))).expect("a String takes all");
+        let mut words = of_all(all);
+        if all.verdict == "differs" && !found.tables.iter().any(|table| table.differs) {
+            words.push_str(REPAIRED);
+        }
+        writeln!(text, "{}", escape_control(&words)).expect("a String takes all");
     }
     if found.tables.is_empty() {
         text.push_str("No tables in whitelist\n");

@@ -54,8 +54,8 @@ pub(super) struct SetupArguments {
     #[arg(long)]
     pub(super) create_tables: bool,
     /// Tables and patterns, instead of all that are captured
-    #[arg(long, value_name = "A,B")]
-    pub(super) tables: Option<String>,
+    #[arg(long, value_name = "A,B", num_args = 1..)]
+    pub(super) tables: Vec<String>,
     /// The role's password; else that of the settings, else it is asked for, or made
     #[arg(long, value_name = "FILE", requires = "create_role")]
     pub(super) password_file: Option<PathBuf>,
@@ -70,7 +70,7 @@ impl SetupArguments {
             role: self.create_role,
             database: self.create_database,
             tables: self.create_tables,
-            patterns: self.tables.iter().cloned().collect(),
+            patterns: self.tables.clone(),
             password_file: self.password_file.clone(),
             login: self.login.clone(),
         }
@@ -85,9 +85,9 @@ pub(super) struct ReplayArguments {
     /// Up to, and without, this day or time
     #[arg(long, value_name = "T")]
     to: Moment,
-    /// Tables and patterns of the whitelist, separated by commas, instead of all
-    #[arg(long)]
-    tables: Option<String>,
+    /// Tables and patterns of the whitelist, instead of all
+    #[arg(long, value_name = "A,B", num_args = 1..)]
+    tables: Vec<String>,
     /// Apply the range alone to copies of the tables in this schema, and leave the live ones as they are
     #[arg(long, value_name = "SCHEMA")]
     pub(super) into: Option<String>,
@@ -102,7 +102,8 @@ pub(super) struct ReplayArguments {
 impl ReplayArguments {
     pub(super) fn order(&self) -> Result<Order> {
         let range = TimeRange::new(Some(self.from), Some(self.to))?;
-        Ok(Order { range, tables: self.tables.clone(), dry_run: self.dry_run })
+        let tables = (!self.tables.is_empty()).then(|| self.tables.join(","));
+        Ok(Order { range, tables, dry_run: self.dry_run })
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use syncdata_formats::error::escape_control;
 use syncdata_formats::time::Timestamp;
+use syncdata_service::output::span;
 
 use crate::operations::status::{Status, TableStatus};
 
@@ -36,7 +37,7 @@ pub(super) fn text(status: &Status) -> String {
     line(format_args!("segment: {}", status.copy.segment));
     line(format_args!("data as of: {}", time(status.copy.data_as_of)));
     if let Some(seconds) = status.uptime_seconds {
-        line(format_args!("uptime: {seconds} seconds"));
+        line(format_args!("uptime: {}", span(seconds)));
     }
     if let Some(last) = &status.last_verify {
         line(format_args!("last verify: {}", last.words()));
@@ -139,6 +140,13 @@ pub(super) mod tests {
             last sync: 2026-02-05T10:45:00Z\nrecords synced: 1234\nerrors: 0\n\nsynced tables (3):\n  \
             - users\n  - orders\n  - products\n\nhealthy: yes\n";
         assert!(text(&status).starts_with(expected), "{}", text(&status));
+    }
+
+    #[test]
+    fn the_uptime_is_told_in_words_and_in_seconds_for_machines() {
+        let status = Status { uptime_seconds: Some(11_520), ..active() };
+        assert!(text(&status).contains("\nuptime: 3 h 12 min\n"), "{}", text(&status));
+        assert_eq!(serde_json::json!(status)["uptime_seconds"], 11_520);
     }
 
     #[test]

@@ -136,8 +136,8 @@ pub(crate) struct Setup {
     #[arg(long)]
     pub snapshot: bool,
     /// Tables and patterns, instead of the setting `tables`
-    #[arg(long, value_name = "A,B")]
-    pub tables: Option<String>,
+    #[arg(long, value_name = "A,B", num_args = 1..)]
+    pub tables: Vec<String>,
 }
 
 /// As in the settings: releases take no pgoutput yet, and an archive must not move to what they do not read.
@@ -161,8 +161,8 @@ pub(crate) struct DeclareGapArguments {
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotArguments {
     /// Tables and patterns, instead of all that is captured
-    #[arg(long, value_name = "A,B")]
-    pub tables: Option<String>,
+    #[arg(long, value_name = "A,B", num_args = 1..)]
+    pub tables: Vec<String>,
     /// Read no more than so many bytes of rows in a second, such as 20MiB
     #[arg(long, value_name = "SIZE", value_parser = rate)]
     pub rate: Option<ByteSize>,
@@ -177,8 +177,8 @@ pub(crate) struct SnapshotArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ProofArguments {
     /// Tables and patterns, instead of all that is captured
-    #[arg(long, value_name = "A,B")]
-    pub tables: Option<String>,
+    #[arg(long, value_name = "A,B", num_args = 1..)]
+    pub tables: Vec<String>,
     /// Give up if transactions that are open now have not ended by then
     #[arg(long, value_name = "DURATION", default_value = "10min")]
     pub wait: humantime::Duration,
@@ -195,8 +195,8 @@ fn rate(text: &str) -> Result<ByteSize, String> {
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// Tables and patterns, instead of the setting `tables`
-    #[arg(long, value_name = "A,B")]
-    pub tables: Option<String>,
+    #[arg(long, value_name = "A,B", num_args = 1..)]
+    pub tables: Vec<String>,
     /// One poll, then exit: 0 all shipped, 1 safe in the spool only or a gap, 2 nothing could be read
     #[arg(long)]
     pub once: bool,
@@ -204,10 +204,15 @@ pub(crate) struct Run {
 
 impl Command {
     /// `--tables`, where the command has it in place of the setting. (`snapshot` has it beside the setting.)
-    pub(crate) fn tables(&self) -> Option<&str> {
+    pub(crate) fn tables(&self) -> Option<String> {
         match self {
-            Command::Setup(Setup { tables, .. }) | Command::Run(Run { tables, .. }) => tables.as_deref(),
+            Command::Setup(Setup { tables, .. }) | Command::Run(Run { tables, .. }) => one_list(tables),
             _ => None,
         }
     }
+}
+
+/// Lists, or words, or both: one list. `None`: it was not given.
+pub(super) fn one_list(tables: &[String]) -> Option<String> {
+    (!tables.is_empty()).then(|| tables.join(","))
 }

@@ -23,7 +23,7 @@ use crate::operations::prune::Prune;
 use crate::operations::setup::Wanted;
 use crate::poll::archiver::Archiver;
 use crate::program::answer::Answer;
-use crate::program::cli::{DeclareGapArguments, ProofArguments, Setup, SnapshotArguments};
+use crate::program::cli::{DeclareGapArguments, ProofArguments, Setup, SnapshotArguments, one_list};
 use crate::program::client;
 use crate::program::life;
 use crate::program::poll_log::PollLog;
@@ -187,7 +187,7 @@ pub(crate) async fn snapshot(
     output: Output,
 ) -> Result<ExitCode> {
     let options = Options {
-        tables: arguments.tables.as_deref().map(patterns).transpose()?,
+        tables: one_list(&arguments.tables).as_deref().map(patterns).transpose()?,
         rate: arguments.rate.map(|rate| rate.as_u64()),
         full: arguments.full,
         wait: arguments.wait.map(Into::into),
@@ -224,7 +224,7 @@ async fn take_snapshot(config: &Config, options: &Options, output: Output) -> Re
 /// A running daemon makes it, since only the process that reads the stream can; else it is made here. 0: every table is
 /// proved. 1: some are not, or none could be now.
 pub(crate) async fn proof(config: Config, arguments: &ProofArguments, output: Output) -> Result<ExitCode> {
-    let tables = arguments.tables.as_deref().map(patterns).transpose()?;
+    let tables = one_list(&arguments.tables).as_deref().map(patterns).transpose()?;
     let options = proof::Options {
         tables: tables.map(|tables| tables.iter().map(ToString::to_string).collect()),
         rate: arguments.rate.map(|rate| rate.as_u64()),

@@ -104,7 +104,20 @@ struct Line {
     #[serde(flatten)]
     execution: Execution,
     process: i32,
+    /// Of the process; without it (an older file, or a system that does not say) the number alone counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    birth: Option<String>,
     incarnation: Uuid,
+}
+
+/// Numbers of processes come again: this tells one from a later one, also after this host was started anew. `None` where
+/// the system does not say.
+fn birth(process: i32) -> Option<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The program's name stands in parentheses and may have some itself; the 22nd field is when the process began.
+    let (_, fields) = stat.rsplit_once(')')?;
+    Some(format!("{} {}", boot.trim(), fields.split_ascii_whitespace().nth(19)?))
 }
 
 impl Line {
@@ -118,8 +131,13 @@ impl Line {
         pid.is_some_and(|pid| !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH)))
     }
 
+    /// Whether another process has its number by now.
+    fn is_of_another(&self) -> bool {
+        matches!((&self.birth, birth(self.process)), (Some(noted), Some(now)) if *noted != now)
+    }
+
     fn sweep(&mut self, now: Timestamp) {
-        if self.execution.state == State::Running && !self.is_alive() {
+        if self.execution.state == State::Running && (!self.is_alive() || self.is_of_another()) {
             (self.execution.state, self.execution.ended_at) = (State::Abandoned, Some(now));
         }
     }
@@ -156,7 +174,7 @@ impl Kept {
             times: None,
         };
         let process = rustix::process::getpid().as_raw_nonzero().get();
-        self.executions.push(Line { execution, process, incarnation: *PROCESS });
+        self.executions.push(Line { execution, process, birth: birth(process), incarnation: *PROCESS });
         let too_many = self.executions.len().saturating_sub(KEPT_MAX);
         self.executions.drain(..too_many);
         id
@@ -302,5 +320,31 @@ mod tests {
         kept.executions[0].sweep(at(3));
         let line = &kept.executions[0].execution;
         assert_eq!((line.state, line.ended_at), (State::Abandoned, Some(at(3))));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_with_the_number_of_one_that_is_gone_is_another_one() {
+        let first = 1;
+        let own = birth(first).expect("the first process is always there");
+        let (boot, began) = own.split_once(' ').expect("two parts");
+        assert_eq!((boot.len(), began.parse::<u64>().is_ok()), (36, true), "{own}");
+        let mut kept = Kept::default();
+        kept.begin(Kind::Poll, Trigger::Schedule, at(1));
+        let state_of = |birth: Option<String>| {
+            let mut kept: Kept = serde_json::from_value(json!(kept)).expect("as it is kept");
+            let line = &mut kept.executions[0];
+            (line.process, line.birth) = (first, birth);
+            line.sweep(at(2));
+            line.execution.state
+        };
+        assert_eq!(state_of(Some(own.clone())), State::Running);
+        assert_eq!(state_of(None), State::Running, "of an earlier version");
+        assert_eq!(state_of(Some(format!("{boot} 7{began}"))), State::Abandoned);
+        assert_eq!(
+            state_of(Some(format!("{} {began}", Uuid::new_v4()))),
+            State::Abandoned,
+            "this host was started anew"
+        );
     }
 }

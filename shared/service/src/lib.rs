@@ -2,6 +2,7 @@
 //! control socket, an API over HTTP, patience, and named stops for tests.
 
 pub mod alerts;
+mod authorities;
 pub mod backoff;
 pub mod checks;
 pub mod circuit;

@@ -11,6 +11,17 @@ use syncdata_formats::error::{Error, escape_control};
 use crate::config::Config;
 use crate::finding::{Finding, Level, worst};
 
+/// People plan in days, hours and minutes; the seconds are in --json.
+pub fn span(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
     json: bool,
@@ -126,6 +137,22 @@ pub fn error_document(error: &str, hint: Option<&str>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_span_is_told_in_what_people_plan_in() {
+        for (seconds, words) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (3599, "59 min"),
+            (3600, "1 h 0 min"),
+            (13_500, "3 h 45 min"),
+            (86_399, "23 h 59 min"),
+            (1_209_599, "13 d 23 h"),
+        ] {
+            assert_eq!(span(seconds), words, "{seconds}");
+        }
+    }
 
     #[test]
     fn a_command_line_that_is_not_understood_is_told_in_two_parts() {

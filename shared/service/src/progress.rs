@@ -194,18 +194,27 @@ impl Pace {
 
 fn bar(job: &str, unit: Unit, total: Option<u64>) -> ProgressBar {
     let template = match (unit, total.is_some()) {
-        (Unit::Bytes, true) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left",
-        (Unit::Bytes, false) => "{msg} {spinner} {bytes} {bytes_per_sec}, {elapsed}",
-        (Unit::Rows, true) => "{msg} {wide_bar} {human_pos}/{human_len} rows {rows_per_sec}, {eta} left",
-        (Unit::Rows, false) => "{msg} {spinner} {human_pos} rows {rows_per_sec}, {elapsed}",
+        (Unit::Bytes, true) => "{msg} {wide_bar} {bytes}/{total_bytes} {pace}, {eta} left",
+        (Unit::Bytes, false) => "{msg} {spinner} {bytes} {pace}, {elapsed}",
+        (Unit::Rows, true) => "{msg} {wide_bar} {human_pos}/{human_len} rows {pace}, {eta} left",
+        (Unit::Rows, false) => "{msg} {spinner} {human_pos} rows {pace}, {elapsed}",
     };
     let style = ProgressStyle::with_template(template).expect("the four templates above are sound");
-    let style = style.with_key("rows_per_sec", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+    let style = style.with_key("pace", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         // Nothing can be done where a terminal takes no more.
-        let _ = write!(out, "{:.0}/s", state.per_sec());
+        let _ = out.write_str(&pace_in_words(unit, state.per_sec()));
     });
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()).with_style(style);
     bar.with_message(syncdata_formats::error::escape_control(job))
+}
+
+/// `65,830/s`, `1.2 MiB/s`: nobody reads more digits of what changes every moment.
+fn pace_in_words(unit: Unit, per_second: f64) -> String {
+    let whole = per_second.max(0.0).round() as u64;
+    match unit {
+        Unit::Bytes => format!("{}/s", ByteSize(whole)),
+        Unit::Rows => format!("{}/s", indicatif::HumanCount(whole)),
+    }
 }
 
 #[cfg(test)]
@@ -239,6 +248,19 @@ mod tests {
             [(Unit::Bytes, Some(9)), (Unit::Bytes, None), (Unit::Rows, Some(9)), (Unit::Rows, None)]
         {
             assert_eq!(bar("resync users", unit, total).length(), total);
+        }
+    }
+
+    #[test]
+    fn a_pace_has_no_digits_that_nobody_reads() {
+        for (unit, per_second, words) in [
+            (Unit::Rows, 65_830.1539, "65,830/s"),
+            (Unit::Rows, 0.4, "0/s"),
+            (Unit::Rows, f64::NAN, "0/s"),
+            (Unit::Bytes, 1_234_567.891, "1.2 MiB/s"),
+            (Unit::Bytes, 0.0, "0 B/s"),
+        ] {
+            assert_eq!(pace_in_words(unit, per_second), words, "{per_second}");
         }
     }
 

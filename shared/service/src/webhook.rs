@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
+use crate::authorities;
 use crate::hmac;
 use crate::secret::Secret;
 
@@ -118,10 +119,14 @@ impl Webhook {
             return Ok(Box::new(plain));
         }
         let refused = |error: &dyn std::fmt::Display| {
-            Error::new(Kind::Refused, format!("{self:?}: TLS failed: {error}"))
+            Error::new(Kind::Refused, format!("{self:?}: TLS failed: {error}")).hint(
+                "its certificate has to be signed by an authority that this machine trusts, or by one of the file that \
+                 SSL_CERT_FILE in the environment of the daemon names; and made out to the host of alert_webhook",
+            )
         };
-        let connector = SslConnector::builder(SslMethod::tls()).map_err(|error| refused(&error))?.build();
-        let ssl = connector.configure().and_then(|ssl| ssl.into_ssl(&self.host));
+        let mut connector = SslConnector::builder(SslMethod::tls()).map_err(|error| refused(&error))?;
+        authorities::trust_machine(&mut connector).map_err(|error| refused(&error))?;
+        let ssl = connector.build().configure().and_then(|ssl| ssl.into_ssl(&self.host));
         let stream = ssl.and_then(|ssl| SslStream::new(ssl, plain));
         let mut stream = stream.map_err(|error| refused(&error))?;
         Pin::new(&mut stream).connect().await.map_err(|error| refused(&error))?;

@@ -1,7 +1,6 @@
 //! What befalls a run of one of the programs.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use crate::disk::Disk;
 use crate::program::Program;
@@ -104,13 +103,7 @@ impl Ways {
                 backup.for_each(|proxy| proxy.cut_every(direction(answers), bytes, 40));
                 (format!("archive cut, answers: {answers}, after {bytes} bytes"), program)
             }
-            Mishap::Clock(hours) => {
-                let program = program
-                    .env("LD_PRELOAD", faketime())
-                    .env("FAKETIME", format!("{hours:+}h"))
-                    .env("DONT_FAKE_MONOTONIC", "1");
-                (format!("clock {hours:+} h"), program)
-            }
+            Mishap::Clock(hours) => (format!("clock {hours:+} h"), program.clock(&format!("{hours:+}h"))),
             Mishap::FullDisk => {
                 self.disk.iter().for_each(Disk::fill);
                 ("full disk".to_owned(), program)
@@ -132,10 +125,4 @@ impl Ways {
 
 fn direction(answers: bool) -> Direction {
     if answers { Direction::Down } else { Direction::Up }
-}
-
-fn faketime() -> PathBuf {
-    let folders = std::fs::read_dir("/usr/lib").expect("a folder").flatten();
-    let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
-    libraries.find(|path| path.exists()).expect("faketime is installed (scripts/install-deps)")
 }

@@ -226,6 +226,19 @@ async fn rights_that_loads_need_are_looked_at_too() {
     }
     let mended = copy.applier(&["check", "--json"]).run().await;
     assert!(!wrong(&mended).contains("may not"), "{mended}");
+
+    // One of them alone, whose name is no `data_sync_…`; of somebody else's, which has it too, nothing is asked.
+    copy.server.execute("REVOKE ALL ON sync_executions FROM syncdata").await;
+    let closed = copy.applier(&["check", "--json"]).run().await.expect_code(1);
+    let statement = "fail own tables: syncdata may not read and write public.sync_executions\n\
+        GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE public.sync_executions TO \"syncdata\";";
+    assert!(wrong(&closed).contains(statement), "{closed}");
+    copy.server
+        .execute("CREATE SCHEMA theirs CREATE TABLE sync_executions (id int); GRANT USAGE, CREATE ON SCHEMA theirs TO syncdata")
+        .await;
+    copy.set("SYNCDATA_META_SCHEMA", "theirs");
+    let theirs = wrong(&copy.applier(&["check", "--json"]).run().await);
+    assert!(!theirs.contains("sync_executions"), "{theirs}");
 }
 
 #[tokio::test]
@@ -261,7 +274,7 @@ async fn tables_that_are_not_as_safe_as_they_look_are_named() {
         "warn inheritance: public.child inherits from parent: queries of parent show its rows too",
         "ALTER TABLE public.child NO INHERIT \"public\".\"parent\";",
         "warn inheritance: child inherits from another table",
-        "warn boolean: flags: flag (text) holds booleans of the source as the words true and false",
+        "warn boolean: flags: flag (text) keeps booleans of the source as text (t and f): no proof compares the table",
         "ALTER TABLE \"public\".\"flags\" ALTER COLUMN \"flag\" TYPE boolean USING \"flag\"::boolean;",
         "warn key: loose: the collation of the key column name is nondeterministic here",
         "warn foreign table: public.abroad, a part of parted, lies on another server",
@@ -284,7 +297,7 @@ async fn tables_that_are_not_as_safe_as_they_look_are_named() {
 #[tokio::test]
 async fn what_stands_between_the_archive_and_the_rows_is_named() {
     let mut copy = LocalCopy::start(
-        "CREATE TABLE keyless (id int, name text); CREATE TABLE elsewhere (id int PRIMARY KEY);
+        "CREATE TABLE keyless (id int, name text); CREATE TABLE prices (id int PRIMARY KEY, price numeric); CREATE TABLE elsewhere (id int PRIMARY KEY);
          CREATE TABLE parents (id int PRIMARY KEY);
          CREATE TABLE items (id int PRIMARY KEY, parent int CONSTRAINT of_parent REFERENCES parents ON DELETE CASCADE);
          CREATE TABLE spans (id int PRIMARY KEY, during int4range, CONSTRAINT apart EXCLUDE USING gist (during WITH &&) DEFERRABLE);
@@ -302,11 +315,14 @@ async fn what_stands_between_the_archive_and_the_rows_is_named() {
     ] {
         copy.forge.relation(table, columns, &["id"]);
     }
+    copy.forge.degraded(&["numeric-nan"]);
+    copy.forge.relation("prices", &["id integer not null", "price numeric"], &["id"]);
     copy.forge.segment(&[vec![
+        r#"{"table":"prices","op":"INSERT","data":{"id":1,"price":2}}"#,
         r#"{"table":"parents","op":"INSERT","data":{"id":1}}"#,
         r#"{"table":"keyless","op":"INSERT","data":{"id":1,"name":"a"}}"#,
     ]]);
-    let tables = ["keyless", "parents", "items", "spans", "shielded", "elsewhere"];
+    let tables = ["keyless", "parents", "items", "spans", "shielded", "elsewhere", "prices"];
     copy.applier(&[&["add-tables"][..], &tables].concat()).succeed().await;
     copy.applier(&["sync"]).run().await;
     let said = wrong(&copy.applier(&["check", "--json"]).run().await);
@@ -316,6 +332,7 @@ async fn what_stands_between_the_archive_and_the_rows_is_named() {
         "warn deferrable constraint: apart of public.spans is not enforced while changes are applied",
         "warn tables: the newest segment's archiver does not capture elsewhere",
         "warn role: postgres is a superuser",
+        "warn tables: prices: NaN and infinities of price arrive as NULL, since the source's wal2json cannot say them",
     ] {
         assert!(said.contains(line), "{line:?} is not in\n{said}");
     }

@@ -1,8 +1,10 @@
 //! What the archiver says of itself, and keeps of what it did: in its spool, since production is read only.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use syncdata_tests::world::{World, WorldOptions};
 
@@ -15,7 +17,7 @@ async fn status(world: &World) -> Value {
 }
 
 /// The messages that the command has written, once there are so many.
-async fn said(file: &std::path::Path, count: usize) -> Vec<Value> {
+async fn said(file: &Path, count: usize) -> Vec<Value> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let text = fs::read_to_string(file).unwrap_or_default();
@@ -97,6 +99,15 @@ async fn what_was_done_is_kept_in_the_spool_and_what_a_kill_broke_off_is_called_
         (&broken["kind"], &broken["state"], &broken["trigger"]),
         (&"poll".into(), &"abandoned".into(), &"command".into())
     );
+    // Another process has its number by now: this one.
+    let file = world.spool_dir().join("executions.json");
+    let mut kept: Value = serde_json::from_slice(&fs::read(&file).expect("kept")).expect("JSON");
+    let line = kept["executions"].as_array_mut().and_then(|lines| lines.last_mut()).expect("a line");
+    assert_eq!((&line["state"], line["birth"].is_string()), (&"running".into(), true), "{line}");
+    line["process"] = std::process::id().into();
+    fs::write(&file, kept.to_string()).expect("ours");
+    assert_eq!(newest().await["state"], "abandoned");
+
     scene::poll(&world).await;
     let polled = newest().await;
     assert_eq!(
@@ -126,4 +137,85 @@ async fn what_was_done_is_kept_in_the_spool_and_what_a_kill_broke_off_is_called_
     fs::write(world.spool_dir().join("executions.json"), "no JSON").expect("ours");
     scene::poll(&world).await;
     assert_eq!(newest().await["state"], "succeeded");
+}
+
+/// Polls until the command has written so many messages; the newest of them in short.
+async fn said_while_polling(world: &World, file: &Path, count: usize) -> String {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while fs::read_to_string(file).unwrap_or_default().lines().count() < count {
+        assert!(Instant::now() < deadline, "{}", fs::read_to_string(file).unwrap_or_default());
+        world.archiver(["run", "--once"]).run().await;
+    }
+    in_short(&said(file, count).await[count - 1])
+}
+
+fn in_short(message: &Value) -> String {
+    let word = |key: &str| message[key].as_str().unwrap_or("-").to_owned();
+    format!("{} {} {}", word("event"), word("kind"), word("subject"))
+}
+
+#[tokio::test]
+async fn lost_changes_wal_past_the_guard_and_lag_wake_somebody_and_are_over_when_mended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("said");
+    let options =
+        WorldOptions::default().archiver_setting("alert_command", format!("cat >> {}", file.display()));
+    let mut world = scene::world_with(options, USERS).await;
+    world.source.execute("CREATE TABLE notes (body text); INSERT INTO notes VALUES ('a')").await;
+    let mut daemon = world.archiver(["run"]).spawn();
+    daemon.says("started").await;
+
+    world.set_archiver("wal_guard", "1KiB");
+    daemon.signal(Signal::HUP);
+    daemon.says("settings reloaded").await;
+    world.source.execute("INSERT INTO users VALUES (1, 'Ann')").await;
+    assert_eq!(said_while_polling(&world, &file, 1).await, "fired wal_guard syncdata_slot");
+    world.set_archiver("wal_guard", "8GiB");
+    daemon.signal(Signal::HUP);
+    daemon.says("settings reloaded").await;
+    assert_eq!(said_while_polling(&world, &file, 2).await, "resolved wal_guard syncdata_slot");
+
+    // No key says which row it was.
+    world.source.execute("UPDATE notes SET body = 'b'").await;
+    assert_eq!(said_while_polling(&world, &file, 3).await, "fired gap *");
+    world.archiver(["snapshot"]).succeed().await;
+    assert_eq!(said_while_polling(&world, &file, 4).await, "resolved gap *");
+
+    // What was read before the backup host went away, forty minutes later: more than three times data_sync_freq.
+    world.backup.stop();
+    world.source.execute("INSERT INTO users VALUES (2, 'Bob')").await;
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    daemon.stop().await;
+    let mut daemon = world.archiver(["run"]).clock("+40m").spawn();
+    daemon.says("started").await;
+    let lag = |messages: &[Value]| -> Vec<Value> {
+        messages.iter().filter(|message| message["kind"] == "sync_lag").cloned().collect()
+    };
+    let mut count = 5;
+    let fired = loop {
+        let fired = lag(&said(&file, count).await);
+        if let Some(fired) = fired.iter().find(|message| message["subject"] == "archive") {
+            break fired.clone();
+        }
+        count += 1;
+    };
+    assert_eq!((in_short(&fired).as_str(), &fired["threshold"]), ("fired sync_lag archive", &"30".into()));
+    assert!(fired["value"].as_str().and_then(|value| value.parse::<u64>().ok()) >= Some(39), "{fired}");
+    daemon.stop().await;
+    world.backup.restart();
+    let daemon = world.archiver(["run"]).spawn();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        world.archiver(["run", "--once"]).run().await;
+        let messages: Vec<Value> = fs::read_to_string(&file)
+            .expect("it wrote")
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        if messages.iter().any(|message| message["id"] == fired["id"] && message["event"] == "resolved") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{messages:?}");
+    }
+    daemon.stop().await.expect_code(0);
 }

@@ -59,8 +59,10 @@ async fn little_room_is_said_before_there_is_none() {
         .archiver_setting("spool_dir", spool.to_str().expect("plain"));
     let world = scene::world_with(options, USERS).await;
     let checked = world.archiver(["check"]).run().await.expect_code(0);
-    assert_says(&checked, "warn  archive room: ");
-    assert_says(&checked, "warn  spool room: ");
+    for subject in ["archive room", "spool room"] {
+        assert_says(&checked, &format!("warn  {subject}: "));
+    }
+    assert_eq!(checked.stdout.matches(" are free in ").count(), 2, "{checked}");
     let over_sftp = scene::world(USERS).await.archiver(["check"]).run().await.expect_code(0);
     assert!(over_sftp.stdout.contains(" archive room: "), "a server says it too: {over_sftp}");
 }
@@ -306,4 +308,81 @@ async fn tables_that_logical_decoding_does_not_carry_and_a_spool_that_cannot_be_
     let checked = world.archiver(["check"]).run().await.expect_code(1);
     assert_says(&checked, "fail  spool: ");
     assert!(checked.stdout.contains("state.json"), "{checked}");
+}
+
+#[tokio::test]
+async fn clocks_that_are_apart_are_named_on_both_sides() {
+    let world = scene::world(USERS).await;
+    world.target.execute(USERS).await;
+    poll(&world).await;
+    world.applier(["add-tables", "users"]).succeed().await;
+    for (offset, words) in
+        [("+1h", "s after this host's: times say too much"), ("-1h", "s ahead of this host's: times say")]
+    {
+        let checked = world.archiver(["check"]).clock(offset).run().await.expect_code(0);
+        assert_says(&checked, "warn  clock: the source's clock is 3");
+        assert!(checked.stdout.contains(words), "{checked}");
+        assert!(checked.stdout.contains("set both by NTP: timedatectl set-ntp true"), "{checked}");
+        let checked = world.applier(["check"]).clock(offset).run().await.expect_code(0);
+        assert_says(&checked, "warn  clock: the local server's clock is 3");
+        assert!(checked.stdout.contains(words), "{checked}");
+    }
+    assert_says(
+        &world.archiver(["check"]).run().await.expect_code(0),
+        "ok    clock: the source's clock agrees",
+    );
+    let checked = world.applier(["check"]).run().await.expect_code(0);
+    assert_says(&checked, "ok    clock: the local server's clock agrees");
+}
+
+/// Old releases of wal2json do not know the option that keeps NaN.
+#[tokio::test]
+async fn a_plugin_that_is_old_or_not_allowed_is_named() {
+    let mut world = scene::world(USERS).await;
+    poll(&world).await;
+    let client = world.source.connect().await;
+    let asks = "SELECT count(*) FROM pg_logical_slot_peek_changes('syncdata_slot', NULL, NULL, 'numeric-data-types-as-string', '1')";
+    let is_new = client.batch_execute(asks).await.is_ok();
+    drop(client);
+    let checked = world.archiver(["check"]).run().await.expect_code(0);
+    match is_new {
+        true => assert_says(&checked, "ok    wal2json: wal2json"),
+        false => {
+            let words = ": NaN and infinities of numeric and float columns arrive as NULL (numeric-nan)";
+            assert!(
+                checked
+                    .stdout
+                    .lines()
+                    .any(|line| line.starts_with("warn  wal2json: ") && line.ends_with(words)),
+                "{checked}"
+            );
+            assert!(checked.stdout.contains("install wal2json 2.6 or newer"), "{checked}");
+        }
+    }
+
+    if !world.source.installation().knows_setting("output_plugin_libraries") {
+        return;
+    }
+    world.source.execute("ALTER ROLE syncdata_user SET output_plugin_libraries = pgoutput").await;
+    let refused = world.archiver(["check"]).run().await.expect_code(1);
+    assert_says(&refused, "fail  wal2json: ");
+    // Who may read all settings sees the list.
+    world.source.execute("GRANT pg_read_all_settings TO syncdata_user").await;
+    let checked = world.archiver(["check", "--json"]).run().await.expect_code(1);
+    let document = checked.json();
+    let findings = document["findings"].as_array().expect("a list");
+    let gate = findings.iter().find(|finding| finding["subject"] == "output_plugin_libraries");
+    let gate = gate.unwrap_or_else(|| panic!("{checked}"));
+    assert_eq!(
+        (&gate["level"], &gate["message"]),
+        (&"fail".into(), &"wal2json is not listed (pgoutput): the server refuses it".into())
+    );
+    // As it says.
+    world.source.execute(gate["statements"][0].as_str().expect("a statement")).await;
+    let mended = world.archiver(["check"]).run().await.expect_code(0);
+    assert_says(&mended, "ok    output_plugin_libraries: ");
+    assert!(!mended.stdout.contains("fail  "), "{mended}");
+    world.set_archiver("pg_user", "nobody");
+    let checked = world.archiver(["check"]).run().await.expect_code(1);
+    assert_says(&checked, "fail  source: role \"nobody\" does not exist");
 }

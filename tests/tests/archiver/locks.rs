@@ -184,25 +184,18 @@ async fn what_a_killed_archiver_left_running_on_the_server_is_waited_for() {
 #[tokio::test]
 async fn a_clock_that_jumps_never_takes_a_segment_to_an_earlier_day() {
     let (world, mut workload) = world().await;
-    let library = faketime();
     for (offset, stranger) in [("+0d", false), ("+3d", true), ("-2d", true), ("-2d", false), ("+0d", false)] {
         workload.run(&world.source, 3).await;
         if stranger {
             // A gap has no commit: its day is that of the archiver's clock.
             world.source.execute("SELECT pg_logical_slot_get_changes('syncdata_slot', NULL, NULL)").await;
         }
-        let run = world.archiver(["run", "--once"]).env("LD_PRELOAD", &library).env("FAKETIME", offset);
-        run.env("DONT_FAKE_MONOTONIC", "1").run().await.expect_code(i32::from(stranger));
+        let run = world.archiver(["run", "--once"]).clock(offset);
+        run.run().await.expect_code(i32::from(stranger));
     }
     let manifests = reader::manifests(world.archive_dir());
     let days: Vec<_> = manifests.iter().map(|path| path.parent().and_then(Path::file_name)).collect();
     assert!(days.is_sorted(), "{days:?}");
     assert!(days.first() < days.last(), "{days:?}: the clock did jump");
     reader::segments(world.archive_dir());
-}
-
-fn faketime() -> std::path::PathBuf {
-    let folders = std::fs::read_dir("/usr/lib").expect("a folder").flatten();
-    let libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
-    libraries.into_iter().find(|path| path.exists()).expect("faketime is installed (scripts/install-deps)")
 }

@@ -203,7 +203,9 @@ async fn a_slot_for_standbys_needs_senders_and_a_server_that_knows_them() {
     let told = world.archiver(["setup", "--create-slot", "--failover"]).run().await.expect_code(1);
     assert!(told.stdout.starts_with("ALTER SYSTEM SET max_wal_senders = 10;\n-- then restart: "), "{told}");
     assert!(
-        told.stderr.contains("syncdata_slot is not made, and nothing was created: max_wal_senders: 0"),
+        told.stderr.contains(
+            "syncdata_slot is not made, and nothing was created: max_wal_senders: 0, no standby can follow"
+        ),
         "{told}"
     );
     assert_eq!(world.source.value("SELECT count(*) FROM pg_replication_slots").await, "0");

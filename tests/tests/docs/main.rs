@@ -1,6 +1,7 @@
 //! Pages of docs/, tried.
 
 mod archive_format;
+mod doctor;
 mod faults;
 mod fidelity;
 mod links;

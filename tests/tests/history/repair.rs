@@ -240,7 +240,7 @@ async fn tables_that_cannot_be_repaired_are_named_and_left_alone() {
     assert_eq!(copy.rows("SELECT * FROM fine").await, "1");
     // Asked for by name, the sound one alone is clean.
     replay(&copy, &[&DAY[..], &["--tables", "fine"]].concat(), 0).await;
-    replay(&copy, &[&DAY[..], &["--tables", "fine,nobody"]].concat(), 2).await;
+    replay(&copy, &[&DAY[..], &["--tables", "fine", "nobody"]].concat(), 2).await;
 }
 
 #[tokio::test]

@@ -77,6 +77,13 @@ async fn a_copy_that_is_right_is_called_equal_and_one_spoilt_value_is_named_blam
     world.applier(["status"]).run().await;
     let (tables, _) = status(&world).await;
     assert!(tables.iter().all(|table| table["differs"] == false), "{tables:?}");
+    let words = world.applier(["consistency", "status"]).run().await.expect_code(0).stdout;
+    let differed = words.lines().filter(|line| line.contains(": differs, "));
+    let (mended, all): (Vec<&str>, usize) = (
+        differed.clone().filter(|line| line.ends_with("; repaired since, and compared again")).collect(),
+        differed.count(),
+    );
+    assert_eq!((mended.len(), all), (4, 4), "three tables, and all of them: {words}");
     prove(&world).await;
     assert_all_equal(&world).await;
 }

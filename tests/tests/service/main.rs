@@ -9,3 +9,4 @@ mod packages;
 mod portable;
 mod settings;
 mod verified;
+mod webhook;

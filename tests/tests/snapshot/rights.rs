@@ -65,7 +65,7 @@ async fn names_that_match_nothing_that_is_captured_are_refused() {
     let taken = scene::take_with(&world, &["--tables", "users"]).await;
     assert_eq!(taken["tables"], 1);
     world.set_archiver("tables", vec!["*"]);
-    let taken = scene::take_with(&world, &["--tables", "sales.*,users"]).await;
+    let taken = scene::take_with(&world, &["--tables", "sales.*", "users"]).await;
     assert_eq!(taken["tables"], 2);
 }
 

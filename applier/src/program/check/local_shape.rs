@@ -105,7 +105,7 @@ fn of_part(table: &Table, part: &str, [unlogged, foreign, child, inherits]: [boo
     findings
 }
 
-/// Both say the same in other letters: the archive has true and false, PostgreSQL prints t and f.
+/// They are kept as PostgreSQL prints them. What else somebody writes there no proof sees: texts are not held against booleans.
 fn booleans_as_text(table: &Arc<Table>, newest: &Newest) -> Option<Finding> {
     let relation = newest.relations.get(&table.name)?;
     let is_boolean = |name: &str| {
@@ -127,9 +127,12 @@ fn booleans_as_text(table: &Arc<Table>, newest: &Newest) -> Option<Finding> {
     });
     let finding = Finding::warn(
         "boolean",
-        format!("{}: {names} holds booleans of the source as the words true and false, where PostgreSQL prints t and f", table.name),
+        format!(
+            "{}: {names} keeps booleans of the source as text (t and f): no proof compares the table",
+            table.name
+        ),
     )
-    .remedy("run the statement, where the words are not wanted");
+    .remedy("run the statement");
     Some(statements.fold(finding, Finding::statement))
 }
 

@@ -7,6 +7,7 @@ use syncdata_formats::error::escape_control;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
 use syncdata_formats::time::Timestamp;
+use syncdata_service::output::span;
 
 use super::{SourceStatus, Status};
 
@@ -27,19 +28,15 @@ impl Status {
         line("errors", &self.errors);
         line("healthy", &if self.healthy { "yes" } else { "no" });
         if let Some(seconds) = self.uptime_seconds {
-            line("uptime", &format_args!("{seconds} seconds"));
+            line("uptime", &span(seconds));
         }
         if let Some(source) = &self.source {
             source.lines(&mut line);
         }
         if let Some(spool) = &self.spool {
             line("covered", &format_args!("{} as of {}", spool.covered_lsn, time(spool.covered_at)));
-            let seconds =
-                spool.behind_source_seconds.map_or_else(|| "-".to_owned(), |seconds| seconds.to_string());
-            line(
-                "behind source",
-                &format_args!("{seconds} seconds, {} of WAL", size(spool.behind_source_bytes)),
-            );
+            let lag = spool.behind_source_seconds.map_or_else(|| "-".to_owned(), span);
+            line("behind source", &format_args!("{lag}, {} of WAL", size(spool.behind_source_bytes)));
             line(
                 "spool",
                 &format_args!(
@@ -52,10 +49,10 @@ impl Status {
             line(
                 "not shipped",
                 &format_args!(
-                    "{} segments, {}, {} seconds",
+                    "{} segments, {}, for {}",
                     spool.unshipped_segments,
                     size(spool.unshipped_bytes),
-                    spool.unshipped_seconds
+                    span(spool.unshipped_seconds)
                 ),
             );
         }
@@ -72,10 +69,10 @@ impl Status {
             Some(snapshot) => line(
                 "newest snapshot",
                 &format_args!(
-                    "{} as of {}, {} seconds old, {} tables",
+                    "{} as of {}, {} old, {} tables",
                     snapshot.id,
                     snapshot.taken_at.to_second(),
-                    snapshot.age_seconds,
+                    span(snapshot.age_seconds),
                     snapshot.tables.len()
                 ),
             ),
@@ -132,17 +129,6 @@ impl SourceStatus {
     }
 }
 
-/// People plan in days, hours and minutes; the seconds are in --json.
-fn span(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} seconds"),
-        (0, 0, minutes) => format!("{minutes} min"),
-        (0, hours, minutes) => format!("{hours} h {minutes} min"),
-        (days, hours, _) => format!("{days} d {hours} h"),
-    }
-}
-
 /// Bytes are for machines, and in --json.
 fn size(bytes: u64) -> ByteSize {
     ByteSize::b(bytes)
@@ -164,22 +150,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_is_told_in_what_people_plan_in() {
-        for (seconds, words) in [
-            (0, "0 seconds"),
-            (59, "59 seconds"),
-            (60, "1 min"),
-            (3599, "59 min"),
-            (3600, "1 h 0 min"),
-            (13_500, "3 h 45 min"),
-            (86_399, "23 h 59 min"),
-            (1_209_599, "13 d 23 h"),
-        ] {
-            assert_eq!(span(seconds), words, "{seconds}");
-        }
-    }
-
-    #[test]
     fn the_wal_guard_is_foretold_in_words_and_in_seconds_for_machines() {
         let source = serde_json::json!({
             "slot": "s", "seen_at": "2026-02-05T10:30:00Z", "wal_status": "reserved", "confirmed_flush_lsn": null,
@@ -192,6 +162,34 @@ mod tests {
         let text = status.text();
         assert!(text.contains("WAL guard acts in: 3 h 45 min at this pace\n"), "{text}");
         assert_eq!(serde_json::json!(status)["source"]["seconds_until_guard"], 13_500);
+    }
+
+    #[test]
+    fn times_that_passed_are_told_in_words_and_in_seconds_for_machines() {
+        let document = serde_json::json!({
+            "uptime_seconds": 100_800,
+            "spool": {
+                "segments": 1, "bytes": 1, "unshipped_segments": 2, "unshipped_bytes": 1024, "max_bytes": 1,
+                "covered_lsn": "0/1", "covered_at": null, "behind_source_bytes": 0, "behind_source_seconds": 11_520,
+                "unshipped_seconds": 65, "unshipped_since": null
+            }
+        });
+        let mut whole = serde_json::json!(Status::default());
+        whole.as_object_mut().expect("an object").extend(document.as_object().expect("an object").clone());
+        let status: Status = serde_json::from_value(whole).expect("what the daemon says, a command reads");
+        let text = status.text();
+        for line in [
+            "uptime: 1 d 4 h",
+            "behind source: 3 h 12 min, 0 B of WAL",
+            "not shipped: 2 segments, 1.0 KiB, for 1 min",
+        ] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line} is not in {text}");
+        }
+        let json = serde_json::json!(status);
+        assert_eq!(
+            (&json["uptime_seconds"], &json["spool"]["behind_source_seconds"]),
+            (&100_800.into(), &11_520.into())
+        );
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub async fn speak_for(program: Program, config: &Config, journal: &Journal, res
             while let Some((alert, event)) = book.due(sink.name()) {
                 let (id, message) = (alert.id, alert.message(program, event));
                 if let Err(error) = sink.tell(message).await {
-                    warn!(sink = sink.name(), error = %error.one_line(), "an alert was not taken, the daemon says it again");
+                    warn!(sink = sink.name(), error = %error.with_hint(), "an alert was not taken, the daemon says it again");
                     break;
                 }
                 book.told(id, sink.name(), event);

@@ -282,7 +282,7 @@ impl<W: Watched> Alerting<W> {
             let wait = pause.backoff.next(Dice::roll()).unwrap_or(RETRY_MAX);
             pause.next = Some(Instant::now() + wait);
             circuits.wait(sink, wait);
-            warn!(sink, error = %error.one_line(), "an alert was not taken, it is said again");
+            warn!(sink, error = %error.with_hint(), "an alert was not taken, it is said again");
             return;
         }
         self.pauses.remove(sink);

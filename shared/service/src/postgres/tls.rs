@@ -12,6 +12,7 @@ use postgres_openssl::MakeTlsConnector;
 use tokio_postgres::{CancelToken, NoTls};
 
 use super::{PostgresSettings, SslMode};
+use crate::authorities::trust_machine;
 use crate::small_file;
 use syncdata_formats::error::{Context, Error, Kind, Result};
 
@@ -98,7 +99,10 @@ fn trust(builder: &mut SslConnectorBuilder, roots: &Roots) -> Result<()> {
     match roots {
         Roots::Anybody => builder.set_verify(SslVerifyMode::NONE),
         // The builder trusts the machine's authorities from the start.
-        Roots::Machine => builder.set_verify(SslVerifyMode::PEER),
+        Roots::Machine => {
+            trust_machine(builder).map_err(openssl_failed)?;
+            builder.set_verify(SslVerifyMode::PEER);
+        }
         Roots::File(path) => {
             let nobody = X509StoreBuilder::new().map_err(openssl_failed)?.build();
             builder.set_cert_store(nobody);
