@@ -19,7 +19,7 @@ impl<O> Site<O> {
         let mut paths: Map<String, Value> = Map::new();
         for route in self.routes {
             let path = paths.entry(route.path).or_insert_with(|| json!({}));
-            path[name_of(route.method).to_lowercase()] = operation(route);
+            path[name_of(route.method).to_lowercase()] = operation(route, schemas);
         }
         json!({
             "openapi": "3.1.0",
@@ -33,7 +33,7 @@ impl<O> Site<O> {
     }
 }
 
-fn operation<O>(route: &Route<O>) -> Value {
+fn operation<O>(route: &Route<O>, schemas: &Value) -> Value {
     let of_path = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     let of_path = of_path.map(|name| {
         json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "minLength": 1}})
@@ -59,8 +59,10 @@ fn operation<O>(route: &Route<O>) -> Value {
         "security": match route.access { Access::Open => json!([]), Access::Token => json!([{"token": []}]) },
     });
     if let Some(body) = route.body {
+        // An empty body is an empty object: it does where nothing has to be said.
+        let is_needed = schemas[body]["required"].as_array().is_some_and(|names| !names.is_empty());
         described["requestBody"] =
-            json!({"required": true, "content": {"application/json": {"schema": reference(body)}}});
+            json!({"required": is_needed, "content": {"application/json": {"schema": reference(body)}}});
     }
     described
 }
