@@ -39,6 +39,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("data_sync_freq", "900", "20min"),
     ("metric_freq", "\"12h\"", "6"),
     ("slot_name", "\"slot_a\"", "slot_b"),
+    ("source", "\"pgoutput\"", "wal2json"),
     ("tables", "[\"users\", \"sales.*\"]", "users,\"a,b\".x"),
     ("confirm", "\"spooled\"", "shipped"),
     ("wal_guard", "\"1GiB\"", "2GiB"),
