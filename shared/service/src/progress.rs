@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_pace_has_no_digits_that_nobody_reads() {
         for (unit, per_second, words) in [
-            (Unit::Rows, 65_830.1539, "65,830/s"),
+            (Unit::Rows, 65_830.153_9, "65,830/s"),
             (Unit::Rows, 0.4, "0/s"),
             (Unit::Rows, f64::NAN, "0/s"),
             (Unit::Bytes, 1_234_567.891, "1.2 MiB/s"),
