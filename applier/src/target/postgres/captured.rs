@@ -1,6 +1,8 @@
 //! Tables that the source captures no more: they left `tables`, or are gone. Nothing that came since is in the archive, so
 //! they are no fresher than when that was noticed, whatever else is applied.
 
+use std::collections::HashSet;
+
 use syncdata_formats::error::Result;
 use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_service::postgres::OwnTablesContext as _;
@@ -16,14 +18,24 @@ pub(super) async fn note(
     meta: &MetaSchema,
     captured: &[TableName],
 ) -> Result<()> {
-    let captured: Vec<String> = captured.iter().map(ToString::to_string).collect();
+    let captured: HashSet<String> = captured.iter().map(ToString::to_string).collect();
+    let known = format!("SELECT table_name, captured_until IS NULL FROM {meta}.data_sync_table_state");
+    let known = client.query(&known, &[]).await.context(|| DOING.to_owned())?;
+    // By names that this database has told: it may be unable to take others, in its encoding.
+    let changed: Vec<&str> = known
+        .iter()
+        .filter(|row| captured.contains(row.get::<_, &str>(0)) != row.get::<_, bool>(1))
+        .map(|row| row.get(0))
+        .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
     let update = format!(
-        "UPDATE {meta}.data_sync_table_state s SET captured_until = CASE WHEN s.table_name = ANY ($1) THEN NULL \
-         ELSE coalesce(c.covered_at, s.position_time, now()) END FROM {meta}.data_sync_checkpoint c \
-         WHERE (s.captured_until IS NULL) <> (s.table_name = ANY ($1)) \
-         RETURNING s.table_name, s.captured_until IS NULL"
+        "UPDATE {meta}.data_sync_table_state s SET captured_until = CASE WHEN s.captured_until IS NULL \
+         THEN coalesce(c.covered_at, s.position_time, now()) END FROM {meta}.data_sync_checkpoint c \
+         WHERE s.table_name = ANY ($1) RETURNING s.table_name, s.captured_until IS NULL"
     );
-    let rows = client.query(&update, &[&captured]).await.context(|| DOING.to_owned())?;
+    let rows = client.query(&update, &[&changed]).await.context(|| DOING.to_owned())?;
     rows.iter().for_each(say);
     Ok(())
 }
