@@ -203,10 +203,12 @@ async fn lost_changes_wal_past_the_guard_and_lag_wake_somebody_and_are_over_when
     assert!(fired["value"].as_str().and_then(|value| value.parse::<u64>().ok()) >= Some(39), "{fired}");
     daemon.stop().await;
     world.backup.restart();
-    let daemon = world.archiver(["run"]).spawn();
+    let mut daemon = world.archiver(["run"]).spawn();
+    // Else a `run --once` could have its lock first.
+    daemon.says("started").await;
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
-        world.archiver(["run", "--once"]).run().await;
+        let ran = world.archiver(["run", "--once"]).run().await;
         let messages: Vec<Value> = fs::read_to_string(&file)
             .expect("it wrote")
             .lines()
@@ -215,7 +217,7 @@ async fn lost_changes_wal_past_the_guard_and_lag_wake_somebody_and_are_over_when
         if messages.iter().any(|message| message["id"] == fired["id"] && message["event"] == "resolved") {
             break;
         }
-        assert!(Instant::now() < deadline, "{messages:?}");
+        assert!(Instant::now() < deadline, "{messages:?} {ran}\n{}", world.archiver(["status"]).run().await);
     }
     daemon.stop().await.expect_code(0);
 }
