@@ -64,6 +64,9 @@ const NUMBERS: [&str; 10] = [
     "keep_days",
 ];
 
+/// Settings that are yes or no.
+const FLAGS: [&str; 2] = ["http_behind_proxy", "enable_sync_monitoring"];
+
 /// The output plugin that production's slot is read with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -329,9 +332,13 @@ impl Config {
     /// `{"key": {"value": …, "origin": …}}`
     pub fn describe_json(&self) -> Value {
         let line = |setting: &Setting| {
-            let number = setting.value.as_deref().filter(|_| NUMBERS.contains(&setting.key));
-            let number = number.and_then(|text| text.parse::<i64>().ok());
-            let value = number.map_or_else(|| json!(setting.value), |number| json!(number));
+            let value = match setting.value.as_deref() {
+                Some(text) if FLAGS.contains(&setting.key) => json!(["true", "1"].contains(&text)),
+                Some(text) if NUMBERS.contains(&setting.key) => {
+                    text.parse::<i64>().map_or_else(|_| json!(text), |number| json!(number))
+                }
+                text => json!(text),
+            };
             let facts = json!({"value": value, "origin": setting.origin.to_string()});
             (setting.key.to_owned(), facts)
         };
@@ -369,13 +376,16 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_numbers_for_machines() {
+    fn numbers_and_flags_are_that_for_machines() {
         let config = Config::load(None, |_| None, &Overrides::default()).expect("defaults are right");
         let described = config.describe_json();
         for key in NUMBERS {
             let is_unset =
                 config.describe().iter().any(|setting| setting.key == key && setting.value.is_none());
             assert!(described[key]["value"].is_i64() || is_unset, "{key}: {}", described[key]);
+        }
+        for key in FLAGS {
+            assert!(described[key]["value"].is_boolean(), "{key}: {}", described[key]);
         }
         assert_eq!(described["wal_guard"]["value"], "8GiB");
     }
