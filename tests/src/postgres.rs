@@ -113,6 +113,8 @@ impl PostgresServer {
         let mut config = Config::new();
         config.host_path(self.socket_folder()).port(self.port);
         config.user(self.user()).dbname(&self.database).application_name("syncdata-tests");
+        // A test that waits for a lock which nobody lets go would say nothing until its stage is cut off.
+        config.options("-c lock_timeout=120s");
         config
     }
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::image::{self, Image, PINNED, difference};
 use super::kinds::{EXTENSIONS, Known, TYPES};
@@ -363,6 +364,9 @@ impl Story {
                 }
                 continue;
             }
+            if self.is_locked(table).await {
+                continue;
+            }
             let names = names(table);
             let source = image::image(&self.world.source, &table.name, &names).await?;
             let here = image::image(&self.world.target, &table.name, &names).await?;
@@ -380,6 +384,19 @@ impl Story {
         let mut row = rows.pop().unwrap_or_default().into_iter();
         let state = row.next().flatten().unwrap_or_else(|| "unknown".to_owned());
         (state, row.next().flatten().unwrap_or_default())
+    }
+
+    /// The open transaction has truncated it: nobody can look at it before the end of that.
+    async fn is_locked(&self, table: &Table) -> bool {
+        if self.open.is_none() {
+            return false;
+        }
+        let sql = format!("BEGIN; LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT; COMMIT", table.name);
+        match self.world.source.connect().await.batch_execute(&sql).await {
+            Ok(()) => false,
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => true,
+            Err(error) => panic!("{sql}: {error:?}"),
+        }
     }
 
     async fn release(&mut self) -> Told {
