@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use syncdata_service::control::Response;
-use syncdata_service::http::{Call, Problem, Sort};
+use syncdata_service::http::{Call, Common, Problem, Sort};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 
@@ -55,20 +55,20 @@ pub(super) async fn serve(life: &Arc<Life>, orders: &Orders) -> JoinHandle<()> {
 
 async fn answer(call: Call<Operation>, api: Arc<Api>) -> Response {
     let answered = match call.operation {
-        Operation::Status | Operation::SyncStatus => return status(&api.life).await,
-        Operation::Health | Operation::MonitoringHealth => return health(&api.life).await,
-        Operation::Metrics | Operation::MonitoringMetrics => return metrics(&api.life).await,
-        Operation::Dashboard => return api.life.dashboard().await.answer(),
-        Operation::OpenApi => Ok(openapi()),
+        Operation::Common(Common::Status) => return status(&api.life).await,
+        Operation::Common(Common::Health) => return health(&api.life).await,
+        Operation::Common(Common::Metrics) => return metrics(&api.life).await,
+        Operation::Common(Common::Dashboard) => return api.life.dashboard().await.answer(),
+        Operation::Common(Common::OpenApi) => Ok(openapi()),
         Operation::CdcStatus => reads::cdc_status(&api).await,
         Operation::Tables => reads::tables(&api, &call).await,
-        Operation::Executions => reads::executions(&api, &call).await,
-        Operation::Execution => reads::execution(&api, &call).await,
+        Operation::Common(Common::Executions) => reads::executions(&api, &call).await,
+        Operation::Common(Common::Execution) => reads::execution(&api, &call).await,
         Operation::DeadLetters => reads::dead_letters(&api, &call).await,
         Operation::DeadLetter => reads::dead_letter(&api, &call).await,
         Operation::Consistency => reads::consistency(&api).await,
         Operation::Validate => reads::validate(&api, &call).await,
-        Operation::Alerts => reads::alerts(&api, &call).await,
+        Operation::Common(Common::Alerts) => reads::alerts(&api, &call).await,
         Operation::DualWrite => Err(dual_write()),
         Operation::Run
         | Operation::Full

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::problem::{Problem, Sort};
-use super::routes::{Call, Parameter};
+use super::routes::{Call, Parameter, Route};
 
 const LIMIT: u16 = 50;
 const LIMIT_MAX: u16 = 500;
@@ -22,6 +22,13 @@ pub const CURSOR_PARAMETER: Parameter = Parameter {
     schema: r#"{"type": "string"}"#,
     meaning: "the next_cursor of the page before",
 };
+
+impl<O: Copy> Route<O> {
+    /// A question that needs a token and is answered in pages.
+    pub const fn list(operation: O) -> Route<O> {
+        Route { parameters: &[LIMIT_PARAMETER, CURSOR_PARAMETER], ..Route::read(operation) }
+    }
+}
 
 impl<O> Call<O> {
     pub fn limit(&self) -> Result<u16, Problem> {

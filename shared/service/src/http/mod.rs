@@ -5,6 +5,7 @@
 //! accept ─▶ connections (a cap) ─▶ gate (Host, Origin, token) ─▶ routes ─▶ body ─▶ the program
 //! ```
 
+mod common;
 mod connections;
 mod gate;
 mod hosts;
@@ -15,6 +16,7 @@ mod percent;
 mod problem;
 mod routes;
 mod server;
+mod site;
 mod tokens;
 
 use std::net::SocketAddr;
@@ -25,12 +27,14 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+pub use self::common::{Common, EXECUTIONS};
 use self::gate::Gate;
 pub use self::list::{CURSOR_PARAMETER, LIMIT_PARAMETER};
 pub use self::page::Asset;
 pub use self::percent::encoded;
 pub use self::problem::{Problem, Sort};
-pub use self::routes::{Access, Answer, Call, Parameter, Route, Site};
+pub use self::routes::{Access, Answer, Call, Parameter, Route};
+pub use self::site::Site;
 use crate::config::{Config, Program};
 
 /// What a daemon listens on, and what is wrong with it. Settings may change while it listens.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::problem::Sort;
-use super::routes::{Access, Route, Site, name_of};
+use super::routes::{Access, Route, name_of};
+use super::site::Site;
 use crate::control::Method;
 
 /// What may come in the way of any request.
@@ -13,13 +14,13 @@ const OF_ALL: &[Sort] = &[Sort::BadRequest, Sort::FromElsewhere, Sort::OtherHost
 const WITH_TOKEN: &[Sort] = &[Sort::NoToken, Sort::NotUnderstood];
 const WITH_BODY: &[Sort] = &[Sort::TookTooLong, Sort::TooLarge, Sort::NotJson];
 
-impl<O> Site<O> {
+impl<O: Copy> Site<O> {
     /// `schemas`: by their names, what bodies and answers look like.
     pub fn openapi(&self, title: &str, schemas: &Value) -> Value {
         let mut paths: Map<String, Value> = Map::new();
-        for route in self.routes {
+        for route in self.all_routes() {
             let path = paths.entry(route.path).or_insert_with(|| json!({}));
-            path[name_of(route.method).to_lowercase()] = operation(route, schemas);
+            path[name_of(route.method).to_lowercase()] = operation(&route, schemas);
         }
         json!({
             "openapi": "3.1.0",

@@ -1,4 +1,4 @@
-//! What can be asked: the table from which requests are matched, and from which openapi.json is made.
+//! What can be asked: the lines of a table of routes, and a request that was understood.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,6 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::page::Asset;
 use super::percent::decoded;
 use super::problem::{Problem, Sort};
 use crate::control::Method;
@@ -67,14 +66,6 @@ pub struct Parameter {
     pub meaning: &'static str,
 }
 
-/// Everything that a program answers over HTTP.
-#[derive(Clone, Copy, Debug)]
-pub struct Site<O: 'static> {
-    pub routes: &'static [Route<O>],
-    /// The page and what it loads, without a token.
-    pub assets: &'static [Asset],
-}
-
 /// A request that was understood.
 #[derive(Clone, Debug)]
 pub struct Call<O> {
@@ -108,48 +99,6 @@ impl<O> Call<O> {
     }
 }
 
-/// What a path leads to.
-#[derive(Debug)]
-pub(super) enum Found<'a, O> {
-    Asset(&'a Asset),
-    Route(&'a Route<O>, Vec<String>),
-    /// The path is ours, and can be asked by these.
-    OtherMethod(Vec<&'static str>),
-    Nothing,
-}
-
-impl<O> Site<O> {
-    pub(super) fn find(&self, method: &hyper::Method, path: &str) -> Result<Found<'_, O>, Problem> {
-        // What answers GET answers HEAD, without the body.
-        let asked = if method == hyper::Method::HEAD { &hyper::Method::GET } else { method };
-        if let Some(asset) = self.assets.iter().find(|asset| asset.path == path) {
-            let found = Found::Asset(asset);
-            return Ok(if asked == hyper::Method::GET {
-                found
-            } else {
-                Found::OtherMethod(vec!["GET", "HEAD"])
-            });
-        }
-        let mut others = Vec::new();
-        for route in self.routes {
-            let Some(arguments) = arguments(route.path, path) else { continue };
-            if name_of(route.method) != asked.as_str() {
-                others.push(name_of(route.method));
-                continue;
-            }
-            let decoded = arguments.iter().map(|argument| decoded(argument, false));
-            let arguments: Option<Vec<String>> = decoded.collect();
-            let arguments = arguments
-                .ok_or_else(|| Problem::new(Sort::BadRequest, "the path is not percent-encoded UTF-8"))?;
-            return Ok(Found::Route(route, arguments));
-        }
-        if others.contains(&"GET") {
-            others.push("HEAD");
-        }
-        Ok(if others.is_empty() { Found::Nothing } else { Found::OtherMethod(others) })
-    }
-}
-
 pub(super) fn name_of(method: Method) -> &'static str {
     match method {
         Method::Get => "GET",
@@ -157,21 +106,31 @@ pub(super) fn name_of(method: Method) -> &'static str {
     }
 }
 
-/// What stands in a path where a template has braces; `None` where they do not fit. Each is one segment.
-fn arguments<'a>(template: &str, path: &'a str) -> Option<Vec<&'a str>> {
-    let (mut wanted, mut given) = (template.split('/'), path.split('/'));
-    let mut found = Vec::new();
-    loop {
-        match (wanted.next(), given.next()) {
-            (None, None) => return Some(found),
-            (Some(wanted), Some(given)) if wanted.starts_with('{') && !given.is_empty() => found.push(given),
-            (Some(wanted), Some(given)) if wanted == given => {}
-            _ => return None,
+impl<O: Copy> Route<O> {
+    /// A question that needs a token, of which the rest has to be said yet.
+    pub const fn read(operation: O) -> Route<O> {
+        Route {
+            operation,
+            name: "",
+            method: Method::Get,
+            path: "",
+            access: Access::Token,
+            summary: "",
+            parameters: &[],
+            body: None,
+            answers: &[],
+            problems: &[],
         }
     }
 }
 
 impl<O> Route<O> {
+    /// The same, as somebody else calls it.
+    pub(super) fn asked_as<P>(&self, operation: P) -> Route<P> {
+        let &Route { name, method, path, access, summary, parameters, body, answers, problems, .. } = self;
+        Route { operation, name, method, path, access, summary, parameters, body, answers, problems }
+    }
+
     /// The query, of which only what is in the table is taken.
     pub(super) fn parameters(
         &self,
@@ -231,37 +190,6 @@ mod tests {
         answers: &[Answer::json(200, "Any")],
         problems: &[],
     };
-
-    const ROUTES: &[Route<u8>] = &[ROUTE, Route { operation: 2, path: "/t", method: Method::Post, ..ROUTE }];
-
-    fn found(method: &str, path: &str) -> String {
-        let site =
-            Site { routes: ROUTES, assets: &[Asset { path: "/", content_type: "text/html", body: b"x" }] };
-        let method = method.parse().expect("a method");
-        match site.find(&method, path) {
-            Ok(Found::Route(route, arguments)) => format!("{} {arguments:?}", route.operation),
-            Ok(Found::Asset(asset)) => format!("asset {}", asset.path),
-            Ok(Found::OtherMethod(allowed)) => format!("only {allowed:?}"),
-            Ok(Found::Nothing) => "nothing".into(),
-            Err(problem) => format!("{}", problem.sort().status()),
-        }
-    }
-
-    #[test]
-    fn a_path_leads_to_one_route_and_its_parts_are_decoded_once() {
-        assert_eq!(found("GET", "/t/a%2Fb/rows/%25"), r#"1 ["a/b", "%"]"#);
-        assert_eq!(found("HEAD", "/t/a/rows/b"), r#"1 ["a", "b"]"#);
-        assert_eq!(found("POST", "/t/a/rows/b"), r#"only ["GET", "HEAD"]"#);
-        assert_eq!(found("GET", "/t"), r#"only ["POST"]"#);
-        assert_eq!(found("GET", "/"), "asset /");
-        assert_eq!(found("POST", "/"), r#"only ["GET", "HEAD"]"#);
-        for other in
-            ["/t/", "//", "", "*", "/t/a/rows", "/t//rows/b", "/t/a/rows/", "/t/a/rows/b/", "/T/a/rows/b"]
-        {
-            assert_eq!(found("GET", other), "nothing", "{other}");
-        }
-        assert_eq!(found("GET", "/t/%zz/rows/b"), "400");
-    }
 
     #[test]
     fn a_query_has_what_the_table_says() {

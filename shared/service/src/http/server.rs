@@ -19,7 +19,8 @@ use super::connections::{Connections, Ticket};
 use super::gate::one;
 use super::percent::encoded;
 use super::problem::{Problem, Sort};
-use super::routes::{Access, Call, Found, Route, Site};
+use super::routes::{Access, Call, Route};
+use super::site::{Found, Site};
 use super::{Gate, Http};
 use crate::control::{Method, Response};
 
@@ -186,7 +187,7 @@ async fn understand<O: Copy>(
     let parameters = route.parameters(head.uri.query())?;
     let idempotency_key = idempotency_key(&head)?;
     let body = if route.method == Method::Post { read(&head, body).await? } else { Bytes::new() };
-    let path = canonical(route, &arguments);
+    let path = canonical(&route, &arguments);
     Ok(Asked::Call(Call { operation: route.operation, arguments, parameters, path, body, idempotency_key }))
 }
 

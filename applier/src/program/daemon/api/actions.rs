@@ -12,14 +12,14 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::time::{Moment, Timestamp};
 use syncdata_service::config::Config;
 use syncdata_service::control::Response;
-use syncdata_service::http::{Call, Problem, Sort};
+use syncdata_service::http::{Call, EXECUTIONS, Problem, Sort};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::Api;
 use super::apart::apart;
 use super::reads::id;
-use super::routes::{EXECUTIONS, Operation};
+use super::routes::Operation;
 use crate::archive::range::TimeRange;
 use crate::history;
 use crate::operations::consistency::{self, CheckType};

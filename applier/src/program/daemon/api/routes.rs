@@ -1,30 +1,21 @@
-//! Everything that can be asked over HTTP: the one table from which requests are matched and openapi.json is made.
+//! What can be asked of this daemon alone over HTTP: with what both answer, the table from which requests are matched and
+//! openapi.json is made.
 
 use syncdata_service::control::Method;
 use syncdata_service::http::{
-    Access, Answer, CURSOR_PARAMETER, LIMIT_PARAMETER, Parameter, Route, Site, Sort,
+    Answer, CURSOR_PARAMETER, Common, LIMIT_PARAMETER, Parameter, Route, Site, Sort,
 };
 use syncdata_service::page;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
-    Status,
-    Health,
-    Metrics,
-    OpenApi,
-    SyncStatus,
+    Common(Common),
     CdcStatus,
     Tables,
-    Executions,
-    Execution,
     DeadLetters,
     DeadLetter,
     Consistency,
     Validate,
-    Dashboard,
-    MonitoringHealth,
-    Alerts,
-    MonitoringMetrics,
     Run,
     Full,
     Incremental,
@@ -35,10 +26,8 @@ pub(super) enum Operation {
     DualWrite,
 }
 
-pub(super) const SITE: Site<Operation> = Site { routes: ROUTES, assets: page::ASSETS };
-
-/// Where executions are told.
-pub(super) const EXECUTIONS: &str = "/api/v1/data-sync/sync/executions";
+pub(super) const SITE: Site<Operation> =
+    Site { common: Operation::Common, routes: ROUTES, assets: page::ASSETS };
 
 const TABLE: Parameter = Parameter {
     name: "table",
@@ -69,23 +58,9 @@ const BATCH_SIZE: Parameter = Parameter {
     meaning: "taken for the sake of earlier callers: rows come as a stream",
 };
 
-/// Of a question that needs a token.
-const READ: Route<Operation> = Route {
-    operation: Operation::Status,
-    name: "",
-    method: Method::Get,
-    path: "",
-    access: Access::Token,
-    summary: "",
-    parameters: &[],
-    body: None,
-    answers: &[],
-    problems: &[],
-};
+const READ: Route<Operation> = Route::read(Operation::CdcStatus);
 
-const OPEN: Route<Operation> = Route { access: Access::Open, ..READ };
-
-const LIST: Route<Operation> = Route { parameters: &[LIMIT_PARAMETER, CURSOR_PARAMETER], ..READ };
+const LIST: Route<Operation> = Route::list(Operation::CdcStatus);
 
 /// What is done soon, as an execution.
 const ACTION: Route<Operation> = Route {
@@ -96,46 +71,6 @@ const ACTION: Route<Operation> = Route {
 };
 
 const ROUTES: &[Route<Operation>] = &[
-    Route {
-        operation: Operation::Status,
-        name: "status",
-        path: "/status",
-        summary: "How far the copy is, and what is wrong",
-        answers: &[Answer::json(200, "Status")],
-        ..OPEN
-    },
-    Route {
-        operation: Operation::Health,
-        name: "health",
-        path: "/health",
-        summary: "Whether all is well: 200, or 503 with the reasons",
-        answers: &[Answer::json(200, "Health"), Answer::json(503, "Health")],
-        ..OPEN
-    },
-    Route {
-        operation: Operation::Metrics,
-        name: "metrics",
-        path: "/metrics",
-        summary: "Numbers for Prometheus",
-        answers: &[Answer::METRICS],
-        ..OPEN
-    },
-    Route {
-        operation: Operation::OpenApi,
-        name: "openApi",
-        path: "/api/v1/data-sync/openapi.json",
-        summary: "This document",
-        answers: &[Answer::json(200, "Any")],
-        ..READ
-    },
-    Route {
-        operation: Operation::SyncStatus,
-        name: "getSyncStatus",
-        path: "/api/v1/data-sync/sync/status",
-        summary: "How far the copy is, and what is wrong",
-        answers: &[Answer::json(200, "Status")],
-        ..READ
-    },
     Route {
         operation: Operation::CdcStatus,
         name: "getCdcStatus",
@@ -151,23 +86,6 @@ const ROUTES: &[Route<Operation>] = &[
         summary: "The tables of the whitelist, each with its state",
         answers: &[Answer::json(200, "TablePage")],
         ..LIST
-    },
-    Route {
-        operation: Operation::Executions,
-        name: "listExecutions",
-        path: "/api/v1/data-sync/sync/executions",
-        summary: "What was done, the newest first",
-        answers: &[Answer::json(200, "ExecutionPage")],
-        ..LIST
-    },
-    Route {
-        operation: Operation::Execution,
-        name: "getExecution",
-        path: "/api/v1/data-sync/sync/executions/{id}",
-        summary: "One of them",
-        answers: &[Answer::json(200, "Execution")],
-        problems: &[Sort::NotFound],
-        ..READ
     },
     Route {
         operation: Operation::DeadLetters,
@@ -203,38 +121,6 @@ const ROUTES: &[Route<Operation>] = &[
         answers: &[Answer::json(200, "Rows")],
         parameters: &[PRIMARY_KEY],
         problems: &[Sort::NotFound, Sort::StateForbids],
-        ..READ
-    },
-    Route {
-        operation: Operation::Dashboard,
-        name: "dashboard",
-        path: "/api/v1/data-sync/monitoring/dashboard",
-        summary: "All that the page shows",
-        answers: &[Answer::json(200, "Dashboard")],
-        ..READ
-    },
-    Route {
-        operation: Operation::MonitoringHealth,
-        name: "getHealth",
-        path: "/api/v1/data-sync/monitoring/health",
-        summary: "Whether all is well: 200, or 503 with the reasons",
-        answers: &[Answer::json(200, "Health"), Answer::json(503, "Health")],
-        ..READ
-    },
-    Route {
-        operation: Operation::Alerts,
-        name: "listAlerts",
-        path: "/api/v1/data-sync/monitoring/alerts",
-        summary: "Alerts that are open",
-        answers: &[Answer::json(200, "AlertPage")],
-        ..LIST
-    },
-    Route {
-        operation: Operation::MonitoringMetrics,
-        name: "getPrometheusMetrics",
-        path: "/api/v1/data-sync/monitoring/metrics/prometheus",
-        summary: "Numbers for Prometheus",
-        answers: &[Answer::METRICS],
         ..READ
     },
     Route {
