@@ -56,7 +56,9 @@ impl PostgresServer {
         server.start_on_a_free_port().await;
         if database != "postgres" {
             let name = escape_identifier(&database);
-            server.execute(&format!("CREATE DATABASE {name}")).await;
+            // Since 15, files would go through the WAL otherwise, which takes twice as long.
+            let strategy = if server.installation.major() < 15 { "" } else { " STRATEGY file_copy" };
+            server.execute(&format!("CREATE DATABASE {name}{strategy}")).await;
             server.database = database;
         }
         server
@@ -453,7 +455,7 @@ fn template(installation: &Installation, account: &Account) -> PathBuf {
         account.run(&initdb(installation, &data));
         let unfinished = finished.with_extension("part");
         fs::remove_dir_all(&unfinished).ok();
-        copy_folder(&data, &unfinished);
+        make_sparse(&data, &unfinished);
         fs::rename(&unfinished, &finished).expect("target is writable");
     }
     finished
@@ -469,6 +471,13 @@ fn initdb(installation: &Installation, data: &Path) -> Command {
 fn copy_folder(from: &Path, to: &Path) {
     let mut command = Command::new("cp");
     command.args(["-a", "--reflink=auto", "--"]).arg(from).arg(to);
+    Account::own().run(&command);
+}
+
+/// A copy without the zeros, of which WAL that nobody has written yet is made: neither it nor copies of it carry them.
+fn make_sparse(from: &Path, to: &Path) {
+    let mut command = Command::new("cp");
+    command.args(["-a", "--sparse=always", "--"]).arg(from).arg(to);
     Account::own().run(&command);
 }
 

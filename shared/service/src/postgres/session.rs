@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::sync::Once;
 use std::time::Duration;
 
-use postgres_openssl::MakeTlsConnector;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_postgres::error::SqlState;
@@ -224,7 +223,7 @@ async fn connect_plain(config: &tokio_postgres::Config, settings: &PostgresSetti
 async fn connect_tls(
     config: &tokio_postgres::Config,
     settings: &PostgresSettings,
-    tls: MakeTlsConnector,
+    tls: tls::Tls,
 ) -> Result<Connected> {
     let connected = config.connect(tls.clone()).await;
     let (client, connection) = connected.map_err(|error| not_connected(settings, " with TLS", error))?;

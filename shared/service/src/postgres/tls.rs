@@ -4,11 +4,16 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::LazyLock;
 
+use openssl::error::ErrorStack;
 use openssl::pkey::PKey;
 use openssl::ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslVerifyMode, SslVersion};
 use openssl::x509::store::X509StoreBuilder;
-use postgres_openssl::MakeTlsConnector;
+use postgres_openssl::{MakeTlsConnector, TlsStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{CancelToken, NoTls};
 
 use super::{PostgresSettings, SslMode};
@@ -20,7 +25,66 @@ use syncdata_formats::error::{Context, Error, Kind, Result};
 #[derive(Clone)]
 pub(super) enum Connector {
     Plain,
-    Tls(MakeTlsConnector),
+    Tls(Tls),
+}
+
+/// How a server's certificate is looked at, once it shows one.
+#[derive(Clone)]
+pub(super) enum Tls {
+    /// Not at all, and we show none: what settings that say nothing of it come to.
+    Anybody,
+    Checked(MakeTlsConnector),
+}
+
+/// OpenSSL reads all authorities of the machine for every connector, which takes longer than all else of a session's
+/// beginning. Here none of them counts: one connector does for all sessions, and none where no server speaks TLS.
+static ANYBODY: LazyLock<Result<MakeTlsConnector, ErrorStack>> = LazyLock::new(|| {
+    let mut builder = builder()?;
+    builder.set_verify(SslVerifyMode::NONE);
+    let mut connector = MakeTlsConnector::new(builder.build());
+    connector.set_callback(|tls, _| {
+        tls.set_verify_hostname(false);
+        Ok(())
+    });
+    Ok(connector)
+});
+
+impl<S> MakeTlsConnect<S> for Tls
+where
+    S: AsyncRead + AsyncWrite + Unpin + fmt::Debug + Send + Sync + 'static,
+{
+    type Stream = TlsStream<S>;
+    type TlsConnect = Handshake;
+    type Error = ErrorStack;
+
+    fn make_tls_connect(&mut self, host: &str) -> Result<Handshake, ErrorStack> {
+        Ok(Handshake { tls: self.clone(), host: host.to_owned() })
+    }
+}
+
+/// With one server, if it wants one.
+pub(super) struct Handshake {
+    tls: Tls,
+    host: String,
+}
+
+impl<S> TlsConnect<S> for Handshake
+where
+    S: AsyncRead + AsyncWrite + Unpin + fmt::Debug + Send + Sync + 'static,
+{
+    type Stream = TlsStream<S>;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<TlsStream<S>, Self::Error>> + Send>>;
+
+    fn connect(self, stream: S) -> Self::Future {
+        Box::pin(async move {
+            let mut connector = match self.tls {
+                Tls::Anybody => ANYBODY.clone()?,
+                Tls::Checked(connector) => connector,
+            };
+            MakeTlsConnect::<S>::make_tls_connect(&mut connector, &self.host)?.connect(stream).await
+        })
+    }
 }
 
 impl fmt::Debug for Connector {
@@ -42,12 +106,14 @@ impl Connector {
 }
 
 /// The connector for a mode other than `disable`.
-pub(super) fn connector(settings: &PostgresSettings) -> Result<MakeTlsConnector> {
-    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(openssl_failed)?;
-    builder.set_min_proto_version(Some(SslVersion::TLS1_2)).map_err(openssl_failed)?;
-    let roots = trusted(settings)?;
+pub(super) fn connector(settings: &PostgresSettings) -> Result<Tls> {
+    let (roots, own) = (trusted(settings)?, own_certificate(settings)?);
+    if roots == Roots::Anybody && own.is_none() {
+        return Ok(Tls::Anybody);
+    }
+    let mut builder = builder().map_err(openssl_failed)?;
     trust(&mut builder, &roots)?;
-    if let Some((cert, key)) = own_certificate(settings)? {
+    if let Some((cert, key)) = own {
         show(&mut builder, &cert, &key)?;
     }
     let mut connector = MakeTlsConnector::new(builder.build());
@@ -56,7 +122,13 @@ pub(super) fn connector(settings: &PostgresSettings) -> Result<MakeTlsConnector>
         tls.set_verify_hostname(compare_name);
         Ok(())
     });
-    Ok(connector)
+    Ok(Tls::Checked(connector))
+}
+
+fn builder() -> Result<SslConnectorBuilder, ErrorStack> {
+    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+    builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
+    Ok(builder)
 }
 
 /// Who may have signed the server's certificate.
@@ -149,10 +221,10 @@ fn is_exposed(owner: u32, mode: u32) -> bool {
     mode & forbidden != 0
 }
 
-fn unusable(path: &Path, what: &str, error: openssl::error::ErrorStack) -> Error {
+fn unusable(path: &Path, what: &str, error: ErrorStack) -> Error {
     Error::new(Kind::BadInput, format!("{} cannot be used as {what}", path.display())).caused_by(error)
 }
 
-fn openssl_failed(error: openssl::error::ErrorStack) -> Error {
+fn openssl_failed(error: ErrorStack) -> Error {
     Error::new(Kind::Io, "setting up TLS").caused_by(error)
 }
