@@ -196,11 +196,13 @@ impl Making<'_> {
             *number += 1;
             let filled = load::fill(self.local, self.source, base, &table, shadow).await;
             let copy = filled.map_err(cannot_be_made)?;
-            if let Err(reason) = self.bridge(base, &copy, segments).await? {
-                self.past.left_alone.insert(name.to_string(), reason);
-                continue;
+            match self.bridge(base, &copy, segments).await {
+                Ok(()) => drop(made.insert(name, copy)),
+                Err(Halt::Refused(refusal)) => {
+                    self.past.left_alone.insert(name.to_string(), refusal.reason);
+                }
+                Err(Halt::Failed(error)) => return Err(error),
             }
-            made.insert(name, copy);
         }
         let missing = self.changes(segments, &known, &mut made).await?;
         for (name, copy) in made {
@@ -244,27 +246,22 @@ impl Making<'_> {
     }
 
     /// Rows of the base are older than columns that came up to the moment: they get what such rows have at the source.
-    async fn bridge(
-        &self,
-        base: &Base,
-        copy: &Copy,
-        segments: &[&Verified],
-    ) -> Result<std::result::Result<(), String>> {
+    async fn bridge(&self, base: &Base, copy: &Copy, segments: &[&Verified]) -> Result<(), Halt> {
         let described = |segment: &&Verified| segment.manifest().relations.get(&copy.table.name).cloned();
-        let Some(now) = segments.iter().rev().find_map(described) else { return Ok(Ok(())) };
+        let Some(now) = segments.iter().rev().find_map(described) else { return Ok(()) };
         let client = self.local.session.client();
         let (values, has_rows) = match base {
             // Its rows come with its changes, whatever columns they have.
             Base::Start { .. } => (columns::old_values(&now), false),
-            Base::Snapshot(_) => match columns::bridge(&copy.relation, &now) {
-                Ok(values) => (values, true),
-                Err(reason) => {
-                    return Ok(Err(format!("{} is older than a change of it: {reason}", base.name())));
-                }
-            },
+            Base::Snapshot(_) => {
+                let values = columns::bridge(&copy.relation, &now).map_err(|reason| {
+                    let reason = format!("{} is older than a change of it: {reason}", base.name());
+                    Halt::refused(&copy.table.name, reason)
+                })?;
+                (values, true)
+            }
         };
-        load::shadow::fill_old_rows(client, copy, &values, has_rows).await?;
-        Ok(Ok(()))
+        Ok(load::shadow::fill_old_rows(client, copy, &values, has_rows).await?)
     }
 
     async fn changes(

@@ -24,7 +24,7 @@ use crate::archive::hand_files::HandFiles;
 use crate::archive::range::TimeRange;
 use crate::archive::trail::Trail;
 use crate::batch::{Batch, Limits, Place};
-use crate::load::{Copy, Halt, Pair};
+use crate::load::{self, Copy, Halt, Pair};
 use crate::plan::not_found;
 use crate::table::{self, Fit, Table};
 use crate::target::postgres::apply::{FREE_PLANS, Outcome, Writer};
@@ -134,8 +134,13 @@ pub(super) async fn fill_copy(
         columns => columns.to_vec(),
     };
     let pair = Pair { table: &table, shadow: &copy.shadow, key, columns, replica: local.replica };
-    let rows = pair.bring_over(client).await?.inserted;
-    Ok((table, rows))
+    // The copy is made like the live table: what that forbids by now it forbids too.
+    let brought = pair.bring_over(client).await;
+    let refused = |error: Error| match load::is_of_a_row(&error) {
+        true => Halt::refused(live, error.one_line()),
+        false => error.into(),
+    };
+    Ok((table, brought.map_err(refused)?.inserted))
 }
 
 struct Looking<'a> {

@@ -25,8 +25,7 @@ pub(crate) async fn fill(
 ) -> Result<Copy, Halt> {
     let client = local.session.client();
     let refused = |difference: Difference| Halt::refused(&table.name, difference);
-    let mut transfer = Duration::ZERO;
-    let (relation, columns) = match base {
+    let (relation, columns, transfer) = match base {
         Base::Snapshot(snapshot) => {
             let copy = &snapshot.tables[&table.name];
             table::fit(&copy.relation, table).map_err(refused)?;
@@ -43,11 +42,8 @@ pub(crate) async fn fill(
             let job = format!("loading {} from {}", table.name, base.name());
             let mut progress = Progress::start(job, Unit::Bytes, Some(copy.content_bytes));
             let copied = parts::copy_in(client, source, copy, &way, &mut progress).await;
-            let copied = copied.map_err(|error| {
-                if !is_of_a_row(&error) {
-                    return error.into();
-                }
-                match renamed_label(copy, &error) {
+            let transfer = copied.map_err(|halt| match halt {
+                Halt::Failed(error) if is_of_a_row(&error) => match renamed_label(copy, &error) {
                     Some(label) => Halt::refused(
                         &table.name,
                         format!(
@@ -57,16 +53,16 @@ pub(crate) async fn fill(
                         ),
                     ),
                     None => Halt::refused(&table.name, error.one_line()),
-                }
+                },
+                other => other,
             })?;
-            transfer = copied.map_err(|words| Halt::refused(&table.name, words))?;
             progress.finish();
             let places = copy.columns.iter().filter_map(|name| table.column(name));
             let columns = places.filter(|column| !table.columns[*column].generated).collect();
-            (copy.relation.clone(), columns)
+            (copy.relation.clone(), columns, transfer)
         }
         // What it was at the source, its first segment says.
-        Base::Start { .. } => (crate::plan::as_local(table), Vec::new()),
+        Base::Start { .. } => (crate::plan::as_local(table), Vec::new(), Duration::ZERO),
     };
     let relation = Arc::new(relation);
     let target = table::fit_of_shadow(&relation, &shadow);

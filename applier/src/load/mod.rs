@@ -133,7 +133,7 @@ pub async fn run(
 }
 
 /// Whether the server refused a row: then the table has to be mended, and trying again does not help.
-fn is_of_a_row(error: &Error) -> bool {
+pub(crate) fn is_of_a_row(error: &Error) -> bool {
     let has_code = sqlstate(error).is_some();
     has_code && !is_no_fault_of_a_record(error)
 }

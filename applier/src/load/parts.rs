@@ -20,6 +20,7 @@ use syncdata_service::progress::Progress;
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
+use super::Halt;
 use crate::archive::fetch::FetchedPart;
 use crate::archive::source::Source;
 use crate::table::{Difference, Table, lacking};
@@ -31,6 +32,8 @@ const PIECES_WAITING: usize = 4;
 /// How rows as the snapshot has them get into a shadow of the table.
 #[derive(Debug)]
 pub(crate) struct Way {
+    /// In which the rows end up.
+    table: TableName,
     /// `COPY … FROM STDIN`.
     copy: String,
     /// Values of types that are known by name alone stand as text first, until it is clear that nothing alters them.
@@ -54,7 +57,7 @@ impl Way {
         let columns: Vec<usize> = copy.columns.iter().filter_map(|name| table.column(name)).collect();
         let by_name = |column: &&usize| table.columns[**column].is_by_name;
         if !columns.iter().any(|column| by_name(&column)) {
-            return Ok(Way { copy: straight, by_text: None });
+            return Ok(Way { table: table.name.clone(), copy: straight, by_text: None });
         }
         let list = table.column_list(&columns);
         let cast = |column: &usize, to: &str| {
@@ -82,7 +85,8 @@ impl Way {
                 values.collect::<Vec<String>>().join(", ")
             ),
         };
-        Ok(Way { copy: format!("COPY {TEXTS} ({list}) FROM STDIN"), by_text: Some(by_text) })
+        let copy = format!("COPY {TEXTS} ({list}) FROM STDIN");
+        Ok(Way { table: table.name.clone(), copy, by_text: Some(by_text) })
     }
 
     async fn begin(&self, client: &Client) -> Result<()> {
@@ -90,17 +94,16 @@ impl Way {
         client.batch_execute(&by_text.make).await.context(|| "making room for values as text".to_owned())
     }
 
-    /// After a part. `Some`: a value of it would be altered; in words.
-    async fn pass(&self, client: &Client) -> Result<Option<String>> {
-        let Some(by_text) = &self.by_text else { return Ok(None) };
+    /// After a part. Refused: a value of it would be altered.
+    async fn pass(&self, client: &Client) -> Result<(), Halt> {
+        let Some(by_text) = &self.by_text else { return Ok(()) };
         for (look, words) in &by_text.look {
             let found = client.query_one(look, &[]).await;
             if found.context(|| "looking for values that would be altered".to_owned())?.get(0) {
-                return Ok(Some(words.clone()));
+                return Err(Halt::refused(&self.table, words));
             }
         }
-        client.batch_execute(&by_text.pass).await.context(|| "taking values over".to_owned())?;
-        Ok(None)
+        Ok(client.batch_execute(&by_text.pass).await.context(|| "taking values over".to_owned())?)
     }
 
     async fn end(&self, client: &Client) -> Result<()> {
@@ -122,15 +125,15 @@ fn statement(copy: &TableCopy, table: &Table, shadow: &TableName) -> Result<Stri
     Ok(format!("COPY {} ({}) FROM STDIN", shadow.sql(), table.column_list(&columns)))
 }
 
-/// Copies all rows; every part is proved before its rows stay. How long the files took from the backup host, or what to do
-/// about a value that would be altered.
+/// Copies all rows; every part is proved before its rows stay. How long the files took from the backup host. Refused: a
+/// value would be altered.
 pub(crate) async fn copy_in(
     client: &Client,
     source: &Source,
     copy: &TableCopy,
     way: &Way,
     progress: &mut Progress,
-) -> Result<Result<Duration, String>> {
+) -> Result<Duration, Halt> {
     way.begin(client).await?;
     // One part waits in the cache while the one before it is copied.
     let (sender, mut fetched) = mpsc::channel(1);
@@ -151,9 +154,7 @@ pub(crate) async fn copy_in(
         transfer += took;
         let copied = copy_part(client, &part, &fetched, &way.copy).await?;
         rows += copied;
-        if let Some(words) = way.pass(client).await? {
-            return Ok(Err(words));
-        }
+        way.pass(client).await?;
         progress.add_rows(copied);
         progress.add(part.content_bytes);
         fetched.clean()?;
@@ -161,10 +162,10 @@ pub(crate) async fn copy_in(
     fetching.await.map_err(|_| Error::new(Kind::Io, "fetching parts of a snapshot ended early"))?;
     way.end(client).await?;
     if rows == copy.rows {
-        return Ok(Ok(transfer));
+        return Ok(transfer);
     }
     let message = format!("the snapshot says {} rows, its parts had {rows}", copy.rows);
-    Err(Error::new(Kind::Corrupt, message))
+    Err(Error::new(Kind::Corrupt, message).into())
 }
 
 async fn copy_part(client: &Client, part: &Part, fetched: &FetchedPart, statement: &str) -> Result<u64> {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use syncdata_formats::error::{Error, Result};
-use syncdata_formats::manifest::OpCounts;
 use syncdata_formats::name::TableName;
 
 use super::LOG_REF;
@@ -22,18 +21,26 @@ pub(crate) struct Refusal {
     pub reason: String,
 }
 
-/// What ends the work on a table.
+/// What ends the work on a table: what was asked of it cannot be had, or asking failed.
 #[derive(Debug)]
 pub(crate) enum Halt {
     /// The table is in the way; the others go on.
     Refused(Refusal),
-    /// The whole load ends.
+    /// All of the work ends.
     Failed(Error),
 }
 
 impl Halt {
     pub(crate) fn refused(table: &TableName, reason: impl ToString) -> Halt {
         Halt::Refused(Refusal { table: table.clone(), reason: reason.to_string() })
+    }
+
+    /// Where both come to the same: nothing is known of this table.
+    pub(crate) fn into_words(self) -> String {
+        match self {
+            Halt::Refused(refusal) => refusal.reason,
+            Halt::Failed(error) => error.one_line(),
+        }
     }
 }
 
@@ -117,14 +124,7 @@ impl Loader<'_> {
 
     async fn log_failure(&self, table: &TableName, reason: &str) -> Result<()> {
         let (client, meta) = (self.local.session.client(), &self.local.meta);
-        let entry = Entry {
-            table: table.clone(),
-            archive_ref: LOG_REF.to_owned(),
-            counts: OpCounts::default(),
-            missing: 0,
-            transfer: Duration::ZERO,
-            error: Some(format!("Failed to apply changes: {reason}")),
-        };
+        let entry = Entry::failed(table, LOG_REF, reason);
         ledger::log(client, meta, &[entry], Duration::ZERO).await
     }
 }

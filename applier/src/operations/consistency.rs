@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 use syncdata_formats::error::{Error, Kind, Result, escape_control};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
@@ -11,10 +12,9 @@ use syncdata_service::config::Config;
 use super::Answer;
 use crate::archive::hand_files::HandFiles;
 pub use crate::proof::CheckType;
-use crate::proof::Word;
 use crate::proof::report::Asked;
 use crate::proof::rows;
-use crate::proof::{self, Check, Found, Overall, TableFound};
+use crate::proof::{self, Check, Found, Overall, Standing, TableFound, Word};
 use crate::target::postgres::cursor::Checkpoint;
 use crate::target::postgres::local::Local;
 
@@ -27,7 +27,7 @@ pub async fn status(config: &Config) -> Result<Answer> {
 
 /// 1 (differs) beats 2 (could not be compared) beats 0.
 fn exit_code(found: &Found) -> u8 {
-    let is_compared = |table: &TableFound| matches!(table.verdict.as_deref(), Some("equal" | "differs"));
+    let is_compared = |table: &TableFound| table.verdict.is_some_and(Standing::is_compared);
     if found.tables.iter().any(|table| table.differs) {
         1
     } else if found.tables.iter().all(is_compared) {
@@ -43,7 +43,8 @@ const REPAIRED: &str = "; repaired since, and compared again";
 fn text(found: &Found) -> String {
     let mut text = String::new();
     for table in &found.tables {
-        let verdict = table.verdict.as_deref().unwrap_or("not_proved");
+        let verdict = table.verdict.unwrap_or(Standing::Said(Word::NotProved));
+        let says_differs = verdict == Standing::Said(Word::Differs);
         let mut words = format!("{}: {verdict}", table.table);
         if let Some(score) = &table.score {
             write!(words, ", {}", percent(score)).expect("a String takes all");
@@ -67,7 +68,7 @@ fn text(found: &Found) -> String {
         if let Some(blame) = &table.blame {
             write!(words, "; blame: {blame}").expect("a String takes all");
         }
-        if table.differs && verdict != "differs" {
+        if table.differs && !says_differs {
             let words_of = match table.by_check_only {
                 true => format!(
                     "; by another check it differs, and nothing has cleared that: syncdata-applier consistency check {}",
@@ -77,14 +78,14 @@ fn text(found: &Found) -> String {
             };
             words.push_str(&words_of);
         }
-        if verdict == "differs" && !table.differs {
+        if says_differs && !table.differs {
             words.push_str(REPAIRED);
         }
         writeln!(text, "{}", escape_control(&words)).expect("a String takes all");
     }
     if let Some(all) = &found.all {
         let mut words = of_all(all);
-        if all.verdict == "differs" && !found.tables.iter().any(|table| table.differs) {
+        if all.verdict == Word::Differs && !found.tables.iter().any(|table| table.differs) {
             words.push_str(REPAIRED);
         }
         writeln!(text, "{}", escape_control(&words)).expect("a String takes all");
@@ -129,7 +130,7 @@ pub async fn check(
     tables: &[String],
     types: &[CheckType],
     sync: Option<impl AsyncFn() -> Result<()>>,
-) -> Result<Answer> {
+) -> Result<Checked> {
     let local = Local::open(config).await?;
     let wanted: Vec<TableName> = tables.iter().map(|table| name_of(table)).collect::<Result<_>>()?;
     let mut found = proof::found(&local).await?;
@@ -141,7 +142,7 @@ pub async fn check(
     }
     if let Some(sync) = sync {
         let newest = |found: &Found| found.tables.iter().filter_map(|table| table.proof_id.clone()).max();
-        let is_waiting = |found: &Found| found.tables.iter().any(|t| t.verdict.as_deref() == Some("waiting"));
+        let is_waiting = |found: &Found| found.tables.iter().any(|t| t.verdict == Some(Standing::Waiting));
         let before = newest(&found);
         while is_waiting(&found)
             || newest(&found) == before && !is_newest_compared(config, &local, &found).await?
@@ -155,7 +156,7 @@ pub async fn check(
     }
     let is_meant = |check: &Check| {
         (wanted.is_empty() || wanted.iter().any(|name| name.to_string() == check.table))
-            && (types.is_empty() || types.iter().any(|of| of.as_str() == check.check_type))
+            && (types.is_empty() || types.contains(&check.check_type))
     };
     let mut checks: Vec<Check> = proof::checks(&local).await?.into_iter().filter(is_meant).collect();
     if types.is_empty() || types.contains(&CheckType::ReferentialIntegrity) {
@@ -178,18 +179,42 @@ pub async fn check(
         true => Vec::new(),
         false => without_proof(&local, &wanted).await?,
     };
-    let differs = |check: &Check| check.verdict == Word::Differs.as_str() && !check.is_repaired;
-    let exit_code = match checks.iter().any(differs) {
-        true => 1,
-        false if checks.iter().all(is_compared) && missing.is_empty() => 0,
-        false => 2,
-    };
-    let mut text: String = checks.iter().map(check_line).collect();
-    for table in &missing {
-        writeln!(text, "{}: no proof has come yet", escape_control(table)).expect("a String takes all");
+    Ok(Checked { checks, without_proof: missing })
+}
+
+/// What is known of what was asked for.
+#[derive(Debug, Serialize)]
+pub struct Checked {
+    checks: Vec<Check>,
+    /// Tables of which none has come.
+    without_proof: Vec<String>,
+}
+
+impl Checked {
+    pub fn answer(&self) -> Answer {
+        let differs = |check: &Check| check.verdict == Standing::Said(Word::Differs) && !check.is_repaired;
+        let is_compared = |check: &Check| check.verdict.is_compared();
+        let exit_code = match self.checks.iter().any(differs) {
+            true => 1,
+            false if self.checks.iter().all(is_compared) && self.without_proof.is_empty() => 0,
+            false => 2,
+        };
+        let mut text: String = self.checks.iter().map(check_line).collect();
+        for table in &self.without_proof {
+            writeln!(text, "{}: no proof has come yet", escape_control(table)).expect("a String takes all");
+        }
+        Answer { exit_code, ..Answer::done(text, json!(self)) }
     }
-    let document = json!({"checks": checks, "without_proof": missing});
-    Ok(Answer { exit_code, ..Answer::done(text, document) })
+
+    /// In numbers, as an execution keeps it.
+    pub fn counts(&self) -> Value {
+        let of = |word| self.checks.iter().filter(|check| check.verdict == Standing::Said(word)).count();
+        let (all, equal, differs) = (self.checks.len(), of(Word::Equal), of(Word::Differs));
+        json!({
+            "checks": all, "equal": equal, "differs": differs, "not_compared": all - equal - differs,
+            "without_proof": self.without_proof.len(),
+        })
+    }
 }
 
 /// Whether there is nothing to wait for: what the archive's newest proof says is here, or the copy is past its place.
@@ -210,13 +235,12 @@ async fn is_newest_compared(config: &Config, local: &Local, found: &Found) -> Re
 fn not_asked(checks: &mut Vec<Check>, table: &TableName, rules: &[String]) {
     let words = format!("{}: no proof has asked it yet", rules.join(", "));
     let of_rules = CheckType::BusinessRules;
-    let is_known =
-        |check: &&mut Check| check.table == table.to_string() && check.check_type == of_rules.as_str();
+    let is_known = |check: &&mut Check| check.table == table.to_string() && check.check_type == of_rules;
     let known = checks.iter_mut().find(is_known);
     match known {
         Some(check) => {
-            if check.verdict == Word::Equal.as_str() {
-                check.verdict = Word::NotProved.as_str().to_owned();
+            if check.verdict == Standing::Said(Word::Equal) {
+                check.verdict = Standing::Said(Word::NotProved);
                 check.differing = None;
             }
             check.detail =
@@ -233,19 +257,18 @@ async fn without_proof(local: &Local, wanted: &[TableName]) -> Result<Vec<String
     Ok(found.map(|found| found.table).filter(is_meant).collect())
 }
 
-fn is_compared(check: &Check) -> bool {
-    matches!(check.verdict.as_str(), "equal" | "differs")
-}
-
 /// What was found just now comes before what the newest proof says of the same, unless only the proof says anything.
 fn with_now(by_proof: Vec<Check>, now: Vec<Check>) -> Vec<Check> {
     let is_same = |one: &Check, other: &Check| one.table == other.table && one.check_type == other.check_type;
     let says_more = |check: &Check| {
-        is_compared(check) || !by_proof.iter().any(|other| is_same(check, other) && is_compared(other))
+        let is_said = |other: &Check| is_same(check, other) && other.verdict.is_compared();
+        check.verdict.is_compared() || !by_proof.iter().any(is_said)
     };
     let mut checks: Vec<Check> = now.into_iter().filter(says_more).collect();
     checks.extend(by_proof);
-    checks.sort_by(|one, other| (&one.table, &one.check_type).cmp(&(&other.table, &other.check_type)));
+    checks.sort_by(|one, other| {
+        (&one.table, one.check_type.as_str()).cmp(&(&other.table, other.check_type.as_str()))
+    });
     checks
 }
 

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use syncdata_formats::error::{Error, Kind, Result};
-use syncdata_formats::manifest::OpCounts;
 use syncdata_formats::name::TableName;
 use syncdata_service::config::OnError;
 
@@ -55,14 +54,7 @@ impl Pass<'_> {
             reason: reason.clone(),
             remedy: None,
         };
-        let entry = Entry {
-            table: table.clone(),
-            archive_ref: LOG_REF.to_owned(),
-            counts: OpCounts::default(),
-            missing: 0,
-            transfer: Duration::ZERO,
-            error: Some(format!("Failed to apply changes: {reason}")),
-        };
+        let entry = Entry::failed(table, LOG_REF, &reason);
         let note = async {
             quarantine::keep(self.context.local, &poison, None).await?;
             cursor::change(client, meta, table, Event::SetAside, None, Some(&reason)).await?;

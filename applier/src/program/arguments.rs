@@ -159,7 +159,8 @@ impl Consistency {
             Consistency::Status => consistency::status(config).await,
             Consistency::Check { tables, types, wait } => {
                 let sync = async || super::commands::sync(config.clone()).await.map(drop);
-                let work = consistency::check(config, &tables, &types, wait.then_some(sync));
+                let check = consistency::check(config, &tables, &types, wait.then_some(sync));
+                let work = async { Ok(check.await?.answer()) };
                 let named = (!tables.is_empty()).then_some(tables.as_slice());
                 let came = |answer: &Answer| Came::to(serde_json::json!({"exit_code": answer.exit_code}));
                 let kind = (executions::Kind::Check, Trigger::Command);

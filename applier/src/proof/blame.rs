@@ -1,15 +1,15 @@
 //! Whose doing it is that a table differs: what production, archive and copy had at the cut of the newest proof.
 
-use syncdata_formats::error::{Kind, Result};
+use syncdata_formats::error::Kind;
 use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{Buckets, Cut, MarkedTable, ProofId};
 use uuid::Uuid;
 
-use super::rebuilt::Unknown;
 use super::record::{self, Last, Outcome};
 use super::report::{Blame, BucketDifference, LISTED_MAX, Report};
 use super::verdict::local_buckets;
 use crate::archive::hand_files::HandFiles;
+use crate::load::Halt;
 use crate::target::postgres::local::Local;
 
 /// The newest proof that compared the table.
@@ -25,21 +25,23 @@ pub(super) struct Proof {
 }
 
 impl Proof {
-    /// `Err`: it said that the table differs, and does not tell any more whose doing it was.
+    /// Refused: it said that the table differs, and does not tell any more whose doing it was.
     pub(super) async fn of(
         local: &Local,
         files: &HandFiles,
         archive_id: Uuid,
         table: &TableName,
-    ) -> Result<Result<Option<Proof>, Unknown>> {
-        let Some(last) = record::last_compared(local, table).await? else { return Ok(Ok(None)) };
-        Ok(match Proof::read(local, files, archive_id, table, &last).await? {
+    ) -> Result<Option<Proof>, Halt> {
+        let Some(last) = record::last_compared(local, table).await? else { return Ok(None) };
+        match Proof::read(local, files, archive_id, table, &last).await {
             Ok(proof) => Ok(Some(proof)),
-            Err(reason) if last.differs => {
-                Err(format!("proof {} said that {table} differs, and {reason}", last.id))
+            Err(Halt::Refused(refusal)) if last.differs => {
+                let reason = format!("proof {} said that {table} differs, and {}", last.id, refusal.reason);
+                Err(Halt::refused(table, reason))
             }
-            Err(_) => Ok(None),
-        })
+            Err(Halt::Refused(_)) => Ok(None),
+            Err(failed) => Err(failed),
+        }
     }
 
     async fn read(
@@ -48,14 +50,13 @@ impl Proof {
         archive_id: Uuid,
         table: &TableName,
         last: &Last,
-    ) -> Result<Result<Proof, Unknown>> {
+    ) -> Result<Proof, Halt> {
         let source = &files.source;
-        let Some(proof) = source.proof(&last.id, archive_id).await? else {
-            return Ok(Err("it is not in the archive any more".to_owned()));
-        };
-        let Some(proved) = proof.tables.get(table) else {
-            return Ok(Err("the one in the archive does not have it".to_owned()));
-        };
+        let unknown = |reason: &str| Halt::refused(table, reason);
+        let proof = source.proof(&last.id, archive_id).await?;
+        let proof = proof.ok_or_else(|| unknown("it is not in the archive any more"))?;
+        let proved =
+            proof.tables.get(table).ok_or_else(|| unknown("the one in the archive does not have it"))?;
         let waiting = record::waiting(local).await?.filter(|waiting| waiting.mark.id == last.id);
         let digested = waiting.as_ref().and_then(|waiting| waiting.tables.get(table));
         let (marked, ours) = match (&waiting, digested.and_then(|digested| digested.marked.clone())) {
@@ -66,22 +67,22 @@ impl Proof {
                 };
                 (marked, ours)
             }
-            (Some(_), _) => return Ok(Err("it speaks of another place by now".to_owned())),
+            (Some(_), _) => return Err(unknown("it speaks of another place by now")),
             // A newer mark has come since, and our digests of this one are gone.
             (None, _) => match super::marked(source, archive_id, &proof, table).await {
                 Ok((marked, _)) => (marked, None),
                 Err(error) if error.kind().refuses_archive() || error.kind() == Kind::NotFound => {
-                    return Ok(Err(error.one_line()));
+                    return Err(unknown(&error.one_line()));
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             },
         };
         let theirs = source.buckets(&proof.id, proved).await?;
         if theirs.k() != marked.k {
-            return Ok(Err("it counts rows otherwise than its mark says".to_owned()));
+            return Err(unknown("it counts rows otherwise than its mark says"));
         }
         let differs = ours.as_ref().map_or(last.differs, |ours| *ours != theirs);
-        Ok(Ok(Proof { id: proof.id, cut: proof.cut, marked, source: theirs, local: ours, differs }))
+        Ok(Proof { id: proof.id, cut: proof.cut, marked, source: theirs, local: ours, differs })
     }
 
     /// Bucket by bucket: where the archive has what production has, the copy is to blame; where it has what the copy

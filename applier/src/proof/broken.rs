@@ -15,7 +15,7 @@ pub(super) fn verdicts(
     waiting: &Waiting,
     proof: &ProofManifest,
     compared: &[Verdict],
-    open: &BTreeSet<(String, String)>,
+    open: &BTreeSet<(String, CheckType)>,
 ) -> Vec<Verdict> {
     let is_equal = |table: &TableName| {
         let of_data = |verdict: &&Verdict| verdict.table == *table && verdict.check == CheckType::DataHash;
@@ -36,9 +36,7 @@ pub(super) fn verdicts(
             verdicts.extend(checks.map(|(_, check)| Verdict::not_proved(table, check, reason.to_owned())));
             continue;
         };
-        let is_open = |check: CheckType| {
-            proved.is_some() && open.contains(&(table.to_string(), check.as_str().to_owned()))
-        };
+        let is_open = |check: CheckType| proved.is_some() && open.contains(&(table.to_string(), check));
         let none = |check, what: &str| is_open(check).then(|| nothing_to_ask(table, check, what));
         let of_keys = keys(table, &answers.keys, proved, is_equal);
         verdicts.extend(of_keys.or_else(|| none(CheckType::ReferentialIntegrity, "foreign key")));

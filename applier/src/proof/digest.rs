@@ -20,6 +20,7 @@ use tokio_postgres::Client;
 use super::GivenUp;
 use super::questions::{About, Answers, Asked, Open, Ready};
 use super::record::{self, Outcome};
+use crate::load::Halt;
 use crate::plan::state::{State, TableState};
 use crate::table::{Shape, Table};
 use crate::target::postgres::cursor;
@@ -200,12 +201,11 @@ async fn one(config: &Config, id: &ProofId, snapshot: &str, task: &Task, given_u
     let watcher = Local::open_as(config, APPLICATION_NAME).await?;
     let reading = local.at_snapshot(snapshot, NO_INDEX, read_rows(local.session.client(), task));
     let outcome = match watched(&local, &watcher, task, given_up, reading).await {
-        Ok(Ok(buckets)) => {
+        Ok(buckets) => {
             let answers = answers(config, &local, &watcher, snapshot, task, given_up).await;
             Outcome::Done { rows: buckets.rows(), buckets: buckets.encode()?, answers }
         }
-        Ok(Err(reason)) => Outcome::Not(reason.to_owned()),
-        Err(error) => Outcome::Not(error.one_line()),
+        Err(halt) => Outcome::Not(halt.into_words()),
     };
     faults::hit("proof.digested")?;
     record::note(&watcher, id, &task.table, &outcome).await
@@ -228,13 +228,9 @@ async fn answers(
         };
         let question = Question { snapshot, limit, schema: task.table.schema(), sql };
         let (client, other) = (local.session.client(), watcher.session.client());
-        let asking = async { Ok(Ok(question.ask(client, other).await?)) };
-        let answer = match watched(local, watcher, task, given_up, asking).await {
-            Ok(Ok(violators)) => Ok(violators),
-            Ok(Err(reason)) => Err(reason.to_owned()),
-            Err(error) => Err(error.one_line()),
-        };
-        answers.take(about.clone(), answer);
+        let asking = async { Ok(question.ask(client, other).await?) };
+        let answer = watched(local, watcher, task, given_up, asking).await;
+        answers.take(about.clone(), answer.map_err(Halt::into_words));
     }
     answers
 }
@@ -245,8 +241,8 @@ async fn watched<T>(
     watcher: &Local,
     task: &Task,
     given_up: &GivenUp,
-    reading: impl Future<Output = Result<Result<T, &'static str>>>,
-) -> Result<Result<T, &'static str>> {
+    reading: impl Future<Output = Result<T, Halt>>,
+) -> Result<T, Halt> {
     let pid: i32 = backend(local.session.client()).await?;
     let canceller = local.session.canceller();
     tokio::pin!(reading);
@@ -255,7 +251,7 @@ async fn watched<T>(
             read = &mut reading => {
                 // What it had read of a table that went meanwhile says nothing.
                 return match given_up.reason(&task.table) {
-                    Some(reason) => Ok(Err(reason)),
+                    Some(reason) => Err(Halt::refused(&task.table, reason)),
                     None => read,
                 };
             }
@@ -270,7 +266,7 @@ async fn watched<T>(
             canceller.cancel().await?;
             // Its locks go when it has heard of it.
             let _ = tokio::time::timeout(Duration::from_secs(5), &mut reading).await;
-            return Ok(Err(reason));
+            return Err(Halt::refused(&task.table, reason));
         }
     }
 }
@@ -287,22 +283,22 @@ async fn blocks_somebody(client: &Client, pid: i32) -> Result<bool> {
     Ok(row.context(|| "asking who waits for us".to_owned())?.get(0))
 }
 
-async fn read_rows(client: &Client, task: &Task) -> Result<Result<Buckets, &'static str>> {
+async fn read_rows(client: &Client, task: &Task) -> Result<Buckets, Halt> {
     let doing = || format!("digesting {}", task.table);
     if !lock(client, task).await? {
-        return Ok(Err("a TRUNCATE or DDL held it"));
+        return Err(Halt::refused(&task.table, "a TRUNCATE or DDL held it"));
     }
     if files(client, task.local.oid).await? != task.files {
-        return Ok(Err("truncated meanwhile"));
+        return Err(Halt::refused(&task.table, "truncated meanwhile"));
     }
     let buckets = rows(client, &task.local, &task.layout, task.k, drop)
         .await
         .map_err(|error| error.context(doing()))?;
     // A partition can come or go while rows are read.
     if files(client, task.local.oid).await? != task.files {
-        return Ok(Err("truncated meanwhile"));
+        return Err(Halt::refused(&task.table, "truncated meanwhile"));
     }
-    Ok(Ok(buckets))
+    Ok(buckets)
 }
 
 /// All rows of a table that this session sees, as they lie. `told` hears how many they are so far.

@@ -43,7 +43,7 @@ pub(crate) use self::marked::marked;
 pub use self::overall::Overall;
 pub(crate) use self::rebuilt::Wanted;
 pub use self::record::{Check, Found, TableFound, checks, found};
-pub use self::table_verdict::{CheckType, Word};
+pub use self::table_verdict::{CheckType, Standing, Word};
 pub use self::verdict::judge;
 pub(crate) use self::verdict::{left_out, word};
 

@@ -15,7 +15,7 @@ use super::broken;
 use super::digest::comparable;
 use super::questions::{Asked, Open, Ready};
 use super::record::{self, Check, Outcome, Waiting};
-use super::table_verdict::{CheckType, Verdict, Word};
+use super::table_verdict::{CheckType, Standing, Verdict, Word};
 use crate::archive::hand_files::HandFiles;
 use crate::plan::state::{State, TableState};
 use crate::table::Table;
@@ -141,14 +141,14 @@ impl Check {
     pub fn not_proved(table: &TableName, check_type: CheckType, detail: String) -> Check {
         Check {
             table: table.to_string(),
-            check_type: check_type.as_str().to_owned(),
+            check_type,
             proof_id: None,
             cut_lsn: None,
             source_rows: None,
             local_rows: None,
             differing: None,
             score: None,
-            verdict: Word::NotProved.as_str().to_owned(),
+            verdict: Standing::Said(Word::NotProved),
             blame: None,
             detail: Some(detail),
             age_seconds: None,
@@ -160,14 +160,14 @@ impl Check {
 fn check_of(verdict: Verdict, lsn: Lsn) -> Check {
     Check {
         table: verdict.table.to_string(),
-        check_type: verdict.check.as_str().to_owned(),
+        check_type: verdict.check,
         proof_id: None,
         cut_lsn: Some(lsn.to_string()),
         source_rows: None,
         local_rows: None,
         differing: verdict.differing.and_then(|rows| i64::try_from(rows).ok()),
         score: None,
-        verdict: verdict.verdict.as_str().to_owned(),
+        verdict: Standing::Said(verdict.verdict),
         blame: None,
         detail: verdict.detail,
         age_seconds: Some(0),

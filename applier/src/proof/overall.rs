@@ -12,7 +12,7 @@ use crate::target::postgres::local::Local;
 pub(super) const ALL: &str = "*";
 
 /// Over the rows of all tables that were compared.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overall {
     pub proof_id: String,
     pub at: Option<String>,
@@ -21,7 +21,7 @@ pub struct Overall {
     pub local_rows: Option<i64>,
     pub score: Option<String>,
     /// `equal` if every table is, `differs` if one does.
-    pub verdict: String,
+    pub verdict: Word,
     pub detail: Option<String>,
 }
 
@@ -48,14 +48,15 @@ impl Overall {
         let is_known = verdict != Word::NotProved;
         Some(Overall {
             proof_id: id.to_string(),
+            at: None,
+            lsn: None,
             source_rows: is_known.then(|| rows(|verdict| verdict.source_rows)).flatten(),
             local_rows: is_known.then(|| rows(|verdict| verdict.local_rows)).flatten(),
             // What was not compared is never said to agree.
             score: is_known.then(|| Score::of(agreeing, union, differ > 0).to_string()),
-            verdict: verdict.as_str().to_owned(),
+            verdict,
             detail: (equal < tables.len())
                 .then(|| format!("{equal} of {} tables are equal, different: {differ}", tables.len())),
-            ..Overall::default()
         })
     }
 
@@ -73,7 +74,7 @@ impl Overall {
         let lsn = cut.end_lsn.to_string();
         let Overall { proof_id, source_rows, local_rows, score, verdict, detail, .. } = self;
         let values: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
-            [proof_id, &lsn, source_rows, local_rows, score, verdict, detail];
+            [proof_id, &lsn, source_rows, local_rows, score, &verdict.as_str(), detail];
         let noted = local.session.client().execute(&insert, &values).await;
         noted.context(|| format!("noting what proof {proof_id} says of all tables"))?;
         Ok(())
@@ -89,16 +90,19 @@ impl Overall {
         );
         let row = local.session.client().query_opt(&select, &[]).await;
         let row = row.context(|| "reading what proofs say of all tables".to_owned())?;
-        Ok(row.map(|row| Overall {
-            proof_id: row.get(0),
-            at: row.get(1),
-            lsn: row.get(2),
-            source_rows: row.get(3),
-            local_rows: row.get(4),
-            score: row.get(5),
-            verdict: row.get(6),
-            detail: row.get(7),
-        }))
+        let overall = |row: tokio_postgres::Row| -> Result<Overall> {
+            Ok(Overall {
+                proof_id: row.get(0),
+                at: row.get(1),
+                lsn: row.get(2),
+                source_rows: row.get(3),
+                local_rows: row.get(4),
+                score: row.get(5),
+                verdict: row.get::<_, &str>(6).parse()?,
+                detail: row.get(7),
+            })
+        };
+        row.map(overall).transpose()
     }
 }
 
@@ -126,21 +130,17 @@ mod tests {
         let (differs, none) =
             (verdict(Word::Differs, 100, Some((50, 150))), verdict(Word::NotProved, 0, None));
         for (verdicts, word, score, rows) in [
-            (vec![&equal, &empty], "equal", Some("100.00"), Some(900)),
-            (vec![&empty], "equal", Some("100.00"), Some(0)),
+            (vec![&equal, &empty], Word::Equal, Some("100.00"), Some(900)),
+            (vec![&empty], Word::Equal, Some("100.00"), Some(0)),
             // 950 of 1,050.
-            (vec![&equal, &differs], "differs", Some("90.47"), Some(1000)),
-            (vec![&equal, &none], "not_proved", None, None),
-            (vec![&none], "not_proved", None, None),
-            (vec![&differs, &none], "differs", Some("33.33"), Some(100)),
+            (vec![&equal, &differs], Word::Differs, Some("90.47"), Some(1000)),
+            (vec![&equal, &none], Word::NotProved, None, None),
+            (vec![&none], Word::NotProved, None, None),
+            (vec![&differs, &none], Word::Differs, Some("33.33"), Some(100)),
         ] {
             let verdicts: Vec<Verdict> = verdicts.into_iter().cloned().collect();
             let all = Overall::of(&id, &verdicts).expect("tables");
-            assert_eq!(
-                (all.verdict.as_str(), all.score.as_deref(), all.source_rows),
-                (word, score, rows),
-                "{all:?}"
-            );
+            assert_eq!((all.verdict, all.score.as_deref(), all.source_rows), (word, score, rows), "{all:?}");
         }
         assert_eq!(Overall::of(&id, &[]), None);
     }

@@ -18,7 +18,7 @@ use super::digest;
 use crate::archive::source::Source;
 use crate::archive::stretch::stretch;
 use crate::load::columns::{bridge, old_values};
-use crate::load::{self, Base, Copy, Halt, Known, shadow};
+use crate::load::{self, Base, Copy, Halt, Known, Refusal, shadow};
 use crate::plan::offer::{Choice, Offer};
 use crate::plan::position::Applied;
 use crate::plan::state::Want;
@@ -52,16 +52,10 @@ pub(crate) struct Wanted<'a> {
     pub proved: Option<(Cut, MarkedTable)>,
 }
 
-/// Why the archive does not say how the table is, in words for an operator.
-pub(crate) type Unknown = String;
-
 impl Wanted<'_> {
-    /// Inside a transaction that somebody else ends.
-    pub(super) async fn make(&self) -> Result<Result<Rebuilt, Unknown>> {
-        let newest = match self.newest_base().await? {
-            Ok(base) => base,
-            Err(reason) => return Ok(Err(reason)),
-        };
+    /// Inside a transaction that somebody else ends. Refused: the archive does not say how the table is.
+    pub(super) async fn make(&self) -> Result<Rebuilt, Halt> {
+        let newest = self.newest_base().await?;
         let Some((cut, marked)) = self.proved.as_ref().filter(|(cut, _)| !base_is_from_before(&newest, cut))
         else {
             let shadow = self.shadow().await?;
@@ -71,16 +65,14 @@ impl Wanted<'_> {
         // older one how it was at the cut.
         let at_cut = self.made_at(cut, marked).await?;
         let shadow = self.shadow().await?;
-        let made = self.make_from(newest, shadow, None).await?;
-        Ok(made.map(|rebuilt| Rebuilt { at_cut, ..rebuilt }))
+        let rebuilt = self.make_from(newest, shadow, None).await?;
+        Ok(Rebuilt { at_cut, ..rebuilt })
     }
 
     /// In a shadow that is there already: making one locks the live table until the transaction ends.
-    pub(crate) async fn make_in(&self, shadow: Arc<Table>) -> Result<Result<Rebuilt, Unknown>> {
-        match self.newest_base().await? {
-            Ok(base) => self.make_from(base, shadow, None).await,
-            Err(reason) => Ok(Err(reason)),
-        }
+    pub(crate) async fn make_in(&self, shadow: Arc<Table>) -> Result<Rebuilt, Halt> {
+        let base = self.newest_base().await?;
+        self.make_from(base, shadow, None).await
     }
 
     /// Takes the place of an earlier one.
@@ -92,12 +84,13 @@ impl Wanted<'_> {
     async fn made_at(&self, cut: &Cut, marked: &MarkedTable) -> Result<Option<Buckets>> {
         let Some(base) = self.base_before(cut).await? else { return Ok(None) };
         let shadow = self.shadow().await?;
-        match self.make_from(base, shadow, Some(cut)).await? {
+        match self.make_from(base, shadow, Some(cut)).await {
             Ok(made) => {
                 let (client, layout) = (self.local.session.client(), Layout::of(&marked.relation));
                 Ok(Some(digest::rows(client, &made.copy.shadow, &layout, marked.k, drop).await?))
             }
-            Err(reason) => {
+            Err(Halt::Failed(error)) => Err(error),
+            Err(Halt::Refused(Refusal { reason, .. })) => {
                 tracing::info!(table = %self.table.name, reason, "the archive does not say how it was at the cut");
                 Ok(None)
             }
@@ -105,12 +98,7 @@ impl Wanted<'_> {
     }
 
     /// As of the checkpoint, or as of `end`.
-    async fn make_from(
-        &self,
-        base: Base,
-        shadow: Arc<Table>,
-        end: Option<&Cut>,
-    ) -> Result<Result<Rebuilt, Unknown>> {
+    async fn make_from(&self, base: Base, shadow: Arc<Table>, end: Option<&Cut>) -> Result<Rebuilt, Halt> {
         let name = &self.table.name;
         let mut known = base.known();
         let mut segments = match self.applied {
@@ -121,23 +109,15 @@ impl Wanted<'_> {
             segments.truncate(segments.partition_point(|segment| segment.manifest().seq <= end.seq));
         }
         if let Some(reason) = unreachable_from(&base, &segments, name, known.upto) {
-            return Ok(Err(reason));
+            return Err(Halt::refused(name, reason));
         }
         let client = self.local.session.client();
-        let mut copy = match load::fill(self.local, self.source, &base, &self.table, shadow).await {
-            Ok(copy) => copy,
-            Err(Halt::Refused(refusal)) => return Ok(Err(refusal.reason)),
-            Err(Halt::Failed(error)) => return Err(error),
-        };
-        if let Err(reason) = self.bridge(&base, &mut copy, &segments).await? {
-            return Ok(Err(reason));
-        }
+        let mut copy = load::fill(self.local, self.source, &base, &self.table, shadow).await?;
+        self.bridge(&base, &mut copy, &segments).await?;
 
         let (until_cut, after) = self.parted(&segments, &base);
         let mut copies = BTreeMap::from([(name.clone(), copy)]);
-        if let Err(reason) = self.catch_up(until_cut, &mut known, &mut copies).await? {
-            return Ok(Err(reason));
-        }
+        self.catch_up(until_cut, &mut known, &mut copies).await?;
         let at_cut = match self.proved.as_ref().filter(|(cut, _)| base_is_from_before(&base, cut)) {
             Some((_, marked)) if end.is_none() => {
                 let (layout, shadow) = (Layout::of(&marked.relation), &copies[name].shadow);
@@ -145,24 +125,25 @@ impl Wanted<'_> {
             }
             _ => None,
         };
-        if let Err(reason) = self.catch_up(after, &mut known, &mut copies).await? {
-            return Ok(Err(reason));
-        }
+        self.catch_up(after, &mut known, &mut copies).await?;
         let copy = copies.remove(name).expect("nobody takes it away");
-        Ok(Ok(Rebuilt { at_cut, copy, base: base.name() }))
+        Ok(Rebuilt { at_cut, copy, base: base.name() })
     }
 
     /// What a resync would begin with.
-    async fn newest_base(&self) -> Result<Result<Base, Unknown>> {
-        Ok(match self.choose(self.reached, Want::Auto).await? {
+    async fn newest_base(&self) -> Result<Base, Halt> {
+        let name = &self.table.name;
+        match self.choose(self.reached, Want::Auto).await? {
             Choice::Snapshot(snapshot) => Ok(Base::Snapshot(snapshot)),
             Choice::Start(from) => Ok(Base::Start { from }),
-            Choice::Wait(id) => Err(format!(
-                "snapshot {id} is from after {}: sync first, or have a new proof made",
-                self.reached
-            )),
-            Choice::Nothing(reason) => Err(reason),
-        })
+            Choice::Wait(id) => {
+                let place = self.reached;
+                let reason =
+                    format!("snapshot {id} is from after {place}: sync first, or have a new proof made");
+                Err(Halt::refused(name, reason))
+            }
+            Choice::Nothing(reason) => Err(Halt::refused(name, reason)),
+        }
     }
 
     /// Only one from before the cut can say how the table was there.
@@ -200,32 +181,24 @@ impl Wanted<'_> {
     }
 
     /// Rows of the base are older than columns which came later: they get what such rows have at the source.
-    async fn bridge(
-        &self,
-        base: &Base,
-        copy: &mut Copy,
-        segments: &[Verified],
-    ) -> Result<Result<(), Unknown>> {
+    async fn bridge(&self, base: &Base, copy: &mut Copy, segments: &[Verified]) -> Result<(), Halt> {
         let name = &self.table.name;
         let described = |segment: &Verified| -> Option<Relation> {
             let manifest = segment.manifest();
             let marked = manifest.proof.as_ref().and_then(|mark| mark.tables.get(name));
             marked.map(|marked| &marked.relation).or_else(|| manifest.relations.get(name)).cloned()
         };
-        let Some(now) = segments.iter().rev().find_map(described) else { return Ok(Ok(())) };
+        let Some(now) = segments.iter().rev().find_map(described) else { return Ok(()) };
         let is_first = matches!(base, Base::Start { .. });
         let before = match is_first {
             true => segments.iter().find_map(described).unwrap_or_else(|| now.clone()),
             false => Relation::clone(&copy.relation),
         };
-        match bridge(&before, &now) {
-            Ok(values) => {
-                let values = if is_first { old_values(&now) } else { values };
-                shadow::fill_old_rows(self.local.session.client(), copy, &values, !is_first).await?;
-                Ok(Ok(()))
-            }
-            Err(reason) => Ok(Err(format!("{} is older than the table as it is: {reason}", base.name()))),
-        }
+        let values = bridge(&before, &now).map_err(|reason| {
+            Halt::refused(name, format!("{} is older than the table as it is: {reason}", base.name()))
+        })?;
+        let values = if is_first { old_values(&now) } else { values };
+        Ok(shadow::fill_old_rows(self.local.session.client(), copy, &values, !is_first).await?)
     }
 
     async fn catch_up(
@@ -233,7 +206,7 @@ impl Wanted<'_> {
         segments: &[Verified],
         known: &mut Known,
         copies: &mut BTreeMap<TableName, Copy>,
-    ) -> Result<Result<(), Unknown>> {
+    ) -> Result<(), Halt> {
         let mut writer = Writer::new(self.local.replica);
         writer.begin(self.local.session.client()).await?;
         let bytes =
@@ -246,24 +219,18 @@ impl Wanted<'_> {
                 let session = &self.local.session;
                 let done = load::catch_up::catch_up(session, &mut writer, &fetched, known, copies).await;
                 fetched.iter().try_for_each(|fetched| fetched.clean())?;
-                match done {
-                    Ok(done) if done.missing.is_empty() => {}
-                    Ok(done) => {
-                        let rows: u64 = done.missing.values().sum();
-                        return Ok(Err(format!(
-                            "segment {} changes {rows} rows that the archive does not have",
-                            manifest.seq
-                        )));
-                    }
-                    Err(Halt::Refused(refusal)) => return Ok(Err(refusal.reason)),
-                    Err(Halt::Failed(error)) => return Err(error),
+                let missing = done?.missing;
+                if !missing.is_empty() {
+                    let (seq, rows): (_, u64) = (manifest.seq, missing.values().sum());
+                    let reason = format!("segment {seq} changes {rows} rows that the archive does not have");
+                    return Err(Halt::refused(&self.table.name, reason));
                 }
             }
             known.upto = known.upto.max(manifest.end_lsn);
             progress.add(manifest.file.as_ref().map_or(0, |file| file.bytes));
         }
         progress.finish();
-        Ok(Ok(()))
+        Ok(())
     }
 }
 
@@ -275,7 +242,7 @@ fn base_is_from_before(base: &Base, cut: &Cut) -> bool {
 }
 
 /// Why changes between the base and the checkpoint are not all there.
-fn unreachable_from(base: &Base, segments: &[Verified], table: &TableName, upto: Lsn) -> Option<Unknown> {
+fn unreachable_from(base: &Base, segments: &[Verified], table: &TableName, upto: Lsn) -> Option<String> {
     let manifests = || segments.iter().map(Verified::manifest);
     if let Some(first) = manifests().next()
         && first.start_lsn > upto

@@ -11,7 +11,7 @@ use syncdata_service::postgres::ServerContext as _;
 use super::overall::{ALL, Overall};
 use super::questions::Answers;
 use super::seq_of;
-use super::table_verdict::Verdict;
+use super::table_verdict::{CheckType, Standing, Verdict};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta::MetaSchema;
 
@@ -254,7 +254,7 @@ pub(super) async fn conclude(
 }
 
 /// Checks of tables that say that something differs, and that nothing has cleared since.
-pub(super) async fn differing(local: &Local) -> Result<BTreeSet<(String, String)>> {
+pub(super) async fn differing(local: &Local) -> Result<BTreeSet<(String, CheckType)>> {
     let select = format!(
         "SELECT table_name, check_type FROM ( \
            SELECT DISTINCT ON (c.table_name, c.check_type) c.table_name, c.check_type, c.verdict, c.repaired_at \
@@ -265,7 +265,7 @@ pub(super) async fn differing(local: &Local) -> Result<BTreeSet<(String, String)
     );
     let rows = local.session.client().query(&select, &[]).await;
     let rows = rows.context(|| "reading what proofs say".to_owned())?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    rows.iter().map(|row| Ok((row.get(0), row.get::<_, &str>(1).parse()?))).collect()
 }
 
 /// What the newest proofs say, for people and programs.
@@ -288,8 +288,8 @@ pub struct TableFound {
     pub local_rows: Option<i64>,
     pub differing: Option<i64>,
     pub score: Option<String>,
-    /// `equal`, `differs`, `not_proved`, `waiting`; nothing where no mark was met yet.
-    pub verdict: Option<String>,
+    /// Nothing where no mark was met yet.
+    pub verdict: Option<Standing>,
     pub blame: Option<String>,
     pub detail: Option<String>,
     /// The newest comparison says that it differs, and nothing has cleared that since.
@@ -303,23 +303,25 @@ pub async fn found(local: &Local) -> Result<Found> {
     let select = found_statement(&local.meta);
     let rows = local.session.client().query(&select, &[]).await;
     let rows = rows.context(|| "reading what proofs say".to_owned())?;
-    let table = |row: &tokio_postgres::Row| TableFound {
-        table: row.get(0),
-        proof_id: row.get(1),
-        at: row.get(2),
-        lsn: row.get(3),
-        source_rows: row.get(4),
-        local_rows: row.get(5),
-        differing: row.get(6),
-        score: row.get(7),
-        verdict: row.get(8),
-        blame: row.get(9),
-        detail: row.get(10),
-        differs: row.get(11),
-        by_check_only: row.get(12),
+    let table = |row: &tokio_postgres::Row| -> Result<TableFound> {
+        Ok(TableFound {
+            table: row.get(0),
+            proof_id: row.get(1),
+            at: row.get(2),
+            lsn: row.get(3),
+            source_rows: row.get(4),
+            local_rows: row.get(5),
+            differing: row.get(6),
+            score: row.get(7),
+            verdict: row.get::<_, Option<&str>>(8).map(str::parse).transpose()?,
+            blame: row.get(9),
+            detail: row.get(10),
+            differs: row.get(11),
+            by_check_only: row.get(12),
+        })
     };
     let all = Overall::newest(local).await?;
-    Ok(Found { tables: rows.iter().map(table).collect(), all })
+    Ok(Found { tables: rows.iter().map(table).collect::<Result<_>>()?, all })
 }
 
 fn found_statement(meta: &MetaSchema) -> String {
@@ -344,7 +346,7 @@ fn found_statement(meta: &MetaSchema) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
     pub table: String,
-    pub check_type: String,
+    pub check_type: CheckType,
     /// `None`: it was made just now.
     pub proof_id: Option<String>,
     pub cut_lsn: Option<String>,
@@ -352,7 +354,7 @@ pub struct Check {
     pub local_rows: Option<i64>,
     pub differing: Option<i64>,
     pub score: Option<String>,
-    pub verdict: String,
+    pub verdict: Standing,
     pub blame: Option<String>,
     pub detail: Option<String>,
     /// Since it was compared.
@@ -374,22 +376,24 @@ pub async fn checks(local: &Local) -> Result<Vec<Check>> {
     );
     let rows = local.session.client().query(&select, &[]).await;
     let rows = rows.context(|| "reading what proofs say".to_owned())?;
-    let check = |row: &tokio_postgres::Row| Check {
-        table: row.get(0),
-        check_type: row.get(1),
-        proof_id: row.get(2),
-        cut_lsn: row.get(3),
-        source_rows: row.get(4),
-        local_rows: row.get(5),
-        differing: row.get(6),
-        score: row.get(7),
-        verdict: row.get(8),
-        blame: row.get(9),
-        detail: row.get(10),
-        age_seconds: row.get(11),
-        is_repaired: row.get(12),
+    let check = |row: &tokio_postgres::Row| -> Result<Check> {
+        Ok(Check {
+            table: row.get(0),
+            check_type: row.get::<_, &str>(1).parse()?,
+            proof_id: row.get(2),
+            cut_lsn: row.get(3),
+            source_rows: row.get(4),
+            local_rows: row.get(5),
+            differing: row.get(6),
+            score: row.get(7),
+            verdict: row.get::<_, &str>(8).parse()?,
+            blame: row.get(9),
+            detail: row.get(10),
+            age_seconds: row.get(11),
+            is_repaired: row.get(12),
+        })
     };
-    Ok(rows.iter().map(check).collect())
+    rows.iter().map(check).collect()
 }
 
 /// The newest comparison of a table: where it was made.

@@ -16,7 +16,7 @@ use super::rebuilt::{Rebuilt, Wanted, not_applied};
 use super::record;
 use super::report::{Asked, Blame, Report};
 use crate::archive::hand_files::HandFiles;
-use crate::load::Pair;
+use crate::load::{Halt, Pair, Refusal};
 use crate::plan::offer::take_snapshot;
 use crate::plan::state::State;
 use crate::table;
@@ -62,12 +62,13 @@ pub async fn look(config: &Config, asked: &Asked) -> Result<Report> {
         return Err(Error::new(Kind::NotFound, format!("Table not found locally: {}", asked.table)));
     };
 
-    let proof = match Proof::of(&local, &files, archive_id, &asked.table).await? {
+    let proof = match Proof::of(&local, &files, archive_id, &asked.table).await {
         Ok(proof) => proof,
-        Err(reason) => {
-            report.unknown = Some(reason);
+        Err(Halt::Refused(refusal)) => {
+            report.unknown = Some(refusal.reason);
             None
         }
+        Err(Halt::Failed(error)) => return Err(error),
     };
     if let Some(proof) = &proof {
         report.proof_id = Some(proof.id.to_string());
@@ -96,9 +97,10 @@ async fn compared(
     let local = wanted.local;
     let client = local.session.client();
     client.batch_execute(FREE_PLANS).await.context(|| "preparing the transaction".to_owned())?;
-    let rebuilt = match wanted.make().await? {
+    let rebuilt = match wanted.make().await {
         Ok(rebuilt) => rebuilt,
-        Err(reason) => {
+        Err(Halt::Failed(error)) => return Err(error),
+        Err(Halt::Refused(Refusal { reason, .. })) => {
             let differs = report.unknown.is_some() || proof.is_some_and(|proof| proof.differs);
             report.blame = differs.then_some(Blame::Unknown);
             report.unknown = Some(reason);

@@ -227,3 +227,17 @@ pub struct Entry {
     /// Why it took no more than that; `None`: it succeeded.
     pub error: Option<String>,
 }
+
+impl Entry {
+    /// Of a table that could not go on; nothing of it was applied.
+    pub fn failed(table: &TableName, archive_ref: &str, reason: &str) -> Entry {
+        Entry {
+            table: table.clone(),
+            archive_ref: archive_ref.to_owned(),
+            counts: OpCounts::default(),
+            missing: 0,
+            transfer: Duration::ZERO,
+            error: Some(format!("Failed to apply changes: {reason}")),
+        }
+    }
+}

@@ -154,12 +154,13 @@ impl Making<'_> {
         }
         // Before all that takes long.
         let theirs = self.source.buckets(&self.proof.id, proved).await?;
-        let table = match self.restore(at_cut, drill).await? {
+        let table = match self.restore(at_cut, drill).await {
             Ok(table) => table,
-            Err(reason) => {
-                drill.give_up(reason);
+            Err(Halt::Refused(refusal)) => {
+                drill.give_up(refusal.reason);
                 return Ok(());
             }
+            Err(Halt::Failed(error)) => return Err(error),
         };
         faults::hit("drill.restored")?;
 
@@ -183,8 +184,8 @@ impl Making<'_> {
         faults::hit("drill.compared")
     }
 
-    /// `Err`: why the archive does not have the table.
-    async fn restore(&self, at_cut: Applied, drill: &mut Drill) -> Result<Result<Table, String>> {
+    /// Refused: the archive does not have the table.
+    async fn restore(&self, at_cut: Applied, drill: &mut Drill) -> Result<Table, Halt> {
         let (client, live) = (self.local.session.client(), &self.live);
         self.entry.make_schema(self.notes).await?;
         // Each of these locks the live table, and not for longer than it takes.
@@ -203,28 +204,18 @@ impl Making<'_> {
         };
         let restore = async {
             client.batch_execute(FREE_PLANS).await.context(|| "preparing the transaction".to_owned())?;
-            let rebuilt = match wanted.make_in(shadow).await? {
-                Ok(rebuilt) => rebuilt,
-                Err(reason) => return Ok(Err(reason)),
-            };
+            let rebuilt = wanted.make_in(shadow).await?;
             drill.base = Some(rebuilt.base);
-            match fill_copy(self.local, &live.name, &rebuilt.copy, &self.scratch).await {
-                Ok(filled) => Ok(Ok(filled)),
-                Err(Halt::Refused(refusal)) => Ok(Err(refusal.reason)),
-                Err(Halt::Failed(error)) => Err(error),
-            }
+            fill_copy(self.local, &live.name, &rebuilt.copy, &self.scratch).await
         };
-        let (table, rows) = match self.local.in_transaction(restore).await? {
-            Ok(filled) => filled,
-            Err(reason) => return Ok(Err(reason)),
-        };
+        let (table, rows) = self.local.in_transaction(restore).await?;
         let size = "SELECT pg_total_relation_size($1::text::regclass)";
         let size = client.query_one(size, &[&self.scratch.sql()]).await;
         let size: i64 = size.context(|| "asking for the size of the table".to_owned())?.get(0);
         (drill.rows, drill.bytes) = (Some(rows), u64::try_from(size).ok());
         drill.restore_seconds = Some(drill.begun.elapsed().as_secs_f64());
         self.entry.restored(self.notes, drill).await?;
-        Ok(Ok(Arc::unwrap_or_clone(table)))
+        Ok(Arc::unwrap_or_clone(table))
     }
 
     async fn digest(&self, table: &Table, layout: &Layout, k: u8, rows: u64) -> Result<Buckets> {

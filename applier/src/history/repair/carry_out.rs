@@ -21,6 +21,7 @@ use crate::batch::Place;
 use crate::history::BATCHES_AHEAD;
 use crate::history::report::Report;
 use crate::history::report::{Changed, NotRebuilt};
+use crate::load::Halt;
 use crate::target::postgres::apply::{FREE_PLANS, Outcome, Writer};
 use crate::target::postgres::bystanders::Bystanders;
 use crate::target::postgres::ledger::{self, Entry};
@@ -75,14 +76,15 @@ impl Repair<'_> {
             let has_parts = search.has_not_found();
             let mut told = scan.told.clone();
             told.add(&search.told);
-            let shadow = Shadow::new(number, &plan.table, &plan.key, &plan.relation, &told, has_parts)?;
+            let shadow = Shadow::new(number, &plan.table, &plan.key, &plan.relation, &told, has_parts);
             let shadow = match shadow {
                 Ok(shadow) => shadow,
-                Err(reason) => {
+                Err(Halt::Refused(refusal)) => {
                     report.tables.remove(&name);
-                    report.left_alone.insert(name, reason);
+                    report.left_alone.insert(name, refusal.reason);
                     continue;
                 }
+                Err(Halt::Failed(error)) => return Err(error),
             };
             shadow.create(self.local.session.client()).await?;
             let Search { keys: found, segments: older, .. } = search;

@@ -14,6 +14,7 @@ use syncdata_formats::name::TableName;
 use tokio_postgres::Client;
 
 use crate::history::keys::Told;
+use crate::load::Halt;
 use crate::table::{Column, Fit, Key, Shape, Table, TextEquality, UniqueIndex};
 
 /// No column of a user has a name like these by accident.
@@ -65,8 +66,8 @@ pub(super) struct Shadow {
 }
 
 impl Shadow {
-    /// `told` are the column lists that records come with; `has_parts`: rows that no record tells whole. `Err`: in words,
-    /// why they cannot be put together.
+    /// `told` are the column lists that records come with; `has_parts`: rows that no record tells whole. Refused: they
+    /// cannot be put together.
     pub(super) fn new(
         number: usize,
         live: &Arc<Table>,
@@ -74,7 +75,7 @@ impl Shadow {
         newest: &Relation,
         told: &Told,
         has_parts: bool,
-    ) -> Result<Result<Shadow, String>> {
+    ) -> Result<Shadow, Halt> {
         let name = TableName::new("pg_temp", format!("syncdata_replay_{number}"))?;
         let forms: Vec<&Vec<String>> = told.whole.iter().chain(&told.part).collect();
         let told_at_all = forms.iter().copied().flatten().filter_map(|name| live.column(name));
@@ -89,11 +90,12 @@ impl Shadow {
         let missing = numbered.filter_map(|c| Some((live.column(&c.name)?, c.missing.clone()))).collect();
         // The writer of batches keeps the key twice.
         if live.columns.len() + key.len() + 1 + groups.len() > COLUMNS_MAX {
-            return Ok(Err(format!(
+            let reason = format!(
                 "it has {} columns, and the archive does not tell all of their values each time: that is more than can \
                  be put together here; mend it with resync",
                 live.columns.len()
-            )));
+            );
+            return Err(Halt::refused(&live.name, reason));
         }
         let mut columns: Vec<Column> = live.columns.iter().map(plain).collect();
         columns.push(Column::plain(STATE, "text", "pg_catalog.text"));
@@ -136,7 +138,7 @@ impl Shadow {
             by_image: false,
             nettable,
         };
-        Ok(Ok(Shadow {
+        Ok(Shadow {
             live: Arc::clone(live),
             target: Arc::new(Fit { table: Arc::new(table), key }),
             relation: Arc::new(relation),
@@ -144,7 +146,7 @@ impl Shadow {
             has_holes,
             missing,
             groups,
-        }))
+        })
     }
 
     /// Which column says whether the value of that one is known.

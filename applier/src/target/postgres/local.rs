@@ -114,23 +114,24 @@ impl Local {
 
     /// What `work` reads at the snapshot of another session, which `settings` may set up further. Nothing of it stays, and
     /// the session is ready for the next statement, whatever fails.
-    pub async fn at_snapshot<T>(
+    pub async fn at_snapshot<T, E: From<Error>>(
         &self,
         snapshot: &str,
         settings: &str,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let client = self.session.client();
         let begin =
             format!("BEGIN {READING}; SET TRANSACTION SNAPSHOT {}; {settings}", escape_literal(snapshot));
         let begun = client.batch_execute(&begin).await.context(|| "beginning to read".to_owned());
         let done = match begun {
             Ok(()) => work.await,
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         };
         let ended = client.batch_execute("ROLLBACK").await.context(|| "ending what was read".to_owned());
         let done = done?;
-        ended.map(|()| done)
+        ended?;
+        Ok(done)
     }
 
     pub(super) async fn begin(&self) -> Result<()> {
