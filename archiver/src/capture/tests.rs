@@ -1,18 +1,29 @@
 use super::*;
 
+impl CatalogTable {
+    /// One of which nothing else is known.
+    pub(crate) fn plain(oid: u32, name: &str, kind: RelationKind, partition_of: Option<u32>) -> CatalogTable {
+        CatalogTable {
+            oid,
+            name: name.parse().expect("a name"),
+            kind,
+            partition_of,
+            identity_usable: true,
+            virtual_columns: Vec::new(),
+            storage: Default::default(),
+            marks: Default::default(),
+            columns: Default::default(),
+            layout: Default::default(),
+            stream: Default::default(),
+        }
+    }
+}
+
 pub(super) fn table(oid: u32, name: &str, kind: RelationKind, partition_of: Option<u32>) -> CatalogTable {
     CatalogTable {
-        oid,
-        name: name.parse().expect("a name"),
-        kind,
-        partition_of,
-        identity_usable: true,
-        virtual_columns: Vec::new(),
         storage: Storage { file: oid, toast: 0 },
         marks: Marks { changed: 1, named: 1, born: 1, attached: partition_of.map(|_| 1), ..Marks::default() },
-        columns: BTreeMap::new(),
-        layout: Default::default(),
-        stream: Default::default(),
+        ..CatalogTable::plain(oid, name, kind, partition_of)
     }
 }
 

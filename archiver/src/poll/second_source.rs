@@ -47,19 +47,7 @@ const ARCHIVED: [&[&str]; 3] = [
 ];
 
 fn capture() -> Capture {
-    let table = CatalogTable {
-        oid: 1,
-        name: "t".parse().expect("a name"),
-        kind: RelationKind::Table,
-        partition_of: None,
-        identity_usable: true,
-        virtual_columns: Vec::new(),
-        storage: Default::default(),
-        marks: Default::default(),
-        columns: Default::default(),
-        layout: Default::default(),
-        stream: Default::default(),
-    };
+    let table = CatalogTable::plain(1, "t", RelationKind::Table, None);
     let patterns = ["t".parse().expect("a pattern")];
     Capture::resolve(&patterns, &BTreeSet::new(), &[table], &Default::default()).expect("resolves")
 }

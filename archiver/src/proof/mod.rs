@@ -31,6 +31,7 @@ use crate::segment::cut::{Progress, Watch};
 use crate::ship::origin;
 use crate::snapshot::barrier;
 use crate::snapshot::hold::{self, Neighbours};
+use crate::snapshot::process::ServerProcess;
 use crate::snapshot::tables::{LeftOut, Selection};
 use crate::snapshot::view::View;
 use crate::source::catalog::{self, Position};
@@ -138,6 +139,13 @@ struct Held {
     void: u32,
 }
 
+/// What became of one snapshot.
+enum Attempt {
+    Held(Box<Held>),
+    /// It cannot be used; why.
+    Void(String),
+}
+
 impl Proof<'_> {
     async fn run(&self) -> Result<Made> {
         // Founds what is missing, and says what is captured.
@@ -153,21 +161,21 @@ impl Proof<'_> {
         let Held { connection, view, keys, mark, cut, lost, is_degraded, void } = held;
         info!(proof = %mark.id, lsn = %cut.end_lsn, segment = %cut.seq, tables = mark.tables.len(), "proof begun");
 
-        let session = process(&connection).await?;
+        let session = ServerProcess::of(connection.session.client()).await?;
         let neighbours =
-            Neighbours::open(self.config, APPLICATION_NAME, session.0, connection.session.canceller())
+            Neighbours::open(self.config, APPLICATION_NAME, session.pid, connection.session.canceller())
                 .await?
-                .ending_with(session.0);
+                .ending_with(session.pid);
         let mut digests = Digests::new(&archive, &mark, self.options.rate, is_degraded);
         digests.note_lost(&lost);
         digests.read_all(connection.session.client(), &view, &neighbours).await?;
         let questions =
-            Questions::at(self.config, connection.session.client(), &neighbours, session.0).await?;
+            Questions::at(self.config, connection.session.client(), &neighbours, session.pid).await?;
         digests.ask(&questions, &view, &keys, &self.config.rules).await;
         drop(questions);
         drop(neighbours);
         faults::hit("proof.digested")?;
-        self.make_sure(&connection, &view, session).await?;
+        self.make_sure(&connection, &view, &session).await?;
 
         let (tables, not_proved) = digests.finish(&view.closed);
         let manifest = ProofManifest {
@@ -213,8 +221,8 @@ impl Proof<'_> {
                 tokio::time::sleep(BETWEEN_ATTEMPTS).await;
             }
             match self.attempt(state).await? {
-                Ok(held) => return Ok(Held { void: attempt, ..held }),
-                Err(reason) => {
+                Attempt::Held(held) => return Ok(Held { void: attempt, ..*held }),
+                Attempt::Void(reason) => {
                     info!(attempt, reason, "the snapshot is no prefix of the stream, another one is tried");
                     reasons.push(reason);
                 }
@@ -229,8 +237,7 @@ impl Proof<'_> {
         ))
     }
 
-    /// `Err`: why this snapshot cannot be used.
-    async fn attempt(&self, state: &State) -> Result<Result<Held, String>> {
+    async fn attempt(&self, state: &State) -> Result<Attempt> {
         let connection = Connection::open_as(self.config, APPLICATION_NAME).await?;
         origin::check_server(&state.source, &connection.facts, &self.config.slot_name)?;
         let helper = Session::open(self.config.postgres()?, APPLICATION_NAME, &pinned()).await?;
@@ -263,11 +270,12 @@ impl Proof<'_> {
         for _ in 0..POLLS_MAX {
             match self.watch.progress() {
                 Progress::UnderWay => {}
-                Progress::Void(reason) => return Ok(Err(reason)),
+                Progress::Void(reason) => return Ok(Attempt::Void(reason)),
                 Progress::Found { cut, lost, is_degraded } => {
                     self.watch.end();
                     let void = 0;
-                    return Ok(Ok(Held { connection, view, keys, mark, cut, lost, is_degraded, void }));
+                    let held = Held { connection, view, keys, mark, cut, lost, is_degraded, void };
+                    return Ok(Attempt::Held(Box::new(held)));
                 }
             }
             self.poll().await?;
@@ -303,12 +311,14 @@ impl Proof<'_> {
     }
 
     /// What was seen has happened, for good, and the server is still the same one.
-    async fn make_sure(&self, connection: &Connection, view: &View, session: Process) -> Result<()> {
+    async fn make_sure(&self, connection: &Connection, view: &View, session: &ServerProcess) -> Result<()> {
         let client = connection.session.client();
         view.close(client).await?;
         barrier::wait_for_flush(client, view.end_lsn).await?;
-        if process(connection).await? != session {
-            let message = "the session is another one than before: the server may have crashed between";
+        let now = ServerProcess::of(client).await?;
+        if now != *session {
+            let message =
+                format!("the session was {session} and is {now}: the server may have crashed between");
             return Err(Error::new(Kind::Conflict, message)
                 .hint("connect to the server itself, not through a pooler that shares sessions"));
         }
@@ -363,17 +373,6 @@ fn nothing_to_read(closed: &[LeftOut]) -> Error {
         Some(left) => error.hint(left.remedy.clone()),
         None => error,
     }
-}
-
-/// The server's process, and when the server was started.
-type Process = (i32, i64);
-
-async fn process(connection: &Connection) -> Result<Process> {
-    use syncdata_service::postgres::ServerContext as _;
-    let sql = "SELECT pg_backend_pid(), (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8";
-    let row = connection.session.client().query_typed_one(sql, &[]).await;
-    let row = row.context(|| "asking for the server's process".to_owned())?;
-    Ok((row.get(0), row.get(1)))
 }
 
 fn warn_not_proved(table: &TableName, reason: &str) {

@@ -12,21 +12,19 @@ mod cutter;
 mod earlier;
 pub(crate) mod hold;
 mod memory;
+pub(crate) mod process;
 mod publish;
 pub(crate) mod reading;
 mod rows;
 mod store;
 pub(crate) mod tables;
+mod taken;
 pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::{Duration, Instant};
-use syncdata_service::postgres::ServerContext as _;
 
-use bytesize::ByteSize;
 use futures_util::TryStreamExt as _;
-use serde::Serialize;
 use syncdata_archive::{self, Archive, ArchiveHandle};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::identity::ArchiveIdentity;
@@ -40,7 +38,6 @@ use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use syncdata_service::faults;
 use syncdata_service::progress::{Progress, Unit};
-use tokio_postgres::Client;
 use tracing::{info, warn};
 
 use crate::ship::shipper::Shipper;
@@ -54,9 +51,11 @@ use crate::spool::{SnapshotLock, Spool, State};
 use earlier::Earlier;
 use hold::{Neighbours, Unread};
 use memory::Memory;
+use process::ServerProcess;
 use reading::Pace;
-use store::{How, Store, Stored};
+use store::{Store, Stored};
 use tables::{LeftOut, Selection, Table};
+pub(crate) use taken::Taken;
 use view::View;
 
 const APPLICATION_NAME: &str = "syncdata-archiver snapshot";
@@ -73,25 +72,6 @@ pub(crate) struct Options {
     pub full: bool,
     /// How long older transactions may keep the snapshot from beginning.
     pub wait: Option<Duration>,
-}
-
-/// The numbers of a finished snapshot.
-#[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct Taken {
-    pub id: String,
-    pub start_lsn: Lsn,
-    pub end_lsn: Lsn,
-    pub tables: usize,
-    pub rows: u64,
-    pub parts: u64,
-    pub parts_reused: u64,
-    pub parts_delta: u64,
-    /// Bytes of all rows before compression.
-    pub content_bytes: u64,
-    pub bytes_sent: u64,
-    pub seconds: f64,
-    /// What the copy does not have, though it was wanted.
-    pub left_out: Vec<LeftOut>,
 }
 
 /// Takes one. It exists when this returns, or does not: without any table there is none. `poll` has the archiver of these settings poll once.
@@ -466,60 +446,5 @@ fn forget_others(store: &Store, manifest: &SnapshotManifest, has_all_tables: boo
     };
     if let Err(error) = forgotten {
         warn!(error = %error.one_line(), "checksums of earlier parts stay on this host");
-    }
-}
-
-impl Taken {
-    fn count(&mut self, stored: &Stored) {
-        self.parts += 1;
-        self.parts_reused += u64::from(stored.how == How::Reused);
-        self.parts_delta += u64::from(stored.how == How::Delta);
-        self.bytes_sent += stored.bytes_sent;
-    }
-
-    fn describe(&mut self, manifest: &SnapshotManifest) {
-        self.id = manifest.id.to_string();
-        (self.start_lsn, self.end_lsn) = (manifest.start_lsn, manifest.end_lsn);
-        self.tables = manifest.tables.len();
-        (self.rows, self.content_bytes) = (manifest.rows(), manifest.content_bytes());
-    }
-
-    pub(crate) fn text(&self) -> String {
-        if self.tables == 0 && !self.left_out.is_empty() {
-            return "no snapshot: none of its tables could be copied now\n".to_owned();
-        }
-        format!(
-            "snapshot {}: {} tables, {} rows, {} parts ({} of them already there, {} as differences), {} sent, {:.1} s\n",
-            self.id,
-            self.tables,
-            self.rows,
-            self.parts,
-            self.parts_reused,
-            self.parts_delta,
-            ByteSize::b(self.bytes_sent),
-            self.seconds
-        )
-    }
-}
-
-/// The server's end of a session: a crash of the server, and a pooler, put another one in its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct ServerProcess {
-    pid: i32,
-    started: String,
-}
-
-impl ServerProcess {
-    async fn of(client: &Client) -> Result<ServerProcess> {
-        let sql = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
-        let row = client.query_typed_one(sql, &[]).await;
-        let row = row.context(|| "asking the source for its process".to_owned())?;
-        Ok(ServerProcess { pid: row.get(0), started: row.get(1) })
-    }
-}
-
-impl fmt::Display for ServerProcess {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} of {}", self.pid, self.started)
     }
 }

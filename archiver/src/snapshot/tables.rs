@@ -360,23 +360,10 @@ mod tests {
     }
 
     fn catalog() -> Vec<CatalogTable> {
-        let table = |oid, name: &str, kind, partition_of| CatalogTable {
-            oid,
-            name: name.parse().expect("a name"),
-            kind,
-            partition_of,
-            identity_usable: true,
-            virtual_columns: Vec::new(),
-            storage: Default::default(),
-            marks: Default::default(),
-            columns: Default::default(),
-            layout: Default::default(),
-            stream: Default::default(),
-        };
         vec![
-            table(1, "users", RelationKind::Table, None),
-            table(2, "sales.orders", RelationKind::Partitioned, None),
-            table(3, "sales.orders_2026", RelationKind::Table, Some(2)),
+            CatalogTable::plain(1, "users", RelationKind::Table, None),
+            CatalogTable::plain(2, "sales.orders", RelationKind::Partitioned, None),
+            CatalogTable::plain(3, "sales.orders_2026", RelationKind::Table, Some(2)),
         ]
     }
 

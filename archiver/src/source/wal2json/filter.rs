@@ -49,24 +49,11 @@ mod tests {
     use syncdata_formats::snapshot::Seen;
 
     fn catalog() -> [CatalogTable; 4] {
-        let table = |oid, name: &str, kind, partition_of| CatalogTable {
-            oid,
-            name: name.parse().expect("a name"),
-            kind,
-            partition_of,
-            identity_usable: true,
-            virtual_columns: Vec::new(),
-            storage: Default::default(),
-            marks: Default::default(),
-            columns: Default::default(),
-            layout: Default::default(),
-            stream: Default::default(),
-        };
         [
-            table(2, "sales.orders", RelationKind::Partitioned, None),
-            table(3, "sales.orders_2026", RelationKind::Partitioned, Some(2)),
-            table(4, "parts.orders_2026_01", RelationKind::Table, Some(3)),
-            table(6, "\"we ird,.*\\\"", RelationKind::Table, None),
+            CatalogTable::plain(2, "sales.orders", RelationKind::Partitioned, None),
+            CatalogTable::plain(3, "sales.orders_2026", RelationKind::Partitioned, Some(2)),
+            CatalogTable::plain(4, "parts.orders_2026_01", RelationKind::Table, Some(3)),
+            CatalogTable::plain(6, "\"we ird,.*\\\"", RelationKind::Table, None),
         ]
     }
 

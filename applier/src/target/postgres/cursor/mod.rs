@@ -1,0 +1,14 @@
+//! The positions: of the whole copy (the checkpoint) and of each table. They move in the transaction of the
+//! rows that they stand for, and nowhere else.
+
+mod checkpoint;
+mod tables;
+
+pub use self::checkpoint::{
+    adopt, be_durable, capture_since, covered_at, note_capture_since, note_covered, reached,
+};
+pub use self::tables::{
+    accept_gap, add_waiting, advance, change, note_changed, note_columns, note_gap, note_held, note_loaded,
+    note_nan, note_waiting, release_held, start_over, table_states, uncounted, want,
+};
+pub use crate::plan::position::{Applied, Checkpoint, Position};
