@@ -11,6 +11,7 @@ pub mod postgres;
 pub mod process;
 pub mod program;
 pub mod proxy;
+pub mod record;
 mod scratch;
 pub mod sshd;
 pub mod workload;

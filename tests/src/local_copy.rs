@@ -30,6 +30,21 @@ impl LocalCopy {
         LocalCopy { server, forge, folder, settings: Vec::new() }
     }
 
+    /// With tables `users` and `orders` here, of which the archive's first segment has three rows.
+    pub async fn with_orders(schema: &str) -> LocalCopy {
+        let mut copy = LocalCopy::start(schema).await;
+        copy.forge.relation("users", &["id integer not null", "name text"], &["id"]);
+        copy.forge.relation("orders", &["id integer not null", "user_id integer"], &["id"]);
+        copy.forge.segment(&[
+            vec![
+                r#"{"table":"users","op":"INSERT","data":{"id":1,"name":"Ann"}}"#,
+                r#"{"table":"users","op":"INSERT","data":{"id":2,"name":"Bob"}}"#,
+            ],
+            vec![r#"{"table":"orders","op":"INSERT","data":{"id":7,"user_id":1}}"#],
+        ]);
+        copy
+    }
+
     /// A variable of the applier's environment: `SYNCDATA_ON_ERROR`.
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
         self.settings.push((name.into(), value.into()));
@@ -75,6 +90,15 @@ impl LocalCopy {
             }
             assert!(Instant::now() < deadline, "{query} still answers {answer}");
         }
+    }
+
+    /// Of a table of the whitelist; `quarantined`.
+    pub async fn state(&self, table: &str) -> String {
+        self.rows(&format!("SELECT state FROM data_sync_table_state WHERE table_name = '{table}'")).await
+    }
+
+    pub async fn reason(&self, table: &str) -> String {
+        self.rows(&format!("SELECT reason FROM data_sync_table_state WHERE table_name = '{table}'")).await
     }
 
     /// Rows on one line: `1,one 2,NULL`.

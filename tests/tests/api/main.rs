@@ -116,16 +116,7 @@ struct Served {
 async fn served(more: &[(&str, &str)]) -> Served {
     let schema = "CREATE TABLE users (id int PRIMARY KEY, name text);
         CREATE TABLE orders (id int PRIMARY KEY, user_id int REFERENCES users)";
-    let mut copy = LocalCopy::start(schema).await;
-    copy.forge.relation("users", &["id integer not null", "name text"], &["id"]);
-    copy.forge.relation("orders", &["id integer not null", "user_id integer"], &["id"]);
-    copy.forge.segment(&[
-        vec![
-            r#"{"table":"users","op":"INSERT","data":{"id":1,"name":"Ann"}}"#,
-            r#"{"table":"users","op":"INSERT","data":{"id":2,"name":"Bob"}}"#,
-        ],
-        vec![r#"{"table":"orders","op":"INSERT","data":{"id":7,"user_id":1}}"#],
-    ]);
+    let mut copy = LocalCopy::with_orders(schema).await;
     copy.applier(&["add-tables", "users", "orders"]).succeed().await;
     let address = free_address();
     let path = tokens(copy.folder(), &[TOKEN]);

@@ -25,17 +25,7 @@ const USERS: &str = "CREATE TABLE users (id int PRIMARY KEY, name text);
 
 /// Two tables here and in the archive, whose first segment holds three rows.
 async fn two_tables() -> LocalCopy {
-    let mut copy = LocalCopy::start(USERS).await;
-    copy.forge.relation("users", &["id integer not null", "name text"], &["id"]);
-    copy.forge.relation("orders", &["id integer not null", "user_id integer"], &["id"]);
-    copy.forge.segment(&[
-        vec![
-            r#"{"table":"users","op":"INSERT","data":{"id":1,"name":"Ann"}}"#,
-            r#"{"table":"users","op":"INSERT","data":{"id":2,"name":"Bob"}}"#,
-        ],
-        vec![r#"{"table":"orders","op":"INSERT","data":{"id":7,"user_id":1}}"#],
-    ]);
-    copy
+    LocalCopy::with_orders(USERS).await
 }
 
 fn rename(id: u32, name: &str) -> String {

@@ -2,26 +2,7 @@
 
 use syncdata_formats::manifest::ReplicaIdentity;
 use syncdata_tests::LocalCopy;
-
-async fn state(copy: &LocalCopy, table: &str) -> String {
-    copy.rows(&format!("SELECT state FROM data_sync_table_state WHERE table_name = '{table}'")).await
-}
-
-async fn reason(copy: &LocalCopy, table: &str) -> String {
-    copy.rows(&format!("SELECT reason FROM data_sync_table_state WHERE table_name = '{table}'")).await
-}
-
-fn insert(table: &str, data: &str) -> String {
-    format!(r#"{{"table":"{table}","op":"INSERT","data":{{{data}}}}}"#)
-}
-
-fn update(table: &str, old: &str, data: &str) -> String {
-    format!(r#"{{"table":"{table}","op":"UPDATE","data":{{{data}}},"old_keys":{{{old}}}}}"#)
-}
-
-fn delete(table: &str, old: &str) -> String {
-    format!(r#"{{"table":"{table}","op":"DELETE","old_keys":{{{old}}}}}"#)
-}
+use syncdata_tests::record::{delete, insert, update};
 
 #[tokio::test]
 async fn an_empty_text_is_no_null_when_a_row_is_found_by_its_values() {
@@ -108,9 +89,9 @@ async fn a_change_that_does_not_say_all_of_its_identity_is_refused_until_there_i
     ]]);
     copy.sync(1).await;
     for table in ["t", "f"] {
-        assert_eq!(state(&copy, table).await, "quarantined", "{table}");
+        assert_eq!(copy.state(table).await, "quarantined", "{table}");
         assert_eq!(copy.rows(&format!("SELECT * FROM {table} ORDER BY b")).await, "1,1,one 1,2,two");
-        let reason = reason(&copy, table).await;
+        let reason = copy.reason(table).await;
         let wanted = format!(
             "does not say b of the row that it is about: another row might be taken for it; run: \
                               syncdata-applier resync {table}"
@@ -124,7 +105,7 @@ async fn a_change_that_does_not_say_all_of_its_identity_is_refused_until_there_i
     copy.applier(&["resync", "t", "f"]).succeed().await;
     assert_eq!(copy.rows("SELECT * FROM t").await, "1,2,zwei");
     assert_eq!(copy.rows("SELECT * FROM f").await, "1,2,two");
-    assert_eq!(state(&copy, "t").await, "live");
+    assert_eq!(copy.state("t").await, "live");
 }
 
 #[tokio::test]
@@ -137,7 +118,7 @@ async fn a_key_that_finds_several_rows_here_changes_none_of_them() {
     copy.server.execute("INSERT INTO t VALUES (1, 'mine')").await;
     copy.forge.segment(&[vec![update("t", r#""id":1"#, r#""id":1,"v":"new""#)]]);
     copy.sync(1).await;
-    assert_eq!(state(&copy, "t").await, "quarantined");
+    assert_eq!(copy.state("t").await, "quarantined");
     assert_eq!(copy.rows("SELECT * FROM t ORDER BY v").await, "1,mine 1,one");
     copy.server.execute("DELETE FROM t WHERE v = 'mine'").await;
     copy.applier(&["retry", "t"]).succeed().await;
@@ -336,7 +317,7 @@ async fn what_is_computed_at_the_source_is_not_rounded_here() {
     copy.applier(&["add-tables", "o", "c", "v"]).succeed().await;
     copy.sync(1).await;
     for (table, mended) in [("o", "1,1.2345"), ("c", "1,1.2345"), ("v", "1")] {
-        let reason = reason(&copy, table).await;
+        let reason = copy.reason(table).await;
         let (_, remedy) = reason.split_once("run: ").unwrap_or_else(|| panic!("{table}: {reason}"));
         let statement = remedy.split("  -- ").next().expect("a statement");
         copy.server.execute(statement).await;
@@ -393,24 +374,24 @@ async fn a_type_that_is_defined_narrower_here_than_its_namesake_alters_no_value(
     copy.forge.segment(&[lines, vec![update("f", r#""v":"1.5","n":1"#, r#""v":"1.2345","n":2"#)]]);
     copy.sync(1).await;
     for (table, value) in altered.into_iter().chain([("f", "\"1.2345\"")]) {
-        assert_eq!(state(&copy, table).await, "quarantined", "{table}");
+        assert_eq!(copy.state(table).await, "quarantined", "{table}");
         let count = copy.rows(&format!("SELECT count(*) FROM {table}")).await;
         assert_eq!(count, "1", "nothing of the record's transaction: {table}");
         // The statement that is printed is carried out: text takes every value.
-        let reason = reason(&copy, table).await;
+        let reason = copy.reason(table).await;
         let (_, remedy) = reason.split_once("run: ").unwrap_or_else(|| panic!("{table}: {reason}"));
         copy.server.execute(remedy.split("  -- ").next().expect("a statement")).await;
         copy.applier(&["retry", table]).run().await;
         // What such a value prints as text is the session's to say: rows from before are made anew.
         if ["c", "a"].contains(&table) {
             assert!(remedy.contains("then run: syncdata-applier resync"), "{remedy}");
-            assert_eq!(state(&copy, table).await, "quarantined", "{table}");
+            assert_eq!(copy.state(table).await, "quarantined", "{table}");
             // It ends with 1 as long as others are set aside.
             copy.applier(&["resync", table]).run().await;
         }
         let value = value.trim_matches('"');
         let found = copy.rows(&format!("SELECT count(*) FROM {table} WHERE v = '{value}'")).await;
-        assert_eq!((found.as_str(), state(&copy, table).await.as_str()), ("1", "live"), "{table}");
+        assert_eq!((found.as_str(), copy.state(table).await.as_str()), ("1", "live"), "{table}");
     }
 }
 

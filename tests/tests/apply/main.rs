@@ -1,10 +1,13 @@
 //! One pass of the applier, against real servers: what arrives in the copy, and what a fault leaves there.
 
+mod archives;
+mod bank;
 mod basics;
 mod cascades;
 mod disk;
 mod finding;
 mod hostile;
+mod kills;
 mod memory;
 mod netting;
 mod other_shapes;

@@ -3,26 +3,7 @@
 
 use syncdata_formats::manifest::ReplicaIdentity;
 use syncdata_tests::LocalCopy;
-
-async fn state(copy: &LocalCopy, table: &str) -> String {
-    copy.rows(&format!("SELECT state FROM data_sync_table_state WHERE table_name = '{table}'")).await
-}
-
-async fn reason(copy: &LocalCopy, table: &str) -> String {
-    copy.rows(&format!("SELECT reason FROM data_sync_table_state WHERE table_name = '{table}'")).await
-}
-
-fn insert(table: &str, data: &str) -> String {
-    format!(r#"{{"table":"{table}","op":"INSERT","data":{{{data}}}}}"#)
-}
-
-fn update(table: &str, old: &str, data: &str) -> String {
-    format!(r#"{{"table":"{table}","op":"UPDATE","data":{{{data}}},"old_keys":{{{old}}}}}"#)
-}
-
-fn delete(table: &str, old: &str) -> String {
-    format!(r#"{{"table":"{table}","op":"DELETE","old_keys":{{{old}}}}}"#)
-}
+use syncdata_tests::record::{delete, insert, update};
 
 #[tokio::test]
 async fn a_wider_number_here_is_found_though_it_prints_otherwise() {
@@ -63,7 +44,7 @@ async fn a_unique_index_of_another_collation_merges_no_rows() {
     copy.sync(1).await;
     for table in ["p", "i"] {
         assert_eq!(copy.rows(&format!("SELECT * FROM {table}")).await, "a,1", "{table}");
-        assert_eq!(state(&copy, table).await, "quarantined", "{table}");
+        assert_eq!(copy.state(table).await, "quarantined", "{table}");
         copy.server.execute(&format!("DROP INDEX {table}_k_idx")).await;
         copy.applier(&["retry", table]).run().await;
         assert_eq!(copy.rows(&format!("SELECT * FROM {table} ORDER BY n")).await, "a,1 A,2", "{table}");
@@ -81,7 +62,7 @@ async fn values_that_the_source_has_twice_are_refused_by_a_constraint_of_ours_an
     copy.forge.segment(&[vec![insert("d", r#""id":2,"email":"x""#)]]);
     copy.sync(1).await;
     assert_eq!(copy.rows("SELECT * FROM d ORDER BY id").await, "1,x");
-    assert_eq!(state(&copy, "d").await, "quarantined");
+    assert_eq!(copy.state("d").await, "quarantined");
     copy.server.execute("ALTER TABLE d DROP CONSTRAINT d_email_key").await;
     copy.applier(&["retry", "d"]).succeed().await;
     assert_eq!(copy.rows("SELECT * FROM d ORDER BY id").await, "1,x 2,x");
@@ -104,15 +85,15 @@ async fn rules_of_the_copy_swallow_nothing() {
     // Under the replica role an ordinary rule is off.
     assert_eq!(copy.rows("SELECT * FROM idle").await, "2,2");
     for (table, rule) in [("k", "none"), ("i", "keep")] {
-        assert_eq!(state(&copy, table).await, "quarantined", "{table}");
-        let reason = reason(&copy, table).await;
+        assert_eq!(copy.state(table).await, "quarantined", "{table}");
+        let reason = copy.reason(table).await;
         let statement = format!(r#"run: ALTER TABLE "public"."{table}" DISABLE RULE "{rule}""#);
         assert!(reason.contains(&statement), "{reason}");
         let (_, statement) = reason.split_once("run: ").expect("it has one");
         copy.server.execute(statement).await;
         copy.applier(&["retry", table]).run().await;
         assert_eq!(copy.rows(&format!("SELECT * FROM {table}")).await, "2,2", "{table}");
-        assert_eq!(state(&copy, table).await, "live");
+        assert_eq!(copy.state(table).await, "live");
     }
     // A base copy is held up by them too.
     copy.forge.snapshot(&[("i", &["2\t2", "3\t3"])]);
@@ -156,9 +137,9 @@ async fn triggers_of_the_copy_write_nothing_else_than_what_is_applied() {
         for table in tables {
             let is_held = table == "always" || is_humble && table == "plain";
             let expected = if is_held { "quarantined" } else { "live" };
-            assert_eq!(state(&copy, table).await, expected, "{table}, humble: {is_humble}");
+            assert_eq!(copy.state(table).await, expected, "{table}, humble: {is_humble}");
             if is_held {
-                let reason = reason(&copy, table).await;
+                let reason = copy.reason(table).await;
                 let (_, statement) = reason.split_once("run: ").expect("it has one");
                 copy.server.execute(statement).await;
                 copy.applier(&["retry", table]).run().await;
@@ -168,7 +149,7 @@ async fn triggers_of_the_copy_write_nothing_else_than_what_is_applied() {
                 "1,2",
                 "{table}, humble: {is_humble}"
             );
-            assert_eq!(state(&copy, table).await, "live");
+            assert_eq!(copy.state(table).await, "live");
         }
         // A base copy is held up by them too.
         copy.forge.snapshot(&[("always", &["1\t2", "2\t3"])]);
@@ -209,16 +190,16 @@ async fn what_is_computed_otherwise_here_than_at_the_source_is_noticed() {
     }
     copy.sync(1).await;
     assert_eq!(copy.rows("SELECT * FROM s ORDER BY id").await, "1,7,14 2,NULL,NULL 4,5,10 5,6,12");
-    assert_eq!(state(&copy, "s").await, "live");
+    assert_eq!(copy.state("s").await, "live");
     assert_eq!(copy.rows("SELECT * FROM g ORDER BY id").await, "1,0,0 2,NULL,NULL");
-    assert_eq!(state(&copy, "g").await, "quarantined");
-    let reason = reason(&copy, "g").await;
+    assert_eq!(copy.state("g").await, "quarantined");
+    let reason = copy.reason("g").await;
     assert!(reason.contains("computes another value"), "{reason}");
     let (_, statement) = reason.split_once("run: ").expect("it has one");
     copy.server.execute(statement.split("  -- ").next().expect("a statement")).await;
     // Rows from before may have been computed otherwise too.
     copy.applier(&["retry", "g"]).run().await.expect_code(1);
-    assert_eq!(state(&copy, "g").await, "quarantined");
+    assert_eq!(copy.state("g").await, "quarantined");
     copy.applier(&["resync", "g"]).succeed().await;
     assert_eq!(copy.rows("SELECT * FROM g ORDER BY id").await, "1,7,14 2,NULL,NULL 4,5,10 5,6,12");
     // And a base copy that says otherwise is refused.
@@ -254,7 +235,7 @@ async fn a_table_of_as_many_columns_as_there_may_be_takes_many_changes_at_once()
     copy.forge.segment_of([(10..ROWS).map(|id| delete("w", &format!(r#""id":{id}"#)))]);
     copy.sync(0).await;
     assert_eq!(copy.rows("SELECT count(*), sum(c1), sum(c1599), max(id) FROM w").await, "10,30,30,9");
-    assert_eq!(state(&copy, "w").await, "live");
+    assert_eq!(copy.state("w").await, "live");
 }
 
 #[tokio::test]

@@ -1,14 +1,13 @@
 //! What production does to tables beside rows, one thing after the other between two polls: the copy equals production, or
 //! exactly the table that differs has its gap.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use syncdata_tests::Installation;
 use syncdata_tests::world::{World, WorldOptions};
 use toml::Value;
 
-use crate::{reader, scene};
+use crate::scene;
 
 const ANOTHER: &str = "another table of this name";
 const REWRITTEN: &str = "rewritten by ALTER TABLE";
@@ -425,18 +424,6 @@ fn cases() -> impl Iterator<Item = &'static Case> {
     CASES.iter().filter(move |case| case.from_major <= major)
 }
 
-fn gaps(world: &World) -> BTreeSet<String> {
-    let segments = reader::segments(world.archive_dir());
-    let gaps = segments.iter().filter_map(|segment| segment.manifest["gaps"].as_array()).flatten();
-    let words = |gap: &serde_json::Value| {
-        let reason = gap["reason"].as_str().expect("a reason").to_owned();
-        let tables = gap["tables"].as_array().cloned().unwrap_or_default();
-        let words = move |table: &serde_json::Value| format!("{}: {reason}", table.as_str().expect("a name"));
-        tables.iter().map(words).collect::<Vec<_>>()
-    };
-    gaps.flat_map(words).collect()
-}
-
 /// By the columns that both have.
 async fn is_equal(world: &World, table: &str) -> bool {
     let columns = format!(
@@ -482,7 +469,7 @@ async fn whatever_is_done_beside_rows_a_copy_is_equal_or_not_live() {
     let ran = world.archiver(["run", "--once"]).run().await;
     assert_eq!(ran.code(), Some(1), "{ran}");
     world.applier(["sync"]).run().await;
-    let gaps = gaps(&world);
+    let gaps = scene::gaps_with_reasons(&world);
     let mut wrong = String::new();
     for case in cases() {
         let found: Vec<&String> =

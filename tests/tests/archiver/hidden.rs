@@ -8,7 +8,6 @@ use syncdata_tests::Installation;
 use syncdata_tests::world::{World, WorldOptions};
 
 use crate::identity::Story;
-use crate::reader;
 use crate::scene;
 
 const REWRITTEN: &str = "rewritten by ALTER TABLE";
@@ -268,21 +267,6 @@ fn cases() -> impl Iterator<Item = &'static Case> {
     CASES.iter().filter(move |case| case.from_major <= major)
 }
 
-/// Every gap of the archive: `orders: partition changed`.
-fn gaps(world: &World) -> BTreeSet<String> {
-    let segments = reader::segments(world.archive_dir());
-    let gaps = segments.iter().filter_map(|segment| segment.manifest["gaps"].as_array()).flatten();
-    let words = |gap: &serde_json::Value| {
-        let reason = gap["reason"].as_str().expect("a reason").to_owned();
-        let tables = gap["tables"].as_array().cloned().unwrap_or_default();
-        tables
-            .into_iter()
-            .map(move |table| format!("{}: {reason}", table.as_str().expect("a name")))
-            .collect::<Vec<_>>()
-    };
-    gaps.flat_map(words).collect()
-}
-
 /// By the columns that it had at first and still has.
 async fn is_equal(world: &World, table: &str) -> bool {
     let columns = format!(
@@ -318,7 +302,7 @@ async fn what_hides_behind_another_change_of_a_table_is_a_gap() {
     }
     world.archiver(["run", "--once"]).run().await;
     world.applier(["sync"]).run().await;
-    let gaps = gaps(&world);
+    let gaps = scene::gaps_with_reasons(&world);
     let mut wrong = String::new();
     for case in cases() {
         let found: Vec<&String> =

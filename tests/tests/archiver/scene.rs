@@ -1,6 +1,6 @@
 //! A production server with tables and a slot, and what its archive says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::value::RawValue;
@@ -42,6 +42,19 @@ pub(crate) fn shapes(segments: &[Segment]) -> Vec<String> {
 pub(crate) fn gaps(segments: &[Segment]) -> Vec<String> {
     let gaps = segments.iter().filter_map(|segment| segment.manifest["gaps"].as_array()).flatten();
     gaps.map(|gap| gap["tables"].to_string()).collect()
+}
+
+/// Every gap of the archive: `orders: partition changed`.
+pub(crate) fn gaps_with_reasons(world: &World) -> BTreeSet<String> {
+    let segments = reader::segments(world.archive_dir());
+    let gaps = segments.iter().filter_map(|segment| segment.manifest["gaps"].as_array()).flatten();
+    let words = |gap: &serde_json::Value| {
+        let reason = gap["reason"].as_str().expect("a reason").to_owned();
+        let tables = gap["tables"].as_array().cloned().unwrap_or_default();
+        let words = move |table: &serde_json::Value| format!("{}: {reason}", table.as_str().expect("a name"));
+        tables.iter().map(words).collect::<Vec<_>>()
+    };
+    gaps.flat_map(words).collect()
 }
 
 /// The archiver's settings with changes, in a file of their own. An empty value takes a setting out.

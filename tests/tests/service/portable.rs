@@ -8,8 +8,8 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use syncdata_tests::world::{World, WorldOptions};
 
-use crate::connections::Authority;
 use crate::packages::{run, text};
+use crate::tls::Authority;
 
 const PROGRAMS: [&str; 2] = ["archiver", "applier"];
 

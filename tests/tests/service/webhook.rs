@@ -12,7 +12,7 @@ use serde_json::Value;
 use syncdata_service::hmac;
 use syncdata_tests::program::{Finished, Program};
 
-use super::connections::Authority;
+use super::tls::Authority;
 
 const SECRET: &str = "a secret of ours";
 
