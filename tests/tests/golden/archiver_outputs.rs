@@ -1,17 +1,25 @@
-//! What the archiver answers: before its first run, after it, and of a source without a slot.
+//! What the archiver answers: before its first run, after it, and of a source without a slot; and the applier of proofs.
 
 use expect_test::{ExpectFile, expect_file};
+use syncdata_tests::Program;
 use syncdata_tests::world::{World, WorldOptions};
 
 use crate::steady;
 
 const TABLES: &str = "CREATE TABLE users (id int PRIMARY KEY, name text);
     CREATE TABLE notes (body text)";
-const SLOT: &str = "SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json')";
+
+async fn check(world: &World, arguments: &[&str], expected: ExpectFile) {
+    compare(world, world.archiver(arguments), expected).await;
+}
+
+async fn check_applier(world: &World, arguments: &[&str], expected: ExpectFile) {
+    compare(world, world.applier(arguments), expected).await;
+}
 
 /// What it prints, with the exit code: words for people come last.
-async fn check(world: &World, arguments: &[&str], expected: ExpectFile) {
-    let done = world.archiver(arguments).run().await;
+async fn compare(world: &World, program: Program, expected: ExpectFile) {
+    let done = program.run().await;
     let code = done.code().expect("it ended by itself");
     let text = steady::of_world(world, &format!("{}--- words\n{}", done.stdout, done.stderr));
     expected.assert_eq(&format!("exit code {code}\n{text}"));
@@ -20,10 +28,11 @@ async fn check(world: &World, arguments: &[&str], expected: ExpectFile) {
 #[tokio::test]
 async fn what_the_archiver_prints_is_as_it_was() {
     let world = WorldOptions::default().without_sftp().start().await;
-    world.source.execute(TABLES).await;
+    world.execute_on_both(TABLES).await;
     check(&world, &["check"], expect_file!["files/archiver-check-no-slot.txt"]).await;
 
-    world.source.execute(SLOT).await;
+    check(&world, &["setup"], expect_file!["files/archiver-setup-told.txt"]).await;
+    check(&world, &["setup", "--create-slot"], expect_file!["files/archiver-setup.txt"]).await;
     world.source.execute("INSERT INTO users VALUES (1, 'Ann')").await;
     check(&world, &["status"], expect_file!["files/archiver-status-not-started.txt"]).await;
     check(&world, &["run", "--once"], expect_file!["files/archiver-run-once.txt"]).await;
@@ -34,4 +43,45 @@ async fn what_the_archiver_prints_is_as_it_was() {
     check(&world, &["proof"], expect_file!["files/archiver-proof.txt"]).await;
     check(&world, &["prune", "--dry-run"], expect_file!["files/archiver-prune-dry-run.txt"]).await;
     check(&world, &["verify"], expect_file!["files/archiver-verify.txt"]).await;
+
+    world.applier(["add-tables", "users", "notes"]).succeed().await;
+    world.applier(["sync"]).succeed().await;
+    world.target.execute("UPDATE users SET name = 'changed by hand'").await;
+    check(&world, &["proof", "--json"], expect_file!["files/archiver-proof-json.txt"]).await;
+    world.applier(["sync"]).run().await;
+    check_applier(&world, &["consistency", "status"], expect_file!["files/consistency-status.txt"]).await;
+    let status = ["consistency", "status", "--json"];
+    check_applier(&world, &status, expect_file!["files/consistency-status-json.txt"]).await;
+    check_applier(&world, &["consistency", "rows", "users"], expect_file!["files/consistency-rows.txt"])
+        .await;
+    let rows = ["consistency", "rows", "users", "--json"];
+    check_applier(&world, &rows, expect_file!["files/consistency-rows-json.txt"]).await;
+    let validate = ["consistency", "validate", "users", "1"];
+    check_applier(&world, &validate, expect_file!["files/consistency-validate.txt"]).await;
+    let dry_run = ["consistency", "repair", "users", "--dry-run"];
+    check_applier(&world, &dry_run, expect_file!["files/consistency-repair-dry-run.txt"]).await;
+    let repair = ["consistency", "repair", "users"];
+    check_applier(&world, &repair, expect_file!["files/consistency-repair.txt"]).await;
+    let again = ["consistency", "repair", "users", "--json"];
+    check_applier(&world, &again, expect_file!["files/consistency-repair-again-json.txt"]).await;
+    check_applier(&world, &["drill", "users"], expect_file!["files/drill.txt"]).await;
+    check_applier(&world, &["drill", "users", "--json"], expect_file!["files/drill-json.txt"]).await;
+
+    let key = world.folder().join("signing.key").display().to_string();
+    check(&world, &["keygen", &key], expect_file!["files/archiver-keygen.txt"]).await;
+    check(&world, &["keygen", &key], expect_file!["files/archiver-keygen-again.txt"]).await;
+    // Of what can be read there is no gap to declare.
+    world.source.execute("INSERT INTO users VALUES (2, 'Bob')").await;
+    let upto = world.source.value("SELECT pg_current_wal_insert_lsn()").await;
+    let gap = ["declare-gap", "--upto", &upto, "--reason", "a test"];
+    check(&world, &gap, expect_file!["files/archiver-declare-gap-refused.txt"]).await;
+    world.source.execute("INSERT INTO users VALUES (3, 'Cid')").await;
+    check(&world, &["drop-slot"], expect_file!["files/archiver-drop-slot-refused.txt"]).await;
+    check(&world, &["drop-slot", "--force"], expect_file!["files/archiver-drop-slot.txt"]).await;
+    check(
+        &world,
+        &["drop-slot", "--force", "--json"],
+        expect_file!["files/archiver-drop-slot-again-json.txt"],
+    )
+    .await;
 }

@@ -1,4 +1,4 @@
-//! Help and manual pages of both programs. The commands are those that the program lists itself, and what they list again;
+//! Help, manual pages and what bash is told of both programs. The commands are those that the program lists itself, and what they list again;
 //! and the one that only units know.
 
 use std::path::Path;
@@ -43,6 +43,15 @@ async fn check_manual(program: &'static str, expected: ExpectFile) {
 async fn help_of_every_command_is_as_it_was() {
     check_help("syncdata-applier", expect_file!["files/applier-help.txt"]).await;
     check_help("syncdata-archiver", expect_file!["files/archiver-help.txt"]).await;
+}
+
+#[tokio::test]
+async fn completions_are_as_they_were() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let applier = print("syncdata-applier", &["completions", "bash"], folder.path()).await;
+    expect_file!["files/applier-completions.txt"].assert_eq(&applier);
+    let archiver = print("syncdata-archiver", &["completions", "bash"], folder.path()).await;
+    expect_file!["files/archiver-completions.txt"].assert_eq(&archiver);
 }
 
 #[tokio::test]

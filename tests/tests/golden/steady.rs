@@ -15,6 +15,8 @@ pub(crate) fn of_copy(copy: &LocalCopy, text: &str) -> String {
     let text = text.replace(&copy.archive_dir().display().to_string(), "ARCHIVE_DIR");
     let text = text.replace(&copy.folder().display().to_string(), "FOLDER");
     let text = text.replace(&format!("{}:{}", server.host(), server.port()), "HOST:PORT");
+    let text = text.replace(&format!("pg_port = {}", server.port()), "pg_port = PORT");
+    let text = text.replace(&format!("\"value\":{}", server.port()), "\"value\":PORT");
     let text = text.replace(server.host(), "HOST").replace(&format!("user {}", server.user()), "user USER");
     let lines = text.lines().map(without_server_version);
     let text: String = lines.map(|line| line + "\n").collect();
@@ -37,12 +39,15 @@ fn without_room(text: &str) -> String {
     out
 }
 
-/// The output of the archiver of that world. Numbers are of this run: sizes, positions, seconds. What is said of
+/// The output of a program of that world. Numbers are of this run: sizes, positions, seconds. What is said of
 /// wal2json depends on its version.
 pub(crate) fn of_world(world: &World, text: &str) -> String {
     let text = text.replace(&world.archive_dir().display().to_string(), "ARCHIVE_DIR");
     let text = text.replace(&world.folder().display().to_string(), "FOLDER");
-    let text = text.replace(&format!("{}:{}", world.source.host(), world.source.port()), "HOST:PORT");
+    let mut text = text.to_owned();
+    for server in [&world.source, &world.target] {
+        text = text.replace(&format!("{}:{}", server.host(), server.port()), "HOST:PORT");
+    }
     let text = text.replace(world.source.host(), "HOST");
     // How much room there is depends on the machine.
     let is_steady = |line: &&str| !line.contains("wal2json") && !line.contains(" room: ");
