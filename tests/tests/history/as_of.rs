@@ -123,7 +123,7 @@ async fn what_cannot_be_made_is_refused_or_named() {
     story.world.target.execute(live).await;
     let time = &story.moments[1].time;
     let forbidden = story.world.applier(["as-of", time, "--into", "forbidden"]).run().await.expect_code(2);
-    assert!(forbidden.stderr.contains("public.users cannot be made as it was:"), "{forbidden}");
+    assert!(forbidden.stderr.contains("error: users cannot be made as it was:"), "{forbidden}");
     assert!(forbidden.stderr.contains("violates check constraint"), "{forbidden}");
     assert!(forbidden.stderr.contains("hint: nothing was made; leave it out with --tables"), "{forbidden}");
     assert_eq!(story.world.target.value("SELECT to_regnamespace('forbidden') IS NULL").await, "t");
