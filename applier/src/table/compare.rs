@@ -273,7 +273,7 @@ fn computed_there(table: &Table, local: &super::Column) -> Difference {
     let name = local.sql();
     Difference {
         what: format!(
-            "column {name} of {} is VIRTUAL at the source, whose values do not travel, and an ordinary one here",
+            "column {name} of {} is computed at the source, whose values do not travel, and an ordinary one here",
             table.name
         ),
         remedy: format!(

@@ -60,7 +60,7 @@ pub(crate) fn table(
         let quoted = identifier(&column.name);
         if column.generated == Some(Generated::Virtual) {
             without
-                .push(format!("column {quoted}, which is VIRTUAL at the source: its values do not travel"));
+                .push(format!("column {quoted}, which is computed at the source: its values do not travel"));
             continue;
         }
         lines.push(format!("{quoted} {}", declared(name, column, known, &mut without)?));
@@ -323,7 +323,7 @@ mod tests {
         let generated = manifest::Column { generated: Some(Generated::Virtual), ..column("v", "integer") };
         let with =
             |default: &str| manifest::Column { default: Some(default.into()), ..column("d", "integer") };
-        assert!(made(generated).expect("made").without[0].contains("VIRTUAL"));
+        assert!(made(generated).expect("made").without[0].contains("computed at the source"));
         assert_eq!(made(with("nextval('s')")).expect("made").without, ["the default of column \"d\""]);
         assert!(made(with("7")).expect("made").statements[0].contains("\"d\" integer DEFAULT 7"));
         let system = TableName::new("pg_catalog", "pg_class").expect("a name");

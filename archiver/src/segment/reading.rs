@@ -251,7 +251,8 @@ impl Reading<'_> {
         let slot = slot::read(&tx, &self.config.slot_name).await?;
         let named: BTreeSet<TableName> =
             harvest.segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
-        let relations = columns::relations(&tx, &named, &shapes).await?;
+        let relations =
+            columns::relations(&tx, &named, &shapes, publication::of(self.config).as_deref()).await?;
         tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;
 
         let source = publish::source(

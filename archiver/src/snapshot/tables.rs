@@ -41,6 +41,8 @@ pub(crate) struct Table {
     pub oid: u32,
     /// The files that hold its rows, each with the relation that it belongs to: those of all partitions.
     pub files: String,
+    /// What its changes come through.
+    publication: Option<String>,
     /// Rows come in the order of the key, which its index has.
     is_ordered: bool,
 }
@@ -149,10 +151,11 @@ impl Table {
         client: &impl GenericClient,
         names: &BTreeSet<TableName>,
         role: &str,
+        publication: Option<&str>,
     ) -> Result<(Vec<Table>, Vec<LeftOut>)> {
         let mut standings = standings(client, names).await?;
         let closed = closed(&mut standings, role);
-        let mut relations = columns::relations(client, names, &ShapeMemory::default()).await?;
+        let mut relations = columns::relations(client, names, &ShapeMemory::default(), publication).await?;
         let mut sequences = sequences(client, names).await?;
         let table = |name: &TableName| {
             let (standing, relation) = (standings.remove(name)?, relations.remove(name)?);
@@ -165,6 +168,7 @@ impl Table {
                 oid: standing.oid,
                 files: standing.files,
                 is_ordered: !relation.key.is_empty(),
+                publication: publication.map(str::to_owned),
                 name: name.clone(),
                 relation,
             })
@@ -176,14 +180,15 @@ impl Table {
     pub(crate) async fn as_it_is_now(&self, client: &impl GenericClient) -> Result<Option<Table>> {
         let name = BTreeSet::from([self.name.clone()]);
         let standing = standings(client, &name).await?.remove(&self.name);
-        let relation = columns::relations(client, &name, &ShapeMemory::default()).await?.remove(&self.name);
+        let publication = self.publication.as_deref();
+        let mut relations = columns::relations(client, &name, &ShapeMemory::default(), publication).await?;
         let now = |(standing, relation): (Standing, _)| Table {
             relation,
             oid: standing.oid,
             files: standing.files,
             ..self.clone()
         };
-        Ok(standing.zip(relation).map(now).filter(|now| now.oid == self.oid))
+        Ok(standing.zip(relations.remove(&self.name)).map(now).filter(|now| now.oid == self.oid))
     }
 
     pub(crate) fn is_partitioned(&self) -> bool {

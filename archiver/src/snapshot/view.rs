@@ -67,7 +67,8 @@ impl View {
         let end_lsn = catalog::insert_position(client).await?;
         let position = Position::read(client).await?;
         let names = selection.resolve(client).await?;
-        let (tables, closed) = Table::read_all(client, &names, role).await?;
+        let (tables, closed) =
+            Table::read_all(client, &names, role, selection.publication.as_deref()).await?;
         let settings = settings.read_back(client).await?;
         hold::release(client).await?;
         Ok(View {

@@ -18,13 +18,16 @@ use crate::capture::{Capture, CatalogTable, Target};
 /// Columns with what old rows have in them, as the type's output function prints it. A partitioned table has no rows
 /// of its own: there it is what its partitions agree on. A DEFERRABLE primary key is no key here: rows share its values
 /// for a moment, and PostgreSQL itself names no row by it. A constant is a tree of constants and their conversions alone.
+/// What the server computes and keeps is in no publication before 18: there it travels as little as what it does not keep.
 const RELATIONS: &str =
     "SELECT n.nspname::text, c.relname::text, c.relreplident::text,
     ARRAY(SELECT a.attname::text FROM pg_index x, unnest(x.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
       JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
       WHERE x.indrelid = c.oid AND x.indisprimary AND x.indimmediate AND k.place <= x.indnkeyatts ORDER BY k.place),
-    a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated::text, a.attidentity::text,
-    a.attnum,
+    a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+    CASE WHEN a.attgenerated = 's' AND $3 AND current_setting('server_version_num')::int < 180000 THEN 'v'
+      ELSE a.attgenerated::text END,
+    a.attidentity::text, a.attnum,
     CASE WHEN c.relkind = 'r' THEN CASE WHEN a.atthasmissing THEN array_to_string(a.attmissingval, '') END
       ELSE (SELECT CASE WHEN count(DISTINCT array_to_string(l.attmissingval, '')) = 1
           THEN min(array_to_string(l.attmissingval, '')) END
@@ -215,15 +218,21 @@ pub(crate) async fn with_any_rows(
 }
 
 /// The named tables as they are now; those that are gone have no entry. What the catalog has forgotten of old rows,
-/// `memory` may know.
+/// `memory` may know. `publication`: what decides which changes are in the stream, where one does.
 pub(crate) async fn relations(
     client: &impl GenericClient,
     tables: &BTreeSet<TableName>,
     memory: &ShapeMemory,
+    publication: Option<&str>,
 ) -> Result<BTreeMap<TableName, Relation>> {
     let (schemas, names): (Vec<&str>, Vec<&str>) = tables.iter().map(|t| (t.schema(), t.name())).unzip();
     let doing = "reading the columns of the source's tables";
-    let wanted = [(&schemas as _, Type::TEXT_ARRAY), (&names as _, Type::TEXT_ARRAY)];
+    let is_published = publication.is_some();
+    let wanted = [
+        (&schemas as _, Type::TEXT_ARRAY),
+        (&names as _, Type::TEXT_ARRAY),
+        (&is_published as _, Type::BOOL),
+    ];
     let rows = many(client, doing, RELATIONS, &wanted).await?;
     let mut found: BTreeMap<u32, Found> = BTreeMap::new();
     for row in &rows {

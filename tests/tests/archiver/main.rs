@@ -24,6 +24,7 @@ mod past;
 mod poison;
 mod positions;
 mod publication;
+mod publication_troubles;
 mod reader;
 mod replay;
 mod scene;

@@ -9,13 +9,13 @@ use crate::scene;
 
 const NOT_CAPTURED: &str = "not captured meanwhile";
 
-async fn world(schema: &str) -> World {
+pub(crate) async fn world(schema: &str) -> World {
     let options = WorldOptions::default().without_sftp().plugin(Plugin::Pgoutput);
     scene::world_with(options, schema).await
 }
 
 /// A poll after one more commit of a table that is always published.
-async fn poll(world: &World) -> BTreeSet<String> {
+pub(crate) async fn poll(world: &World) -> BTreeSet<String> {
     let before = gaps(world).len();
     world.source.execute("INSERT INTO steady VALUES (DEFAULT)").await;
     let ran = world.archiver(["run", "--once"]).run().await;
@@ -24,7 +24,7 @@ async fn poll(world: &World) -> BTreeSet<String> {
     new
 }
 
-fn gaps(world: &World) -> Vec<String> {
+pub(crate) fn gaps(world: &World) -> Vec<String> {
     let segments = reader::segments(world.archive_dir());
     let gaps = segments.iter().filter_map(|segment| segment.manifest["gaps"].as_array()).flatten();
     gaps.map(|gap| format!("{} {}", gap["tables"], gap["reason"]))
@@ -32,11 +32,11 @@ fn gaps(world: &World) -> Vec<String> {
         .collect()
 }
 
-fn missed(table: &str) -> BTreeSet<String> {
+pub(crate) fn missed(table: &str) -> BTreeSet<String> {
     [format!("{table} {NOT_CAPTURED}")].into()
 }
 
-const STEADY: &str = "CREATE TABLE steady (id serial PRIMARY KEY)";
+pub(crate) const STEADY: &str = "CREATE TABLE steady (id serial PRIMARY KEY)";
 
 #[tokio::test]
 async fn what_was_there_before_its_publication_is_a_gap_and_nothing_after_it() {

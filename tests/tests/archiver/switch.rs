@@ -14,8 +14,9 @@ const SCHEMA: &str =
     ALTER TABLE full_ones REPLICA IDENTITY FULL;
     CREATE TABLE orders (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
     CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (1000);
-    CREATE TABLE orders_2 PARTITION OF orders FOR VALUES FROM (1000) TO (2000)";
-const COPIES: [&str; 3] = ["a", "full_ones", "orders"];
+    CREATE TABLE orders_2 PARTITION OF orders FOR VALUES FROM (1000) TO (2000);
+    CREATE TABLE made (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) STORED)";
+const COPIES: [&str; 4] = ["a", "full_ones", "orders", "made"];
 
 struct Moving {
     world: World,
@@ -45,7 +46,7 @@ impl Moving {
             .execute(&format!(
                 "BEGIN; INSERT INTO a VALUES ({n}, {n}.50); UPDATE a SET n = n + 1 WHERE id < {n}; INSERT INTO full_ones VALUES ({n}, 'x');
                  UPDATE full_ones SET t = 'y' WHERE id = {n} - 1; INSERT INTO orders VALUES ({n}, 1); UPDATE orders SET id = {n} + 1000 WHERE id = {n} - 1;
-                 DELETE FROM a WHERE id = {n} - 3; COMMIT"
+                 DELETE FROM a WHERE id = {n} - 3; INSERT INTO made VALUES ({n}, {n}); UPDATE made SET n = n + 1 WHERE id = {n} - 1; COMMIT"
             ))
             .await;
     }
