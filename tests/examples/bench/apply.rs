@@ -15,7 +15,7 @@ pub(crate) async fn run(Workload { name, sql, .. }: Workload, arguments: &Argume
     let source = new_source(sql).await;
     let mut target = server("postgres").await;
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    copy_slot(&source, "captured").await;
+    copy_slot(&source, "base", "captured").await;
     let archiver = Archiver::new(&source, folder.path(), "captured");
     // The copies begin while production has the same rows.
     archiver.run();

@@ -33,6 +33,13 @@ impl Archiver {
         Archiver { config, archive }
     }
 
+    /// With that plugin.
+    pub(crate) fn reading_with(self, plugin: &str) -> Archiver {
+        let settings = std::fs::read_to_string(&self.config).expect("we wrote it");
+        std::fs::write(&self.config, format!("{settings}source = {plugin:?}\n")).expect("the folder is ours");
+        self
+    }
+
     pub(crate) fn run(&self) -> Duration {
         let mut command = Command::new(release("syncdata-archiver"));
         command.args(["run", "--once", "--config"]).arg(&self.config).stderr(Stdio::null());

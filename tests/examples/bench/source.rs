@@ -14,6 +14,12 @@ pub(crate) async fn new_source(sql: &str) -> PostgresServer {
     let source = server("app").await;
     source.execute(sql).await;
     source.execute("CREATE PUBLICATION everything FOR ALL TABLES").await;
+    // As `setup` makes that of the slot `ours`.
+    let generated =
+        if source.installation().major() >= 18 { " WITH (publish_generated_columns = stored)" } else { "" };
+    let tables = "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'";
+    let tables = source.value(tables).await;
+    source.execute(&format!("CREATE PUBLICATION ours_pub FOR TABLE {tables}{generated}")).await;
     source.execute("SELECT pg_create_logical_replication_slot('base', 'wal2json')").await;
     source.execute("SELECT pg_create_logical_replication_slot('base_native', 'pgoutput')").await;
     source
@@ -42,6 +48,6 @@ pub(crate) async fn server(database: &str) -> PostgresServer {
     PostgresServer::start_with(options).await
 }
 
-pub(crate) async fn copy_slot(source: &PostgresServer, name: &str) {
-    source.execute(&format!("SELECT pg_copy_logical_replication_slot('base', '{name}')")).await;
+pub(crate) async fn copy_slot(source: &PostgresServer, base: &str, name: &str) {
+    source.execute(&format!("SELECT pg_copy_logical_replication_slot('{base}', '{name}')")).await;
 }
