@@ -329,7 +329,10 @@ async fn plugin(config: &Config, connection: &mut Connection) -> Finding {
                 degraded.join(", ")
             ),
         )
-        .remedy("install wal2json 2.6 or newer"),
+        .remedy(
+            "install wal2json 2.6 or newer; or do without it: stop the archiver and run `syncdata-archiver setup \
+             --switch-source pgoutput`",
+        ),
         Err(error) => plugin_failure(subject, config, connection.facts.major(), error),
     }
 }

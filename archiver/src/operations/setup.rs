@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use postgres_protocol::escape::escape_literal;
 use syncdata_formats::{Error, Kind, Result};
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, Source};
 use syncdata_service::faults;
 use syncdata_service::finding::{Finding, Level};
 use syncdata_service::postgres::ServerContext as _;
@@ -87,6 +87,10 @@ pub(crate) async fn setup(
     }
     findings.extend(asked);
     findings.extend(checks);
+    let has_failed = slot_finding.as_ref().is_some_and(|finding| finding.level == Level::Fail);
+    if has_failed && !is_there && config.source == Source::Wal2json {
+        findings.extend(other_plugin(config, &session).await);
+    }
     // Last, because its statement works only after all the others were run.
     findings.extend(slot_finding);
     Ok(findings)
@@ -180,26 +184,43 @@ async fn try_plugin(config: &Config, session: &Session) -> Result<Option<Finding
     if Slot::read(session.client(), &config.slot_name).await?.is_some() {
         return Ok(None);
     }
-    // The plugin is loaded before open transactions are waited for.
     let plugin = config.source.as_str();
+    Ok(match load(session, config.source).await {
+        Ok(()) => Some(Finding::ok(plugin, "it can be loaded")),
+        Err(error) if slot::is_about_plugin(&error) => {
+            Some(check::plugin_failure(plugin, config, session.version().major(), error))
+        }
+        Err(_) => None,
+    })
+}
+
+/// The way out where wal2json is missing or refused and nothing is archived yet.
+async fn other_plugin(config: &Config, session: &Session) -> Option<Finding> {
+    let refused = load(session, config.source).await.is_err_and(|error| slot::is_about_plugin(&error));
+    if !refused || load(session, Source::Pgoutput).await.is_err() {
+        return None;
+    }
+    let finding = Finding::warn("source", "pgoutput can be loaded, which is part of PostgreSQL");
+    Some(finding.remedy(
+        "to do without wal2json set source = \"pgoutput\" in the settings, then run the same command again",
+    ))
+}
+
+/// The plugin is loaded before open transactions are waited for.
+async fn load(session: &Session, plugin: Source) -> Result<()> {
+    let plugin = plugin.as_str();
     let sql = format!(
         "SET statement_timeout = '2s';
         SELECT pg_create_logical_replication_slot('syncdata_try_' || pg_backend_pid(), '{plugin}', true);
         SELECT pg_drop_replication_slot('syncdata_try_' || pg_backend_pid())"
     );
     let tried = session.client().batch_execute(&sql).await.context(|| format!("loading {plugin}"));
-    Ok(match tried {
-        Err(error) if sqlstate(&error) == Some(&SqlState::QUERY_CANCELED) => Some(loads(plugin)),
-        Err(error) if slot::is_about_plugin(&error) => {
-            Some(check::plugin_failure(plugin, config, session.version().major(), error))
-        }
-        Err(_) => None,
-        Ok(()) => Some(loads(plugin)),
-    })
-}
-
-fn loads(plugin: &str) -> Finding {
-    Finding::ok(plugin, "it can be loaded")
+    let tried = match tried {
+        Err(error) if sqlstate(&error) == Some(&SqlState::QUERY_CANCELED) => Ok(()),
+        tried => tried,
+    };
+    let reset = session.client().batch_execute("RESET statement_timeout").await;
+    tried.and(reset.context(|| "setting the session back".to_owned()))
 }
 
 fn slot_statement(config: &Config, failover: bool) -> String {

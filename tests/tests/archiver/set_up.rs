@@ -279,6 +279,43 @@ async fn setup_without_a_slot_tells_whether_the_plugin_loads() {
     }
 }
 
+/// Stock Debian: the server, and no package beside it.
+#[tokio::test]
+async fn without_wal2json_setup_offers_the_plugin_that_every_server_has() {
+    let mut world = World::start().await;
+    world.source.execute(USERS).await;
+    let offer = "source: pgoutput can be loaded, which is part of PostgreSQL";
+    let told = world.archiver(["setup"]).run().await.expect_code(1);
+    assert!(!told.stderr.contains(offer), "{told}");
+    let data = world.source.value("SHOW data_directory").await;
+    let libraries = std::path::Path::new(&data).join("libraries");
+    std::fs::create_dir(&libraries).expect("the server's folder is ours");
+    let postgres = world.source.installation().program("postgres");
+    let installed = postgres.ancestors().nth(2).expect("bin and lib lie side by side").join("lib");
+    for library in ["pgoutput.so", "plpgsql.so"] {
+        std::os::unix::fs::symlink(installed.join(library), libraries.join(library))
+            .expect("the folder is ours");
+    }
+    world.source.append_setting("dynamic_library_path", &libraries.display().to_string());
+    world.source.reload();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let told = world.archiver(["setup"]).run().await.expect_code(1);
+        if told.stderr.contains(offer) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{told}");
+    }
+    let told = world.archiver(["setup", "--create-slot"]).run().await.expect_code(1);
+    assert!(told.stderr.contains(offer), "{told}");
+    assert_eq!(world.source.value("SELECT count(*) FROM pg_replication_slots").await, "0");
+    // As it says, and what is printed is run by a superuser.
+    world.set_archiver("source", "pgoutput");
+    world.run_as_told(["setup", "--create-slot"]).await;
+    world.source.execute("INSERT INTO users VALUES (1, 'Kim')").await;
+    world.archiver(["run", "--once"]).succeed().await;
+}
+
 #[tokio::test]
 async fn a_made_password_is_shown_once_and_works() {
     let mut world = World::start().await;

@@ -37,8 +37,9 @@ fn every_message_of_the_page_is_printed_by_a_program() {
 }
 
 #[tokio::test]
-async fn every_command_of_the_page_is_one_that_its_program_takes() {
-    let commands = commands_in(&page(PAGE));
+async fn every_command_of_the_pages_is_one_that_its_program_takes() {
+    let commands =
+        [PAGE, "docs/sources.md"].iter().flat_map(|path| commands_in(&page(path))).collect::<Vec<_>>();
     assert!(commands.len() > 40, "{commands:?}");
     let folder = tempfile::tempdir().expect("a folder");
     let refused = refused_by_parser(&commands, folder.path()).await;

@@ -130,7 +130,7 @@ keys! {
         data_sync_freq: Some("DATA_SYNC_FREQ"), Text("600"), false, "time between two polls or passes; seconds when it is a bare number, at least 60";
         metric_freq: Some("METRIC_FREQ"), Text("24h"), false, "period of the metrics; hours when it is a bare number";
         slot_name: None, Text("syncdata_slot"), false, "replication slot in production";
-        source: None, Text("wal2json"), false, "the output plugin that the slot is read with; there is no other one yet";
+        source: None, Text("wal2json"), false, "the output plugin that the slot is read with: wal2json or pgoutput; a running archive changes it with `setup --switch-source`";
         tables: None, Text(""), false, "tables to capture: names, `schema.*`, `*`";
         confirm: None, Text("shipped"), false, "shipped or spooled: what has to be durable where before production may forget it";
         wal_guard: None, Text("8GiB"), false, "WAL that the slot may retain before the archiver acts";

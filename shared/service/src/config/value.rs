@@ -161,10 +161,8 @@ pub(super) fn confirm(given: &Given) -> Parsed<Confirm> {
     choice(given, &[("shipped", Confirm::Shipped), ("spooled", Confirm::Spooled)])
 }
 
-/// Releases know one. The other has not shown yet, over enough rounds of what may happen to tables, that no copy is wrong.
 pub(super) fn source(given: &Given) -> Parsed<Source> {
-    let all = [Source::Wal2json, Source::Pgoutput].map(|source| (source.as_str(), source));
-    choice(given, if cfg!(debug_assertions) { &all } else { &all[..1] })
+    choice(given, &[Source::Wal2json, Source::Pgoutput].map(|source| (source.as_str(), source)))
 }
 
 pub(super) fn on_error(given: &Given) -> Parsed<OnError> {
