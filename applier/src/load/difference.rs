@@ -179,8 +179,12 @@ impl Pair<'_> {
 
     /// `INSERT INTO "t" ("a", "b") OVERRIDING SYSTEM VALUE`.
     fn insert(&self) -> String {
-        let list = self.table.column_list(&self.columns);
-        format!("INSERT INTO {} ({list}) OVERRIDING SYSTEM VALUE", self.table.name.sql())
+        let list = match self.columns.as_slice() {
+            // SQL has no empty list: where none is named, nothing is given for any.
+            [] => String::new(),
+            columns => format!(" ({})", self.table.column_list(columns)),
+        };
+        format!("INSERT INTO {}{list} OVERRIDING SYSTEM VALUE", self.table.name.sql())
     }
 
     /// A name that stands for the whole row, because no column has it.

@@ -31,6 +31,8 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 const FAILURES_MAX: usize = 3;
 /// … or after the first time in vain, for so long: it may have been tried again at once.
 const FAILING_MAX: Duration = Duration::from_secs(20);
+/// A base that was just being made has come by then.
+const BASE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is asked for; it may travel to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,6 +211,14 @@ pub async fn until_made(config: &Config, resync: &Resync, asked_at: Timestamp) -
         if tables.iter().all(|(_, state)| state.wants().is_none()) {
             return outcome(&local, tables, asked_at).await;
         }
+        let reason = tables.iter().find_map(|(table, state)| Some((table, without_base(state)?)));
+        if let Some((table, reason)) = reason
+            && !is_loading
+            && Timestamp::now().since(asked_at) > BASE_PATIENCE
+        {
+            return Err(Error::new(Kind::Conflict, format!("{table} waits for its first base: {reason}"))
+                .hint("it is loaded by itself once there is one"));
+        }
         let troubles = troubles_since(&local, asked_at).await?;
         if let Some(trouble) = troubles.last().filter(|_| troubles.len() >= FAILURES_MAX && !is_loading) {
             return Err(Error::new(Kind::Locked, format!("it could not be made anew so far: {trouble}"))
@@ -218,11 +228,33 @@ pub async fn until_made(config: &Config, resync: &Resync, asked_at: Timestamp) -
     }
 }
 
-/// Whether there is such a table.
-pub async fn consider(config: &Config, table: &TableName) -> Result<()> {
+/// Whether there are such tables.
+pub async fn consider(config: &Config, tables: &[TableName]) -> Result<()> {
     let local = Local::open(config).await?;
     let states = cursor::table_states(local.session.client(), &local.meta).await?;
-    states.get(table).map(|_| ()).ok_or_else(|| not_listed(table))
+    match tables.iter().find(|table| !states.contains_key(table)) {
+        Some(table) => Err(not_listed(table)),
+        None => Ok(()),
+    }
+}
+
+/// Whether that one can be made anew now. One that never had rows, and for which there is no base, waits for it anyhow.
+pub async fn consider_one(config: &Config, table: &TableName) -> Result<()> {
+    let local = Local::open(config).await?;
+    let states = cursor::table_states(local.session.client(), &local.meta).await?;
+    let state = states.get(table).ok_or_else(|| not_listed(table))?;
+    match without_base(state) {
+        Some(reason) => {
+            Err(Error::new(Kind::Conflict, format!("{table} waits for its first base: {reason}"))
+                .hint("it is loaded by itself once there is one; a pass looks now"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Why there is none, for a table that never had rows.
+fn without_base(state: &TableState) -> Option<&str> {
+    state.reason.as_deref().filter(|_| state.state == State::Pending && state.position.is_none())
 }
 
 /// While somebody waits: what is said at the end is the answer.

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use syncdata_formats::chain::Verified;
 use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::head::Size;
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Link;
@@ -57,9 +58,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Pending tables wait for an operator, but nothing is wrong with them.
+    /// Pending tables wait for an operator, but nothing is wrong with them. For a live one that is told nothing comes any
+    /// more.
     pub fn is_clean(&self) -> bool {
-        let wrong = |state: &State| state.needs_operator();
+        let wrong = |state: &State| state.needs_operator() || *state == State::Live;
         self.missing.is_none() && !self.unhealthy.values().any(|(state, _)| wrong(state))
     }
 }
@@ -215,7 +217,7 @@ impl<'a> Pass<'a> {
             let newest = view.head.as_ref().and_then(|head| head.newest);
             source.stream(view.tip, view.after(checkpoint), newest, live.clone())
         };
-        self.context.tally.waits(view.after(&checkpoint).len());
+        self.context.tally.waits(view.after(&checkpoint).len(), view.size_after(&checkpoint));
         let first = stream(&checkpoint, view);
         match self.apply_stream(checkpoint, first, report).await {
             Err(error) if view.is_hint && is_about_the_archive(&error) => {
@@ -223,7 +225,7 @@ impl<'a> Pass<'a> {
                 let local = self.context.local;
                 let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await?;
                 *view = View::of(source, &checkpoint, None).await?;
-                self.context.tally.waits(view.after(&checkpoint).len());
+                self.context.tally.waits(view.after(&checkpoint).len(), view.size_after(&checkpoint));
                 let again = stream(&checkpoint, view);
                 self.apply_stream(checkpoint, again, report).await
             }
@@ -304,7 +306,8 @@ impl<'a> Pass<'a> {
         let done = self.context.apply(checkpoint, &Scope::Live, group, ahead).await?;
         let last = group.last().expect("it has one");
         let checkpoint = Checkpoint::after(&last.segment);
-        self.context.tally.waits_less(group.len());
+        let sizes = group.iter().map(|fetched| Size::of(fetched.segment.manifest()));
+        self.context.tally.waits_less(group.len(), sizes.fold(Size::default(), Size::and));
         self.prove(&last.segment, &checkpoint).await;
         report.segments += group.len() as u64;
         report.records += done.records;
@@ -357,11 +360,14 @@ impl<'a> Pass<'a> {
     async fn describe(&self, report: &mut Report) -> Result<()> {
         let states =
             cursor::table_states(self.context.local.session.client(), &self.context.local.meta).await?;
+        let left = captured::left(self.context.local.session.client(), &self.context.local.meta).await?;
         report.tables = states.len();
         for (table, state) in states {
             report.waits_for_base |= state.wants().is_some();
             if state.state != State::Live {
                 report.unhealthy.insert(table, (state.state, state.reason.unwrap_or_default()));
+            } else if let Some(until) = left.get(&table.to_string()) {
+                report.unhealthy.insert(table, (State::Live, captured::words(until)));
             }
         }
         Ok(())

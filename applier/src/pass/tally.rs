@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use syncdata_formats::error::Error;
+use syncdata_formats::head::Size;
 use syncdata_formats::manifest::OpCounts;
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
@@ -32,6 +33,8 @@ pub struct Counts {
     pub set_aside: u64,
     /// Segments that the archive had for the last pass and that are not applied yet.
     pub waiting: Option<u64>,
+    /// How much is in them, where the archive says it.
+    pub waiting_size: Option<Size>,
     pub last_error: Option<String>,
     /// As the last pass found it.
     pub archive: Option<Seen>,
@@ -125,13 +128,15 @@ impl Tally {
         self.lock().archive = Some(Seen { covered_at, at });
     }
 
-    pub(super) fn waits(&self, segments: usize) {
-        self.lock().waiting = Some(segments as u64);
+    pub(super) fn waits(&self, segments: usize, size: Option<Size>) {
+        let mut counts = self.lock();
+        (counts.waiting, counts.waiting_size) = (Some(segments as u64), size);
     }
 
     /// So many of those that waited are applied.
-    pub(super) fn waits_less(&self, segments: usize) {
+    pub(super) fn waits_less(&self, segments: usize, size: Size) {
         let mut counts = self.lock();
+        counts.waiting_size = counts.waiting_size.map(|waiting| waiting.less(size));
         counts.waiting = counts.waiting.map(|waiting| waiting.saturating_sub(segments as u64));
     }
 
@@ -166,10 +171,14 @@ mod tests {
     #[test]
     fn what_waits_becomes_less_with_what_is_applied() {
         let tally = Tally::default();
-        tally.waits_less(1);
-        assert_eq!(tally.counts().waiting, None, "nobody has looked");
-        tally.waits(3);
-        tally.waits_less(2);
-        assert_eq!(tally.counts().waiting, Some(1));
+        let size = |records| Size { records, bytes: 10 * records };
+        tally.waits_less(1, size(1));
+        assert_eq!((tally.counts().waiting, tally.counts().waiting_size), (None, None), "nobody has looked");
+        tally.waits(3, Some(size(30)));
+        tally.waits_less(2, size(20));
+        assert_eq!((tally.counts().waiting, tally.counts().waiting_size), (Some(1), Some(size(10))));
+        tally.waits(1, None);
+        tally.waits_less(1, size(10));
+        assert_eq!((tally.counts().waiting, tally.counts().waiting_size), (Some(0), None));
     }
 }

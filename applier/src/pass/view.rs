@@ -5,7 +5,7 @@ use syncdata_formats::chain::ChainTip;
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::floor::Floor;
-use syncdata_formats::head::{Head, Newest};
+use syncdata_formats::head::{Head, Newest, Recent, Size};
 use syncdata_formats::layout::SegmentName;
 use syncdata_formats::time::{Day, Timestamp};
 
@@ -81,6 +81,16 @@ impl View {
         self.listing.names().filter(|(_, name)| name.seq.get() > checkpoint.seq()).collect()
     }
 
+    /// How much is in them, where head.json says it of each.
+    pub(super) fn size_after(&self, checkpoint: &Checkpoint) -> Option<Size> {
+        let recent = self.head.as_ref().map_or(&[][..], |head| &head.recent);
+        let size = |(day, name): (Day, SegmentName)| {
+            let is_it = |recent: &&Recent| recent.segment.name == name && recent.segment.day == day;
+            recent.iter().find(is_it).and_then(|recent| recent.size)
+        };
+        self.after(checkpoint).into_iter().map(size).try_fold(Size::default(), |all, one| Some(all.and(one?)))
+    }
+
     pub(super) fn floor(&self) -> Option<&Floor> {
         self.listing.floor()
     }
@@ -100,8 +110,9 @@ fn hinted(
     let is_own = |segment: &&Newest| {
         segment.name.seq == own.link.seq && segment.sha256 == own.link.sha256 && segment.day == own.day
     };
-    head.recent.iter().find(is_own)?;
-    let from_own = head.recent.iter().take_while(|segment| segment.name.seq >= own.link.seq);
+    let recent = head.recent.iter().map(|recent| &recent.segment);
+    recent.clone().find(is_own)?;
+    let from_own = recent.take_while(|segment| segment.name.seq >= own.link.seq);
     Some(from_own.map(|segment| (segment.day, segment.name)).collect())
 }
 

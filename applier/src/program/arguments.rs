@@ -114,9 +114,9 @@ pub(super) struct AsOfArguments {
     /// Where the tables are made; the live ones are left as they are
     #[arg(long, value_name = "SCHEMA")]
     into: String,
-    /// Tables and patterns of the whitelist, separated by commas, instead of all
-    #[arg(long)]
-    tables: Option<String>,
+    /// Tables and patterns of the whitelist, instead of all
+    #[arg(long, value_name = "A,B", num_args = 1..)]
+    tables: Vec<String>,
 }
 
 /// What may be asked about proofs.
@@ -210,7 +210,8 @@ impl DeadLetters {
 
 impl AsOfArguments {
     pub(super) fn order(self) -> AsOf {
-        AsOf { at: self.time.0, schema: self.into, tables: self.tables }
+        let tables = (!self.tables.is_empty()).then(|| self.tables.join(","));
+        AsOf { at: self.time.0, schema: self.into, tables }
     }
 }
 

@@ -170,6 +170,8 @@ enum Command {
     /// Bring rows that changed in a stretch of time back to what the archive says of them, or show it in copies
     Replay(ReplayArguments),
     /// Make tables as they were at a moment, beside the live ones
+    // A list of tables takes the words after it: the time is said before.
+    #[command(override_usage = "syncdata-applier as-of <TIME> --into <SCHEMA> [OPTIONS]")]
     AsOf(AsOfArguments),
     /// Every change of one row, from the archive, oldest first
     History(HistoryArguments),

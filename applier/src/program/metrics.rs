@@ -72,6 +72,20 @@ fn copy(metrics: &mut Metrics, status: &Status, counts: &Counts) {
     let waiting = status.waiting_segments.map(|segments| (&[][..], segments));
     let help = "Segments that the archive has and the copy has not, as the last pass saw it";
     metrics.family(&name("waiting_segments"), Gauge, help, waiting);
+    let waiting = status.waiting_records.map(|records| (&[][..], records));
+    metrics.family(
+        &name("waiting_records"),
+        Gauge,
+        "Records in these segments, where the archive says it",
+        waiting,
+    );
+    let waiting = status.waiting_bytes.map(|bytes| (&[][..], bytes));
+    metrics.family(
+        &name("waiting_bytes"),
+        Gauge,
+        "Bytes to fetch for these segments, where the archive says it",
+        waiting,
+    );
     metrics.time(&name("last_sync_timestamp_seconds"), "When the last pass succeeded", status.last_sync);
     let help = "Until when all commits of production are in every table that has rows";
     metrics.time(&name("covered_timestamp_seconds"), help, status.copy.data_as_of);
@@ -275,14 +289,9 @@ mod tests {
             active().with(Found { tables: vec![table("users", State::Live, false)], ..Found::default() });
         status.last_sync = None::<Timestamp>;
         let text = metrics(&status, &Counts::default()).into_text();
-        for name in [
-            "last_sync",
-            "table_score",
-            "table_proved",
-            "table_rows",
-            "waiting_segments",
-            "quarantine_records",
-        ] {
+        for name in
+            ["last_sync", "table_score", "table_proved", "table_rows", "waiting_", "quarantine_records"]
+        {
             assert!(!text.contains(&format!("syncdata_applier_{name}")), "{name} is in {text}");
         }
     }

@@ -104,6 +104,7 @@ pub(super) mod tests {
             lsn: None,
             stale,
             reason: None,
+            captured_until: None,
             nan_as_null: Vec::new(),
             differs: false,
             differs_by: Vec::new(),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::digest::Digest;
-use syncdata_formats::head::{Head, Newest};
+use syncdata_formats::head::{self, Head, Newest};
 use syncdata_formats::layout::SegmentName;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{Gap, Link};
@@ -150,6 +150,9 @@ pub(crate) struct Recent {
     pub segment: Link,
     pub day: Day,
     pub end_lsn: Lsn,
+    /// Earlier versions did not note it.
+    #[serde(default)]
+    pub size: Option<head::Size>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,25 +287,27 @@ impl State {
         self.covered_lsn = self.covered_lsn.max(self.tip.end_lsn);
         self.captured.told_by(verified.manifest());
         if let Some(last) = self.tip.last {
-            self.recent.insert(0, Recent { segment: last.segment, day: last.day, end_lsn: self.tip.end_lsn });
+            let size = Some(head::Size::of(verified.manifest()));
+            let recent = Recent { segment: last.segment, day: last.day, end_lsn: self.tip.end_lsn, size };
+            self.recent.insert(0, recent);
             self.recent.truncate(Head::RECENT_MAX);
         }
     }
 
     /// What head.json lists of it: without a hole, from the end.
-    pub(crate) fn recent(&self) -> Vec<Newest> {
+    pub(crate) fn recent(&self) -> Vec<head::Recent> {
         let mut next = self.tip.seq();
         let mut follows = |recent: &&Recent| {
             let fits = recent.segment.seq.get() == next;
             next = next.saturating_sub(1);
             fits
         };
-        let newest = |recent: &Recent| Newest {
-            day: recent.day,
-            name: SegmentName { seq: recent.segment.seq, end_lsn: recent.end_lsn },
-            sha256: recent.segment.sha256,
+        let listed = |recent: &Recent| {
+            let name = SegmentName { seq: recent.segment.seq, end_lsn: recent.end_lsn };
+            let segment = Newest { day: recent.day, name, sha256: recent.segment.sha256 };
+            head::Recent { segment, size: recent.size }
         };
-        self.recent.iter().take_while(&mut follows).map(newest).collect()
+        self.recent.iter().take_while(&mut follows).map(listed).collect()
     }
 
     /// What the next manifest has to follow.

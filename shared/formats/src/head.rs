@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::json;
 use crate::layout::{ArchivePath, SegmentName, parse_manifest_path};
 use crate::lsn::Lsn;
+use crate::manifest::Manifest;
 use crate::name::TablePattern;
 use crate::time::{Day, Timestamp};
 
@@ -23,7 +24,7 @@ pub struct Head {
     pub newest: Option<Newest>,
     /// The newest segments, the newest first; empty where it is not known. Names hold end positions and cannot be
     /// computed: with this a reader near the end needs no listing.
-    pub recent: Vec<Newest>,
+    pub recent: Vec<Recent>,
     /// Everything that committed up to here is in the archive.
     pub covered_lsn: Lsn,
     /// By production's clock: everything that committed before is in the archive.
@@ -40,6 +41,44 @@ pub struct Newest {
     pub day: Day,
     pub name: SegmentName,
     pub sha256: Digest,
+}
+
+/// One of the newest segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recent {
+    pub segment: Newest,
+    /// For people who wait for it; `None` where it is not known.
+    pub size: Option<Size>,
+}
+
+/// How much there is in a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    pub records: u64,
+    /// Of its change file, compressed.
+    pub bytes: u64,
+}
+
+impl Size {
+    pub fn of(manifest: &Manifest) -> Size {
+        Size { records: manifest.records, bytes: manifest.file.as_ref().map_or(0, |file| file.bytes) }
+    }
+
+    #[must_use]
+    pub fn and(self, other: Size) -> Size {
+        Size {
+            records: self.records.saturating_add(other.records),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+
+    #[must_use]
+    pub fn less(self, other: Size) -> Size {
+        Size {
+            records: self.records.saturating_sub(other.records),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
 }
 
 impl Head {
@@ -89,6 +128,10 @@ struct RawRecent {
     seq: u64,
     manifest: String,
     sha256: Digest,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    records: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
 }
 
 impl From<Head> for RawHead {
@@ -108,13 +151,24 @@ impl From<Head> for RawHead {
     }
 }
 
-impl From<Newest> for RawRecent {
-    fn from(segment: Newest) -> RawRecent {
+impl From<Recent> for RawRecent {
+    fn from(Recent { segment, size }: Recent) -> RawRecent {
         RawRecent {
             seq: segment.name.seq.get(),
             manifest: segment.manifest_path().as_str().to_owned(),
             sha256: segment.sha256,
+            records: size.map(|size| size.records),
+            bytes: size.map(|size| size.bytes),
         }
+    }
+}
+
+impl TryFrom<RawRecent> for Recent {
+    type Error = String;
+
+    fn try_from(raw: RawRecent) -> Result<Recent, String> {
+        let size = raw.records.zip(raw.bytes).map(|(records, bytes)| Size { records, bytes });
+        Ok(Recent { segment: named(raw.seq, &raw.manifest, raw.sha256)?, size })
     }
 }
 
@@ -124,10 +178,10 @@ impl TryFrom<RawHead> for Head {
     fn try_from(raw: RawHead) -> Result<Head, String> {
         let newest = match (raw.seq, raw.manifest, raw.sha256) {
             (0, None, None) => None,
-            (seq, Some(manifest), Some(sha256)) => Some(named(RawRecent { seq, manifest, sha256 })?),
+            (seq, Some(manifest), Some(sha256)) => Some(named(seq, &manifest, sha256)?),
             (seq, _, _) => return Err(format!("seq {seq} does not fit manifest and sha256")),
         };
-        let recent = raw.recent.into_iter().map(named).collect::<Result<Vec<Newest>, String>>()?;
+        let recent = raw.recent.into_iter().map(Recent::try_from).collect::<Result<Vec<Recent>, String>>()?;
         check_recent(newest, &recent)?;
         let not_captured = raw.not_captured.iter().map(|text| pattern(text));
         let not_captured = not_captured.collect::<Result<Vec<TablePattern>, String>>()?;
@@ -143,12 +197,12 @@ impl TryFrom<RawHead> for Head {
     }
 }
 
-fn named(raw: RawRecent) -> Result<Newest, String> {
-    let (day, name) = parse_manifest_path(&raw.manifest).map_err(|error| error.to_string())?;
-    if name.seq.get() != raw.seq {
-        return Err(format!("seq is {}, but manifest is {:?}", raw.seq, raw.manifest));
+fn named(seq: u64, manifest: &str, sha256: Digest) -> Result<Newest, String> {
+    let (day, name) = parse_manifest_path(manifest).map_err(|error| error.to_string())?;
+    if name.seq.get() != seq {
+        return Err(format!("seq is {seq}, but manifest is {manifest:?}"));
     }
-    Ok(Newest { day, name, sha256: raw.sha256 })
+    Ok(Newest { day, name, sha256 })
 }
 
 fn pattern(text: &str) -> Result<TablePattern, String> {
@@ -160,7 +214,7 @@ fn pattern(text: &str) -> Result<TablePattern, String> {
 }
 
 /// The newest one first, each followed by the one before it.
-fn check_recent(newest: Option<Newest>, recent: &[Newest]) -> Result<(), String> {
+fn check_recent(newest: Option<Newest>, recent: &[Recent]) -> Result<(), String> {
     if recent.len() > Head::RECENT_MAX {
         return Err(format!(
             "{} recent segments, of which at most {} are expected",
@@ -168,11 +222,11 @@ fn check_recent(newest: Option<Newest>, recent: &[Newest]) -> Result<(), String>
             Head::RECENT_MAX
         ));
     }
-    if recent.first().is_some_and(|first| Some(*first) != newest) {
+    if recent.first().is_some_and(|first| Some(first.segment) != newest) {
         return Err("recent does not begin with the newest segment".into());
     }
     for pair in recent.windows(2) {
-        let [later, earlier] = pair else { continue };
+        let [Recent { segment: later, .. }, Recent { segment: earlier, .. }] = pair else { continue };
         if earlier.name.seq.next() != later.name.seq
             || earlier.day > later.day
             || earlier.name.end_lsn > later.name.end_lsn
@@ -192,7 +246,7 @@ mod tests {
         Head {
             archive_id: archive_id(),
             newest,
-            recent: newest.into_iter().chain(newest.map(|_| earlier())).collect(),
+            recent: newest.map(sized).into_iter().chain(newest.map(|_| earlier())).collect(),
             covered_lsn: lsn("0/16B4000"),
             covered_at: ts("2026-02-05T10:45:00.5Z"),
             not_captured: newest.map(|_| "sales.\"A b\"".parse().expect("a name")).into_iter().collect(),
@@ -206,10 +260,15 @@ mod tests {
         Newest { day, name, sha256: Digest::of(b"the manifest") }
     }
 
-    fn earlier() -> Newest {
+    fn sized(segment: Newest) -> Recent {
+        Recent { segment, size: Some(Size { records: 7, bytes: 1234 }) }
+    }
+
+    fn earlier() -> Recent {
         let path = "segments/2026-02-04/0000000041-00000000016B3D00.manifest.json";
         let (day, name) = parse_manifest_path(path).expect("a path");
-        Newest { day, name, sha256: Digest::of(b"the manifest before") }
+        // As an earlier archiver wrote it.
+        Recent { segment: Newest { day, name, sha256: Digest::of(b"the manifest before") }, size: None }
     }
 
     fn text(head: &Head) -> String {
@@ -269,6 +328,9 @@ mod tests {
         assert!(sound.contains(
             "\"recent\":[{\"seq\":42,\"manifest\":\"segments/2026-02-05/0000000042-00000000016B3D40.manifest.json\",\"sha256\":\""
         ));
+        assert!(sound.contains("\",\"records\":7,\"bytes\":1234},{\"seq\":41,"), "{sound}");
+        let half = sound.replace("\"records\":7,", "");
+        assert_eq!(Head::decode(half.as_bytes()).expect("a hint").recent[0].size, None);
         let without = Head { recent: vec![], ..head(Some(newest())) };
         assert!(!text(&without).contains("recent"));
         assert_eq!(Head::decode(&without.encode()).ok(), Some(without));
@@ -292,7 +354,7 @@ mod tests {
         assert!(Head::decode(&other.encode()).expect_err("other").report().contains("does not begin"));
         let none = Head { newest: None, ..head(Some(newest())) };
         assert!(Head::decode(&none.encode()).is_err());
-        let many = Head { recent: vec![newest(); 65], ..head(Some(newest())) };
+        let many = Head { recent: vec![sized(newest()); 65], ..head(Some(newest())) };
         assert!(Head::decode(&many.encode()).expect_err("many").report().contains("at most 64"));
     }
 

@@ -29,8 +29,9 @@ impl Secret {
     /// What a file has that a setting names: a password in one line.
     pub fn of_file(key: &str, path: &Path) -> Result<Secret> {
         let doing = || format!("reading {key} {}", path.display());
-        refuse_if_exposed(path, std::fs::metadata(path).context(doing)?.mode(), "a secret")?;
-        let text = small_file::read_text(path).context(doing)?;
+        let file = small_file::open_plain(path).context(doing)?;
+        refuse_if_exposed(path, file.metadata().context(doing)?.mode(), "a secret")?;
+        let text = small_file::read_opened_text(file, path).context(doing)?;
         let text = text.trim_end_matches(['\r', '\n']);
         if text.is_empty() || text.contains(['\r', '\n', '\0']) {
             let message = format!("{key} {} does not hold one line", path.display());

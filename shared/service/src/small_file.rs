@@ -3,8 +3,10 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use syncdata_formats::error::{Context as _, Error, Kind, Result};
 
 use crate::own_files;
@@ -46,6 +48,19 @@ pub fn read_text(path: &Path) -> Result<String> {
     text(read(path, OPERATORS_BYTES_MAX)?, path)
 }
 
+/// Opens a file of secrets, whose rights are looked at before it is read. A pipe, which would hold a daemon until somebody
+/// writes into it, and a folder are no such file; nor can they be read again on a reload.
+pub fn open_plain(path: &Path) -> Result<File> {
+    let doing = || format!("opening {}", path.display());
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag of open(2)");
+    let opened = File::options().read(true).custom_flags(flags).open(path).context(doing)?;
+    if !opened.metadata().context(doing)?.is_file() {
+        let message = format!("{} is no plain file", path.display());
+        return Err(Error::new(Kind::BadInput, message).hint("name a file that holds it"));
+    }
+    Ok(opened)
+}
+
 /// The same, of a file whose rights were looked at after it was opened.
 pub fn read_opened_text(opened: File, path: &Path) -> Result<String> {
     text(read_opened(opened, path, OPERATORS_BYTES_MAX)?, path)
@@ -79,6 +94,21 @@ mod tests {
             assert!(error.report().contains(path), "{error:?}");
         }
         assert!(read_text(Path::new("/dev/zero")).is_err());
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_refused_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+        for path in [pipe.as_path(), folder.path(), Path::new("/dev/zero")] {
+            let error = open_plain(path).expect_err("no file");
+            assert_eq!(error.kind(), Kind::BadInput, "{error:?}");
+            assert!(error.report().contains("is no plain file"), "{error:?}");
+        }
+        let missing = open_plain(&folder.path().join("none")).expect_err("nothing is there");
+        assert_eq!(missing.kind(), Kind::NotFound);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! copy it too; `--rows 5000000` is 1 GB.
 //! `scripts/bench proof` digests a narrow and a wide table on both sides, and has psql copy them to nowhere.
 //! `scripts/bench verify` proves an archive, and has zstd and sha256sum look at the same files.
+//! `scripts/bench watched` compares the memory of a daemon with API, page, metrics and alerts with one without.
 
 mod apply;
 mod archiver;
@@ -15,6 +16,7 @@ mod proof;
 mod snapshot;
 mod source;
 mod verify;
+mod watched;
 
 /// Its name on the command line, in words, and its statements with a procedure `load(changes)`.
 #[derive(Clone, Copy)]
@@ -71,6 +73,9 @@ async fn main() {
     if part == "proof" {
         return proof::run(&arguments).await;
     }
+    if part == "watched" {
+        return watched::run(&arguments).await;
+    }
     for workload in &arguments.workloads {
         match part.as_str() {
             "capture" => capture::run(*workload, &arguments).await,
@@ -82,7 +87,7 @@ async fn main() {
 
 fn usage() -> ! {
     say(
-        "usage: bench capture|apply [--workload mixed|inserts|hot] [--rows N] [--rounds N], bench snapshot [--rows N] [--rounds N], or bench proof|verify [--mib N] [--rounds N]",
+        "usage: bench capture|apply [--workload mixed|inserts|hot] [--rows N] [--rounds N], bench snapshot [--rows N] [--rounds N], bench proof|verify [--mib N] [--rounds N], or bench watched [--rounds N]",
     );
     std::process::exit(2)
 }

@@ -28,7 +28,7 @@ pub(crate) fn timed_with_peak(mut command: Command) -> (Duration, f64) {
 }
 
 /// 0 once it has ended.
-fn high_water_mark(child: &Child) -> u64 {
+pub(crate) fn high_water_mark(child: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)

@@ -153,6 +153,11 @@ async fn a_key_gives_the_same_execution_to_everybody_who_repeats_it() {
     served.copy.server.execute("UPDATE sync_executions SET asked_at = asked_at - interval '1 day'").await;
     let new = post(&address, &run, "{}", "Idempotency-Key: one\r\n").expect(202).json();
     assert_ne!(new["execution"]["id"], ids[0], "{new}");
+    // A table that is said often is looked at once: nobody waits behind thousands of sessions.
+    let often = json!({"tables": vec!["users"; 3000]}).to_string();
+    let check = post(&address, &format!("{API}/consistency/check"), &often, "").expect(202).json();
+    let tables = "SELECT tables FROM sync_executions WHERE kind = 'check'";
+    assert_eq!(served.copy.rows(tables).await, "{users}", "{check}");
     daemon.stop().await.expect_code(0);
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{API, TOKEN, free_address, get, post, send, served, tokens};
+use super::{API, Served, TOKEN, free_address, get, post, send, served, tokens};
 
 /// Without a token.
 fn open(address: &str, path: &str) -> super::Answer {
@@ -37,6 +37,8 @@ async fn who_may_not_ask_is_told_why_and_nothing_is_done() {
         (format!("{auth}Sec-Fetch-Site: same-site\r\n"), 403),
         (format!("{auth}Host: localhost\r\n"), 400),
         (format!("{auth}Idempotency-Key: {}\r\n", "k".repeat(256)), 400),
+        (format!("{auth}Idempotency-Key: two words\r\n"), 400),
+        (format!("{auth}Idempotency-Key: a\tb\r\n"), 400),
     ] {
         send(&address, &format!("{run}{more}Content-Length: 0\r\n\r\n")).expect(status);
     }
@@ -188,5 +190,48 @@ async fn an_address_that_may_not_be_opened_is_a_problem_and_passes_go_on() {
     daemon.says("INFO listening").await;
     get(&address, "/health").expect(200);
     served.copy.applier(&["status"]).succeed().await;
+    daemon.stop().await.expect_code(0);
+}
+
+#[tokio::test]
+async fn a_token_file_that_is_a_pipe_or_a_folder_holds_up_no_start() {
+    let Served { mut copy, daemon, address } = served(&[]).await;
+    daemon.stop().await.expect_code(0);
+    let pipe = copy.folder().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+    let folder = copy.folder().to_owned();
+    for path in [&pipe, &folder] {
+        copy.set("SYNCDATA_API_TOKEN_FILE", path.display().to_string());
+        let mut daemon = copy.applier(&["start"]).spawn();
+        daemon.says("pass done").await;
+        let health = open(&address, "/health").expect(503);
+        assert!(health.body.contains("is no plain file"), "{health:?}");
+        get(&address, &format!("{API}/sync/status")).expect(401);
+        daemon.signal(Signal::HUP);
+        daemon.says("settings reloaded").await;
+        open(&address, "/metrics").expect(200);
+        daemon.stop().await.expect_code(0);
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_waits_for_its_first_base_is_not_made_anew() {
+    let Served { mut copy, daemon, address } = served(&[]).await;
+    copy.server.execute("CREATE TABLE late (id int PRIMARY KEY)").await;
+    copy.forge.relation("late", &["id integer not null"], &["id"]);
+    let insert = |id: u32| vec![format!(r#"{{"table":"late","op":"INSERT","data":{{"id":{id}}}}}"#)];
+    copy.forge.segment(&[insert(1)]);
+    let kept = copy.forge.segment(&[insert(2)]);
+    copy.applier(&["sync"]).succeed().await;
+    copy.forge.prune_before(&kept);
+    copy.applier(&["add-tables", "late"]).run().await;
+    copy.applier(&["sync"]).run().await;
+    let reason = "SELECT reason IS NOT NULL FROM data_sync_table_state WHERE table_name = 'late'";
+    copy.wait_until(reason, |is_there| is_there == "t").await;
+    // It would be a `running` that nobody knows the end of, and sixteen of them keep all others out.
+    let refused = post(&address, &format!("{API}/sync/table/late/full"), "", "").expect(409);
+    assert!(refused.body.contains("late waits for its first base"), "{refused:?}");
+    assert_eq!(copy.rows("SELECT count(*) FROM sync_executions WHERE trigger = 'api'").await, "0");
     daemon.stop().await.expect_code(0);
 }

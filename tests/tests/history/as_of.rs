@@ -110,6 +110,12 @@ async fn what_cannot_be_made_is_refused_or_named() {
         early.stdout.contains("users: left alone: the archive has no change of it up to then"),
         "{early}"
     );
+    // As words and as lists, like everywhere.
+    for (schema, tables) in [("words", &["users", "sales.*"][..]), ("lists", &["users, sales.keyless"][..])] {
+        let arguments = [&["as-of", time.as_str(), "--into", schema, "--tables"][..], tables].concat();
+        let made = story.world.applier(arguments).succeed().await;
+        assert!(made.stdout.contains(&format!("2 tables are in schema {schema}")), "{made}");
+    }
     // Later than what the archive covers.
     let late =
         story.world.applier(["as-of", "2100-01-01", "--into", "late", "--tables", "users"]).succeed().await;

@@ -3,6 +3,7 @@
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::snapshot::Seen;
 use syncdata_tests::LocalCopy;
+use syncdata_tests::world::WorldOptions;
 
 use crate::{USERS, insert, state, update, users};
 
@@ -331,4 +332,31 @@ async fn tables_that_are_loaded_one_after_the_other_lend_each_other_no_types() {
     copy.sync(0).await;
     assert_eq!(copy.rows("SELECT v, count(*) FROM a GROUP BY v").await, "1,600");
     assert_eq!(copy.rows("SELECT v, count(*) FROM b GROUP BY v").await, "007,600");
+}
+
+#[tokio::test]
+async fn a_table_without_columns_is_loaded_too() {
+    let world = WorldOptions::default().without_sftp().start().await;
+    world.execute_on_both("CREATE TABLE nothing ()").await;
+    let two = "INSERT INTO nothing DEFAULT VALUES; INSERT INTO nothing DEFAULT VALUES";
+    world.source.execute(two).await;
+    world.source.execute("SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json')").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.archiver(["snapshot"]).succeed().await;
+    world.source.execute("INSERT INTO nothing DEFAULT VALUES").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    let rows = "SELECT count(*) FROM nothing";
+    // Rows that are too many go, those that are missing come.
+    for before in ["0", "7"] {
+        world
+            .target
+            .execute(&format!(
+                "DELETE FROM nothing; INSERT INTO nothing SELECT FROM generate_series(1, {before})"
+            ))
+            .await;
+        world.applier(["add-tables", "nothing"]).run().await;
+        world.applier(["resync", "nothing"]).succeed().await;
+        assert_eq!(world.target.value(rows).await, "3", "there were {before}");
+        world.applier(["remove-tables", "nothing"]).succeed().await;
+    }
 }

@@ -18,15 +18,23 @@ async fn a_table_that_is_captured_no_more_is_no_fresher_than_when_it_left() {
     assert_eq!(users, orders);
 
     // Nothing else happens: head.json alone says it. Then the next segment does.
+    world.applier(["status", "--json"]).run().await.expect_code(1);
     world.set_archiver("tables", vec!["users"]);
     world.source.execute("INSERT INTO orders VALUES (2)").await;
-    world.carry().await;
+    carry(&world).await;
     assert_eq!(as_of(&world, "orders").await, orders, "left");
+    let status = world.applier(["status", "--json"]).run().await.expect_code(1).json();
+    let troubles = status["troubles"].as_array().expect("troubles");
+    let trouble = troubles.iter().find(|trouble| trouble["table"] == "orders").expect("it is named at once");
+    let words = trouble["words"].as_str().expect("words");
+    assert!(words.starts_with("orders is captured no more: what committed after 20"), "{status}");
+    assert_eq!(trouble["command"], "syncdata-applier remove-tables orders");
+    assert_eq!(troubles.iter().filter(|trouble| trouble["table"] == "users").count(), 0, "{status}");
     let fresher = as_of(&world, "users").await;
     assert_ne!(fresher, users);
     for id in 2..4 {
         world.source.execute(&format!("INSERT INTO users VALUES ({id})")).await;
-        world.carry().await;
+        carry(&world).await;
         assert_eq!(as_of(&world, "orders").await, orders, "still away");
     }
     assert_ne!(as_of(&world, "users").await, fresher);
@@ -41,6 +49,13 @@ async fn a_table_that_is_captured_no_more_is_no_fresher_than_when_it_left() {
     world.carry().await;
     world.assert_same(&["users", "orders"]).await;
     assert_eq!(as_of(&world, "users").await, as_of(&world, "orders").await);
+}
+
+/// What the archive has is applied, and the table that left is told.
+async fn carry(world: &World) {
+    world.archiver(["run", "--once"]).succeed().await;
+    let synced = world.applier(["sync"]).run().await.expect_code(1);
+    assert!(synced.stdout.contains("orders: live: captured no more"), "{synced}");
 }
 
 async fn as_of(world: &World, table: &str) -> String {

@@ -339,11 +339,22 @@ async fn a_resync_asks_first(scene: &Scene) {
     scene.world.assert_same(&["users"]).await;
     // The name with all that it contains is one segment of a path.
     scene.presses(HOSTILE, "check").await;
-    let said = scene
-        .browser
-        .wait_until("#said", |text| text.contains("The check of") && !text.contains("asked for"))
-        .await;
-    assert!(said.contains(HOSTILE) && !said.contains("not begun"), "{said}");
+    scene.sees("#said", &format!("The check of \"{HOSTILE}\": succeeded: ")).await;
+    scene.sees("#executions", "check").await;
+    // All of them, for whoever says so.
+    scene.browser.click("#check-all").await;
+    scene.sees("#sure", "Check all tables now?").await;
+    assert_eq!(scene.focused().await, "sure-no");
+    scene.browser.click("#sure-no").await;
+    scene.browser.wait_until("#sure", str::is_empty).await;
+    let checks = "SELECT count(*) FROM sync_executions WHERE kind = 'check'";
+    assert_eq!(scene.world.target.value(checks).await, "1", "who says no gets nothing");
+    scene.browser.click("#check-all").await;
+    scene.sees("#sure", "Check all tables now?").await;
+    scene.browser.click("#sure-yes").await;
+    let said = scene.sees("#said", "The check of all tables: succeeded: ").await;
+    assert!(said.contains(" checks equal, 0 differ, "), "{said}");
+    assert_eq!(scene.world.target.value(checks).await, "2");
 }
 
 async fn a_hop_that_breaks_is_named(scene: &mut Scene) {

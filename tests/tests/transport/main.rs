@@ -63,5 +63,7 @@ fn assert_refused<T: std::fmt::Debug>(outcome: Result<T>, kind: Kind, parts: &[&
     for part in parts {
         assert!(report.contains(part), "{part:?} is missing in {report}");
     }
+    // A library's names of its own errors are no words.
+    assert!(!report.contains("Session("), "{report}");
     error
 }

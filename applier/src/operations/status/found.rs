@@ -106,7 +106,7 @@ async fn read_tables(client: &Client, meta: &MetaSchema) -> Result<Vec<TableStat
            ORDER BY c.check_type, c.ordinal DESC) v \
            WHERE v.verdict = 'differs' AND v.repaired_at IS NULL ORDER BY v.check_type), \
          (to_jsonb(s) ->> 'changed_at')::timestamptz::text, counted.local_rows, counted.finished_at::text, \
-         s.waiting, s.incomplete_lsn::text \
+         s.waiting, s.incomplete_lsn::text, s.captured_until::text \
          FROM {meta}.tables_to_sync w \
          LEFT JOIN {meta}.data_sync_freshness f USING (table_name) \
          LEFT JOIN {meta}.data_sync_table_state s USING (table_name) \
@@ -160,6 +160,7 @@ fn table(row: &Row) -> Result<TableStatus> {
         lsn: lsn.map(str::parse).transpose()?,
         stale: row.get(4),
         reason: row.get(5),
+        captured_until: time(row.get(16))?,
         nan_as_null: row.get(6),
         score: row.get(7),
         proved_lsn: row.get::<_, Option<&str>>(8).map(str::parse).transpose()?,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::circuit::{self, Circuit};
 use syncdata_service::hops::{Hop, HopState, Trouble};
@@ -111,9 +112,17 @@ fn fetch(status: &Status, lags: &Lags) -> Hop {
             .since(trouble.since)
             .remedy("Do what the problem above says; syncdata-applier verify looks at the whole archive."),
         (None, None, _) => hop.is(HopState::Unknown, "the archive has not been seen yet"),
-        (None, _, Some(waiting @ 1..)) => hop.is(HopState::Ok, format!("{waiting} segments wait")),
+        (None, _, Some(waiting @ 1..)) => {
+            hop.is(HopState::Ok, format!("{waiting} segments wait{}", size(status)))
+        }
         (None, ..) => hop.is(HopState::Ok, "nothing waits"),
     }
+}
+
+/// How much is in what waits, where that is known.
+fn size(status: &Status) -> String {
+    let known = status.waiting_records.zip(status.waiting_bytes);
+    known.map_or_else(String::new, |(records, bytes)| format!(": {records} records, {}", ByteSize::b(bytes)))
 }
 
 fn apply(status: &Status, lags: &Lags, late: &Late) -> Hop {

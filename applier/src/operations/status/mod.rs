@@ -57,6 +57,12 @@ pub struct Status {
     /// Segments that the archive has and the copy has not, as far as the last pass has seen.
     #[serde(default)]
     pub waiting_segments: Option<u64>,
+    /// Records in them, where the archive says it.
+    #[serde(default)]
+    pub waiting_records: Option<u64>,
+    /// Bytes that are to be fetched for them.
+    #[serde(default)]
+    pub waiting_bytes: Option<u64>,
     pub copy: CopyStatus,
     pub tables: Vec<TableStatus>,
     /// Dead letters that are open: records in data_sync_quarantine.
@@ -106,6 +112,9 @@ pub struct TableStatus {
     /// Columns in which NaN and infinities have arrived as NULL, if there were any.
     #[serde(default)]
     pub nan_as_null: Vec<String>,
+    /// The source captures it no more: what committed after this is in no archive.
+    #[serde(default)]
+    pub captured_until: Option<Timestamp>,
     /// The newest proof that compared the table found that it differs from production, and nothing has cleared that.
     #[serde(default)]
     pub differs: bool,
@@ -181,7 +190,12 @@ impl TableStatus {
 
     /// Live, and yet older than `stale_after`.
     fn is_too_old(&self) -> bool {
-        self.state == State::Live && self.stale
+        self.state == State::Live && self.stale && self.captured_until.is_none()
+    }
+
+    /// It has rows, and nothing comes for them any more.
+    fn is_left(&self) -> bool {
+        self.state == State::Live && self.captured_until.is_some()
     }
 }
 

@@ -6,13 +6,15 @@ use syncdata_service::hops::{Action, Trouble};
 use super::hops::APPLY;
 use super::{Status, TableStatus};
 use crate::plan::state::State;
+use crate::target::postgres::captured;
 
 pub(super) fn of_tables(status: &Status) -> Vec<Trouble> {
     let tables = &status.tables;
     let set_aside = tables.iter().filter(|table| table.is_set_aside()).map(set_aside);
     let differing = tables.iter().filter(|table| table.differs).map(differs);
     let not_loaded = tables.iter().filter(|table| !table.is_set_aside()).filter_map(not_loaded);
-    set_aside.chain(differing).chain(not_loaded).chain(too_old(status)).collect()
+    let left = tables.iter().filter(|table| table.is_left()).map(left);
+    set_aside.chain(differing).chain(not_loaded).chain(left).chain(too_old(status)).collect()
 }
 
 fn of(table: &TableStatus, words: String, action: Action, command: &str, remedy: &str) -> Trouble {
@@ -80,6 +82,14 @@ fn not_loaded(table: &TableStatus) -> Option<Trouble> {
         command: Some("syncdata-applier sync".into()),
         ..of(table, words, Action::Run, "", remedy)
     })
+}
+
+fn left(table: &TableStatus) -> Trouble {
+    let until = table.captured_until.map_or_else(String::new, |until| until.to_string());
+    let words = format!("{} is {}", table.table, captured::words(&until));
+    let remedy = "If it is to go on: list it in `tables` of the archiver again, take a snapshot there, then a resync here. If it is \
+                  gone at production, take it off the whitelist.";
+    Trouble { action: None, ..of(table, words, Action::Run, "remove-tables", remedy) }
 }
 
 fn too_old(status: &Status) -> Option<Trouble> {

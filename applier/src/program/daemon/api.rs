@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use self::routes::{Operation, SITE};
 use super::life::Life;
 use super::orders::Orders;
+use super::shared::Shared;
 
 /// So many questions with a session of their own at once; the others wait.
 const QUESTIONS_MAX: usize = 4;
@@ -37,6 +38,10 @@ struct Api {
     at_work: Semaphore,
     /// What the archive said last of its end, and when.
     head: Mutex<Option<(Instant, Value)>>,
+    /// What needs no token costs no more however often it is asked at once.
+    status: Shared<Response>,
+    health: Shared<Response>,
+    metrics: Shared<Response>,
 }
 
 pub(super) async fn serve(life: &Arc<Life>, orders: &Orders) -> JoinHandle<()> {
@@ -48,6 +53,9 @@ pub(super) async fn serve(life: &Arc<Life>, orders: &Orders) -> JoinHandle<()> {
         asking: Mutex::default(),
         at_work: Semaphore::new(1),
         head: Mutex::default(),
+        status: Shared::default(),
+        health: Shared::default(),
+        metrics: Shared::default(),
     });
     let handler = move |call| answer(call, Arc::clone(&api));
     tokio::spawn(Arc::clone(life.http()).serve(SITE, handler).await)
@@ -55,9 +63,9 @@ pub(super) async fn serve(life: &Arc<Life>, orders: &Orders) -> JoinHandle<()> {
 
 async fn answer(call: Call<Operation>, api: Arc<Api>) -> Response {
     let answered = match call.operation {
-        Operation::Common(Common::Status) => return status(&api.life).await,
-        Operation::Common(Common::Health) => return health(&api.life).await,
-        Operation::Common(Common::Metrics) => return metrics(&api.life).await,
+        Operation::Common(Common::Status) => return api.status.get(|| status(&api.life)).await,
+        Operation::Common(Common::Health) => return api.health.get(|| health(&api.life)).await,
+        Operation::Common(Common::Metrics) => return api.metrics.get(|| metrics(&api.life)).await,
         Operation::Common(Common::Dashboard) => return api.life.dashboard().await.answer(),
         Operation::Common(Common::OpenApi) => Ok(openapi()),
         Operation::CdcStatus => reads::cdc_status(&api).await,

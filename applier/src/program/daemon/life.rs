@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
+use super::shared::Shared;
 use crate::archive::silence::Silence;
 use crate::load;
 use crate::operations::dashboard::{self, Dashboard, Lists};
@@ -48,6 +49,7 @@ pub(super) struct Life {
     /// Alerts that are not over.
     alerts: Mutex<Vec<Alert>>,
     points: Points,
+    looks: Shared<Result<(), String>>,
     /// A pass has ended.
     passed: Notify,
 }
@@ -81,6 +83,7 @@ impl Life {
             http: Arc::new(Http::new(Program::Applier, config)),
             alerts: Mutex::default(),
             points: Points::at(config.state_file_of_copy("points"), Program::Applier, Timestamp::now()),
+            looks: Shared::default(),
             passed: Notify::new(),
         }
     }
@@ -286,6 +289,8 @@ impl Life {
             records_synced: counts.records,
             errors: counts.errors(),
             waiting_segments: counts.waiting,
+            waiting_records: counts.waiting_size.map(|size| size.records),
+            waiting_bytes: counts.waiting_size.map(|size| size.bytes),
             troubles: facts.trouble.iter().chain(&facts.load_trouble).cloned().collect(),
             earlier: EarlierKeys { last_error: counts.last_error, ..EarlierKeys::default() },
             circuits: self.circuits.now(),
@@ -332,6 +337,10 @@ impl Life {
 
     /// Asks the database how far the tables are. `Err` says in words why it does not answer.
     async fn look(&self) -> Result<(), String> {
+        self.looks.get(|| self.look_now()).await
+    }
+
+    async fn look_now(&self) -> Result<(), String> {
         let local = self.session().ok_or("the local server is out of reach")?;
         let found = tokio::time::timeout(STATUS_PATIENCE, Found::read(&local)).await;
         let found =

@@ -14,6 +14,7 @@ mod answers;
 mod api;
 mod life;
 mod orders;
+mod shared;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -1,10 +1,11 @@
 //! Tables that the source captures no more: they left `tables`, or are gone. Nothing that came since is in the archive, so
 //! they are no fresher than when that was noticed, whatever else is applied.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use syncdata_formats::error::Result;
 use syncdata_formats::name::{TableName, TablePattern};
+use syncdata_formats::time::Timestamp;
 use syncdata_service::postgres::OwnTablesContext as _;
 use tokio_postgres::{GenericClient, Row};
 
@@ -60,6 +61,21 @@ pub async fn note_left(
     let rows = client.query(&update, &[&tables]).await.context(|| DOING.to_owned())?;
     rows.iter().for_each(say);
     Ok(())
+}
+
+/// The tables of the whitelist that are captured no more, each with the time after which nothing of it is in the archive.
+pub async fn left(client: &impl GenericClient, meta: &MetaSchema) -> Result<BTreeMap<String, String>> {
+    let left = format!(
+        "SELECT s.table_name, s.captured_until::text FROM {meta}.data_sync_table_state s JOIN {meta}.tables_to_sync w USING (table_name) \
+         WHERE s.captured_until IS NOT NULL"
+    );
+    let rows = client.query(&left, &[]).await.context(|| DOING.to_owned())?;
+    rows.iter().map(|row| Ok((row.get(0), Timestamp::from_postgres(row.get(1))?.to_string()))).collect()
+}
+
+/// What is wrong with one.
+pub fn words(until: &str) -> String {
+    format!("captured no more: what committed after {until} is in no archive")
 }
 
 fn say(row: &Row) {

@@ -97,7 +97,12 @@ impl Status {
         for problem in &self.problems {
             line("problem", problem);
         }
-        writeln!(text, "\ncaptured tables ({}):", self.tables.len()).expect("a String takes all");
+        let heading = match (self.status.as_str(), self.tables.len()) {
+            ("active", count) => format!("captured tables ({count}):"),
+            (_, 0) => "captured tables: no poll has noted any, and no daemon runs that would look".to_owned(),
+            (_, count) => format!("captured tables, as the last poll left them ({count}):"),
+        };
+        writeln!(text, "\n{heading}").expect("a String takes all");
         for table in &self.tables {
             writeln!(text, "  - {table}").expect("a String takes all");
         }

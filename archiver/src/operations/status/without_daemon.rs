@@ -43,7 +43,10 @@ pub(crate) async fn without_daemon(config: &Config) -> Status {
         Err(error) => status.problems.push(error.one_line()),
     }
     match Holdings::look(&config.spool_dir) {
-        Ok(Some(holdings)) => status.spooled(frame, &holdings, flush),
+        Ok(Some(holdings)) => {
+            status.spooled(frame, &holdings, flush);
+            status.tables = holdings.state.memory.tables.keys().map(ToString::to_string).collect();
+        }
         Ok(None) => {}
         Err(error) => status.problems.push(error.one_line()),
     }

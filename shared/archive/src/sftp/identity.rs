@@ -1,6 +1,5 @@
 //! Proving to the backup host who we are: a key file, or what the agent holds, or the default key.
 
-use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
@@ -163,7 +162,7 @@ fn read_private_key(path: &Path) -> Result<String> {
             .hint("archive_identity_file must name a private key that this account can read")
     };
     let reading = |error| unreadable(Error::io(format!("opening {}", path.display()), error));
-    let file = fs::File::open(path).map_err(reading)?;
+    let file = small_file::open_plain(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(reading)?;
     let mode = metadata.mode() & 0o777;
     let is_of_root = metadata.uid() == 0;

@@ -151,7 +151,7 @@ keys! {
         http_listen: None, Nothing, false, "address for the HTTP API, /status, /health and /metrics, such as 127.0.0.1:9187";
         http_listen_archiver: None, Nothing, false, "the same for the archiver alone, where one file is for both programs";
         http_behind_proxy: None, Text("false"), false, "whether a proxy with TLS stands before `http_listen`; without one only a loopback address is opened";
-        http_hosts: None, Derived("loopback names, and the address of http_listen"), false, "names that a request may call us by (its Host); any other one is refused";
+        http_hosts: None, Nothing, false, "names that a request may call us by (its Host) beside loopback ones and the address of http_listen; any other one is refused";
         api_token_file: None, Nothing, false, "file with the tokens of the HTTP API, one a line, each of at least 32 characters; none: only what needs no token";
         log_keep_days: None, Text("90"), false, "days that data_sync_logs, sync_executions and data_sync_alerts reach back; 0 keeps all";
         enable_sync_monitoring: Some("ENABLE_SYNC_MONITORING"), Text("true"), false, "whether the daemons look after themselves and keep alerts";

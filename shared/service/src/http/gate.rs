@@ -34,7 +34,7 @@ impl Gate {
                 (Tokens::default(), Some(words))
             }
         };
-        let hosts = Hosts::new(config.http_hosts.clone(), address);
+        let hosts = Hosts::new(config.http_hosts.clone().unwrap_or_default(), address);
         (Gate { address, is_behind_proxy: config.http_behind_proxy, hosts, tokens }, trouble)
     }
 
@@ -61,7 +61,7 @@ impl Gate {
         for target in targets.into_iter().flatten() {
             if !self.hosts.have(target) {
                 return Err(Problem::new(Sort::OtherHost, format!("{target:?} is no name of this service"))
-                    .hint("http_hosts lists the names that a request may call it by"));
+                    .hint("http_hosts lists the names that a request may call it by, beside loopback ones"));
             }
         }
         same_site(request, host)

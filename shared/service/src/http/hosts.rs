@@ -5,26 +5,21 @@ use std::net::{IpAddr, SocketAddr};
 
 #[derive(Clone, Debug)]
 pub(super) struct Hosts {
-    /// Lower case, without ports. `None`: loopback names, and the address itself.
-    names: Option<Vec<String>>,
+    /// Beside loopback names and the address itself, which nobody else can have. Lower case, without ports.
+    names: Vec<String>,
     address: Option<IpAddr>,
 }
 
 impl Hosts {
-    pub(super) fn new(names: Option<Vec<String>>, address: Option<SocketAddr>) -> Hosts {
+    pub(super) fn new(names: Vec<String>, address: Option<SocketAddr>) -> Hosts {
         Hosts { names, address: address.map(|address| address.ip()) }
     }
 
     /// `authority`: a Host, with a port or without.
     pub(super) fn have(&self, authority: &str) -> bool {
         let Some(name) = name_of(authority) else { return false };
-        match &self.names {
-            Some(names) => names.contains(&name),
-            None => {
-                let is_ours = |ip: IpAddr| ip.is_loopback() || Some(ip) == self.address;
-                name == "localhost" || ip_of(&name).is_some_and(is_ours)
-            }
-        }
+        let is_ours = |ip: IpAddr| ip.is_loopback() || Some(ip) == self.address;
+        name == "localhost" || ip_of(&name).is_some_and(is_ours) || self.names.contains(&name)
     }
 }
 
@@ -54,7 +49,7 @@ mod tests {
     #[test]
     fn without_a_list_loopback_and_the_address_itself_are_ours() {
         let address = Some("10.0.0.7:9187".parse().expect("an address"));
-        let hosts = Hosts::new(None, address);
+        let hosts = Hosts::new(Vec::new(), address);
         for ours in ["localhost", "LOCALHOST:80", "127.0.0.1:9187", "127.9.9.9", "[::1]:9187", "10.0.0.7"] {
             assert!(hosts.have(ours), "{ours}");
         }
@@ -84,12 +79,19 @@ mod tests {
     }
 
     #[test]
-    fn a_list_replaces_them() {
-        let hosts = Hosts::new(Some(vec!["sync.example.org".into(), "[fd00::7]".into()]), None);
-        for ours in ["sync.example.org", "Sync.Example.org:443", "[FD00::7]:1"] {
+    fn a_list_adds_to_them() {
+        let hosts = Hosts::new(vec!["sync.example.org".into(), "[fd00::7]".into()], None);
+        for ours in [
+            "sync.example.org",
+            "Sync.Example.org:443",
+            "[FD00::7]:1",
+            "localhost",
+            "127.0.0.1:9187",
+            "[::1]",
+        ] {
             assert!(hosts.have(ours), "{ours}");
         }
-        for other in ["localhost", "127.0.0.1", "example.org", "sync.example.org.evil.example"] {
+        for other in ["example.org", "sync.example.org.evil.example", "10.0.0.7", "[fd00::8]"] {
             assert!(!hosts.have(other), "{other}");
         }
     }

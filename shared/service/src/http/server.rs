@@ -204,12 +204,17 @@ fn idempotency_key(head: &Parts) -> Result<Option<String>, Problem> {
     const NAME: HeaderName = HeaderName::from_static("idempotency-key");
     let key = one(&head.headers, &NAME)?;
     match key {
-        Some(key) if key.is_empty() || key.len() > KEY_BYTES_MAX => Err(Problem::new(
+        Some(key) if !is_key(key) => Err(Problem::new(
             Sort::BadRequest,
-            format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} characters"),
+            format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} characters of ASCII, and no blanks"),
         )),
         key => Ok(key.map(str::to_owned)),
     }
+}
+
+/// As openapi.json says it.
+fn is_key(key: &str) -> bool {
+    (1..=KEY_BYTES_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 async fn read(head: &Parts, body: Incoming) -> Result<Bytes, Problem> {

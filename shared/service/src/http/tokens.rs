@@ -1,6 +1,5 @@
 //! Tokens that open the API: of a file, one a line. Kept as digests, so that neither a log nor a core file tells them.
 
-use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -23,7 +22,7 @@ impl Tokens {
     pub(super) fn read(path: &Path) -> Result<Tokens> {
         let doing = || format!("reading api_token_file {}", path.display());
         // Whoever swaps the file between the look and the reading would be read with the other one's rights.
-        let file = File::open(path).context(doing)?;
+        let file = small_file::open_plain(path).context(doing)?;
         let mode = file.metadata().context(doing)?.mode();
         if mode & 0o007 != 0 {
             let message = format!(

@@ -114,7 +114,7 @@ function say(text, isBad = false) {
 
 const QUESTIONS = {
   resync: (table) => [`Make ${table} anew from the archive? Its rows stay as they are until the new ones are there; then rows that only this host has are gone.`, "Resync"],
-  "check-all": () => ["Prove all tables now? Each is read once, here and in the archive.", "Check all"],
+  "check-all": () => ["Check all tables now? Foreign keys are looked at here; rows are told as the newest proof has found them.", "Check all"],
 };
 
 function isSure(kind, table) {
@@ -172,6 +172,12 @@ async function act(kind, table, button) {
   round();
 }
 
+// That a check has succeeded does not say what it found.
+function verdicts({ kind, counts, state }) {
+  if (kind !== "check" || state !== "succeeded" || !counts) return "";
+  return `: ${counts.equal} checks equal, ${counts.differs} differ, ${counts.not_compared} not compared`;
+}
+
 // Says how what was begun here goes on, until it is over.
 function follow(executions) {
   for (const [id, what] of state.followed) {
@@ -179,7 +185,7 @@ function follow(executions) {
     if (!found) continue;
     const isOver = found.ended_at !== null && found.ended_at !== undefined;
     if (isOver) state.followed.delete(id);
-    say(`${what}: ${found.state}${found.error ? `: ${found.error}` : ""}`, found.state === "failed" || found.state === "abandoned");
+    say(`${what}: ${found.state}${found.error ? `: ${found.error}` : verdicts(found)}`, found.state === "failed" || found.state === "abandoned");
   }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -35,12 +36,16 @@ pub(super) struct Scene {
     left: Option<PostgresServer>,
     /// Where the shells are.
     folder: TempDir,
+    /// Where the applier listens.
+    address: String,
 }
 
 impl Scene {
     pub(super) fn of(world: World) -> Scene {
         let folder = tempfile::tempdir().expect("a folder");
-        Scene { world, daemons: BTreeMap::new(), standby: None, left: None, folder }
+        let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = listener.expect("a free port").to_string();
+        Scene { world, daemons: BTreeMap::new(), standby: None, left: None, folder, address }
     }
 
     pub(super) async fn play(&mut self, steps: Vec<Step<'_>>) {
@@ -110,6 +115,8 @@ impl Scene {
             ("/srv/syncdata/app2", format!("{archive}2")),
             ("/srv/syncdata/app", archive),
             ("/var/lib/syncdata-archiver/changes", self.world.spool_dir().display().to_string()),
+            ("/etc/syncdata/api_tokens", self.folder.path().join("api_tokens").display().to_string()),
+            ("127.0.0.1:9187", self.address.clone()),
         ];
         places.iter().fold(text.to_owned(), |text, (page, here)| text.replace(page, here))
     }

@@ -1,5 +1,6 @@
 //! What is asked for: noted as a queued execution, and then done by whoever does it for commands too.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -182,10 +183,13 @@ impl Action {
                 Action::DeadLetter(DeadLetters::Skip { id: id(call, "dead letter")?, reason })
             }
             Operation::Check => {
-                let WhatToCheck { tables, check_types } = call.json()?;
+                let WhatToCheck { mut tables, check_types } = call.json()?;
                 for table in &tables {
                     table.parse::<TableName>()?;
                 }
+                // Said twice, it is meant once.
+                let mut seen = HashSet::new();
+                tables.retain(|table| seen.insert(table.clone()));
                 let types = check_types.iter().map(|text| check_type(text));
                 Action::Check { types: types.collect::<std::result::Result<_, _>>()?, tables }
             }
@@ -219,8 +223,9 @@ impl Action {
     async fn consider(&self, config: &Config) -> Result<Option<String>> {
         match self {
             Action::Run => Ok(None),
-            Action::Full(table) | Action::Incremental(table, _) => {
-                resync::consider(config, table).await.map(|()| None)
+            Action::Full(table) => resync::consider_one(config, table).await.map(|()| None),
+            Action::Incremental(table, _) => {
+                resync::consider(config, std::slice::from_ref(table)).await.map(|()| None)
             }
             Action::Retry(table) => {
                 let local = Local::open(config).await?;
@@ -228,10 +233,8 @@ impl Action {
             }
             Action::DeadLetter(order) => dead_letters::consider(config, order).await.map(Some),
             Action::Check { tables, .. } => {
-                for table in tables {
-                    resync::consider(config, &table.parse()?).await?;
-                }
-                Ok(None)
+                let tables: Result<Vec<TableName>> = tables.iter().map(|table| table.parse()).collect();
+                resync::consider(config, &tables?).await.map(|()| None)
             }
         }
     }

@@ -102,7 +102,8 @@ pub(super) async fn cdc_status(api: &Api) -> Answered {
     };
     Ok(json!({
         "archive": head, "location": status.archive, "circuit": status.circuits.get(circuit::ARCHIVE),
-        "waiting_segments": status.waiting_segments,
+        "waiting_segments": status.waiting_segments, "waiting_records": status.waiting_records,
+        "waiting_bytes": status.waiting_bytes,
         "applied": {"segment": status.copy.segment, "lsn": status.copy.lsn, "covered_at": status.copy.covered_at},
     }))
 }
