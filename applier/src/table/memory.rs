@@ -18,7 +18,14 @@ pub(crate) struct Memory {
     /// Where the rows are, of the table or of its partitions. `None`: that was not looked at.
     #[serde(default)]
     pub(crate) files: Option<Files>,
+    /// `None`: they were not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    types: Option<Types>,
 }
+
+/// What types are made of that can be altered beside the table, by what stays when they are: labels of enums, attributes
+/// of composites.
+pub(crate) type Types = BTreeMap<String, String>;
 
 /// By the numbers of the tables that have them.
 pub(crate) type Files = BTreeMap<u32, KeptFile>;
@@ -64,8 +71,8 @@ impl KeptColumn {
 
 impl Memory {
     /// Of a table whose rows are right as they are.
-    pub(crate) fn of(columns: &[Column], source: &SourceColumns, files: Files) -> Memory {
-        Memory::default().after(columns, source, files)
+    pub(crate) fn of(columns: &[Column], source: &SourceColumns, files: Files, types: Types) -> Memory {
+        Memory::default().after(columns, source, files, types, true)
     }
 
     /// What cannot be read is as good as nothing known.
@@ -113,6 +120,15 @@ impl Memory {
         self.columns.iter().any(|(place, was)| was.name == column.name && *place != column.attnum)
     }
 
+    /// Parts of types that are not what they were, each with what it was and what it is.
+    pub(crate) fn altered_types<'a>(
+        &'a self,
+        types: &'a Types,
+    ) -> impl Iterator<Item = (&'a String, &'a String, &'a String)> {
+        let both = |(key, was): (&'a String, &'a String)| Some((key, was, types.get(key)?));
+        self.types.iter().flatten().filter_map(both).filter(|(_, was, is)| was != is)
+    }
+
     /// Whether columns have changed in a way for which PostgreSQL writes all rows anew.
     pub(crate) fn explains_other_files(&self, columns: &[Column]) -> bool {
         columns.iter().any(|column| {
@@ -129,9 +145,21 @@ impl Memory {
         })
     }
 
-    /// The same after nothing of that has happened. What belongs together stays together, whatever it is called.
+    /// The same after nothing of that has happened. What belongs together stays together, whatever it is called. Types of a
+    /// table that takes no changes may be on their way to those of the source: they are looked at when it does (`is_live`).
     #[must_use]
-    pub(crate) fn after(&self, columns: &[Column], source: &SourceColumns, files: Files) -> Memory {
+    pub(crate) fn after(
+        &self,
+        columns: &[Column],
+        source: &SourceColumns,
+        files: Files,
+        mut types: Types,
+        is_live: bool,
+    ) -> Memory {
+        let known = self.types.iter().flatten().filter(|_| !is_live);
+        for (key, was) in known {
+            types.entry(key.clone()).and_modify(|is| is.clone_from(was));
+        }
         let place = |(number, name): (&u16, &String)| {
             let known = self.paired.get(number).copied();
             let here = || columns.iter().find(|column| column.name == *name).map(|column| column.attnum);
@@ -141,6 +169,7 @@ impl Memory {
             columns: columns.iter().map(|column| (column.attnum, KeptColumn::of(column))).collect(),
             paired: source.iter().filter_map(place).collect(),
             files: Some(files),
+            types: Some(types),
         }
     }
 }
@@ -161,7 +190,7 @@ mod tests {
     fn what_may_have_changed_rows_is_told_from_what_has_not() {
         let before = [column(1, "id", "integer"), column(2, "a", "numeric"), column(3, "mine", "text")];
         let source = source(&[(1, "id"), (2, "a")]);
-        let memory = Memory::of(&before, &source, Files::new());
+        let memory = Memory::of(&before, &source, Files::new(), Types::new());
         let altered = |columns: &[Column], is_live| memory.altered(columns, &source, is_live).next();
         let with = |column: Column| [before[0].clone(), column, before[2].clone()];
         assert_eq!(altered(&before, true), None);
@@ -177,10 +206,10 @@ mod tests {
 
     #[test]
     fn columns_belong_together_whatever_they_are_called() {
-        let memory = Memory::of(&[column(7, "a", "text")], &source(&[(1, "a")]), Files::new());
+        let memory = Memory::of(&[column(7, "a", "text")], &source(&[(1, "a")]), Files::new(), Types::new());
         assert_eq!(memory.paired, PairedColumns::from([(1, 7)]));
         let now = [column(7, "b", "text"), column(8, "a", "text")];
-        let memory = memory.after(&now, &source(&[(1, "b"), (2, "a")]), Files::new());
+        let memory = memory.after(&now, &source(&[(1, "b"), (2, "a")]), Files::new(), Types::new(), true);
         assert_eq!(memory.paired, PairedColumns::from([(1, 7), (2, 8)]));
         let text = serde_json::to_string(&memory).expect("plain");
         assert_eq!(Memory::parse(&text), Some(memory));
@@ -190,7 +219,7 @@ mod tests {
     fn without_numbers_of_the_source_a_name_belongs_to_the_column_that_had_it() {
         let unknown = SourceColumns::new();
         let before = [column(1, "a", "text"), column(2, "b", "text")];
-        let memory = Memory::of(&before, &unknown, Files::new());
+        let memory = Memory::of(&before, &unknown, Files::new(), Types::new());
         let altered = |columns: &[Column]| memory.altered(columns, &unknown, true).next();
         assert_eq!(altered(&before), None);
         // As the source may have renamed it.
@@ -204,14 +233,29 @@ mod tests {
     #[test]
     fn rows_are_written_anew_for_columns_that_come_or_get_another_type() {
         let before = [column(1, "a", "integer")];
-        let memory = Memory::of(&before, &SourceColumns::new(), Files::new());
+        let memory = Memory::of(&before, &SourceColumns::new(), Files::new(), Types::new());
         assert!(!memory.explains_other_files(&before));
         assert!(!memory.explains_other_files(&[column(1, "b", "integer")]));
         assert!(memory.explains_other_files(&[column(1, "a", "bigint")]));
         assert!(memory.explains_other_files(&[column(1, "a", "integer"), column(2, "b", "integer")]));
         let altered = |altered_in: u32| [Column { altered_in, ..column(1, "a", "integer") }];
-        let memory = Memory::of(&altered(7), &SourceColumns::new(), Files::new());
+        let memory = Memory::of(&altered(7), &SourceColumns::new(), Files::new(), Types::new());
         assert!(!memory.is_altered_and_back(&altered(7)));
         assert!(memory.is_altered_and_back(&altered(8)));
+    }
+
+    #[test]
+    fn types_of_a_table_that_takes_no_changes_are_remembered_as_they_were() {
+        let types = |label: &str| Types::from([("label 7".to_owned(), label.to_owned())]);
+        let unknown = SourceColumns::new();
+        let memory = Memory::of(&[], &unknown, Files::new(), types("ok"));
+        assert_eq!(memory.altered_types(&types("ok")).count(), 0);
+        assert_eq!(memory.altered_types(&types("fine")).count(), 1);
+        let away = memory.after(&[], &unknown, Files::new(), types("fine"), false);
+        assert_eq!(away.altered_types(&types("fine")).count(), 1);
+        let back = away.after(&[], &unknown, Files::new(), types("fine"), true);
+        assert_eq!(back.altered_types(&types("fine")).count(), 0);
+        // A column of it is there no more.
+        assert_eq!(memory.altered_types(&Types::new()).count(), 0);
     }
 }

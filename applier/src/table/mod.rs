@@ -18,7 +18,7 @@ pub(crate) use self::compare::{fit_of_shadow, same_family};
 pub(crate) use self::faithful::converts_exactly;
 pub(crate) use self::labels::{Renamed, renamed};
 pub use self::memory::Altered;
-pub(crate) use self::memory::{KeptFile, Memory};
+pub(crate) use self::memory::{KeptFile, Memory, Types};
 
 /// The names of a source table's columns, by their numbers in its catalog, which tell a new name from a new column.
 pub type SourceColumns = BTreeMap<u16, String>;

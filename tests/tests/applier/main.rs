@@ -2,6 +2,7 @@
 
 mod alerts;
 mod altered_by_hand;
+mod altered_types;
 mod by_hand;
 mod check;
 mod clear;
@@ -11,6 +12,7 @@ mod daemon;
 mod dead_letters;
 mod executions;
 mod health;
+mod heirs;
 mod numbers;
 mod rewritten_by_hand;
 mod setup;

@@ -82,19 +82,24 @@ pub(super) async fn look(
         return Ok(Some(Lost::Rewritten));
     }
     for leaf in leaves.iter().filter(|leaf| !before.contains_key(&leaf.oid)) {
-        if has_rows(client, leaf).await? {
+        if has_rows(client, leaf.oid, &leaf.name, leaf.is_readable).await? {
             return Ok(Some(Lost::PartWithRows(leaf.name.clone())));
         }
     }
     Ok(None)
 }
 
-/// Of one that this role may only reach through its table: whether there is room for some.
-async fn has_rows(client: &impl GenericClient, leaf: &LeafFile) -> Result<bool> {
-    let select = match leaf.is_readable {
-        true => format!("SELECT EXISTS (SELECT FROM ONLY {})", leaf.name),
-        false => format!("SELECT pg_catalog.pg_relation_size({}::oid) > 0", leaf.oid),
+/// Of one that this role may only reach through another table: whether there is room for some.
+pub(super) async fn has_rows(
+    client: &impl GenericClient,
+    oid: u32,
+    name: &str,
+    is_readable: bool,
+) -> Result<bool> {
+    let select = match is_readable {
+        true => format!("SELECT EXISTS (SELECT FROM ONLY {name})"),
+        false => format!("SELECT pg_catalog.pg_relation_size({oid}::oid) > 0"),
     };
     let row = client.query_one(&select, &[]).await;
-    Ok(row.context(|| format!("looking for rows of {}", leaf.name))?.get(0))
+    Ok(row.context(|| format!("looking for rows of {name}"))?.get(0))
 }

@@ -17,7 +17,7 @@ use crate::target::postgres::kept;
 use crate::target::postgres::labels;
 use crate::target::postgres::lost::Lost;
 use crate::target::postgres::meta::MetaSchema;
-use crate::target::postgres::{copied_lines, others, schema};
+use crate::target::postgres::{copied_lines, heirs, named_types, others, schema};
 
 /// This server and this database, which no other has in common.
 const HERE: &str = "(SELECT s.system_identifier || '/' || d.oid FROM pg_catalog.pg_control_system() s, \
@@ -29,8 +29,13 @@ pub async fn unfit_for_rows(
     meta: &MetaSchema,
     table: &TableName,
 ) -> Result<Option<Lost>> {
-    if found(client, &[table]).await?.values().any(|found| found.is_unlogged) {
+    let here = found(client, &[table]).await?;
+    if here.values().any(|found| found.is_unlogged) {
         return Ok(Some(Lost::Unlogged));
+    }
+    let oids: Vec<u32> = here.values().map(|found| found.oid).collect();
+    if let Some(heir) = heirs::with_rows(client, meta, &oids).await?.into_values().next() {
+        return Ok(Some(heir.lost()));
     }
     Ok(others::of(client, meta, table).await?.map(Lost::Shared))
 }
@@ -52,10 +57,11 @@ pub async fn note(client: &impl GenericClient, meta: &MetaSchema, table: &TableN
     let columns = schema::columns(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
     let files = files::of(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
     let files = files.iter().map(LeafFile::kept).collect();
+    let types = named_types::of(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
     let select = format!("SELECT source_columns FROM {meta}.data_sync_table_state WHERE table_name = $1");
     let known = client.query_opt(&select, &[&table.to_string()]).await.context(|| noting(table))?;
     let source = known.map_or_else(SourceColumns::new, |row| parse_source(row.get(0)));
-    write(client, meta, table, &found, &Memory::of(&columns, &source, files)).await
+    write(client, meta, table, &found, &Memory::of(&columns, &source, files, types.types)).await
 }
 
 /// Its changes have emptied it: the rows that come are in other files. In the transaction of its rows.
@@ -151,10 +157,12 @@ pub(super) async fn look_at_tables(
     let columns = schema::columns(client, &oids).await?;
     let files = files::of(client, &oids).await?;
     let others = others::claimed(client, meta).await?;
+    let heirs = heirs::with_rows(client, meta, &oids).await?;
+    let mut types = named_types::of(client, &oids).await?;
     let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
     let select = format!(
         "SELECT table_name, local_oid, local_parts, noted_in = tableoid, noted_at = {HERE}, local_columns, \
-         source_columns, state FROM {meta}.data_sync_table_state WHERE table_name = ANY ($1)"
+         source_columns, state, source_labels FROM {meta}.data_sync_table_state WHERE table_name = ANY ($1)"
     );
     let rows = client.query(&select, &[&names]).await;
     let mut lost = BTreeMap::new();
@@ -194,12 +202,18 @@ pub(super) async fn look_at_tables(
                     Some(memory) => files::look(client, memory, columns, leaves).await?,
                     None => None,
                 };
+                let types = types.remove(&now.oid).unwrap_or_default();
+                let named = memory.as_ref().filter(|_| is_live);
+                let named = named.and_then(|memory| types.lost(memory, &labels::parse(row.get(8))));
                 let kept = leaves.iter().map(LeafFile::kept).collect();
-                let after = memory.clone().unwrap_or_default().after(columns, &source, kept);
+                let after = memory.clone().unwrap_or_default();
+                let after = after.after(columns, &source, kept, types.types, is_live);
                 let is_new =
                     known.is_none() || parts.as_ref() != Some(&now.parts) || memory.as_ref() != Some(&after);
-                let altered = altered.map(Lost::Altered).or(written);
-                let lost = altered.or_else(|| Some(Lost::Shared(shared?.schema.clone())));
+                let altered = altered.map(Lost::Altered).or(written).or(named);
+                let lost = altered
+                    .or_else(|| Some(Lost::Shared(shared?.schema.clone())))
+                    .or_else(|| Some(heirs.get(&now.oid)?.lost()));
                 if lost.is_none() && is_new {
                     write(client, meta, table, now, &after).await?;
                 }

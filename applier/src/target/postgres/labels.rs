@@ -16,7 +16,7 @@ use crate::target::postgres::meta::MetaSchema;
 use crate::target::postgres::schema;
 
 /// The labels of each column of an enum type.
-type Labels = BTreeMap<String, Vec<String>>;
+pub(super) type Labels = BTreeMap<String, Vec<String>>;
 /// Old names with the new ones, where these are known, of each such column.
 type OldLabels = BTreeMap<String, BTreeMap<String, Option<String>>>;
 
@@ -72,12 +72,9 @@ pub(super) async fn note(
     let Some(row) = client.query_opt(&select, &[&table.to_string()]).await.context(noting)? else {
         return Ok(());
     };
-    // What cannot be read is as good as nothing known.
-    let known: Option<Labels> =
-        row.get::<_, Option<&str>>(0).and_then(|text| serde_json::from_str(text).ok());
     let old: Option<OldLabels> =
         row.get::<_, Option<&str>>(1).and_then(|text| serde_json::from_str(text).ok());
-    let (known, mut old) = (known.unwrap_or_default(), old.unwrap_or_default());
+    let (known, mut old) = (parse(row.get(0)), old.unwrap_or_default());
     if known == labels {
         return Ok(());
     }
@@ -90,6 +87,11 @@ pub(super) async fn note(
         }
     }
     write(client, meta, table, Some(&labels), &old).await
+}
+
+/// What was noted. What cannot be read is as good as nothing known.
+pub(super) fn parse(text: Option<&str>) -> Labels {
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 /// The table was made anew: nothing of before counts.

@@ -1,7 +1,7 @@
 //! Why the rows here are not those of a table's position, and what to do.
 
 use syncdata_formats::name::TableName;
-use syncdata_formats::printed::{identifier, shell_word};
+use syncdata_formats::printed::{identifier, literal, shell_word};
 
 use crate::plan::not_found;
 use crate::table::Altered;
@@ -21,6 +21,19 @@ pub enum Lost {
     Rewritten,
     /// A partition came that has rows of its own.
     PartWithRows(String),
+    /// A table inherits from it that has rows of its own and is not synced: queries of the one show the other's rows.
+    HeirWithRows {
+        heir: String,
+        parent: String,
+    },
+    /// A label of an enum has another name here alone.
+    Relabelled {
+        enum_type: String,
+        was: String,
+        is: String,
+    },
+    /// A composite that a column is made of has other attributes.
+    TypeAltered,
     /// A column is not as it was when the rows were right.
     Altered(Altered),
     /// Another applier, whose tables are in that schema, writes into it too.
@@ -58,6 +71,23 @@ impl Lost {
             Lost::PartWithRows(part) => format!(
                 "partition {part} was attached to the local table with rows of its own; run: {resync}"
             ),
+            Lost::HeirWithRows { heir, parent } => format!(
+                "{heir} inherits from the local table, is not synced and has rows, which queries of {table} show too; run: \
+                 ALTER TABLE {heir} NO INHERIT {parent}  -- then, if {table} is quarantined: syncdata-applier retry {}",
+                table.shell_word()
+            ),
+            Lost::Relabelled { enum_type, was, is } => format!(
+                "label {was:?} of {enum_type} has another name here, {is:?}, and rows say so; run: ALTER TYPE {enum_type} RENAME \
+                 VALUE {} TO {}  -- then: syncdata-applier retry {}; or: {resync}",
+                literal(is),
+                literal(was),
+                table.shell_word()
+            ),
+            Lost::TypeAltered => {
+                format!(
+                    "a type that a column is made of has other attributes than before, and so have its values; run: {resync}"
+                )
+            }
             Lost::Altered(altered) => format!("{}{resync}", what_altered(table, altered)),
             Lost::Shared(schema) => format!(
                 "an applier whose own tables are in schema {} writes into it too; run: SYNCDATA_META_SCHEMA={} \
@@ -77,11 +107,13 @@ impl Lost {
     /// However it is afterwards: its rows may be others since.
     pub(super) fn stays(&self) -> bool {
         match self {
-            Lost::Unlogged | Lost::Rewritten | Lost::Altered(_) | Lost::Shared(_) => true,
+            Lost::Unlogged | Lost::Rewritten | Lost::TypeAltered | Lost::Altered(_) | Lost::Shared(_) => true,
             Lost::NotFound
             | Lost::Replaced
             | Lost::PartGone
             | Lost::PartWithRows(_)
+            | Lost::HeirWithRows { .. }
+            | Lost::Relabelled { .. }
             | Lost::Touched
             | Lost::OtherMoment
             | Lost::OldLabel(_) => false,
