@@ -259,7 +259,7 @@ impl Archiver {
         let (spool, away) = match diverged {
             // Nothing of this source says anything about the archive.
             Some(_) if met.is_fresh() => {
-                return Err(origin::diverged(&diverged.unwrap_or_default()));
+                return Err(origin::diverged_from_the_start(&diverged.unwrap_or_default()));
             }
             Some(_) => ownership::keep_apart(&mut self.spool, met)?,
             None => {

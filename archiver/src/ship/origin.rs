@@ -52,6 +52,14 @@ pub(crate) fn diverged(why: &str) -> Error {
     )
 }
 
+/// The same, where the spool is new: nothing in it could remember a decision to go on with that archive.
+pub(crate) fn diverged_from_the_start(why: &str) -> Error {
+    Error::new(Kind::Foreign, format!("the source has diverged from the archive: {why}")).hint(
+        "archived changes are not in production any more, and this spool is new: it cannot go on with that archive. Use a new \
+         archive_dir, then `resync --all --adopt` on the local side; or bring the old spool back, and decide with it",
+    )
+}
+
 /// What the server's facts mean for this spool: that it is another server is an error, never a gap.
 pub(crate) fn check_server(origin: &Origin, facts: &Facts, slot: &SlotName) -> Result<()> {
     let refuse = |what: &str, before: &str, now: &str| {

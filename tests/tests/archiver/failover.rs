@@ -97,6 +97,8 @@ async fn a_failover_has_diverged_also_for_a_new_spool() {
     standby.execute("INSERT INTO notes SELECT i, 'other' FROM generate_series(3, 900) i").await;
     std::fs::remove_dir_all(world.spool_dir()).expect("our folder");
     assert_diverged(&mut world, standby.port(), "timeline 2 left timeline 1 at").await;
+    let stopped = run(&world, 2).await;
+    assert!(!stopped.stderr.contains("declare-gap"), "it is refused with a new spool: {stopped}");
 }
 
 #[tokio::test]
