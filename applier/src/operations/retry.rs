@@ -56,7 +56,7 @@ pub async fn release(config: &Config, retry: &Retry) -> Result<()> {
         for table in &names {
             if accept_gap {
                 cursor::accept_gap(local.session.client(), &local.meta, table).await?;
-                identity::forget_parts(local.session.client(), &local.meta, table).await?;
+                identity::forget_parts_and_types(local.session.client(), &local.meta, table).await?;
             }
             cursor::change(local.session.client(), &local.meta, table, Event::Retried, None, None).await?;
         }

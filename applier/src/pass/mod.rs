@@ -58,10 +58,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Pending tables wait for an operator, but nothing is wrong with them. For a live one that is told nothing comes any
-    /// more.
+    /// Pending tables wait for an operator, but nothing is wrong with them. That nothing comes of a live one any more is
+    /// told, and nothing wrong with its rows either.
     pub fn is_clean(&self) -> bool {
-        let wrong = |state: &State| state.needs_operator() || *state == State::Live;
+        let wrong = |state: &State| state.needs_operator();
         self.missing.is_none() && !self.unhealthy.values().any(|(state, _)| wrong(state))
     }
 }

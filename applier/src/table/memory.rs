@@ -129,6 +129,12 @@ impl Memory {
         self.types.iter().flatten().filter_map(both).filter(|(_, was, is)| was != is)
     }
 
+    /// The same, of types that somebody vouches for.
+    #[must_use]
+    pub(crate) fn without_types(self) -> Memory {
+        Memory { types: None, ..self }
+    }
+
     /// Whether columns have changed in a way for which PostgreSQL writes all rows anew.
     pub(crate) fn explains_other_files(&self, columns: &[Column]) -> bool {
         columns.iter().any(|column| {

@@ -11,7 +11,7 @@ use syncdata_formats::name::{SlotName, TableName};
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Result};
 use syncdata_service::checks;
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, Source};
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::Session;
 use tokio_postgres::types::{ToSql, Type};
@@ -19,7 +19,7 @@ use tokio_postgres::types::{ToSql, Type};
 use crate::capture::Capture;
 use crate::source::catalog::{self, Slot};
 use crate::source::connection::{Connection, is_slot_in_use, while_in_use};
-use crate::source::pgoutput::publication;
+use crate::source::pgoutput::{self, publication};
 use crate::source::pinned::APPLICATION_NAME;
 use crate::source::production::{About, Production};
 use crate::source::role;
@@ -41,6 +41,10 @@ pub(crate) async fn source(config: &Config) -> Vec<Finding> {
         Err(error) => return vec![unreachable(config, &error)],
     };
     let mut findings = vec![reached(config, &connection)];
+    if config.source == Source::Pgoutput {
+        let refused = pgoutput::check_server(connection.facts.server_version_num).err();
+        findings.extend(refused.map(|error| failed("server", &error)));
+    }
     findings.extend(
         server(config, &connection.session).await.unwrap_or_else(|error| vec![failed("server", &error)]),
     );

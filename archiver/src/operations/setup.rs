@@ -13,6 +13,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::operations::{check, publication};
 use crate::source::catalog::Slot;
+use crate::source::pgoutput;
 use crate::source::pinned::APPLICATION_NAME;
 use crate::source::role;
 use crate::source::slot;
@@ -197,7 +198,8 @@ async fn try_plugin(config: &Config, session: &Session) -> Result<Option<Finding
 /// The way out where wal2json is missing or refused and nothing is archived yet.
 async fn other_plugin(config: &Config, session: &Session) -> Option<Finding> {
     let refused = load(session, config.source).await.is_err_and(|error| slot::is_about_plugin(&error));
-    if !refused || load(session, Source::Pgoutput).await.is_err() {
+    let is_safe = pgoutput::check_server(session.version().num).is_ok();
+    if !refused || !is_safe || load(session, Source::Pgoutput).await.is_err() {
         return None;
     }
     let finding = Finding::warn("source", "pgoutput can be loaded, which is part of PostgreSQL");

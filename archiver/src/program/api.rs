@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use syncdata_service::control::Response;
-use syncdata_service::http::{Call, Common, Problem, Sort};
+use syncdata_service::http::{Both, Call, Problem, Sort};
 
 use self::routes::{Operation, SITE};
 use super::life::Life;
@@ -26,11 +26,11 @@ pub(super) async fn serve(life: &Arc<Life>) {
 
 fn answer(call: &Call<Operation>, life: &Life) -> Response {
     let answered = match call.operation {
-        Operation::Common(Common::Status) => return status(life),
-        Operation::Common(Common::Health) => return health(life),
-        Operation::Common(Common::Metrics) => return metrics(life),
-        Operation::Common(Common::Dashboard) => return life.dashboard().answer(),
-        Operation::Common(Common::OpenApi) => Ok(openapi()),
+        Operation::Both(Both::Status) => return status(life),
+        Operation::Both(Both::Health) => return health(life),
+        Operation::Both(Both::Metrics) => return metrics(life),
+        Operation::Both(Both::Dashboard) => return life.dashboard().answer(),
+        Operation::Both(Both::OpenApi) => Ok(openapi()),
         Operation::CdcStatus => {
             let status = life.as_of_now();
             let Status { source, spool, archive, gaps, .. } = &status;
@@ -44,9 +44,9 @@ fn answer(call: &Call<Operation>, life: &Life) -> Response {
         Operation::Proofs => Ok(
             json!({"newest_at": life.as_of_now().archive.newest_proof_at, "items": of_kind(life, Kind::Proof)}),
         ),
-        Operation::Common(Common::Executions) => executions(call, life),
-        Operation::Common(Common::Execution) => execution(call, life),
-        Operation::Common(Common::Alerts) => {
+        Operation::Both(Both::Executions) => executions(call, life),
+        Operation::Both(Both::Execution) => execution(call, life),
+        Operation::Both(Both::Alerts) => {
             let alerts = life.as_of_now().alerts;
             call.page(alerts.iter().map(|alert| (format!("{} {}", alert.since, alert.id), json!(alert))))
         }

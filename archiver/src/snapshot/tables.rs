@@ -79,20 +79,25 @@ struct Standing {
 const STANDING: &str = "SELECT n.nspname::text, c.relname::text, c.relkind = 'p',
     coalesce(has_schema_privilege(n.oid, 'USAGE'), false), coalesce(has_table_privilege(c.oid, 'SELECT'), false),
     row_security_active(c.oid),
-    (SELECT CASE WHEN bool_or(p.reltuples < 0) THEN NULL ELSE sum(p.reltuples)::int8 END
-      FROM (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf UNION SELECT c.oid WHERE c.relkind = 'r') t
-      JOIN pg_class p ON p.oid = t.relid),
+    (WITH RECURSIVE tree(oid) AS (SELECT c.oid UNION ALL SELECT i.inhrelid FROM tree
+        JOIN pg_inherits i ON i.inhparent = tree.oid JOIN pg_class k ON k.oid = i.inhrelid AND k.relispartition)
+      SELECT CASE WHEN bool_or(p.reltuples < 0) THEN NULL ELSE sum(p.reltuples)::int8 END
+      FROM tree JOIN pg_class p ON p.oid = tree.oid AND p.relkind <> 'p'),
     c.oid,
     (WITH RECURSIVE tree(oid) AS (SELECT c.oid UNION ALL SELECT i.inhrelid FROM tree
         JOIN pg_inherits i ON i.inhparent = tree.oid JOIN pg_class k ON k.oid = i.inhrelid AND k.relispartition)
       SELECT string_agg(f.oid || '/' || f.relfilenode, ' ' ORDER BY f.oid) FROM tree JOIN pg_class f ON f.oid = tree.oid),
-    ARRAY(SELECT part.name FROM pg_partition_tree(c.oid) p
-        JOIN pg_class u ON u.oid = p.relid JOIN pg_namespace un ON un.oid = u.relnamespace,
+    ARRAY(WITH RECURSIVE tree(oid) AS (SELECT c.oid WHERE c.relkind = 'p' UNION ALL SELECT i.inhrelid FROM tree
+        JOIN pg_inherits i ON i.inhparent = tree.oid)
+      SELECT part.name FROM tree
+        JOIN pg_class u ON u.oid = tree.oid JOIN pg_namespace un ON un.oid = u.relnamespace,
         unnest(ARRAY[un.nspname::text, u.relname::text]) WITH ORDINALITY part(name, place)
       WHERE u.relpersistence = 'u' ORDER BY u.oid, part.place),
-    ARRAY(SELECT part.name FROM pg_partition_tree(c.oid) p
-        JOIN pg_class u ON u.oid = p.relid JOIN pg_namespace un ON un.oid = u.relnamespace
-        JOIN pg_class o ON o.oid = p.parentrelid JOIN pg_namespace pn ON pn.oid = o.relnamespace,
+    ARRAY(WITH RECURSIVE tree(oid, parent) AS (SELECT c.oid, 0::oid WHERE c.relkind = 'p'
+        UNION ALL SELECT i.inhrelid, i.inhparent FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
+      SELECT part.name FROM tree
+        JOIN pg_class u ON u.oid = tree.oid JOIN pg_namespace un ON un.oid = u.relnamespace
+        JOIN pg_class o ON o.oid = tree.parent JOIN pg_namespace pn ON pn.oid = o.relnamespace,
         unnest(ARRAY[pn.nspname::text, o.relname::text, un.nspname::text, u.relname::text])
           WITH ORDINALITY part(name, place)
       WHERE u.relkind = 'f' ORDER BY u.oid, part.place)

@@ -19,6 +19,8 @@ use crate::capture::{Capture, CatalogTable, Target};
 /// of its own: there it is what its partitions agree on. A DEFERRABLE primary key is no key here: rows share its values
 /// for a moment, and PostgreSQL itself names no row by it. A constant is a tree of constants and their conversions alone.
 /// What the server computes and keeps is in no publication before 18: there it travels as little as what it does not keep.
+/// Nothing here locks a table: `pg_partition_tree` and `pg_get_expr` of a relation would, and polls would wait for
+/// whoever holds one, and others for them.
 const RELATIONS: &str =
     "SELECT n.nspname::text, c.relname::text, c.relreplident::text,
     ARRAY(SELECT a.attname::text FROM pg_index x, unnest(x.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
@@ -29,15 +31,18 @@ const RELATIONS: &str =
       ELSE a.attgenerated::text END,
     a.attidentity::text, a.attnum,
     CASE WHEN c.relkind = 'r' THEN CASE WHEN a.atthasmissing THEN array_to_string(a.attmissingval, '') END
-      ELSE (SELECT CASE WHEN count(DISTINCT array_to_string(l.attmissingval, '')) = 1
+      ELSE (WITH RECURSIVE tree(oid) AS (SELECT c.oid
+          UNION ALL SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
+        SELECT CASE WHEN count(DISTINCT array_to_string(l.attmissingval, '')) = 1
           THEN min(array_to_string(l.attmissingval, '')) END
-        FROM pg_partition_tree(c.oid) p JOIN pg_attribute l ON l.attrelid = p.relid AND l.attname = a.attname
-        WHERE p.isleaf AND l.atthasmissing AND NOT l.attisdropped) END,
+        FROM tree JOIN pg_class p ON p.oid = tree.oid AND p.relkind <> 'p'
+          JOIN pg_attribute l ON l.attrelid = p.oid AND l.attname = a.attname
+        WHERE l.atthasmissing AND NOT l.attisdropped) END,
     CASE WHEN a.attgenerated = '' AND d.adbin::text !~ '[{](?!CONST|RELABELTYPE|FUNCEXPR|COERCETODOMAIN )'
         AND d.adbin::text !~ ':funcformat [03]'
         AND NOT EXISTS (SELECT FROM regexp_matches(d.adbin::text, ':funcid ([0-9]+)', 'g') f(id)
           JOIN pg_proc p ON p.oid = f.id[1]::oid WHERE p.provolatile <> 'i')
-      THEN pg_get_expr(d.adbin, d.adrelid) END,
+      THEN pg_get_expr(d.adbin, 0) END,
     c.oid
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN unnest($1::text[], $2::text[]) AS wanted(nspname, relname)

@@ -242,7 +242,8 @@ pub(crate) fn is_gate(error: &Error) -> bool {
 
 fn is_without_publication(error: &Error) -> bool {
     sqlstate(error) == Some(&SqlState::UNDEFINED_OBJECT)
-        && db_error(error).is_some_and(|said| said.message().starts_with("publication "))
+        // Messages are in the server's language, names of its functions are not.
+        && db_error(error).is_some_and(|said| said.routine() == Some("get_publication_oid"))
 }
 
 /// The plugin is not there, or may not be used.

@@ -122,7 +122,8 @@ async fn a_table_that_is_renamed_at_the_source_is_missed_by_check() {
     // The rows that came under the old name are none of the new one's.
     let renamed = world.archiver(["run", "--once"]).run().await.expect_code(1);
     assert!(renamed.stderr.contains("another table of this name"), "{renamed}");
-    world.applier(["sync"]).succeed().await;
+    let synced = world.applier(["sync"]).succeed().await;
+    assert!(synced.stdout.contains("captured no more"), "{synced}");
     assert_eq!(world.target.value("SELECT max(id) FROM t").await, "2");
     let check = world.applier(["check"]).run().await;
     assert!(check.stdout.contains("does not capture t"), "{check}");

@@ -132,6 +132,7 @@ const LOSSES: &[(&str, &str, &str)] = &[
      "DROP INDEX idx_a"),
     ("dom", "CREATE DOMAIN key AS int; CREATE TABLE dom (id key PRIMARY KEY, n int)", "DROP DOMAIN key CASCADE"),
     ("rowed", "CREATE TYPE pair AS (x int, y int); CREATE TABLE rowed (id pair PRIMARY KEY, n int)", "DROP TYPE pair CASCADE"),
+    ("typed", "CREATE TYPE shape AS (id int, n int); CREATE TABLE typed OF shape (PRIMARY KEY (id))", "ALTER TYPE shape DROP ATTRIBUTE id CASCADE"),
     ("viewed", "CREATE VIEW v AS SELECT 1 AS x; CREATE TABLE viewed (id v PRIMARY KEY, n int)", "DROP VIEW v CASCADE"),
     ("sorted", "CREATE COLLATION mine FROM \"C\"; CREATE TABLE sorted (id text COLLATE mine PRIMARY KEY, n int)", "DROP COLLATION mine CASCADE"),
     ("schemed", "CREATE SCHEMA types; CREATE DOMAIN types.key AS int; CREATE TABLE schemed (id types.key PRIMARY KEY, n int)",

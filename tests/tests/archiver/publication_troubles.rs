@@ -242,3 +242,18 @@ async fn a_computed_column_whose_values_do_not_travel_is_never_a_wrong_one_here(
     world.applier(["resync", "plain", "alike"]).succeed().await;
     world.assert_same(&["alike"]).await;
 }
+
+/// Whatever else production does in its transactions: our event triggers lock none of its tables.
+#[tokio::test]
+async fn a_transaction_of_production_that_changes_the_schema_locks_no_published_table() {
+    let world = world(&format!(
+        "{STEADY}; CREATE TABLE orders (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (10)"
+    ))
+    .await;
+    assert_eq!(poll(&world).await, [].into());
+    let client = world.source.connect().await;
+    client.batch_execute("BEGIN; CREATE TABLE unrelated (id int)").await.expect("nobody is in the way");
+    let locked = "SELECT count(*) FROM pg_locks WHERE relation IN ('orders'::regclass, 'orders_1'::regclass, 'steady'::regclass)";
+    assert_eq!(world.source.value(locked).await, "0");
+}

@@ -346,6 +346,20 @@ async fn rows_of_partitions_carry_the_name_of_the_captured_ancestor() {
     }
 }
 
+/// Whoever holds a partition for long holds up no poll, and so nobody waits behind one either.
+#[tokio::test]
+async fn a_poll_waits_for_no_lock_of_a_partition() {
+    let world = scene::world_with(listing(&["orders"]), ORDERS).await;
+    world.source.execute("ALTER TABLE orders ADD COLUMN seen int DEFAULT 7").await;
+    let client = world.source.connect().await;
+    client
+        .batch_execute("BEGIN; LOCK TABLE parts.orders_2, parts.odd IN ACCESS EXCLUSIVE MODE")
+        .await
+        .expect("nobody else is there");
+    world.source.execute("INSERT INTO parts.orders_1 VALUES (1, 1, 'a')").await;
+    assert_eq!(news(&world).await[0], r#"orders INSERT {"id":1,"day":1,"note":"a","seen":7}"#);
+}
+
 #[tokio::test]
 async fn a_truncate_of_one_partition_is_a_gap_of_its_root() {
     let world = scene::world_with(listing(&["orders"]), ORDERS).await;

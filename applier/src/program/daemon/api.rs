@@ -11,14 +11,14 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use syncdata_service::control::Response;
-use syncdata_service::http::{Call, Common, Problem, Sort};
+use syncdata_service::http::{Both, Call, Problem, Sort};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 
 use self::routes::{Operation, SITE};
 use super::life::Life;
+use super::one_answer::OneAnswer;
 use super::orders::Orders;
-use super::shared::Shared;
 
 /// So many questions with a session of their own at once; the others wait.
 const QUESTIONS_MAX: usize = 4;
@@ -39,9 +39,8 @@ struct Api {
     /// What the archive said last of its end, and when.
     head: Mutex<Option<(Instant, Value)>>,
     /// What needs no token costs no more however often it is asked at once.
-    status: Shared<Response>,
-    health: Shared<Response>,
-    metrics: Shared<Response>,
+    status: OneAnswer<Response>,
+    metrics: OneAnswer<Response>,
 }
 
 pub(super) async fn serve(life: &Arc<Life>, orders: &Orders) -> JoinHandle<()> {
@@ -53,9 +52,8 @@ pub(super) async fn serve(life: &Arc<Life>, orders: &Orders) -> JoinHandle<()> {
         asking: Mutex::default(),
         at_work: Semaphore::new(1),
         head: Mutex::default(),
-        status: Shared::default(),
-        health: Shared::default(),
-        metrics: Shared::default(),
+        status: OneAnswer::default(),
+        metrics: OneAnswer::default(),
     });
     let handler = move |call| answer(call, Arc::clone(&api));
     tokio::spawn(Arc::clone(life.http()).serve(SITE, handler).await)
@@ -63,20 +61,20 @@ pub(super) async fn serve(life: &Arc<Life>, orders: &Orders) -> JoinHandle<()> {
 
 async fn answer(call: Call<Operation>, api: Arc<Api>) -> Response {
     let answered = match call.operation {
-        Operation::Common(Common::Status) => return api.status.get(|| status(&api.life)).await,
-        Operation::Common(Common::Health) => return api.health.get(|| health(&api.life)).await,
-        Operation::Common(Common::Metrics) => return api.metrics.get(|| metrics(&api.life)).await,
-        Operation::Common(Common::Dashboard) => return api.life.dashboard().await.answer(),
-        Operation::Common(Common::OpenApi) => Ok(openapi()),
+        Operation::Both(Both::Status) => return api.status.get(|| status(&api.life)).await,
+        Operation::Both(Both::Health) => return health(&api.life).await,
+        Operation::Both(Both::Metrics) => return api.metrics.get(|| metrics(&api.life)).await,
+        Operation::Both(Both::Dashboard) => return api.life.dashboard().await.answer(),
+        Operation::Both(Both::OpenApi) => Ok(openapi()),
         Operation::CdcStatus => reads::cdc_status(&api).await,
         Operation::Tables => reads::tables(&api, &call).await,
-        Operation::Common(Common::Executions) => reads::executions(&api, &call).await,
-        Operation::Common(Common::Execution) => reads::execution(&api, &call).await,
+        Operation::Both(Both::Executions) => reads::executions(&api, &call).await,
+        Operation::Both(Both::Execution) => reads::execution(&api, &call).await,
         Operation::DeadLetters => reads::dead_letters(&api, &call).await,
         Operation::DeadLetter => reads::dead_letter(&api, &call).await,
         Operation::Consistency => reads::consistency(&api).await,
         Operation::Validate => reads::validate(&api, &call).await,
-        Operation::Common(Common::Alerts) => reads::alerts(&api, &call).await,
+        Operation::Both(Both::Alerts) => reads::alerts(&api, &call).await,
         Operation::DualWrite => Err(dual_write()),
         Operation::Run
         | Operation::Full

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
-use super::shared::Shared;
+use super::one_answer::OneAnswer;
 use crate::archive::silence::Silence;
 use crate::load;
 use crate::operations::dashboard::{self, Dashboard, Lists};
@@ -49,7 +49,7 @@ pub(super) struct Life {
     /// Alerts that are not over.
     alerts: Mutex<Vec<Alert>>,
     points: Points,
-    looks: Shared<Result<(), String>>,
+    looks: OneAnswer<Result<(), String>>,
     /// A pass has ended.
     passed: Notify,
 }
@@ -83,7 +83,7 @@ impl Life {
             http: Arc::new(Http::new(Program::Applier, config)),
             alerts: Mutex::default(),
             points: Points::at(config.state_file_of_copy("points"), Program::Applier, Timestamp::now()),
-            looks: Shared::default(),
+            looks: OneAnswer::default(),
             passed: Notify::new(),
         }
     }

@@ -13,8 +13,8 @@ mod alerting;
 mod answers;
 mod api;
 mod life;
+mod one_answer;
 mod orders;
-mod shared;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -20,7 +20,12 @@ pub(super) async fn note(
     captured: &[TableName],
 ) -> Result<()> {
     let captured: HashSet<String> = captured.iter().map(ToString::to_string).collect();
-    let known = format!("SELECT table_name, captured_until IS NULL FROM {meta}.data_sync_table_state");
+    // What has no rows yet has nothing that could be too old: it may be captured before it is loaded, and no manifest
+    // says so before its first change.
+    let known = format!(
+        "SELECT table_name, captured_until IS NULL FROM {meta}.data_sync_table_state \
+         WHERE position_lsn IS NOT NULL OR captured_until IS NOT NULL"
+    );
     let known = client.query(&known, &[]).await.context(|| DOING.to_owned())?;
     // By names that this database has told: it may be unable to take others, in its encoding.
     let changed: Vec<&str> = known

@@ -12,7 +12,7 @@ use crate::target::postgres::files;
 use crate::target::postgres::lost::Lost;
 use crate::target::postgres::meta::MetaSchema;
 
-/// However far down. Partitions are no heirs: they are their table.
+/// However far down. Partitions are no heirs: they are their table. Of a temporary one only its own session sees rows.
 const HEIRS: &str = "
 WITH RECURSIVE heirs AS (
     SELECT i.inhparent AS root, i.inhparent AS parent, i.inhrelid AS heir FROM pg_catalog.pg_inherits i
@@ -22,10 +22,12 @@ WITH RECURSIVE heirs AS (
 )
 SELECT h.root, h.heir, c.relkind = 'f', n.nspname::text, c.relname::text,
     pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname),
-    pg_catalog.has_table_privilege(c.oid, 'SELECT'),
+    pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
+        AND NOT pg_catalog.row_security_active(c.oid),
     pg_catalog.quote_ident(pn.nspname) || '.' || pg_catalog.quote_ident(p.relname)
 FROM heirs h JOIN pg_catalog.pg_class p ON p.oid = h.parent JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
 JOIN pg_catalog.pg_class c ON c.oid = h.heir JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relpersistence <> 't'
 ORDER BY 1, 2";
 
 /// A table with rows that nobody syncs, and the one whose queries show them.

@@ -102,10 +102,21 @@ pub async fn disown(client: &impl GenericClient, meta: &MetaSchema, table: &Tabl
     write(client, meta, table, &nobody, &Memory::default()).await
 }
 
-/// An operator knows better what became of its partitions.
-pub async fn forget_parts(client: &impl GenericClient, meta: &MetaSchema, table: &TableName) -> Result<()> {
-    let forget = format!("UPDATE {meta}.data_sync_table_state SET local_parts = NULL WHERE table_name = $1");
-    client.execute(&forget, &[&table.to_string()]).await.context(|| noting(table))?;
+/// An operator knows better what became of its partitions, and of the types of its columns.
+pub async fn forget_parts_and_types(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+) -> Result<()> {
+    let known = format!("SELECT local_columns FROM {meta}.data_sync_table_state WHERE table_name = $1");
+    let row = client.query_opt(&known, &[&table.to_string()]).await.context(|| noting(table))?;
+    let memory = row.and_then(|row| Memory::parse(row.get::<_, Option<&str>>(0)?));
+    let memory = memory.map(|memory| text(&memory.without_types()));
+    let forget = format!(
+        "UPDATE {meta}.data_sync_table_state SET local_parts = NULL, local_columns = coalesce($2, local_columns) \
+         WHERE table_name = $1"
+    );
+    client.execute(&forget, &[&table.to_string(), &memory]).await.context(|| noting(table))?;
     Ok(())
 }
 

@@ -31,6 +31,7 @@ pub enum Lost {
         enum_type: String,
         was: String,
         is: String,
+        can_be_taken_back: bool,
     },
     /// A composite that a column is made of has other attributes.
     TypeAltered,
@@ -76,7 +77,10 @@ impl Lost {
                  ALTER TABLE {heir} NO INHERIT {parent}  -- then, if {table} is quarantined: syncdata-applier retry {}",
                 table.shell_word()
             ),
-            Lost::Relabelled { enum_type, was, is } => format!(
+            Lost::Relabelled { enum_type, was, is, can_be_taken_back: false } => format!(
+                "label {was:?} of {enum_type} has another name here, {is:?}, and rows say so; run: {resync}"
+            ),
+            Lost::Relabelled { enum_type, was, is, can_be_taken_back: true } => format!(
                 "label {was:?} of {enum_type} has another name here, {is:?}, and rows say so; run: ALTER TYPE {enum_type} RENAME \
                  VALUE {} TO {}  -- then: syncdata-applier retry {}; or: {resync}",
                 literal(is),

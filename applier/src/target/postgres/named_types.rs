@@ -81,10 +81,20 @@ impl NamedTypes {
                 labels.is_some_and(|labels| labels.contains(is) && !labels.contains(was))
             };
             if label.columns.is_empty() || !label.columns.iter().all(follows) {
+                // Of a column of an array, a domain or a composite nobody here knows what the source calls it.
+                let can_be_taken_back = !label.columns.is_empty() && self.is_free(&label.enum_type, was);
                 let (enum_type, was, is) = (label.enum_type.clone(), was.clone(), is.clone());
-                return Some(Lost::Relabelled { enum_type, was, is });
+                return Some(Lost::Relabelled { enum_type, was, is, can_be_taken_back });
             }
         }
         None
+    }
+
+    /// Whether no label of that type has that name now.
+    fn is_free(&self, enum_type: &str, name: &str) -> bool {
+        let has_it = |(key, label): (&String, &Label)| {
+            label.enum_type == enum_type && self.types.get(key).is_some_and(|now| now == name)
+        };
+        !self.labels.iter().any(has_it)
     }
 }

@@ -23,7 +23,12 @@ pub(super) fn altered(then: &Known, now: &Known) -> Altered {
         };
         let is_renamed =
             before.labels.iter().any(|(oid, label)| after.labels.get(oid).is_some_and(|now| now != label));
-        if before.attributes != after.attributes || is_renamed && after.is_nested {
+        // Then no label is missing, and nobody would ask what old rows say.
+        let is_reused = after
+            .labels
+            .iter()
+            .any(|(oid, now)| before.labels.iter().any(|(other, then)| other != oid && then == now));
+        if before.attributes != after.attributes || is_renamed && (after.is_nested || is_reused) {
             return Altered::Values;
         }
         if is_renamed {

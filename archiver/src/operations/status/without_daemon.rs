@@ -45,7 +45,7 @@ pub(crate) async fn without_daemon(config: &Config) -> Status {
     match Holdings::look(&config.spool_dir) {
         Ok(Some(holdings)) => {
             status.spooled(frame, &holdings, flush);
-            status.tables = holdings.state.memory.tables.keys().map(ToString::to_string).collect();
+            status.tables = holdings.state.memory.captured().iter().map(ToString::to_string).collect();
         }
         Ok(None) => {}
         Err(error) => status.problems.push(error.one_line()),

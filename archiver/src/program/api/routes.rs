@@ -1,12 +1,12 @@
 //! What can be asked of this daemon alone over HTTP: with what both answer, the table from which requests are matched and
 //! openapi.json is made.
 
-use syncdata_service::http::{Answer, Common, Route, Site};
+use syncdata_service::http::{Answer, Both, Route, Site};
 use syncdata_service::page;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
-    Common(Common),
+    Both(Both),
     CdcStatus,
     Slot,
     Spool,
@@ -14,8 +14,7 @@ pub(super) enum Operation {
     Proofs,
 }
 
-pub(super) const SITE: Site<Operation> =
-    Site { common: Operation::Common, routes: ROUTES, assets: page::ASSETS };
+pub(super) const SITE: Site<Operation> = Site { both: Operation::Both, routes: ROUTES, assets: page::ASSETS };
 
 const READ: Route<Operation> = Route::read(Operation::CdcStatus);
 

@@ -11,9 +11,11 @@ use tokio_postgres::types::{ToSql, Type};
 use crate::source::ask::many;
 
 /// What may take an identity away, with all that goes by CASCADE: a column of a type or a collation that is dropped takes
-/// its index along. Not the statements about publications: it makes such.
-const TAGS: [&str; 17] = [
+/// its index along, and so does one of a typed or inheriting table. Not the statements about publications: it makes such.
+const TAGS: [&str; 24] = [
     "ALTER TABLE",
+    "ALTER FOREIGN TABLE",
+    "ALTER TYPE",
     "CREATE TABLE",
     "DROP INDEX",
     "DROP TABLE",
@@ -23,19 +25,27 @@ const TAGS: [&str; 17] = [
     "DROP TYPE",
     "DROP DOMAIN",
     "DROP COLLATION",
+    "DROP OPERATOR",
     "DROP OPERATOR CLASS",
     "DROP OPERATOR FAMILY",
     "DROP ACCESS METHOD",
     "DROP FUNCTION",
+    "DROP PROCEDURE",
+    "DROP ROUTINE",
+    "DROP AGGREGATE",
+    "DROP LANGUAGE",
     "DROP SCHEMA",
     "DROP EXTENSION",
     "DROP OWNED",
 ];
 
-/// Tables of the publication, or with a partition, of which an UPDATE would fail now.
+/// Tables of the publication, or with a partition, of which an UPDATE would fail now. Whatever DDL production runs has this
+/// read in its transaction: it locks no table, as `pg_partition_tree` would.
 const ENDANGERED: &str = "SELECT m.prrelid FROM pg_publication p JOIN pg_publication_rel m ON m.prpubid = p.oid \
     WHERE p.pubname = PUB AND EXISTS (SELECT FROM pg_class c \
-    WHERE c.oid IN (SELECT relid FROM pg_partition_tree(m.prrelid) UNION SELECT m.prrelid) AND c.relkind = 'r' \
+    WHERE c.oid IN (WITH RECURSIVE tree(oid) AS (SELECT m.prrelid UNION ALL SELECT i.inhrelid FROM tree \
+    JOIN pg_inherits i ON i.inhparent = tree.oid JOIN pg_class k ON k.oid = i.inhrelid AND k.relispartition) \
+    SELECT oid FROM tree) AND c.relkind = 'r' \
     AND CASE c.relreplident WHEN 'f' THEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid \
     AND a.attgenerated = 'v' AND NOT a.attisdropped) WHEN 'n' THEN true WHEN 'd' THEN NOT EXISTS (SELECT FROM pg_index x \
     WHERE x.indrelid = c.oid AND x.indisprimary AND x.indisvalid AND x.indimmediate) ELSE NOT EXISTS (SELECT FROM pg_index x \

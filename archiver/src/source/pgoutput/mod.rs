@@ -11,9 +11,9 @@ mod poison;
 pub(crate) mod publication;
 pub(super) mod published;
 
-use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::SlotName;
+use syncdata_formats::{Error, Kind, Result};
 
 use super::answer::{Collected, Session};
 use super::catalog::Slot;
@@ -42,6 +42,7 @@ impl Pgoutput {
         slot: &SlotName,
         publication: String,
     ) -> Result<Pgoutput> {
+        check_server(connection.facts.server_version_num)?;
         let version = format!("{PLUGIN} {}", connection.facts.server_version);
         let source = Pgoutput { slot: slot.clone(), publication, version };
         source.peek(Lsn::from_u64(1), Some(1)).run(connection, |_| Ok(())).await?;
@@ -77,6 +78,28 @@ impl Pgoutput {
     }
 }
 
+/// The plugin of older minor releases uses memory that it has given back, when a session reads on after a read that failed:
+/// the server may crash. We read so when a transaction cannot be printed.
+pub(crate) fn check_server(version_num: u32) -> Result<()> {
+    let (major, minor) = (version_num / 10_000, version_num % 10_000);
+    let first = match major {
+        ..=14 => None,
+        15 => Some(15),
+        16 => Some(11),
+        17 => Some(7),
+        18 => Some(1),
+        _ => return Ok(()),
+    };
+    let remedy = match first {
+        Some(first) if minor >= first => return Ok(()),
+        Some(first) => format!("update the server to {major}.{first} or later, or use source = \"wal2json\""),
+        None => "use source = \"wal2json\", or a newer PostgreSQL".to_owned(),
+    };
+    let message =
+        format!("with PostgreSQL {major}.{minor} a read through pgoutput that fails may crash the server");
+    Err(Error::new(Kind::Refused, message).hint(remedy))
+}
+
 /// The name of our publication.
 pub(crate) fn publication_of(slot: &SlotName) -> String {
     format!("{slot}_pub")
@@ -103,5 +126,23 @@ impl Source for Pgoutput {
 
     fn described(&self) -> Described {
         Described::Pgoutput { slot: self.slot.clone(), plugin: self.version.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_that_could_crash_are_refused_with_the_way_out() {
+        for good in [150_015, 150_020, 160_011, 170_007, 180_001, 180_006, 190_000] {
+            check_server(good).expect("it has the mend");
+        }
+        for (bad, remedy) in
+            [(140_024, "a newer PostgreSQL"), (150_014, "15.15"), (160_010, "16.11"), (180_000, "18.1")]
+        {
+            let hint = format!("{:?}", check_server(bad).expect_err("it lacks the mend"));
+            assert!(hint.contains(remedy), "{hint}");
+        }
     }
 }

@@ -133,8 +133,9 @@ async fn change(connection: &mut Connection, publication: &str, statement: &str)
     let doing = || "changing the publication".to_owned();
     let tx = connection.session.client_mut().build_transaction().read_only(false).start().await;
     let tx = tx.context(|| "starting a transaction on the source".to_owned())?;
+    tx.batch_execute(LIMITS).await.context(doing)?;
     let endangered = guard::endangered(&tx, publication).await?;
-    tx.batch_execute(&format!("{LIMITS}; {statement}")).await.context(doing)?;
+    tx.batch_execute(statement).await.context(doing)?;
     // It may have lost its identity since we looked, and then production's updates would fail.
     if guard::endangered(&tx, publication).await? > endangered {
         return Err(Error::new(Kind::Refused, "a table of it has no replica identity that can be published"));

@@ -5,7 +5,7 @@
 //! accept ─▶ connections (a cap) ─▶ gate (Host, Origin, token) ─▶ routes ─▶ body ─▶ the program
 //! ```
 
-mod common;
+mod both;
 mod connections;
 mod gate;
 mod hosts;
@@ -27,7 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-pub use self::common::{Common, EXECUTIONS};
+pub use self::both::{Both, EXECUTIONS};
 use self::gate::Gate;
 pub use self::list::{CURSOR_PARAMETER, LIMIT_PARAMETER};
 pub use self::page::Asset;

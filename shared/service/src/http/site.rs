@@ -1,6 +1,6 @@
 //! All that one program answers: from its table requests are matched, and openapi.json is made.
 
-use super::common::{COMMON, Common};
+use super::both::{Both, OF_BOTH};
 use super::page::Asset;
 use super::percent::decoded;
 use super::problem::{Problem, Sort};
@@ -10,7 +10,7 @@ use super::routes::{Route, name_of};
 #[derive(Clone, Copy, Debug)]
 pub struct Site<O: 'static> {
     /// How the program calls what every daemon of ours answers.
-    pub common: fn(Common) -> O,
+    pub both: fn(Both) -> O,
     /// What it alone answers.
     pub routes: &'static [Route<O>],
     /// The page and what it loads, without a token.
@@ -30,8 +30,8 @@ pub(super) enum Found<'a, O> {
 impl<O: Copy> Site<O> {
     /// What every daemon answers, then what this one does.
     pub(super) fn all_routes(&self) -> impl Iterator<Item = Route<O>> + use<'_, O> {
-        let common = COMMON.iter().map(|route| route.asked_as((self.common)(route.operation)));
-        common.chain(self.routes.iter().copied())
+        let both = OF_BOTH.iter().map(|route| route.asked_as((self.both)(route.operation)));
+        both.chain(self.routes.iter().copied())
     }
 
     pub(super) fn find(&self, method: &hyper::Method, path: &str) -> Result<Found<'_, O>, Problem> {
@@ -96,7 +96,7 @@ mod tests {
 
     fn found(method: &str, path: &str) -> String {
         let site = Site {
-            common: |_| 0,
+            both: |_| 0,
             routes: ROUTES,
             assets: &[Asset { path: "/", content_type: "text/html", body: b"x" }],
         };

@@ -2,14 +2,12 @@
 //! openapi.json is made.
 
 use syncdata_service::control::Method;
-use syncdata_service::http::{
-    Answer, CURSOR_PARAMETER, Common, LIMIT_PARAMETER, Parameter, Route, Site, Sort,
-};
+use syncdata_service::http::{Answer, Both, CURSOR_PARAMETER, LIMIT_PARAMETER, Parameter, Route, Site, Sort};
 use syncdata_service::page;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
-    Common(Common),
+    Both(Both),
     CdcStatus,
     Tables,
     DeadLetters,
@@ -26,8 +24,7 @@ pub(super) enum Operation {
     DualWrite,
 }
 
-pub(super) const SITE: Site<Operation> =
-    Site { common: Operation::Common, routes: ROUTES, assets: page::ASSETS };
+pub(super) const SITE: Site<Operation> = Site { both: Operation::Both, routes: ROUTES, assets: page::ASSETS };
 
 const TABLE: Parameter = Parameter {
     name: "table",

@@ -4,7 +4,7 @@ use super::problem::Sort;
 use super::routes::{Access, Answer, Route};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Common {
+pub enum Both {
     Status,
     Health,
     Metrics,
@@ -18,15 +18,15 @@ pub enum Common {
 /// Where executions are told.
 pub const EXECUTIONS: &str = "/api/v1/data-sync/sync/executions";
 
-const READ: Route<Common> = Route::read(Common::Status);
+const READ: Route<Both> = Route::read(Both::Status);
 
-const OPEN: Route<Common> = Route { access: Access::Open, ..READ };
+const OPEN: Route<Both> = Route { access: Access::Open, ..READ };
 
-const LIST: Route<Common> = Route::list(Common::Status);
+const LIST: Route<Both> = Route::list(Both::Status);
 
-pub(super) const COMMON: &[Route<Common>] = &[
+pub(super) const OF_BOTH: &[Route<Both>] = &[
     Route {
-        operation: Common::Status,
+        operation: Both::Status,
         name: "status",
         path: "/status",
         summary: "How far it is, and what is wrong",
@@ -34,7 +34,7 @@ pub(super) const COMMON: &[Route<Common>] = &[
         ..OPEN
     },
     Route {
-        operation: Common::Health,
+        operation: Both::Health,
         name: "health",
         path: "/health",
         summary: "Whether all is well: 200, or 503 with the reasons",
@@ -42,7 +42,7 @@ pub(super) const COMMON: &[Route<Common>] = &[
         ..OPEN
     },
     Route {
-        operation: Common::Metrics,
+        operation: Both::Metrics,
         name: "metrics",
         path: "/metrics",
         summary: "Numbers for Prometheus",
@@ -50,7 +50,7 @@ pub(super) const COMMON: &[Route<Common>] = &[
         ..OPEN
     },
     Route {
-        operation: Common::OpenApi,
+        operation: Both::OpenApi,
         name: "openApi",
         path: "/api/v1/data-sync/openapi.json",
         summary: "This document",
@@ -58,7 +58,7 @@ pub(super) const COMMON: &[Route<Common>] = &[
         ..READ
     },
     Route {
-        operation: Common::Status,
+        operation: Both::Status,
         name: "getSyncStatus",
         path: "/api/v1/data-sync/sync/status",
         summary: "How far it is, and what is wrong",
@@ -66,7 +66,7 @@ pub(super) const COMMON: &[Route<Common>] = &[
         ..READ
     },
     Route {
-        operation: Common::Executions,
+        operation: Both::Executions,
         name: "listExecutions",
         path: EXECUTIONS,
         summary: "What was done, the newest first",
@@ -74,7 +74,7 @@ pub(super) const COMMON: &[Route<Common>] = &[
         ..LIST
     },
     Route {
-        operation: Common::Execution,
+        operation: Both::Execution,
         name: "getExecution",
         path: "/api/v1/data-sync/sync/executions/{id}",
         summary: "One of them",
@@ -83,7 +83,7 @@ pub(super) const COMMON: &[Route<Common>] = &[
         ..READ
     },
     Route {
-        operation: Common::Dashboard,
+        operation: Both::Dashboard,
         name: "dashboard",
         path: "/api/v1/data-sync/monitoring/dashboard",
         summary: "All that the page shows",
@@ -91,7 +91,7 @@ pub(super) const COMMON: &[Route<Common>] = &[
         ..READ
     },
     Route {
-        operation: Common::Health,
+        operation: Both::Health,
         name: "getHealth",
         path: "/api/v1/data-sync/monitoring/health",
         summary: "Whether all is well: 200, or 503 with the reasons",
@@ -99,7 +99,7 @@ pub(super) const COMMON: &[Route<Common>] = &[
         ..READ
     },
     Route {
-        operation: Common::Alerts,
+        operation: Both::Alerts,
         name: "listAlerts",
         path: "/api/v1/data-sync/monitoring/alerts",
         summary: "Alerts that are open",
@@ -107,7 +107,7 @@ pub(super) const COMMON: &[Route<Common>] = &[
         ..LIST
     },
     Route {
-        operation: Common::Metrics,
+        operation: Both::Metrics,
         name: "getPrometheusMetrics",
         path: "/api/v1/data-sync/monitoring/metrics/prometheus",
         summary: "Numbers for Prometheus",

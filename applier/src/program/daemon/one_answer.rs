@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 /// Who asks while an answer is being found waits for the next one, together with all who came meanwhile. Nobody is told
 /// what was found before they asked; and however many ask, one at a time is at work.
 #[derive(Debug)]
-pub(super) struct Shared<T> {
+pub(super) struct OneAnswer<T> {
     asked: AtomicU64,
     last: Mutex<Option<Found<T>>>,
 }
@@ -19,13 +19,13 @@ struct Found<T> {
     answer: T,
 }
 
-impl<T> Default for Shared<T> {
-    fn default() -> Shared<T> {
-        Shared { asked: AtomicU64::new(0), last: Mutex::new(None) }
+impl<T> Default for OneAnswer<T> {
+    fn default() -> OneAnswer<T> {
+        OneAnswer { asked: AtomicU64::new(0), last: Mutex::new(None) }
     }
 }
 
-impl<T: Clone> Shared<T> {
+impl<T: Clone> OneAnswer<T> {
     /// What `find` said when it was asked last, which was after this call.
     pub(super) async fn get<F: Future<Output = T>>(&self, find: impl FnOnce() -> F) -> T {
         let number = self.asked.fetch_add(1, Ordering::SeqCst);
@@ -50,7 +50,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_during_a_look_shares_the_next_one() {
-        let (shared, count) = (Shared::default(), &Cell::new(0));
+        let (shared, count) = (OneAnswer::default(), &Cell::new(0));
         let find = move || async move {
             let number = count.get() + 1;
             count.set(number);
