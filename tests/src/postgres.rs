@@ -56,9 +56,7 @@ impl PostgresServer {
         server.start_on_a_free_port().await;
         if database != "postgres" {
             let name = escape_identifier(&database);
-            // Since 15, files would go through the WAL otherwise, which takes twice as long.
-            let strategy = if server.installation.major() < 15 { "" } else { " STRATEGY file_copy" };
-            server.execute(&format!("CREATE DATABASE {name}{strategy}")).await;
+            server.execute(&format!("CREATE DATABASE {name}")).await;
             server.database = database;
         }
         server

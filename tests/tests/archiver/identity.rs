@@ -532,7 +532,7 @@ async fn a_snapshot_of_a_table_that_is_captured_no_more_is_refused() {
     let daemon = story.world.archiver(["run"]).spawn();
     let captures = async |table: &str| {
         let status = story.world.archiver(["status", "--json"]).run().await.json();
-        let has_it = |tables: &Vec<Value>| tables.iter().any(|name| name == table);
+        let has_it = |tables: &Vec<serde_json::Value>| tables.iter().any(|name| name == table);
         status["status"] == "active" && status["tables"].as_array().is_some_and(has_it)
     };
     while !captures("a").await {}
