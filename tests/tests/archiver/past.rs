@@ -298,8 +298,11 @@ async fn rows_that_alter_table_wrote_anew_are_a_gap_of_that_table() {
         world.source.execute("INSERT INTO other SELECT coalesce(max(id), 0) + 1 FROM other").await;
         let done = world.archiver(["run", "--once"]).run().await;
         let segments = reader::segments(world.archive_dir());
-        let found = gaps(&segments).split_off(told);
+        let mut found = gaps(&segments).split_off(told);
         told += found.len();
+        // The server writes WAL of its own, every 15 s what transactions run: where that follows the last commit of an
+        // answer, a gap of the whole answer stands in two segments.
+        found.dedup();
         let expected: Vec<String> = table.into_iter().map(|table| format!("[\"{table}\"]")).collect();
         assert_eq!(found, expected, "{ddl}");
         assert_eq!(done.code(), Some(i32::from(table.is_some())), "{ddl}: {}", done.stderr);
@@ -312,5 +315,7 @@ async fn rows_that_alter_table_wrote_anew_are_a_gap_of_that_table() {
     world.source.execute("ALTER TABLE t ALTER m TYPE numeric(20,3)").await;
     world.archiver(["run", "--once"]).run().await.expect_code(1);
     world.archiver(["run", "--once"]).run().await;
-    assert_eq!(gaps(&reader::segments(world.archive_dir())).len(), told + 1);
+    let mut found = gaps(&reader::segments(world.archive_dir())).split_off(told);
+    found.dedup();
+    assert_eq!(found, [r#"["t"]"#]);
 }
