@@ -11,7 +11,7 @@ use syncdata_service::config::OnError;
 use super::Pass;
 use crate::plan::state::{Event, TableState};
 use crate::target::Poison;
-use crate::target::postgres::identity;
+use crate::target::postgres::identity::{self, Moment};
 use crate::target::postgres::ledger::{self, Entry};
 use crate::target::postgres::lost::Lost;
 use crate::target::postgres::{cursor, quarantine};
@@ -21,12 +21,17 @@ const LOG_REF: &str = "local table";
 
 impl Pass<'_> {
     /// Sets the tables aside whose rows are not those of their positions.
-    pub(super) async fn look_at_local_tables(&self, states: &BTreeMap<TableName, TableState>) -> Result<()> {
+    pub(super) async fn look_at_local_tables(
+        &self,
+        states: &BTreeMap<TableName, TableState>,
+        moment: Moment,
+    ) -> Result<()> {
         let (client, meta) = (self.context.local.session.client(), &self.context.local.meta);
         let has_rows = |state: &TableState| state.position.is_some() && state.wants().is_none();
         let tables: Vec<&TableName> =
             states.iter().filter(|(_, state)| has_rows(state)).map(|(table, _)| table).collect();
-        let mut lost = self.context.local.in_transaction(identity::look(client, meta, &tables)).await?;
+        let mut lost =
+            self.context.local.in_transaction(identity::look(client, meta, &tables, moment)).await?;
         // The others are not said to be right.
         lost.retain(|table, _| states[table].state.goes_on());
         for (table, lost) in lost {

@@ -38,6 +38,7 @@ use crate::plan::state::{Event, State, TableState, Want};
 use crate::proof::cut_after;
 use crate::target::postgres::apply::is_no_fault_of_a_record;
 use crate::target::postgres::cursor::{self, Checkpoint, Position};
+use crate::target::postgres::identity::Moment;
 use crate::target::postgres::step::Prepared;
 use crate::target::postgres::{captured, identity};
 
@@ -88,7 +89,7 @@ impl<'a> Pass<'a> {
         }
 
         // Also while the archive is silent, or away.
-        self.look_at_local_tables(&states).await?;
+        self.look_at_local_tables(&states, Moment::Begin).await?;
         let states = cursor::table_states(client, &self.context.local.meta).await?;
         let checkpoint = self.checkpoint(&states).await?;
         let known = cursor::covered_at(client, &self.context.local.meta).await?;
@@ -116,7 +117,8 @@ impl<'a> Pass<'a> {
 
         // What a segment says of a table may make rows here wrong that it says nothing of.
         let states = cursor::table_states(client, &self.context.local.meta).await?;
-        self.look_at_local_tables(&states).await?;
+        let is_through = !self.context.stop.is_asked();
+        self.look_at_local_tables(&states, if is_through { Moment::End } else { Moment::Begin }).await?;
         // What keeps one table from its base keeps no other from going on.
         settled?;
         report.stopped = self.context.stop.is_asked();

@@ -151,8 +151,8 @@ impl Memory {
         })
     }
 
-    /// The same after nothing of that has happened. What belongs together stays together, whatever it is called. Types of a
-    /// table that takes no changes may be on their way to those of the source: they are looked at when it does (`is_live`).
+    /// The same after nothing of that has happened. What belongs together stays together, whatever it is called. Types that
+    /// may be on their way to those of the source stay as they were known, until they are judged (`judges_types`).
     #[must_use]
     pub(crate) fn after(
         &self,
@@ -160,9 +160,9 @@ impl Memory {
         source: &SourceColumns,
         files: Files,
         mut types: Types,
-        is_live: bool,
+        judges_types: bool,
     ) -> Memory {
-        let known = self.types.iter().flatten().filter(|_| !is_live);
+        let known = self.types.iter().flatten().filter(|_| !judges_types);
         for (key, was) in known {
             types.entry(key.clone()).and_modify(|is| is.clone_from(was));
         }

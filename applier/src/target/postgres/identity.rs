@@ -142,14 +142,23 @@ fn noting(table: &TableName) -> String {
     format!("noting which local table {table} is")
 }
 
+/// When a pass looks. What types are made of is judged when all is applied: before, the archive may be about to tell that
+/// production has altered them too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Begin,
+    End,
+}
+
 /// Those of the tables whose rows are not those of their positions. What is seen for the first time is noted, and so is
 /// what makes rows doubtful for good.
 pub async fn look(
     client: &impl GenericClient,
     meta: &MetaSchema,
     tables: &[&TableName],
+    moment: Moment,
 ) -> Result<BTreeMap<TableName, Lost>> {
-    let mut lost = look_at_tables(client, meta, tables).await?;
+    let mut lost = look_at_tables(client, meta, tables, moment).await?;
     for (table, old) in labels::look(client, meta, tables).await? {
         lost.entry(table).or_insert(Lost::OldLabel(old));
     }
@@ -161,6 +170,7 @@ pub(super) async fn look_at_tables(
     client: &impl GenericClient,
     meta: &MetaSchema,
     tables: &[&TableName],
+    moment: Moment,
 ) -> Result<BTreeMap<TableName, Lost>> {
     copied_lines::look(client, meta).await?;
     let found = found(client, tables).await?;
@@ -214,11 +224,12 @@ pub(super) async fn look_at_tables(
                     None => None,
                 };
                 let types = types.remove(&now.oid).unwrap_or_default();
-                let named = memory.as_ref().filter(|_| is_live);
+                let judges_types = is_live && moment == Moment::End;
+                let named = memory.as_ref().filter(|_| judges_types);
                 let named = named.and_then(|memory| types.lost(memory, &labels::parse(row.get(8))));
                 let kept = leaves.iter().map(LeafFile::kept).collect();
                 let after = memory.clone().unwrap_or_default();
-                let after = after.after(columns, &source, kept, types.types, is_live);
+                let after = after.after(columns, &source, kept, types.types, judges_types);
                 let is_new =
                     known.is_none() || parts.as_ref() != Some(&now.parts) || memory.as_ref() != Some(&after);
                 let altered = altered.map(Lost::Altered).or(written).or(named);

@@ -17,7 +17,7 @@ use crate::plan::state::{Event, State, TableState};
 use crate::table::Table;
 use crate::target::postgres::apply::{Watched, Writer, cascades, is_no_fault_of_a_record};
 use crate::target::postgres::cascades::Watch;
-use crate::target::postgres::identity;
+use crate::target::postgres::identity::{self, Moment};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::lost::Lost;
 use crate::target::postgres::rules::Rule;
@@ -202,7 +202,7 @@ impl Target for Postgres<'_> {
         };
         let tables: Vec<&TableName> = tables.iter().filter(has_rows).copied().collect();
         let (client, meta) = (self.local.session.client(), &self.local.meta);
-        match identity::look_at_tables(client, meta, &tables).await?.into_iter().next() {
+        match identity::look_at_tables(client, meta, &tables, Moment::Begin).await?.into_iter().next() {
             // The next pass sets it aside where it stands.
             Some((table, lost)) => {
                 let message =
