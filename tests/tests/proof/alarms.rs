@@ -154,7 +154,8 @@ async fn ddl_of_production_is_not_held_up() {
     }
     let started = std::time::Instant::now();
     world.source.execute("ALTER TABLE log ADD COLUMN later int").await;
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    // Unyielding, it would wait for the whole table: 12 s at this rate.
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
     let finished = running.ended().await.expect_code(1);
     assert_eq!(finished.json()["not_proved"]["log"], "DDL waited");
 }
@@ -177,7 +178,8 @@ async fn an_index_that_production_builds_concurrently_is_not_held_up() {
     let started = std::time::Instant::now();
     // Of a table that is read by nobody any more.
     world.source.execute("CREATE INDEX CONCURRENTLY beside ON accounts (balance)").await;
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    // Unyielding, it would wait for 20 s.
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     let made = running.ended().await.expect_code(1).json();
     assert_eq!(made["tables"], 1, "{made}");
     for table in ["log", "parts"] {
