@@ -6,7 +6,6 @@
 mod options;
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use rustix::process::Signal;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use crate::installation::Installation;
+use crate::ports::free_port;
 use crate::process::{Account, Process};
 use crate::scratch::{self, Scratch};
 pub use options::PostgresOptions;
@@ -430,11 +430,6 @@ fn is_ready(pid_file: &str, pid: u32) -> bool {
     let mut lines = pid_file.lines();
     lines.next() == Some(&pid.to_string())
         && lines.nth(6).map(str::trim).is_some_and(|state| state == "ready" || state == "standby")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("a bound socket has an address").port()
 }
 
 /// The result of one initdb, which every server of this installation starts from.

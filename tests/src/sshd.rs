@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Read as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use syncdata_service::config::SftpSettings;
 
+use crate::ports::free_port;
 use crate::process::{Account, Process};
 use crate::scratch::Scratch;
 
@@ -282,11 +283,6 @@ fn greets(address: SocketAddr) -> bool {
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("more than nothing");
     let mut greeting = [0; 7];
     stream.read_exact(&mut greeting).is_ok() && &greeting == b"SSH-2.0"
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
 }
 
 fn user_name() -> String {

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -49,8 +49,7 @@ pub(crate) async fn run(arguments: &Arguments) {
     let (mut watched, mut quiet) = (Vec::new(), Vec::new());
     for _ in 0..arguments.rounds {
         quiet.push(peak(&mut copy, None, &mut change).await);
-        let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = listener.expect("a free port").to_string();
+        let address = syncdata_tests::free_address();
         watched.push(peak(&mut copy, Some(&address), &mut change).await);
     }
     watched.sort_by(f64::total_cmp);

@@ -7,21 +7,16 @@ mod refusals;
 
 use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use syncdata_tests::{Daemon, LocalCopy};
+use syncdata_tests::{Daemon, LocalCopy, free_address};
 
 const TOKEN: &str = "a-token-of-the-tests-0123456789abcdef";
 const API: &str = "/api/v1/data-sync";
-
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    listener.expect("a free port").to_string()
-}
 
 fn tokens(folder: &Path, tokens: &[&str]) -> PathBuf {
     let path = folder.join("tokens");

@@ -220,9 +220,8 @@ async fn a_webhook_that_hangs_or_leads_elsewhere_holds_up_neither_passes_nor_the
 async fn a_webhook_that_refuses_or_fails_holds_up_nothing_and_hears_it_later() {
     let (url, failing) = listener("500 Internal Server Error");
     let mut copy = strict(&url).await;
-    let free =
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-    copy.set("SYNCDATA_HTTP_LISTEN", free.to_string());
+    let address = syncdata_tests::free_address();
+    copy.set("SYNCDATA_HTTP_LISTEN", &address);
     copy.forge.segment(&[vec![rename(1, "Bad")]]);
     let daemon = copy.applier(&["start"]).spawn();
     let id = next(&failing).await["id"].clone();
@@ -234,7 +233,7 @@ async fn a_webhook_that_refuses_or_fails_holds_up_nothing_and_hears_it_later() {
         "{open}"
     );
     assert_eq!(open["circuits"]["archive"]["state"], "closed");
-    let metrics = super::daemon::get(&free.to_string(), "/metrics");
+    let metrics = super::daemon::get(&address, "/metrics");
     for line in [
         "alerts{kind=\"dead_letter_queue\"} 1",
         "alerts{kind=\"sync_lag\"} 0",
@@ -315,7 +314,7 @@ async fn a_daemon_that_failed_is_spoken_for_once_and_the_next_one_keeps_what_was
     assert!(posts.try_recv().is_err(), "a daemon that fails again and again says so once");
 
     // Nobody listens: it is kept, and the next daemon says it.
-    let dead = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("free");
+    let dead = syncdata_tests::free_address();
     copy.set("SYNCDATA_ALERT_WEBHOOK", format!("http://{dead}/hook"));
     let words = ended(&copy, "watchdog").await.stderr;
     assert!(words.contains("an alert was not taken"), "{words}");

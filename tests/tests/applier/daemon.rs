@@ -283,8 +283,7 @@ async fn what_a_pass_applied_before_it_failed_is_counted() {
 #[tokio::test]
 async fn whoever_watches_asks_over_http() {
     let mut copy = two_synced_tables().await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let address = port.expect("a free port").to_string();
+    let address = syncdata_tests::free_address();
     copy.set("SYNCDATA_HTTP_LISTEN", &address);
     let _daemon = started(&copy).await;
     let health = get(&address, "/health");

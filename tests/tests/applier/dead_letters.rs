@@ -239,8 +239,7 @@ async fn values_are_kept_as_hashes_and_are_seen_nowhere() {
         .execute(&format!("ALTER TABLE users ADD CONSTRAINT good CHECK (name NOT LIKE '{}%')", &canary[..6]))
         .await;
     copy.forge.segment(&[vec![rename(1, canary)], vec![rename(2, canary)]]);
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let address = free.expect("a free port").to_string();
+    let address = syncdata_tests::free_address();
     copy.set("SYNCDATA_HTTP_LISTEN", &address);
     let mut daemon = copy.applier(&["start"]).spawn();
     daemon.says("pass done").await;
@@ -278,8 +277,7 @@ async fn values_are_kept_as_hashes_and_are_seen_nowhere() {
 async fn a_running_daemon_lists_shows_and_passes_over() {
     let mut copy = strict().await;
     copy.forge.segment(&[vec![insert("users", 3, r#""Bad""#)], vec![rename(1, "Eve")]]);
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let address = free.expect("a free port").to_string();
+    let address = syncdata_tests::free_address();
     copy.set("SYNCDATA_HTTP_LISTEN", &address);
     let mut daemon = copy.applier(&["start"]).spawn();
     daemon.says("pass done").await;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -14,8 +14,7 @@ use super::{rename, two_tables};
 async fn watched() -> (LocalCopy, String) {
     let mut copy = two_tables().await;
     copy.applier(&["add-tables", "users", "orders"]).succeed().await;
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let address = free.expect("a free port").to_string();
+    let address = syncdata_tests::free_address();
     copy.set("SYNCDATA_HTTP_LISTEN", &address);
     copy.set("SYNCDATA_STALE_AFTER", "3650d");
     (copy, address)

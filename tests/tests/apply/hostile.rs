@@ -267,8 +267,7 @@ async fn a_load_that_fails_says_no_value_in_the_log_the_status_or_over_http() {
         copy.forge.segment(&[vec![other(2)]]);
         copy.forge.snapshot(&[("odd", &[&format!("1\t{SECRET}")])]);
         copy.forge.segment(&[vec![other(3)]]);
-        let address = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
-        let address = address.expect("a free port").to_string();
+        let address = syncdata_tests::free_address();
         copy.set("SYNCDATA_HTTP_LISTEN", &address);
         copy.applier(&["add-tables", "*"]).succeed().await;
         let daemon = copy.applier(&["start", "-vv"]).spawn();

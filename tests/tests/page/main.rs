@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use syncdata_tests::{Browser, Daemon, Program, Scheme, World, WorldOptions, browser};
+use syncdata_tests::{Browser, Daemon, Program, Scheme, World, WorldOptions, browser, free_port};
 
 /// A name that would run in a page that takes names for HTML.
 const HOSTILE: &str = "<img src=x onerror=document.title='pwned'>";
@@ -21,10 +20,6 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A pass and a question of the page are soon over; a machine under load gets this long.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
-}
 
 /// Both daemons, tables that are live, and a browser.
 struct Scene {

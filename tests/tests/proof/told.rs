@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -25,8 +25,7 @@ fn get(port: u16, path: &str) -> String {
 
 #[tokio::test]
 async fn freshness_metrics_and_health_tell_of_the_newest_proof() {
-    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let port = listener.expect("a free port").port();
+    let port = syncdata_tests::free_port();
     let options = WorldOptions::default().applier_setting("http_listen", format!("127.0.0.1:{port}"));
     let world = scene::world(options).await;
     let fresh =

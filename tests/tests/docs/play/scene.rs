@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -43,8 +42,7 @@ pub(super) struct Scene {
 impl Scene {
     pub(super) fn of(world: World) -> Scene {
         let folder = tempfile::tempdir().expect("a folder");
-        let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = listener.expect("a free port").to_string();
+        let address = syncdata_tests::free_address();
         Scene { world, daemons: BTreeMap::new(), standby: None, left: None, folder, address }
     }
 
