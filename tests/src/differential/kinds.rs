@@ -216,6 +216,8 @@ pub const KINDS: &[Kind] = &[
 pub struct Known {
     pub major: u32,
     pub extensions: Vec<&'static str>,
+    /// Tables may be known by a column that the server computes.
+    pub computed_keys: bool,
 }
 
 pub const EXTENSIONS: &[&str] = &["citext", "hstore", "ltree", "cube", "btree_gist"];

@@ -150,7 +150,8 @@ impl Maker<'_> {
             11..=13 => Identity::FullBesidePrimary,
             14..=15 => Identity::Index,
             16 => Identity::FullBesideDeferrable,
-            17 => Identity::Generated,
+            17 if self.known.computed_keys => Identity::Generated,
+            17 => Identity::Primary,
             18 => *self.random.pick(&[Identity::Bare, Identity::BareFull]),
             _ => Identity::Full,
         }
