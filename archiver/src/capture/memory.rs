@@ -40,6 +40,9 @@ pub(crate) struct Memory {
     /// Rows of the catalog that say what is published, where that does not count for all transactions yet.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub published: BTreeMap<u32, Entered>,
+    /// No transaction that the catalog shows now has this number or a higher one.
+    #[serde(skip)]
+    pub next: Option<u64>,
 }
 
 /// A relation as it was.
@@ -72,6 +75,12 @@ pub(crate) struct Known {
     /// How many rows it has, where all of them came and went under our eyes.
     #[serde(default)]
     pub rows: Option<u64>,
+    /// Production's own count has to say whether that is right.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspected: bool,
+    /// Rows came under its name, and not yet what made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unborn: Option<u32>,
 }
 
 impl Known {
@@ -252,9 +261,16 @@ impl Memory {
         self
     }
 
+    /// With what the catalog shows now.
+    pub(crate) fn until(self, now: &Seen) -> Memory {
+        Memory { next: Some(now.xmax), ..self }
+    }
+
     /// Whether what wrote that mark had surely ended when the catalog was looked at last. A part of a transaction has a
     /// number of its own, which no list of open transactions shows: only what is older than all of them is sure.
     pub(crate) fn is_old(&self, mark: u32) -> bool {
-        self.seen.as_ref().is_none_or(|seen| seen.oldest().has(mark))
+        // A number that is still to come was given long ago: catalog rows keep it when it comes round again.
+        let is_to_come = |seen: &Seen| self.next.is_some_and(|next| seen.widen(mark) >= next);
+        self.seen.as_ref().is_none_or(|seen| seen.oldest().has(mark) || is_to_come(seen))
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod naming;
 mod published;
 pub(crate) mod shape;
 pub(crate) mod since;
+mod suspects;
 mod tally;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -90,6 +91,10 @@ pub(crate) struct Capture {
     relabelled: BTreeMap<u32, TableName>,
     /// Relations that become partitions of a captured table within the answer.
     joins: BTreeMap<u32, Join>,
+    /// Partitions that are new, and who made them.
+    births: BTreeMap<u32, u32>,
+    /// Those under whose names rows came in an answer before.
+    unborn: BTreeSet<u32>,
     /// Relations whose rows lie elsewhere now: by TRUNCATE, if the answer has one of that transaction.
     truncations: BTreeMap<u32, Truncation>,
     /// What is captured, as it is to be remembered.
@@ -265,6 +270,17 @@ impl Capture {
     /// The relation becomes a partition of a captured table within the answer.
     pub(crate) fn join(&self, oid: u32) -> Option<&Join> {
         self.joins.get(&oid)
+    }
+
+    /// Who made a partition that is new.
+    pub(crate) fn born_by(&self, oid: u32) -> Option<u32> {
+        self.births.get(&oid).copied()
+    }
+
+    /// The name that a relation has now, and the table that it travels as.
+    pub(crate) fn names_of(&self, oid: u32) -> Option<(&TableName, &TableName)> {
+        let known = self.relations.get(&oid)?;
+        Some((&known.name, known.table.as_ref()?))
     }
 
     /// What rows of the relation may mean by the names of columns; `None` where each name means the one that has it.
@@ -478,6 +494,8 @@ impl Known {
             dropped: relation.layout.dropped.clone(),
             sequences: relation.layout.sequences.iter().map(|sequence| sequence.file).collect(),
             rows: None,
+            suspected: false,
+            unborn: None,
         }
     }
 }

@@ -219,6 +219,8 @@ mod tests {
             dropped: BTreeMap::new(),
             sequences: BTreeSet::new(),
             rows: None,
+            suspected: false,
+            unborn: None,
         };
         for (number, name, mark) in columns {
             let is_short = *name == name.to_lowercase();

@@ -8,6 +8,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
 use super::changes::{self, ANOTHER, PARTITION, REWRITTEN, TYPE};
+use super::suspects::Birth;
 use super::{Capture, Captured, Join, Known, Memory, Missed, Route, Truncation, published};
 
 /// What an answer said of each relation, by oid.
@@ -21,6 +22,14 @@ pub(crate) struct Tally {
     pub touched: BTreeSet<u32>,
     /// Of relations whose rows lie elsewhere now, what became of the expected TRUNCATE.
     pub truncations: HashMap<u32, Truncated>,
+    /// What is known of partitions that are new.
+    pub births: BTreeMap<u32, Birth>,
+    /// Relations that still have to be counted.
+    pub suspects: BTreeSet<u32>,
+    /// Those of which production has other rows than we have counted.
+    pub miscounted: BTreeSet<u32>,
+    /// Tables that a segment has lines of.
+    pub written: BTreeSet<TableName>,
     /// Tables whose rows are in doubt.
     pub doubted: BTreeMap<TableName, &'static str>,
     /// The transaction with the lowest number that was not archived before.
@@ -68,6 +77,8 @@ impl Tally {
             self.altered.insert(xid);
             self.relied_on.remove(&xid);
         }
+        let born = capture.births.iter().filter(|(_, born)| **born == xid);
+        born.for_each(|(oid, _)| self.births.entry(*oid).or_default().committed());
         for (oid, truncation) in capture.truncations() {
             let known = self.truncations.entry(oid).or_default();
             if xid == truncation.xid {
@@ -98,6 +109,20 @@ impl Tally {
 
     fn of_truncation(&self, oid: u32) -> Truncated {
         self.truncations.get(&oid).copied().unwrap_or_default()
+    }
+
+    /// A row comes under the name of that relation, in that transaction.
+    pub(crate) fn comes_under(&mut self, oid: u32, xid: u32, capture: &Capture) {
+        if let Some(born) = capture.born_by(oid) {
+            self.births.entry(oid).or_default().row(born, xid);
+        }
+    }
+
+    /// A row is that relation's, as the source says.
+    pub(crate) fn is_its_own(&mut self, oid: u32, capture: &Capture) {
+        if capture.born_by(oid).is_some() {
+            self.births.entry(oid).or_default().is_there();
+        }
     }
 
     /// A row came of that relation.
@@ -148,6 +173,12 @@ impl Capture {
             }
         }
         tally.doubted.iter().for_each(|(table, reason)| add(table, reason));
+        for oid in self.had_namesakes(tally) {
+            self.names_of(oid).into_iter().for_each(|(_, table)| add(table, PARTITION));
+        }
+        for oid in &tally.miscounted {
+            self.names_of(*oid).into_iter().for_each(|(_, table)| add(table, REWRITTEN));
+        }
         // In a savepoint, or after an answer that was cut: when that was, nobody will say.
         tally.relied_on.values().flatten().for_each(|table| add(table, REWRITTEN));
         if complete {
@@ -164,15 +195,10 @@ impl Capture {
             let moved = self.truncations().filter(|(oid, truncation)| !is_told(*oid, truncation));
             moved.for_each(|(_, truncation)| add(&truncation.table, REWRITTEN));
             // Where a segment has rows of it, that says what its labels are now.
-            let resting = self.relabelled.values().filter(|table| !self.has_rows_of(table, tally));
+            let resting = self.relabelled.values().filter(|table| !tally.written.contains(*table));
             resting.for_each(|table| add(table, TYPE));
         }
         missed
-    }
-
-    fn has_rows_of(&self, table: &TableName, tally: &Tally) -> bool {
-        let tables = tally.touched.iter().filter_map(|oid| self.relations.get(oid)?.table.as_ref());
-        tables.into_iter().any(|touched| touched == table)
     }
 
     /// What the next answer should know of this one, which was read from `from` to `position`.
@@ -199,13 +225,17 @@ impl Capture {
         }
         let missed: BTreeSet<TableName> =
             self.missed(tally, complete).into_iter().map(|missed| missed.table).collect();
+        let others: BTreeSet<u32> =
+            self.had_namesakes(tally).chain(tally.miscounted.iter().copied()).collect();
         for (oid, known) in &mut memory.relations {
             if let Some(rows) = tally.rows.get(oid) {
                 known.rows = *rows;
             }
             // Rows that are in doubt, or in no stream, were not counted as they are.
             let is_missed = known.table.as_ref().is_some_and(|table| missed.contains(table));
-            if is_missed && !self.was_counted(*oid, earlier) {
+            known.suspected = !is_missed && tally.suspects.contains(oid);
+            known.unborn = self.unborn(*oid, tally).filter(|_| !is_missed && !complete);
+            if is_missed && !self.was_counted(*oid, earlier) || others.contains(oid) {
                 known.rows = None;
             }
             let waits = self.joins.get(oid).is_some_and(|join| !join.xids.is_subset(&tally.joined));
@@ -238,7 +268,10 @@ impl Capture {
                 return None;
             }
             let is_renamed = |then: &Known| then.may_be_renamed(known);
-            if self.relabelled.contains_key(oid) && !self.has_rows_of(table, tally) {
+            if self.relabelled.contains_key(oid) && !tally.written.contains(table) {
+                return None;
+            }
+            if self.waits_for_birth(*oid, tally) {
                 return None;
             }
             if earlier.relations.get(oid).is_some_and(is_renamed) || self.strangers.contains(table) {

@@ -243,6 +243,7 @@ impl Archiver {
         let position = look.position;
         let history = origin::history(state, connection, &position, &config.postgres()?.user).await?;
         let (mut diverged, switch) = (history.diverged, history.switch);
+        let mut reread = None;
 
         let retained = position.flush.bytes_since(slot.restart_lsn.unwrap_or(position.flush));
         let passes_over_mistakes = retained > config.wal_guard.as_u64();
@@ -255,6 +256,9 @@ impl Archiver {
         if diverged.is_none() && !self.has_our_history {
             diverged = last_commit_missing(config, connection, source, &slot, state).await?;
             self.has_our_history = diverged.is_none();
+            // A server that lost its memory may have lost its latest WAL, too, and have written other changes since. Where
+            // nothing captured is missing, only reading again tells.
+            reread = slot.confirmed_flush_lsn.filter(|_| self.has_our_history);
         }
         let (spool, away) = match diverged {
             // Nothing of this source says anything about the archive.
@@ -271,7 +275,12 @@ impl Archiver {
         };
         spool.update(|state| match &diverged {
             Some(_) => state.diverged.clone_from(&diverged),
-            None => state.is_on(position.timeline, switch, slot.catalog_xmin),
+            None => {
+                state.is_on(position.timeline, switch, slot.catalog_xmin);
+                if let Some(confirmed) = reread {
+                    state.go_back_to(confirmed.max(state.tip.end_lsn), slot.catalog_xmin);
+                }
+            }
         })?;
         let mistake = || {
             let memory = &spool.state().memory;

@@ -1,7 +1,7 @@
-//! Whether tables that are new to the capture had no rows when it began.
+//! Whether tables have just the rows that the stream has brought: those that are new to the capture, if they had none
+//! when it began, and those in which others may hide.
 //!
-//! Their rows are counted in a snapshot of production: as many as the stream has brought by then means that there were
-//! none before. The snapshot is later than the end of the answer. What it sees beyond is read for it, and of a table
+//! They are counted in a snapshot of production. The snapshot is later than the end of the answer. What it sees beyond is read for it, and of a table
 //! whose place, name or partitions have changed meanwhile nothing is claimed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,9 +23,16 @@ use crate::source::look::{self, Look};
 use crate::source::production::{Production, Session};
 use crate::source::{Source as _, Stretch};
 
-/// What the stream says of tables that are new.
+/// What production's count came to. A table that could not be counted is in neither.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    pub as_claimed: BTreeSet<TableName>,
+    pub otherwise: BTreeSet<TableName>,
+}
+
+/// What the stream says of tables.
 pub(super) struct Claims<'a> {
-    /// Each with the rows that it has if it had none before.
+    /// Each with the rows that it has if the stream brought all of them.
     pub tables: BTreeMap<TableName, u64>,
     /// All up to here is in these numbers.
     pub end: Lsn,
@@ -38,30 +45,26 @@ pub(super) struct Claims<'a> {
 }
 
 impl Claims<'_> {
-    /// Those of the tables that were empty, as far as that can be said soon.
-    pub(super) async fn proved(
-        self,
-        connection: &mut Connection,
-        source: &Production,
-    ) -> Result<BTreeSet<TableName>> {
+    /// As far as that can be said soon.
+    pub(super) async fn counted(self, connection: &mut Connection, source: &Production) -> Result<Counted> {
         let waiting = connection.waiting.clone();
         let tx = connection.transaction_at(IsolationLevel::RepeatableRead).await?;
         let seen = catalog::seen(&tx).await?;
         let all_before = seen.oldest();
         if !self.xids.iter().all(|xid| all_before.has(*xid)) {
-            return Ok(BTreeSet::new());
+            return Ok(Counted::default());
         }
         let (_, then) = catalog::catalog(&tx, self.publication).await?;
         let written = catalog::insert_position(&tx).await?;
         let mut expected = self.tables.clone();
         if written > self.end {
             if Position::settled(&tx).await?.flush < written {
-                return Ok(BTreeSet::new());
+                return Ok(Counted::default());
             }
             let later = self.later(source, &Session { tx: &tx, waiting: &waiting }, written, &seen).await?;
             expected = with_later(expected, &later);
         }
-        let counted = columns::with_rows(&tx, &expected).await?;
+        let (as_claimed, otherwise) = columns::with_rows(&tx, &expected).await?;
         tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;
 
         // TRUNCATE takes rows from snapshots that are older than it, too.
@@ -69,7 +72,8 @@ impl Claims<'_> {
         let catalogs = [&self.look.tables, &then, &now];
         let altered: BTreeSet<TableName> =
             catalogs.windows(2).flat_map(|pair| altered(pair[0], pair[1])).collect();
-        Ok(counted.difference(&altered).cloned().collect())
+        let unaltered = |tables: BTreeSet<TableName>| tables.difference(&altered).cloned().collect();
+        Ok(Counted { as_claimed: unaltered(as_claimed), otherwise: unaltered(otherwise) })
     }
 
     /// What transactions after the end did to the tables, as far as the snapshot shows them.

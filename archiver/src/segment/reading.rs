@@ -10,14 +10,14 @@ use syncdata_formats::signature::SigningKey;
 use syncdata_service::config::Config;
 use syncdata_service::faults;
 use syncdata_service::postgres::{ServerContext as _, sqlstate};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::capture::shape::{self, ShapeMemory};
 use crate::capture::since::{self, CaptureMemory};
 use crate::capture::{Capture, CatalogTable, Memory};
 use crate::segment::absent::Absent;
 use crate::segment::cut::{Place, Watch};
-use crate::segment::empty::Claims;
+use crate::segment::empty::{Claims, Counted};
 use crate::segment::publish::{self, Circumstances, Published, publish};
 use crate::segment::scratch::{Scratch, ScratchFiles};
 use crate::segment::segmenter::{Files, Harvest, Limits, Segmenter};
@@ -106,7 +106,7 @@ impl Reading<'_> {
         let before = spool.position();
         // What was said before is not about this answer.
         connection.session.take_notices();
-        let memory = spool.state().memory.at(before).or_since(slot.catalog_xmin);
+        let memory = spool.state().memory.at(before).or_since(slot.catalog_xmin).until(&look.seen);
         let mut answer = self.ask(connection, spool, look, &memory, upto, lines_max).await?;
         faults::hit("read.answer_complete")?;
         let said = connection.session.take_notices();
@@ -127,9 +127,11 @@ impl Reading<'_> {
             .chain(answer.gaps().flat_map(|gap| gap.tables.iter().flatten()));
         let lost_tables: BTreeSet<TableName> = lost_tables.cloned().collect();
         answer.captured.uncounted(|table| lost_tables.contains(table));
+        answer.harvest.tally.suspects = answer.circumstances.capture.suspects(&memory, &answer.harvest.tally);
         if answer.end >= flush {
-            self.prove_empty(connection, look, &spool.state().memory, &mut answer).await?;
+            self.count(connection, look, &memory, &mut answer).await?;
         }
+        let missed = answer.circumstances.capture.missed(&answer.harvest.tally, complete);
         // Before anything of it is published: whoever comes after a crash knows since when tables are captured.
         // And what the catalog did not show of it: the slot may hand that out no more.
         let (captured, shapes) = (answer.captured.clone(), answer.shapes.clone());
@@ -281,35 +283,59 @@ impl Reading<'_> {
         harvest.cut = Some(place);
     }
 
-    /// Of tables that are new the rows are counted, once all is read that had committed when the poll began.
-    async fn prove_empty(
+    /// Of tables that are new, and where rows may hide, the rows are counted, once all is read that had committed when the
+    /// poll began.
+    async fn count(
         &self,
         connection: &mut Connection,
         look: &Look,
         memory: &Memory,
         answer: &mut Answer,
     ) -> Result<()> {
-        let tables = answer.captured.provable();
-        let proved = if tables.is_empty() {
-            BTreeSet::new()
+        let Answer { captured, circumstances: Circumstances { capture, .. }, harvest, end, .. } = answer;
+        let tally = &mut harvest.tally;
+        let mut tables = captured.provable();
+        for oid in tally.suspects.clone() {
+            let Some((name, _)) = capture.names_of(oid) else { continue };
+            match tally.rows.get(&oid).copied().flatten() {
+                Some(rows) => drop(tables.entry(name.clone()).or_insert(rows)),
+                // More went than had come.
+                None => drop(tally.miscounted.insert(oid)),
+            }
+        }
+        let counted = if tables.is_empty() {
+            Counted::default()
         } else {
-            let spans = answer.harvest.segments.iter().map(|segment| segment.summary.span);
+            let spans = harvest.segments.iter().map(|segment| segment.summary.span);
             let xids = spans.flat_map(|span| [span.min_xid, span.max_xid]);
             let xids = xids.chain(memory.unseen.iter().copied()).collect();
             let publication = publication::of(self.config);
             let publication = publication.as_deref();
-            let claims = Claims { tables, end: answer.end, xids, look, publication };
-            match claims.proved(connection, self.source).await {
-                Ok(proved) => proved,
+            let claims = Claims { tables, end: *end, xids, look, publication };
+            match claims.counted(connection, self.source).await {
+                Ok(counted) => counted,
                 // A lock, a time limit, a right that is missing: no reason not to read.
                 Err(error) if sqlstate(&error).is_some() => {
                     warn!(error = %error.one_line(), "tables that are new count as not empty");
-                    BTreeSet::new()
+                    Counted::default()
                 }
                 Err(error) => return Err(error),
             }
         };
-        answer.captured.prove(&proved);
+        captured.prove(&counted.as_claimed);
+        for oid in std::mem::take(&mut tally.suspects) {
+            match capture.names_of(oid) {
+                Some((name, _)) if counted.as_claimed.contains(name) => {}
+                Some((name, _)) if counted.otherwise.contains(name) => {
+                    tally.miscounted.insert(oid);
+                }
+                Some((name, _)) => {
+                    info!(relation = %name, "its rows could not be counted; they are at a later poll");
+                    tally.suspects.insert(oid);
+                }
+                None => {}
+            }
+        }
         Ok(())
     }
 

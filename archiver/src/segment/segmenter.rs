@@ -191,7 +191,9 @@ impl<'a, F: Files> Segmenter<'a, F> {
             return Err(out_of_order("the answer ends inside a transaction"));
         }
         self.close()?;
-        let Segmenter { finished: segments, position, gaps, repeated, seen, tally, cut, search, .. } = self;
+        let Segmenter { finished: segments, position, gaps, repeated, seen, mut tally, cut, search, .. } =
+            self;
+        tally.written = segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
         Ok(Harvest { segments, position, gaps, repeated, seen, tally, cut, search })
     }
 
@@ -235,6 +237,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
         self.flush_truncates()?;
         let Some(found) = self.find(row.place.schema, row.place.table)? else { return Ok(()) };
         self.tally.doubt(&found.route);
+        self.see_whose(&row.place, &found);
         let op = match row.action {
             Action::Insert => Op::Insert,
             Action::Update => Op::Update,
@@ -275,6 +278,19 @@ impl<'a, F: Files> Segmenter<'a, F> {
         self.write(&target.table, op, row.place.lsn)
     }
 
+    /// The relation that has the name now may not be the one that had it then.
+    fn see_whose(&mut self, place: &Place<'_>, found: &Found) {
+        let (Some(now), Some(open)) = (found.route.oid, &self.transaction) else { return };
+        match place.oid {
+            None => self.tally.comes_under(now, open.begin.xid, self.capture),
+            Some(then) if then == now => self.tally.is_its_own(now, self.capture),
+            Some(_) => {
+                let table = found.target(&self.tally).map(|target| target.table.clone());
+                table.into_iter().for_each(|table| self.miss(&table, PARTITION));
+            }
+        }
+    }
+
     /// Columns were altered since the last poll: the names of a row may be those of other ones than they are of now.
     fn check_names(
         &mut self,
@@ -312,6 +328,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
         }
         let Some(found) = self.find(place.schema, place.table)? else { return Ok(()) };
         self.tally.doubt(&found.route);
+        self.see_whose(place, &found);
         self.emptied.extend(found.route.oid);
         let says_nothing = found.route.oid.is_some_and(|oid| self.emptied(oid));
         match found.target(&self.tally) {

@@ -126,20 +126,20 @@ pub(crate) async fn standing(
     Ok(standing)
 }
 
-/// Those of the tables that have just so many rows in the transaction's snapshot. What cannot be counted soon is none of
-/// them.
+/// Those of the tables that have just so many rows in the transaction's snapshot, and those that have not. What cannot be
+/// counted is none of them.
 pub(crate) async fn with_rows(
     client: &impl GenericClient,
     tables: &BTreeMap<TableName, u64>,
-) -> Result<BTreeSet<TableName>> {
-    let doing = "counting the rows of tables that are new";
+) -> Result<(BTreeSet<TableName>, BTreeSet<TableName>)> {
+    let doing = "counting the rows of tables";
     client
         .batch_execute("SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'")
         .await
         .context(|| doing.to_owned())?;
     let (schemas, names): (Vec<&str>, Vec<&str>) = tables.keys().map(|t| (t.schema(), t.name())).unzip();
     let wanted = [(&schemas as _, Type::TEXT_ARRAY), (&names as _, Type::TEXT_ARRAY)];
-    let mut found = BTreeSet::new();
+    let (mut equal, mut other) = (BTreeSet::new(), BTreeSet::new());
     for row in &many(client, doing, COUNTABLE, &wanted).await? {
         let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))?;
         let Some(&expected) = tables.get(&table) else { continue };
@@ -147,11 +147,10 @@ pub(crate) async fn with_rows(
         let limit = expected.saturating_add(1);
         let count = format!("SELECT count(*) FROM (SELECT FROM {only}{} LIMIT {limit}) r", table.sql());
         let counted = many(client, doing, &count, &[]).await?;
-        if counted.first().is_some_and(|row| u64::try_from(row.get::<_, i64>(0)) == Ok(expected)) {
-            found.insert(table);
-        }
+        let is_equal = counted.first().is_some_and(|row| u64::try_from(row.get::<_, i64>(0)) == Ok(expected));
+        if is_equal { &mut equal } else { &mut other }.insert(table);
     }
-    Ok(found)
+    Ok((equal, other))
 }
 
 /// A table with columns of floating or numeric type.

@@ -74,6 +74,8 @@ pub(crate) struct Place<'a> {
     pub lsn: Lsn,
     pub schema: JsonString<'a>,
     pub table: JsonString<'a>,
+    /// Its oid, where the source says it.
+    pub oid: Option<u32>,
 }
 
 impl Place<'_> {

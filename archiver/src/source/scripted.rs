@@ -74,11 +74,11 @@ impl Entry {
             Entry::Begin(begin) => take(Event::Begin(begin.begin())),
             Entry::Commit(commit) => take(Event::Commit(*commit)),
             Entry::Truncate { lsn, table } => {
-                take(Event::Truncate(Place { lsn: *lsn, schema, table: &quoted(table) }))
+                take(Event::Truncate(Place { lsn: *lsn, schema, table: &quoted(table), oid: None }))
             }
             Entry::Row { action, lsn, table, columns } => {
                 let table = quoted(table);
-                let place = Place { lsn: *lsn, schema, table: &table };
+                let place = Place { lsn: *lsn, schema, table: &table, oid: None };
                 take(Event::Row(Row { action: *action, place, columns }))
             }
         }

@@ -240,9 +240,17 @@ impl State {
     pub(crate) fn is_on(&mut self, timeline: u32, switch: Option<Lsn>, oldest: Option<u32>) {
         self.source.timeline = timeline;
         let Some(switch) = switch.filter(|switch| *switch < self.covered_lsn) else { return };
-        self.former_head = self.covered_at;
-        self.covered_lsn = switch;
         self.rereading = None;
+        self.go_back_to(switch, oldest);
+    }
+
+    /// What was covered after that place is to be read again: it may be another history now.
+    pub(crate) fn go_back_to(&mut self, place: Lsn, oldest: Option<u32>) {
+        if place >= self.covered_lsn {
+            return;
+        }
+        self.former_head = self.covered_at;
+        self.covered_lsn = place;
         // Numbers of transactions are given again, too.
         if let Some(oldest) = oldest {
             self.memory.seen = self.memory.seen.take().map(|seen| seen.before(oldest));

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use syncdata_tests::Program;
 
-use crate::identity::Story;
+use crate::story::Story;
 
 const SCHEMA: &str = "CREATE TABLE a (id int, day int, note text, PRIMARY KEY (id, day));
     CREATE TABLE b (LIKE a INCLUDING ALL); CREATE TABLE n (id int);

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use syncdata_tests::workload::Prng;
 
 use crate::faults;
-use crate::identity::Story;
+use crate::story::Story;
 
 /// All of them have the same columns, so that each may become a partition. `tN` holds days of one decade, mostly.
 const NAMES: u64 = 8;

@@ -120,3 +120,14 @@ impl Line {
         shape
     }
 }
+
+pub(crate) fn listing(tables: &[&str]) -> WorldOptions {
+    let tables: Vec<Value> = tables.iter().map(|&table| table.into()).collect();
+    WorldOptions::default().archiver_setting("tables", tables)
+}
+
+/// A poll that finds a gap: the tables of all gaps so far.
+pub(crate) async fn poll_with_gap(world: &World) -> Vec<String> {
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    gaps(&reader::segments(world.archive_dir()))
+}

@@ -22,7 +22,9 @@
 //!
 //! A changed mark shows the last change only, and none of the earlier ones. What follows:
 //! - A relation with all its marks is what it was. Its name could not be another's meanwhile: its rows are its table's.
-//! - A partition from birth is its parent's, whenever that was: nothing was in it before.
+//! - A partition from birth is its parent's, whenever that was: nothing was in it before. Its name may have been another
+//!   relation's before: rows of earlier transactions are a gap, and where the order of transactions does not tell, its rows
+//!   are counted ([`suspects`](super::suspects)).
 //! - A table that became a partition has a known place in the order of commits where its mark is the transaction of a
 //!   COMMIT in the stream. Before it the rows are its own, after it the parent's; and what it held at that moment the
 //!   parent gained without a row in the stream. So it must have been empty, by our own count of its rows from birth (or
@@ -36,7 +38,8 @@
 //! - A name that now means another table is a gap of that name, as is one that comes into the capture with rows that
 //!   never travelled under it. So is a table whose name was away and came back, if rows came meanwhile.
 //! - The rows of a table without a TOAST table that lie elsewhere are those after a TRUNCATE, if the stream has one of the
-//!   transaction that is the table's mark, or one in a savepoint of it; else a gap.
+//!   transaction that is the table's mark, or one in a savepoint of it, and if production counts as many as the stream
+//!   brought since; else a gap.
 //! - Names of columns mean what they mean now in rows that commit after what altered the column last; in earlier rows their
 //!   place may tell ([`naming`](super::naming)).
 //! - Rows that are written anew by ALTER TABLE, or while a table is unlogged, are not in the stream: a gap. So is a column

@@ -40,7 +40,11 @@ impl Changes<'_> {
     /// It was part of the table at the last poll and is now.
     fn kept(&mut self, oid: u32, table: TableName, then: &Known) {
         let now = self.capture.relations.get_mut(&oid).expect("the caller found it");
-        now.rows = then.rows;
+        (now.rows, now.suspected) = (then.rows, then.suspected);
+        if let Some(born) = then.unborn {
+            self.capture.births.insert(oid, born);
+            self.capture.unborn.insert(oid);
+        }
         let mut columns = then.columns.clone();
         columns.extend(now.columns.clone());
         let passed_on =
@@ -112,12 +116,22 @@ impl Changes<'_> {
         let marks = now.marks;
         if self.is_born_since(now) {
             self.capture.relations.get_mut(&now.oid).expect("it is captured").rows = Some(0);
+            if marks.named == marks.born {
+                self.capture.births.insert(now.oid, marks.born);
+            }
             // Its TOAST table would be as old as it is, if only TRUNCATE had given it another file.
             let is_rewritten = now.storage.toast != 0 && !now.layout.written_by.contains(&marks.born);
             if now.kind == RelationKind::Table && now.storage.file != now.oid {
                 match is_rewritten {
                     true => self.capture.miss(table.clone(), REWRITTEN, None),
-                    false => self.expect_truncate(now.oid, table.clone(), marks),
+                    false => {
+                        // A TRUNCATE leaves no mark on columns.
+                        let is_later = |mark: u32| mark != marks.born && !self.memory.is_old(mark);
+                        if now.layout.attributes.values().any(|attribute| is_later(attribute.mark)) {
+                            self.doubt(&now.name, &table, REWRITTEN);
+                        }
+                        self.expect_truncate(now.oid, table.clone(), marks);
+                    }
                 }
             }
         }

@@ -122,6 +122,23 @@ fn a_table_that_becomes_a_partition_is_its_parent_s_from_that_transaction_on() {
     assert_eq!(missed(&capture, &["other"]), [("orders".to_owned(), PARTITION)], "before or after?");
 }
 
+/// The catalog keeps the numbers of those that made a table, however many there have been since.
+#[test]
+fn a_table_that_is_older_than_half_of_all_numbers_is_not_new() {
+    let seen = Seen { xmin: 2_400_002_048, xmax: 2_400_002_048, xip: Vec::new() };
+    let mut memory = memory(&["orders"], &orders());
+    memory.seen = Some(seen.clone());
+    let mut catalog = orders();
+    let mut old = table(9, "old_part", RelationKind::Table, Some(1));
+    old.marks =
+        Marks { changed: 737, named: 737, born: 737, attached: Some(2_400_002_050), ..Marks::default() };
+    catalog.push(old);
+    let memory = memory.until(&Seen { xmin: 2_400_002_060, xmax: 2_400_002_060, xip: Vec::new() });
+    let capture = capture(&["orders"], &catalog, &memory);
+    assert!(capture.join(9).expect("it joins").tainted, "what it held is in no stream");
+    assert_eq!(missed(&capture, &[]), [("orders".to_owned(), PARTITION)]);
+}
+
 #[test]
 fn a_name_that_means_another_table_is_a_gap_of_that_name() {
     let memory = memory(&["*"], &orders());

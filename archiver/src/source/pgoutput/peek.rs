@@ -113,15 +113,16 @@ impl Answer {
                 self.relations.learn(oid, relation);
                 Ok(())
             }
-            Message::Row { action, relation, old, new } => {
-                let relation = self.relations.get(relation)?;
-                let place = Place { lsn, schema: &relation.schema, table: &relation.table };
+            Message::Row { action, relation: oid, old, new } => {
+                let relation = self.relations.get(oid)?;
+                let place = Place { lsn, schema: &relation.schema, table: &relation.table, oid: Some(oid) };
                 take(Event::Row(Row { action, place, columns: relation.row(action, old, new)? }))
             }
             Message::Truncate(relations) => {
                 for oid in relations {
                     let relation = self.relations.get(oid)?;
-                    take(Event::Truncate(Place { lsn, schema: &relation.schema, table: &relation.table }))?;
+                    let (schema, table) = (&relation.schema, &relation.table);
+                    take(Event::Truncate(Place { lsn, schema, table, oid: Some(oid) }))?;
                 }
                 Ok(())
             }

@@ -153,7 +153,7 @@ impl<'a> Scanner<'a> {
         let schema = self.string()?;
         self.expect(",\"table\":")?;
         let table = self.string()?;
-        Some(Place { lsn, schema, table })
+        Some(Place { lsn, schema, table, oid: None })
     }
 
     fn row(mut self, action: Action) -> Option<Row<'a, Lists<'a>>> {

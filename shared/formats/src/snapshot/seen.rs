@@ -44,9 +44,9 @@ impl Seen {
         if xid >= self.xmin { self } else { Seen { xmin: xid, xmax: xid, xip: Vec::new() } }
     }
 
-    /// The number that is nearest to the snapshot: between the two no more than half of all numbers were used, or the
-    /// source itself would have stopped long ago.
-    fn widen(&self, xid: u32) -> u64 {
+    /// The number that is nearest to the snapshot. That is right of a transaction in the stream. What stands in the catalog
+    /// may be older by more than half of all numbers, and seem to come.
+    pub fn widen(&self, xid: u32) -> u64 {
         let near = u32::try_from(self.xmax & u64::from(u32::MAX)).expect("masked");
         let distance = i64::from(xid.wrapping_sub(near).cast_signed());
         self.xmax.saturating_add_signed(distance)

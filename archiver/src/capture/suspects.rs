@@ -1,0 +1,91 @@
+//! Relations whose rows have to be counted: stream and catalog say the same of right and of wrong ones.
+//!
+//! Two things hide so:
+//! - A partition that was made since the last poll may have had a namesake before, whose rows came under the same name. A
+//!   row of a transaction before the one that made it is its namesake's. Within that transaction, and where it was made in
+//!   a savepoint, whose number the stream does not tell, nobody can say.
+//! - Rows that were written unlogged after the TRUNCATE that explains where the others are.
+//!
+//! Our own count of such a relation begins with 0 and is exact if nothing is hidden. Production's count decides, at the
+//! first poll that can take it.
+
+use std::collections::BTreeSet;
+
+use super::{Capture, Memory, Tally};
+
+/// What the answer said of a partition that is new.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Birth {
+    /// The transaction that made it has committed.
+    is_told: bool,
+    /// Rows are its own from here on.
+    is_over: bool,
+    /// A row came before that.
+    had_earlier: bool,
+    /// The transaction that made it has rows under its name, or may have.
+    had_own: bool,
+}
+
+impl Birth {
+    /// A row of that transaction comes under its name.
+    pub(super) fn row(&mut self, born: u32, xid: u32) {
+        if self.is_over {
+            return;
+        }
+        match xid.wrapping_sub(born).cast_signed() {
+            0 => self.had_own = true,
+            // What got its number later did not write before.
+            1.. => self.is_over = true,
+            _ => self.had_earlier = true,
+        }
+    }
+
+    /// It has rows of its own.
+    pub(super) fn is_there(&mut self) {
+        self.is_over = true;
+    }
+
+    pub(super) fn committed(&mut self) {
+        (self.is_told, self.is_over) = (true, true);
+    }
+
+    fn is_in_doubt(self) -> bool {
+        self.had_earlier || self.had_own
+    }
+}
+
+impl Capture {
+    /// Partitions under whose names rows of another relation came.
+    pub(super) fn had_namesakes(&self, tally: &Tally) -> impl Iterator<Item = u32> {
+        let had_one = |(oid, birth): (&u32, &Birth)| {
+            (birth.is_told && (birth.had_earlier || self.unborn.contains(oid))).then_some(*oid)
+        };
+        tally.births.iter().filter_map(had_one)
+    }
+
+    /// Who is yet to come that made a partition of which rows have come.
+    pub(super) fn unborn(&self, oid: u32, tally: &Tally) -> Option<u32> {
+        let birth = tally.births.get(&oid).copied().unwrap_or_default();
+        let had_earlier = birth.had_earlier || self.unborn.contains(&oid);
+        self.births.get(&oid).copied().filter(|_| had_earlier && !birth.is_told)
+    }
+
+    /// Nothing says yet that its rows are not a namesake's.
+    pub(super) fn waits_for_birth(&self, oid: u32, tally: &Tally) -> bool {
+        let birth = || tally.births.get(&oid).copied().unwrap_or_default();
+        self.births.contains_key(&oid)
+            && !self.unborn.contains(&oid)
+            && !birth().is_over
+            && !birth().is_in_doubt()
+    }
+
+    /// Relations whose rows are to be counted after this answer.
+    pub(crate) fn suspects(&self, memory: &Memory, tally: &Tally) -> BTreeSet<u32> {
+        let earlier = memory.relations.iter().filter(|(_, known)| known.suspected).map(|(oid, _)| *oid);
+        let births = tally.births.iter().filter(|(_, birth)| birth.is_in_doubt()).map(|(oid, _)| *oid);
+        let emptied =
+            self.truncations().map(|(oid, _)| oid).filter(|oid| tally.truncations.contains_key(oid));
+        let is_there = |oid: &u32| self.relations.get(oid).is_some_and(|known| known.table.is_some());
+        earlier.chain(births).chain(emptied).filter(is_there).collect()
+    }
+}
