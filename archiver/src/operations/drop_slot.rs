@@ -3,11 +3,11 @@
 use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
+use syncdata_service::faults;
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{PinnedSettings, Session, drop_role};
 use tokio_postgres::types::Type;
-use tracing::warn;
 
 use crate::operations::pending::{self, Pending};
 use crate::operations::publication;
@@ -23,8 +23,16 @@ pub(crate) enum Dropped {
     WasNotThere,
 }
 
+/// The slot is gone, and perhaps something beside it is not.
+#[derive(Clone, Debug)]
+pub(crate) struct Removal {
+    pub slot: Dropped,
+    /// For a superuser: what our role may not remove.
+    pub left: Option<Finding>,
+}
+
 /// With `force` even while changes wait: they are lost.
-pub(crate) async fn drop_slot(config: &Config, force: bool) -> Result<Dropped> {
+pub(crate) async fn drop_slot(config: &Config, force: bool) -> Result<Removal> {
     let name = &config.slot_name;
     let mut connection = Connection::open(config).await?;
     // A running archiver would not even notice before its next poll.
@@ -33,9 +41,8 @@ pub(crate) async fn drop_slot(config: &Config, force: bool) -> Result<Dropped> {
         if !force {
             slot::refuse_half_switched(connection.session.client(), name).await?;
         }
-        drop_aside(&connection, name).await?;
-        publication::remove(config, &connection.session).await?;
-        return Ok(Dropped::WasNotThere);
+        let left = drop_beside(config, &connection).await?;
+        return Ok(Removal { slot: Dropped::WasNotThere, left });
     };
     if !force && slot.lost_because().is_none() {
         refuse_while_pending(config, &mut connection).await?;
@@ -43,11 +50,16 @@ pub(crate) async fn drop_slot(config: &Config, force: bool) -> Result<Dropped> {
     let sql = "SELECT pg_drop_replication_slot($1)";
     let dropped = connection.session.client().query_typed(sql, &[(&name.as_str(), Type::NAME)]).await;
     dropped.context(|| format!("dropping the replication slot {name}"))?;
-    drop_aside(&connection, name).await?;
-    for statement in publication::remove(config, &connection.session).await? {
-        warn!(statement, "left behind: somebody who may has to run this");
-    }
-    Ok(Dropped::Now)
+    faults::hit("drop_slot.slot_dropped")?;
+    let left = drop_beside(config, &connection).await?;
+    Ok(Removal { slot: Dropped::Now, left })
+}
+
+/// What belongs to the slot, whether or not it is still there: a command that was interrupted is run again.
+async fn drop_beside(config: &Config, connection: &Connection) -> Result<Option<Finding>> {
+    drop_aside(connection, &config.slot_name).await?;
+    faults::hit("drop_slot.aside_dropped")?;
+    publication::remove(config, &connection.session).await
 }
 
 /// What a change of its plugin left behind.

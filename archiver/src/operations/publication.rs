@@ -7,7 +7,7 @@ use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use syncdata_service::faults;
 use syncdata_service::finding::Finding;
-use syncdata_service::postgres::{ServerContext as _, Session};
+use syncdata_service::postgres::{ServerContext as _, Session, sqlstate};
 use tokio_postgres::types::Type;
 use tracing::debug;
 
@@ -164,15 +164,24 @@ fn unguarded(publication: &str) -> Finding {
 }
 
 /// What pgoutput had beside the slot goes with it. What our role may not remove is said.
-pub(crate) async fn remove(config: &Config, session: &Session) -> Result<Vec<String>> {
-    let Some(name) = publication::of(config) else { return Ok(Vec::new()) };
-    let publication = publication::removal(&name);
+pub(crate) async fn remove(config: &Config, session: &Session) -> Result<Option<Finding>> {
+    let Some(name) = publication::of(config) else { return Ok(None) };
     let mut left = Vec::new();
-    for statement in guard::removal(&name).into_iter().chain([publication]) {
+    for statement in guard::removal(&name).into_iter().chain([publication::removal(&name)]) {
         let removal = format!("SET TRANSACTION READ WRITE; {statement}");
-        if session.client().batch_execute(&removal).await.is_err() {
-            left.push(statement);
+        match session.client().batch_execute(&removal).await.context(|| format!("removing {name}")) {
+            Ok(()) => {}
+            Err(error) if sqlstate(&error).is_some() => left.push(statement),
+            Err(error) => return Err(error.hint("run the same command again: some of it is gone")),
         }
+        faults::hit("publication.part_removed")?;
     }
-    Ok(left)
+    if left.is_empty() {
+        return Ok(None);
+    }
+    let finding = Finding::warn(
+        SUBJECT,
+        "nobody needs any more what a superuser made beside the slot, and our role may not remove it",
+    );
+    Ok(Some(left.into_iter().fold(finding.remedy("run the statements as superuser"), Finding::statement)))
 }

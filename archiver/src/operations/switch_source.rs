@@ -16,7 +16,7 @@ use syncdata_formats::name::{SlotName, TableName};
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::{Config, Source};
 use syncdata_service::faults;
-use syncdata_service::finding::Finding;
+use syncdata_service::finding::{Finding, Level};
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{PinnedSettings, Session};
 use tokio_postgres::types::Type;
@@ -72,6 +72,14 @@ pub(crate) async fn switch(config: &Config, to: Source, accept_rule: bool) -> Re
         Err(error) if error.kind() == Kind::Refused => {
             let mut findings = check::source(&switch.after).await;
             findings.retain(|finding| beside::SUBJECTS.contains(&finding.subject.as_str()));
+            // Where there is a slot, `setup --create-slot` is not what makes the publication.
+            let again = format!(
+                "run the statement as superuser, then `syncdata-archiver setup --switch-source {}` again",
+                to.as_str()
+            );
+            for finding in findings.iter_mut().filter(|finding| finding.level == Level::Fail) {
+                finding.remedy = Some(again.clone());
+            }
             findings.push(Finding::of_error(SUBJECT, &error));
             return Ok(findings);
         }
@@ -84,18 +92,14 @@ pub(crate) async fn switch(config: &Config, to: Source, accept_rule: bool) -> Re
         false => Finding::warn(SUBJECT, format!("the archive goes on with {plugin}"))
             .remedy(format!("set source = \"{plugin}\" in the settings, then start the archiver")),
     };
-    if !left.is_empty() {
-        let finding = Finding::warn(beside::SUBJECT, "it is not needed any more, and is left behind")
-            .remedy("run the statements as superuser");
-        findings.push(left.into_iter().fold(finding, Finding::statement));
-    }
+    findings.extend(left);
     findings.push(done);
     Ok(findings)
 }
 
 impl Switch<'_> {
     /// What is left for a superuser to remove.
-    async fn carry_out(&self, from: Source, accept_rule: bool) -> Result<Vec<String>> {
+    async fn carry_out(&self, from: Source, accept_rule: bool) -> Result<Option<Finding>> {
         // Locks of the spool and of the slot are held to the end: nobody reads meanwhile.
         let mut archiver = Archiver::new(self.before.clone())?;
         let connection = archiver.connect().await?;
@@ -129,7 +133,7 @@ impl Switch<'_> {
         self.drop_if_there(&self.aside).await?;
         match self.to {
             Source::Wal2json => beside::remove(&self.before, &self.session).await,
-            Source::Pgoutput => Ok(Vec::new()),
+            Source::Pgoutput => Ok(None),
         }
     }
 

@@ -279,16 +279,22 @@ pub(crate) async fn drop_slot(config: &Config, force: bool, output: Output) -> R
         return Err(Error::new(Kind::Locked, format!("the daemon of these settings runs, and reads the slot {name}"))
             .hint("stop it first: systemctl stop syncdata-archiver (or SIGTERM to its process), then drop-slot again"));
     }
-    let dropped = operations::drop_slot::drop_slot(config, force).await?;
-    output.words(&match dropped {
+    let removal = operations::drop_slot::drop_slot(config, force).await?;
+    output.words(&match removal.slot {
         Dropped::Now => format!("the replication slot {name} is dropped; changes from now on are not kept"),
         Dropped::WasNotThere => format!("the replication slot {name} does not exist"),
     });
-    output.document(&json!({"slot": name.as_str(), "dropped": dropped == Dropped::Now}), "");
+    removal.left.iter().for_each(|finding| output.words(&finding.to_string()));
+    let statements = removal.left.iter().flat_map(|finding| &finding.statements);
+    let statements: String = statements.map(|statement| format!("{statement}\n")).collect();
+    let findings: Vec<&Finding> = removal.left.iter().collect();
+    let document =
+        json!({"slot": name.as_str(), "dropped": removal.slot == Dropped::Now, "findings": findings});
+    output.document(&document, &statements);
     Ok(ExitCode::SUCCESS)
 }
 
-/// 0: nothing is left. 1: the role stays, or nobody wanted it.
+/// 0: nothing is left. 1: the role or what is beside the slot stays, or nobody wanted it.
 pub(crate) async fn drop_all(
     config: &Config,
     force: bool,
@@ -305,12 +311,15 @@ pub(crate) async fn drop_all(
         output.document(&json!({"removed": false, "findings": []}), "");
         return Ok(ExitCode::from(1));
     }
-    let slot = match operations::drop_slot::drop_slot(&acting, force).await? {
+    let removal = operations::drop_slot::drop_slot(&acting, force).await?;
+    let slot = match removal.slot {
         Dropped::Now => format!("{name} is dropped; changes from now on are not kept"),
         Dropped::WasNotThere => format!("{name} does not exist"),
     };
     let role = operations::drop_slot::drop_role(&acting).await?;
-    Ok(output.removal(&[Finding::ok("slot", slot), role]))
+    // What is beside the slot goes last: the role's rights on it are taken away before.
+    let left = removal.left.map(|finding| Finding { level: Level::Fail, ..finding });
+    Ok(output.removal(&[Finding::ok("slot", slot), role].into_iter().chain(left).collect::<Vec<_>>()))
 }
 
 pub(crate) fn keygen(file: &Path, output: Output) -> Result<ExitCode> {

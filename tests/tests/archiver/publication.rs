@@ -254,9 +254,78 @@ async fn a_role_without_rights_has_all_that_it_needs_printed() {
     assert_eq!(poll(&world).await, [].into());
     let checked = world.archiver(["check"]).succeed().await;
     assert!(checked.stdout.contains("pgoutput 1"), "{checked}");
-    // One command takes the slot away, and says what else a superuser may remove.
-    world.archiver(["drop-slot", "--force"]).succeed().await;
+    // One command takes the slot away, and prints what a superuser made beside it until somebody has run that.
+    let dropped = world.archiver(["drop-slot", "--force"]).succeed().await;
+    assert!(dropped.stderr.contains("run the statements as superuser"), "{dropped}");
+    let again = world.archiver(["drop-slot", "--json"]).succeed().await.json();
+    assert_eq!(
+        (&again["dropped"], &again["findings"][0]["level"]),
+        (&false.into(), &"warn".into()),
+        "{again}"
+    );
+    let statements = again["findings"][0]["statements"].as_array().expect("statements");
+    let statements: Vec<&str> = statements.iter().filter_map(|statement| statement.as_str()).collect();
+    assert_eq!(dropped.stdout.lines().collect::<Vec<_>>(), statements);
+    world.run_as_told(["drop-slot"]).await;
+    assert_eq!(world.source.value(BESIDE).await, "0");
+    let last = world.archiver(["drop-slot", "--json"]).succeed().await.json();
+    assert_eq!(last["findings"], serde_json::json!([]), "{last}");
 }
+
+/// What is there of ours beside tables and roles.
+const BESIDE: &str = "SELECT (SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_event_trigger)
+    + (SELECT count(*) FROM pg_proc WHERE proname LIKE 'syncdata%') + (SELECT count(*) FROM pg_replication_slots)";
+
+/// The role that is connected can remove neither itself nor what a superuser has made.
+#[tokio::test]
+async fn one_command_prints_all_that_takes_us_away_from_production() {
+    let world = WorldOptions::default().without_sftp().plugin(Plugin::Pgoutput).start().await;
+    world.source.execute(STEADY).await;
+    world.make_slot().await;
+    let told = world.archiver(["drop-slot", "--all", "--force", "--yes"]).run().await.expect_code(1);
+    assert!(told.stderr.contains("a role cannot drop itself"), "{told}");
+    for statement in told.stdout.lines() {
+        world.source.execute(statement).await;
+    }
+    assert_eq!(world.source.value(BESIDE).await, "0");
+    let roles = "SELECT count(*) FROM pg_roles WHERE rolname = 'syncdata_user'";
+    assert_eq!(world.source.value(roles).await, "0");
+}
+
+/// Killed wherever something is gone for good, the same command goes on with the rest.
+#[tokio::test]
+async fn drop_slot_that_is_killed_at_any_step_leaves_nothing_when_it_is_run_again() {
+    let world = WorldOptions::default().without_sftp().plugin(Plugin::Pgoutput).start().await;
+    world.source.execute(STEADY).await;
+    world.source.execute("ALTER ROLE syncdata_user SUPERUSER").await;
+    world.make_slot().await;
+    let made = world.source.value(BESIDE).await;
+    let trace = world.folder().join("trace");
+    world.archiver(["drop-slot"]).trace(&trace).succeed().await;
+    assert_eq!(world.source.value(BESIDE).await, "0");
+    let steps = std::fs::read_to_string(&trace).expect("a trace");
+    let parts = steps.lines().filter(|step| *step == "publication.part_removed").count();
+    assert_eq!(parts, 6, "two triggers with their functions, the other function, the publication: {steps}");
+    let mut visits = std::collections::BTreeMap::new();
+    for step in steps.lines() {
+        let visit = visits.entry(step).and_modify(|visit| *visit += 1).or_insert(1);
+        world.make_slot().await;
+        assert_eq!(world.source.value(BESIDE).await, made, "{step}@{visit}");
+        let killed = world.archiver(["drop-slot"]).fault(&format!("{step}=kill@{visit}")).run().await;
+        assert!(killed.was_killed(), "{step}@{visit}: {killed}");
+        let again = world.archiver(["drop-slot"]).succeed().await;
+        assert_eq!(
+            (world.source.value(BESIDE).await, again.stdout.as_str()),
+            ("0".to_owned(), ""),
+            "{step}@{visit}"
+        );
+    }
+    assert_eq!(visits.keys().copied().collect::<Vec<_>>(), DROP_STEPS, "a step was added or went: list it");
+}
+
+/// Every durable step of `drop-slot`.
+const DROP_STEPS: [&str; 3] =
+    ["drop_slot.aside_dropped", "drop_slot.slot_dropped", "publication.part_removed"];
 
 #[tokio::test]
 async fn setup_that_was_killed_before_the_slot_goes_on() {

@@ -113,6 +113,9 @@ async fn an_archive_moves_to_another_plugin_and_back_whatever_is_killed() {
         .expect_code(1)
         .to_string();
     assert!(refused.contains("as superuser"), "{refused}");
+    // There is a slot: no other command makes what is missing.
+    assert!(!refused.contains("--create-slot"), "{refused}");
+    assert!(refused.contains("then `syncdata-archiver setup --switch-source pgoutput` again"), "{refused}");
     moving.world.run_as_told(["setup", "--switch-source", "pgoutput"]).await;
     moving.world.carry().await;
     for step in STEPS {
