@@ -33,6 +33,8 @@ const FAILURES_MAX: usize = 3;
 const FAILING_MAX: Duration = Duration::from_secs(20);
 /// A base that was just being made has come by then.
 const BASE_PATIENCE: Duration = Duration::from_secs(60);
+/// So long somebody who asks for one table waits for the archive to be looked at.
+const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is asked for; it may travel to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,8 +218,12 @@ pub async fn until_made(config: &Config, resync: &Resync, asked_at: Timestamp) -
             && !is_loading
             && Timestamp::now().since(asked_at) > BASE_PATIENCE
         {
-            return Err(Error::new(Kind::Conflict, format!("{table} waits for its first base: {reason}"))
-                .hint("it is loaded by itself once there is one"));
+            let message = format!(
+                "{table} still waits for its first base, and after {} s nobody waits for that here: {reason}",
+                BASE_PATIENCE.as_secs()
+            );
+            return Err(Error::new(Kind::Conflict, message)
+                .hint("what was asked for stays noted: it is loaded by itself once there is a base, and nothing has to be repeated"));
         }
         let troubles = troubles_since(&local, asked_at).await?;
         if let Some(trouble) = troubles.last().filter(|_| troubles.len() >= FAILURES_MAX && !is_loading) {
@@ -243,7 +249,15 @@ pub async fn consider_one(config: &Config, table: &TableName) -> Result<()> {
     let local = Local::open(config).await?;
     let states = cursor::table_states(local.session.client(), &local.meta).await?;
     let state = states.get(table).ok_or_else(|| not_listed(table))?;
-    match without_base(state) {
+    let (Some(_), Some(want)) = (without_base(state), state.wants()) else { return Ok(()) };
+    // What the last pass found may be old, and the reason of one that was started over is none: the archive knows.
+    let looking = load::foresee(config, &local, std::slice::from_ref(table), want);
+    let foreseen = match tokio::time::timeout(LOOK_PATIENCE, looking).await {
+        Ok(Ok(foreseen)) => foreseen,
+        // That is what the load says too.
+        Ok(Err(_)) | Err(_) => return Ok(()),
+    };
+    match foreseen.into_iter().find_map(|(_, words)| words.err()) {
         Some(reason) => {
             Err(Error::new(Kind::Conflict, format!("{table} waits for its first base: {reason}"))
                 .hint("it is loaded by itself once there is one; a pass looks now"))

@@ -235,3 +235,19 @@ async fn a_table_that_waits_for_its_first_base_is_not_made_anew() {
     assert_eq!(copy.rows("SELECT count(*) FROM sync_executions WHERE trigger = 'api'").await, "0");
     daemon.stop().await.expect_code(0);
 }
+
+#[tokio::test]
+async fn a_table_that_was_started_over_is_made_anew_where_there_is_a_base() {
+    let Served { mut copy, daemon, address } = served(&[]).await;
+    copy.forge.snapshot(&[("users", &["1\tEve"]), ("orders", &[])]);
+    // As `resync --all --adopt` leaves it, until a pass has looked.
+    let started_over =
+        "UPDATE data_sync_table_state SET state = 'pending', load = 'rebuild', position_lsn = NULL,
+        reason = 'waits for its base: the copy was started over' WHERE table_name = 'users'";
+    copy.server.execute(started_over).await;
+    post(&address, &format!("{API}/sync/table/users/full"), "", "").expect(202);
+    let done = "SELECT string_agg(state, ' ') FROM sync_executions WHERE trigger = 'api'";
+    copy.wait_until(done, |state| state == "succeeded").await;
+    assert_eq!(copy.rows("SELECT name FROM users").await, "Eve");
+    daemon.stop().await.expect_code(0);
+}

@@ -156,3 +156,18 @@ fn keys_for_signatures_are_read_when_they_are_asked_for() {
     let inline = load(&format!("verify_key = \"{line}\""), &[]).verify_key().expect("a key").expect("set");
     assert_eq!(inline.to_string(), line);
 }
+
+/// A daemon that is started would wait for somebody who writes into it.
+#[test]
+fn a_key_that_is_a_pipe_is_refused_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+    let config = load(&format!("signing_key = {pipe:?}\nverify_key = {pipe:?}"), &[]);
+    let refused =
+        [config.signing_key().err(), config.verify_key().err()].map(|error| error.expect("no file").report());
+    for report in refused {
+        assert!(report.contains("is no plain file"), "{report}");
+    }
+}

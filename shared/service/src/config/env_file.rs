@@ -34,7 +34,7 @@ impl EnvFile {
     pub(super) fn read(path: &Path) -> Result<EnvFile> {
         let reading = || format!("reading the variables in {}", path.display());
         let mode = std::fs::metadata(path).context(reading)?.mode();
-        let file = EnvFile::parse(&small_file::read_text(path).context(reading)?, path)?;
+        let file = EnvFile::parse(&small_file::read_handed_over(path).context(reading)?, path)?;
         let names_of = |key: &super::Key| [Some(key.own_env()), key.env.map(str::to_owned)];
         let secrets = KEYS.iter().filter(|key| key.secret).flat_map(names_of).flatten();
         for secret in secrets.filter(|name| file.variables.contains_key(name)) {

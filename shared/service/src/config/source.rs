@@ -26,7 +26,7 @@ impl SettingsFile {
     pub(super) fn read(path: &Path) -> Result<SettingsFile> {
         let reading = || format!("reading the settings file {}", path.display());
         let metadata = std::fs::metadata(path).context(reading)?;
-        let text = small_file::read_text(path).context(reading)?;
+        let text = small_file::read_handed_over(path).context(reading)?;
         let file = SettingsFile::parse(&text, path)?;
         file.refuse_if_exposed(path, metadata.mode())?;
         Ok(file)

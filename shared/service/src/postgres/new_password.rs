@@ -13,7 +13,7 @@ use crate::small_file;
 /// From the file, from a person, or made and shown once.
 pub fn find(file: Option<&Path>, role: &str, say: impl Fn(&str)) -> Result<String> {
     if let Some(file) = file {
-        let text = small_file::read_text(file)?;
+        let text = small_file::read_handed_over(file)?;
         let password = text.trim_end_matches(['\r', '\n']).to_owned();
         if password.is_empty() {
             return Err(Error::new(Kind::BadInput, format!("{} is empty", file.display())));

@@ -178,6 +178,7 @@ fn trust(builder: &mut SslConnectorBuilder, roots: &Roots) -> Result<()> {
         Roots::File(path) => {
             let nobody = X509StoreBuilder::new().map_err(openssl_failed)?.build();
             builder.set_cert_store(nobody);
+            small_file::check_plain(path)?;
             builder.set_ca_file(path).map_err(|error| unusable(path, "authorities", error))?;
             builder.set_verify(SslVerifyMode::PEER);
         }
@@ -197,6 +198,7 @@ fn own_certificate(settings: &PostgresSettings) -> Result<Option<(PathBuf, PathB
 }
 
 fn show(builder: &mut SslConnectorBuilder, cert: &Path, key: &Path) -> Result<()> {
+    small_file::check_plain(cert)?;
     builder.set_certificate_chain_file(cert).map_err(|error| unusable(cert, "our certificate", error))?;
     let doing = || format!("reading the private key {}", key.display());
     let metadata = fs::metadata(key).context(doing)?;
