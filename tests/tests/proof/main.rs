@@ -1,5 +1,6 @@
 //! Proofs end to end: production at work, the real programs, and an answer to "is the copy what production is?".
 
+mod across;
 mod alarms;
 mod blame;
 mod broken;
