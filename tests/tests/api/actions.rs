@@ -210,3 +210,52 @@ async fn every_question_of_the_earlier_service_has_its_answer() {
     post(&address, &format!("{API}/sync/table/users/incremental"), body, "").expect(202);
     served.daemon.stop().await.expect_code(0);
 }
+
+/// Every step of a load at which it can die.
+const OF_A_LOAD: [&str; 5] =
+    ["load.part_fetched", "load.filled", "load.caught_up", "load.before_commit", "load.after_commit"];
+
+#[tokio::test]
+async fn a_daemon_that_is_killed_in_the_middle_of_a_resync_tells_it_and_no_table_is_live_and_wrong() {
+    let served = served(&[]).await;
+    let Served { mut copy, mut daemon, address } = served;
+    let good = "ALTER TABLE users ADD CONSTRAINT good CHECK (name NOT LIKE 'Bad%') NOT VALID";
+    for (round, step) in OF_A_LOAD.into_iter().enumerate() {
+        daemon.stop().await.expect_code(0);
+        copy.server.execute(good).await;
+        let bad = format!("Bad {round}");
+        copy.forge.segment(&[vec![rename(2, &bad)]]);
+        copy.sync(1).await;
+        assert_eq!(copy.state("users").await, "quarantined");
+        copy.server
+            .execute("ALTER TABLE users DROP CONSTRAINT good; UPDATE users SET name = 'by hand'")
+            .await;
+        // A base with what it could not take, and a change after it.
+        copy.forge.snapshot(&[("users", &["1\tAnn", &format!("2\t{bad}")]), ("orders", &["7\t1"])]);
+        copy.forge.segment(&[vec![rename(1, &format!("Eve {round}"))]]);
+        let after = format!("Eve {round} {bad}");
+
+        daemon = copy.applier(&["start"]).fault(&format!("{step}=kill")).spawn();
+        daemon.says("pass done").await;
+        let asked = post(&address, &format!("{API}/sync/table/users/full"), "", "").expect(202).json();
+        let killed = daemon.ended().await;
+        assert!(killed.was_killed(), "{step}: {killed}");
+        // As it was, or as it is to be, and live only then.
+        let is_made = step == "load.after_commit";
+        let names = copy.rows("SELECT name FROM users ORDER BY id").await;
+        assert_eq!(names, if is_made { after.as_str() } else { "by hand by hand" }, "{step}");
+        assert_eq!(copy.state("users").await, if is_made { "live" } else { "quarantined" }, "{step}");
+
+        daemon = copy.applier(&["start"]).spawn();
+        daemon.says("pass done").await;
+        let id = asked["execution"]["id"].as_str().expect("an id");
+        let told = get(&address, &format!("{API}/sync/executions/{id}")).expect(200).json();
+        assert_eq!(told["state"], "abandoned", "{step}: {told}");
+        assert!(told["ended_at"].is_string(), "{step}: {told}");
+        // What was asked for is done all the same.
+        copy.wait_until("SELECT string_agg(name, ' ' ORDER BY id) FROM users", |names| names == after).await;
+        let wishes = "SELECT count(*) FROM data_sync_table_state WHERE state <> 'live' OR load IS NOT NULL";
+        copy.wait_until(wishes, |count| count == "0").await;
+    }
+    daemon.stop().await.expect_code(0);
+}
