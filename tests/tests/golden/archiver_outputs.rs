@@ -17,6 +17,18 @@ async fn check_applier(world: &World, arguments: &[&str], expected: ExpectFile) 
     compare(world, world.applier(arguments), expected).await;
 }
 
+/// A document with a field a line. What is found of wal2json depends on its version.
+async fn check_fields(world: &World, arguments: &[&str], expected: ExpectFile) {
+    let done = world.archiver(arguments).run().await;
+    let code = done.code().expect("it ended by itself");
+    let mut document = done.json();
+    if let Some(findings) = document["findings"].as_array_mut() {
+        findings.retain(|finding| !finding.to_string().contains("wal2json"));
+    }
+    let text = steady::of_world(world, &format!("{document:#}"));
+    expected.assert_eq(&format!("exit code {code}\n{text}"));
+}
+
 /// What it prints, with the exit code: words for people come last.
 async fn compare(world: &World, program: Program, expected: ExpectFile) {
     let done = program.run().await;
@@ -30,9 +42,13 @@ async fn what_the_archiver_prints_is_as_it_was() {
     let world = WorldOptions::default().without_sftp().start().await;
     world.execute_on_both(TABLES).await;
     check(&world, &["check"], expect_file!["files/archiver-check-no-slot.txt"]).await;
+    check(&world, &["config"], expect_file!["files/archiver-config.txt"]).await;
+    check_fields(&world, &["config", "--json"], expect_file!["files/archiver-config-json.txt"]).await;
 
     check(&world, &["setup"], expect_file!["files/archiver-setup-told.txt"]).await;
+    check_fields(&world, &["setup", "--json"], expect_file!["files/archiver-setup-told-json.txt"]).await;
     check(&world, &["setup", "--create-slot"], expect_file!["files/archiver-setup.txt"]).await;
+    check_fields(&world, &["setup", "--json"], expect_file!["files/archiver-setup-json.txt"]).await;
     world.source.execute("INSERT INTO users VALUES (1, 'Ann')").await;
     check(&world, &["status"], expect_file!["files/archiver-status-not-started.txt"]).await;
     check(&world, &["run", "--once"], expect_file!["files/archiver-run-once.txt"]).await;
@@ -84,4 +100,21 @@ async fn what_the_archiver_prints_is_as_it_was() {
         expect_file!["files/archiver-drop-slot-again-json.txt"],
     )
     .await;
+}
+
+/// What no poll can read is given up by name.
+#[tokio::test]
+async fn a_gap_that_is_declared_is_told_as_it_was() {
+    let limited = |source: syncdata_tests::PostgresOptions| {
+        source.setting("temp_file_limit", "1MB").setting("work_mem", "64kB")
+    };
+    let world = WorldOptions::default().without_sftp().source(limited).start().await;
+    world.execute_on_both(TABLES).await;
+    world.make_slot().await;
+    world.source.execute("INSERT INTO users VALUES (1, 'Ann')").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.source.execute("INSERT INTO users SELECT n, 'user' FROM generate_series(100, 30000) n").await;
+    let upto = world.source.value("SELECT pg_current_wal_insert_lsn()").await;
+    let gap = ["declare-gap", "--upto", &upto, "--reason", "a test"];
+    check(&world, &gap, expect_file!["files/archiver-declare-gap.txt"]).await;
 }

@@ -73,3 +73,25 @@ async fn main_outputs_are_as_they_were() {
     check(&copy, &["uninstall", "--yes"], expect_file!["files/uninstall.txt"]).await;
     check(&copy, &["uninstall", "--yes", "--json"], expect_file!["files/uninstall-again-json.txt"]).await;
 }
+
+#[tokio::test]
+async fn a_resync_and_tables_as_they_were_are_as_they_were() {
+    let mut copy = LocalCopy::with_orders(TABLES).await;
+    copy.set("SYNCDATA_STALE_AFTER", "3650d");
+    copy.set("SYNCDATA_APPLY_BATCH_CHANGES", "1");
+    copy.applier(&["add-tables", "users", "orders"]).succeed().await;
+    copy.sync(0).await;
+    let time = copy.forge.now().to_string();
+    copy.forge.snapshot(&[("users", &["1\tAnn", "2\tBob"]), ("orders", &["7\t1"])]);
+    copy.forge.segment(&[vec![
+        r#"{"table":"users","op":"UPDATE","data":{"id":1,"name":"Anne"},"old_keys":{"id":1}}"#,
+    ]]);
+    copy.sync(0).await;
+    copy.server.execute("UPDATE users SET name = 'by hand' WHERE id = 2").await;
+    check(&copy, &["resync", "users"], expect_file!["files/resync.txt"]).await;
+    check(&copy, &["resync", "users", "--json"], expect_file!["files/resync-json.txt"]).await;
+    check(&copy, &["resync", "nothing"], expect_file!["files/resync-unknown.txt"]).await;
+    check(&copy, &["as-of", &time, "--into", "past"], expect_file!["files/as-of-made.txt"]).await;
+    let as_of = ["as-of", &time, "--into", "past_again", "--json"];
+    check(&copy, &as_of, expect_file!["files/as-of-made-json.txt"]).await;
+}

@@ -49,6 +49,8 @@ pub(crate) fn of_world(world: &World, text: &str) -> String {
         text = text.replace(&format!("{}:{}", server.host(), server.port()), "HOST:PORT");
     }
     let text = text.replace(world.source.host(), "HOST");
+    // Newer servers put names of settings in quotes.
+    let text = text.replace("\"temp_file_limit\"", "temp_file_limit");
     // How much room there is depends on the machine.
     let is_steady = |line: &&str| !line.contains("wal2json") && !line.contains(" room: ");
     let lines = text.lines().filter(is_steady).map(without_server_version);
