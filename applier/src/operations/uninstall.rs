@@ -3,14 +3,15 @@
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
+use syncdata_service::faults;
 use syncdata_service::finding::Finding;
-use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::drop_role::drop_role;
+use syncdata_service::postgres::{ServerContext as _, Session};
 use tokio_postgres::error::SqlState;
 
 use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
-use crate::target::postgres::meta;
+use crate::target::postgres::meta::{self, MetaSchema};
 
 /// What was found and done; `None`: an operator was asked, and said no. `role` is that of the settings, `config` may connect
 /// as another.
@@ -45,7 +46,9 @@ pub(crate) async fn uninstall(
         }
         false => findings.push(Finding::ok("own tables", format!("there are none in schema {}", local.meta))),
     }
+    faults::hit("uninstall.tables_gone")?;
     findings.push(drop_role(&local.session, role).await?);
+    faults::hit("uninstall.role_gone")?;
     Ok(Some(findings))
 }
 
@@ -62,6 +65,7 @@ async fn remove_ours(local: &Local) -> Result<Finding> {
         tables.join(", ")
     );
     let doing = || format!("removing our tables from schema {meta}");
+    // With the schema in the same transaction: killed in between, nobody would know later that it was ours.
     let removing = async {
         match client.batch_execute(&remove).await {
             Err(error) if error.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {
@@ -70,22 +74,38 @@ async fn remove_ours(local: &Local) -> Result<Finding> {
                     .and_then(|said| said.detail())
                     .unwrap_or_default()
                     .replace('\n', "; ");
-                Err(Error::new(Kind::Refused, format!("something else was built on our tables: {what}"))
-                    .hint("nothing was removed; drop what it names, or keep our tables"))
+                let refused =
+                    Error::new(Kind::Refused, format!("something else was built on our tables: {what}"));
+                return Err(refused.hint("nothing was removed; drop what it names, or keep our tables"));
             }
-            removed => removed.context(doing),
+            removed => removed.context(doing).map(drop)?,
         }
+        let is_gone = meta.name() != "public" && remove_schema(&local.session, meta).await?;
+        faults::hit("uninstall.before_commit")?;
+        Ok(is_gone)
     };
-    local.in_transaction(removing).await?;
+    let is_gone = local.in_transaction(removing).await?;
     let removed = format!("removed from schema {meta}");
     if meta.name() == "public" {
         return Ok(Finding::ok("own tables", removed));
     }
-    // One that holds something else, or is somebody else's, stays.
-    Ok(match client.batch_execute(&format!("DROP SCHEMA {meta} RESTRICT")).await {
-        Ok(()) => Finding::ok("own tables", format!("removed, with schema {meta}")),
-        Err(_) => {
+    Ok(match is_gone {
+        true => Finding::ok("own tables", format!("removed, with schema {meta}")),
+        false => {
             Finding::ok("own tables", format!("{removed}, which stays: it is not empty, or not this role's"))
         }
     })
+}
+
+/// One that holds something else, or is somebody else's, stays.
+async fn remove_schema(session: &Session, meta: &MetaSchema) -> Result<bool> {
+    let doing = || format!("removing the schema {meta}");
+    let client = session.client();
+    client.batch_execute("SAVEPOINT with_tables").await.context(doing)?;
+    let removed = client.batch_execute(&format!("DROP SCHEMA {meta} RESTRICT")).await;
+    if removed.as_ref().is_err_and(|error| error.as_db_error().is_some()) {
+        client.batch_execute("ROLLBACK TO with_tables").await.context(doing)?;
+        return Ok(false);
+    }
+    removed.context(doing).map(|()| true)
 }

@@ -88,3 +88,33 @@ async fn a_table_of_somebody_else_s_with_a_name_of_ours_stays() {
         "sync_executions,NULL"
     );
 }
+
+/// Every durable step, and the last moment before one.
+const STEPS: [&str; 3] = ["uninstall.before_commit", "uninstall.role_gone", "uninstall.tables_gone"];
+
+#[tokio::test]
+async fn uninstall_that_is_killed_at_any_step_leaves_nothing_when_it_is_run_again() {
+    for step in STEPS {
+        let (copy, _) = with_role("syncdata").await;
+        let command = ["uninstall", "--yes", "--as", "postgres"];
+        let killed = copy.applier(&command).fault(&format!("{step}=kill")).run().await;
+        assert!(killed.was_killed(), "{step}: {killed}");
+        // All of our tables are there, or none.
+        let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'syncdata'";
+        let left: usize = copy.server.value(tables).await.parse().expect("a number");
+        assert_eq!(left > 0, step == "uninstall.before_commit", "{step}: {left}");
+        if left > 0 {
+            copy.applier(&["sync"]).succeed().await;
+        }
+        copy.applier(&command).succeed().await;
+        let ours = "SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = 'syncdata'),
+            (SELECT count(*) FROM pg_roles WHERE rolname = 'syncdata'),
+            (SELECT count(*) FROM pg_class WHERE relname LIKE 'data\\_sync\\_%' OR relname = 'tables_to_sync'),
+            (SELECT count(*) FROM pg_proc WHERE proname LIKE 'data\\_sync\\_%')";
+        assert_eq!(copy.rows(ours).await, "0,0,0,0", "{step}");
+        assert_eq!(
+            copy.rows("SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM orders)").await,
+            "2,1"
+        );
+    }
+}

@@ -126,6 +126,51 @@ async fn a_transaction_that_is_too_large_together_with_archived_ones_waits_for_t
     assert_eq!((archived(&world), operator::gaps(&world).len()), (7992, 0));
 }
 
+/// Killed wherever something is safe, the same command brings it to its end: one gap, told once, and the slot past it.
+#[tokio::test]
+async fn declare_gap_that_is_killed_at_any_step_is_brought_to_its_end_by_the_same_command() {
+    let world = world(limited().without_sftp()).await;
+    let trace = world.folder().join("trace");
+    let declare = too_large(&world, 0).await;
+    world.archiver(&declare).trace(&trace).succeed().await;
+    let mut gaps = operator::gaps(&world).len();
+    assert_eq!(gaps, 1);
+    let steps = std::fs::read_to_string(&trace).expect("a trace");
+    let steps: std::collections::BTreeSet<&str> = steps.lines().collect();
+    for needed in ["spool.before_rename", "spool.state_written", "ship.manifest_there", "slot.after_advance"]
+    {
+        assert!(steps.contains(needed), "{needed}: {steps:?}");
+    }
+    for (round, step) in steps.into_iter().enumerate() {
+        let declare = too_large(&world, round + 1).await;
+        let killed = world.archiver(&declare).fault(&format!("{step}=kill")).run().await;
+        assert!(killed.was_killed(), "{step}: {killed}");
+        // What was declared and only not confirmed yet is past already.
+        let again = world.archiver(&declare).run().await;
+        if again.code() != Some(0) {
+            assert!(
+                again.stderr.contains("what is before") && again.stderr.contains("is archived"),
+                "{step}: {again}"
+            );
+        }
+        gaps += 1;
+        assert_eq!(operator::gaps(&world).len(), gaps, "{step}: {again}");
+        world.source.execute(&format!("INSERT INTO notes VALUES ({round}, 'after it')")).await;
+        let before = archived(&world);
+        world.archiver(["run", "--once"]).succeed().await;
+        assert_eq!((archived(&world), operator::gaps(&world).len()), (before + 1, gaps), "{step}");
+        let verified = world.archiver(["verify"]).run().await.expect_code(0);
+        assert!(verified.stdout.contains("sound") || verified.stderr.is_empty(), "{step}: {verified}");
+    }
+}
+
+/// A transaction that the server cannot hand out, and the command that gives it up.
+async fn too_large(world: &World, round: usize) -> Vec<String> {
+    let from = 100_000 * (round + 1);
+    world.source.execute(&format!("INSERT INTO good SELECT generate_series({from}, {from} + 20000)")).await;
+    advised(&world.archiver(["run", "--once"]).run().await.expect_code(2).stderr)
+}
+
 fn limited() -> WorldOptions {
     let limit = |source: syncdata_tests::PostgresOptions| {
         source.setting("temp_file_limit", "1MB").setting("work_mem", "64kB")
