@@ -1,5 +1,7 @@
 //! The page in a real browser, over real daemons: what an administrator sees who sees nothing else, and what a click does.
 
+mod many;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
