@@ -43,7 +43,9 @@ impl Loader<'_> {
             control(client, FREE_PLANS).await?;
             checkpoint.claim(client, meta).await?;
 
-            let names: Vec<TableName> = work.copies.keys().cloned().collect();
+            let later = self.hold(work).await?;
+            let names = work.copies.keys().filter(|name| !later.contains_key(*name)).cloned();
+            let names: Vec<TableName> = names.collect();
             let (mut loaded, mut refused) = (BTreeMap::new(), BTreeMap::new());
             for name in names {
                 match self.bring_one_over(work, writer, &name).await {
@@ -78,9 +80,9 @@ impl Loader<'_> {
                 .collect();
             ledger::log(client, meta, &entries, started.elapsed()).await?;
             faults::hit("load.before_commit")?;
-            Ok((loaded, refused))
+            Ok((loaded, refused, later))
         };
-        let (loaded, refused) = self.local.in_transaction(bring).await?;
+        let (loaded, refused, later) = self.local.in_transaction(bring).await?;
         faults::hit("load.after_commit")?;
 
         for (table, done) in &loaded {
@@ -90,6 +92,9 @@ impl Loader<'_> {
         self.report.loaded.extend(loaded);
         for (table, reason) in refused {
             self.fail(&table, &reason).await?;
+        }
+        for (table, reason) in later {
+            self.put_off(&table, reason).await?;
         }
         Ok(())
     }
@@ -151,7 +156,10 @@ impl Loader<'_> {
             replica: self.local.replica,
         };
 
-        let client = self.local.session.client();
+        let (client, meta) = (self.local.session.client(), &self.local.meta);
+        if let Some(lost) = identity::unfit_for_rows(client, meta, name).await? {
+            return Err(Halt::refused(name, lost.reason(name)));
+        }
         control(client, "SAVEPOINT syncdata_table").await?;
         let watch = self.watch(&copy.table).await?;
         let before = watch.count(client).await?;

@@ -15,6 +15,7 @@ pub(crate) mod columns;
 mod difference;
 mod fill;
 mod foresee;
+mod hold;
 mod loader;
 mod parts;
 mod refusal;

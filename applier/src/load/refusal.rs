@@ -122,6 +122,17 @@ impl Loader<'_> {
         Ok(())
     }
 
+    /// Nothing is wrong with it: the next load takes it.
+    pub(super) async fn put_off(&mut self, table: &TableName, reason: String) -> Result<()> {
+        tracing::warn!(%table, reason, "the table is loaded later");
+        let states = cursor::table_states(self.local.session.client(), &self.local.meta).await?;
+        if let Some(state) = states.get(table) {
+            self.note(table, state, &reason).await?;
+        }
+        self.report.waiting.insert(table.clone(), reason);
+        Ok(())
+    }
+
     async fn log_failure(&self, table: &TableName, reason: &str) -> Result<()> {
         let (client, meta) = (self.local.session.client(), &self.local.meta);
         let entry = Entry::failed(table, LOG_REF, reason);

@@ -1,5 +1,6 @@
 //! Base copies: first loads and resyncs.
 
+mod altered_meanwhile;
 mod archives;
 mod bases;
 mod captured;
