@@ -17,3 +17,4 @@ mod refused;
 mod schema;
 mod seeds;
 mod troubles;
+mod truncated;

@@ -156,12 +156,12 @@ impl Writer {
             };
             let failed = match self.attempt(client, prepared, &ways).await {
                 Ok(oddities) => {
-                    control(client, "RELEASE SAVEPOINT syncdata_batch").await?;
                     if let (Some(watched), Some(before)) = (&self.watched, &before)
                         && let Some(rejection) = watched.look(client, prepared, before).await?
                     {
                         return Ok(Outcome::Rejected(rejection));
                     }
+                    control(client, "RELEASE SAVEPOINT syncdata_batch").await?;
                     if let Some(rejection) = computed::look(client, prepared).await? {
                         return Ok(Outcome::Rejected(rejection));
                     }

@@ -2,7 +2,7 @@
 
 use syncdata_formats::name::TableName;
 use syncdata_service::postgres::failure;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::{Failed, Rejection, Writer, sql};
 use crate::table::Table;
@@ -15,7 +15,7 @@ const TRUNCATE_LOCK_TIMEOUT: &str = "1s";
 impl Writer {
     /// One statement for all of them; where it fails, its first table is as good as any. What it may not name is emptied
     /// row by row.
-    pub(super) async fn truncate(&self, client: &Client, prepared: &Prepared) -> Result<(), Failed> {
+    pub(super) async fn truncate(&mut self, client: &Client, prepared: &Prepared) -> Result<(), Failed> {
         let Some(first) = prepared.batch.tables.iter().find_map(|table| table.truncated) else {
             return Ok(());
         };
@@ -25,10 +25,24 @@ impl Writer {
         if !emptied.is_empty() {
             statements.push(sql::truncate(emptied.into_iter()));
         }
+        let before = statements.len() + deleted.len();
+        // Nobody attaches a partition with rows meanwhile, which would be taken for ours.
+        let hold = |table: &&Table| format!("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE", table.sql());
+        statements.extend(deleted.iter().map(hold));
         statements.extend(deleted.iter().map(|table| format!("DELETE FROM {}", table.sql())));
         statements.push(format!("SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"));
-        let done = client.batch_execute(&statements.join("; ")).await;
-        done.map_err(|error| Failed::of(prepared, first, failure("truncating tables", error)))
+        let done = client.simple_query(&statements.join("; ")).await;
+        let done = done.map_err(|error| Failed::of(prepared, first, failure("truncating tables", error)))?;
+        let rows = done.iter().filter_map(|answer| match answer {
+            SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
+            _ => None,
+        });
+        let names: Vec<TableName> = deleted.iter().map(|table| table.name.clone()).collect();
+        let rows: Vec<u64> = rows.skip(before).take(names.len()).collect();
+        if let Some(watched) = &mut self.watched {
+            names.iter().zip(rows).for_each(|(table, rows)| watched.hit(table, rows));
+        }
+        Ok(())
     }
 
     /// The tables that the server lets nobody truncate, because others refer to them that go on by themselves; and the

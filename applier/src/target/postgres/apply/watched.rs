@@ -8,6 +8,7 @@ use syncdata_formats::name::TableName;
 use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::Client;
 
+use crate::batch::BatchTable;
 use crate::target::postgres::rules::Rule;
 use crate::target::{Rejection, postgres::cascades};
 
@@ -85,17 +86,14 @@ impl Watched {
         if foreign_keys_act {
             self.unsure.clone_from(&self.acted_on);
         }
-        // A TRUNCATE takes back what was counted before.
-        for table in prepared.batch.tables.iter().filter(|table| table.truncated.is_some()) {
-            self.unsure.insert(table.target.table.name.clone());
-        }
         match self.to_blame(prepared, None) {
             Some(_) => self.count(client).await.map(Some),
             None => Ok(None),
         }
     }
 
-    /// After it: the table whose trigger has changed more than what was written.
+    /// After it, before its savepoint is released: a TRUNCATE in it takes back then what was counted before. The table whose
+    /// trigger has changed more than what was written.
     pub(super) async fn look(
         &self,
         client: &Client,
@@ -110,7 +108,8 @@ impl Watched {
         let Some((changed, _)) = now.iter().find(is_other) else { return Ok(None) };
         let Some((table, rule)) = self.to_blame(prepared, Some(changed)) else { return Ok(None) };
         let of_table = prepared.batch.tables.iter().find(|of| of.target.table.name == *table);
-        let first = of_table.and_then(|of| of.records.first()).expect("it has records in the batch");
+        let first = of_table.and_then(|of| of.records.first().or(of.truncated.as_ref()));
+        let first = first.expect("it has records in the batch, or is emptied by it");
         Ok(Some(Rejection {
             table: table.clone(),
             place: prepared.batch.records[*first as usize].place,
@@ -128,7 +127,8 @@ impl Watched {
         prepared: &Prepared,
         changed: Option<&TableName>,
     ) -> Option<(&'a TableName, &'a Rule)> {
-        let mut names = prepared.batch.tables.iter().filter(|table| !table.records.is_empty());
+        let is_written = |table: &&BatchTable| !table.records.is_empty() || table.truncated.is_some();
+        let mut names = prepared.batch.tables.iter().filter(is_written);
         let own = changed.filter(|changed| names.clone().any(|table| table.target.table.name == **changed));
         own.and_then(|own| self.rules.get_key_value(own))
             .or_else(|| names.find_map(|table| self.rules.get_key_value(&table.target.table.name)))
