@@ -18,6 +18,12 @@ pub(crate) struct Memory {
     /// Where the rows are, of the table or of its partitions. `None`: that was not looked at.
     #[serde(default)]
     pub(crate) files: Option<Files>,
+    /// When `files` was looked at last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seen: Option<Seen>,
+    /// The number of a function of ours then: a restored one has another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) functions: Option<u32>,
     /// `None`: they were not looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     types: Option<Types>,
@@ -35,6 +41,18 @@ pub(crate) type Files = BTreeMap<u32, KeptFile>;
 pub(crate) struct KeptFile {
     pub number: u32,
     pub tablespace: u32,
+    /// There is no room for a row in it.
+    #[serde(default)]
+    pub is_empty: bool,
+}
+
+/// A moment in which the rows were those of the position.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// Transactions older than this one were over.
+    pub before: u32,
+    /// The last of the table's changes then.
+    pub changed: Option<String>,
 }
 
 /// A column, without what changes no row.
@@ -139,7 +157,10 @@ impl Memory {
     pub(crate) fn explains_other_files(&self, columns: &[Column]) -> bool {
         columns.iter().any(|column| {
             let was = self.columns.get(&column.attnum);
-            was.is_none_or(|was| was.type_name != column.plain_type || was.expression != column.expression)
+            // An expression that goes leaves its values.
+            let computes =
+                |was: &KeptColumn| column.expression.is_some() && was.expression != column.expression;
+            was.map_or(column.rewrites, |was| was.type_name != column.plain_type || computes(was))
         })
     }
 
@@ -175,6 +196,8 @@ impl Memory {
             columns: columns.iter().map(|column| (column.attnum, KeptColumn::of(column))).collect(),
             paired: source.iter().filter_map(place).collect(),
             files: Some(files),
+            seen: self.seen.clone(),
+            functions: self.functions,
             types: Some(types),
         }
     }
@@ -243,7 +266,10 @@ mod tests {
         assert!(!memory.explains_other_files(&before));
         assert!(!memory.explains_other_files(&[column(1, "b", "integer")]));
         assert!(memory.explains_other_files(&[column(1, "a", "bigint")]));
-        assert!(memory.explains_other_files(&[column(1, "a", "integer"), column(2, "b", "integer")]));
+        let new = column(2, "b", "integer");
+        assert!(!memory.explains_other_files(&[column(1, "a", "integer"), new.clone()]));
+        let rewrites = Column { rewrites: true, ..new };
+        assert!(memory.explains_other_files(&[column(1, "a", "integer"), rewrites]));
         let altered = |altered_in: u32| [Column { altered_in, ..column(1, "a", "integer") }];
         let memory = Memory::of(&altered(7), &SourceColumns::new(), Files::new(), Types::new());
         assert!(!memory.is_altered_and_back(&altered(7)));

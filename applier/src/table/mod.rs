@@ -18,7 +18,7 @@ pub(crate) use self::compare::{fit_of_shadow, same_family};
 pub(crate) use self::faithful::converts_exactly;
 pub(crate) use self::labels::{Renamed, renamed};
 pub use self::memory::Altered;
-pub(crate) use self::memory::{KeptFile, Memory, Types};
+pub(crate) use self::memory::{KeptFile, Memory, Seen, Types};
 
 /// The names of a source table's columns, by their numbers in its catalog, which tell a new name from a new column.
 pub type SourceColumns = BTreeMap<u16, String>;
@@ -79,6 +79,8 @@ pub struct Column {
     pub expression: Option<u32>,
     /// The transaction that altered it last; 0: nobody knows.
     pub altered_in: u32,
+    /// Where it came to a table with rows, they may have been written anew for it.
+    pub rewrites: bool,
     pub identity_always: bool,
     pub identity: bool,
 }
@@ -149,6 +151,7 @@ impl Column {
             generated: false,
             expression: None,
             altered_in: 0,
+            rewrites: false,
             identity_always: false,
             identity: false,
         }

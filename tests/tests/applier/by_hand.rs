@@ -137,18 +137,6 @@ async fn a_partition_that_was_dropped_here_is_noticed_and_a_new_one_is_none() {
 }
 
 #[tokio::test]
-async fn a_dump_that_was_restored_as_a_whole_goes_on() {
-    let mut copy = synced().await;
-    // As after pg_dump and pg_restore: all numbers are others.
-    copy.server
-        .execute("UPDATE data_sync_table_state SET local_oid = local_oid::bigint + 7, noted_in = noted_in::bigint + 7")
-        .await;
-    copy.forge.segment(&[vec![insert(3)]]);
-    copy.sync(0).await;
-    assert_eq!(copy.rows(USERS).await, "1,Ann 2,Bob 3,n3");
-}
-
-#[tokio::test]
 async fn an_unlogged_table_is_not_loaded() {
     let copy = two_tables().await;
     copy.server.execute("DROP TABLE orders; ALTER TABLE users SET UNLOGGED").await;

@@ -14,6 +14,7 @@ mod executions;
 mod health;
 mod heirs;
 mod numbers;
+mod restored;
 mod rewritten_by_hand;
 mod setup;
 mod truth;

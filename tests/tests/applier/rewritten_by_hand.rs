@@ -21,6 +21,13 @@ async fn live(made: &str) -> LocalCopy {
     copy
 }
 
+/// Each in a transaction of its own, as somebody types them.
+async fn one_by_one(copy: &LocalCopy, statements: &str) {
+    for statement in statements.split("; ") {
+        copy.server.execute(statement).await;
+    }
+}
+
 const PLAIN: &str = "CREATE TABLE t (id int PRIMARY KEY, v numeric)";
 const PARTITIONED: &str = "CREATE TABLE t (id int PRIMARY KEY, v numeric) PARTITION BY RANGE (id);
     CREATE TABLE low PARTITION OF t FOR VALUES FROM (0) TO (10);
@@ -34,12 +41,25 @@ async fn a_table_that_was_emptied_or_written_anew_by_hand_needs_a_new_base() {
         (PLAIN, "TRUNCATE t; INSERT INTO t VALUES (1, 1.239)"),
         (PLAIN, "ALTER TABLE t ALTER v TYPE numeric(10,2); ALTER TABLE t ALTER v TYPE numeric"),
         (PLAIN, "ALTER TABLE t ALTER v TYPE int; ALTER TABLE t ALTER v TYPE numeric"),
+        (PLAIN, "TRUNCATE t; INSERT INTO t VALUES (1, 1.239); ANALYZE t"),
+        (PLAIN, "TRUNCATE t; INSERT INTO t VALUES (1, 1.239); GRANT SELECT ON t TO PUBLIC; VACUUM t"),
+        (PLAIN, "TRUNCATE t; VACUUM t"),
+        (PLAIN, "TRUNCATE t; VACUUM FULL t"),
+        (PLAIN, "TRUNCATE t; ALTER TABLE t ADD COLUMN note text"),
+        (PLAIN, "TRUNCATE t; ALTER TABLE t ADD COLUMN note text DEFAULT 'none'; VACUUM t"),
+        (PLAIN, "TRUNCATE t; ALTER TABLE t ADD COLUMN note timestamptz DEFAULT clock_timestamp()"),
+        (PLAIN, "TRUNCATE t; ALTER TABLE t ALTER id TYPE bigint"),
         (PARTITIONED, "TRUNCATE low"),
+        (PARTITIONED, "TRUNCATE t; VACUUM t"),
+        (
+            PARTITIONED,
+            "TRUNCATE high; INSERT INTO t VALUES (11, 2.5); ANALYZE t; ALTER TABLE t ADD COLUMN note text",
+        ),
         (PARTITIONED, "ALTER TABLE t ALTER v TYPE numeric(10,2); ALTER TABLE t ALTER v TYPE numeric"),
     ] {
         for is_silent in [true, false] {
             let mut copy = live(made).await;
-            copy.server.execute(by_hand).await;
+            one_by_one(&copy, by_hand).await;
             if !is_silent {
                 copy.forge.segment(&[vec![insert(2, "3")]]);
             }
@@ -58,16 +78,51 @@ async fn a_table_that_was_emptied_or_written_anew_by_hand_needs_a_new_base() {
 
 #[tokio::test]
 async fn a_crash_that_emptied_a_table_between_two_passes_is_noticed() {
-    let mut copy = live(PLAIN).await;
-    copy.server.execute("ALTER TABLE t SET UNLOGGED").await;
-    copy.server.crash();
-    copy.server.restart().await;
-    copy.server.execute("ALTER TABLE t SET LOGGED").await;
-    assert_eq!(copy.rows(ROWS).await, "");
-    let said = copy.sync(1).await;
-    assert!(said.contains("resync t"), "{said}");
-    copy.applier(&["resync", "t"]).succeed().await;
-    assert_eq!(copy.rows(ROWS).await, "1,1.239 11,2.5");
+    for afterwards in ["ANALYZE other", "VACUUM t"] {
+        let mut copy = live(PLAIN).await;
+        copy.server.execute("CREATE TABLE other (id int); ALTER TABLE t SET UNLOGGED").await;
+        copy.server.crash();
+        copy.server.restart().await;
+        copy.server.execute("ALTER TABLE t SET LOGGED").await;
+        copy.server.execute(afterwards).await;
+        assert_eq!(copy.rows(ROWS).await, "");
+        let said = copy.sync(1).await;
+        assert!(said.contains("resync t"), "{afterwards}: {said}");
+        copy.applier(&["resync", "t"]).succeed().await;
+        assert_eq!(copy.rows(ROWS).await, "1,1.239 11,2.5");
+    }
+}
+
+/// Its rows are all of the last moment, as those of a table that is written all the time.
+#[tokio::test]
+async fn rows_that_are_all_new_are_not_taken_for_those_of_somebody_else() {
+    for made in [PLAIN, PARTITIONED] {
+        let mut copy = live(made).await;
+        let update = |id: u32, v: u32| {
+            format!(r#"{{"table":"t","op":"UPDATE","data":{{"id":{id},"v":{v}}},"old_keys":{{"id":{id}}}}}"#)
+        };
+        for round in 1..4 {
+            copy.forge.segment(&[vec![update(1, round), update(11, round)]]);
+            copy.sync(0).await;
+            copy.server.execute("VACUUM FULL t").await;
+            copy.sync(0).await;
+            assert_eq!(copy.rows(ROWS).await, format!("1,{round} 11,{round}"));
+            copy.server.execute("VACUUM FULL t").await;
+        }
+        // Nothing is left of it, as of a queue.
+        let gone = |id: u32| format!(r#"{{"table":"t","op":"DELETE","old_keys":{{"id":{id}}}}}"#);
+        copy.forge.segment(&[vec![gone(1), gone(11)]]);
+        copy.sync(0).await;
+        copy.server.execute("VACUUM t").await;
+        copy.sync(0).await;
+        copy.server.execute("VACUUM FULL t").await;
+        copy.forge.segment(&[vec![insert(3, "3")]]);
+        copy.sync(0).await;
+        copy.server.execute("VACUUM FULL t").await;
+        copy.sync(0).await;
+        assert_eq!(state(&copy).await, "live");
+        assert_eq!(copy.rows(ROWS).await, "3,3");
+    }
 }
 
 #[tokio::test]
@@ -84,6 +139,8 @@ async fn what_moves_rows_to_other_files_and_changes_none_goes_on() {
             "ALTER TABLE t ALTER v SET STATISTICS 7".to_owned(),
             "CREATE INDEX ON t (v)".to_owned(),
             "REINDEX TABLE t".to_owned(),
+            "ALTER TABLE t ADD COLUMN note text DEFAULT 'none'".to_owned(),
+            "VACUUM FULL t".to_owned(),
             "ALTER TABLE t ADD COLUMN ours timestamptz DEFAULT clock_timestamp()".to_owned(),
             format!(
                 "ALTER TABLE t {}",

@@ -343,6 +343,7 @@ fn users_table() -> Table {
         plain_type: type_name.to_owned(),
         expression: None,
         altered_in: 0,
+        rewrites: false,
         base_type: type_name.to_owned(),
         text_equality: TextEquality::Exact,
         equality: "=".to_owned(),

@@ -5,18 +5,20 @@
 use std::collections::BTreeMap;
 
 use syncdata_formats::error::Result;
+use syncdata_formats::name::TableName;
 use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::{GenericClient, Row};
 
-use crate::table::{Column, KeptFile, Memory};
+use crate::table::{Column, KeptFile, Memory, Seen};
 use crate::target::postgres::lost::Lost;
 
-/// Of each table itself, or of its partitions. What VACUUM FULL and CLUSTER write they count, and what is emptied nobody
-/// does.
+/// Of each table itself, or of its partitions. What VACUUM FULL and CLUSTER write they count; what is emptied nobody does
+/// before the next VACUUM or ANALYZE.
 const FILES: &str = "
 SELECT wanted.oid, l.oid, l.relfilenode, l.reltablespace, l.reltuples < 0,
     pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.relname),
-    pg_catalog.has_table_privilege(l.oid, 'SELECT')
+    pg_catalog.has_table_privilege(l.oid, 'SELECT'),
+    coalesce(pg_catalog.pg_relation_size(l.oid) = 0, true)
 FROM pg_catalog.unnest($1::oid[]) AS wanted(oid)
 CROSS JOIN LATERAL (
     SELECT wanted.oid UNION SELECT relid::oid FROM pg_catalog.pg_partition_tree(wanted.oid) WHERE isleaf
@@ -39,7 +41,7 @@ impl LeafFile {
     fn of(row: &Row) -> LeafFile {
         LeafFile {
             oid: row.get(1),
-            file: KeptFile { number: row.get(2), tablespace: row.get(3) },
+            file: KeptFile { number: row.get(2), tablespace: row.get(3), is_empty: row.get(7) },
             is_uncounted: row.get(4),
             name: row.get(5),
             is_readable: row.get(6),
@@ -60,26 +62,72 @@ impl LeafFile {
 pub(super) async fn of(client: &impl GenericClient, tables: &[u32]) -> Result<BTreeMap<u32, Vec<LeafFile>>> {
     let mut found: BTreeMap<u32, Vec<LeafFile>> = BTreeMap::new();
     let rows = client.query(FILES, &[&tables]).await;
-    for row in rows.context(|| "looking for the files of the local tables".to_owned())? {
+    for row in rows.context(looking)? {
         found.entry(row.get(0)).or_default().push(LeafFile::of(&row));
     }
     Ok(found)
 }
 
+/// All transactions before this one are over. Whoever empties a table whose file is looked at later is a later one.
+pub(super) async fn oldest_open(client: &impl GenericClient) -> Result<u32> {
+    let select =
+        "SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.xid::text::int8";
+    let oldest: i64 = client.query_one(select, &[]).await.context(looking)?.get(0);
+    Ok(u32::try_from(oldest).expect("a transaction's number"))
+}
+
+/// Of a transaction from before. (What TRUNCATE takes away and somebody writes again is of a later one.)
+fn is_older(seen: &Seen) -> String {
+    format!("pg_catalog.age(t.xmin) > pg_catalog.age('{}'::pg_catalog.xid)", seen.before)
+}
+
+async fn has_rows_in(
+    client: &impl GenericClient,
+    table: &TableName,
+    leaf: &LeafFile,
+    condition: &str,
+) -> Result<bool> {
+    let (only, name) = match leaf.is_readable {
+        true => ("ONLY ", leaf.name.clone()),
+        false => ("", table.sql()),
+    };
+    let select = format!(
+        "SELECT EXISTS (SELECT FROM {only}{name} AS t WHERE t.tableoid = {}::oid AND {condition})",
+        leaf.oid
+    );
+    Ok(client.query_one(&select, &[]).await.context(|| format!("looking for rows of {name}"))?.get(0))
+}
+
+fn looking() -> String {
+    "looking for the files of the local tables".to_owned()
+}
+
 /// What somebody has done to the rows of a table, by the files that they are in.
 pub(super) async fn look(
     client: &impl GenericClient,
+    table: &TableName,
     memory: &Memory,
     columns: &[Column],
     leaves: &[LeafFile],
 ) -> Result<Option<Lost>> {
     let Some(before) = &memory.files else { return Ok(None) };
     let is_other = |leaf: &&LeafFile| before.get(&leaf.oid).is_some_and(|was| leaf.is_other(*was));
-    // VACUUM FULL and CLUSTER write all rows anew, and the same ones.
-    let is_altered = memory.is_altered_and_back(columns);
-    let may_differ = |leaf: &LeafFile| leaf.is_uncounted || is_altered;
-    if leaves.iter().filter(is_other).any(may_differ) && !memory.explains_other_files(columns) {
-        return Ok(Some(Lost::Rewritten));
+    let is_explained = memory.explains_other_files(columns);
+    for leaf in leaves.iter().filter(is_other) {
+        let was_empty = before.get(&leaf.oid).is_some_and(|was| was.is_empty);
+        let may_differ = match &memory.seen {
+            // For a column, all rows are written anew: there are some.
+            Some(_) if is_explained && !was_empty => !has_rows_in(client, table, leaf, "true").await?,
+            _ if is_explained => false,
+            _ if leaf.is_uncounted => true,
+            // VACUUM FULL and CLUSTER write the same rows, of the same transactions; ALTER TABLE makes them its own.
+            Some(seen) if !was_empty => !has_rows_in(client, table, leaf, &is_older(seen)).await?,
+            Some(_) => false,
+            None => memory.is_altered_and_back(columns),
+        };
+        if may_differ {
+            return Ok(Some(Lost::Rewritten));
+        }
     }
     for leaf in leaves.iter().filter(|leaf| !before.contains_key(&leaf.oid)) {
         if has_rows(client, leaf.oid, &leaf.name, leaf.is_readable).await? {

@@ -10,7 +10,7 @@ use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::GenericClient;
 
 use crate::plan::state::State;
-use crate::table::{Altered, Column, Memory, SourceColumns};
+use crate::table::{Altered, Column, Memory, Seen, SourceColumns};
 use crate::target::postgres::files::{self, LeafFile};
 use crate::target::postgres::found::{Found, found};
 use crate::target::postgres::kept;
@@ -52,6 +52,7 @@ pub async fn has_rows(client: &impl GenericClient, table: &TableName) -> Result<
 /// Notes which table the position is about: the one that has the name now, with its columns. In the transaction of its
 /// rows.
 pub async fn note(client: &impl GenericClient, meta: &MetaSchema, table: &TableName) -> Result<()> {
+    let before = files::oldest_open(client).await?;
     let found = found(client, &[table]).await?;
     let Some(found) = found.into_values().next() else { return Ok(()) };
     let columns = schema::columns(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
@@ -61,7 +62,11 @@ pub async fn note(client: &impl GenericClient, meta: &MetaSchema, table: &TableN
     let select = format!("SELECT source_columns FROM {meta}.data_sync_table_state WHERE table_name = $1");
     let known = client.query_opt(&select, &[&table.to_string()]).await.context(|| noting(table))?;
     let source = known.map_or_else(SourceColumns::new, |row| parse_source(row.get(0)));
-    write(client, meta, table, &found, &Memory::of(&columns, &source, files, types.types)).await
+    let mut memory = Memory::of(&columns, &source, files, types.types);
+    // The rows are of this very transaction: the next pass looks at them again.
+    memory.seen = Some(Seen { before, changed: Some(String::new()) });
+    memory.functions = Some(Ours::of(client, meta).await?.functions);
+    write(client, meta, table, &found, &memory).await
 }
 
 /// Its changes have emptied it: the rows that come are in other files. In the transaction of its rows.
@@ -173,6 +178,7 @@ pub(super) async fn look_at_tables(
     moment: Moment,
 ) -> Result<BTreeMap<TableName, Lost>> {
     copied_lines::look(client, meta).await?;
+    let before = files::oldest_open(client).await?;
     let found = found(client, tables).await?;
     let oids: Vec<u32> = found.values().map(|found| found.oid).collect();
     let columns = schema::columns(client, &oids).await?;
@@ -180,10 +186,11 @@ pub(super) async fn look_at_tables(
     let others = others::claimed(client, meta).await?;
     let heirs = heirs::with_rows(client, meta, &oids).await?;
     let mut types = named_types::of(client, &oids).await?;
+    let ours = Ours::of(client, meta).await?;
     let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
     let select = format!(
         "SELECT table_name, local_oid, local_parts, noted_in = tableoid, noted_at = {HERE}, local_columns, \
-         source_columns, state, source_labels FROM {meta}.data_sync_table_state WHERE table_name = ANY ($1)"
+         source_columns, state, source_labels, changed_lsn::text, noted_in = 0 FROM {meta}.data_sync_table_state WHERE table_name = ANY ($1)"
     );
     let rows = client.query(&select, &[&names]).await;
     let mut lost = BTreeMap::new();
@@ -196,9 +203,16 @@ pub(super) async fn look_at_tables(
         let is_here = row.get::<_, Option<bool>>(3).unwrap_or(false);
         let known = oid.filter(|oid| is_here || *oid == 0);
         let is_same_database = row.get::<_, Option<bool>>(4).unwrap_or(false);
-        // Whoever restores a database makes its tables anew, all of them.
-        let stayed = oid.filter(|oid| !is_here && is_same_database && *oid != 0);
         let memory = row.get::<_, Option<&str>>(5).and_then(Memory::parse);
+        // Whoever restores a database makes its tables anew, all of them, after its functions. Lines that were copied into
+        // tables that are here are of another moment whatever the table is.
+        let was_copied = row.get::<_, Option<bool>>(10).unwrap_or(false);
+        let was_restored = oid.is_some_and(|oid| oid != 0) && !is_here && is_same_database;
+        let functions =
+            memory.as_ref().and_then(|memory| memory.functions).filter(|known| *known != ours.functions);
+        let since = functions.map_or(ours.table, |_| ours.functions);
+        let stayed =
+            |now: &Found| was_restored && (was_copied || oid == Some(now.oid) || is_older(now.oid, since));
         let memory = memory.filter(|_| known.is_some() && is_same_database);
         let source = parse_source(row.get(6));
         let is_live = row.get::<_, &str>(7) == State::Live.as_str();
@@ -206,7 +220,7 @@ pub(super) async fn look_at_tables(
             (None, _) => Some(Lost::NotFound),
             (Some(now), _) if now.is_unlogged => Some(Lost::Unlogged),
             (_, Some(0)) => Some(Lost::Touched),
-            (Some(now), _) if stayed == Some(now.oid) => Some(Lost::OtherMoment),
+            (Some(now), _) if stayed(now) => Some(Lost::OtherMoment),
             (Some(now), Some(oid)) if now.oid != oid => Some(Lost::Replaced),
             (Some(now), Some(_)) if parts.iter().flatten().any(|part| !now.parts.contains(part)) => {
                 Some(Lost::PartGone)
@@ -220,7 +234,7 @@ pub(super) async fn look_at_tables(
                 let shared = others.iter().find(|other| other.found.overlaps(now));
                 let leaves = files.get(&now.oid).map(Vec::as_slice).unwrap_or_default();
                 let written = match &memory {
-                    Some(memory) => files::look(client, memory, columns, leaves).await?,
+                    Some(memory) => files::look(client, table, memory, columns, leaves).await?,
                     None => None,
                 };
                 let types = types.remove(&now.oid).unwrap_or_default();
@@ -229,7 +243,12 @@ pub(super) async fn look_at_tables(
                 let named = named.and_then(|memory| types.lost(memory, &labels::parse(row.get(8))));
                 let kept = leaves.iter().map(LeafFile::kept).collect();
                 let after = memory.clone().unwrap_or_default();
-                let after = after.after(columns, &source, kept, types.types, judges_types);
+                let mut after = after.after(columns, &source, kept, types.types, judges_types);
+                after.functions = Some(ours.functions);
+                let changed: Option<String> = row.get(9);
+                if moment == Moment::End && after.seen.as_ref().is_none_or(|seen| seen.changed != changed) {
+                    after.seen = Some(Seen { before, changed });
+                }
                 let is_new =
                     known.is_none() || parts.as_ref() != Some(&now.parts) || memory.as_ref() != Some(&after);
                 let altered = altered.map(Lost::Altered).or(written).or(named);
@@ -248,6 +267,29 @@ pub(super) async fn look_at_tables(
         lost.extend(verdict.map(|verdict| ((*table).clone(), verdict)));
     }
     Ok(lost)
+}
+
+/// When our own objects were made, as the server numbers what is made.
+struct Ours {
+    table: u32,
+    functions: u32,
+}
+
+impl Ours {
+    async fn of(client: &impl GenericClient, meta: &MetaSchema) -> Result<Ours> {
+        let select = "SELECT (SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = $1 AND c.relname = 'data_sync_table_state'),
+            coalesce((SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+                WHERE n.nspname = $1 AND p.proname = 'data_sync_line_made' AND p.pronargs = 0), 0)";
+        let row = client.query_one(select, &[&meta.name()]).await;
+        let row = row.context(|| "asking when our tables were made".to_owned())?;
+        Ok(Ours { table: row.get(0), functions: row.get(1) })
+    }
+}
+
+/// The numbers go round.
+fn is_older(oid: u32, than: u32) -> bool {
+    oid.wrapping_sub(than) > u32::MAX / 2
 }
 
 /// What was done to a column that has values.

@@ -17,7 +17,8 @@ JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'";
 
 // A domain stands for the type below it, however deep. What is defined by its owner may be defined otherwise at the
-// source: a domain, a composite or a range, alone or in an array. (Texts without a limit keep every text.)
+// source: a domain, a composite or a range, alone or in an array. (Texts without a limit keep every text.) For a column that
+// comes rows are written anew where its value is another one for each of them, or may be refused.
 const COLUMNS: &str = "
 WITH RECURSIVE below(oid, base, modifier) AS (
     SELECT t.oid, t.oid, -1 FROM pg_catalog.pg_type t WHERE t.typtype <> 'd'
@@ -34,7 +35,10 @@ SELECT a.attrelid, a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid,
     AND NOT (below.base IN ('text'::regtype, 'varchar'::regtype) AND below.modifier = -1),
     pg_catalog.format_type(below.base, greatest(a.atttypmod, below.modifier)),
     (SELECT d.oid FROM pg_catalog.pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated <> ''),
-    a.xmin::text::int8
+    a.xmin::text::int8,
+    a.attgenerated = 's' OR a.attidentity <> '' OR a.atthasdef AND NOT a.atthasmissing AND a.attgenerated = ''
+        OR declared.typtype = 'd' AND (declared.typnotnull OR EXISTS (
+            SELECT FROM pg_catalog.pg_constraint k WHERE k.contypid = a.atttypid) OR declared.typbasetype <> below.base)
 FROM pg_catalog.pg_attribute a
 JOIN below ON below.oid = a.atttypid
 JOIN pg_catalog.pg_type declared ON declared.oid = a.atttypid
@@ -164,6 +168,7 @@ fn column(row: &Row) -> Column {
         plain_type: row.get(15),
         expression: row.get(16),
         altered_in: u32::try_from(row.get::<_, i64>(17)).expect("a transaction's number"),
+        rewrites: row.get(18),
         base_type: row.get(4),
         text_equality: match base_name {
             _ if is_enum => TextEquality::Exact,
