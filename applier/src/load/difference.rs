@@ -63,22 +63,27 @@ impl Pair<'_> {
     }
 
     /// Afterwards: the first of these columns, which the table computes, that has another value in some row than the
-    /// shadow. Rows are found by their key; without one nobody can say.
+    /// shadow. Rows are found by their key; without one they are counted by what they print.
     pub(crate) async fn computes_another(
         &self,
         client: &Client,
         columns: &[usize],
     ) -> Result<Option<usize>, Error> {
-        if self.key.is_empty() {
-            return Ok(None);
-        }
         let (t, s, same_key) = (self.table.sql(), self.shadow.sql(), self.same_key());
         for &column in columns {
             let name = self.table.columns[column].sql();
-            let select = format!(
-                "SELECT EXISTS (SELECT FROM {t} AS t JOIN {s} AS s ON {same_key} \
-                 WHERE ROW(t.{name})::text <> ROW(s.{name})::text)"
-            );
+            let image = |of: &str| format!("SELECT {}, ROW({of}.{name})::text", self.text(of));
+            let select = match self.key {
+                [] => format!(
+                    "SELECT EXISTS ({} FROM {t} AS t EXCEPT ALL {} FROM {s} AS s)",
+                    image("t"),
+                    image("s")
+                ),
+                _ => format!(
+                    "SELECT EXISTS (SELECT FROM {t} AS t JOIN {s} AS s ON {same_key} \
+                     WHERE ROW(t.{name})::text <> ROW(s.{name})::text)"
+                ),
+            };
             let looking = || format!("looking at what {} computes", self.table.name);
             if client.query_one(&select, &[]).await.context(looking)?.get(0) {
                 return Ok(Some(column));

@@ -4,6 +4,7 @@ mod archives;
 mod bank;
 mod basics;
 mod cascades;
+mod computed_elsewhere;
 mod disk;
 mod finding;
 mod hostile;
