@@ -2,6 +2,7 @@
 //! removed again.)
 
 mod backup_host;
+mod follow;
 mod partitions;
 
 use std::collections::BTreeSet;
@@ -57,6 +58,7 @@ pub(crate) async fn source(config: &Config) -> Vec<Finding> {
     findings.extend(
         gate(config, &connection.session).await.unwrap_or_else(|error| Some(failed("plugin", &error))),
     );
+    findings.extend(follow::look(config, &connection).await);
     findings.extend(slot(config, &mut connection).await.unwrap_or_else(|error| vec![failed("slot", &error)]));
     findings.extend(tables(config, &connection).await.unwrap_or_else(|error| vec![failed("tables", &error)]));
     findings
@@ -312,6 +314,16 @@ async fn standbys(connection: &Connection, name: &SlotName) -> Result<Vec<Findin
 
 async fn plugin(config: &Config, connection: &mut Connection) -> Finding {
     let (subject, name) = (config.source.as_str(), &config.slot_name);
+    match follow::followed(connection, name).await {
+        Ok(Some(pid)) => {
+            return Finding::ok(
+                subject,
+                format!("{name} is followed just now (process {pid} of the server)"),
+            );
+        }
+        Ok(None) => {}
+        Err(error) => return Finding::of_error(subject, &error),
+    }
     let probed = match Production::probe(connection, config).await {
         Err(error) if is_slot_in_use(&error) => match poll_under_way(connection, name).await {
             Ok(Some(pid)) => {

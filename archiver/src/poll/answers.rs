@@ -3,13 +3,14 @@
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::{Config, Confirm};
+use tracing::info;
 
 use crate::poll::gap;
 use crate::poll::steps::{Poll, is_local_disk_full};
 use crate::segment::reading::{Batch, Taken};
 use crate::source::connection::{ATTEMPTS_MAX, while_in_use};
 use crate::source::poison::Poison;
-use crate::source::slot::Trouble;
+use crate::source::slot::{self, Trouble};
 
 impl Poll<'_> {
     /// Reads until nothing is left that had committed when the poll began.
@@ -90,13 +91,22 @@ impl Poll<'_> {
     async fn read(&mut self, upto: Lsn, lines_max: Option<u32>) -> Result<Batch> {
         let reading = self.reading();
         for _ in 0..ATTEMPTS_MAX {
+            let follows = self.connection.stream.is_some();
             let taken = while_in_use(async || {
                 reading.take(self.connection, self.spool, &self.slot, &self.look, upto, lines_max).await
             });
-            match taken.await? {
-                Taken::Batch(batch) => return Ok(*batch),
-                Taken::SlotMoved(slot) => self.slot = slot,
+            match taken.await {
+                Ok(Taken::Batch(batch)) => return Ok(*batch),
+                Ok(Taken::SlotMoved(slot)) => self.slot = slot,
+                // What was taken from the stream is not there again; the slot has all of it.
+                Err(error) if follows => {
+                    info!(reason = %error.one_line(), "the stream is left, and the slot is peeked at");
+                    self.spool.reload()?;
+                }
+                Err(error) => return Err(error),
             }
+            self.connection.let_go().await?;
+            self.slot = slot::read(self.connection.session.client(), &self.config.slot_name).await?;
             self.find_gap().await?;
         }
         let message = format!("the slot {} does not stand still while it is read", self.config.slot_name);

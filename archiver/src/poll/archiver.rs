@@ -14,9 +14,11 @@ use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::{Day, Timestamp};
 use syncdata_service::config::Config;
 use syncdata_service::postgres::Canceller;
-use tracing::warn;
+use tokio::time::Instant;
+use tracing::{info, warn};
 
 use crate::capture::{Capture, Memory};
+use crate::poll::guard::Pressure;
 use crate::poll::outcome::{Outcome, View};
 use crate::poll::steps::Poll;
 use crate::segment::cut::Watch;
@@ -27,6 +29,7 @@ use crate::ship::{origin, ownership};
 use crate::source::Offered;
 use crate::source::catalog::{self, Slot};
 use crate::source::connection::{Connection, Work, while_in_use};
+use crate::source::followable;
 use crate::source::look::Look;
 use crate::source::pgoutput::publication;
 use crate::source::production::{About, Production};
@@ -58,6 +61,16 @@ pub(crate) struct Archiver {
     watch: Watch,
     /// What was seen of the source when a poll failed.
     last_view: View,
+    /// Why the slot is not followed although it should be.
+    not_followed: Option<String>,
+}
+
+/// Where the changes of a slot come from that is to be followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Follows {
+    Stream,
+    /// Not now, for a reason that is perhaps not known yet.
+    Polls(Option<String>),
 }
 
 /// Whether it was said what a new `keep_days` removes.
@@ -85,6 +98,7 @@ impl Archiver {
             canceller: Arc::default(),
             watch: Watch::default(),
             last_view: View::default(),
+            not_followed: None,
             snapshots: BTreeMap::new(),
             pruned: None,
             announcement: Announcement::NotNeeded,
@@ -133,7 +147,71 @@ impl Archiver {
     }
 
     async fn poll_through(&mut self, connection: &mut Connection) -> Result<Outcome> {
+        let has_ended = connection.stream.as_ref().is_some_and(|stream| stream.ended().is_some());
+        if has_ended || connection.stream.is_some() && may_follow(connection, &self.config).await.is_err() {
+            connection.let_go().await?;
+        }
         self.begin(connection).await?.run().await
+    }
+
+    /// After a poll that came to its end: the next ones have their answers from the stream, which begins where the slot
+    /// stands. What is not well is left to polls as they always are.
+    pub(crate) async fn follow(&mut self, outcome: &Outcome) {
+        if !self.config.follow {
+            return;
+        }
+        let Some(mut connection) = self.connection.take() else { return };
+        let followed = self.follow_through(&mut connection, outcome).await;
+        let is_new = |known: &Option<String>, words: &str| known.as_deref() != Some(words);
+        match followed {
+            Ok(true) if self.not_followed.take().is_some() => info!("the slot is followed again"),
+            Ok(_) => {}
+            Err(error) => {
+                let words = error.with_hint();
+                if is_new(&self.not_followed, &words) {
+                    warn!(error = %error.one_line(), hint = error.hint_text(), "the slot is not followed, polls go on");
+                }
+                self.not_followed = Some(words);
+            }
+        }
+        self.keep(connection);
+    }
+
+    async fn follow_through(&self, connection: &mut Connection, outcome: &Outcome) -> Result<bool> {
+        let is_well = outcome.away.is_none() && outcome.held_back.is_none();
+        if !is_well || outcome.pressure != Pressure::None {
+            connection.let_go().await?;
+            return Ok(false);
+        }
+        if connection.stream.is_some() {
+            return Ok(true);
+        }
+        may_follow(connection, &self.config).await?;
+        let Some(source) = &self.source else { return Ok(false) };
+        let stream = source.follow(&self.config, &outcome.view.capture).await;
+        let stream = stream.map_err(|error| error.context("following the slot"))?;
+        info!(slot = %self.config.slot_name, "the slot is followed");
+        connection.stream = Some(Arc::new(stream));
+        Ok(true)
+    }
+
+    /// Where changes come from, for `status`.
+    pub(crate) fn follows(&self) -> Option<Follows> {
+        let is_followed = self.connection.as_ref().is_some_and(|connection| connection.stream.is_some());
+        self.config.follow.then(|| match (&self.not_followed, is_followed) {
+            (_, true) => Follows::Stream,
+            (why, false) => Follows::Polls(why.clone()),
+        })
+    }
+
+    /// Ends when there is something to read, but not before `not_before`.
+    pub(crate) async fn news(&self, not_before: Instant) {
+        let stream = self.connection.as_ref().and_then(|connection| connection.stream.clone());
+        match stream {
+            Some(stream) => stream.news().await,
+            None => std::future::pending().await,
+        }
+        tokio::time::sleep_until(not_before).await;
     }
 
     pub(crate) fn last_view(&self) -> &View {
@@ -305,6 +383,13 @@ impl Archiver {
             answer_failed: false,
             outcome: Outcome { away, mistake, ..Outcome::default() },
         })
+    }
+}
+
+async fn may_follow(connection: &Connection, config: &Config) -> Result<()> {
+    match followable::refused(connection, config.source).await? {
+        Some(refusal) => Err(refusal),
+        None => Ok(()),
     }
 }
 

@@ -99,6 +99,7 @@ impl Poll<'_> {
     }
 
     async fn release_wal(&mut self, upto: Lsn) -> Result<()> {
+        self.connection.let_go().await?;
         self.slot = slot::release_wal(self.connection, &self.config.slot_name, upto).await?;
         Ok(())
     }

@@ -69,6 +69,7 @@ impl Poll<'_> {
     /// A gap that an operator declares: told first, then the slot moves past it. What can be read is read before,
     /// so that no more is given up than has to be.
     pub(super) async fn declare(mut self, upto: Lsn, reason: &str) -> Result<Outcome> {
+        self.connection.let_go().await?;
         let diverged = self.spool.state().diverged.is_some();
         if diverged {
             // What it offers belongs to another history than the archive's: none of it is read.

@@ -28,7 +28,7 @@ use crate::operations;
 use crate::operations::declare_gap::DeclareGap;
 use crate::operations::prune::Prune;
 use crate::operations::status::{Frame, SpoolStatus, Status};
-use crate::poll::archiver::Archiver;
+use crate::poll::archiver::{Archiver, Follows};
 use crate::poll::outcome::Outcome;
 use crate::program::answer::Answer;
 use crate::program::api;
@@ -41,6 +41,9 @@ use crate::spool::executions::Trigger;
 
 /// Without any sign of life for so long, the watchdog may strike.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// While nothing commits, head.json says so often that it is as fresh.
+const IDLE_FOLLOW: Duration = Duration::from_secs(10);
 
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 
@@ -103,6 +106,7 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     let mut backoff = Backoff::endless(FIRST_RETRY, archiver.config.data_sync_freq);
     let mut log = PollLog::default();
     while !stop.is_asked() {
+        let started = Instant::now();
         let polled = {
             let _waiting = heartbeat.wait();
             poll(&mut archiver, &mut log, &status, &stop, Trigger::Schedule).await
@@ -113,8 +117,20 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
         }
         let pause = match outcome {
             Ok(outcome) if outcome.away.is_none() && outcome.held_back.is_none() => {
-                backoff.reset();
-                archiver.config.data_sync_freq
+                match archiver.follows() {
+                    // It may be possible again soon.
+                    Some(Follows::Polls(_)) => {
+                        backoff.next(Dice::roll()).unwrap_or(archiver.config.data_sync_freq)
+                    }
+                    Some(Follows::Stream) => {
+                        backoff.reset();
+                        IDLE_FOLLOW
+                    }
+                    None => {
+                        backoff.reset();
+                        archiver.config.data_sync_freq
+                    }
+                }
             }
             // Asking again soon helps nobody when a person has to act, and costs production a look at the slot.
             Err(error) if error.kind().remedy() == Remedy::Operator => archiver.config.data_sync_freq,
@@ -122,10 +138,12 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
         };
         status.waits(pause);
         let _waiting = heartbeat.wait();
+        let follows_after = started + archiver.config.follow_interval;
         let next_poll = Instant::now() + pause.min(archiver.config.data_sync_freq);
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(next_poll) => break,
+                () = archiver.news(follows_after) => break,
                 () = stop.asked() => break,
                 () = reloads.next() => {
                     notify(Phase::Reloading);
@@ -165,10 +183,23 @@ async fn poll(
 ) -> Option<Result<Outcome>> {
     let (canceller, started) = (archiver.canceller(), Instant::now());
     status.polls();
-    let outcome = unless_stopped(operations::poll::poll(archiver, trigger), stop, &canceller).await?;
+    // There may be ten of them in a second: they are counted, and none is noted by itself.
+    let is_noted = archiver.follows() != Some(Follows::Stream) || trigger == Trigger::Command;
+    let outcome = match is_noted {
+        true => unless_stopped(operations::poll::poll(archiver, trigger), stop, &canceller).await?,
+        false => unless_stopped(archiver.poll(), stop, &canceller).await?,
+    };
+    if let Ok(outcome) = &outcome {
+        unless_stopped(archiver.follow(outcome), stop, &canceller).await?;
+    }
     {
         let mut status = lock(status);
         status.numbers.polls.add(started.elapsed());
+        status.follow = archiver.follows().map(|follows| match follows {
+            Follows::Stream => "stream".to_owned(),
+            Follows::Polls(None) => "polls".to_owned(),
+            Follows::Polls(Some(why)) => format!("polls: {why}"),
+        });
         status.disks = rooms(&archiver.config);
     }
     match &outcome {

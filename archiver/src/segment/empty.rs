@@ -47,6 +47,8 @@ pub(super) struct Claims<'a> {
 impl Claims<'_> {
     /// As far as that can be said soon.
     pub(super) async fn counted(self, connection: &mut Connection, source: &Production) -> Result<Counted> {
+        // What is read for it is peeked at.
+        connection.let_go().await?;
         let waiting = connection.waiting.clone();
         let tx = connection.transaction_at(IsolationLevel::RepeatableRead).await?;
         let seen = catalog::seen(&tx).await?;
@@ -61,7 +63,9 @@ impl Claims<'_> {
             if Position::settled(&tx).await?.flush < written {
                 return Ok(Counted::default());
             }
-            let later = self.later(source, &Session { tx: &tx, waiting: &waiting }, written, &seen).await?;
+            let later = self
+                .later(source, &Session { tx: &tx, waiting: &waiting, stream: None }, written, &seen)
+                .await?;
             expected = with_later(expected, &later);
         }
         let (as_claimed, otherwise) = columns::with_rows(&tx, &expected).await?;

@@ -216,7 +216,7 @@ impl Reading<'_> {
         upto: Lsn,
         lines_max: Option<u32>,
     ) -> Result<Answer> {
-        let waiting = connection.waiting.clone();
+        let (waiting, stream) = (connection.waiting.clone(), connection.stream.clone());
         let tx = connection.transaction().await?;
         let settings = pinned().read_back(&tx).await?;
         let mut capture = self.capture(&look.schemas, &look.tables, memory)?;
@@ -240,7 +240,7 @@ impl Reading<'_> {
             .watching(watched)
             .noting_unseen(&look.seen)
             .searching(self.watch.search());
-        let session = Session { tx: &tx, waiting: &waiting };
+        let session = Session { tx: &tx, waiting: &waiting, stream: stream.as_deref() };
         let (mut harvest, read) = read_into(self.source, &session, &stretch, segmenter).await?;
 
         let complete = upto >= look.position.flush && !read.was_cut;

@@ -8,6 +8,7 @@ use tokio_postgres::Transaction as Tx;
 
 use super::Offered;
 use super::event::{Event, Place, Row};
+use super::stream::Stream;
 use super::wait::Waiting;
 
 /// What an answer is read in.
@@ -15,6 +16,8 @@ pub(crate) struct Session<'s> {
     /// Its catalog describes the rows.
     pub tx: &'s Tx<'s>,
     pub waiting: &'s Waiting,
+    /// Where the answer comes from, instead of a peek.
+    pub stream: Option<&'s Stream>,
 }
 
 /// The transactions of an answer, put together from its events.

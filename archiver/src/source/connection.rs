@@ -1,5 +1,6 @@
 //! The one connection to the source, read only but for the slot functions.
 
+use std::sync::Arc;
 use std::time::Duration;
 use syncdata_service::postgres::ServerContext as _;
 
@@ -14,6 +15,7 @@ use tracing::warn;
 
 use crate::source::catalog::Facts;
 use crate::source::pinned::{APPLICATION_NAME, pinned};
+use crate::source::stream::Stream;
 use crate::source::wait::Waiting;
 
 /// What one process at a time may do with a slot. An advisory lock has two numbers: this one, and the slot's.
@@ -34,6 +36,8 @@ pub(crate) struct Connection {
     pub facts: Facts,
     /// For answers that may be long in coming.
     pub waiting: Waiting,
+    /// The slot as a stream, while it is followed: nobody can peek at it then.
+    pub stream: Option<Arc<Stream>>,
 }
 
 impl Connection {
@@ -60,7 +64,7 @@ impl Connection {
                 "its text has no known encoding and cannot be archived faithfully; convert the database",
             ));
         }
-        Ok(Connection { session, facts, waiting })
+        Ok(Connection { session, facts, waiting, stream: None })
     }
 
     /// Keeps others with the same work away, on whatever host: the lock goes when the connection does.
@@ -117,6 +121,32 @@ impl Connection {
         let tx = tx.context(|| "starting a transaction on the source".to_owned())?;
         pinned().apply_to_transaction(&tx).await?;
         Ok(tx)
+    }
+
+    /// Ends the stream, and waits until the server's process has let go of the slot.
+    pub(crate) async fn let_go(&mut self) -> Result<()> {
+        const LOOKS_MAX: u32 = 600;
+        const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+        // After that the process, which is our role's, is ended.
+        const PATIENCE: u32 = 100;
+        let Some(stream) = self.stream.take() else { return Ok(()) };
+        let pid = stream.process();
+        if let Some(stream) = Arc::into_inner(stream) {
+            stream.end().await;
+        }
+        let sql =
+            "SELECT CASE WHEN $2 THEN pg_terminate_backend(pid) END FROM pg_stat_replication WHERE pid = $1";
+        for look in 0..LOOKS_MAX {
+            let ends = look == PATIENCE;
+            let rows =
+                self.session.client().query_typed(sql, &[(&pid, Type::INT4), (&ends, Type::BOOL)]).await;
+            if rows.context(|| "ending the stream".to_owned())?.is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        // Whoever needs the slot says that it is in use.
+        Ok(())
     }
 
     pub(crate) fn is_closed(&self) -> bool {

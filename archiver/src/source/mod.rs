@@ -9,6 +9,7 @@ pub(crate) mod catalog;
 pub(crate) mod columns;
 pub(crate) mod connection;
 pub(crate) mod event;
+pub(crate) mod followable;
 pub(crate) mod look;
 pub(crate) mod pgoutput;
 pub(crate) mod pinned;
@@ -16,6 +17,7 @@ pub(crate) mod poison;
 pub(crate) mod production;
 pub(crate) mod role;
 pub(crate) mod slot;
+pub(crate) mod stream;
 pub(crate) mod wait;
 pub(crate) mod wal2json;
 

@@ -13,6 +13,7 @@ use super::connection::Connection;
 use super::event::{Column, Event, Part, Transaction};
 use super::pgoutput::{Pgoutput, Tuples, publication_of};
 use super::poison::Poison;
+use super::stream::Stream;
 use super::wal2json::{Lists, Wal2json};
 use super::{Described, Offered, Read, Source, Stretch, event, slot};
 use crate::capture::Capture;
@@ -68,6 +69,15 @@ impl Production {
                 About { name: source.plugin.name.clone(), degraded: source.plugin.degraded() }
             }
             Production::Pgoutput(source) => About { name: source.name(), degraded: Vec::new() },
+        }
+    }
+
+    /// The slot as a stream, for the tables that are captured. It must not be in use.
+    pub(crate) async fn follow(&self, config: &Config, capture: &Capture) -> Result<Stream> {
+        let settings = config.postgres()?;
+        match self {
+            Production::Wal2json(source) => source.follow(settings, capture).await,
+            Production::Pgoutput(source) => source.follow(settings).await,
         }
     }
 

@@ -4,6 +4,8 @@
 //! has lost them. So that call is split here: `peek` changes nothing on the server, `confirm` moves the slot to a
 //! commit whose changes are safe, and looks whether it really moved.
 
+use std::time::Duration;
+
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
@@ -18,6 +20,7 @@ use tokio_postgres::types::{PgLsn, Type};
 use crate::source::catalog::Slot;
 use crate::source::connection::Connection;
 use crate::source::role;
+use crate::source::stream::Stream;
 
 const PLUGINS: [&str; 2] = ["wal2json", "pgoutput"];
 
@@ -41,6 +44,11 @@ pub(crate) async fn confirm(connection: &Connection, slot: &SlotName, upto: Lsn)
         return Ok(before);
     }
     faults::hit("slot.before_advance")?;
+    if let Some(stream) = &connection.stream {
+        let after = confirm_to(stream, client, slot, upto).await?;
+        faults::hit("slot.after_advance")?;
+        return Ok(after);
+    }
     advance(connection, slot, upto).await?;
     faults::hit("slot.after_advance")?;
     let after = read(client, slot).await?;
@@ -50,6 +58,26 @@ pub(crate) async fn confirm(connection: &Connection, slot: &SlotName, upto: Lsn)
         return Err(Error::new(Kind::Conflict, message).hint("look for another reader of the slot"));
     }
     Ok(after)
+}
+
+/// The process that sends the stream moves the slot. While it is busy it hears of it late, which is no trouble.
+async fn confirm_to(
+    stream: &Stream,
+    client: &impl GenericClient,
+    slot: &SlotName,
+    upto: Lsn,
+) -> Result<Slot> {
+    const LOOKS_MAX: u32 = 100;
+    const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+    stream.confirm(upto);
+    for _ in 0..LOOKS_MAX {
+        let now = read(client, slot).await?;
+        if now.confirmed_flush_lsn >= Some(upto) || stream.ended().is_some() {
+            return Ok(now);
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    read(client, slot).await
 }
 
 /// Lets go of WAL: an advance moves `restart_lsn` to an earlier candidate only, so it is repeated while it moves.

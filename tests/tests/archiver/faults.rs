@@ -35,6 +35,27 @@ pub(crate) const STEPS: &[&str] = &[
     "spool.state_written",
 ];
 
+/// Those that a daemon with `follow` comes to again and again, and its own.
+pub(crate) const FOLLOW_STEPS: &[&str] = &[
+    "archive.after_rename",
+    "archive.part_written",
+    "follow.started",
+    "read.answer_complete",
+    "ship.after_head",
+    "ship.before_head",
+    "ship.changes_there",
+    "ship.manifest_there",
+    "ship.marked",
+    "slot.after_advance",
+    "slot.before_advance",
+    "spool.before_manifest",
+    "spool.before_rename",
+    "spool.changes_renamed",
+    "spool.changes_synced",
+    "spool.manifest_written",
+    "spool.state_written",
+];
+
 /// Segments and answers are short, so that every step comes several times in a poll.
 async fn world(options: WorldOptions) -> (World, Workload) {
     let world = options

@@ -11,6 +11,8 @@ mod daemon;
 mod doctor;
 mod failover;
 mod faults;
+mod follow;
+mod follow_troubles;
 mod forgotten;
 mod fuse;
 mod gaps;

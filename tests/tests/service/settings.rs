@@ -33,6 +33,8 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("pg_sslcert", "\"/k/our.crt\"", "/k/our2.crt"),
     ("pg_sslkey", "\"/k/our.key\"", "/k/our2.key"),
     ("data_sync_freq", "900", "20min"),
+    ("follow", "true", "false"),
+    ("follow_interval", "\"250ms\"", "2"),
     ("metric_freq", "\"12h\"", "6"),
     ("slot_name", "\"slot_a\"", "slot_b"),
     ("source", "\"pgoutput\"", "wal2json"),

@@ -51,6 +51,9 @@ pub(crate) struct Status {
     #[serde(default)]
     pub version: String,
     pub poll_frequency_seconds: u64,
+    /// With `follow`: where changes come from, `stream` or `polls`, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow: Option<String>,
     pub start_time: Option<Timestamp>,
     #[serde(default)]
     pub uptime_seconds: Option<u64>,

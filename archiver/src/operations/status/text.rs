@@ -22,6 +22,9 @@ impl Status {
         };
         line("status", &self.status);
         line("poll frequency", &format_args!("{} seconds", self.poll_frequency_seconds));
+        if let Some(follow) = &self.follow {
+            line("follow", follow);
+        }
         line("start time", &time(self.start_time));
         line("last poll", &time(self.last_poll));
         line("records archived", &self.records_archived);

@@ -11,19 +11,26 @@ mod poison;
 pub(crate) mod publication;
 pub(super) mod published;
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::postgres::PostgresSettings;
 
 use super::answer::{Collected, Session};
 use super::catalog::Slot;
 use super::connection::{Connection, while_in_use};
 use super::event::Event;
+use super::length::Length;
 use super::poison::Poison;
 use super::slot;
+use super::stream::{Mark, Stream};
 use super::{Described, Offered, Read, Source, Stretch};
+use message::Message;
 pub(super) use message::Tuples;
-use peek::Peek;
+use peek::{Answer, Peek};
 
 const PLUGIN: &str = "pgoutput";
 
@@ -33,6 +40,15 @@ pub(crate) struct Pgoutput {
     pub slot: SlotName,
     pub publication: String,
     version: String,
+    /// What the stream that is followed has told of relations: it does so once.
+    heard: Arc<Mutex<Heard>>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    /// The server's process whose stream it was.
+    process: Option<i32>,
+    answer: Answer,
 }
 
 impl Pgoutput {
@@ -44,7 +60,7 @@ impl Pgoutput {
     ) -> Result<Pgoutput> {
         check_server(connection.facts.server_version_num)?;
         let version = format!("{PLUGIN} {}", connection.facts.server_version);
-        let source = Pgoutput { slot: slot.clone(), publication, version };
+        let source = Pgoutput { slot: slot.clone(), publication, version, heard: Arc::default() };
         source.peek(Lsn::from_u64(1), Some(1)).run(connection, |_| Ok(())).await?;
         Ok(source)
     }
@@ -71,6 +87,13 @@ impl Pgoutput {
         upto: Lsn,
     ) -> Result<Option<Poison>> {
         poison::locate(connection, self, from, upto).await
+    }
+
+    /// The slot as a stream.
+    pub(super) async fn follow(&self, settings: &PostgresSettings) -> Result<Stream> {
+        let publication = escape_identifier(&self.publication);
+        let options = [("proto_version", "1"), ("publication_names", publication.as_str())];
+        Stream::start(settings, self.slot.as_str(), &options, marks).await
     }
 
     fn peek(&self, upto: Lsn, lines_max: Option<u32>) -> Peek<'_> {
@@ -105,6 +128,17 @@ pub(crate) fn publication_of(slot: &SlotName) -> String {
     format!("{slot}_pub")
 }
 
+fn marks(message: &[u8]) -> Result<Mark> {
+    if !matches!(message.first(), Some(b'B' | b'C')) {
+        return Ok(Mark::Inside);
+    }
+    Ok(match Message::parse(message)? {
+        Message::Begin(begin) => Mark::Begin(begin.lsn),
+        Message::Commit { end_lsn, .. } => Mark::Commit(end_lsn),
+        _ => Mark::Inside,
+    })
+}
+
 impl Source for Pgoutput {
     type Session<'s> = Session<'s>;
     type Client = Connection;
@@ -115,8 +149,24 @@ impl Source for Pgoutput {
         &self,
         session: &Self::Session<'_>,
         stretch: &Stretch<'_>,
-        take: impl for<'a> FnMut(Event<'a, Tuples<'a>>) -> Result<()>,
+        mut take: impl for<'a> FnMut(Event<'a, Tuples<'a>>) -> Result<()>,
     ) -> Result<Read> {
+        if let Some(stream) = session.stream {
+            let mut heard = std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner));
+            if heard.process != Some(stream.process()) {
+                heard = Heard { process: Some(stream.process()), answer: Answer::default() };
+            }
+            let mut length = Length::default();
+            let was_cut = stream
+                .read(stretch.upto, stretch.lines_max, |lsn, message| {
+                    length.add(message.len());
+                    heard.answer.take(lsn, message, &mut take)
+                })
+                .await?;
+            *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = heard;
+            let Length { lines, bytes, .. } = length;
+            return Ok(Read { lines, bytes, was_cut });
+        }
         self.peek(stretch.upto, stretch.lines_max).read(session.tx, session.waiting, take).await
     }
 

@@ -32,7 +32,7 @@ pub(super) struct Peek<'a> {
 
 /// What an answer has said so far.
 #[derive(Debug, Default)]
-struct Answer {
+pub(super) struct Answer {
     relations: Relations,
     begin: Option<Begin>,
 }
@@ -44,6 +44,7 @@ impl Peek<'_> {
         connection: &mut Connection,
         take: impl for<'e> FnMut(Event<'e, Tuples<'e>>) -> Result<()>,
     ) -> Result<Read> {
+        connection.let_go().await?;
         let waiting = connection.waiting.clone();
         let tx = connection.transaction().await?;
         self.read(&tx, &waiting, take).await
@@ -91,7 +92,7 @@ impl Peek<'_> {
 }
 
 impl Answer {
-    fn take(
+    pub(super) fn take(
         &mut self,
         lsn: Lsn,
         bytes: &[u8],

@@ -9,9 +9,10 @@ mod line;
 mod peek;
 mod poison;
 
-use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::SlotName;
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::postgres::PostgresSettings;
 
 use super::answer::Session;
 use super::catalog::Slot;
@@ -20,6 +21,7 @@ use super::event::Event;
 use super::length::Length;
 use super::poison::Poison;
 use super::slot;
+use super::stream::{Mark, Stream};
 use super::{Described, Read, Source, Stretch};
 use crate::capture::Capture;
 use line::Line;
@@ -50,10 +52,36 @@ impl Wal2json {
         poison::locate(connection, self, capture, upto).await
     }
 
+    /// The slot as a stream, with the tables that are captured.
+    pub(super) async fn follow(&self, settings: &PostgresSettings, capture: &Capture) -> Result<Stream> {
+        let filter = filter::of(capture);
+        let peek = self.peek(&filter, Lsn::ZERO, None);
+        Stream::start(settings, self.slot.as_str(), &peek.options(), marks).await
+    }
+
     fn peek<'a>(&'a self, filter: &'a str, upto: Lsn, lines_max: Option<u32>) -> Peek<'a> {
         let numbers_as_text = self.plugin.numbers_as_text;
         Peek { slot: &self.slot, numbers_as_text, filter, upto, lines_max }
     }
+}
+
+fn text_of(line: &[u8]) -> Result<&str> {
+    std::str::from_utf8(line).map_err(|error| {
+        Error::new(Kind::Corrupt, "wal2json printed a line that is no text").caused_by(error)
+    })
+}
+
+fn marks(line: &[u8]) -> Result<Mark> {
+    let is_of_transaction =
+        [br#"{"action":"B""#, br#"{"action":"C""#].iter().any(|begin| line.starts_with(*begin));
+    if !is_of_transaction {
+        return Ok(Mark::Inside);
+    }
+    Ok(match Line::parse(text_of(line)?)? {
+        Line::Event(Event::Begin(begin)) => Mark::Begin(begin.lsn),
+        Line::Event(Event::Commit(commit)) => Mark::Commit(commit.end_lsn),
+        Line::Event(_) | Line::Message => Mark::Inside,
+    })
 }
 
 impl Source for Wal2json {
@@ -71,15 +99,22 @@ impl Source for Wal2json {
         let filter = filter::of(stretch.capture);
         let peek = self.peek(&filter, stretch.upto, stretch.lines_max);
         let mut length = Length::default();
-        peek.read(session.tx, session.waiting, |line| {
+        let mut take_line = |line: &str| {
             length.add(line.len());
             match Line::parse(line)? {
                 Line::Event(event) => take(event),
                 // None is asked for.
                 Line::Message => Ok(()),
             }
-        })
-        .await?;
+        };
+        if let Some(stream) = session.stream {
+            stream.is_asked_for(&peek.options())?;
+            let was_cut =
+                stream.read(stretch.upto, stretch.lines_max, |_, line| take_line(text_of(line)?)).await?;
+            let Length { lines, bytes, .. } = length;
+            return Ok(Read { lines, bytes, was_cut });
+        }
+        peek.read(session.tx, session.waiting, take_line).await?;
         let Length { lines, bytes, .. } = length;
         length.finish();
         let was_cut = stretch.lines_max.is_some_and(|max| lines >= u64::from(max));

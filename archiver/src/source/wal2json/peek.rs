@@ -42,6 +42,7 @@ impl Peek<'_> {
         connection: &mut Connection,
         take: impl FnMut(&str) -> Result<()>,
     ) -> Result<()> {
+        connection.let_go().await?;
         let waiting = connection.waiting.clone();
         let tx = connection.transaction().await?;
         self.read(&tx, &waiting, take).await
@@ -70,6 +71,22 @@ impl Peek<'_> {
     /// COPY takes no parameters. It is binary, because text would escape every backslash of the JSON again.
     fn sql(&self) -> String {
         let lines_max = self.lines_max.map_or("NULL".to_owned(), |lines| lines.to_string());
+        let options: Vec<String> = self
+            .options()
+            .iter()
+            .flat_map(|(name, value)| [escape_literal(name), escape_literal(value)])
+            .collect();
+        format!(
+            "COPY (SELECT data FROM pg_catalog.pg_logical_slot_peek_changes({}, {}, {lines_max}, {})) \
+             TO STDOUT (FORMAT binary)",
+            escape_literal(self.slot.as_str()),
+            escape_literal(&self.upto.to_string()),
+            options.join(", ")
+        )
+    }
+
+    /// What the plugin is asked for.
+    pub(super) fn options(&self) -> Vec<(&str, &str)> {
         let mut options = vec![
             ("format-version", "2"),
             ("include-lsn", "1"),
@@ -85,15 +102,7 @@ impl Peek<'_> {
         if self.numbers_as_text {
             options.push(("numeric-data-types-as-string", "1"));
         }
-        let options: Vec<String> =
-            options.iter().flat_map(|(name, value)| [escape_literal(name), escape_literal(value)]).collect();
-        format!(
-            "COPY (SELECT data FROM pg_catalog.pg_logical_slot_peek_changes({}, {}, {lines_max}, {})) \
-             TO STDOUT (FORMAT binary)",
-            escape_literal(self.slot.as_str()),
-            escape_literal(&self.upto.to_string()),
-            options.join(", ")
-        )
+        options
     }
 }
 

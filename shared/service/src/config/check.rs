@@ -152,6 +152,8 @@ fn one_secret(read: &mut Reading, itself: Field, in_file: Field) -> Result<Optio
 fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config> {
     let RawPrograms {
         data_sync_freq,
+        follow,
+        follow_interval,
         metric_freq,
         slot_name,
         source,
@@ -200,6 +202,8 @@ fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config>
         postgres,
         file,
         data_sync_freq,
+        follow: read.value(follow, value::yes_or_no)?,
+        follow_interval: read.value(follow_interval, value::follow_interval)?,
         metric_freq: read.value(metric_freq, value::metric_freq)?,
         slot_name: read.value(slot_name, value::slot_name)?,
         source: read.value(source, value::source)?,

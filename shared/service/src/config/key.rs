@@ -128,6 +128,8 @@ keys! {
     }
     RawPrograms {
         data_sync_freq: Some("DATA_SYNC_FREQ"), Text("600"), false, "time between two polls or passes; seconds when it is a bare number, at least 60";
+        follow: None, Text("false"), false, "whether changes are carried over as they commit: the archiver reads the slot as a stream, the applier looks at the archive every `follow_interval`";
+        follow_interval: None, Text("500ms"), false, "the least time between two polls or passes of `follow`, at least 100ms";
         metric_freq: Some("METRIC_FREQ"), Text("24h"), false, "period of the metrics; hours when it is a bare number";
         slot_name: None, Text("syncdata_slot"), false, "replication slot in production";
         source: None, Text("wal2json"), false, "the output plugin that the slot is read with: wal2json or pgoutput; a running archive changes it with `setup --switch-source`";

@@ -65,7 +65,7 @@ const NUMBERS: [&str; 10] = [
 ];
 
 /// Settings that are yes or no.
-const FLAGS: [&str; 2] = ["http_behind_proxy", "enable_sync_monitoring"];
+const FLAGS: [&str; 3] = ["follow", "http_behind_proxy", "enable_sync_monitoring"];
 
 /// The output plugin that production's slot is read with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,8 @@ pub struct Config {
     /// Where these settings come from, for messages.
     file: Found,
     pub data_sync_freq: Duration,
+    pub follow: bool,
+    pub follow_interval: Duration,
     pub metric_freq: Duration,
     pub slot_name: SlotName,
     pub source: Source,

@@ -104,6 +104,12 @@ pub(super) fn sync_freq(given: &Given) -> Parsed<Duration> {
     freq.ok_or_else(|| "a time of at least 60 seconds: 600, 10min, 1h".to_owned())
 }
 
+pub(super) fn follow_interval(given: &Given) -> Parsed<Duration> {
+    const LEAST: Duration = Duration::from_millis(100);
+    let time = time(given, Duration::from_secs(1)).filter(|time| (LEAST..=FREQ_MIN).contains(time));
+    time.ok_or_else(|| "a time from 100ms to a minute: 500ms, 1s".to_owned())
+}
+
 pub(super) fn seconds(given: &Given) -> Parsed<Duration> {
     let time = time(given, Duration::from_secs(1)).filter(|time| *time >= Duration::from_secs(1));
     time.ok_or_else(|| "a time of at least a second: 1800, 30min, 2h".to_owned())

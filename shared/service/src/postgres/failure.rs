@@ -178,7 +178,7 @@ pub fn sqlstate(error: &Error) -> Option<&SqlState> {
     db_error(error).map(DbError::code)
 }
 
-fn kind_of(code: &SqlState) -> Kind {
+pub(super) fn kind_of(code: &SqlState) -> Kind {
     match code.code() {
         // Server restarts, connections that an administrator ended, too many of them.
         "57P01" | "57P02" | "57P03" | "57P05" | "53300" => Kind::Unreachable,

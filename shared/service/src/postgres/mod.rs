@@ -9,9 +9,11 @@ mod notice;
 mod password;
 mod pinned;
 mod question;
+pub mod replication;
 mod session;
 mod settings;
 mod tls;
+mod wire;
 mod words;
 
 pub use self::failure::{

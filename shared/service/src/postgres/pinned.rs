@@ -5,6 +5,7 @@
 use crate::postgres::ServerContext as _;
 use std::collections::BTreeMap;
 
+use postgres_protocol::escape::escape_literal;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -89,6 +90,24 @@ impl PinnedSettings {
             }
         }
         Ok(echo)
+    }
+
+    /// The same for a session that has simple queries only.
+    pub(super) fn as_statements(&self) -> impl Iterator<Item = String> {
+        let set = |(name, value): (&str, &str)| {
+            let (name, value) = (escape_literal(name), escape_literal(value));
+            // A limit that this server does not know cannot bite.
+            format!(
+                "SELECT pg_catalog.set_config({name}, {value}, false) \
+                 WHERE pg_catalog.current_setting({name}, true) IS NOT NULL"
+            )
+        };
+        self.all().map(set)
+    }
+
+    /// What has to hold then.
+    pub(super) fn expected(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.all().filter(|(name, _)| !LIMITS.contains(name))
     }
 
     /// One statement, parsed without a name: a pooler may hand the next one to another server process.
