@@ -5,6 +5,7 @@ pub(crate) mod described;
 pub mod fetch;
 pub(crate) mod groups;
 pub mod hand_files;
+pub mod news;
 pub mod open;
 mod proofs;
 pub mod range;

@@ -1,7 +1,7 @@
 //! Runs passes: opens the session and the archive, and ends at a commit boundary when somebody asks.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -16,6 +16,7 @@ use super::{Pass, PassContext, Proving, Report, Tally, waiting};
 use crate::apply::acks::Acks;
 use crate::apply::transaction::Rules;
 use crate::archive;
+use crate::archive::news::News;
 use crate::archive::silence::Silence;
 use crate::archive::source::Source;
 use crate::load::{self, Loaded};
@@ -34,6 +35,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// Who waits for a pass gives up on an archive that says nothing for so long, however often it is asked: with all that
 /// comes before and after, within 90 s.
 const SILENCE_MAX: Duration = Duration::from_secs(75);
+
+/// Acknowledgements, verdicts of proofs and the like, while the archive is followed.
+const TIDIED_EVERY: Duration = Duration::from_secs(10);
 
 /// A transaction that was asked to stop may go on for so long; then it is abandoned, which loses nothing.
 const GRACE: Duration = Duration::from_secs(7);
@@ -89,6 +93,11 @@ pub struct Runner {
     tally: Arc<Tally>,
     silence: Silence,
     proofs: Arc<Proofs>,
+    /// With `follow`: the archive, which stays open from pass to pass.
+    followed: Mutex<Option<Source>>,
+    news: tokio::sync::Mutex<News>,
+    /// When what need not be done in each pass was done last.
+    tidied: Mutex<Option<Instant>>,
 }
 
 impl Runner {
@@ -102,7 +111,36 @@ impl Runner {
             tally: Arc::default(),
             silence: Silence::default(),
             proofs: Arc::default(),
+            followed: Mutex::default(),
+            news: tokio::sync::Mutex::default(),
+            tidied: Mutex::default(),
         }
+    }
+
+    /// Other settings from the next pass on.
+    pub fn configure(&mut self, config: Config) {
+        self.config = config;
+        *self.followed() = None;
+        self.news = tokio::sync::Mutex::default();
+    }
+
+    fn followed(&self) -> MutexGuard<'_, Option<Source>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the archive has news; never, without `follow`.
+    pub async fn news(&self) {
+        // Before the first pass there is nothing that it could be news to.
+        let source = self.followed().clone().filter(|_| self.config.follow);
+        let Some(source) = source else { return std::future::pending().await };
+        if let Err(error) = self.news.lock().await.come(&source, self.config.follow_interval).await {
+            tracing::debug!(error = %error.one_line(), "the archive cannot be looked at");
+        }
+    }
+
+    /// One pass because of news.
+    pub async fn pass_on_news(&self) -> Option<Result<Report>> {
+        self.pass_by(Trigger::News).await
     }
 
     /// What its passes have applied since it was made.
@@ -117,8 +155,12 @@ impl Runner {
 
     /// One pass; `None` when it had to be abandoned.
     pub async fn pass(&self) -> Option<Result<Report>> {
+        self.pass_by(Trigger::Schedule).await
+    }
+
+    async fn pass_by(&self, trigger: Trigger) -> Option<Result<Report>> {
         self.silence.end();
-        let result = self.unless_stopped(self.pass_once(Trigger::Schedule)).await?;
+        let result = self.unless_stopped(self.pass_once(trigger)).await?;
         if let Err(error) = &result {
             self.note_failure(None, error).await;
         }
@@ -247,23 +289,44 @@ impl Runner {
         self.tally.pass_took(started.elapsed());
         if let Err(error) = &passed {
             self.tally.pass_failed(error);
+            // The way to the archive is in doubt.
+            *self.followed() = None;
         }
         passed
     }
 
-    async fn pass_in_turn(&self, trigger: Trigger) -> Result<Report> {
+    fn source(&self) -> Result<Source> {
+        if let Some(source) = self.followed().clone() {
+            return Ok(source);
+        }
         let source = archive::open::open(&self.config)?.with_silence(self.silence.clone());
+        *self.followed() = self.config.follow.then(|| source.clone());
+        Ok(source)
+    }
+
+    /// What every pass does that comes by itself, those because of news only now and then.
+    fn tidies(&self, trigger: Trigger) -> bool {
+        let mut tidied = self.tidied.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = trigger != Trigger::News || tidied.is_none_or(|at| at.elapsed() >= TIDIED_EVERY);
+        if is_due {
+            *tidied = Some(Instant::now());
+        }
+        is_due
+    }
+
+    async fn pass_in_turn(&self, trigger: Trigger) -> Result<Report> {
+        let source = self.source()?;
         let local = Local::open_for_pass(&self.config).await?;
         *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(local.session.canceller());
         local.lock_pass().await?;
         let begun = match trigger {
-            Trigger::Api => None,
+            Trigger::Api | Trigger::News => None,
             Trigger::Schedule | Trigger::Command => {
                 let begun = executions::begin(&local, executions::Kind::Pass, trigger, None).await;
                 begun.inspect_err(executions::warn).ok()
             }
         };
-        let passed = self.pass_with(&local, &source).await;
+        let passed = self.pass_with(&local, &source, self.tidies(trigger)).await;
         // Without its session there is nobody to tell it: it is called abandoned later.
         if let Some(begun) = begun.filter(|_| !local.session.is_closed()) {
             let came = passed.as_ref().map_or_else(Came::failed, pass_came_to);
@@ -274,8 +337,10 @@ impl Runner {
         passed
     }
 
-    async fn pass_with(&self, local: &Local, source: &Source) -> Result<Report> {
-        forget_old_logs(local, self.config.log_keep_days).await;
+    async fn pass_with(&self, local: &Local, source: &Source, tidies: bool) -> Result<Report> {
+        if tidies {
+            forget_old_logs(local, self.config.log_keep_days).await;
+        }
         let rules = rules(&self.config);
         let mut context = PassContext::new(local, source, &rules);
         context.stop = self.stop.clone();
@@ -283,9 +348,11 @@ impl Runner {
         let proofs = Arc::clone(&self.proofs);
         context.proofs = Some(Proving { proofs, config: self.config.clone() });
         let report = Pass::new(context).run().await?;
-        judge(local, source).await;
-        count_waiting(local, source).await;
-        self.acks.tell(local, source).await;
+        if tidies {
+            judge(local, source).await;
+            count_waiting(local, source).await;
+            self.acks.tell(local, source).await;
+        }
         Ok(report)
     }
 

@@ -33,6 +33,9 @@ pub(super) fn text(status: &Status) -> String {
         line(format_args!("  - {}", escape_control(&table.table)));
     }
     line(format_args!("\nhealthy: {}", if status.healthy { "yes" } else { "no" }));
+    if let Some(milliseconds) = status.follow_milliseconds {
+        line(format_args!("follow: every {milliseconds} ms"));
+    }
     line(format_args!("archive: {}", status.archive));
     line(format_args!("segment: {}", status.copy.segment));
     line(format_args!("data as of: {}", time(status.copy.data_as_of)));

@@ -11,6 +11,7 @@ mod commands;
 mod daemon;
 mod dead_letters;
 mod executions;
+mod follow;
 mod health;
 mod heirs;
 mod numbers;

@@ -44,6 +44,9 @@ pub struct Status {
     #[serde(default)]
     pub version: String,
     pub sync_frequency_seconds: u64,
+    /// With `follow`: how often the archive is looked at, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow_milliseconds: Option<u64>,
     pub start_time: Option<Timestamp>,
     #[serde(default)]
     pub uptime_seconds: Option<u64>,
@@ -205,6 +208,9 @@ impl Status {
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             sync_frequency_seconds: config.data_sync_freq.as_secs(),
+            follow_milliseconds: config
+                .follow
+                .then(|| u64::try_from(config.follow_interval.as_millis()).unwrap_or(u64::MAX)),
             stale_after_seconds: config.stale_after.as_secs(),
             archive: archive_location(config),
             disks: Room::of("cache", &config.cache_dir).into_iter().collect(),

@@ -166,6 +166,7 @@ impl Life {
 
     /// `answered` is whether the archive did, if it was asked.
     fn passed(&self, result: &Result<Report>, answered: Option<bool>) {
+        let follows = self.config().follow;
         let mut facts = self.facts();
         match result {
             Ok(report) => {
@@ -181,7 +182,11 @@ impl Life {
                 }
                 if !report.stopped {
                     facts.last_sync = Some(second_of(Timestamp::now()));
-                    info!(segments = report.segments, records = report.records, "pass done");
+                    // Ten a second are no change of state.
+                    match follows {
+                        true => debug!(segments = report.segments, records = report.records, "pass done"),
+                        false => info!(segments = report.segments, records = report.records, "pass done"),
+                    }
                 }
             }
             Err(error) => {

@@ -18,7 +18,7 @@ mod orders;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::alerts::{self, Alerting, Journal};
@@ -40,6 +40,9 @@ use crate::target::postgres::executions::Trigger;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// What has no base yet is not looked for in the archive with all of its news.
+const BETWEEN_LOADS: Duration = Duration::from_secs(60);
 
 /// The daemon. `reload` reads the settings again.
 pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -> Result<()> {
@@ -70,14 +73,21 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     info!(version = env!("CARGO_PKG_VERSION"), "started");
 
     let mut backoff = Backoff::endless(FIRST_RETRY, runner.config.data_sync_freq);
-    let (mut is_due, mut pause) = (true, runner.config.data_sync_freq);
+    let (mut is_due, mut has_news, mut pause) = (true, false, runner.config.data_sync_freq);
+    let mut load_begun: Option<Instant> = None;
+    let mut follows = false;
     // What waits for a base is loaded beside the passes, one load at a time.
     let mut loading: Option<JoinHandle<Result<load::Report>>> = None;
     while !stop.is_asked() {
         let frequency = runner.config.data_sync_freq;
         let _waiting = heartbeat.wait();
         if is_due {
-            pause = match life.pass(&runner.config, runner.pass()).await {
+            let passed = match has_news {
+                true => life.pass(&runner.config, runner.pass_on_news()).await,
+                false => life.pass(&runner.config, runner.pass()).await,
+            };
+            follows = matches!(passed, Some(Ok(_)));
+            pause = match passed {
                 None => break,
                 Some(Ok(_)) => {
                     backoff.reset();
@@ -88,13 +98,16 @@ pub(super) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
             life.waits(pause);
         }
 
-        if loading.is_none() && life.waits_for_base() {
+        let is_young = load_begun.is_some_and(|begun| begun.elapsed() < BETWEEN_LOADS);
+        if loading.is_none() && life.waits_for_base() && !(has_news && is_young) {
+            load_begun = Some(Instant::now());
             loading = Some(tokio::spawn(runner.load(Trigger::Schedule)));
         }
 
-        is_due = true;
+        (is_due, has_news) = (true, false);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = runner.news(), if follows => has_news = true,
             () = stop.asked() => {}
             () = reloads.next() => reloaded(&mut runner, &reload, &life),
             // A pass comes next and says how the tables are now. What was in vain is tried again with the next regular one.
@@ -162,7 +175,7 @@ fn reloaded(runner: &mut Runner, reload: &impl Fn() -> Result<Config>, life: &Li
     match reload().and_then(|config| same_daemon(&runner.config, config)) {
         Ok(config) => {
             life.configured(&config);
-            runner.config = config;
+            runner.configure(config);
             info!("settings reloaded");
         }
         Err(error) => {

@@ -46,6 +46,8 @@ pub enum Trigger {
     Command,
     /// Somebody asked for it over HTTP, and it is noted there as a whole.
     Api,
+    /// The archive had news: there may be ten of these in a second, and none is noted.
+    News,
 }
 
 impl Trigger {
@@ -54,6 +56,7 @@ impl Trigger {
             Trigger::Schedule => "schedule",
             Trigger::Command => "command",
             Trigger::Api => "api",
+            Trigger::News => "news",
         }
     }
 }
@@ -161,7 +164,7 @@ pub async fn noted<T>(
     work: impl Future<Output = Result<T>>,
     came: impl FnOnce(&T) -> Came,
 ) -> Result<T> {
-    if trigger == Trigger::Api {
+    if matches!(trigger, Trigger::Api | Trigger::News) {
         return work.await;
     }
     let begun = async {

@@ -50,6 +50,41 @@ pub async fn log(
     Ok(())
 }
 
+/// The same, added to what the table's line of this minute says.
+pub async fn log_by_minute(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    entries: &[Entry],
+    apply: Duration,
+) -> Result<()> {
+    let add = format!(
+        "UPDATE {meta}.data_sync_logs SET rows_synced = least(rows_synced::bigint + $2, 2147483647)::int, archive_ref = $3, \
+           rows_missing = rows_missing + $4, transfer_ms = transfer_ms + $5, apply_ms = apply_ms + $6, \
+           sync_time = clock_timestamp() \
+         WHERE id = (SELECT id FROM {meta}.data_sync_logs WHERE sync_time >= date_trunc('minute', clock_timestamp()) \
+           AND table_name = $1 AND status = 'SUCCESS' AND transfer_ms IS NOT NULL AND apply_ms IS NOT NULL \
+           ORDER BY sync_time DESC LIMIT 1)"
+    );
+    for entry in entries {
+        let added = match &entry.error {
+            Some(_) => 0,
+            None => {
+                let (table, rows) = (entry.table.to_string(), clamp::<i64>(entry.counts.total()));
+                let (missing, transfer) = (clamp::<i64>(entry.missing), milliseconds(entry.transfer));
+                let apply = milliseconds(apply);
+                let added = client
+                    .execute(&add, &[&table, &rows, &entry.archive_ref, &missing, &transfer, &apply])
+                    .await;
+                added.context(|| "writing data_sync_logs".to_owned())?
+            }
+        };
+        if added == 0 {
+            log(client, meta, std::slice::from_ref(entry), apply).await?;
+        }
+    }
+    Ok(())
+}
+
 /// A pass, or a load, that failed as a whole: under the name that stands for all tables. `archive_ref` is the file that
 /// it is about, where that is known.
 pub async fn log_failure(

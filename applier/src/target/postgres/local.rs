@@ -44,6 +44,8 @@ pub struct Local {
     pub meta: MetaSchema,
     /// It may switch foreign keys and triggers off for itself.
     pub replica: bool,
+    /// Lines of data_sync_logs are of a table and a minute, not of a segment.
+    pub logs_by_minute: bool,
     /// What is kept of records that tables cannot take.
     pub(super) values: Values,
 }
@@ -82,7 +84,8 @@ impl Local {
             QuarantineValues::Keep => Values::Plain,
             QuarantineValues::Hash => Values::Hashed { key_file: config.places.state.join("quarantine.key") },
         };
-        Ok(Local { session, meta: MetaSchema::new(&config.meta_schema), replica, values })
+        let meta = MetaSchema::new(&config.meta_schema);
+        Ok(Local { session, meta, replica, logs_by_minute: config.follow, values })
     }
 
     /// Everything that `work` does in this session, or nothing of it. A failure leaves the session ready for the next

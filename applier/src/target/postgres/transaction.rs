@@ -132,7 +132,11 @@ impl<'a> Postgres<'a> {
         let changed = positions.entries.iter().filter(|entry| entry.counts.total() > 0);
         let changed: BTreeSet<String> = changed.map(|entry| entry.table.to_string()).collect();
         cursor::note_changed(client, meta, &changed.into_iter().collect::<Vec<String>>()).await?;
-        ledger::log(client, meta, &positions.entries, positions.started.elapsed()).await?;
+        let took = positions.started.elapsed();
+        match self.local.logs_by_minute {
+            true => ledger::log_by_minute(client, meta, &positions.entries, took).await?,
+            false => ledger::log(client, meta, &positions.entries, took).await?,
+        }
         ledger::count(client, meta, &positions.entries, self.metric_freq, Timestamp::now()).await?;
         if let Some(checkpoint) = &positions.checkpoint {
             checkpoint.write(client, meta, positions.end.commit_time).await?;
