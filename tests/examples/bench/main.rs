@@ -6,11 +6,13 @@
 //! copy it too; `--rows 5000000` is 1 GB.
 //! `scripts/bench proof` digests a narrow and a wide table on both sides, and has psql copy them to nowhere.
 //! `scripts/bench verify` proves an archive, and has zstd and sha256sum look at the same files.
+//! `scripts/bench lag` follows 200 transactions a second, and has native logical replication carry the same.
 //! `scripts/bench watched` compares the memory of a daemon with API, page, metrics and alerts with one without.
 
 mod apply;
 mod archiver;
 mod capture;
+mod lag;
 mod measure;
 mod proof;
 mod snapshot;
@@ -37,20 +39,34 @@ pub(crate) struct Arguments {
     pub rounds: usize,
     /// Of lines, for `verify`; of rows of each table, for `proof`.
     pub mib: u64,
+    /// For `lag`.
+    pub seconds: u64,
+    pub rate: u64,
+    pub interval_ms: u64,
     workloads: Vec<Workload>,
 }
 
 impl Arguments {
     /// `None`: not understood.
     fn read(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
-        let mut arguments =
-            Arguments { rows: 1_000_000, rounds: 3, mib: 1024, workloads: WORKLOADS.to_vec() };
+        let mut arguments = Arguments {
+            rows: 1_000_000,
+            rounds: 3,
+            mib: 1024,
+            seconds: 300,
+            rate: 200,
+            interval_ms: 500,
+            workloads: WORKLOADS.to_vec(),
+        };
         while let Some(option) = words.next() {
             let value = words.next()?;
             match option.as_str() {
                 "--rows" => arguments.rows = value.parse().ok()?,
                 "--rounds" => arguments.rounds = value.parse().ok().filter(|rounds| *rounds > 0)?,
                 "--mib" => arguments.mib = value.parse().ok().filter(|mib| *mib > 0)?,
+                "--seconds" => arguments.seconds = value.parse().ok().filter(|seconds| *seconds > 0)?,
+                "--rate" => arguments.rate = value.parse().ok().filter(|rate| *rate > 0)?,
+                "--interval" => arguments.interval_ms = value.parse().ok()?,
                 "--workload" => arguments.workloads.retain(|workload| workload.key == value),
                 _ => return None,
             }
@@ -73,6 +89,9 @@ async fn main() {
     if part == "proof" {
         return proof::run(&arguments).await;
     }
+    if part == "lag" {
+        return lag::run(&arguments).await;
+    }
     if part == "watched" {
         return watched::run(&arguments).await;
     }
@@ -87,7 +106,7 @@ async fn main() {
 
 fn usage() -> ! {
     say(
-        "usage: bench capture|apply [--workload mixed|inserts|hot] [--rows N] [--rounds N], bench snapshot [--rows N] [--rounds N], bench proof|verify [--mib N] [--rounds N], or bench watched [--rounds N]",
+        "usage: bench capture|apply [--workload mixed|inserts|hot] [--rows N] [--rounds N], bench snapshot [--rows N] [--rounds N], bench proof|verify [--mib N] [--rounds N], bench lag [--seconds N] [--rate N] [--interval MS], or bench watched [--rounds N]",
     );
     std::process::exit(2)
 }
