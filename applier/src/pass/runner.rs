@@ -96,6 +96,8 @@ pub struct Runner {
     /// With `follow`: the archive, which stays open from pass to pass.
     followed: Mutex<Option<Source>>,
     news: tokio::sync::Mutex<News>,
+    /// The session of the pass before, for one because of news.
+    kept: Mutex<Option<Local>>,
     /// When what need not be done in each pass was done last.
     tidied: Mutex<Option<Instant>>,
 }
@@ -113,6 +115,7 @@ impl Runner {
             proofs: Arc::default(),
             followed: Mutex::default(),
             news: tokio::sync::Mutex::default(),
+            kept: Mutex::default(),
             tidied: Mutex::default(),
         }
     }
@@ -122,10 +125,15 @@ impl Runner {
         self.config = config;
         *self.followed() = None;
         self.news = tokio::sync::Mutex::default();
+        self.keep(None);
     }
 
     fn followed(&self) -> MutexGuard<'_, Option<Source>> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, local: Option<Local>) -> Option<Local> {
+        std::mem::replace(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner), local)
     }
 
     /// Waits until the archive has news; never, without `follow`.
@@ -316,7 +324,11 @@ impl Runner {
 
     async fn pass_in_turn(&self, trigger: Trigger) -> Result<Report> {
         let source = self.source()?;
-        let local = Local::open_for_pass(&self.config).await?;
+        let kept = self.keep(None).filter(|local| trigger == Trigger::News && !local.session.is_closed());
+        let local = match kept {
+            Some(local) => local,
+            None => Local::open_for_pass(&self.config).await?,
+        };
         *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(local.session.canceller());
         local.lock_pass().await?;
         let begun = match trigger {
@@ -333,6 +345,9 @@ impl Runner {
             if let Err(error) = executions::end(&local, begun, &came).await {
                 executions::warn(&error);
             }
+        }
+        if self.config.follow && passed.is_ok() && local.end_pass().await.is_ok() {
+            self.keep(Some(local));
         }
         passed
     }

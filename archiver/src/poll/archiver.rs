@@ -63,6 +63,10 @@ pub(crate) struct Archiver {
     last_view: View,
     /// Why the slot is not followed although it should be.
     not_followed: Option<String>,
+    /// When a poll last looked at what the backup host holds.
+    looked_back: Option<Instant>,
+    /// Whether the poll that comes does.
+    looks_back: bool,
 }
 
 /// Where the changes of a slot come from that is to be followed.
@@ -99,6 +103,8 @@ impl Archiver {
             watch: Watch::default(),
             last_view: View::default(),
             not_followed: None,
+            looked_back: None,
+            looks_back: true,
             snapshots: BTreeMap::new(),
             pruned: None,
             announcement: Announcement::NotNeeded,
@@ -127,7 +133,20 @@ impl Archiver {
         self.watch.clone()
     }
 
+    /// A poll because something has committed. There may be ten in a second, and not each looks at all of the archive.
+    pub(crate) async fn poll_on_news(&mut self) -> Result<Outcome> {
+        const LOOKS_BACK_EVERY: Duration = Duration::from_secs(10);
+        let before = self.looked_back.filter(|looked| looked.elapsed() < LOOKS_BACK_EVERY);
+        self.looks_back = before.is_none();
+        let polled = self.poll().await;
+        self.looks_back = true;
+        polled
+    }
+
     pub(crate) async fn poll(&mut self) -> Result<Outcome> {
+        if self.looks_back {
+            self.looked_back = Some(Instant::now());
+        }
         self.last_view = View::default();
         let mut connection = self.connect().await?;
         match self.poll_through(&mut connection).await {
@@ -381,6 +400,7 @@ impl Archiver {
             poison: None,
             passes_over_mistakes,
             answer_failed: false,
+            looks_back: self.looks_back,
             outcome: Outcome { away, mistake, ..Outcome::default() },
         })
     }

@@ -51,6 +51,8 @@ pub(crate) struct Poll<'a> {
     pub passes_over_mistakes: bool,
     /// An answer of the source could not be had, for whatever reason.
     pub answer_failed: bool,
+    /// Whether what the backup host holds is looked at, beside what is sent.
+    pub looks_back: bool,
     pub outcome: Outcome,
 }
 
@@ -94,7 +96,7 @@ impl<'a> Poll<'a> {
 
     /// Sends again what the backup host has lost since.
     pub(super) async fn look_back(&mut self) -> Result<()> {
-        if self.outcome.away.is_some() {
+        if self.outcome.away.is_some() || !self.looks_back {
             return Ok(());
         }
         self.outcome.away = self.shipper.look_back(self.spool).await?;
@@ -148,7 +150,7 @@ impl<'a> Poll<'a> {
 
     /// Which snapshots there are, and which gaps they have mended.
     pub(super) async fn look_at_snapshots(&mut self) -> Result<()> {
-        if self.outcome.away.is_some() {
+        if self.outcome.away.is_some() || !self.looks_back {
             return Ok(());
         }
         let known = std::mem::take(self.snapshots);
@@ -187,6 +189,7 @@ impl<'a> Poll<'a> {
         let capture = std::mem::take(&mut self.outcome.view.capture);
         let archive_free = match self.outcome.away {
             Some(_) => None,
+            None if !self.looks_back => None,
             None => self.shipper.archive().run(|archive| archive.room()).await.ok().flatten(),
         };
         self.outcome.view = View { capture, archive_free, ..view };

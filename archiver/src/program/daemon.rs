@@ -187,7 +187,7 @@ async fn poll(
     let is_noted = archiver.follows() != Some(Follows::Stream) || trigger == Trigger::Command;
     let outcome = match is_noted {
         true => unless_stopped(operations::poll::poll(archiver, trigger), stop, &canceller).await?,
-        false => unless_stopped(archiver.poll(), stop, &canceller).await?,
+        false => unless_stopped(archiver.poll_on_news(), stop, &canceller).await?,
     };
     if let Ok(outcome) = &outcome {
         unless_stopped(archiver.follow(outcome), stop, &canceller).await?;

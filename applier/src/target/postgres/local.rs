@@ -171,6 +171,13 @@ impl Local {
         Ok(())
     }
 
+    /// Leaves nothing of a pass in the session, which another one will have.
+    pub async fn end_pass(&self) -> Result<()> {
+        let discarded = self.session.client().batch_execute("DISCARD TEMP").await;
+        discarded.context(|| "leaving the session to the next pass".to_owned())?;
+        self.unlock_pass().await
+    }
+
     /// One loader of base copies at a time. Ends with the session.
     pub async fn lock_load(&self) -> Result<()> {
         if self.lock(LOAD_LOCK, LOAD_LOCK_PATIENCE).await? {
