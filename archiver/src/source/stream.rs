@@ -86,6 +86,8 @@ struct Item {
     lsn: Lsn,
     mark: Mark,
     bytes: Bytes,
+    /// It ends a transaction that changed rows of ours.
+    is_news: bool,
 }
 
 /// What the server is to be told.
@@ -115,7 +117,7 @@ impl Shared {
     }
 
     /// Waits while there is no room.
-    async fn push(&self, item: Item) {
+    async fn push(&self, mut item: Item) {
         let mut changed = self.changed.subscribe();
         while self.lock().bytes >= QUEUE_BYTES_MAX {
             changed.mark_unchanged();
@@ -124,15 +126,10 @@ impl Shared {
             }
         }
         let mut queue = self.lock();
-        if let Mark::Commit(_) = item.mark {
-            // One that changed nothing of ours.
-            if queue.items.back().is_some_and(|item| matches!(item.mark, Mark::Begin(_))) {
-                let begin = queue.items.pop_back();
-                queue.bytes -= begin.map_or(0, |item| item.bytes.len());
-                return;
-            }
-            queue.commits += 1;
-        }
+        // One that changed no row of ours is no news. What it did to tables, a poll has to see all the same.
+        let has_rows = queue.items.back().is_none_or(|item| matches!(item.mark, Mark::Inside));
+        item.is_news = has_rows && matches!(item.mark, Mark::Commit(_));
+        queue.commits += usize::from(item.is_news);
         queue.bytes += item.bytes.len();
         queue.items.push_back(item);
         drop(queue);
@@ -153,7 +150,7 @@ impl Shared {
         }
         if let Some(item) = queue.items.pop_front() {
             queue.bytes -= item.bytes.len();
-            queue.commits -= usize::from(matches!(item.mark, Mark::Commit(_)));
+            queue.commits -= usize::from(item.is_news);
             drop(queue);
             self.changed.send_replace(());
             return Ok(Next::Item(item));
@@ -323,7 +320,9 @@ async fn read_all(
 ) -> Result<std::convert::Infallible> {
     loop {
         match incoming.next().await? {
-            Told::Data { lsn, bytes } => shared.push(Item { lsn, mark: marks(&bytes)?, bytes }).await,
+            Told::Data { lsn, bytes } => {
+                shared.push(Item { lsn, mark: marks(&bytes)?, bytes, is_news: false }).await;
+            }
             Told::Alive { sent, wants_answer } => {
                 let mut queue = shared.lock();
                 queue.sent = queue.sent.max(sent);
@@ -375,7 +374,7 @@ mod tests {
     }
 
     fn item(lsn: u64, mark: Mark) -> Item {
-        Item { lsn: Lsn::from_u64(lsn), mark, bytes: Bytes::from_static(b"x") }
+        Item { lsn: Lsn::from_u64(lsn), mark, bytes: Bytes::from_static(b"x"), is_news: false }
     }
 
     #[tokio::test]
@@ -389,12 +388,12 @@ mod tests {
             }
             shared.push(item(at, Mark::Commit(lsn(at + 5)))).await;
         }
-        assert_eq!((shared.lock().commits, shared.lock().items.len()), (2, 6));
+        assert_eq!((shared.lock().commits, shared.lock().items.len()), (2, 8));
         let mut read = 0;
         while let Next::Item(_) = shared.next(lsn(30), false).expect("no error") {
             read += 1;
         }
-        assert_eq!(read, 3, "the one that begins to commit at 30 is not before it");
+        assert_eq!(read, 5, "the one that begins to commit at 30 is not before it");
         assert!(matches!(shared.next(lsn(30), false), Ok(Next::End)));
         assert_eq!((shared.lock().commits, shared.lock().bytes), (1, 3));
     }
