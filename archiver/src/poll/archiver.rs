@@ -12,7 +12,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::signature::SigningKey;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::{Day, Timestamp};
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, Confirm};
 use syncdata_service::postgres::Canceller;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -51,6 +51,8 @@ pub(crate) struct Archiver {
     source: Option<Production>,
     /// Whether the server of that connection is known to have the history that was archived.
     has_our_history: bool,
+    /// Whether its slot is known to stand where it was moved to.
+    has_same_slot: bool,
     /// What the archive's snapshots hold, as far as it has been read.
     snapshots: BTreeMap<SnapshotId, HeldSnapshot>,
     /// On which occasion what nobody needs was removed last.
@@ -99,6 +101,7 @@ impl Archiver {
             connection: None,
             source: None,
             has_our_history: false,
+            has_same_slot: false,
             canceller: Arc::default(),
             watch: Watch::default(),
             last_view: View::default(),
@@ -312,7 +315,7 @@ impl Archiver {
                 connection.lock(Work::Reading, &self.config.slot_name).await?;
                 // Another server may have answered, with another plugin.
                 self.source = None;
-                self.has_our_history = false;
+                (self.has_our_history, self.has_same_slot) = (false, false);
                 let canceller = connection.session.canceller();
                 *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller);
                 Ok(connection)
@@ -340,7 +343,6 @@ impl Archiver {
         let position = look.position;
         let history = origin::history(state, connection, &position, &config.postgres()?.user).await?;
         let (mut diverged, switch) = (history.diverged, history.switch);
-        let mut reread = None;
 
         let retained = position.flush.bytes_since(slot.restart_lsn.unwrap_or(position.flush));
         let passes_over_mistakes = retained > config.wal_guard.as_u64();
@@ -353,10 +355,17 @@ impl Archiver {
         if diverged.is_none() && !self.has_our_history {
             diverged = last_commit_missing(config, connection, source, &slot, state).await?;
             self.has_our_history = diverged.is_none();
-            // A server that lost its memory may have lost its latest WAL, too, and have written other changes since. Where
-            // nothing captured is missing, only reading again tells.
-            reread = slot.confirmed_flush_lsn.filter(|_| self.has_our_history);
         }
+        // A slot that stands before where it was moved to: the server has lost its memory, and perhaps its latest WAL, and may
+        // have written other changes since. Where nothing captured is missing, only reading again tells.
+        let moved_to = match config.confirm {
+            Confirm::Shipped => met.told(&self.spool),
+            Confirm::Spooled => Some(met.state(&self.spool).position()),
+        };
+        let reread = slot.confirmed_flush_lsn.filter(|confirmed| {
+            !self.has_same_slot && moved_to.is_some_and(|moved_to| *confirmed < moved_to)
+        });
+        self.has_same_slot |= moved_to.is_some();
         let (spool, away) = match diverged {
             // Nothing of this source says anything about the archive.
             Some(_) if met.is_fresh() => {
