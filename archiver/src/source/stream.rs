@@ -388,13 +388,14 @@ mod tests {
             }
             shared.push(item(at, Mark::Commit(lsn(at + 5)))).await;
         }
-        assert_eq!((shared.lock().commits, shared.lock().items.len()), (2, 8));
+        let known = |queue: &Queue| (queue.commits, queue.items.len(), queue.bytes);
+        assert_eq!(known(&shared.lock()), (2, 8, 8));
         let mut read = 0;
         while let Next::Item(_) = shared.next(lsn(30), false).expect("no error") {
             read += 1;
         }
         assert_eq!(read, 5, "the one that begins to commit at 30 is not before it");
         assert!(matches!(shared.next(lsn(30), false), Ok(Next::End)));
-        assert_eq!((shared.lock().commits, shared.lock().bytes), (1, 3));
+        assert_eq!(known(&shared.lock()), (1, 3, 3));
     }
 }
