@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use syncdata_tests::world::{World, WorldOptions};
@@ -129,7 +129,9 @@ async fn a_truncate_that_comes_cancels_the_digest_of_its_table_alone() {
     holder.batch_execute("BEGIN; LOCK TABLE log IN ACCESS EXCLUSIVE MODE").await.expect("locked");
     let syncing = world.applier(["sync"]).spawn();
     let given_up = "SELECT coalesce(max(reason), '') FROM data_sync_digests WHERE table_name = 'log'";
+    let deadline = Instant::now() + Duration::from_secs(60);
     while world.target.value(given_up).await.is_empty() {
+        assert!(Instant::now() < deadline, "nothing is given up");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     holder.batch_execute("COMMIT").await.expect("let go");

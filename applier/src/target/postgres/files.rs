@@ -13,18 +13,23 @@ use crate::table::{Column, KeptFile, Memory, Seen};
 use crate::target::postgres::lost::Lost;
 
 /// Of each table itself, or of its partitions. What VACUUM FULL and CLUSTER write they count; what is emptied nobody does
-/// before the next VACUUM or ANALYZE.
+/// before the next VACUUM or ANALYZE. Whoever asks for a size waits for those who hold the table: that one is not asked for.
 const FILES: &str = "
+WITH held AS MATERIALIZED (
+    SELECT DISTINCT relation FROM pg_catalog.pg_locks WHERE locktype = 'relation' AND mode = 'AccessExclusiveLock'
+        AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+)
 SELECT wanted.oid, l.oid, l.relfilenode, l.reltablespace, l.reltuples < 0,
     pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.relname),
     pg_catalog.has_table_privilege(l.oid, 'SELECT'),
-    coalesce(pg_catalog.pg_relation_size(l.oid) = 0, true)
+    coalesce(CASE WHEN held.relation IS NULL THEN pg_catalog.pg_relation_size(l.oid) = 0 END, true)
 FROM pg_catalog.unnest($1::oid[]) AS wanted(oid)
 CROSS JOIN LATERAL (
     SELECT wanted.oid UNION SELECT relid::oid FROM pg_catalog.pg_partition_tree(wanted.oid) WHERE isleaf
 ) AS leaf(oid)
 JOIN pg_catalog.pg_class l ON l.oid = leaf.oid AND l.relkind = 'r'
 JOIN pg_catalog.pg_namespace n ON n.oid = l.relnamespace
+LEFT JOIN held ON held.relation = l.oid
 ORDER BY 1, 2";
 
 /// Of a table that is none of partitions, or of a partition.
