@@ -125,6 +125,9 @@ function head(id, labels) {
 
 const isWell = (table) => table.state === "live" && !table.stale && !table.differs && !table.load_failed && !table.incomplete_lsn;
 
+// A new table that waits for its first base is healthy.
+const isNew = (table) => (table.state === "pending" || table.state === "loading") && !table.load_failed;
+
 function showTables(status, isArchiver) {
   const all = isArchiver
     ? status.tables.map((table) => ({ table, state: "captured", noIdentity: status.tables_without_identity.includes(table) }))
@@ -132,13 +135,14 @@ function showTables(status, isArchiver) {
   const found = all.filter((table) => table.table.toLowerCase().includes(view.find));
   const bad = isArchiver ? [] : found.filter((table) => !isWell(table));
   const sorted = isArchiver ? found : [...bad, ...found.filter(isWell)];
+  const ill = bad.filter((table) => !isNew(table)).length;
   const shown = view.allTables ? sorted : sorted.slice(0, TABLES_SHOWN);
   const mayAct = view.document.hasToken && !isArchiver;
   const labels = isArchiver ? ["Table", "State"] : ["Table", "State", "As of", "Rows", "Score", "Proved", ...(mayAct ? ["Actions"] : [])];
   head("tables-head", labels);
   const models = shown.map((table) => ({ ...table, key: table.table, mayAct }));
   fill(byId("tables"), models, isArchiver ? capturedRow : tableRow);
-  setText(byId("tables-title"), `Tables (${number(all.length)}${bad.length > 0 ? `, ${number(bad.length)} not well` : ""})`);
+  setText(byId("tables-title"), `Tables (${number(all.length)}${ill > 0 ? `, ${number(ill)} not well` : ""})`);
   const more = byId("tables-all");
   show(more, shown.length < sorted.length);
   setText(more, `Show all ${number(sorted.length)} tables`);
