@@ -22,7 +22,8 @@ pub(super) enum Content<R> {
 
 /// What a thread hands over.
 enum Piece {
-    Bytes(Vec<u8>),
+    /// That many from its start.
+    Bytes(Vec<u8>, usize),
     /// All was read, and the file is as promised: the content's size and SHA-256.
     End(u64, Digest),
 }
@@ -34,6 +35,7 @@ pub(super) struct Ahead {
     empty: Sender<Vec<u8>>,
     piece: Vec<u8>,
     from: usize,
+    to: usize,
     end: Option<(u64, Digest)>,
 }
 
@@ -84,20 +86,20 @@ impl Ahead {
         };
         let thread = std::thread::Builder::new().name("unpack".into());
         thread.spawn(work).context(|| "starting a thread to decompress".to_owned())?;
-        Ok(Ahead { promised, pieces, empty, piece: Vec::new(), from: 0, end: None })
+        Ok(Ahead { promised, pieces, empty, piece: Vec::new(), from: 0, to: 0, end: None })
     }
 
     fn read(&mut self, output: &mut [u8]) -> Result<usize> {
         if self.end.is_some() {
             return Ok(0);
         }
-        if self.from == self.piece.len() {
+        if self.from == self.to {
             let gone = || Error::new(Kind::Io, "the thread that decompresses ended without a word");
             match self.pieces.recv().map_err(|_| gone())?? {
-                Piece::Bytes(piece) => {
+                Piece::Bytes(piece, to) => {
                     // The thread has ended when it needs none any more.
                     let _ = self.empty.send(std::mem::replace(&mut self.piece, piece));
-                    self.from = 0;
+                    (self.from, self.to) = (0, to);
                 }
                 Piece::End(bytes, digest) => {
                     self.end = Some((bytes, digest));
@@ -105,7 +107,7 @@ impl Ahead {
                 }
             }
         }
-        let n = output.len().min(self.piece.len() - self.from);
+        let n = output.len().min(self.to - self.from);
         output[..n].copy_from_slice(&self.piece[self.from..self.from + n]);
         self.from += n;
         Ok(n)
@@ -120,11 +122,12 @@ fn hand_over<R: Read>(
     let mut hash = Hashing::new(io::sink());
     loop {
         let mut piece = empties.try_recv().unwrap_or_default();
-        piece.resize(PIECE_BYTES, 0);
+        if piece.is_empty() {
+            piece = vec![0; PIECE_BYTES];
+        }
         let n = frame.read(&mut piece)?;
-        piece.truncate(n);
-        hash.write_all(&piece).expect("a sink takes all");
-        let piece = if n > 0 { Piece::Bytes(piece) } else { Piece::End(hash.bytes(), hash.digest()) };
+        hash.write_all(&piece[..n]).expect("a sink takes all");
+        let piece = if n > 0 { Piece::Bytes(piece, n) } else { Piece::End(hash.bytes(), hash.digest()) };
         if pieces.send(Ok(piece)).is_err() || n == 0 {
             return Ok(());
         }
