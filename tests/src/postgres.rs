@@ -49,16 +49,10 @@ impl PostgresServer {
     }
 
     pub async fn start_with(options: PostgresOptions) -> PostgresServer {
-        let database = options.database.clone();
         // initdb and the copy of its result block for a while: two servers can start side by side.
         let prepared = tokio::task::spawn_blocking(|| PostgresServer::prepare(options)).await;
         let mut server = prepared.expect("a server's folder can be prepared");
         server.start_on_a_free_port().await;
-        if database != "postgres" {
-            let name = escape_identifier(&database);
-            server.execute(&format!("CREATE DATABASE {name}")).await;
-            server.database = database;
-        }
         server
     }
 
@@ -305,16 +299,16 @@ impl PostgresServer {
         account.give(folder.path());
         let data = folder.path().join("data");
         if options.own_cluster {
-            account.run(&initdb(&installation, &data));
+            make_cluster(&installation, &account, &data, &options.database);
         } else {
-            copy_folder(&template(&installation, &account), &data);
+            copy_folder(&template(&installation, &account, &options.database), &data);
         }
         let server = PostgresServer {
             installation,
             account,
             port: free_port(),
             folder,
-            database: "postgres".into(),
+            database: options.database.clone(),
             process: None,
         };
         server.configure(&options);
@@ -432,10 +426,13 @@ fn is_ready(pid_file: &str, pid: u32) -> bool {
         && lines.nth(6).map(str::trim).is_some_and(|state| state == "ready" || state == "standby")
 }
 
-/// The result of one initdb, which every server of this installation starts from.
-fn template(installation: &Installation, account: &Account) -> PathBuf {
+/// The result of one initdb with that database, which every such server of this installation starts from.
+fn template(installation: &Installation, account: &Account, database: &str) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-    let name = format!("initdb-{}", installation.version().chars().map(plain).collect::<String>());
+    let version = installation.version().chars().map(plain).collect::<String>();
+    // Any name can be a file's name in hexadecimal digits.
+    let database_digits: String = database.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let name = format!("initdb-{version}-{database_digits}");
     let finished = scratch::shared().join(&name);
     // Several test processes start at once: the first one makes it, the others wait.
     let lock = File::create(finished.with_extension("lock")).expect("target is writable");
@@ -445,7 +442,7 @@ fn template(installation: &Installation, account: &Account) -> PathBuf {
         let folder = Scratch::new("initdb");
         account.give(folder.path());
         let data = folder.path().join("data");
-        account.run(&initdb(installation, &data));
+        make_cluster(installation, account, &data, database);
         let unfinished = finished.with_extension("part");
         fs::remove_dir_all(&unfinished).ok();
         make_sparse(&data, &unfinished);
@@ -454,11 +451,21 @@ fn template(installation: &Installation, account: &Account) -> PathBuf {
     finished
 }
 
-fn initdb(installation: &Installation, data: &Path) -> Command {
+/// initdb, and the database in the same cluster: made by each server anew, it would take longer than its start.
+fn make_cluster(installation: &Installation, account: &Account, data: &Path, database: &str) {
     let mut command = Command::new(installation.program("initdb"));
     command.arg("-D").arg(data).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]);
-    command.args(["--locale=C.UTF-8"]);
-    command
+    account.run(command.args(["--locale=C.UTF-8"]));
+    if database == "postgres" {
+        return;
+    }
+    let mut command = Command::new(installation.program("postgres"));
+    command.args(["--single", "-F", "-D"]).arg(data).arg("postgres");
+    let sql = format!("CREATE DATABASE {};\n", escape_identifier(database));
+    account.run_with_input(&command, &sql);
+    // What was written for it is in no copy's way then.
+    let mut command = Command::new(installation.program("pg_resetwal"));
+    account.run(command.arg(data));
 }
 
 fn copy_folder(from: &Path, to: &Path) {

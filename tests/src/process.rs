@@ -5,6 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, Mutex, mpsc};
@@ -104,6 +105,20 @@ impl Account {
     /// With the command's words, when it fails.
     pub fn run(&self, command: &Command) {
         let output = self.wrap(command, &["--pdeathsig", "KILL"]).output().expect("setpriv can be started");
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {}\n{words}", output.status);
+    }
+
+    /// The same, with these bytes to read.
+    pub fn run_with_input(&self, command: &Command, input: &str) {
+        let mut wrapped = self.wrap(command, &["--pdeathsig", "KILL"]);
+        wrapped.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = wrapped.spawn().expect("setpriv can be started");
+        let mut stdin = child.stdin.take().expect("a pipe was asked for");
+        // A program that ends early says why itself.
+        stdin.write_all(input.as_bytes()).ok();
+        drop(stdin);
+        let output = child.wait_with_output().expect("a child can be waited for");
         let words = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{command:?}: {}\n{words}", output.status);
     }
