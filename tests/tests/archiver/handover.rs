@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use syncdata_tests::Program;
+use syncdata_tests::{Program, cases};
 
 use crate::story::Story;
 
@@ -68,19 +68,20 @@ async fn what_another_spool_did_not_capture_is_a_gap() {
     // With a segment that says what is captured, without a new one, and without any.
     let (row, other) =
         ("INSERT INTO a SELECT max(id) + 1, 2, 'while away' FROM a", "INSERT INTO n VALUES (1)");
-    for (before, while_away) in [(row, row), (row, other), (other, other)] {
-        for away in [Away::OtherHost, Away::SpoolLost, Away::SpoolRestored, Away::BothLost] {
-            println!("{away:?}: {before}; {while_away}");
-            let mut story = Story::start(&["a", "b"], SCHEMA, &["a", "b"]).await;
-            assert_eq!(story.after(&[before]).await, [].into());
-            without_b(&mut story, away, while_away).await;
-            let back = ["INSERT INTO b VALUES (9, 9, 'back')", "INSERT INTO a VALUES (9, 9, 'back')"];
-            assert_eq!(story.after(&back).await, ["b: not captured meanwhile".to_owned()].into());
-            assert_eq!(story.state("b").await, "stale");
-            assert_eq!(story.state("a").await, "live");
-            story.mend().await;
-            assert_eq!(story.after(&["DELETE FROM b WHERE id = 9"]).await, [].into());
-        }
+    let away = [Away::OtherHost, Away::SpoolLost, Away::SpoolRestored, Away::BothLost];
+    let all =
+        [(row, row), (row, other), (other, other)].into_iter().flat_map(|rows| away.map(|away| (rows, away)));
+    for ((before, while_away), away) in cases(all) {
+        println!("{away:?}: {before}; {while_away}");
+        let mut story = Story::start(&["a", "b"], SCHEMA, &["a", "b"]).await;
+        assert_eq!(story.after(&[before]).await, [].into());
+        without_b(&mut story, away, while_away).await;
+        let back = ["INSERT INTO b VALUES (9, 9, 'back')", "INSERT INTO a VALUES (9, 9, 'back')"];
+        assert_eq!(story.after(&back).await, ["b: not captured meanwhile".to_owned()].into());
+        assert_eq!(story.state("b").await, "stale");
+        assert_eq!(story.state("a").await, "live");
+        story.mend().await;
+        assert_eq!(story.after(&["DELETE FROM b WHERE id = 9"]).await, [].into());
     }
 }
 
@@ -99,7 +100,7 @@ async fn a_host_whose_settings_gain_a_table_that_another_one_captured_has_missed
 /// A name that left the capture long ago is known from the archive, whatever became of spools since.
 #[tokio::test]
 async fn a_name_that_comes_back_after_the_spool_was_lost_is_a_gap() {
-    for leaves in ["SELECT 1", "DROP TABLE b"] {
+    for leaves in cases(["SELECT 1", "DROP TABLE b"]) {
         let row = "INSERT INTO a SELECT max(id) + 1, 2, 'row' FROM a";
         let mut story = Story::start(&["a", "b"], SCHEMA, &["a", "b"]).await;
         assert_eq!(story.after(&[row, "INSERT INTO b VALUES (2, 2, 'x')"]).await, [].into());

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 
+use syncdata_tests::cases;
 use syncdata_tests::workload::Prng;
 
 use crate::faults;
@@ -253,7 +254,7 @@ async fn whatever_happens_to_tables_no_copy_is_unequal_and_live() {
         }
         None => {
             let mut states = BTreeSet::new();
-            for seed in [1, 2, 3, chosen.unwrap_or(fresh)] {
+            for seed in cases([1, 2, 3, chosen.unwrap_or(fresh)]) {
                 states.extend(run(seed, 4).await);
             }
             states
