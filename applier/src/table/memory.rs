@@ -21,6 +21,9 @@ pub(crate) struct Memory {
     /// When `files` was looked at last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) seen: Option<Seen>,
+    /// The last of the table's changes when `files` was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) noted: Option<String>,
     /// The number of a function of ours then: a restored one has another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) functions: Option<u32>,
@@ -172,6 +175,17 @@ impl Memory {
         })
     }
 
+    /// Whether there was no room for a row in that file of a table or partition, and no change has come since.
+    pub(crate) fn is_known_empty(&self, leaf: u32, changed: Option<&str>) -> bool {
+        let file = self.files.as_ref().and_then(|files| files.get(&leaf));
+        self.is_of(changed) && file.is_some_and(|file| file.is_empty)
+    }
+
+    /// Whether nothing was applied since the files were looked at.
+    pub(crate) fn is_of(&self, changed: Option<&str>) -> bool {
+        self.noted.as_deref() == changed
+    }
+
     /// The same after nothing of that has happened. What belongs together stays together, whatever it is called. Types that
     /// may be on their way to those of the source stay as they were known, until they are judged (`judges_types`).
     #[must_use]
@@ -197,6 +211,7 @@ impl Memory {
             paired: source.iter().filter_map(place).collect(),
             files: Some(files),
             seen: self.seen.clone(),
+            noted: self.noted.clone(),
             functions: self.functions,
             types: Some(types),
         }

@@ -17,6 +17,7 @@ mod heirs;
 mod numbers;
 mod restored;
 mod rewritten_by_hand;
+mod rewritten_meanwhile;
 mod setup;
 mod truth;
 mod uninstall;

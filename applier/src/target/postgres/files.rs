@@ -13,16 +13,19 @@ use crate::table::{Column, KeptFile, Memory, Seen};
 use crate::target::postgres::lost::Lost;
 
 /// Of each table itself, or of its partitions. What VACUUM FULL and CLUSTER write they count; what is emptied nobody does
-/// before the next VACUUM or ANALYZE. Whoever asks for a size waits for those who hold the table: that one is not asked for.
+/// before the next VACUUM or ANALYZE. Whoever asks for a size waits for others who hold the table, or are about to: that one is
+/// not asked for. A size is that of the file as it is, which may be another one than the catalog has shown: that is asked after it.
 const FILES: &str = "
 WITH held AS MATERIALIZED (
     SELECT DISTINCT relation FROM pg_catalog.pg_locks WHERE locktype = 'relation' AND mode = 'AccessExclusiveLock'
+        AND pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
         AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 )
 SELECT wanted.oid, l.oid, l.relfilenode, l.reltablespace, l.reltuples < 0,
     pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.relname),
     pg_catalog.has_table_privilege(l.oid, 'SELECT'),
-    coalesce(CASE WHEN held.relation IS NULL THEN pg_catalog.pg_relation_size(l.oid) = 0 END, true)
+    CASE WHEN held.relation IS NULL THEN pg_catalog.pg_relation_size(l.oid) = 0 END,
+    pg_catalog.pg_relation_filenode(l.oid) = l.relfilenode
 FROM pg_catalog.unnest($1::oid[]) AS wanted(oid)
 CROSS JOIN LATERAL (
     SELECT wanted.oid UNION SELECT relid::oid FROM pg_catalog.pg_partition_tree(wanted.oid) WHERE isleaf
@@ -36,7 +39,10 @@ ORDER BY 1, 2";
 #[derive(Debug)]
 pub(super) struct LeafFile {
     oid: u32,
-    file: KeptFile,
+    number: u32,
+    tablespace: u32,
+    /// `None`: somebody holds it, or is about to, and nobody knows what they do.
+    is_empty: Option<bool>,
     is_uncounted: bool,
     name: String,
     is_readable: bool,
@@ -46,21 +52,39 @@ impl LeafFile {
     fn of(row: &Row) -> LeafFile {
         LeafFile {
             oid: row.get(1),
-            file: KeptFile { number: row.get(2), tablespace: row.get(3), is_empty: row.get(7) },
+            number: row.get(2),
+            tablespace: row.get(3),
+            is_empty: row.get::<_, Option<bool>>(7).filter(|_| row.get::<_, Option<bool>>(8) == Some(true)),
             is_uncounted: row.get(4),
             name: row.get(5),
             is_readable: row.get(6),
         }
     }
 
-    pub(super) fn kept(&self) -> (u32, KeptFile) {
-        (self.oid, self.file)
-    }
-
     /// Not as it is done for another tablespace, which changes no row.
     fn is_other(&self, was: KeptFile) -> bool {
-        self.file.number != was.number && self.file.tablespace == was.tablespace
+        self.number != was.number && self.tablespace == was.tablespace
     }
+
+    /// As it is noted. What could not be asked is as it was before, if it was known (`memory`), and the file is the same; else
+    /// there may be rows in it.
+    fn kept(&self, memory: Option<&Memory>, changed: Option<&str>) -> (u32, KeptFile) {
+        let was_empty = || {
+            let memory = memory.filter(|memory| memory.is_known_empty(self.oid, changed));
+            memory.and_then(|memory| memory.files.as_ref()?.get(&self.oid)).map(|was| was.number)
+        };
+        let is_empty = self.is_empty.unwrap_or_else(|| was_empty() == Some(self.number));
+        (self.oid, KeptFile { number: self.number, tablespace: self.tablespace, is_empty })
+    }
+}
+
+/// As they are noted, after what was known of them before.
+pub(super) fn kept(
+    leaves: &[LeafFile],
+    memory: Option<&Memory>,
+    changed: Option<&str>,
+) -> BTreeMap<u32, KeptFile> {
+    leaves.iter().map(|leaf| leaf.kept(memory, changed)).collect()
 }
 
 /// By the numbers of the tables.
@@ -114,12 +138,15 @@ pub(super) async fn look(
     memory: &Memory,
     columns: &[Column],
     leaves: &[LeafFile],
+    changed: Option<&str>,
 ) -> Result<Option<Lost>> {
     let Some(before) = &memory.files else { return Ok(None) };
-    let is_other = |leaf: &&LeafFile| before.get(&leaf.oid).is_some_and(|was| leaf.is_other(*was));
     let is_explained = memory.explains_other_files(columns);
-    for leaf in leaves.iter().filter(is_other) {
-        let was_empty = before.get(&leaf.oid).is_some_and(|was| was.is_empty);
+    for leaf in leaves {
+        if before.get(&leaf.oid).is_none_or(|was| !leaf.is_other(*was)) {
+            continue;
+        }
+        let was_empty = memory.is_known_empty(leaf.oid, changed);
         let may_differ = match &memory.seen {
             // For a column, all rows are written anew: there are some.
             Some(_) if is_explained && !was_empty => !has_rows_in(client, table, leaf, "true").await?,

@@ -11,7 +11,7 @@ use tokio_postgres::GenericClient;
 
 use crate::plan::state::State;
 use crate::table::{Altered, Column, Memory, Seen, SourceColumns};
-use crate::target::postgres::files::{self, LeafFile};
+use crate::target::postgres::files;
 use crate::target::postgres::found::{Found, found};
 use crate::target::postgres::kept;
 use crate::target::postgres::labels;
@@ -56,33 +56,41 @@ pub async fn note(client: &impl GenericClient, meta: &MetaSchema, table: &TableN
     let found = found(client, &[table]).await?;
     let Some(found) = found.into_values().next() else { return Ok(()) };
     let columns = schema::columns(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
-    let files = files::of(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
-    let files = files.iter().map(LeafFile::kept).collect();
+    let leaves = files::of(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
     let types = named_types::of(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
-    let select = format!("SELECT source_columns FROM {meta}.data_sync_table_state WHERE table_name = $1");
+    let select = format!(
+        "SELECT source_columns, changed_lsn::text FROM {meta}.data_sync_table_state WHERE table_name = $1"
+    );
     let known = client.query_opt(&select, &[&table.to_string()]).await.context(|| noting(table))?;
-    let source = known.map_or_else(SourceColumns::new, |row| parse_source(row.get(0)));
+    let source = known.as_ref().map_or_else(SourceColumns::new, |row| parse_source(row.get(0)));
+    let changed: Option<String> = known.and_then(|row| row.get(1));
+    let files = files::kept(&leaves, None, changed.as_deref());
     let mut memory = Memory::of(&columns, &source, files, types.types);
+    memory.noted = changed;
     // The rows are of this very transaction: the next pass looks at them again.
     memory.seen = Some(Seen { before, changed: Some(String::new()) });
     memory.functions = Some(Ours::of(client, meta).await?.functions);
     write(client, meta, table, &found, &memory).await
 }
 
-/// Its changes have emptied it: the rows that come are in other files. In the transaction of its rows.
+/// Its changes have emptied it: the rows that come are in other files. In the transaction of its rows, after it was noted that
+/// they have changed.
 pub(super) async fn note_files(
     client: &impl GenericClient,
     meta: &MetaSchema,
     table: &TableName,
 ) -> Result<()> {
-    let select = format!("SELECT local_columns FROM {meta}.data_sync_table_state WHERE table_name = $1");
-    let row = client.query_opt(&select, &[&table.to_string()]).await.context(|| noting(table))?;
-    let Some(mut memory) = row.and_then(|row| Memory::parse(row.get::<_, Option<&str>>(0)?)) else {
+    let select = format!(
+        "SELECT local_columns, changed_lsn::text FROM {meta}.data_sync_table_state WHERE table_name = $1"
+    );
+    let Some(row) = client.query_opt(&select, &[&table.to_string()]).await.context(|| noting(table))? else {
         return Ok(());
     };
+    let Some(mut memory) = row.get::<_, Option<&str>>(0).and_then(Memory::parse) else { return Ok(()) };
     let Some(found) = found(client, &[table]).await?.into_values().next() else { return Ok(()) };
-    let files = files::of(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
-    memory.files = Some(files.iter().map(LeafFile::kept).collect());
+    let leaves = files::of(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
+    memory.noted = row.get(1);
+    memory.files = Some(files::kept(&leaves, None, memory.noted.as_deref()));
     let update = format!("UPDATE {meta}.data_sync_table_state SET local_columns = $2 WHERE table_name = $1");
     client.execute(&update, &[&table.to_string(), &text(&memory)]).await.context(|| noting(table))?;
     Ok(())
@@ -214,6 +222,7 @@ pub(super) async fn look_at_tables(
         let stayed =
             |now: &Found| was_restored && (was_copied || oid == Some(now.oid) || is_older(now.oid, since));
         let memory = memory.filter(|_| known.is_some() && is_same_database);
+        let changed: Option<String> = row.get(9);
         let source = parse_source(row.get(6));
         let is_live = row.get::<_, &str>(7) == State::Live.as_str();
         let verdict = match (found.get(&table.to_string()), known) {
@@ -234,18 +243,20 @@ pub(super) async fn look_at_tables(
                 let shared = others.iter().find(|other| other.found.overlaps(now));
                 let leaves = files.get(&now.oid).map(Vec::as_slice).unwrap_or_default();
                 let written = match &memory {
-                    Some(memory) => files::look(client, table, memory, columns, leaves).await?,
+                    Some(memory) => {
+                        files::look(client, table, memory, columns, leaves, changed.as_deref()).await?
+                    }
                     None => None,
                 };
                 let types = types.remove(&now.oid).unwrap_or_default();
                 let judges_types = is_live && moment == Moment::End;
                 let named = memory.as_ref().filter(|_| judges_types);
                 let named = named.and_then(|memory| types.lost(memory, &labels::parse(row.get(8))));
-                let kept = leaves.iter().map(LeafFile::kept).collect();
+                let kept = files::kept(leaves, memory.as_ref(), changed.as_deref());
                 let after = memory.clone().unwrap_or_default();
                 let mut after = after.after(columns, &source, kept, types.types, judges_types);
                 after.functions = Some(ours.functions);
-                let changed: Option<String> = row.get(9);
+                after.noted.clone_from(&changed);
                 if moment == Moment::End && after.seen.as_ref().is_none_or(|seen| seen.changed != changed) {
                     after.seen = Some(Seen { before, changed });
                 }

@@ -124,14 +124,14 @@ impl<'a> Postgres<'a> {
         }
         cursor::add_waiting(client, meta, &positions.waiting).await?;
         self.note_touched().await?;
+        let changed = positions.entries.iter().filter(|entry| entry.counts.total() > 0);
+        let changed: BTreeSet<String> = changed.map(|entry| entry.table.to_string()).collect();
+        cursor::note_changed(client, meta, &changed.into_iter().collect::<Vec<String>>()).await?;
         let emptied = positions.entries.iter().filter(|entry| entry.counts.truncate > 0);
         let emptied: BTreeSet<&TableName> = emptied.map(|entry| &entry.table).collect();
         for table in emptied {
             identity::note_files(client, meta, table).await?;
         }
-        let changed = positions.entries.iter().filter(|entry| entry.counts.total() > 0);
-        let changed: BTreeSet<String> = changed.map(|entry| entry.table.to_string()).collect();
-        cursor::note_changed(client, meta, &changed.into_iter().collect::<Vec<String>>()).await?;
         let took = positions.started.elapsed();
         match self.local.logs_by_minute {
             true => ledger::log_by_minute(client, meta, &positions.entries, took).await?,
