@@ -88,3 +88,53 @@ async fn a_table_that_is_emptied_or_written_anew_while_passes_go_on_is_noticed()
         "1.239 1.239 1.239"
     );
 }
+
+#[tokio::test]
+async fn a_move_to_another_tablespace_hides_nothing_and_is_none_itself() {
+    let made = ["moved", "empty_moved", "emptied", "filled", "narrowed", "crashed", "late"];
+    let mut copy = live(&made).await;
+    copy.server
+        .execute(
+            "CREATE TABLE parts (id int PRIMARY KEY, v numeric) PARTITION BY RANGE (id);
+             CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10);
+             CREATE TABLE high PARTITION OF parts FOR VALUES FROM (10) TO (20)",
+        )
+        .await;
+    copy.forge.relation("parts", &["id integer not null", "v numeric"], &["id"]);
+    copy.forge.segment(&[vec![insert("parts", 1), insert("parts", 11)]]);
+    copy.applier(&["add-tables", "parts"]).succeed().await;
+    copy.sync(0).await;
+    let folder = copy.folder().join("elsewhere");
+    std::fs::create_dir(&folder).expect("the folder is ours");
+    copy.server.give(&folder);
+    copy.server.execute(&format!("CREATE TABLESPACE elsewhere LOCATION '{}'", folder.display())).await;
+    copy.server.execute("ALTER TABLE crashed SET UNLOGGED").await;
+    copy.server.crash();
+    copy.server.restart().await;
+    one_by_one(
+        &copy,
+        &[
+            "ALTER TABLE crashed SET LOGGED; ALTER TABLE crashed SET TABLESPACE elsewhere",
+            "TRUNCATE emptied; ALTER TABLE emptied SET TABLESPACE elsewhere",
+            "TRUNCATE filled; INSERT INTO filled VALUES (1, 7); ANALYZE filled; ALTER TABLE filled SET TABLESPACE elsewhere",
+            "ALTER TABLE narrowed ALTER v TYPE numeric(10,0); ALTER TABLE narrowed ALTER v TYPE numeric; \
+             ALTER TABLE narrowed SET TABLESPACE elsewhere",
+        ],
+    )
+    .await;
+    // There, back, and in other company; counted and not.
+    for plain in [
+        "ALTER TABLE moved SET TABLESPACE elsewhere; ALTER TABLE empty_moved SET TABLESPACE elsewhere; \
+         ALTER TABLE low SET TABLESPACE elsewhere",
+        "ALTER TABLE moved SET TABLESPACE pg_default; ALTER TABLE empty_moved SET TABLESPACE pg_default",
+        "VACUUM moved; VACUUM FULL low; ALTER TABLE moved SET TABLESPACE elsewhere; ALTER TABLE low SET TABLESPACE pg_default",
+    ] {
+        one_by_one(&copy, &[plain]).await;
+        copy.applier(&["sync"]).run().await;
+        assert_states(&copy, &["moved", "empty_moved", "late", "parts"], "live").await;
+    }
+    assert_states(&copy, &["emptied", "filled", "narrowed", "crashed"], "quarantined").await;
+    one_by_one(&copy, &["TRUNCATE low; ALTER TABLE low SET TABLESPACE elsewhere"]).await;
+    copy.sync(1).await;
+    assert_states(&copy, &["parts"], "quarantined").await;
+}

@@ -61,11 +61,6 @@ impl LeafFile {
         }
     }
 
-    /// Not as it is done for another tablespace, which changes no row.
-    fn is_other(&self, was: KeptFile) -> bool {
-        self.number != was.number && self.tablespace == was.tablespace
-    }
-
     /// As it is noted. What could not be asked is as it was before, if it was known (`memory`), and the file is the same; else
     /// there may be rows in it.
     fn kept(&self, memory: Option<&Memory>, changed: Option<&str>) -> (u32, KeptFile) {
@@ -143,15 +138,15 @@ pub(super) async fn look(
     let Some(before) = &memory.files else { return Ok(None) };
     let is_explained = memory.explains_other_files(columns);
     for leaf in leaves {
-        if before.get(&leaf.oid).is_none_or(|was| !leaf.is_other(*was)) {
-            continue;
-        }
+        let Some(was) = before.get(&leaf.oid).filter(|was| was.number != leaf.number) else { continue };
         let was_empty = memory.is_known_empty(leaf.oid, changed);
+        // Another tablespace takes the blocks as they are, and the number of rows with them.
+        let is_uncounted = leaf.is_uncounted && was.tablespace == leaf.tablespace;
         let may_differ = match &memory.seen {
             // For a column, all rows are written anew: there are some.
             Some(_) if is_explained && !was_empty => !has_rows_in(client, table, leaf, "true").await?,
             _ if is_explained => false,
-            _ if leaf.is_uncounted => true,
+            _ if is_uncounted => true,
             // VACUUM FULL and CLUSTER write the same rows, of the same transactions; ALTER TABLE makes them its own.
             Some(seen) if !was_empty => !has_rows_in(client, table, leaf, &is_older(seen)).await?,
             Some(_) => false,
