@@ -115,16 +115,18 @@ impl Memory {
     }
 
     fn altered_column(&self, column: &Column) -> Option<Altered> {
-        // What only this side has is nobody's business.
-        let is_of_source =
-            self.paired.is_empty() || self.paired.values().any(|number| *number == column.attnum);
-        let was = self.columns.get(&column.attnum).filter(|_| is_of_source)?;
+        let was = self.columns.get(&column.attnum).filter(|_| self.is_of_source(column))?;
         let is = KeptColumn::of(column);
         if was.expression.is_some() && is.expression.is_some() && was.expression != is.expression {
             return Some(Altered::Computed { column: is.name });
         }
         let (was, is, column) = (was.type_name.clone(), is.type_name, is.name);
         (!converts_exactly(&was, &is)).then_some(Altered::Converted { column, was, is })
+    }
+
+    /// What only this side has is nobody's business.
+    fn is_of_source(&self, column: &Column) -> bool {
+        self.paired.is_empty() || self.paired.values().any(|number| *number == column.attnum)
     }
 
     fn is_remade(&self, column: &Column, source: &SourceColumns) -> bool {
@@ -167,11 +169,20 @@ impl Memory {
         })
     }
 
-    /// Whether a column was altered, and is as it was: it may have been another one meanwhile.
+    /// Whether a column of the source was altered, and is as it was: it may have been another one meanwhile. A column that gets
+    /// another type takes those after it along, as the catalog has them.
     pub(crate) fn is_altered_and_back(&self, columns: &[Column]) -> bool {
-        columns.iter().any(|column| {
+        let is_taken_along = |column: &Column| {
+            let before = columns.iter().filter(|other| other.attnum < column.attnum);
+            before.filter(|other| other.altered_in == column.altered_in).any(|other| {
+                self.columns.get(&other.attnum).is_some_and(|was| was.type_name != other.plain_type)
+            })
+        };
+        columns.iter().filter(|column| self.is_of_source(column)).any(|column| {
             let was = self.columns.get(&column.attnum).filter(|was| was.altered_in != 0);
-            was.is_some_and(|was| was.altered_in != column.altered_in && was.name == column.name)
+            let is_back = |was: &KeptColumn| was.name == column.name && was.type_name == column.plain_type;
+            let is_altered = |was: &KeptColumn| was.altered_in != column.altered_in && is_back(was);
+            was.is_some_and(is_altered) && !is_taken_along(column)
         })
     }
 
@@ -289,6 +300,16 @@ mod tests {
         let memory = Memory::of(&altered(7), &SourceColumns::new(), Files::new(), Types::new());
         assert!(!memory.is_altered_and_back(&altered(7)));
         assert!(memory.is_altered_and_back(&altered(8)));
+        let two = |first: &str, was_altered: [u32; 2]| {
+            let [first_in, second_in] = was_altered;
+            let first = Column { altered_in: first_in, ..column(1, "a", first) };
+            [first, Column { altered_in: second_in, ..column(2, "b", "numeric") }]
+        };
+        let memory = Memory::of(&two("integer", [7, 7]), &SourceColumns::new(), Files::new(), Types::new());
+        assert!(!memory.is_altered_and_back(&two("bigint", [8, 7])));
+        assert!(!memory.is_altered_and_back(&two("bigint", [8, 8])), "taken along");
+        assert!(memory.is_altered_and_back(&two("bigint", [8, 9])));
+        assert!(memory.is_altered_and_back(&two("integer", [7, 8])));
     }
 
     #[test]

@@ -138,3 +138,30 @@ async fn a_move_to_another_tablespace_hides_nothing_and_is_none_itself() {
     copy.sync(1).await;
     assert_states(&copy, &["parts"], "quarantined").await;
 }
+
+/// A new type of a column takes the marks of those after it along: what was done to these before it only a proof sees.
+#[tokio::test]
+async fn what_writes_all_rows_anew_for_one_column_excuses_no_other() {
+    let mut copy = live(&["typed", "came", "at_once", "narrowed_last", "wide", "new"]).await;
+    let narrow = |table: &str| {
+        format!("ALTER TABLE {table} ALTER v TYPE numeric(10,0); ALTER TABLE {table} ALTER v TYPE numeric")
+    };
+    let came =
+        |table: &str| format!("ALTER TABLE {table} ADD COLUMN loaded timestamptz DEFAULT clock_timestamp()");
+    let wide = |table: &str| format!("ALTER TABLE {table} ALTER id TYPE bigint");
+    copy.server.execute("ALTER TABLE typed ADD COLUMN more int").await;
+    copy.sync(0).await;
+    one_by_one(&copy, &[&narrow("typed"), "ALTER TABLE typed ALTER more TYPE bigint"]).await;
+    one_by_one(&copy, &[&narrow("came"), &came("came")]).await;
+    copy.server.execute(&format!("{}; {}", narrow("at_once"), came("at_once"))).await;
+    one_by_one(&copy, &[&wide("narrowed_last"), &narrow("narrowed_last")]).await;
+    one_by_one(&copy, &[&wide("wide"), &came("new")]).await;
+    copy.sync(1).await;
+    let lost = ["typed", "came", "at_once", "narrowed_last"];
+    assert_states(&copy, &lost, "quarantined").await;
+    assert_states(&copy, &["wide", "new"], "live").await;
+    copy.applier(&[&["resync"], &lost[..]].concat()).succeed().await;
+    copy.forge.segment(&[vec![insert("wide", 2), insert("typed", 2)]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT v FROM typed UNION ALL SELECT v FROM came").await, "1.239 1.239 1.239");
+}

@@ -136,21 +136,23 @@ pub(super) async fn look(
     changed: Option<&str>,
 ) -> Result<Option<Lost>> {
     let Some(before) = &memory.files else { return Ok(None) };
-    let is_explained = memory.explains_other_files(columns);
+    let (is_explained, is_back) = (memory.explains_other_files(columns), memory.is_altered_and_back(columns));
     for leaf in leaves {
         let Some(was) = before.get(&leaf.oid).filter(|was| was.number != leaf.number) else { continue };
         let was_empty = memory.is_known_empty(leaf.oid, changed);
         // Another tablespace takes the blocks as they are, and the number of rows with them.
         let is_uncounted = leaf.is_uncounted && was.tablespace == leaf.tablespace;
         let may_differ = match &memory.seen {
-            // For a column, all rows are written anew: there are some.
+            // For a column, all rows are written anew, and for one that was another meanwhile too.
+            _ if is_explained && is_back && !was_empty => true,
+            // There are some.
             Some(_) if is_explained && !was_empty => !has_rows_in(client, table, leaf, "true").await?,
             _ if is_explained => false,
             _ if is_uncounted => true,
             // VACUUM FULL and CLUSTER write the same rows, of the same transactions; ALTER TABLE makes them its own.
             Some(seen) if !was_empty => !has_rows_in(client, table, leaf, &is_older(seen)).await?,
             Some(_) => false,
-            None => memory.is_altered_and_back(columns),
+            None => is_back,
         };
         if may_differ {
             return Ok(Some(Lost::Rewritten));
