@@ -3,7 +3,7 @@
 //! Rows are converted with a column that somebody alters, and a name can go to another column: neither is seen in the
 //! columns that are there afterwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,9 @@ pub(crate) struct Memory {
     /// The last of the table's changes when `files` was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) noted: Option<String>,
+    /// Those of them that had rows then, by name: numbers do not outlive a dump. `None`: nobody has asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) filled: Option<BTreeSet<String>>,
     /// The number of a function of ours then: a restored one has another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) functions: Option<u32>,
@@ -223,6 +226,7 @@ impl Memory {
             files: Some(files),
             seen: self.seen.clone(),
             noted: self.noted.clone(),
+            filled: self.filled.clone(),
             functions: self.functions,
             types: Some(types),
         }

@@ -16,6 +16,7 @@ mod health;
 mod heirs;
 mod numbers;
 mod restored;
+mod restored_elsewhere;
 mod rewritten_by_hand;
 mod rewritten_meanwhile;
 mod setup;

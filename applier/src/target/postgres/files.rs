@@ -2,11 +2,12 @@
 //! written anew for another shape. Where none of the table's changes did that, somebody has: rows are gone, or were
 //! converted there and back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use syncdata_formats::error::Result;
 use syncdata_formats::name::TableName;
 use syncdata_service::postgres::ServerContext as _;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{GenericClient, Row};
 
 use crate::table::{Column, KeptFile, Memory, Seen};
@@ -161,6 +162,57 @@ pub(super) async fn look(
     for leaf in leaves.iter().filter(|leaf| !before.contains_key(&leaf.oid)) {
         if has_rows(client, leaf.oid, &leaf.name, leaf.is_readable).await? {
             return Ok(Some(Lost::PartWithRows(leaf.name.clone())));
+        }
+    }
+    Ok(None)
+}
+
+/// How many blocks of a table are looked at for a row: what was deleted may fill the rest.
+const LOOKED_AT: u32 = 128;
+
+/// As many tables are asked at once.
+const AT_ONCE: usize = 100;
+
+/// Those that are known to have rows, by their names. Waits for nobody, and keeps no lock.
+pub(super) async fn filled(client: &impl GenericClient, leaves: &[LeafFile]) -> Result<BTreeSet<String>> {
+    let mut filled = BTreeSet::new();
+    let asked: Vec<&LeafFile> =
+        leaves.iter().filter(|leaf| leaf.is_empty == Some(false) && leaf.is_readable).collect();
+    for leaves in asked.chunks(AT_ONCE) {
+        let has_rows = |leaf: &&LeafFile| {
+            format!("EXISTS (SELECT FROM ONLY {} AS t WHERE t.ctid < '({LOOKED_AT},0)')", leaf.name)
+        };
+        let asking: Vec<String> = leaves.iter().map(has_rows).collect();
+        let select = format!("SELECT ARRAY[{}]", asking.join(", "));
+        let begin = "SAVEPOINT syncdata_filled; SET LOCAL lock_timeout = '50ms'";
+        client.batch_execute(begin).await.context(looking)?;
+        let answer = client.query_one(&select, &[]).await;
+        let end = "ROLLBACK TO SAVEPOINT syncdata_filled; RELEASE SAVEPOINT syncdata_filled";
+        client.batch_execute(end).await.context(looking)?;
+        let answer: Vec<bool> = match answer {
+            Ok(row) => row.get(0),
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => continue,
+            Err(error) => return Err(error).context(looking),
+        };
+        let with_rows = leaves.iter().zip(answer).filter(|(_, has_rows)| *has_rows);
+        filled.extend(with_rows.map(|(leaf, _)| leaf.name.clone()));
+    }
+    Ok(filled)
+}
+
+/// One of those that had rows, and has none now, or is gone. By their names, as a dump keeps them.
+pub(super) async fn not_filled(
+    client: &impl GenericClient,
+    memory: &Memory,
+    leaves: &[LeafFile],
+) -> Result<Option<String>> {
+    for name in memory.filled.iter().flatten() {
+        let has_rows = match leaves.iter().find(|leaf| leaf.name == *name) {
+            Some(leaf) => has_rows(client, leaf.oid, name, leaf.is_readable).await?,
+            None => false,
+        };
+        if !has_rows {
+            return Ok(Some(name.clone()));
         }
     }
     Ok(None)

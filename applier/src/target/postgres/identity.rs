@@ -17,6 +17,7 @@ use crate::target::postgres::kept;
 use crate::target::postgres::labels;
 use crate::target::postgres::lost::Lost;
 use crate::target::postgres::meta::MetaSchema;
+use crate::target::postgres::restored::{Origin, Ours};
 use crate::target::postgres::{copied_lines, heirs, named_types, others, schema};
 
 /// This server and this database, which no other has in common.
@@ -67,6 +68,7 @@ pub async fn note(client: &impl GenericClient, meta: &MetaSchema, table: &TableN
     let files = files::kept(&leaves, None, changed.as_deref());
     let mut memory = Memory::of(&columns, &source, files, types.types);
     memory.noted = changed;
+    memory.filled = Some(files::filled(client, &leaves).await?);
     // The rows are of this very transaction: the next pass looks at them again.
     memory.seen = Some(Seen { before, changed: Some(String::new()) });
     memory.functions = Some(Ours::of(client, meta).await?.functions);
@@ -89,7 +91,7 @@ pub(super) async fn note_files(
     let Some(mut memory) = row.get::<_, Option<&str>>(0).and_then(Memory::parse) else { return Ok(()) };
     let Some(found) = found(client, &[table]).await?.into_values().next() else { return Ok(()) };
     let leaves = files::of(client, &[found.oid]).await?.remove(&found.oid).unwrap_or_default();
-    memory.noted = row.get(1);
+    (memory.noted, memory.filled) = (row.get(1), None);
     memory.files = Some(files::kept(&leaves, None, memory.noted.as_deref()));
     let update = format!("UPDATE {meta}.data_sync_table_state SET local_columns = $2 WHERE table_name = $1");
     client.execute(&update, &[&table.to_string(), &text(&memory)]).await.context(|| noting(table))?;
@@ -207,21 +209,16 @@ pub(super) async fn look_at_tables(
             continue;
         };
         let (oid, parts): (Option<u32>, Option<Vec<u32>>) = (row.get(1), row.get(2));
-        // Where all was restored from a dump, nothing that was noted before means anything.
-        let is_here = row.get::<_, Option<bool>>(3).unwrap_or(false);
-        let known = oid.filter(|oid| is_here || *oid == 0);
         let is_same_database = row.get::<_, Option<bool>>(4).unwrap_or(false);
-        let memory = row.get::<_, Option<&str>>(5).and_then(Memory::parse);
-        // Whoever restores a database makes its tables anew, all of them, after its functions. Lines that were copied into
-        // tables that are here are of another moment whatever the table is.
+        // Where all was restored from a dump, no number that was noted before means anything. In another database one may be the
+        // same by chance; in one that was copied file by file they all are.
+        let is_known = || found.get(&table.to_string()).is_some_and(|now| Some(now.oid) == oid);
+        let is_here = row.get::<_, Option<bool>>(3).unwrap_or(false) && (is_same_database || is_known());
+        let known = oid.filter(|oid| is_here || *oid == 0);
         let was_copied = row.get::<_, Option<bool>>(10).unwrap_or(false);
-        let was_restored = oid.is_some_and(|oid| oid != 0) && !is_here && is_same_database;
-        let functions =
-            memory.as_ref().and_then(|memory| memory.functions).filter(|known| *known != ours.functions);
-        let since = functions.map_or(ours.table, |_| ours.functions);
-        let stayed =
-            |now: &Found| was_restored && (was_copied || oid == Some(now.oid) || is_older(now.oid, since));
-        let memory = memory.filter(|_| known.is_some() && is_same_database);
+        let origin = Origin { oid, is_here, is_same_database, was_copied };
+        let noted = row.get::<_, Option<&str>>(5).and_then(Memory::parse);
+        let memory = noted.clone().filter(|_| known.is_some() && is_same_database);
         let changed: Option<String> = row.get(9);
         let source = parse_source(row.get(6));
         let is_live = row.get::<_, &str>(7) == State::Live.as_str();
@@ -229,7 +226,9 @@ pub(super) async fn look_at_tables(
             (None, _) => Some(Lost::NotFound),
             (Some(now), _) if now.is_unlogged => Some(Lost::Unlogged),
             (_, Some(0)) => Some(Lost::Touched),
-            (Some(now), _) if stayed(now) => Some(Lost::OtherMoment),
+            (Some(now), _) if ours.is_of_other_moment(origin, noted.as_ref(), now.oid) => {
+                Some(Lost::OtherMoment)
+            }
             (Some(now), Some(oid)) if now.oid != oid => Some(Lost::Replaced),
             (Some(now), Some(_)) if parts.iter().flatten().any(|part| !now.parts.contains(part)) => {
                 Some(Lost::PartGone)
@@ -246,7 +245,7 @@ pub(super) async fn look_at_tables(
                     Some(memory) => {
                         files::look(client, table, memory, columns, leaves, changed.as_deref()).await?
                     }
-                    None => None,
+                    None => origin.not_restored(client, noted.as_ref(), leaves).await?,
                 };
                 let types = types.remove(&now.oid).unwrap_or_default();
                 let judges_types = is_live && moment == Moment::End;
@@ -256,8 +255,13 @@ pub(super) async fn look_at_tables(
                 let after = memory.clone().unwrap_or_default();
                 let mut after = after.after(columns, &source, kept, types.types, judges_types);
                 after.functions = Some(ours.functions);
+                after.filled = after.filled.filter(|_| after.noted == changed);
                 after.noted.clone_from(&changed);
-                if moment == Moment::End && after.seen.as_ref().is_none_or(|seen| seen.changed != changed) {
+                let is_other = after.seen.as_ref().is_none_or(|seen| seen.changed != changed);
+                if moment == Moment::End && (is_other || after.filled.is_none()) {
+                    after.filled = Some(files::filled(client, leaves).await?);
+                }
+                if moment == Moment::End && is_other {
                     after.seen = Some(Seen { before, changed });
                 }
                 let is_new =
@@ -278,29 +282,6 @@ pub(super) async fn look_at_tables(
         lost.extend(verdict.map(|verdict| ((*table).clone(), verdict)));
     }
     Ok(lost)
-}
-
-/// When our own objects were made, as the server numbers what is made.
-struct Ours {
-    table: u32,
-    functions: u32,
-}
-
-impl Ours {
-    async fn of(client: &impl GenericClient, meta: &MetaSchema) -> Result<Ours> {
-        let select = "SELECT (SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                WHERE n.nspname = $1 AND c.relname = 'data_sync_table_state'),
-            coalesce((SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-                WHERE n.nspname = $1 AND p.proname = 'data_sync_line_made' AND p.pronargs = 0), 0)";
-        let row = client.query_one(select, &[&meta.name()]).await;
-        let row = row.context(|| "asking when our tables were made".to_owned())?;
-        Ok(Ours { table: row.get(0), functions: row.get(1) })
-    }
-}
-
-/// The numbers go round.
-fn is_older(oid: u32, than: u32) -> bool {
-    oid.wrapping_sub(than) > u32::MAX / 2
 }
 
 /// What was done to a column that has values.

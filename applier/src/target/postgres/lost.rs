@@ -41,6 +41,8 @@ pub enum Lost {
     Shared(String),
     /// Something else than its changes has changed them.
     Touched,
+    /// It, or that partition, had rows, and none came back with the dump that the database was restored from.
+    NotRestored(String),
     /// The position is of another moment than the rows: a dump of our tables was restored, and the table was not.
     OtherMoment,
     /// Some have a label that the source calls otherwise by now.
@@ -100,6 +102,9 @@ impl Lost {
                 shell_word(schema),
                 table.shell_word()
             ),
+            Lost::NotRestored(part) => format!(
+                "{part} had rows, and none came back with the dump that the local database was restored from; run: {resync}"
+            ),
             Lost::Touched => format!("its rows are no longer those of its position; run: {resync}"),
             Lost::OtherMoment => format!(
                 "its position was restored from a dump, and its rows may be of another moment; run: {resync}"
@@ -111,7 +116,12 @@ impl Lost {
     /// However it is afterwards: its rows may be others since.
     pub(super) fn stays(&self) -> bool {
         match self {
-            Lost::Unlogged | Lost::Rewritten | Lost::TypeAltered | Lost::Altered(_) | Lost::Shared(_) => true,
+            Lost::Unlogged
+            | Lost::Rewritten
+            | Lost::TypeAltered
+            | Lost::Altered(_)
+            | Lost::Shared(_)
+            | Lost::NotRestored(_) => true,
             Lost::NotFound
             | Lost::Replaced
             | Lost::PartGone

@@ -23,6 +23,7 @@ mod named_types;
 mod older;
 pub(crate) mod others;
 pub mod quarantine;
+mod restored;
 pub(crate) mod rules;
 pub mod schema;
 pub mod step;
