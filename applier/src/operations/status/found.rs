@@ -23,6 +23,8 @@ pub struct Found {
     pub last_verify: Option<LastVerify>,
     /// From when on old lines of our logs go, where that has just been announced.
     pub forgets_from: Option<(i32, Timestamp)>,
+    /// Synced tables that inherit from other synced ones, each with that one.
+    pub heirs: Vec<(String, String)>,
 }
 
 const DOING: &str = "reading how far the copy is";
@@ -39,6 +41,18 @@ const ESTIMATES: &str = "WITH RECURSIVE parts AS (
       WHERE p.relkind = 'p')
   SELECT place, CASE WHEN min(reltuples) >= 0 THEN sum(reltuples::float8)::int8 END
   FROM parts WHERE relkind <> 'p' GROUP BY place";
+
+/// Those of the tables that inherit from others of them, however far up. Partitions are no heirs.
+const HEIRS: &str = "WITH RECURSIVE synced AS MATERIALIZED (
+    SELECT c.oid, pg_catalog.quote_ident(n.schema) || '.' || pg_catalog.quote_ident(n.name) AS name
+      FROM unnest($1::text[], $2::text[]) AS n(schema, name)
+      JOIN pg_catalog.pg_namespace s ON s.nspname = n.schema
+      JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid AND c.relname = n.name AND NOT c.relispartition
+  ), parents AS (
+    SELECT s.oid AS heir, i.inhparent AS parent FROM synced s JOIN pg_catalog.pg_inherits i ON i.inhrelid = s.oid
+    UNION SELECT p.heir, i.inhparent FROM parents p JOIN pg_catalog.pg_inherits i ON i.inhrelid = p.parent
+  )
+  SELECT h.name, s.name FROM parents p JOIN synced h ON h.oid = p.heir JOIN synced s ON s.oid = p.parent ORDER BY 1, 2";
 
 impl Found {
     /// Our tables have to be there.
@@ -57,7 +71,8 @@ impl Found {
         let forgets_from = forgets_from(client, meta).await?;
         let last_verify = last_verify(client, meta).await?;
         let quarantine_records = u64::try_from(waiting).ok();
-        Ok(Found { copy, tables, quarantine_records, last_verify, forgets_from })
+        let heirs = heirs(client, &tables).await?;
+        Ok(Found { copy, tables, quarantine_records, last_verify, forgets_from, heirs })
     }
 }
 
@@ -120,6 +135,14 @@ async fn read_tables(client: &Client, meta: &MetaSchema) -> Result<Vec<TableStat
     );
     let rows = client.query(&tables, &[]).await.context(|| DOING.to_owned())?;
     rows.iter().map(table).collect()
+}
+
+async fn heirs(client: &Client, tables: &[TableStatus]) -> Result<Vec<(String, String)>> {
+    let names: Vec<TableName> = tables.iter().filter_map(|table| table.table.parse().ok()).collect();
+    let (schemas, names): (Vec<&str>, Vec<&str>) =
+        names.iter().map(|name| (name.schema(), name.name())).unzip();
+    let rows = client.query(HEIRS, &[&schemas, &names]).await.context(|| DOING.to_owned())?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 async fn estimates(client: &Client, tables: &[TableStatus]) -> Result<BTreeMap<String, Option<u64>>> {

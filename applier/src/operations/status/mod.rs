@@ -233,6 +233,12 @@ impl Status {
         self.notes.extend(found.forgets_from.map(|(days, from)| {
             format!("lines of data_sync_logs, sync_executions and data_sync_alerts older than {days} days go from {from} on (log_keep_days)")
         }));
+        self.notes.extend(found.heirs.iter().map(|(heir, parent)| {
+            format!(
+                "{heir} inherits from {parent} here, and both are synced: queries of {parent} show its rows too; where production \
+                 does not have it so: ALTER TABLE {heir} NO INHERIT {parent}"
+            )
+        }));
         self.troubles.extend(troubles::of_tables(&self));
         self.problems = self.troubles.iter().map(|trouble| trouble.words.clone()).collect();
         self.healthy = self.problems.is_empty();

@@ -18,7 +18,7 @@ use crate::target::postgres::labels;
 use crate::target::postgres::lost::Lost;
 use crate::target::postgres::meta::MetaSchema;
 use crate::target::postgres::restored::{Origin, Ours};
-use crate::target::postgres::{copied_lines, heirs, named_types, others, schema};
+use crate::target::postgres::{copied_lines, heirs, named_types, nested, others, schema};
 
 /// This server and this database, which no other has in common.
 const HERE: &str = "(SELECT s.system_identifier || '/' || d.oid FROM pg_catalog.pg_control_system() s, \
@@ -35,6 +35,10 @@ pub async fn unfit_for_rows(
         return Ok(Some(Lost::Unlogged));
     }
     let oids: Vec<u32> = here.values().map(|found| found.oid).collect();
+    let nested = nested::of(client, meta, false).await?;
+    if let Some(lost) = oids.iter().find_map(|oid| nested.get(oid)) {
+        return Ok(Some(lost.clone()));
+    }
     if let Some(heir) = heirs::with_rows(client, meta, &oids).await?.into_values().next() {
         return Ok(Some(heir.lost()));
     }
@@ -195,6 +199,7 @@ pub(super) async fn look_at_tables(
     let files = files::of(client, &oids).await?;
     let others = others::claimed(client, meta).await?;
     let heirs = heirs::with_rows(client, meta, &oids).await?;
+    let nested = nested::of(client, meta, true).await?;
     let mut types = named_types::of(client, &oids).await?;
     let ours = Ours::of(client, meta).await?;
     let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
@@ -266,8 +271,11 @@ pub(super) async fn look_at_tables(
                 }
                 let is_new =
                     known.is_none() || parts.as_ref() != Some(&now.parts) || memory.as_ref() != Some(&after);
-                let altered = altered.map(Lost::Altered).or(written).or(named);
+                let stays = |lost: &Lost| lost.stays();
+                let altered = altered.map(Lost::Altered).or_else(|| written.clone().filter(stays)).or(named);
                 let lost = altered
+                    .or_else(|| nested.get(&now.oid).cloned())
+                    .or(written)
                     .or_else(|| Some(Lost::Shared(shared?.schema.clone())))
                     .or_else(|| Some(heirs.get(&now.oid)?.lost()));
                 if lost.is_none() && is_new {

@@ -43,6 +43,12 @@ pub enum Lost {
     Touched,
     /// It, or that partition, had rows, and none came back with the dump that the database was restored from.
     NotRestored(String),
+    /// It and another synced table are parts of each other here: queries of the one show rows of the other.
+    Nested {
+        part: String,
+        parent: String,
+        whole: String,
+    },
     /// The position is of another moment than the rows: a dump of our tables was restored, and the table was not.
     OtherMoment,
     /// Some have a label that the source calls otherwise by now.
@@ -105,6 +111,11 @@ impl Lost {
             Lost::NotRestored(part) => format!(
                 "{part} had rows, and none came back with the dump that the local database was restored from; run: {resync}"
             ),
+            Lost::Nested { part, parent, whole } => format!(
+                "{part} is a partition of {whole} here, and both are synced: each shows, and takes, rows of the other; run: \
+                 ALTER TABLE {parent} DETACH PARTITION {part}  -- then, if {table} is quarantined: syncdata-applier retry {}",
+                table.shell_word()
+            ),
             Lost::Touched => format!("its rows are no longer those of its position; run: {resync}"),
             Lost::OtherMoment => format!(
                 "its position was restored from a dump, and its rows may be of another moment; run: {resync}"
@@ -127,6 +138,7 @@ impl Lost {
             | Lost::PartGone
             | Lost::PartWithRows(_)
             | Lost::HeirWithRows { .. }
+            | Lost::Nested { .. }
             | Lost::Relabelled { .. }
             | Lost::Touched
             | Lost::OtherMoment

@@ -20,6 +20,7 @@ pub mod local;
 pub mod lost;
 pub mod meta;
 mod named_types;
+mod nested;
 mod older;
 pub(crate) mod others;
 pub mod quarantine;
