@@ -5,9 +5,9 @@ use std::pin::pin;
 use serde_json::json;
 use syncdata_formats::Result;
 use syncdata_service::config::Config;
-use tokio::sync::mpsc;
 
 use crate::poll::archiver::Archiver;
+use crate::proof::asking::Asks;
 use crate::proof::{self, Made, Options};
 use crate::spool::executions::{self, Came, Kind, Trigger};
 
@@ -33,12 +33,13 @@ pub(crate) async fn here(config: Config, options: &Options) -> Result<Made> {
 async fn made_here(config: &Config, options: &Options) -> Result<Made> {
     let mut archiver = Archiver::new(config.clone())?;
     let watch = archiver.watch();
-    let (asks, mut asked) = mpsc::channel(1);
+    let (asks, mut asked) = Asks::new();
     let mut proving = pin!(proof::make(config, options, &watch, &asks));
     loop {
         tokio::select! {
             made = &mut proving => return made,
-            Some(to) = asked.recv() => {
+            Some(ask) = asked.recv() => {
+                let to = ask.taken(&watch);
                 let polled = archiver.poll().await.map(drop);
                 // Who asked waits for it.
                 let _ = to.send(polled);

@@ -114,6 +114,11 @@ impl Archiver {
         })
     }
 
+    /// With the search of the archiver that it takes the place of.
+    pub(crate) fn carrying(self, watch: Watch) -> Archiver {
+        Archiver { watch, ..self }
+    }
+
     pub(crate) fn spool(&self) -> Option<&Spool> {
         self.spool.spool()
     }

@@ -35,7 +35,8 @@ use crate::program::api;
 use crate::program::life::{self, Life};
 use crate::program::poll_log::PollLog;
 use crate::program::stopping::unless_stopped;
-use crate::proof::{self, Asks, Made};
+use crate::proof::asking::Asks;
+use crate::proof::{self, Made};
 use crate::segment::cut::Watch;
 use crate::spool::executions::Trigger;
 
@@ -86,7 +87,7 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     }
     let provers = Provers::default();
     let mut proofs = Schedule::default();
-    let (asks, mut asked) = mpsc::channel::<oneshot::Sender<Result<()>>>(1);
+    let (asks, mut asked) = Asks::new();
     let prover = |archiver: &Archiver| Prover {
         config: archiver.config.clone(),
         status: Shared::clone(&status),
@@ -153,7 +154,8 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
                     notify(Phase::Ready);
                     break;
                 }
-                Some(to) = asked.recv() => {
+                Some(ask) = asked.recv() => {
+                    let to = ask.taken(&archiver.watch());
                     let polled = poll(&mut archiver, &mut log, &status, &stop, Trigger::Command).await;
                     let Some(polled) = polled else { break };
                     let polled = polled.map(drop).map_err(|error| Error::new(error.kind(), error.one_line()));
@@ -294,7 +296,7 @@ fn summary(status: &Status) -> String {
 
 /// Settings that cannot be used change nothing.
 fn reloaded(archiver: Archiver, reload: &impl Fn() -> Result<Config>, status: &Shared) -> Result<Archiver> {
-    let before = archiver.config.clone();
+    let (before, watch) = (archiver.config.clone(), archiver.watch());
     // The spool's lock is ours until the old one is gone.
     drop(archiver);
     let keep_days = before.keep_days;
@@ -311,6 +313,8 @@ fn reloaded(archiver: Archiver, reload: &impl Fn() -> Result<Config>, status: &S
             Archiver::new(before)?
         }
     };
+    // A proof that is being made goes on, and no other one beside it.
+    let archiver = archiver.carrying(watch);
     lock(status).poll_frequency_seconds = archiver.config.data_sync_freq.as_secs();
     status.configured(&archiver.config);
     Ok(archiver)

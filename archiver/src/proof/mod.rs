@@ -6,6 +6,7 @@
 //! ```
 //! A mark promises nothing. The files exist only once the stream was read past the snapshot and nothing contradicted.
 
+pub(crate) mod asking;
 mod digest;
 mod keep;
 mod questions;
@@ -24,7 +25,6 @@ use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use syncdata_service::faults;
 use syncdata_service::postgres::{CatalogKey, Session};
-use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::segment::cut::{Progress, Watch};
@@ -40,6 +40,7 @@ use crate::source::pgoutput::publication;
 use crate::source::pinned::pinned;
 use crate::spool::{Spool, State};
 
+use asking::{Asks, Step};
 use digest::Digests;
 use questions::Questions;
 
@@ -49,8 +50,10 @@ const APPLICATION_NAME: &str = "syncdata-archiver proof";
 const ATTEMPTS_MAX: u32 = 8;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
 
-/// Polls that an attempt may take to be read past.
+/// Polls that an attempt may take to be read past, and the pause before each, which grows.
 const POLLS_MAX: u32 = 200;
+const BETWEEN_POLLS: Duration = Duration::from_millis(50);
+const BETWEEN_POLLS_MAX: Duration = Duration::from_secs(1);
 
 /// Rows of a table that was never analysed.
 const ROWS_UNKNOWN: u64 = 64_000;
@@ -89,15 +92,19 @@ impl Made {
             "proof {}: {} tables, {} rows, as of {} (segment {}), in {:.1} s\n",
             self.id, self.tables, self.rows, self.cut_lsn, self.segment, self.seconds
         );
+        if self.void > 0 {
+            text.push_str(&format!(
+                "void: {} of {} snapshots were no prefix of the stream of commits\n",
+                self.void,
+                self.void + 1
+            ));
+        }
         for (table, reason) in &self.not_proved {
             text.push_str(&format!("not proved: {table}: {reason}\n"));
         }
         text
     }
 }
-
-/// Has the archiver that holds the watch poll once, and answers what came of it.
-pub(crate) type Asks = mpsc::Sender<oneshot::Sender<Result<()>>>;
 
 /// Makes a proof.
 pub(crate) async fn make(config: &Config, options: &Options, watch: &Watch, asks: &Asks) -> Result<Made> {
@@ -149,7 +156,7 @@ enum Attempt {
 impl Proof<'_> {
     async fn run(&self) -> Result<Made> {
         // Founds what is missing, and says what is captured.
-        self.poll().await?;
+        self.asks.poll(Step::None).await?;
         let state = Spool::peek_state(&self.config.spool_dir)?;
         let state = state.ok_or_else(|| Error::new(Kind::NotFound, "the spool has no state yet"))?;
         if let Some(why) = &state.diverged {
@@ -157,7 +164,7 @@ impl Proof<'_> {
         }
         let archive = ArchiveHandle::spawn(syncdata_archive::open(self.config.archive()?)?)?;
         let held = self.hold(&state).await?;
-        faults::hit("proof.marked")?;
+        faults::pass("proof.marked").await?;
         let Held { connection, view, keys, mark, cut, lost, is_degraded, void } = held;
         info!(proof = %mark.id, lsn = %cut.end_lsn, segment = %cut.seq, tables = mark.tables.len(), "proof begun");
 
@@ -206,13 +213,6 @@ impl Proof<'_> {
         Ok(made)
     }
 
-    async fn poll(&self) -> Result<()> {
-        let (to, polled) = oneshot::channel();
-        let stopping = || Error::new(Kind::Locked, "the archiver is stopping");
-        self.asks.send(to).await.map_err(|_| stopping())?;
-        polled.await.map_err(|_| stopping())?
-    }
-
     /// A snapshot, and where it stands in the order of commits.
     async fn hold(&self, state: &State) -> Result<Held> {
         let mut reasons = Vec::new();
@@ -242,9 +242,9 @@ impl Proof<'_> {
         origin::check_server(&state.source, &connection.facts, &self.config.slot_name)?;
         let helper = Session::open(self.config.postgres()?, APPLICATION_NAME, &pinned()).await?;
         // First: a commit that nobody remembers could be one that the snapshot does not see.
-        self.watch.begin();
+        self.asks.poll(Step::Begin).await?;
         self.wait_for_older(&connection).await?;
-        self.poll().await?;
+        self.asks.poll(Step::None).await?;
 
         let patterns = self.patterns()?;
         let state = Spool::peek_state(&self.config.spool_dir)?.unwrap_or_else(|| state.clone());
@@ -256,7 +256,7 @@ impl Proof<'_> {
         };
         let role = &self.config.postgres()?.user;
         let view = View::open(connection.session.client(), &selection, role).await?;
-        faults::hit("proof.snapshot_taken")?;
+        faults::pass("proof.snapshot_taken").await?;
         if view.tables.is_empty() {
             return Err(nothing_to_read(&view.closed));
         }
@@ -266,8 +266,11 @@ impl Proof<'_> {
         barrier::write_something(helper.client()).await?;
         let upto = catalog::insert_position(helper.client()).await?;
         barrier::wait_for_flush(helper.client(), upto).await?;
-        self.watch.want(view.seen.clone(), mark.clone(), upto);
-        for _ in 0..POLLS_MAX {
+        let mut step = Step::Want(Box::new((view.seen.clone(), mark.clone(), upto)));
+        for polls in 0..POLLS_MAX {
+            // The first is enough, unless there is much to read.
+            tokio::time::sleep((BETWEEN_POLLS * polls).min(BETWEEN_POLLS_MAX)).await;
+            self.asks.poll(std::mem::take(&mut step)).await?;
             match self.watch.progress() {
                 Progress::UnderWay => {}
                 Progress::Void(reason) => return Ok(Attempt::Void(reason)),
@@ -278,7 +281,6 @@ impl Proof<'_> {
                     return Ok(Attempt::Held(Box::new(held)));
                 }
             }
-            self.poll().await?;
         }
         let message = "the stream was not read past the snapshot: polls do not get that far";
         Err(Error::new(Kind::Locked, message).hint("look at `syncdata-archiver status`"))
@@ -294,7 +296,7 @@ impl Proof<'_> {
                 waited = &mut waiting => return waited,
                 () = tokio::time::sleep(self.config.data_sync_freq) => {}
             }
-            let mut polling = std::pin::pin!(self.poll());
+            let mut polling = std::pin::pin!(self.asks.poll(Step::None));
             tokio::select! {
                 waited = &mut waiting => {
                     polling.await?;

@@ -49,6 +49,8 @@ pub(crate) struct Search {
     reached: Lsn,
     /// NULL in the stream may stand for NaN.
     is_degraded: bool,
+    /// An answer is being published that this search has not heard of.
+    is_behind: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -92,6 +94,11 @@ pub(crate) enum Progress {
     Void(String),
 }
 
+/// An answer was published in part, and then an error came: nobody knows which transactions were in it.
+const BEHIND: &str = "a poll failed while it published what it had read";
+
+/// `begin` and `want` come between two polls, never in one: what a poll found for the search that it began with would
+/// take the place of the new one.
 impl Watch {
     /// Until it is dropped, nobody else searches. `None`: somebody does.
     pub(crate) fn claim(&self) -> Option<Claim> {
@@ -117,6 +124,7 @@ impl Watch {
             None if search.published.len() >= PUBLISHED_MAX => {
                 Found::Void("too many transactions committed meanwhile".to_owned())
             }
+            None if search.is_behind => Found::Void(BEHIND.to_owned()),
             None => Found::Nothing,
         };
         search.wanted = Some(Wanted { seen, mark, tables, upto, found });
@@ -143,7 +151,18 @@ impl Watch {
 
     /// For one answer, which may come to nothing.
     pub(crate) fn search(&self) -> Option<Search> {
-        self.lock().clone()
+        let mut search = self.lock();
+        if let Some(search) = search.as_mut().filter(|search| search.is_behind) {
+            search.void(BEHIND);
+        }
+        search.clone()
+    }
+
+    /// What an answer holds becomes known to the spool, one segment after the other.
+    pub(crate) fn publishing(&self) {
+        if let Some(search) = self.lock().as_mut() {
+            search.is_behind = true;
+        }
     }
 
     /// The answer is published. A search that ended meanwhile stays ended.
@@ -160,6 +179,15 @@ impl Watch {
 }
 
 impl Search {
+    /// A table that is not captured any more is not in what is read, whatever production does with it.
+    pub(crate) fn within(mut self, captured: &BTreeSet<TableName>) -> Search {
+        let left = self.wanted.iter().flat_map(|wanted| wanted.tables.difference(captured)).next().cloned();
+        if let Some(table) = left {
+            self.void(format!("{table} is captured no more"));
+        }
+        self
+    }
+
     /// Whether the segment has to end before that transaction: it is the first that the snapshot does not see.
     pub(crate) fn ends_before(&self, transaction: &Begin) -> bool {
         self.wanted
@@ -281,6 +309,48 @@ mod tests {
             watch.note(Some(search));
             watch.want(seen(), mark(), Lsn::from_u64(100));
             assert_eq!(matches!(watch.progress(), Progress::Void(_)), is_void, "{published}");
+        }
+    }
+
+    /// Segments are in the spool by then, and the slot hands their transactions out no more.
+    #[test]
+    fn an_answer_that_was_published_in_part_makes_an_attempt_void() {
+        for wanted_first in [true, false] {
+            let watch = Watch::default();
+            let want = || watch.want(seen(), mark(), Lsn::from_u64(100));
+            watch.begin();
+            if wanted_first {
+                want();
+            }
+            watch.search().expect("begun");
+            watch.publishing();
+            // What it found is lost with the error.
+            if wanted_first {
+                watch.search().expect("begun");
+            } else {
+                want();
+            }
+            assert!(matches!(watch.progress(), Progress::Void(_)), "{wanted_first}");
+
+            watch.begin();
+            want();
+            let search = watch.search();
+            watch.publishing();
+            watch.note(search);
+            watch.search().expect("begun");
+            assert_eq!(watch.progress(), Progress::UnderWay);
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_captured_no_more_makes_an_attempt_void() {
+        for (captured, is_void) in [(vec!["t", "u"], false), (vec!["u"], true)] {
+            let watch = Watch::default();
+            watch.begin();
+            watch.want(seen(), mark(), Lsn::from_u64(100));
+            let captured = captured.into_iter().map(|name| name.parse().expect("a table")).collect();
+            watch.note(watch.search().map(|search| search.within(&captured)));
+            assert_eq!(matches!(watch.progress(), Progress::Void(_)), is_void, "{captured:?}");
         }
     }
 

@@ -108,7 +108,7 @@ impl Reading<'_> {
         connection.session.take_notices();
         let memory = spool.state().memory.at(before).or_since(slot.catalog_xmin).until(&look.seen);
         let mut answer = self.ask(connection, spool, look, &memory, upto, lines_max).await?;
-        faults::hit("read.answer_complete")?;
+        faults::pass("read.answer_complete").await?;
         let said = connection.session.take_notices();
         // What follows changes that somebody else consumed would pass for all there is.
         let stands = answer.slot.confirmed_flush_lsn;
@@ -166,6 +166,7 @@ impl Reading<'_> {
             let absent = to.map_or_else(|| absent.after(from), |to| absent.inside(from, to));
             absent.into_iter().chain(rewritten_in(from, to.unwrap_or(looked_at))).collect::<Vec<Gap>>()
         };
+        self.watch.publishing();
         let mut published = publish(spool, &circumstances, harvest, missing_in, self.signing_key)?;
         self.watch.note(published.search.take().map(|search| *search));
         if shapes.is_in_doubt() {
@@ -239,7 +240,7 @@ impl Reading<'_> {
         let segmenter = Segmenter::new(&capture, ScratchFiles::of(spool), self.limits(), start, archived)
             .watching(watched)
             .noting_unseen(&look.seen)
-            .searching(self.watch.search());
+            .searching(self.watch.search().map(|search| search.within(&capture.tables)));
         let session = Session { tx: &tx, waiting: &waiting, stream: stream.as_deref() };
         let (mut harvest, read) = read_into(self.source, &session, &stretch, segmenter).await?;
 

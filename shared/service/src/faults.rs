@@ -2,6 +2,7 @@
 //!
 //! `SYNCDATA_FAULTS="spool.before_rename=kill@3,ship.put=error"` kills at the third visit of the first point
 //! and fails the first visit of the second; `error@2+` fails every visit from the second on.
+//! `SYNCDATA_FAULT_GATES=FOLDER` holds each at points that wait (`pass`) for as long as the folder has a file of that name.
 //! `SYNCDATA_FAULT_TRACE=FILE` appends the name of every point visited. Without the feature `faults` (never
 //! part of a release build) a point is nothing.
 
@@ -17,6 +18,20 @@ pub fn hit(_point: &'static str) -> Result<()> {
 #[cfg(feature = "faults")]
 pub fn hit(point: &'static str) -> Result<()> {
     active::hit(point)
+}
+
+/// As `hit`, in a task beside which others go on: a test may also hold it there.
+#[cfg(not(feature = "faults"))]
+#[expect(clippy::unused_async, reason = "it waits where tests may hold it")]
+pub async fn pass(_point: &'static str) -> Result<()> {
+    Ok(())
+}
+
+#[cfg(feature = "faults")]
+pub async fn pass(point: &'static str) -> Result<()> {
+    active::hit(point)?;
+    active::held(point).await;
+    Ok(())
 }
 
 #[cfg(feature = "faults")]
@@ -84,6 +99,18 @@ mod active {
                 unreachable!("killed")
             }
             Some(Action::Error) => Err(Error::new(Kind::Io, format!("fault injected at {point}"))),
+        }
+    }
+
+    /// For as long as the gate is there.
+    pub(super) async fn held(point: &str) {
+        let Some(gates) = std::env::var_os("SYNCDATA_FAULT_GATES") else { return };
+        let gate = std::path::Path::new(&gates).join(point);
+        if gate.exists() {
+            trace(&format!("{point} held"));
+        }
+        while gate.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     }
 

@@ -8,6 +8,7 @@ mod cleared;
 mod damage;
 mod drills;
 mod manual;
+mod meanwhile;
 mod refused;
 mod repairs;
 mod scene;
