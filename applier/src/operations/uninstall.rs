@@ -60,6 +60,7 @@ async fn remove_ours(local: &Local) -> Result<Finding> {
     let remove = format!(
         "DROP VIEW IF EXISTS {meta}.data_sync_freshness RESTRICT;
          DROP FUNCTION IF EXISTS {meta}.data_sync_require_fresh(interval, text[]) RESTRICT;
+         DROP FUNCTION IF EXISTS {meta}.data_sync_wait_for(pg_lsn, interval, text[]) RESTRICT;
          DROP TABLE IF EXISTS {} RESTRICT;
          DROP FUNCTION IF EXISTS {meta}.data_sync_line_made() RESTRICT",
         tables.join(", ")

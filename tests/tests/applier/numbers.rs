@@ -127,6 +127,60 @@ async fn a_report_can_insist_on_fresh_tables() {
     assert_eq!(refusal(&copy, "SELECT data_sync_require_fresh('1 hour')").await, "No tables in whitelist");
 }
 
+/// Reports that need what was just written at production; and a role that may read, and no more.
+#[tokio::test]
+async fn a_session_can_wait_for_what_production_has_committed() {
+    let mut copy = two_tables().await;
+    copy.applier(&["add-tables", "users", "orders"]).succeed().await;
+    copy.forge.head();
+    copy.applier(&["sync"]).succeed().await;
+    copy.server
+        .execute(
+            "CREATE ROLE reporting LOGIN; GRANT SELECT ON data_sync_freshness TO reporting; GRANT SELECT ON users TO reporting",
+        )
+        .await;
+    let here = copy.rows("SELECT max(lsn) FROM data_sync_freshness").await;
+    let reader = copy.server.connect().await;
+    reader.batch_execute("SET ROLE reporting").await.expect("a role");
+    let ask = async |lsn: &str, more: &str| {
+        let row = reader.query_one(&format!("SELECT data_sync_wait_for('{lsn}', {more})"), &[]).await;
+        row.expect("an answer").get::<_, bool>(0)
+    };
+    assert!(ask(&here, "'1 minute'").await);
+    assert!(ask("0/1", "'0'").await);
+    assert!(!ask("F/0", "'0'").await && !ask("F/0", "'20 milliseconds', '{users}'").await);
+    // A pass that comes later is seen, by who has begun to wait before.
+    copy.forge.segment(&[vec![rename(1, "later")]]);
+    let tip = copy.forge.position();
+    let waits = tokio::spawn(async move {
+        let wait = format!("SELECT data_sync_wait_for('{tip}', '10 minutes', '{{users}}')");
+        let row = reader.query_one(&wait, &[]).await.expect("an answer");
+        let name = reader.query_one("SELECT name FROM users WHERE id = 1", &[]).await.expect("a row");
+        (row.get::<_, bool>(0), name.get::<_, String>(0))
+    });
+    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    copy.wait_until(sleeping, |count| count != "0").await;
+    copy.applier(&["sync"]).succeed().await;
+    assert_eq!(waits.await.expect("it ends"), (true, "later".to_owned()));
+
+    // What is not live is not here.
+    copy.server.execute("UPDATE data_sync_table_state SET state = 'stale' WHERE table_name = 'orders'").await;
+    let of = async |question: &str| copy.rows(&format!("SELECT data_sync_wait_for({question})")).await;
+    assert_eq!(of(&format!("'{here}', '0'")).await, "f");
+    assert_eq!(of(&format!("'{here}', '0', '{{users}}'")).await, "t");
+    let unknown = refusal(&copy, "SELECT data_sync_wait_for('0/1', '0', '{users,nobody}')").await;
+    assert!(unknown.contains("not synchronized: nobody"), "{unknown}");
+    let null = refusal(&copy, "SELECT data_sync_wait_for(NULL, '0')").await;
+    assert!(null.contains("which position"), "{null}");
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let begin = format!("BEGIN ISOLATION LEVEL {level}; SELECT data_sync_wait_for('0/1', '0'); COMMIT");
+        let refused = refusal(&copy, &begin).await;
+        assert!(refused.contains("READ COMMITTED"), "{level}: {refused}");
+    }
+    copy.applier(&["remove-tables", "users", "orders"]).succeed().await;
+    assert_eq!(refusal(&copy, "SELECT data_sync_wait_for('0/1', '0')").await, "No tables in whitelist");
+}
+
 /// What the server says against it; empty when it agrees.
 async fn refusal(copy: &LocalCopy, sql: &str) -> String {
     match copy.server.connect().await.simple_query(sql).await {
