@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use syncdata_formats::error::{Error, Kind, Result, escape_control};
+use syncdata_formats::error::{Result, escape_control};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 
-use super::Answer;
+use super::{Answer, whitelist};
 use crate::archive::hand_files::HandFiles;
 pub use crate::proof::CheckType;
 use crate::proof::report::Asked;
@@ -132,14 +132,8 @@ pub async fn check(
     sync: Option<impl AsyncFn() -> Result<()>>,
 ) -> Result<Checked> {
     let local = Local::open(config).await?;
-    let wanted: Vec<TableName> = tables.iter().map(|table| name_of(table)).collect::<Result<_>>()?;
+    let wanted = whitelist::of(&local, tables).await?;
     let mut found = proof::found(&local).await?;
-    let unknown =
-        wanted.iter().find(|name| !found.tables.iter().any(|found| found.table == name.to_string()));
-    if let Some(unknown) = unknown {
-        return Err(Error::new(Kind::NotFound, format!("{unknown} is not in the whitelist"))
-            .hint("syncdata-applier list-tables shows what is"));
-    }
     if let Some(sync) = sync {
         let newest = |found: &Found| found.tables.iter().filter_map(|table| table.proof_id.clone()).max();
         let is_waiting = |found: &Found| found.tables.iter().any(|t| t.verdict == Some(Standing::Waiting));

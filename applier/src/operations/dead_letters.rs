@@ -13,7 +13,7 @@ use syncdata_service::faults;
 use uuid::Uuid;
 
 use super::retry::{self, Retry};
-use super::whitelist::not_listed;
+use super::whitelist::{self, not_listed};
 use super::{Answer, sync};
 use crate::apply::part::{self, Part};
 use crate::archive;
@@ -65,8 +65,15 @@ pub async fn look(config: &Config, order: &DeadLetters) -> Result<Answer> {
     let (client, meta) = (local.session.client(), &local.meta);
     match order {
         DeadLetters::List { table, all } => {
-            let table: Option<TableName> = table.as_deref().map(str::parse).transpose()?;
-            let letters = quarantine::list(client, meta, table.as_ref(), *all).await?;
+            let mut letters = quarantine::list(client, meta, None, *all).await?;
+            if let Some(patterns) = table {
+                // Also of tables that have left the whitelist.
+                let patterns = whitelist::patterns(std::slice::from_ref(patterns))?;
+                letters.retain(|letter| {
+                    let name = letter.table.parse::<TableName>();
+                    name.is_ok_and(|name| patterns.iter().any(|pattern| pattern.matches(&name)))
+                });
+            }
             let lines: String = letters.iter().map(line).collect();
             let text = if lines.is_empty() { "no dead letters\n".to_owned() } else { lines };
             Ok(Answer::done(text, json!({ "items": letters })))

@@ -22,7 +22,7 @@ pub mod sync;
 pub(crate) mod uninstall;
 pub(crate) mod until_live;
 pub mod verified;
-mod whitelist;
+pub(crate) mod whitelist;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::{TableName, TablePattern};
-use syncdata_service::config::split_list;
+use syncdata_service::config::{Config, split_list};
 
 use super::Answer;
+use crate::target::postgres::cursor;
+use crate::target::postgres::local::Local;
 
 /// Those of the tables that the patterns name, in the order of the patterns, each of which names one at least.
 pub(super) fn matching(
@@ -16,8 +18,7 @@ pub(super) fn matching(
     strange: impl Fn(&TablePattern) -> Error,
 ) -> Result<Vec<TableName>> {
     let (mut names, mut seen) = (Vec::new(), BTreeSet::new());
-    for text in listed(patterns)? {
-        let pattern: TablePattern = text.parse()?;
+    for pattern in self::patterns(patterns)? {
         let found: Vec<&TableName> = tables.iter().filter(|table| pattern.matches(table)).collect();
         if found.is_empty() {
             return Err(strange(&pattern));
@@ -25,6 +26,20 @@ pub(super) fn matching(
         names.extend(found.into_iter().filter(|table| seen.insert((*table).clone())).cloned());
     }
     Ok(names)
+}
+
+/// Those of the whitelist that the patterns name.
+pub(super) async fn of(local: &Local, patterns: &[String]) -> Result<Vec<TableName>> {
+    let states = cursor::table_states(local.session.client(), &local.meta).await?;
+    let known: Vec<TableName> = states.into_keys().collect();
+    matching(&known, patterns, |stranger| {
+        not_found(format!("{stranger} is not in the whitelist"), "syncdata-applier list-tables shows what is")
+    })
+}
+
+/// Whether each of the patterns names one of the whitelist at least.
+pub(crate) async fn consider(config: &Config, patterns: &[String]) -> Result<()> {
+    of(&Local::open(config).await?, patterns).await.map(drop)
 }
 
 /// The tables as the command line names them, each once.
@@ -37,6 +52,11 @@ pub(super) fn parse_names(names: &[String]) -> Result<Vec<TableName>> {
         }
     }
     Ok(tables)
+}
+
+/// As the command line names them.
+pub(super) fn patterns(arguments: &[String]) -> Result<Vec<TablePattern>> {
+    listed(arguments)?.iter().map(|text| text.parse()).collect()
 }
 
 /// Arguments may be lists, as in settings: `a,b c`.

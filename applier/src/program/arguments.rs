@@ -178,7 +178,7 @@ impl Consistency {
 pub(super) enum DeadLetters {
     /// Those that are open, oldest first
     List {
-        /// Of this table alone
+        /// Of these tables alone: names, schema.* or *, in a list
         table: Option<String>,
         /// Also those that are settled
         #[arg(long)]

@@ -79,7 +79,7 @@ async fn what_is_asked_for_is_done_as_for_a_command_and_told_as_an_execution() {
     let done = ended(&served, post(&address, &since, r#"{"since":"2020-01-01T00:00:00Z"}"#, "")).await;
     assert_eq!((&done["state"], &done["kind"]), (&json!("succeeded"), &json!("replay")), "{done}");
     assert_eq!(served.copy.rows("SELECT name FROM users WHERE id = 1").await, "Eva");
-    let check = r#"{"tables":["users","orders"],"check_types":["row_count","data_hash"]}"#;
+    let check = r#"{"tables":["public.*","orders"],"check_types":["row_count","data_hash"]}"#;
     let done = ended(&served, post(&address, &format!("{API}/consistency/check"), check, "")).await;
     assert_eq!(
         (&done["state"], &done["counts"]["without_proof"]),

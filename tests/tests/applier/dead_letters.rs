@@ -293,7 +293,7 @@ async fn a_running_daemon_lists_shows_and_passes_over() {
     }
     // Who may speak with the daemon needs no way to the database.
     let nowhere = |arguments: &[&str]| copy.applier(arguments).env("PG_USER_NAME", "nobody_here");
-    let listed = nowhere(&["dead-letters", "list", "users"]).succeed().await.stdout;
+    let listed = nowhere(&["dead-letters", "list", "orders,public.*"]).succeed().await.stdout;
     assert!(
         listed.starts_with(&format!("{id} users: segment 2 line 1: open, 1 attempts since ")),
         "{listed}"

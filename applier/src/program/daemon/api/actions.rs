@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Error, Kind, Result};
-use syncdata_formats::name::TableName;
+use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_formats::time::{Moment, Timestamp};
 use syncdata_service::config::Config;
 use syncdata_service::control::Response;
@@ -27,6 +27,7 @@ use crate::operations::consistency::{self, CheckType};
 use crate::operations::dead_letters::{self, DeadLetters};
 use crate::operations::resync::{self, Resync};
 use crate::operations::retry::{self, Retry};
+use crate::operations::whitelist;
 use crate::operations::{Answer, replay};
 use crate::program::daemon::orders::{Order, Ordered};
 use crate::target::postgres::executions::{self, Asked, Came, Execution, Queued};
@@ -185,7 +186,7 @@ impl Action {
             Operation::Check => {
                 let WhatToCheck { mut tables, check_types } = call.json()?;
                 for table in &tables {
-                    table.parse::<TableName>()?;
+                    table.parse::<TablePattern>()?;
                 }
                 // Said twice, it is meant once.
                 let mut seen = HashSet::new();
@@ -232,10 +233,7 @@ impl Action {
                 retry::consider(&local, table).await.map(|()| None)
             }
             Action::DeadLetter(order) => dead_letters::consider(config, order).await.map(Some),
-            Action::Check { tables, .. } => {
-                let tables: Result<Vec<TableName>> = tables.iter().map(|table| table.parse()).collect();
-                resync::consider(config, &tables?).await.map(|()| None)
-            }
+            Action::Check { tables, .. } => whitelist::consider(config, tables).await.map(|()| None),
         }
     }
 
