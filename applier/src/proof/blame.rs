@@ -85,14 +85,14 @@ impl Proof {
         Ok(Proof { id: proof.id, cut: proof.cut, marked, source: theirs, local: ours, differs })
     }
 
-    /// Bucket by bucket: where the archive has what production has, the copy is to blame; where it has what the copy
-    /// has, the stream; where it has neither, both.
+    /// Bucket by bucket: where the archive has what production has, the copy is to blame; where it has something else than
+    /// production, the stream, and the copy too unless it has what one of the two has.
     pub(super) fn blame(&self, archive: Option<&Buckets>, report: &mut Report) -> Option<Blame> {
         let Some(archive) = archive else { return self.differs.then_some(Blame::Unknown) };
         let (mut by_copy, mut by_stream) = (false, false);
         for (bucket, (theirs, stream)) in (0..).zip(self.source.iter().zip(archive.iter())) {
             let ours = self.local.as_ref().map(|local| local.get(bucket));
-            by_copy |= ours.is_some_and(|ours| ours != stream);
+            by_copy |= ours.is_some_and(|ours| ours != stream && ours != theirs);
             if theirs != stream {
                 by_stream = true;
                 if report.buckets.len() < LISTED_MAX {

@@ -127,7 +127,14 @@ async fn compared(
         describe(report, blamed);
         note_blame(local, proof, report).await?;
     }
-    if asked.repair && report.differing != Some(0) {
+    if asked.repair && !report.buckets.is_empty() {
+        // Somebody may have brought rows of these to what production has, before the proof or after it.
+        report.unknown = Some(
+            "nothing was repaired: production and its stream disagree, and rows that are not as the archive says may be \
+             production's"
+                .to_owned(),
+        );
+    } else if asked.repair && report.differing != Some(0) {
         mend::repair(local, asked, &pair, &difference, report).await?;
     } else if asked.repair {
         mend::clear(local, asked, report).await?;
@@ -165,7 +172,10 @@ fn describe(report: &mut Report, blamed: Option<Blame>) {
             }
             let name: Option<TableName> = table.parse().ok();
             let take = name.map(|name| take_snapshot(&name)).unwrap_or_default();
-            Some(format!("a new snapshot: {take}; then here: syncdata-applier resync {word}"))
+            Some(format!(
+                "a new snapshot: {take}; then here: syncdata-applier resync {word}; then a new proof, on the production \
+                 host: syncdata-archiver proof"
+            ))
         }
         Some(Blame::Local) if rows_differ => Some(format!("syncdata-applier consistency repair {word}")),
         Some(Blame::Local) => Some("none: what differed at the cut is gone since".to_owned()),
