@@ -24,7 +24,10 @@ pub async fn remove_tables(config: &Config, patterns: &[String]) -> Result<Answe
 
     let remove = async {
         for table in &names {
-            for place in ["tables_to_sync", "data_sync_table_state"] {
+            // What proofs said of it is not about a table that is added again.
+            let places =
+                ["tables_to_sync", "data_sync_table_state", "data_sync_consistency", "data_sync_digests"];
+            for place in places {
                 let delete = format!("DELETE FROM {meta}.{place} WHERE table_name = $1");
                 let removing = || format!("removing {table} from the whitelist");
                 client.execute(&delete, &[&table.to_string()]).await.context(removing)?;

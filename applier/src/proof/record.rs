@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{Cut, Mark, MarkedTable, ProofId};
-use syncdata_service::postgres::ServerContext as _;
+use syncdata_service::postgres::{CatalogKey, ServerContext as _};
 
 use super::overall::{ALL, Overall};
 use super::questions::Answers;
@@ -22,8 +22,6 @@ pub(super) struct Waiting {
     /// Only tables that are on the whitelist too.
     pub mark: Mark,
     pub tables: BTreeMap<TableName, Digested>,
-    /// It was held against its proof.
-    pub judged: bool,
 }
 
 /// What has become of the digest of a table.
@@ -118,9 +116,27 @@ pub(super) async fn note(local: &Local, id: &ProofId, table: &TableName, outcome
 
 /// Digests that began and of which nothing was noted.
 pub(super) async fn unfinished(local: &Local) -> Result<Option<Waiting>> {
-    let waiting = waiting(local).await?;
-    let is_open = |digested: &Digested| matches!(digested.outcome, Outcome::UnderWay);
-    Ok(waiting.filter(|waiting| waiting.tables.values().any(is_open)))
+    if !exists(local, UNDER_WAY).await? {
+        return Ok(None);
+    }
+    waiting(local).await
+}
+
+const UNDER_WAY: &str = "reason IS NULL AND (rows IS NULL OR buckets IS NULL)";
+
+/// Whether there are digests of that kind: they may be large, and are read only when they are needed.
+async fn exists(local: &Local, kind: &str) -> Result<bool> {
+    let select = format!("SELECT EXISTS (SELECT FROM {}.data_sync_digests WHERE {kind})", local.meta);
+    let row = local.session.client().query_one(&select, &[]).await;
+    Ok(row.context(|| "asking for digests that wait".to_owned())?.get(0))
+}
+
+/// Those that can be held against their proof now.
+pub(super) async fn to_judge(local: &Local) -> Result<Option<Waiting>> {
+    if !exists(local, "NOT judged").await? || exists(local, UNDER_WAY).await? {
+        return Ok(None);
+    }
+    waiting(local).await
 }
 
 pub(super) async fn give_up_unfinished(local: &Local, reason: &str) -> Result<()> {
@@ -140,7 +156,7 @@ pub(super) async fn give_up_unfinished(local: &Local, reason: &str) -> Result<()
 /// The digests of the newest mark; `None`: there are none.
 pub(super) async fn waiting(local: &Local) -> Result<Option<Waiting>> {
     let select = format!(
-        "SELECT table_name, proof_id, cut_seq, cut_sha256, cut_lsn::text, marked, rows, buckets, reason, judged, answers \
+        "SELECT table_name, proof_id, cut_seq, cut_sha256, cut_lsn::text, marked, rows, buckets, reason, answers \
          FROM {}.data_sync_digests",
         local.meta
     );
@@ -161,7 +177,7 @@ pub(super) async fn waiting(local: &Local) -> Result<Option<Waiting>> {
                 .caused_by(error)
         };
         let marked = marked.transpose().map_err(|error| unreadable("marked", error))?;
-        let answers = row.get::<_, Option<&str>>(10).map(serde_json::from_str::<Answers>);
+        let answers = row.get::<_, Option<&str>>(9).map(serde_json::from_str::<Answers>);
         let answers = answers.transpose().map_err(|error| unreadable("answers", error))?;
         let (rows, buckets): (Option<i64>, Option<Vec<u8>>) = (row.get(6), row.get(7));
         let outcome = match (rows, buckets, row.get::<_, Option<String>>(8)) {
@@ -176,7 +192,6 @@ pub(super) async fn waiting(local: &Local) -> Result<Option<Waiting>> {
             cut,
             mark: Mark { id: id.clone(), tables: BTreeMap::new() },
             tables: BTreeMap::new(),
-            judged: row.get(9),
         });
         if let Some(marked) = &marked {
             waiting.mark.tables.insert(table.clone(), marked.clone());
@@ -443,8 +458,15 @@ pub(super) async fn clear(local: &Local, table: &TableName) -> Result<()> {
     );
     let done = local.session.client().execute(&waiting, &[&table.to_string()]).await;
     done.context(|| "noting that the table was repaired".to_owned())?;
-    // What refers to nothing and breaks a rule did so for the rows that differed, in this table or in another one; and what
-    // was said of all tables together was said of these.
+    clear_others(local).await
+}
+
+/// What refers to nothing and breaks a rule did so for the rows that differed, in this table or in another one; and what
+/// was said of all tables together was said of these. Of a table that was not compared nobody knows.
+async fn clear_others(local: &Local) -> Result<()> {
+    let keys = CatalogKey::all(local.session.client()).await?;
+    let (children, parents): (Vec<String>, Vec<String>) =
+        keys.iter().map(|key| (key.table.to_string(), key.key.references.to_string())).unzip();
     let others = format!(
         "UPDATE {0}.data_sync_consistency c SET repaired_at = clock_timestamp() \
          WHERE verdict = 'differs' AND repaired_at IS NULL \
@@ -453,10 +475,22 @@ pub(super) async fn clear(local: &Local, table: &TableName) -> Result<()> {
              AND r.check_type = 'data_hash' AND r.repaired_at IS NOT NULL) \
            AND NOT EXISTS (SELECT FROM {0}.data_sync_consistency d WHERE d.proof_id = c.proof_id \
              AND d.table_name <> '{ALL}' AND d.verdict = 'differs' AND d.check_type IN ('row_count', 'data_hash') \
-             AND d.repaired_at IS NULL)",
+             AND d.repaired_at IS NULL) \
+           AND (table_name = '{ALL}' OR NOT EXISTS (SELECT FROM {0}.data_sync_consistency d \
+             WHERE d.proof_id = c.proof_id AND d.check_type = 'data_hash' AND d.table_name <> '{ALL}' \
+               AND d.verdict <> 'equal' AND d.repaired_at IS NULL \
+               AND (d.table_name = c.table_name OR c.check_type = 'referential_integrity' AND ( \
+                 EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS k (child, parent) \
+                   WHERE k.child = c.table_name AND k.parent = d.table_name) \
+                 OR NOT EXISTS (SELECT FROM {0}.data_sync_digests g \
+                   WHERE g.proof_id = c.proof_id AND g.table_name = c.table_name) \
+                 OR EXISTS (SELECT FROM {0}.data_sync_digests g, \
+                     jsonb_array_elements(coalesce(g.marked::jsonb -> 'foreign_keys', '[]')) AS k \
+                   WHERE g.proof_id = c.proof_id AND g.table_name = c.table_name \
+                     AND k ->> 'references' = d.table_name)))))",
         local.meta
     );
-    let done = local.session.client().execute(&others, &[]).await;
+    let done = local.session.client().execute(&others, &[&children, &parents]).await;
     done.context(|| "noting that the table was repaired".to_owned())?;
     Ok(())
 }

@@ -14,11 +14,7 @@ use crate::target::postgres::local::Local;
 
 /// Compares what waits with what has come. A proof that is refused says so of every table; the pass is none the worse.
 pub async fn judge(local: &Local, source: &Source, archive_id: Uuid) -> Result<()> {
-    let Some(waiting) = record::waiting(local).await? else { return Ok(()) };
-    if waiting.judged || waiting.tables.values().any(|digested| matches!(digested.outcome, Outcome::UnderWay))
-    {
-        return Ok(());
-    }
+    let Some(waiting) = record::to_judge(local).await? else { return Ok(()) };
     let proof = match source.proof(&waiting.mark.id, archive_id).await {
         Ok(None) => return Ok(()),
         Ok(Some(proof)) => belongs(&waiting, proof),

@@ -160,6 +160,61 @@ fn rules() -> Table {
     toml::toml! { [debts] table = "public.log" sql = "SELECT text FROM log WHERE text = 'debt'" }
 }
 
+/// A table of which not all was compared, and a rule that it breaks by what was not.
+#[tokio::test]
+async fn the_repair_of_one_table_clears_no_alarm_of_another_that_nobody_compared() {
+    let mut world = scene::world(WorldOptions::default()).await;
+    let columns = "id int PRIMARY KEY, v text, m money, account int REFERENCES accounts";
+    add(&world, "prices", columns, columns, "SELECT i, 'v', i, i FROM generate_series(1, 20) i").await;
+    world.carry().await;
+    let rules = toml::toml! {
+        [dear] table = "public.prices" sql = "SELECT id FROM prices WHERE m > '1000'"
+        [rich] table = "public.accounts" sql = "SELECT id FROM accounts WHERE balance > 100000"
+    };
+    world.set_archiver("rules", rules.clone());
+    world.set_applier("rules", rules);
+    world
+        .target
+        .execute(
+            "SET session_replication_role = replica; UPDATE prices SET m = '2000' WHERE id = 1;
+             UPDATE accounts SET balance = 999999 WHERE id = 42; DELETE FROM accounts WHERE id = 7",
+        )
+        .await;
+    prove_differing(&world).await;
+    assert_eq!(said_of(&world, "prices").await["verdict"], "not_proved");
+    let check = async |code| {
+        let checked = world.applier(["consistency", "check", "accounts,prices", "--json"]).run().await;
+        let checks = checked.expect_code(code).json()["checks"].as_array().expect("checks").clone();
+        move |table: &str, of: &str| {
+            let check = checks.iter().find(|check| check["table"] == table && check["check_type"] == of);
+            let check = check.unwrap_or_else(|| panic!("{table} {of}: {checks:?}"));
+            check["verdict"] == "differs" && check["is_repaired"] == false
+        }
+    };
+    let is_open = check(1).await;
+    assert!(is_open("prices", "business_rules") && is_open("accounts", "business_rules"));
+    assert!(is_open("accounts", "data_hash"));
+    world.applier(["consistency", "repair", "accounts"]).succeed().await;
+    let is_open = check(1).await;
+    // What its own rows broke is mended with them.
+    assert!(!is_open("accounts", "data_hash") && !is_open("accounts", "business_rules"));
+    assert!(is_open("prices", "business_rules"));
+    let prices = said_of(&world, "prices").await;
+    assert_eq!(prices["differs"], true, "{prices}");
+    let all = world.applier(["consistency", "check", "public.*", "--types", "data_hash"]).run().await;
+    assert!(all.stdout.contains("entries data_hash") && all.stdout.contains("prices data_hash"), "{all}");
+    let nobody = world.applier(["consistency", "check", "sales.*"]).run().await.expect_code(2);
+    assert!(nobody.stderr.contains("sales.* is not in the whitelist"), "{nobody}");
+
+    // What was said of a table in an earlier life is not about the one that is added again.
+    world.applier(["remove-tables", "prices"]).succeed().await;
+    world.target.execute("DELETE FROM prices").await;
+    world.applier(["add-tables", "prices"]).succeed().await;
+    world.applier(["sync"]).succeed().await;
+    let prices = said_of(&world, "prices").await;
+    assert_eq!((&prices["differs"], &prices["verdict"]), (&false.into(), &Value::Null), "{prices}");
+}
+
 /// What nobody asks for any more is broken by nobody.
 #[tokio::test]
 async fn a_rule_and_a_key_that_are_gone_keep_no_table_unhealthy() {
