@@ -215,6 +215,29 @@ async fn the_repair_of_one_table_clears_no_alarm_of_another_that_nobody_compared
     assert_eq!((&prices["differs"], &prices["verdict"]), (&false.into(), &Value::Null), "{prices}");
 }
 
+/// Whoever is killed holds no lock any more, whatever the server is at.
+#[tokio::test]
+async fn a_command_that_is_killed_keeps_nobody_waiting() {
+    let world = scene::world(WorldOptions::default()).await;
+    let holder = world.target.connect().await;
+    holder.batch_execute("BEGIN; LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE").await.expect("a lock");
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'syncdata-applier%' \
+        AND wait_event_type = 'Lock'";
+    let command = world.applier(["consistency", "rows", "accounts"]).spawn();
+    while world.target.value(waiting).await == "0" {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    command.kill().await;
+    while world.target.value(waiting).await != "0" {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let log = world.target.log();
+    assert!(
+        log.contains("connection to client lost") && !log.contains("due to lock timeout"),
+        "{log}"
+    );
+}
+
 /// What nobody asks for any more is broken by nobody.
 #[tokio::test]
 async fn a_rule_and_a_key_that_are_gone_keep_no_table_unhealthy() {

@@ -79,6 +79,12 @@ impl Local {
 
     async fn connect_as(config: &Config, application_name: &str) -> Result<Local> {
         let session = Session::open(config.postgres()?, application_name, &pinned()).await?;
+        // Whoever is stopped or killed gives its locks back, whatever the server is doing for it.
+        let look = "SET client_connection_check_interval = '1s'";
+        if let Err(error) = session.client().batch_execute(look).await {
+            // A server on a system that cannot tell it goes on to the end of the statement.
+            tracing::debug!(%error, "the server does not look whether we are there");
+        }
         let replica = may_be_replica(&session).await?;
         let values = match config.quarantine_values {
             QuarantineValues::Keep => Values::Plain,
@@ -191,11 +197,6 @@ impl Local {
     /// One drill at a time in a database. Ends with the session, which ends with this process: then the server breaks off
     /// what it is doing for us.
     pub async fn lock_drill(&self) -> Result<()> {
-        let look = "SET client_connection_check_interval = '1s'";
-        if let Err(error) = self.session.client().batch_execute(look).await {
-            // A server on a system that cannot tell it goes on to the end of the statement.
-            tracing::debug!(%error, "the server does not look whether we are there");
-        }
         if self.lock(DRILL_LOCK, DRILL_LOCK_PATIENCE).await? {
             return Ok(());
         }
