@@ -85,10 +85,10 @@ impl Difference<'_> {
             (true, false) => RowKind::Surplus,
         };
         let mut difference = RowDifference { key: BTreeMap::new(), kind, columns: Vec::new(), times };
-        for (place, column) in self.pair.columns.iter().enumerate() {
+        let (here_texts, there_texts): (Vec<Option<String>>, Vec<Option<String>>) = (row.get(3), row.get(4));
+        let texts = here_texts.into_iter().zip(there_texts);
+        for (column, (local, archive)) in self.pair.columns.iter().zip(texts) {
             let name = self.pair.table.columns[*column].name.clone();
-            let local: Option<String> = row.get(3 + 2 * place);
-            let archive: Option<String> = row.get(4 + 2 * place);
             if self.pair.key.contains(column) {
                 let value = if here { &local } else { &archive };
                 difference.key.insert(name.clone(), value.clone());
@@ -100,15 +100,16 @@ impl Difference<'_> {
         difference
     }
 
-    /// What a column prints, on both sides.
+    /// What each column prints, on both sides. In two arrays: a target list has fewer places than two rows may have.
     fn texts(&self, here: &str, there: &str) -> String {
         let text = |of: &str, column: &usize| {
             let name = self.pair.table.columns[*column].sql();
             // A cast to text is another text for some types than what they print.
             format!("CASE WHEN {of}.{name} IS NOT NULL THEN pg_catalog.format('%s', {of}.{name}) END")
         };
-        let both = |column: &usize| format!("{}, {}", text(here, column), text(there, column));
-        self.pair.columns.iter().map(both).collect::<Vec<_>>().join(", ")
+        let all =
+            |of: &str| self.pair.columns.iter().map(|column| text(of, column)).collect::<Vec<_>>().join(", ");
+        format!("ARRAY[{}]::text[], ARRAY[{}]::text[]", all(here), all(there))
     }
 
     fn list_of(&self, of: &str) -> String {

@@ -61,15 +61,31 @@ struct Running {
 
 /// Tables whose digest is to end, with the reason.
 #[derive(Debug, Default)]
-struct GivenUp(Mutex<BTreeMap<TableName, &'static str>>);
+struct GivenUp(Mutex<Ends>);
+
+#[derive(Debug, Default)]
+struct Ends {
+    tables: BTreeMap<TableName, &'static str>,
+    all: Option<&'static str>,
+}
 
 impl GivenUp {
     fn add(&self, table: &TableName, reason: &'static str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(table.clone()).or_insert(reason);
+        self.lock().tables.entry(table.clone()).or_insert(reason);
+    }
+
+    /// Every digest that has not ended yet.
+    fn add_all(&self, reason: &'static str) {
+        self.lock().all.get_or_insert(reason);
     }
 
     fn reason(&self, table: &TableName) -> Option<&'static str> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(table).copied()
+        let ends = self.lock();
+        ends.tables.get(table).copied().or(ends.all)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Ends> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -215,6 +215,26 @@ async fn the_repair_of_one_table_clears_no_alarm_of_another_that_nobody_compared
     assert_eq!((&prices["differs"], &prices["verdict"]), (&false.into(), &Value::Null), "{prices}");
 }
 
+/// A target list has 1664 places.
+#[tokio::test]
+async fn rows_of_a_table_with_as_many_columns_as_there_may_be_are_compared_and_mended() {
+    let world = scene::world(WorldOptions::default()).await;
+    let wide: String = (1..=900).map(|place| format!(", c{place} int")).collect();
+    let columns = format!("id int PRIMARY KEY{wide}");
+    add(&world, "wide", &columns, &columns, "(id, c1, c900) SELECT i, i, i FROM generate_series(1, 5) i")
+        .await;
+    world.carry().await;
+    world.target.execute("UPDATE wide SET c900 = 0, c2 = 7 WHERE id = 3").await;
+    let found = rows(&world, "wide", 1).await;
+    assert_eq!(found["rows"][0]["key"]["id"], "3", "{found}");
+    let columns = found["rows"][0]["columns"].as_array().expect("columns").clone();
+    let seen: Vec<_> = columns.iter().map(|c| (&c["column"], &c["local"], &c["archive"])).collect();
+    let (text, null) = (|text: &str| Value::from(text), Value::Null);
+    assert_eq!(seen, [(&text("c2"), &text("7"), &null), (&text("c900"), &text("0"), &text("3"))], "{found}");
+    world.applier(["consistency", "repair", "wide"]).succeed().await;
+    world.assert_same(&["wide"]).await;
+}
+
 /// Whoever is killed holds no lock any more, whatever the server is at.
 #[tokio::test]
 async fn a_command_that_is_killed_keeps_nobody_waiting() {
@@ -232,10 +252,7 @@ async fn a_command_that_is_killed_keeps_nobody_waiting() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     let log = world.target.log();
-    assert!(
-        log.contains("connection to client lost") && !log.contains("due to lock timeout"),
-        "{log}"
-    );
+    assert!(log.contains("connection to client lost") && !log.contains("due to lock timeout"), "{log}");
 }
 
 /// What nobody asks for any more is broken by nobody.

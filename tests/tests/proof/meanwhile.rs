@@ -1,4 +1,4 @@
-//! Proofs of a daemon, whose polls and settings go on changing beside them.
+//! Proofs of a daemon, whose polls and settings go on changing beside them; and of a copy that somebody works on.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use syncdata_tests::program::Program;
 use syncdata_tests::world::{World, WorldOptions};
 
-use crate::scene::{self, assert_all_equal};
+use crate::scene::{self, assert_all_equal, prove, status};
 
 const PATIENCE: Duration = Duration::from_secs(100);
 
@@ -96,5 +96,28 @@ async fn neither_a_poll_under_way_nor_new_settings_take_a_proof_s_search_away() 
     daemon.stop().await.expect_code(0);
     world.archiver(["verify"]).succeed().await;
     world.applier(["sync"]).succeed().await;
+    assert_all_equal(&world).await;
+}
+
+/// `CREATE INDEX CONCURRENTLY` waits for every snapshot: for those of who reads, and for the one that they all share.
+#[tokio::test]
+async fn an_index_that_somebody_makes_here_does_not_wait_for_a_proof() {
+    let world = scene::world(WorldOptions::default()).await;
+    world.archiver(["proof"]).succeed().await;
+    let gates = Gates::of(&world);
+    gates.close("proof.digested");
+    let sync = gates.hold(world.applier(["sync"])).spawn();
+    gates.met("proof.digested", 0).await;
+    let index = world.target.execute("CREATE INDEX CONCURRENTLY soon ON accounts (balance)");
+    tokio::time::timeout(PATIENCE, index).await.expect("it does not wait for the proof");
+    gates.open("proof.digested");
+    sync.ended().await.expect_code(0);
+    let (tables, _) = status(&world).await;
+    for table in &tables {
+        let detail = table["detail"].as_str().unwrap_or_default();
+        let gave_way = table["verdict"] == "not_proved" && detail.contains("DDL waited");
+        assert!(table["verdict"] == "equal" || gave_way, "{table}");
+    }
+    prove(&world).await;
     assert_all_equal(&world).await;
 }
