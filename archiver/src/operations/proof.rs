@@ -39,7 +39,7 @@ async fn made_here(config: &Config, options: &Options) -> Result<Made> {
         tokio::select! {
             made = &mut proving => return made,
             Some(ask) = asked.recv() => {
-                let to = ask.taken(&watch);
+                let (to, _) = ask.taken(&watch);
                 let polled = archiver.poll().await.map(drop);
                 // Who asked waits for it.
                 let _ = to.send(polled);

@@ -143,8 +143,8 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
         let next_poll = Instant::now() + pause.min(archiver.config.data_sync_freq);
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(next_poll) => break,
-                () = archiver.news(follows_after) => break,
+                // While it is followed there is always news, and who asks for a poll waits for one that is theirs.
+                biased;
                 () = stop.asked() => break,
                 () = reloads.next() => {
                     notify(Phase::Reloading);
@@ -155,18 +155,27 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
                     break;
                 }
                 Some(ask) = asked.recv() => {
-                    let to = ask.taken(&archiver.watch());
-                    let polled = poll(&mut archiver, &mut log, &status, &stop, Trigger::Command).await;
-                    let Some(polled) = polled else { break };
-                    let polled = polled.map(drop).map_err(|error| Error::new(error.kind(), error.one_line()));
-                    // A proof may have been given up meanwhile.
-                    let _ = to.send(polled);
+                    let mut next = Some(ask);
+                    while let Some(ask) = next {
+                        let (to, quiet) = ask.taken(&archiver.watch());
+                        let polled = poll(&mut archiver, &mut log, &status, &stop, Trigger::Command).await;
+                        let Some(polled) = polled else { break };
+                        let polled = polled.map(drop).map_err(|error| Error::new(error.kind(), error.one_line()));
+                        // A proof may have been given up meanwhile.
+                        let _ = to.send(polled);
+                        next = tokio::select! {
+                            next = quiet.next(&mut asked) => next,
+                            () = stop.asked() => None,
+                        };
+                    }
                 }
                 Some(order) = ordered.recv() => {
                     if obey(order, &mut archiver, &mut log, &status, &stop).await {
                         break;
                     }
                 }
+                () = tokio::time::sleep_until(next_poll) => break,
+                () = archiver.news(follows_after) => break,
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What a proof asks of the process that reads the stream: to poll, and what to look for from then on.
 
+use std::time::Duration;
+
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::proof::Mark;
 use syncdata_formats::snapshot::Seen;
@@ -19,16 +21,40 @@ pub(crate) enum Step {
     Want(Box<(Seen, Mark, Lsn)>),
 }
 
+/// Nobody waits longer for a snapshot that is taken between two polls.
+const QUIET_MAX: Duration = Duration::from_secs(5);
+
 /// One poll.
 #[derive(Debug)]
 pub(crate) struct Ask {
     step: Step,
     answer: oneshot::Sender<Result<()>>,
+    quiet: oneshot::Receiver<()>,
+}
+
+/// After a poll there is none until this is dropped, the next one is asked for, or some seconds have gone: what commits
+/// after a snapshot and is published before anybody looks for its place would make it void.
+pub(crate) type Quiet = oneshot::Sender<()>;
+
+/// Its end, for who polls.
+#[derive(Debug)]
+pub(crate) struct UntilQuietEnds(oneshot::Receiver<()>);
+
+impl UntilQuietEnds {
+    /// What is asked for before it ends.
+    pub(crate) async fn next(self, asked: &mut mpsc::Receiver<Ask>) -> Option<Ask> {
+        tokio::select! {
+            biased;
+            ask = asked.recv() => ask,
+            _ = self.0 => None,
+            () = tokio::time::sleep(QUIET_MAX) => None,
+        }
+    }
 }
 
 impl Ask {
-    /// No poll is under way. Who is to be told what came of the one that follows.
-    pub(crate) fn taken(self, watch: &Watch) -> oneshot::Sender<Result<()>> {
+    /// No poll is under way. Who is to be told what came of the one that follows, and when others may follow that.
+    pub(crate) fn taken(self, watch: &Watch) -> (oneshot::Sender<Result<()>>, UntilQuietEnds) {
         // Whoever has given up wants nothing any more.
         if !self.answer.is_closed() {
             match self.step {
@@ -40,7 +66,7 @@ impl Ask {
                 }
             }
         }
-        self.answer
+        (self.answer, UntilQuietEnds(self.quiet))
     }
 }
 
@@ -55,9 +81,15 @@ impl Asks {
     }
 
     pub(super) async fn poll(&self, step: Step) -> Result<()> {
-        let (answer, polled) = oneshot::channel();
+        self.poll_and_wait(step).await.map(drop)
+    }
+
+    /// One poll, and then none for a while.
+    pub(super) async fn poll_and_wait(&self, step: Step) -> Result<Quiet> {
+        let ((answer, polled), (quiet, ends)) = (oneshot::channel(), oneshot::channel());
         let stopping = || Error::new(Kind::Locked, "the archiver is stopping");
-        self.0.send(Ask { step, answer }).await.map_err(|_| stopping())?;
-        polled.await.map_err(|_| stopping())?
+        self.0.send(Ask { step, answer, quiet: ends }).await.map_err(|_| stopping())?;
+        polled.await.map_err(|_| stopping())??;
+        Ok(quiet)
     }
 }

@@ -244,7 +244,8 @@ impl Proof<'_> {
         // First: a commit that nobody remembers could be one that the snapshot does not see.
         self.asks.poll(Step::Begin).await?;
         self.wait_for_older(&connection).await?;
-        self.asks.poll(Step::None).await?;
+        // The next poll knows of the snapshot that is taken meanwhile.
+        let _quiet = self.asks.poll_and_wait(Step::None).await?;
 
         let patterns = self.patterns()?;
         let state = Spool::peek_state(&self.config.spool_dir)?.unwrap_or_else(|| state.clone());

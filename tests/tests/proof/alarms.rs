@@ -16,7 +16,7 @@ fn rounds() -> u32 {
 
 /// Sessions that write until they are told to stop: savepoints, prepared transactions, TOAST, key moves, truncates.
 /// Truncates come when they are asked for: after one too many no proof would speak of the table.
-fn write(
+pub(crate) fn write(
     world: &World,
     stop: &Arc<AtomicBool>,
     truncate: &Arc<AtomicBool>,

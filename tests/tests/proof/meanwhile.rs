@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use syncdata_tests::program::Program;
 use syncdata_tests::world::{World, WorldOptions};
 
+use crate::alarms::write;
 use crate::scene::{self, assert_all_equal, prove, status};
 
 const PATIENCE: Duration = Duration::from_secs(100);
@@ -97,6 +100,43 @@ async fn neither_a_poll_under_way_nor_new_settings_take_a_proof_s_search_away() 
     world.archiver(["verify"]).succeed().await;
     world.applier(["sync"]).succeed().await;
     assert_all_equal(&world).await;
+}
+
+/// Ten polls in a second, and as many transactions as there may be.
+#[tokio::test]
+async fn proofs_of_a_daemon_that_follows_raise_no_false_alarm() {
+    let options = WorldOptions::default().source(|source| source.setting("max_prepared_transactions", "20"));
+    let mut world = scene::world(options).await;
+    world.set_archiver("follow", true);
+    world.set_archiver("follow_interval", "100ms");
+    let mut daemon = world.archiver(["-v", "run"]).spawn();
+    daemon.says("the slot is followed").await;
+    let (stop, truncate) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let writers: Vec<_> = (0..4).map(|number| write(&world, &stop, &truncate, number)).collect();
+    let mut proved = 0;
+    for round in 0..4 {
+        // Longer than it waits for older transactions.
+        let proof = world.archiver(["proof", "--json"]).patience(Duration::from_secs(900));
+        let made = proof.run().await;
+        if made.code() == Some(1) {
+            assert!(made.stderr.contains("was a prefix of the stream"), "{made}");
+            continue;
+        }
+        made.expect_code(0);
+        world.applier(["sync"]).succeed().await;
+        let (tables, _) = status(&world).await;
+        for table in &tables {
+            assert!(table["verdict"] == "equal" || table["verdict"] == "not_proved", "{round}: {table}");
+            proved += u32::from(table["verdict"] == "equal");
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.expect("it writes to its end");
+    }
+    assert!(proved > 0, "nothing was proved");
+    let ended = daemon.stop().await.expect_code(0);
+    assert!(!ended.stderr.contains("not read past"), "{ended}");
 }
 
 /// `CREATE INDEX CONCURRENTLY` waits for every snapshot: for those of who reads, and for the one that they all share.
