@@ -12,6 +12,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
 use super::published::Entered;
+use super::suspects::Postponed;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -23,6 +24,13 @@ pub(crate) struct Memory {
     /// Transactions that the slot handed out and that the catalog did not show yet: their changes of tables are news
     /// although they lie before `position`.
     pub unseen: BTreeSet<u32>,
+    /// `seen` is what a look at the catalog showed, and nothing was read or passed over since.
+    pub is_of_a_look: bool,
+    /// Relations that are new since that look, that answers which were cut have shown, and of which not all is certain.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub begun: BTreeMap<u32, Known>,
+    /// The schemas, by oid.
+    pub schemas: BTreeMap<u32, Schema>,
     /// Every relation whose rows travel, and what lies between it and the table that they travel as.
     pub relations: BTreeMap<u32, Known>,
     /// Every name under which rows travel, or did.
@@ -78,6 +86,9 @@ pub(crate) struct Known {
     /// Production's own count has to say whether that is right.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspected: bool,
+    /// That count could not be taken, and is not tried again before some time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postponed: Option<Postponed>,
     /// Rows came under its name, and not yet what made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unborn: Option<u32>,
@@ -88,6 +99,15 @@ impl Known {
     pub(super) fn may_be_renamed(&self, now: &Known) -> bool {
         self.name != now.name || now.marks.may_be_renamed(&self.marks)
     }
+}
+
+/// A schema as it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Schema {
+    pub name: String,
+    pub mark: u32,
+    /// Owner and rights, in short.
+    pub rest: i32,
 }
 
 /// Where the rows lie. TRUNCATE, VACUUM FULL and CLUSTER give a table another file; ALTER TABLE, where it writes all rows
@@ -114,6 +134,8 @@ pub(crate) struct Marks {
     /// pg_namespace, of its schema: name, owner or rights.
     #[serde(default)]
     pub schema: u32,
+    #[serde(default)]
+    pub schema_oid: u32,
     /// Owner and rights of the schema, in short.
     #[serde(default)]
     pub schema_rest: i32,
@@ -127,8 +149,13 @@ impl Marks {
     }
 
     pub(super) fn has_new_schema_name(&self, then: &Marks) -> bool {
+        self.has_altered_schema(then) && self.schema_rest == then.schema_rest
+    }
+
+    /// Rights were granted on its schema, or that had another name besides.
+    pub(super) fn has_altered_schema(&self, then: &Marks) -> bool {
         // Earlier versions did not look.
-        then.schema != 0 && self.schema != then.schema && self.schema_rest == then.schema_rest
+        then.schema != 0 && self.schema != then.schema
     }
 }
 
@@ -146,9 +173,16 @@ pub(crate) struct Attribute {
     /// No value of it is long enough to lie elsewhere.
     #[serde(default)]
     pub is_short: bool,
+    /// The oid of what a generated column is computed by, which SET EXPRESSION changes; 0 for others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub expression: u32,
     /// What its type consists of; `None` for a type that nobody can alter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_of: Option<MadeOf>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What lies below a type: in a domain, an array, a composite. Altering it alters the text of values, and leaves no mark
@@ -248,6 +282,8 @@ impl Memory {
         let mut memory = self.clone();
         if position != self.position {
             memory.relations.values_mut().for_each(|known| known.rows = None);
+            memory.begun.values_mut().for_each(|known| known.rows = None);
+            memory.is_of_a_look = false;
         }
         memory
     }
@@ -259,6 +295,31 @@ impl Memory {
             self.seen = oldest.map(all_before);
         }
         self
+    }
+
+    /// How many rows a relation had where this memory ends that has been made since its look. A partition that was made, or
+    /// filled under another name, in a stretch that was read without knowing of it is in no count of ours.
+    pub(super) fn rows_of_new(&self, oid: u32) -> Option<u64> {
+        self.begun.get(&oid).map_or_else(|| self.is_of_a_look.then_some(0), |begun| begun.rows)
+    }
+
+    /// Whether the schema of a relation had another name meanwhile, or may have had.
+    pub(super) fn may_have_renamed_schema(&self, name: &TableName, marks: &Marks) -> bool {
+        self.schemas.get(&marks.schema_oid).is_some_and(|then| {
+            then.name != name.schema() || then.mark != marks.schema && then.rest == marks.schema_rest
+        })
+    }
+
+    /// What came of counting these.
+    pub(crate) fn postponed(&self, suspects: &BTreeSet<u32>) -> BTreeMap<u32, Postponed> {
+        let postponed = |oid: &u32| Some((*oid, self.relations.get(oid)?.postponed?));
+        suspects.iter().filter_map(postponed).collect()
+    }
+
+    /// Relations whose rows could not be counted again and again, each with how often that was tried.
+    pub(crate) fn uncountable(&self) -> impl Iterator<Item = (&TableName, u32)> {
+        let refused = |known: &Known| known.postponed.filter(|_| known.suspected).map(Postponed::refused);
+        self.relations.values().filter_map(move |known| Some((&known.name, refused(known)?)))
     }
 
     /// With what the catalog shows now.

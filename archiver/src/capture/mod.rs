@@ -12,7 +12,7 @@ pub(crate) mod naming;
 mod published;
 pub(crate) mod shape;
 pub(crate) mod since;
-mod suspects;
+pub(crate) mod suspects;
 mod tally;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -24,7 +24,7 @@ use syncdata_formats::{Error, Kind, Result};
 use changes::ANOTHER;
 pub(crate) use changes::PARTITION;
 pub(crate) use memory::{Attribute, Layout, MadeOf, Marks, Memory, OwnedSequence, Storage};
-use memory::{Captured, Known};
+use memory::{Captured, Known, Schema};
 use naming::Naming;
 pub(crate) use published::{CatalogRow, Publication, Stream};
 pub(crate) use tally::Tally;
@@ -75,6 +75,12 @@ pub(crate) struct Capture {
     strangers: BTreeSet<TableName>,
     /// Relations whose schema had another name for a while, by their own name: which tables their rows are of.
     lodgers: BTreeMap<String, BTreeSet<TableName>>,
+    /// Those whose schema is new or has other rights, and may have had another name besides.
+    guests: BTreeMap<String, BTreeSet<TableName>>,
+    /// Relations that are new and whose rows are not known: they have none when the transaction begins that made them.
+    awaited: BTreeMap<u32, u32>,
+    /// As the catalog has them.
+    schemas: BTreeMap<u32, Schema>,
     /// Relations whose rows cannot have been counted.
     uncounted: BTreeSet<u32>,
     /// Tables of which something may have altered rows, or what they mean, before we knew them.
@@ -219,6 +225,7 @@ impl Capture {
         }
         capture.hides_commits = catalog.iter().any(|table| table.stream != Stream::Whole);
         capture.published = published::rows_of(catalog);
+        capture.schemas = catalog.iter().map(schema_of).collect();
         changes::find(&mut capture, &by_oid, memory);
         (capture, mistakes.into_iter().next())
     }
@@ -240,7 +247,8 @@ impl Capture {
         // Dropped or renamed since, but its rows were written under a name that is listed.
         let listed = self.lists_name(relation);
         let doubts = self.strangers.iter().cloned().map(|table| Doubt { table, reason: PARTITION });
-        let lodgers = self.lodgers.get(relation.name()).into_iter().flatten().cloned();
+        let named_so = |map: &BTreeMap<String, BTreeSet<TableName>>| map.get(relation.name()).cloned();
+        let lodgers = [&self.lodgers, &self.guests].into_iter().filter_map(named_so).flatten();
         let lodgers = lodgers.map(|table| Doubt { table, reason: ANOTHER });
         Route {
             oid: None,
@@ -451,7 +459,7 @@ impl Capture {
 
     /// A row under a name that nobody knows may matter: it has to be looked for under all names.
     pub(crate) fn expects_strangers(&self) -> bool {
-        !self.strangers.is_empty() || !self.lodgers.is_empty()
+        !self.strangers.is_empty() || !self.lodgers.is_empty() || !self.guests.is_empty()
     }
 
     /// Relations whose changes are looked for though no pattern names them: partitions, also those of earlier polls, and
@@ -468,6 +476,11 @@ impl Target {
     fn own(table: &TableName) -> Target {
         Target { table: table.clone(), is_partition: false, virtual_columns: Vec::new(), columns: Vec::new() }
     }
+}
+
+fn schema_of(relation: &CatalogTable) -> (u32, Schema) {
+    let Marks { schema_oid, schema, schema_rest, .. } = relation.marks;
+    (schema_oid, Schema { name: relation.name.schema().to_owned(), mark: schema, rest: schema_rest })
 }
 
 /// Names of columns by their numbers.
@@ -495,6 +508,7 @@ impl Known {
             sequences: relation.layout.sequences.iter().map(|sequence| sequence.file).collect(),
             rows: None,
             suspected: false,
+            postponed: None,
             unborn: None,
         }
     }

@@ -220,6 +220,7 @@ mod tests {
             sequences: BTreeSet::new(),
             rows: None,
             suspected: false,
+            postponed: None,
             unborn: None,
         };
         for (number, name, mark) in columns {

@@ -10,6 +10,10 @@
 //! first poll that can take it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use syncdata_formats::time::Timestamp;
 
 use super::{Capture, Memory, Tally};
 
@@ -24,6 +28,53 @@ pub(crate) struct Birth {
     had_earlier: bool,
     /// The transaction that made it has rows under its name, or may have.
     had_own: bool,
+}
+
+/// Why a relation was not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Uncounted {
+    /// It may be at the next poll: a transaction is open, or the relation was altered while we counted.
+    NotYet,
+    /// Somebody holds it.
+    Locked,
+    /// It takes too long, or we have no right to.
+    Refused,
+}
+
+/// What came of counting a relation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Postponed {
+    attempts: u32,
+    refused: u32,
+    /// By production's clock.
+    until: Timestamp,
+}
+
+impl Postponed {
+    const REFUSED_MAX: u32 = 6;
+    const LONGEST: Duration = Duration::from_secs(600);
+
+    /// After one more attempt; `None` once it will not be counted. The first attempts follow with the polls, those after
+    /// them less and less often.
+    pub(crate) fn again(before: Option<Postponed>, why: Uncounted, at: Timestamp) -> Option<Postponed> {
+        let attempts = before.map_or(0, |before| before.attempts).saturating_add(1);
+        let refused = before.map_or(0, |before| before.refused) + u32::from(why == Uncounted::Refused);
+        let at_once = if why == Uncounted::Refused { 0 } else { 2 };
+        let doubled = attempts.checked_sub(at_once + 1).map(|steps| 1_u64 << steps.min(6));
+        let wait = Duration::from_secs(doubled.map_or(0, |steps| 10 * steps)).min(Postponed::LONGEST);
+        let until = at.as_micros().saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX));
+        let until = Timestamp::from_micros(until).unwrap_or(at);
+        (refused < Postponed::REFUSED_MAX).then_some(Postponed { attempts, refused, until })
+    }
+
+    pub(crate) fn is_due(self, at: Timestamp) -> bool {
+        // A clock that was put back is no reason to wait for it.
+        at >= self.until || self.until.since(at) > Postponed::LONGEST
+    }
+
+    pub(super) fn refused(self) -> u32 {
+        self.refused
+    }
 }
 
 impl Birth {
@@ -87,5 +138,38 @@ impl Capture {
             self.truncations().map(|(oid, _)| oid).filter(|oid| tally.truncations.contains_key(oid));
         let is_there = |oid: &u32| self.relations.get(oid).is_some_and(|known| known.table.is_some());
         earlier.chain(births).chain(emptied).filter(is_there).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(whys: &[Uncounted]) -> (Option<Postponed>, Timestamp) {
+        let mut at = Timestamp::from_micros(0).expect("a time");
+        let mut postponed = None;
+        for why in whys {
+            postponed = Postponed::again(postponed, *why, at);
+            let Some(known) = postponed else { break };
+            at = at.max(known.until);
+            assert!(known.is_due(at));
+        }
+        (postponed, at)
+    }
+
+    #[test]
+    fn what_cannot_be_counted_is_tried_less_and_less_often_and_then_given_up() {
+        use Uncounted::{Locked, NotYet, Refused};
+        assert_eq!(after(&[NotYet, NotYet]).1.as_micros(), 0, "the next poll tries again");
+        assert_eq!(after(&[NotYet, Locked, NotYet, Locked]).1.as_micros(), 30_000_000);
+        let (locked, at) = after(&[Locked; 100]);
+        assert!(locked.is_some_and(|locked| locked.refused() == 0), "a lock ends at some time");
+        assert!(locked.is_some_and(|locked| locked.until.since(at) <= Postponed::LONGEST));
+        assert_eq!(after(&[Refused; 5]).1.as_micros(), 310_000_000);
+        assert_eq!(after(&[Refused; 6]).0, None);
+        let later = Timestamp::from_micros(3_600_000_000).expect("a time");
+        let postponed = Postponed::again(None, Refused, later).expect("once more");
+        assert!(!postponed.is_due(later));
+        assert!(postponed.is_due(Timestamp::from_micros(0).expect("a time")));
     }
 }

@@ -8,7 +8,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
 use super::changes::{self, ANOTHER, PARTITION, REWRITTEN, TYPE};
-use super::suspects::Birth;
+use super::suspects::{Birth, Postponed};
 use super::{Capture, Captured, Join, Known, Memory, Missed, Route, Truncation, published};
 
 /// What an answer said of each relation, by oid.
@@ -26,6 +26,8 @@ pub(crate) struct Tally {
     pub births: BTreeMap<u32, Birth>,
     /// Relations that still have to be counted.
     pub suspects: BTreeSet<u32>,
+    /// Of those, what came of the attempts.
+    pub postponed: BTreeMap<u32, Postponed>,
     /// Those of which production has other rows than we have counted.
     pub miscounted: BTreeSet<u32>,
     /// Tables that a segment has lines of.
@@ -95,7 +97,10 @@ impl Tally {
     }
 
     /// A transaction that was not archived before begins.
-    pub(crate) fn began(&mut self, xid: u32) {
+    pub(crate) fn began(&mut self, xid: u32, capture: &Capture) {
+        for (oid, _) in capture.awaited.iter().filter(|(_, born)| **born == xid) {
+            self.rows.insert(*oid, Some(0));
+        }
         let is_older = |oldest: u32| xid.wrapping_sub(oldest).cast_signed() < 0;
         if self.oldest.is_none_or(is_older) {
             self.oldest = Some(xid);
@@ -219,10 +224,13 @@ impl Capture {
             memory.seen = Some(seen.clone());
             memory.unseen = tally.unseen.clone();
             memory.relations = self.relations.clone();
+            memory.schemas = self.schemas.clone();
+            memory.begun = BTreeMap::new();
         } else {
             memory.unseen.extend(&tally.unseen);
             memory.relations.extend(self.settled(earlier, tally));
         }
+        memory.is_of_a_look = complete;
         let missed: BTreeSet<TableName> =
             self.missed(tally, complete).into_iter().map(|missed| missed.table).collect();
         let others: BTreeSet<u32> =
@@ -234,6 +242,7 @@ impl Capture {
             // Rows that are in doubt, or in no stream, were not counted as they are.
             let is_missed = known.table.as_ref().is_some_and(|table| missed.contains(table));
             known.suspected = !is_missed && tally.suspects.contains(oid);
+            known.postponed = tally.postponed.get(oid).copied().filter(|_| known.suspected);
             known.unborn = self.unborn(*oid, tally).filter(|_| !is_missed && !complete);
             if is_missed && !self.was_counted(*oid, earlier) || others.contains(oid) {
                 known.rows = None;
@@ -243,6 +252,16 @@ impl Capture {
             if waits && !complete && tally.touched.contains(oid) {
                 known.rows = None;
             }
+        }
+        if !complete {
+            let new = self.relations.iter().filter(|(oid, _)| !memory.relations.contains_key(oid));
+            let begun = |(oid, known): (&u32, &Known)| {
+                let is_missed = known.table.as_ref().is_some_and(|table| missed.contains(table));
+                let is_counted = !others.contains(oid) && (!is_missed || self.was_counted(*oid, earlier));
+                let rows = tally.rows.get(oid).copied().flatten().filter(|_| is_counted);
+                (*oid, Known { rows, ..known.clone() })
+            };
+            memory.begun = new.map(begun).collect();
         }
         self.remember_tables(&mut memory.tables, &earlier.inherited, tally, from, complete);
         memory
@@ -255,8 +274,11 @@ impl Capture {
             return false;
         }
         match earlier.relations.get(&oid) {
-            Some(then) => !then.may_be_renamed(now) && changes::is_in_place(then, now),
-            None => now.marks.named == now.marks.born,
+            Some(then) => {
+                let has_one_name = !then.may_be_renamed(now) && !now.marks.has_altered_schema(&then.marks);
+                has_one_name && changes::is_in_place(then, now)
+            }
+            None => now.marks.named == now.marks.born && earlier.is_old(now.marks.schema),
         }
     }
 
@@ -289,7 +311,19 @@ impl Capture {
                 None => Some((*oid, self.as_told(*oid, known, earlier, tally))),
             }
         };
-        self.relations.iter().filter_map(settled).collect()
+        self.relations.iter().filter_map(settled).map(|(oid, known)| (oid, self.as_guest(known))).collect()
+    }
+
+    /// When its schema was altered is not certain yet: the next answer looks for its rows under other names too.
+    fn as_guest(&self, known: Known) -> Known {
+        let is_one = |table: &TableName| {
+            self.guests.get(known.name.name()).is_some_and(|guests| guests.contains(table))
+        };
+        if !known.table.as_ref().is_some_and(is_one) {
+            return known;
+        }
+        let marks = super::Marks { schema: u32::MAX, schema_rest: !known.marks.schema_rest, ..known.marks };
+        Known { marks, ..known }
     }
 
     /// With the columns as they are after the transactions that have been there.

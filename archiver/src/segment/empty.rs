@@ -14,6 +14,7 @@ use syncdata_formats::snapshot::Seen;
 use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::IsolationLevel;
 
+use crate::capture::suspects::Uncounted;
 use crate::capture::{Capture, CatalogTable, DEPTH_MAX, Memory};
 use crate::source::catalog::{self, Position};
 use crate::source::columns;
@@ -23,11 +24,13 @@ use crate::source::look::{self, Look};
 use crate::source::production::{Production, Session};
 use crate::source::{Source as _, Stretch};
 
-/// What production's count came to. A table that could not be counted is in neither.
+/// What production's count came to. A table that is to be counted at a later poll is nowhere.
 #[derive(Debug, Default)]
 pub(super) struct Counted {
     pub as_claimed: BTreeSet<TableName>,
     pub otherwise: BTreeSet<TableName>,
+    /// Not counted, and why.
+    pub uncounted: BTreeMap<TableName, Uncounted>,
 }
 
 /// What the stream says of tables.
@@ -68,7 +71,7 @@ impl Claims<'_> {
                 .await?;
             expected = with_later(expected, &later);
         }
-        let (as_claimed, otherwise) = columns::with_rows(&tx, &expected).await?;
+        let rows = columns::with_rows(&tx, &expected).await?;
         tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;
 
         // TRUNCATE takes rows from snapshots that are older than it, too.
@@ -77,7 +80,13 @@ impl Claims<'_> {
         let altered: BTreeSet<TableName> =
             catalogs.windows(2).flat_map(|pair| altered(pair[0], pair[1])).collect();
         let unaltered = |tables: BTreeSet<TableName>| tables.difference(&altered).cloned().collect();
-        Ok(Counted { as_claimed: unaltered(as_claimed), otherwise: unaltered(otherwise) })
+        let locked = rows.locked.into_iter().map(|table| (table, Uncounted::Locked));
+        let refused = rows.refused.into_iter().map(|table| (table, Uncounted::Refused));
+        Ok(Counted {
+            as_claimed: unaltered(rows.as_expected),
+            otherwise: unaltered(rows.otherwise),
+            uncounted: locked.chain(refused).collect(),
+        })
     }
 
     /// What transactions after the end did to the tables, as far as the snapshot shows them.

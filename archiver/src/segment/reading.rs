@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::capture::shape::{self, ShapeMemory};
 use crate::capture::since::{self, CaptureMemory};
+use crate::capture::suspects::{Postponed, Uncounted};
 use crate::capture::{Capture, CatalogTable, Memory};
 use crate::segment::absent::Absent;
 use crate::segment::cut::{Place, Watch};
@@ -127,7 +128,9 @@ impl Reading<'_> {
             .chain(answer.gaps().flat_map(|gap| gap.tables.iter().flatten()));
         let lost_tables: BTreeSet<TableName> = lost_tables.cloned().collect();
         answer.captured.uncounted(|table| lost_tables.contains(table));
-        answer.harvest.tally.suspects = answer.circumstances.capture.suspects(&memory, &answer.harvest.tally);
+        let tally = &mut answer.harvest.tally;
+        tally.suspects = answer.circumstances.capture.suspects(&memory, tally);
+        tally.postponed = memory.postponed(&tally.suspects);
         if answer.end >= flush {
             self.count(connection, look, &memory, &mut answer).await?;
         }
@@ -294,11 +297,12 @@ impl Reading<'_> {
         answer: &mut Answer,
     ) -> Result<()> {
         let Answer { captured, circumstances: Circumstances { capture, .. }, harvest, end, .. } = answer;
-        let tally = &mut harvest.tally;
+        let (tally, at) = (&mut harvest.tally, look.position.at);
         let mut tables = captured.provable();
         for oid in tally.suspects.clone() {
             let Some((name, _)) = capture.names_of(oid) else { continue };
             match tally.rows.get(&oid).copied().flatten() {
+                Some(_) if tally.postponed.get(&oid).is_some_and(|known| !known.is_due(at)) => {}
                 Some(rows) => drop(tables.entry(name.clone()).or_insert(rows)),
                 // More went than had come.
                 None => drop(tally.miscounted.insert(oid)),
@@ -331,8 +335,23 @@ impl Reading<'_> {
                     tally.miscounted.insert(oid);
                 }
                 Some((name, _)) => {
-                    info!(relation = %name, "its rows could not be counted; they are at a later poll");
-                    tally.suspects.insert(oid);
+                    let before = tally.postponed.get(&oid).copied();
+                    let why = counted.uncounted.get(name).copied().unwrap_or(Uncounted::NotYet);
+                    let again = match before.filter(|known| !known.is_due(at)) {
+                        Some(waits) => Some(waits),
+                        None => Postponed::again(before, why, at),
+                    };
+                    match again {
+                        Some(again) => {
+                            info!(relation = %name, "its rows could not be counted; they are at a later poll");
+                            tally.postponed.insert(oid, again);
+                            tally.suspects.insert(oid);
+                        }
+                        None => {
+                            warn!(relation = %name, "its rows cannot be counted: they count as missing");
+                            tally.miscounted.insert(oid);
+                        }
+                    }
                 }
                 None => {}
             }

@@ -203,10 +203,10 @@ impl<'a, F: Files> Segmenter<'a, F> {
         }
         let archived_already = begin.lies_before(self.archived);
         self.transaction = Some(Open { begin, rows: 0, archived_already, concerns: false });
-        self.see_joins(begin.xid, archived_already);
         if !archived_already {
-            self.tally.began(begin.xid);
+            self.tally.began(begin.xid, self.capture);
         }
+        self.see_joins(begin.xid, archived_already);
         if !archived_already && self.shown.is_some_and(|shown| !shown.has(begin.xid)) {
             self.tally.unseen.insert(begin.xid);
         }
@@ -280,13 +280,19 @@ impl<'a, F: Files> Segmenter<'a, F> {
 
     /// The relation that has the name now may not be the one that had it then.
     fn see_whose(&mut self, place: &Place<'_>, found: &Found) {
-        let (Some(now), Some(open)) = (found.route.oid, &self.transaction) else { return };
-        match place.oid {
-            None => self.tally.comes_under(now, open.begin.xid, self.capture),
-            Some(then) if then == now => self.tally.is_its_own(now, self.capture),
-            Some(_) => {
-                let table = found.target(&self.tally).map(|target| target.table.clone());
-                table.into_iter().for_each(|table| self.miss(&table, PARTITION));
+        let Some(open) = &self.transaction else { return };
+        match (place.oid, found.route.oid) {
+            (None, Some(now)) => self.tally.comes_under(now, open.begin.xid, self.capture),
+            (None, None) => {}
+            (Some(then), Some(now)) if then == now => self.tally.is_its_own(now, self.capture),
+            (Some(then), now) => {
+                let taken_for =
+                    now.and_then(|_| found.target(&self.tally)).map(|target| target.table.clone());
+                let is_told =
+                    |table: &TableName| found.route.doubts.iter().any(|doubt| doubt.table == *table);
+                let of = self.capture.names_of(then).map(|(_, table)| table.clone());
+                let tables = [taken_for, of.filter(|table| !is_told(table))];
+                tables.into_iter().flatten().for_each(|table| self.miss(&table, PARTITION));
             }
         }
     }

@@ -116,7 +116,8 @@ const CATALOG: &str =
           a.attidentity, a.attgenerated, a.attstorage, a.attstattarget, a.attcollation, a.attislocal, a.attinhcount,
           a.attacl::text, (SELECT string_agg(o, ' ') FROM unnest(a.attoptions) o WHERE o LIKE 'n_distinct%'), f.oid)),
         NOT (a.attnotnull OR a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR a.attgenerated <> ''
-          OR a.attacl IS NOT NULL), a.attlen <> -1, format_type(a.atttypid, a.atttypmod))
+          OR a.attacl IS NOT NULL), a.attlen <> -1,
+        CASE WHEN a.attgenerated <> '' THEN coalesce(f.oid, '0'::oid) ELSE '0'::oid END, format_type(a.atttypid, a.atttypmod))
       FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p')),
     ARRAY(SELECT t.xmin::text::int8 FROM pg_attribute t WHERE t.attrelid = c.reltoastrelid AND t.attnum = 1
@@ -128,7 +129,7 @@ const CATALOG: &str =
         AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND s.relkind = 'S' AND c.relkind = 'r'),
     n.xmin::text::int8, hashtext(concat_ws(',', n.nspowner, n.nspacl::text)),
     ARRAY(SELECT a.attnum || ' ' || a.xmin FROM pg_attribute a
-      WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped AND c.relkind IN ('r', 'p'))
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped AND c.relkind IN ('r', 'p')), n.oid
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition AND NOT i.inhdetachpending
     LEFT JOIN pg_type y ON y.oid = c.reltype
@@ -347,6 +348,7 @@ fn catalog_table(row: &Row, types: &Types) -> Result<CatalogTable> {
             born: mark(row, 12).unwrap_or_default(),
             attached: mark(row, 13),
             schema: mark(row, 18).unwrap_or_default(),
+            schema_oid: row.get(21),
             schema_rest: row.get(19),
         },
         columns: row.get::<_, Vec<&str>>(14).into_iter().filter_map(numbered).collect(),
@@ -381,14 +383,16 @@ fn layout(row: &Row, types: &Types) -> Result<Layout> {
     Ok(layout)
 }
 
-/// `3 754 1043 -1234 t f character varying(10)`
+/// `3 754 1043 -1234 t f 0 character varying(10)`
 fn attribute(text: &str) -> Option<(i16, u32, Attribute)> {
-    let mut words = text.splitn(7, ' ');
+    let mut words = text.splitn(8, ' ');
     let number = words.next()?.parse().ok()?;
     let (mark, type_oid) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let rest = words.next()?.parse().ok()?;
-    let (plain, is_short, type_name) = (words.next()? == "t", words.next()? == "t", words.next()?.to_owned());
-    Some((number, type_oid, Attribute { type_name, mark, rest, plain, is_short, ..Attribute::default() }))
+    let (plain, is_short) = (words.next()? == "t", words.next()? == "t");
+    let (expression, type_name) = (words.next()?.parse().ok()?, words.next()?.to_owned());
+    let attribute = Attribute { type_name, mark, rest, plain, is_short, expression, ..Attribute::default() };
+    Some((number, type_oid, attribute))
 }
 
 /// `3 754`

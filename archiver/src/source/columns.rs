@@ -1,14 +1,16 @@
 //! What the source's catalog says of captured tables: their columns now, and what tells how they became so.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::manifest::{Column, Generated, Identity, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
-use syncdata_formats::{Error, Result};
-use syncdata_service::postgres::ServerContext as _;
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::postgres::{ServerContext as _, sqlstate};
 use tokio_postgres::types::Type;
 use tokio_postgres::{GenericClient, Row};
+use tracing::info;
 
 use super::ask::many;
 use crate::capture::shape::{Shape, ShapeColumn, ShapeMemory};
@@ -126,31 +128,64 @@ pub(crate) async fn standing(
     Ok(standing)
 }
 
-/// Those of the tables that have just so many rows in the transaction's snapshot, and those that have not. What cannot be
-/// counted is none of them.
+/// What a count of tables came to. One for which there was no time is nowhere.
+#[derive(Debug, Default)]
+pub(crate) struct RowsCounted {
+    /// They have just so many rows in the transaction's snapshot.
+    pub as_expected: BTreeSet<TableName>,
+    pub otherwise: BTreeSet<TableName>,
+    /// Somebody holds them.
+    pub locked: BTreeSet<TableName>,
+    /// It takes too long, or we have no right to.
+    pub refused: BTreeSet<TableName>,
+}
+
+/// Each by itself, those that should have the fewest rows first, and all in ten seconds.
 pub(crate) async fn with_rows(
     client: &impl GenericClient,
     tables: &BTreeMap<TableName, u64>,
-) -> Result<(BTreeSet<TableName>, BTreeSet<TableName>)> {
+) -> Result<RowsCounted> {
+    const BUDGET: Duration = Duration::from_secs(10);
     let doing = "counting the rows of tables";
-    client
-        .batch_execute("SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'")
-        .await
-        .context(|| doing.to_owned())?;
+    let began = Instant::now();
     let (schemas, names): (Vec<&str>, Vec<&str>) = tables.keys().map(|t| (t.schema(), t.name())).unzip();
     let wanted = [(&schemas as _, Type::TEXT_ARRAY), (&names as _, Type::TEXT_ARRAY)];
-    let (mut equal, mut other) = (BTreeSet::new(), BTreeSet::new());
+    let mut countable = Vec::new();
     for row in &many(client, doing, COUNTABLE, &wanted).await? {
         let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))?;
-        let Some(&expected) = tables.get(&table) else { continue };
         let only = if row.get(2) { "" } else { "ONLY " };
+        countable.extend(tables.get(&table).map(|expected| (*expected, table, only)));
+    }
+    countable.sort_unstable();
+    let is_countable = |name: &&TableName| countable.iter().any(|(_, table, _)| table == *name);
+    let refused = tables.keys().filter(|name| !is_countable(name)).cloned().collect();
+    let mut rows = RowsCounted { refused, ..RowsCounted::default() };
+    for (expected, table, only) in countable {
+        let left = BUDGET.saturating_sub(began.elapsed()).as_millis();
+        if left == 0 {
+            break;
+        }
+        let settings = format!(
+            "SAVEPOINT counted; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '{left}ms'"
+        );
+        client.batch_execute(&settings).await.context(|| doing.to_owned())?;
         let limit = expected.saturating_add(1);
         let count = format!("SELECT count(*) FROM (SELECT FROM {only}{} LIMIT {limit}) r", table.sql());
-        let counted = many(client, doing, &count, &[]).await?;
-        let is_equal = counted.first().is_some_and(|row| u64::try_from(row.get::<_, i64>(0)) == Ok(expected));
-        if is_equal { &mut equal } else { &mut other }.insert(table);
+        let outcome = match many(client, doing, &count, &[]).await {
+            Ok(counted) => {
+                let counted = counted.first().map(|row| u64::try_from(row.get::<_, i64>(0)));
+                if counted == Some(Ok(expected)) { &mut rows.as_expected } else { &mut rows.otherwise }
+            }
+            Err(error) if sqlstate(&error).is_none() => return Err(error),
+            Err(error) => {
+                info!(relation = %table, error = %error.one_line(), "its rows could not be counted");
+                if error.kind() == Kind::Locked { &mut rows.locked } else { &mut rows.refused }
+            }
+        };
+        outcome.insert(table);
+        client.batch_execute("ROLLBACK TO SAVEPOINT counted").await.context(|| doing.to_owned())?;
     }
-    Ok((equal, other))
+    Ok(rows)
 }
 
 /// A table with columns of floating or numeric type.

@@ -3,6 +3,7 @@
 
 use syncdata_tests::world::Plugin;
 
+use crate::scene;
 use crate::story::{NONE, PARTITION, REWRITTEN, Story, only};
 
 const ORDERS: &str = "
@@ -137,4 +138,35 @@ async fn a_label_is_renamed_and_only_what_says_nothing_follows() {
     let gaps = story.after(&["ALTER TYPE mood RENAME VALUE 'a' TO 'c'", "TRUNCATE orders_3"]).await;
     assert_eq!(gaps, only("orders", "a type was altered"));
     story.mend().await;
+}
+
+/// One that somebody holds keeps no other from being counted, and is counted once it is free.
+#[tokio::test]
+async fn rows_that_cannot_be_counted_hold_up_no_others() {
+    let columns = "(id int, day int, note varchar(10), PRIMARY KEY (id, day))";
+    let schema =
+        format!("CREATE TABLE a {columns}; CREATE TABLE p {columns}; INSERT INTO a VALUES (1, 1, 'a')");
+    let story = Story::start(&["a", "p"], &schema, &["a", "p"]).await;
+    if story.world.plugin == Plugin::Pgoutput {
+        return;
+    }
+    let hidden = |table: &str| {
+        format!(
+            "BEGIN; TRUNCATE {table}; ALTER TABLE {table} SET UNLOGGED; INSERT INTO {table} VALUES (4, 4, 'd'); \
+             ALTER TABLE {table} SET LOGGED; COMMIT"
+        )
+    };
+    story.world.source.execute(&hidden("a")).await;
+    story.world.source.execute(&hidden("p")).await;
+    let holder = story.world.source.connect().await;
+    holder.batch_execute("BEGIN; LOCK TABLE a IN ACCESS EXCLUSIVE MODE").await.expect("locks");
+    // A lock that is written brings no WAL to the disk by itself.
+    story.world.source.execute("CREATE TABLE noise (id int)").await;
+    story.world.archiver(["run", "--once"]).run().await.expect_code(1);
+    let mut told = only("p", REWRITTEN);
+    assert_eq!(scene::gaps_with_reasons(&story.world), told);
+    holder.batch_execute("COMMIT").await.expect("lets go");
+    story.world.archiver(["run", "--once"]).run().await.expect_code(1);
+    told.extend(only("a", REWRITTEN));
+    assert_eq!(scene::gaps_with_reasons(&story.world), told);
 }

@@ -92,6 +92,12 @@ const CASES: &[Case] = &[
         ],
         GAP,
     ),
+    plain(
+        "p_truncate_using_and_more",
+        &["BEGIN; TRUNCATE {t}; INSERT INTO {t} VALUES (4, 4, 4, 'd'); \
+             ALTER TABLE {t} ALTER code TYPE varchar(10) USING upper(code), ALTER code SET NOT NULL; COMMIT"],
+        GAP,
+    ),
     plain("p_emptied", &["BEGIN; TRUNCATE {t}; INSERT INTO {t} VALUES (4, 4, 4, 'd'); COMMIT"], None),
     // Owned sequences become unlogged with their table.
     Case { from_major: 15, ..serial("s_unlogged_wider", &[UNLOGGED, UNSEEN, LOGGED, WIDER], GAP) },
@@ -257,7 +263,34 @@ const CASES: &[Case] = &[
             GAP,
         )
     },
+    Case {
+        columns: COMPUTED,
+        rows: "(1, 1, 1, DEFAULT, 'a')",
+        from_major: 17,
+        ..case(
+            "p_expression",
+            &["BEGIN; TRUNCATE {t}; INSERT INTO {t} VALUES (4, 4, 4, DEFAULT, 'd'); \
+                 ALTER TABLE {t} ALTER day SET EXPRESSION AS (base * 3); COMMIT"],
+            GAP,
+        )
+    },
+    Case {
+        columns: COMPUTED,
+        rows: "(1, 1, 1, DEFAULT, 'a')",
+        from_major: 17,
+        ..case(
+            "p_expression_and_wider",
+            &[
+                "ALTER TABLE {t} ALTER day SET EXPRESSION AS (base * 3)",
+                "ALTER TABLE {t} ALTER hour TYPE bigint",
+            ],
+            GAP,
+        )
+    },
 ];
+
+const COMPUTED: &str =
+    "id int PRIMARY KEY, base int, hour int, day int GENERATED ALWAYS AS (base * 2) STORED, code varchar(10)";
 
 fn cases() -> impl Iterator<Item = &'static Case> {
     let major = Installation::chosen().major();

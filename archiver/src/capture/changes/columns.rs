@@ -36,20 +36,28 @@ pub(super) fn types_explain(then: &Known, now: &CatalogTable) -> bool {
     other_files.all(|sequence| sequence.mark == *writer && wider.contains(&sequence.owner))
 }
 
-/// Whether a column's values may have been computed anew: its row in the catalog was written again and says the same.
+/// Whether a column's values may have been computed anew: its row in the catalog was written again, and not because it has
+/// another type.
 pub(super) fn were_written_again(then: &Known, now: &Known) -> bool {
     let was_written = |(number, attribute): (&i16, &Attribute)| {
-        then.attributes.get(number).is_some_and(|before| {
-            before.mark != attribute.mark
-                && Attribute {
-                    mark: attribute.mark,
-                    made_of: attribute.made_of.clone(),
-                    is_short: attribute.is_short,
-                    ..before.clone()
-                } == *attribute
-        }) && !is_beside_another(then, &now.attributes, *number, attribute.mark)
+        then.attributes
+            .get(number)
+            .is_some_and(|before| before.mark != attribute.mark && before.type_name == attribute.type_name)
+            && !is_beside_another(then, &now.attributes, *number, attribute.mark)
     };
     now.attributes.iter().any(was_written)
+}
+
+/// Whether a generated column has another expression.
+pub(super) fn were_computed_anew(then: &Known, now: &Known) -> bool {
+    let has_another = |(number, attribute): (&i16, &Attribute)| {
+        then.attributes.get(number).is_some_and(|before| {
+            let expressions = (before.expression, attribute.expression);
+            before.type_name == attribute.type_name
+                && matches!(expressions, (1.., 1..) if expressions.0 != expressions.1)
+        })
+    };
+    now.attributes.iter().any(has_another)
 }
 
 /// Some versions write the rows of all later columns again with the one whose type changes.
@@ -102,6 +110,7 @@ impl Changes<'_> {
         let Layout { attributes, written_by, types_altered_by, .. } = &now.layout;
         let is_altered = !types_altered_by.iter().all(|mark| self.memory.is_old(*mark));
         let is_touched = is_altered
+            || self.memory.may_have_renamed_schema(&now.name, &now.marks)
             || if self.is_born_since(now) {
                 // A row that was written again after it was made, and says no more than a name and a type, may have said
                 // another name.

@@ -52,7 +52,13 @@
 //! Writers and DDL cannot overlap on one table (a row's lock conflicts with that of DDL until the commit), which is why
 //! the order of commits is also the order of rows and DDL of a table. A schema that is renamed is not locked so; its
 //! tables have other names then, and that counts as any other rename. A schema's row that was written again
-//! and says the same as before: it was renamed there and back, a gap of the tables that rows came of meanwhile.
+//! and says the same as before: it was renamed there and back, a gap of the tables that rows came of meanwhile. One that
+//! says other rights, or that is new, may have had another name besides: its tables are guests. Their rows are looked for
+//! under the names of all schemas, and one under a name that nobody knows is a gap; their own names are in no doubt.
+//!
+//! All of this holds where the memory is of the place where the answer begins. After a crash between what is published and
+//! what is remembered, after a stretch that was passed over, in an answer that goes on, and at the first look of all it is
+//! not: then a relation that is new has rows which nobody knows, until the transaction comes that made it.
 //!
 //! A wider type may write all rows anew as well, and changes none: it explains that rows lie elsewhere, if its own
 //! rewrite was the last ([`columns`]). Not seen is what it hides: `SET UNLOGGED` and back before it in the same interval.

@@ -40,7 +40,9 @@ impl Changes<'_> {
     /// Made since the last poll, and under this name: it was empty then.
     fn is_newborn(&self, oid: u32) -> bool {
         let Some(now) = self.catalog.get(&oid) else { return false };
-        self.is_born_since(now) && now.marks.named == now.marks.born
+        self.is_born_since(now)
+            && now.marks.named == now.marks.born
+            && !self.memory.may_have_renamed_schema(&now.name, &now.marks)
     }
 
     /// It had no rows at the last poll, so that it has only those that came under a name since.
@@ -155,10 +157,20 @@ impl Changes<'_> {
                     self.doubt(&now.name, &table, PARTITION);
                 }
             }
-            let may_be_new_here = match self.memory.relations.get(&now.oid) {
+            let then = self.memory.relations.get(&now.oid);
+            let was_renamed = match then {
                 Some(then) => then.name != now.name || now.marks.may_be_renamed(&then.marks),
-                None => !self.memory.is_old(now.marks.named),
+                None => self.memory.may_have_renamed_schema(&now.name, &now.marks),
             };
+            let is_newly_named = then.is_none() && !self.memory.is_old(now.marks.named);
+            let is_new_by_birth = is_newly_named && now.marks.named == now.marks.born;
+            if was_renamed || is_newly_named && !is_new_by_birth {
+                let own = self.capture.relations.get(&now.oid).and_then(|known| known.table.clone());
+                let guests = self.capture.guests.get(now.name.name()).cloned().unwrap_or_default();
+                let others = guests.iter().filter(|table| Some(*table) != own.as_ref());
+                others.for_each(|table| self.doubt(&now.name, table, ANOTHER));
+            }
+            let may_be_new_here = was_renamed || is_newly_named;
             if may_be_new_here {
                 strangers.iter().for_each(|table| self.doubt(&now.name, table, PARTITION));
                 let lodgers = self.capture.lodgers.get(now.name.name()).cloned().unwrap_or_default();

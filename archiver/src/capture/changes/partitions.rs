@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
-use super::columns::{types_explain, were_written_again};
+use super::columns::{types_explain, were_computed_anew, were_written_again};
 use super::storage::{Moved, moved};
 use super::types::{Altered, altered};
 use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION, REWRITTEN, TYPE};
@@ -72,6 +72,11 @@ impl Changes<'_> {
             } else {
                 self.capture.strangers.insert(table.clone());
             }
+        } else if now.marks.has_altered_schema(&then.marks) {
+            self.may_lodge(&now.name, &table);
+        }
+        if were_computed_anew(then, &now) {
+            return self.capture.miss(table, REWRITTEN, None);
         }
         let Some(catalog) = self.catalog.get(&oid).copied() else { return };
         match moved(then.storage, now.storage) {
@@ -97,6 +102,13 @@ impl Changes<'_> {
         if links.iter().chain([&oid]).any(|link| self.is_unseen(*link)) {
             return self.capture.miss(table, PARTITION, None);
         }
+        let has_other_schema = match then {
+            Some(then) => now.marks.has_altered_schema(&then.marks),
+            None => now.marks.schema != 0 && !self.memory.is_old(now.marks.schema),
+        };
+        if has_other_schema {
+            self.may_lodge(&now.name, &table);
+        }
         let joins = links.iter().filter_map(|link| {
             let marks = self.catalog.get(link)?.marks;
             let attached = marks.attached?;
@@ -115,7 +127,8 @@ impl Changes<'_> {
     fn is_part_from_birth(&mut self, now: &CatalogTable, table: TableName) {
         let marks = now.marks;
         if self.is_born_since(now) {
-            self.capture.relations.get_mut(&now.oid).expect("it is captured").rows = Some(0);
+            let rows = self.rows_of_new(now);
+            self.capture.relations.get_mut(&now.oid).expect("it is captured").rows = rows;
             if marks.named == marks.born {
                 self.capture.births.insert(now.oid, marks.born);
             }
@@ -135,7 +148,8 @@ impl Changes<'_> {
                 }
             }
         }
-        if marks.named != marks.born && !self.memory.is_old(marks.named) {
+        let is_renamed = marks.named != marks.born && !self.memory.is_old(marks.named);
+        if is_renamed || self.memory.may_have_renamed_schema(&now.name, &marks) {
             self.doubt(&now.name, &table, PARTITION);
             self.capture.strangers.insert(table);
         }
@@ -152,7 +166,7 @@ impl Changes<'_> {
         };
         let rows = match then {
             Some(then) => then.rows,
-            None => Some(0),
+            None => self.rows_of_new(now),
         };
         let own = || self.capture.lists_name(&now.name).then(|| Target::own(&now.name));
         let before = match then.and_then(|then| then.table.clone().map(|table| (table, then))) {
@@ -170,9 +184,25 @@ impl Changes<'_> {
         self.capture.joins.insert(now.oid, join);
     }
 
+    /// How many rows it has where the answer begins, or how that will be known.
+    fn rows_of_new(&mut self, now: &CatalogTable) -> Option<u64> {
+        let rows = self.memory.rows_of_new(now.oid);
+        if rows.is_none() {
+            self.capture.awaited.insert(now.oid, now.marks.born);
+        }
+        rows
+    }
+
+    /// Its rows may have come under another schema's name.
+    fn may_lodge(&mut self, name: &TableName, table: &TableName) {
+        if self.capture.tables.contains(table) {
+            self.capture.guests.entry(name.name().to_owned()).or_default().insert(table.clone());
+        }
+    }
+
     /// Relations of the last poll that are none of their table's any more.
     pub(super) fn gone(&mut self) {
-        for (oid, then) in &self.memory.relations {
+        for (oid, then) in self.memory.relations.iter().chain(&self.memory.begun) {
             let Some(table) = then.table.clone() else { continue };
             let now = self.capture.relations.get(oid);
             if now.is_some_and(|now| now.table.as_ref() == Some(&table)) {

@@ -13,6 +13,7 @@ use syncdata_archive::verify::LastVerify;
 use syncdata_formats::Error;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
+use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::alerts::Alert;
 use syncdata_service::circuit::Circuit;
@@ -91,6 +92,9 @@ pub(crate) struct Status {
     /// For the metrics alone.
     #[serde(skip)]
     pub numbers: Numbers,
+    /// Partitions and tables whose rows cannot be counted, in words.
+    #[serde(skip)]
+    pub uncountable: Vec<String>,
 }
 
 /// What is counted since the start.
@@ -310,6 +314,10 @@ impl Status {
     pub(crate) fn spooled(&mut self, frame: Frame<'_>, holdings: &Holdings, flush: Lsn) {
         let state = &holdings.state;
         let covered_lsn = state.position();
+        let in_words = |(name, times): (&TableName, u32)| {
+            format!("rows of {name} could not be counted ({times} times); in the end they count as missing")
+        };
+        self.uncountable = state.memory.uncountable().filter(|(_, times)| *times > 1).map(in_words).collect();
         if let Some(why) = &state.diverged {
             self.problems.push(format!("the source has diverged from the archive: {why}"));
         }
@@ -429,6 +437,7 @@ fn problems(status: &Status, outcome: &Outcome) -> Vec<String> {
     {
         problems.push(format!("the transaction of {oldest} keeps WAL, and makes every poll read it again"));
     }
+    problems.extend(status.uncountable.iter().cloned());
     problems
 }
 

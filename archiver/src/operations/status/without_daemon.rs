@@ -45,6 +45,7 @@ pub(crate) async fn without_daemon(config: &Config) -> Status {
     match Holdings::look(&config.spool_dir) {
         Ok(Some(holdings)) => {
             status.spooled(frame, &holdings, flush);
+            status.problems.extend(status.uncountable.clone());
             status.tables = holdings.state.memory.captured().iter().map(ToString::to_string).collect();
         }
         Ok(None) => {}
