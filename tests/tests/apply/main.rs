@@ -1,5 +1,6 @@
 //! One pass of the applier, against real servers: what arrives in the copy, and what a fault leaves there.
 
+mod acting;
 mod archives;
 mod bank;
 mod basics;

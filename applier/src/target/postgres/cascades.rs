@@ -1,5 +1,6 @@
 //! Where the replica role is not to be had, foreign keys of the copy act on what is written: a DELETE here takes rows
-//! there. In a table that takes its own changes in the same batch that is what the source did. In any other it is not.
+//! there. In a table that takes no changes of its own at the same time that is not what the source did: how many rows have
+//! changed shows it. What it is in others is asked row by row (`apply/actions`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -15,7 +15,7 @@ use crate::batch::Batch;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::{Event, State, TableState};
 use crate::table::Table;
-use crate::target::postgres::apply::{Watched, Writer, cascades, is_no_fault_of_a_record};
+use crate::target::postgres::apply::{Actions, Watched, Writer, is_no_fault_of_a_record};
 use crate::target::postgres::cascades::Watch;
 use crate::target::postgres::identity::{self, Moment};
 use crate::target::postgres::local::Local;
@@ -49,6 +49,8 @@ impl<'a> Postgres<'a> {
     /// longer what they were, and are told so with the commit.
     fn acting(&mut self, written: &[&Table]) -> Option<Violation> {
         self.touched.retain(|name| written.iter().all(|table| table.name != *name));
+        self.touched.extend(self.writer.actions.iter().flat_map(Actions::unsaid).cloned());
+        self.touched.retain(|name| self.states.contains_key(name));
         let state_of = |name: &TableName| self.states.get(name).map(|state| state.state);
         let newer = |name: &&TableName| state_of(name).is_some_and(State::goes_on);
         let touched = self.touched.iter().find(newer)?.clone();
@@ -81,12 +83,15 @@ impl<'a> Postgres<'a> {
         self.touched.iter().filter(is_live).map(reason).collect()
     }
 
-    async fn note_touched(&self) -> Result<()> {
+    async fn note_touched(&self, set_aside: &[SetAside]) -> Result<()> {
         let (client, meta) = (self.local.session.client(), &self.local.meta);
         for table in &self.touched {
             identity::disown(client, meta, table).await?;
         }
         for (table, reason) in &self.set_aside_beside() {
+            if set_aside.iter().any(|aside| aside.poison.table == *table) {
+                continue;
+            }
             cursor::change(client, meta, table, Event::SetAside, None, Some(reason)).await?;
             tracing::error!(%table, "the table is quarantined: a foreign key of the copy changed rows of it");
         }
@@ -123,7 +128,7 @@ impl<'a> Postgres<'a> {
             }
         }
         cursor::add_waiting(client, meta, &positions.waiting).await?;
-        self.note_touched().await?;
+        self.note_touched(&positions.set_aside).await?;
         let changed = positions.entries.iter().filter(|entry| entry.counts.total() > 0);
         let changed: BTreeSet<String> = changed.map(|entry| entry.table.to_string()).collect();
         cursor::note_changed(client, meta, &changed.into_iter().collect::<Vec<String>>()).await?;
@@ -180,6 +185,7 @@ impl Target for Postgres<'_> {
         self.writer.synced = self.states.keys().cloned().collect();
         if !self.local.replica {
             self.watch = Watch::over(client, &self.writer.synced).await?;
+            self.writer.actions = Some(Actions::read(client).await?);
         }
         Ok(self.states.clone())
     }
@@ -195,8 +201,7 @@ impl Target for Postgres<'_> {
         let client = self.local.session.client();
         let [acting, watched] = rules::acting_and_watched(client, loaded.values()).await?;
         self.rules = acting;
-        self.writer.watched =
-            Watched::over(client, watched, &self.writer.synced, self.watch.tables()).await?;
+        self.writer.watched = Watched::over(client, watched, &self.writer.synced).await?;
         Ok(loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect())
     }
 
@@ -235,7 +240,7 @@ impl Target for Postgres<'_> {
 
     async fn write(&mut self, batch: &Prepared) -> Result<Outcome> {
         let session = &self.local.session;
-        if self.local.replica || !cascades(batch) {
+        if !self.writer.foreign_keys_act(batch) {
             return self.writer.apply(session, batch).await;
         }
         let before = self.watch.count(session.client()).await?;

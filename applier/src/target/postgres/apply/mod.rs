@@ -7,11 +7,13 @@
 //!                  a more patient way: COPY straight in → staged upsert → row by row → the record to blame
 //! ```
 
+mod actions;
 pub(crate) mod altered;
 pub(crate) mod computed;
 mod param;
 mod remedy;
 mod row;
+mod sending;
 mod sql;
 mod statements;
 mod truncate;
@@ -20,19 +22,20 @@ mod watched;
 use std::collections::{BTreeMap, BTreeSet};
 use syncdata_service::postgres::ServerContext as _;
 
-use bytes::Bytes;
-use futures_util::SinkExt as _;
 use futures_util::future::join_all;
 use syncdata_formats::change::Op;
 use syncdata_formats::error::{Error, Result};
 use syncdata_formats::name::TableName;
 use syncdata_service::postgres::{Session, db_error, parameter, server_words, sqlstate};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, SimpleQueryMessage, Statement};
+use tokio_postgres::{Client, Statement};
 
+pub(super) use self::actions::Actions;
 use self::param::{ArrayParam, TextParam};
 use self::remedy::Remedy;
 use self::row::{Role, RowStatement};
+pub(super) use self::sending::control;
+use self::sending::{copy, freely};
 pub(crate) use self::sql::FREE_PLANS;
 use self::sql::Rows;
 use self::statements::Statements;
@@ -45,8 +48,6 @@ pub use crate::target::{Oddities, Outcome, Rejection};
 
 /// Statements in flight at once, row by row: enough to hide the round trips, few enough to bound memory.
 const PIPELINE_RECORDS: usize = 256;
-/// COPY data is handed over in pieces: the server holds each whole.
-const COPY_PIECE_BYTES: usize = 256 << 10;
 
 /// How patiently a table's rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,6 +78,8 @@ pub struct Writer {
     sharing: BTreeMap<TableName, Vec<usize>>,
     /// Triggers that come after what is written.
     pub(super) watched: Option<Watched>,
+    /// Foreign keys, where they act.
+    pub(super) actions: Option<Actions>,
 }
 
 /// A statement of one table failed.
@@ -107,6 +110,7 @@ impl Writer {
             synced: BTreeSet::new(),
             sharing: BTreeMap::new(),
             watched: None,
+            actions: None,
         }
     }
 
@@ -145,13 +149,15 @@ impl Writer {
         self.sharing.extend(sharing);
         let mut ways: Vec<Way> =
             prepared.batch.tables.iter().map(|table| self.first_way(&table.target)).collect();
-        if !self.replica && cascades(prepared) {
+        let foreign_keys_act = self.foreign_keys_act(prepared);
+        if foreign_keys_act {
             ways.fill(Way::RowByRow);
         }
+        self.listen(prepared, foreign_keys_act);
         loop {
             control(client, "SAVEPOINT syncdata_batch").await?;
             let before = match &mut self.watched {
-                Some(watched) => watched.begin(client, prepared, !self.replica && cascades(prepared)).await?,
+                Some(watched) => watched.begin(client, prepared).await?,
                 None => None,
             };
             let failed = match self.attempt(client, prepared, &ways).await {
@@ -198,7 +204,10 @@ impl Writer {
             let doing = || format!("looking for duplicates in {}", table.name);
             let look = sql::has_duplicates(table, &index.columns);
             let mut found: bool = client.query_one(&look, &[]).await.context(doing)?.get(0);
-            if found && is_sharing {
+            // What goes unseen takes nothing along.
+            let is_unseen = self.actions.is_some() && table.acts_on_delete
+                || self.watched.as_ref().is_some_and(|watched| watched.is_over(&table.name));
+            if found && is_sharing && !is_unseen {
                 let gone = client.execute(&sql::give_way(table, &index.columns), &[]).await.context(doing)?;
                 tracing::warn!(table = %table.name, rows = gone, "rows were there already and are replaced");
                 found = client.query_one(&look, &[]).await.context(doing)?.get(0);
@@ -283,13 +292,11 @@ impl Writer {
         let work = &prepared.work[table];
         let mut missing = work.missing;
         for step in &work.steps {
-            let hit = self.step(client, target, step, way).await?;
+            let (hit, replaced) = self.step(client, target, step, way).await?;
+            let hit = hit + replaced;
             if let Some(watched) = &mut self.watched {
-                watched.hit(&target.table.name, hit);
                 // Rows that go and come again are two changes each.
-                if !target.fixed(&step.columns).is_empty() {
-                    watched.be_unsure(&target.table.name);
-                }
+                watched.hit(&target.table.name, hit + replaced);
             }
             missing += match step.kind {
                 StepKind::Delete => work.expected_deletes.saturating_sub(hit),
@@ -300,8 +307,14 @@ impl Writer {
         Ok(missing)
     }
 
-    /// How many rows it hit.
-    async fn step(&mut self, client: &Client, target: &Fit, step: &Step, way: Way) -> Result<u64, Error> {
+    /// How many rows it hit, and how many it replaced.
+    async fn step(
+        &mut self,
+        client: &Client,
+        target: &Fit,
+        step: &Step,
+        way: Way,
+    ) -> Result<(u64, u64), Error> {
         let doing = || format!("writing into {}", target.table.name);
         let replaces = |hit: u64| {
             hit < step.rows as u64 && target.key.arbiter && !target.fixed(&step.columns).is_empty()
@@ -312,15 +325,16 @@ impl Writer {
                 let statement = self.prepared(client, &sql::statement(target, step, Rows::Arrays)).await?;
                 let hit = client.execute_raw(&statement, arrays()).await.context(doing)?;
                 if !replaces(hit) {
-                    return Ok(hit);
+                    return Ok((hit, 0));
                 }
                 let replace = self.prepared(client, &sql::replace(target, step, Rows::Arrays)).await?;
-                Ok(hit + client.execute_raw(&replace, arrays()).await.context(doing)?)
+                Ok((hit, client.execute_raw(&replace, arrays()).await.context(doing)?))
             }
             Body::Copy(text)
                 if step.kind == StepKind::Insert && (way == Way::Direct || !target.key.arbiter) =>
             {
-                copy(client, &sql::copy_to_table(&target.table, step), text).await.context(doing)
+                let hit = copy(client, &sql::copy_to_table(&target.table, step), text).await;
+                Ok((hit.context(doing)?, 0))
             }
             Body::Copy(text) => {
                 let stage = self.stage(client, target).await?;
@@ -328,9 +342,9 @@ impl Writer {
                 let staged = Rows::Staged(&stage);
                 let hit = freely(client, &sql::statement(target, step, staged)).await.context(doing)?;
                 if !replaces(hit) {
-                    return Ok(hit);
+                    return Ok((hit, 0));
                 }
-                Ok(hit + freely(client, &sql::replace(target, step, staged)).await.context(doing)?)
+                Ok((hit, freely(client, &sql::replace(target, step, staged)).await.context(doing)?))
             }
         }
     }
@@ -363,34 +377,45 @@ impl Writer {
             let mut pipeline = Vec::new();
             for &index in records {
                 let record = &prepared.batch.records[index as usize];
+                if self.listen_to(&prepared.batch, record) {
+                    self.send(client, prepared, &std::mem::take(&mut pipeline), oddities).await?;
+                    self.foresee(client, prepared, index).await?;
+                }
                 for statement in row::statements(&prepared.batch, record) {
                     let of_record = |error| Failed::of(prepared, index, error);
                     let parsed = self.prepared(client, &statement.sql).await.map_err(of_record)?;
                     pipeline.push((index, statement, parsed));
                 }
             }
-            let sent = pipeline.iter().map(|(_, statement, parsed)| {
-                let values = statement.values.iter().map(|&cell| TextParam(prepared.batch.value(cell)));
-                client.execute_raw(parsed, values)
-            });
-            let answers = join_all(sent).await;
-            for ((index, statement, _), answer) in pipeline.iter().zip(answers) {
-                let table = prepared.batch.records[*index as usize].table;
-                let doing = || format!("writing into {}", prepared.batch.tables[table].target.table.name);
-                let hit = answer.context(doing).map_err(|error| {
-                    let value =
-                        parameter(&error).and_then(|number| statement.values.get(number - 1)).copied();
-                    Failed { value, ..Failed::of(prepared, *index, error) }
-                })?;
-                if let Some(watched) = &mut self.watched {
-                    let name = &prepared.batch.tables[table].target.table.name;
-                    match statement.changes_as_many_as_it_says() {
-                        true => watched.hit(name, hit),
-                        false => watched.be_unsure(name),
-                    }
-                }
-                count(&mut oddities[table], statement, hit);
+            self.send(client, prepared, &pipeline, oddities).await?;
+        }
+        Ok(())
+    }
+
+    /// Statements of records, all at once.
+    async fn send(
+        &mut self,
+        client: &Client,
+        prepared: &Prepared,
+        pipeline: &[(u32, RowStatement, Statement)],
+        oddities: &mut [Oddities],
+    ) -> Result<(), Failed> {
+        let sent = pipeline.iter().map(|(_, statement, parsed)| {
+            let values = statement.values.iter().map(|&cell| TextParam(prepared.batch.value(cell)));
+            client.execute_raw(parsed, values)
+        });
+        let answers = join_all(sent).await;
+        for ((index, statement, _), answer) in pipeline.iter().zip(answers) {
+            let table = prepared.batch.records[*index as usize].table;
+            let name = &prepared.batch.tables[table].target.table.name;
+            let hit = answer.context(|| format!("writing into {name}")).map_err(|error| {
+                let value = parameter(&error).and_then(|number| statement.values.get(number - 1)).copied();
+                Failed { value, ..Failed::of(prepared, *index, error) }
+            })?;
+            if let Some(watched) = &mut self.watched {
+                watched.hit(name, statement.changes(hit));
             }
+            count(&mut oddities[table], statement, hit);
         }
         Ok(())
     }
@@ -418,50 +443,6 @@ fn count(oddities: &mut Oddities, statement: &RowStatement, hit: u64) {
         Role::Nothing => oddities.replaced += hit,
         Role::Exactly | Role::Any => {}
     }
-}
-
-pub(super) async fn control(client: &Client, statement: &str) -> Result<()> {
-    client.batch_execute(statement).await.context(|| statement.to_owned())?;
-    Ok(())
-}
-
-/// A statement over many rows; how many it hit.
-async fn freely(client: &Client, statement: &str) -> Result<u64, tokio_postgres::Error> {
-    let statements = format!("{}; {statement}; {}", sql::FREE_PLANS, sql::INDEX_PLANS);
-    let answers = client.simple_query(&statements).await?;
-    // Those of the settings are 0.
-    let hits = |answer: &SimpleQueryMessage| match answer {
-        SimpleQueryMessage::CommandComplete(rows) => *rows,
-        _ => 0,
-    };
-    Ok(answers.iter().map(hits).sum())
-}
-
-async fn copy(client: &Client, statement: &str, text: &Bytes) -> Result<u64, tokio_postgres::Error> {
-    let sink = client.copy_in::<_, Bytes>(statement).await?;
-    let mut sink = std::pin::pin!(sink);
-    let mut rest = text.clone();
-    while !rest.is_empty() {
-        let piece = rest.split_to(rest.len().min(COPY_PIECE_BYTES));
-        // The server's reason comes with the end.
-        if sink.feed(piece).await.is_err() {
-            break;
-        }
-    }
-    sink.finish().await
-}
-
-/// Whether a foreign key here changes rows that the batch has a word about: then only source order says which of
-/// them were still there.
-pub(crate) fn cascades(prepared: &Prepared) -> bool {
-    prepared.batch.records.iter().any(|record| {
-        let table = &prepared.batch.tables[record.table].target.table;
-        match record.op {
-            Op::Delete => table.acts_on_delete,
-            Op::Update => table.acts_on_update,
-            Op::Insert | Op::Truncate => false,
-        }
-    })
 }
 
 fn rejection(prepared: &Prepared, record: &Record, failed: &Failed, remedy: Option<Remedy>) -> Rejection {

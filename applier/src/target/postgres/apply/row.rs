@@ -14,13 +14,46 @@ pub(super) struct RowStatement {
     pub(super) sql: String,
     pub(super) values: Vec<Cell>,
     pub(super) role: Role,
+    says: Says,
+}
+
+/// What the number of rows is that a statement says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    Changes,
+    /// Rows that have gone and come again.
+    Pairs,
+    /// Rows that are there.
+    Found,
 }
 
 impl RowStatement {
-    /// One that deletes and inserts says no more than one of them; a look changes nothing.
-    pub(super) fn changes_as_many_as_it_says(&self) -> bool {
-        !self.sql.starts_with("WITH") && !self.sql.starts_with("SELECT")
+    /// How many changes those rows are.
+    pub(super) fn changes(&self, rows: u64) -> u64 {
+        match self.says {
+            Says::Changes => rows,
+            Says::Pairs => rows * 2,
+            Says::Found => 0,
+        }
     }
+}
+
+/// What is done to rows to which others may refer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Acts {
+    Delete,
+    /// They take the record's values.
+    Update,
+    /// They go, and come again with these.
+    Replace,
+}
+
+/// The rows, as a condition on their table.
+#[derive(Debug)]
+pub(super) struct Acting {
+    pub(super) acts: Acts,
+    pub(super) condition: String,
+    pub(super) values: Vec<Cell>,
 }
 
 /// What the number of rows that it hits says.
@@ -42,6 +75,21 @@ pub(super) fn statements(batch: &Batch, record: &Record) -> Vec<RowStatement> {
         Op::Update => writer.update(),
         Op::Delete => vec![writer.delete()],
         // Done for the whole batch before any row.
+        Op::Truncate => Vec::new(),
+    }
+}
+
+/// What its statements do to rows that are there, as far as it concerns others that refer to them.
+pub(super) fn acting(batch: &Batch, record: &Record) -> Vec<Acting> {
+    let writer = Writer::new(batch, record);
+    let mut values = Vec::new();
+    match record.op {
+        Op::Insert => writer.acting_insert(),
+        Op::Update => writer.acting_update(),
+        Op::Delete => {
+            let condition = writer.condition(&mut values);
+            vec![Acting { acts: Acts::Delete, condition, values }]
+        }
         Op::Truncate => Vec::new(),
     }
 }
@@ -88,20 +136,62 @@ impl<'a> Writer<'a> {
     /// A row that is there under the key goes, and comes again, where it has another value in a column that the server
     /// lets nobody update.
     fn replace_other(&self) -> Option<RowStatement> {
+        let (condition, mut values) = self.other_there()?;
+        let (gone, come) = self.gone_and_come(&condition, &mut values);
+        let sql = format!("WITH {gone} {come}");
+        Some(RowStatement { sql, values, role: Role::Any, says: Says::Pairs })
+    }
+
+    /// Such a row.
+    fn other_there(&self) -> Option<(String, Vec<Cell>)> {
         let fixed = self.fixed(&self.target.key.columns);
+        let (key, mut values) = self.there().filter(|_| !fixed.is_empty())?;
+        let differs = self.differs(&fixed, &mut values);
+        Some((format!("{key} AND {differs}"), values))
+    }
+
+    /// The row that is there under the key of a new one.
+    fn there(&self) -> Option<(String, Vec<Cell>)> {
         let of_key = |key: &usize| self.data.iter().copied().find(|field| field.0 == *key);
         let key: Option<Vec<(usize, Cell)>> = self.target.key.columns.iter().map(of_key).collect();
-        let key = key.filter(|key| !key.is_empty() && !fixed.is_empty())?;
         let mut values = Vec::new();
         let mut equal = |(column, cell): (usize, Cell)| {
             values.push(cell);
             self.target.table.columns[column].equals(&format!("${}", values.len()))
         };
-        let key: Vec<String> = key.into_iter().map(&mut equal).collect();
-        let differs = self.differs(&fixed, &mut values);
-        let condition = format!("{} AND {differs}", key.join(" AND "));
-        let (gone, come) = self.gone_and_come(&condition, &mut values);
-        Some(RowStatement { sql: format!("WITH {gone} {come}"), values, role: Role::Any })
+        let key: Vec<String> = key.filter(|key| !key.is_empty())?.into_iter().map(&mut equal).collect();
+        Some((key.join(" AND "), values))
+    }
+
+    fn acting_insert(&self) -> Vec<Acting> {
+        let replaced = self.other_there().map(|there| (Acts::Replace, there));
+        let taken = self.there().map(|there| (Acts::Update, there));
+        let acting = |(acts, (condition, values))| Acting { acts, condition, values };
+        replaced.into_iter().chain(taken).map(acting).collect()
+    }
+
+    fn acting_update(&self) -> Vec<Acting> {
+        let moved = self.moved_key();
+        let mut acting = Vec::new();
+        if !moved.is_empty() && self.target.key.arbiter {
+            let mut values = Vec::new();
+            let condition = self.in_the_way(&moved, &mut values);
+            acting.push(Acting { acts: Acts::Delete, condition, values });
+        }
+        let mut values = Vec::new();
+        let condition = self.condition(&mut values);
+        let fixed = self.fixed(&self.key_columns());
+        if moved.iter().any(|&(column, _)| self.target.table.columns[column].identity_always) {
+            acting.push(Acting { acts: Acts::Replace, condition, values });
+            return acting;
+        }
+        if !fixed.is_empty() {
+            let mut values = values.clone();
+            let condition = format!("{condition} AND {}", self.differs(&fixed, &mut values));
+            acting.push(Acting { acts: Acts::Replace, condition, values });
+        }
+        acting.push(Acting { acts: Acts::Update, condition, values });
+        acting
     }
 
     fn insert_or_overwrite(&self) -> RowStatement {
@@ -109,7 +199,7 @@ impl<'a> Writer<'a> {
         let name = table.name.sql();
         if self.data.is_empty() {
             let sql = format!("INSERT INTO {name} DEFAULT VALUES");
-            return RowStatement { sql, values: Vec::new(), role: Role::Any };
+            return RowStatement { sql, values: Vec::new(), role: Role::Any, says: Says::Changes };
         }
         let columns: Vec<usize> = self.data.iter().map(|field| field.0).collect();
         let values = self.data.iter().map(|field| field.1).collect();
@@ -120,8 +210,9 @@ impl<'a> Writer<'a> {
             self.target.key.by_hand && self.target.key.columns.iter().all(|key| columns.contains(key));
         let sql = if upsert_by_hand {
             format!(
-                "WITH there AS ({} RETURNING 1) INSERT INTO {name} ({list}) OVERRIDING SYSTEM VALUE \
-                 SELECT {parameters} WHERE NOT EXISTS (SELECT FROM there)",
+                "WITH there AS ({} RETURNING 1), new AS (INSERT INTO {name} ({list}) OVERRIDING SYSTEM VALUE \
+                 SELECT {parameters} WHERE NOT EXISTS (SELECT FROM there) RETURNING 1) \
+                 SELECT 1 FROM there UNION ALL SELECT 1 FROM new",
                 self.overwrite(&columns)
             )
         } else {
@@ -130,7 +221,7 @@ impl<'a> Writer<'a> {
                 sql::on_conflict(self.target, &columns)
             )
         };
-        RowStatement { sql, values, role: Role::Any }
+        RowStatement { sql, values, role: Role::Any, says: Says::Changes }
     }
 
     /// For keys that ON CONFLICT cannot use: the row of that key takes the values, if it is there.
@@ -177,11 +268,11 @@ impl<'a> Writer<'a> {
             fixed if fixed.is_empty() => update,
             fixed => self.update_or_replace(&update, &fixed, &mut values),
         };
-        statements.push(RowStatement { sql, values, role: Role::Exactly });
+        statements.push(RowStatement { sql, values, role: Role::Exactly, says: Says::Changes });
         statements
     }
 
-    /// One statement, so that both halves find the same row.
+    /// One statement, so that both halves find the same row. It says how many changes there were.
     fn update_or_replace(&self, update: &str, fixed: &[(usize, Cell)], values: &mut Vec<Cell>) -> String {
         let same = self.differs(fixed, values);
         let condition = self.condition(values);
@@ -189,7 +280,7 @@ impl<'a> Writer<'a> {
         let (gone, come) = self.gone_and_come(&condition, values);
         format!(
             "WITH kept AS ({update} AND NOT {same} RETURNING 1), {gone}, come AS ({come} RETURNING 1) \
-             SELECT 1 FROM kept UNION ALL SELECT 1 FROM come"
+             SELECT 1 FROM kept UNION ALL SELECT 1 FROM come UNION ALL SELECT 1 FROM come"
         )
     }
 
@@ -223,14 +314,14 @@ impl<'a> Writer<'a> {
         let mut values = Vec::new();
         let condition = self.condition(&mut values);
         let sql = format!("SELECT 1 FROM {} WHERE {condition}", self.target.table.sql());
-        RowStatement { sql, values, role: Role::Exactly }
+        RowStatement { sql, values, role: Role::Exactly, says: Says::Found }
     }
 
     fn delete(&self) -> RowStatement {
         let mut values = Vec::new();
         let condition = self.condition(&mut values);
         let sql = format!("DELETE FROM {} WHERE {condition}", self.target.table.sql());
-        RowStatement { sql, values, role: Role::Exactly }
+        RowStatement { sql, values, role: Role::Exactly, says: Says::Changes }
     }
 
     /// Key columns whose text is another one afterwards.
@@ -245,9 +336,16 @@ impl<'a> Writer<'a> {
 
     /// A key that moves onto another row replaces it: at the source that row is not there.
     fn make_way(&self, moved: &[(usize, Cell)]) -> RowStatement {
-        let table = &self.target.table;
         let mut values = Vec::new();
-        let old = self.condition(&mut values);
+        let condition = self.in_the_way(moved, &mut values);
+        let sql = format!("DELETE FROM {} WHERE {condition}", self.target.table.sql());
+        RowStatement { sql, values, role: Role::Nothing, says: Says::Changes }
+    }
+
+    /// That row.
+    fn in_the_way(&self, moved: &[(usize, Cell)], values: &mut Vec<Cell>) -> String {
+        let table = &self.target.table;
+        let old = self.condition(values);
         let Find::Key { fields, .. } = &self.find else { unreachable!("only keys move") };
         let new: Vec<String> = fields
             .iter()
@@ -258,12 +356,7 @@ impl<'a> Writer<'a> {
             })
             .collect();
         // The key may only be spelt differently: then the row that would be in the way is the row itself.
-        let sql = format!(
-            "DELETE FROM {0} WHERE {1} AND NOT ({old}) AND EXISTS (SELECT FROM {0} WHERE {old})",
-            table.sql(),
-            new.join(" AND "),
-        );
-        RowStatement { sql, values, role: Role::Nothing }
+        format!("{} AND NOT ({old}) AND EXISTS (SELECT FROM {} WHERE {old})", new.join(" AND "), table.sql())
     }
 
     /// The server updates no IDENTITY ALWAYS column: the row goes, and comes again under its new key.
@@ -271,7 +364,8 @@ impl<'a> Writer<'a> {
         let mut values = Vec::new();
         let condition = self.condition(&mut values);
         let (gone, come) = self.gone_and_come(&condition, &mut values);
-        RowStatement { sql: format!("WITH {gone} {come}"), values, role: Role::Exactly }
+        let sql = format!("WITH {gone} {come}");
+        RowStatement { sql, values, role: Role::Exactly, says: Says::Pairs }
     }
 
     /// The halves of such a statement: the row as it was, and the row as it is to be.

@@ -34,10 +34,8 @@ pub(in crate::target::postgres) struct Watched {
     oids: Vec<u32>,
     /// Rows that our statements have changed in this try.
     hits: BTreeMap<TableName, i64>,
-    /// Tables of which the statements do not say how many.
+    /// Tables of which nobody can say how many.
     unsure: BTreeSet<TableName>,
-    /// Tables that foreign keys of the copy change as well, where they act.
-    acted_on: BTreeSet<TableName>,
 }
 
 impl Watched {
@@ -46,7 +44,6 @@ impl Watched {
         client: &Client,
         rules: BTreeMap<TableName, Rule>,
         synced: &BTreeSet<TableName>,
-        acted_on: BTreeSet<TableName>,
     ) -> Result<Option<Watched>> {
         if rules.is_empty() {
             return Ok(None);
@@ -62,7 +59,7 @@ impl Watched {
             oids.push(row.get(1));
         }
         let (hits, unsure) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Some(Watched { rules, names: tables, oids, hits, unsure, acted_on }))
+        Ok(Some(Watched { rules, names: tables, oids, hits, unsure }))
     }
 
     pub(super) fn hit(&mut self, table: &TableName, rows: u64) {
@@ -73,19 +70,19 @@ impl Watched {
         self.unsure.insert(table.clone());
     }
 
-    /// Before a try, in which foreign keys may act. `None`: the batch has nothing of tables with such triggers.
+    /// Whether the table has such a trigger.
+    pub(super) fn is_over(&self, table: &TableName) -> bool {
+        self.rules.contains_key(table)
+    }
+
+    /// Before a try. `None`: the batch has nothing of tables with such triggers.
     pub(super) async fn begin(
         &mut self,
         client: &Client,
         prepared: &Prepared,
-        foreign_keys_act: bool,
     ) -> Result<Option<BTreeMap<TableName, i64>>> {
         self.hits.clear();
         self.unsure.clear();
-        // What they change is counted too, and is nobody's hit.
-        if foreign_keys_act {
-            self.unsure.clone_from(&self.acted_on);
-        }
         match self.to_blame(prepared, None) {
             Some(_) => self.count(client).await.map(Some),
             None => Ok(None),
@@ -103,7 +100,7 @@ impl Watched {
         let now = self.count(client).await?;
         let is_other = |(name, count): &(&TableName, &i64)| {
             let changed = **count - before.get(*name).copied().unwrap_or(0);
-            !self.unsure.contains(*name) && changed != self.hits.get(*name).copied().unwrap_or(0)
+            self.unsure.contains(*name) || changed != self.hits.get(*name).copied().unwrap_or(0)
         };
         let Some((changed, _)) = now.iter().find(is_other) else { return Ok(None) };
         let Some((table, rule)) = self.to_blame(prepared, Some(changed)) else { return Ok(None) };
@@ -159,7 +156,7 @@ impl Beside {
         rules: BTreeMap<TableName, Rule>,
         others: &BTreeSet<TableName>,
     ) -> Result<Option<Beside>> {
-        let Some(watched) = Watched::over(client, rules, others, BTreeSet::new()).await? else {
+        let Some(watched) = Watched::over(client, rules, others).await? else {
             return Ok(None);
         };
         let before = watched.count(client).await?;

@@ -1,0 +1,298 @@
+//! Foreign keys of the copy that act, where the replica role is not to be had: what they do beside a table's own changes.
+
+use syncdata_formats::manifest::ReplicaIdentity;
+use syncdata_tests::LocalCopy;
+
+async fn as_reporter(tables: &str) -> LocalCopy {
+    let schema = format!(
+        "CREATE ROLE reporter LOGIN; GRANT ALL ON DATABASE reporting TO reporter;
+         GRANT ALL ON SCHEMA public TO reporter; SET ROLE reporter; {tables}"
+    );
+    let mut copy = LocalCopy::start(&schema).await;
+    copy.set("PG_USER_NAME", "reporter");
+    copy
+}
+
+fn line(table: &str, op: &str, data: &str, old: &str) -> String {
+    let data = if data.is_empty() { String::new() } else { format!(r#","data":{{{data}}}"#) };
+    let old = if old.is_empty() { String::new() } else { format!(r#","old_keys":{{{old}}}"#) };
+    format!(r#"{{"table":"{table}","op":"{op}"{data}{old}}}"#)
+}
+
+fn come(table: &str, data: &str) -> String {
+    line(table, "INSERT", data, "")
+}
+
+fn gone(table: &str, old: &str) -> String {
+    line(table, "DELETE", "", old)
+}
+
+fn changed(table: &str, old: &str, data: &str) -> String {
+    line(table, "UPDATE", data, old)
+}
+
+async fn states(copy: &LocalCopy) -> String {
+    copy.rows("SELECT table_name, state FROM data_sync_table_state WHERE state <> 'live' ORDER BY 1").await
+}
+
+/// Pairs of a parent and a child: `p1` and `c1` with this action here, and so on.
+fn pairs(actions: &[&str]) -> String {
+    let pair = |(number, action): (usize, &&str)| {
+        format!(
+            "CREATE TABLE p{number} (id int PRIMARY KEY);
+             CREATE TABLE c{number} (id int PRIMARY KEY, p int DEFAULT 1 REFERENCES p{number} {action}, v text);"
+        )
+    };
+    actions.iter().enumerate().map(pair).collect()
+}
+
+fn describe_pairs(copy: &mut LocalCopy, count: usize) -> (Vec<String>, Vec<String>) {
+    let (mut tables, mut rows) = (Vec::new(), Vec::new());
+    for number in 0..count {
+        let (p, c) = (format!("p{number}"), format!("c{number}"));
+        copy.forge.relation(&p, &["id integer not null"], &["id"]);
+        copy.forge.relation(&c, &["id integer not null", "p integer", "v text"], &["id"]);
+        for id in 1..=2 {
+            rows.push(come(&p, &format!(r#""id":{id}"#)));
+        }
+        rows.push(come(&c, r#""id":7,"p":2,"v":"x""#));
+        tables.extend([p, c]);
+    }
+    (tables, rows)
+}
+
+/// Production has no such key, or one that does something else; and its tables have changes of their own beside it.
+#[tokio::test]
+async fn what_a_key_of_the_copy_does_beside_a_table_s_own_changes_is_noticed() {
+    let actions = [
+        "ON DELETE CASCADE",
+        "ON DELETE CASCADE",
+        "ON DELETE SET NULL",
+        "ON DELETE CASCADE",
+        "ON UPDATE CASCADE",
+    ];
+    let mut copy = as_reporter(&format!(
+        "{} CREATE TABLE emp (id int PRIMARY KEY, boss int REFERENCES emp ON DELETE CASCADE);
+         CREATE TABLE d (id int PRIMARY KEY, c int REFERENCES c3 ON DELETE CASCADE)",
+        pairs(&actions)
+    ))
+    .await;
+    let (mut tables, mut rows) = describe_pairs(&mut copy, actions.len());
+    copy.forge.relation("emp", &["id integer not null", "boss integer"], &["id"]);
+    copy.forge.relation("d", &["id integer not null", "c integer"], &["id"]);
+    rows.extend([
+        come("emp", r#""id":1,"boss":null"#),
+        come("emp", r#""id":2,"boss":1"#),
+        come("d", r#""id":5,"c":7"#),
+    ]);
+    tables.extend(["emp".to_owned(), "d".to_owned()]);
+    let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
+    copy.applier(&[&["add-tables"][..], &tables].concat()).succeed().await;
+    copy.forge.segment(&[rows]);
+    copy.sync(0).await;
+
+    copy.forge.segment(&[
+        // Nothing at production refers to it.
+        vec![come("c0", r#""id":8,"p":1,"v":"x""#), gone("p0", r#""id":2"#)],
+        // ON DELETE SET NULL there.
+        vec![gone("p1", r#""id":2"#), changed("c1", r#""id":7"#, r#""id":7,"p":null,"v":"x""#)],
+        vec![gone("p2", r#""id":2"#), come("c2", r#""id":8,"p":1,"v":"x""#)],
+        // The child goes there too, and what refers to it stays.
+        vec![gone("p3", r#""id":2"#), gone("c3", r#""id":7"#), come("d", r#""id":6,"c":null"#)],
+        vec![changed("p4", r#""id":2"#, r#""id":3"#), come("c4", r#""id":8,"p":1,"v":"x""#)],
+        vec![gone("emp", r#""id":1"#)],
+    ]);
+    let said = copy.sync(1).await;
+    let all = ["c0", "c1", "c2", "c4", "d", "emp"].map(|table| format!("{table},quarantined"));
+    assert_eq!(states(&copy).await, all.join(" "), "{said}");
+    assert!(said.contains("c0: quarantined: a foreign key of the copy changed rows of it"), "{said}");
+    assert_eq!(copy.rows("SELECT count(*) FROM c3").await, "0");
+    copy.applier(&["retry", "c0"]).run().await.expect_code(1);
+}
+
+/// The same keys at production: the stream says what they did there.
+#[tokio::test]
+async fn what_production_s_own_keys_do_is_believed() {
+    let actions = [
+        "ON DELETE CASCADE",
+        "ON DELETE SET NULL",
+        "ON DELETE SET DEFAULT",
+        "ON UPDATE CASCADE",
+        // Here the rows go with their parent, there they are told one by one.
+        "ON DELETE SET NULL",
+    ];
+    let mut copy = as_reporter(&format!(
+        "{} CREATE TABLE emp (id int PRIMARY KEY, boss int REFERENCES emp ON DELETE CASCADE);
+         CREATE TABLE d (id int PRIMARY KEY, c int REFERENCES c0 ON DELETE CASCADE);
+         CREATE TABLE r (id int PRIMARY KEY);
+         CREATE TABLE l (r int REFERENCES r ON UPDATE CASCADE ON DELETE CASCADE, n numeric, ok bool, PRIMARY KEY (r, n));
+         CREATE TABLE f (r int REFERENCES r ON DELETE SET NULL, n numeric, ok bool)",
+        pairs(&actions)
+    ))
+    .await;
+    let (mut tables, mut rows) = describe_pairs(&mut copy, actions.len());
+    copy.forge.relation("emp", &["id integer not null", "boss integer"], &["id"]);
+    copy.forge.relation("d", &["id integer not null", "c integer"], &["id"]);
+    copy.forge.relation("r", &["id integer not null"], &["id"]);
+    let columns = ["r integer not null", "n numeric not null", "ok boolean"];
+    copy.forge.relation("l", &columns, &["r", "n"]);
+    let columns = ["r integer", "n numeric", "ok boolean"];
+    copy.forge.relation_with("f", &columns, &[], ReplicaIdentity::Full);
+    rows.extend([
+        come("emp", r#""id":1,"boss":1"#),
+        come("emp", r#""id":2,"boss":1"#),
+        come("emp", r#""id":3,"boss":2"#),
+        come("d", r#""id":5,"c":7"#),
+        come("r", r#""id":1"#),
+        come("r", r#""id":2"#),
+        come("l", r#""r":1,"n":1.50,"ok":true"#),
+        come("l", r#""r":2,"n":2.50,"ok":true"#),
+        come("f", r#""r":2,"n":1.50,"ok":true"#),
+        come("f", r#""r":2,"n":1.50,"ok":true"#),
+    ]);
+    tables.extend(["emp", "d", "r", "l", "f"].map(str::to_owned));
+    let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
+    copy.applier(&[&["add-tables"][..], &tables].concat()).succeed().await;
+    copy.forge.segment(&[rows]);
+    copy.sync(0).await;
+
+    let unset = || changed("f", r#""r":2,"n":1.50,"ok":true"#, r#""r":null,"n":1.50,"ok":true"#);
+    copy.forge.segment(&[
+        vec![
+            gone("p0", r#""id":2"#),
+            gone("c0", r#""id":7"#),
+            gone("d", r#""id":5"#),
+            // The same key comes again.
+            come("c0", r#""id":7,"p":1,"v":"y""#),
+        ],
+        vec![gone("p1", r#""id":2"#), changed("c1", r#""id":7"#, r#""id":7,"p":null,"v":"x""#)],
+        vec![gone("p2", r#""id":2"#), changed("c2", r#""id":7"#, r#""id":7,"p":1,"v":"x""#)],
+        vec![changed("p3", r#""id":2"#, r#""id":3"#), changed("c3", r#""id":7"#, r#""id":7,"p":3,"v":"x""#)],
+        vec![gone("p4", r#""id":2"#), gone("c4", r#""id":7"#)],
+        vec![gone("emp", r#""id":1"#), gone("emp", r#""id":2"#), gone("emp", r#""id":3"#)],
+        vec![
+            changed("r", r#""id":1"#, r#""id":9"#),
+            changed("l", r#""r":1,"n":1.50"#, r#""r":9,"n":1.50,"ok":true"#),
+        ],
+        vec![gone("r", r#""id":2"#), gone("l", r#""r":2,"n":2.50"#), unset(), unset()],
+    ]);
+    let said = copy.sync(0).await;
+    assert_eq!(states(&copy).await, "", "{said}");
+    assert_eq!(copy.rows("SELECT * FROM c0 UNION ALL SELECT * FROM c2").await, "7,1,y 7,1,x");
+    assert_eq!(copy.rows("SELECT * FROM c1 UNION ALL SELECT * FROM c3").await, "7,NULL,x 7,3,x");
+    assert_eq!(
+        copy.rows("SELECT id FROM c4 UNION ALL SELECT id FROM emp UNION ALL SELECT id FROM d").await,
+        ""
+    );
+    assert_eq!(copy.rows("SELECT * FROM l").await, "9,1.50,t");
+    assert_eq!(copy.rows("SELECT * FROM f").await, "NULL,1.50,t NULL,1.50,t");
+}
+
+/// A row that goes and comes again, for a column that the server lets nobody update, or that makes way for another one.
+#[tokio::test]
+async fn a_row_that_would_go_for_a_moment_takes_no_child_along() {
+    let mut copy = as_reporter(
+        "CREATE TABLE p (code text PRIMARY KEY, seq bigint GENERATED ALWAYS AS IDENTITY);
+         CREATE TABLE c (id int PRIMARY KEY, p text REFERENCES p ON DELETE CASCADE);
+         CREATE TABLE q (code text PRIMARY KEY, seq bigint GENERATED ALWAYS AS IDENTITY);
+         CREATE TABLE s (id int PRIMARY KEY, q text REFERENCES q ON DELETE CASCADE);
+         CREATE TABLE w (code text PRIMARY KEY);
+         CREATE TABLE y (id int PRIMARY KEY, w text REFERENCES w ON DELETE CASCADE)",
+    )
+    .await;
+    for table in ["p", "q"] {
+        copy.forge.relation(table, &["code text not null", "seq bigint not null always"], &["code"]);
+    }
+    copy.forge.relation("w", &["code text not null"], &["code"]);
+    for (table, parent) in [("c", "p"), ("s", "q"), ("y", "w")] {
+        copy.forge.relation(table, &["id integer not null", &format!("{parent} text")], &["id"]);
+    }
+    copy.applier(&["add-tables", "p", "c", "q", "s", "w", "y"]).succeed().await;
+    copy.forge.segment(&[vec![
+        come("p", r#""code":"a","seq":1"#),
+        come("c", r#""id":7,"p":"a""#),
+        come("q", r#""code":"a","seq":1"#),
+        come("s", r#""id":7,"q":"a""#),
+        come("w", r#""code":"a""#),
+    ]]);
+    copy.sync(0).await;
+    copy.server.execute("INSERT INTO w VALUES ('b'); INSERT INTO y VALUES (7, 'b')").await;
+    copy.forge.segment(&[vec![
+        changed("p", r#""code":"a""#, r#""code":"a","seq":2"#),
+        come("q", r#""code":"a","seq":2"#),
+        changed("w", r#""code":"a""#, r#""code":"b""#),
+    ]]);
+    let said = copy.sync(1).await;
+    assert_eq!(states(&copy).await, "p,quarantined q,quarantined y,quarantined", "{said}");
+    let children = "SELECT * FROM c UNION ALL SELECT * FROM s";
+    assert_eq!(copy.rows(children).await, "7,a 7,a", "{said}");
+    for table in ["p", "q"] {
+        let remedy = format!(r#"ALTER TABLE "public"."{table}" ALTER COLUMN "seq" SET GENERATED BY DEFAULT"#);
+        assert!(said.contains(&remedy), "{said}");
+        copy.server.execute(&remedy).await;
+    }
+    copy.applier(&["retry", "p", "q"]).run().await.expect_code(1);
+    assert_eq!(states(&copy).await, "y,quarantined");
+    assert_eq!(copy.rows(children).await, "7,a 7,a");
+    assert_eq!(copy.rows("SELECT * FROM p UNION ALL SELECT * FROM q").await, "a,2 a,2");
+}
+
+/// Statements of all kinds say how many rows they change.
+#[tokio::test]
+async fn a_trigger_is_watched_whatever_statements_write_into_the_table_that_it_changes() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE x (id int PRIMARY KEY);
+         CREATE TABLE b (id int PRIMARY KEY, n int, seq int GENERATED ALWAYS AS IDENTITY);
+         CREATE TABLE e (id int PRIMARY KEY DEFERRABLE, n int); CREATE TABLE audit (id int);
+         CREATE FUNCTION notes() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.audit VALUES (NEW.id); RETURN NULL; END $$;
+         CREATE FUNCTION spoils() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN EXECUTE pg_catalog.format('UPDATE public.%I SET n = n + 1', TG_ARGV[0]); RETURN NULL; END $$;
+         CREATE TRIGGER notes AFTER INSERT ON a FOR EACH ROW EXECUTE FUNCTION notes();
+         CREATE TRIGGER spoils AFTER INSERT ON a FOR EACH ROW EXECUTE FUNCTION spoils('b');
+         CREATE TRIGGER spoils AFTER INSERT ON x FOR EACH ROW EXECUTE FUNCTION spoils('e');
+         ALTER TABLE a DISABLE TRIGGER spoils; ALTER TABLE x DISABLE TRIGGER spoils;
+         ALTER TABLE a ENABLE ALWAYS TRIGGER notes",
+    )
+    .await;
+    for table in ["a", "x"] {
+        copy.forge.relation(table, &["id integer not null"], &["id"]);
+    }
+    copy.forge.relation("b", &["id integer not null", "n integer", "seq integer not null always"], &["id"]);
+    copy.forge.relation("e", &["id integer not null", "n integer"], &["id"]);
+    copy.applier(&["add-tables", "a", "x", "b", "e"]).succeed().await;
+    let b = |id: u32, n: u32, seq: u32| format!(r#""id":{id},"n":{n},"seq":{seq}"#);
+    let e = |id: u32, n: u32| format!(r#""id":{id},"n":{n}"#);
+    let many = (100..900).map(|id| come("b", &b(id, 0, id)));
+    copy.forge.segment(&[many.chain([come("b", &b(1, 1, 1)), come("e", &e(1, 1))]).collect()]);
+    copy.sync(0).await;
+    copy.forge.segment(&[vec![
+        come("a", r#""id":1"#),
+        come("b", &b(1, 2, 1)),
+        come("b", &b(100, 2, 7)),
+        changed("b", r#""id":101"#, &b(101, 2, 8)),
+        changed("b", r#""id":102"#, &b(102, 2, 102)),
+        changed("b", r#""id":103"#, &b(2, 2, 9)),
+        come("b", &b(3, 2, 3)),
+        come("e", &e(1, 2)),
+        come("e", &e(2, 2)),
+        changed("e", r#""id":2"#, &e(3, 2)),
+    ]]);
+    let many = (200..900).map(|id| changed("b", &format!(r#""id":{id}"#), &b(id, 0, id + id % 2)));
+    copy.forge.segment(&[many.chain([come("a", r#""id":2"#)]).collect()]);
+    let said = copy.sync(0).await;
+    assert_eq!(states(&copy).await, "", "{said}");
+    let rows = "SELECT (SELECT sum(n) FROM b), (SELECT count(*) FROM b), (SELECT sum(n) FROM e)";
+    assert_eq!(copy.rows(rows).await, "12,802,4");
+
+    copy.server
+        .execute("ALTER TABLE a ENABLE ALWAYS TRIGGER spoils; ALTER TABLE x ENABLE ALWAYS TRIGGER spoils")
+        .await;
+    copy.forge.segment(&[vec![come("a", r#""id":3"#), come("b", &b(4, 0, 4))]]);
+    copy.forge.segment(&[vec![come("x", r#""id":3"#), come("e", &e(4, 0))]]);
+    let said = copy.sync(1).await;
+    assert_eq!(states(&copy).await, "a,quarantined x,quarantined", "{said}");
+    copy.server.execute("ALTER TABLE a DISABLE TRIGGER spoils; ALTER TABLE x DISABLE TRIGGER spoils").await;
+    copy.applier(&["retry", "a", "x"]).succeed().await;
+    assert_eq!(copy.rows(rows).await, "12,803,4");
+}
