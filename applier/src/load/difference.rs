@@ -43,7 +43,8 @@ impl Pair<'_> {
         if self.key.is_empty() {
             return self.by_image(client).await;
         }
-        if self.must_replace() {
+        // What hangs on such a row stays where it is: then all of these have the right value already.
+        if self.must_replace() && (self.replica || !self.table.acts_on_delete) {
             return self.replacing(client).await;
         }
         savepoint(client, "SAVEPOINT syncdata_rows").await?;
@@ -60,6 +61,42 @@ impl Pair<'_> {
                 Ok(changes)
             }
         }
+    }
+
+    /// Whether two rows of the shadow have one key: only one of them would be brought over.
+    pub(crate) async fn has_key_twice(&self, client: &Client) -> Result<bool, Error> {
+        let list: Vec<String> = self.key.iter().map(|&column| self.table.columns[column].sql()).collect();
+        let select = format!(
+            "SELECT EXISTS (SELECT FROM {} GROUP BY {} HAVING pg_catalog.count(*) > 1)",
+            self.shadow.sql(),
+            list.join(", ")
+        );
+        let looking = || format!("looking for keys that stand twice in the rows of {}", self.table.name);
+        Ok(client.query_one(&select, &[]).await.context(looking)?.get(0))
+    }
+
+    /// Whether a row would have to go and to come again, and takes others along: the server updates no IDENTITY ALWAYS
+    /// column.
+    pub(crate) async fn takes_others_along(&self, client: &Client) -> Result<bool, Error> {
+        if self.replica || !self.table.acts_on_delete || self.key.is_empty() || !self.must_replace() {
+            return Ok(false);
+        }
+        let (t, s, same_key) = (self.table.sql(), self.shadow.sql(), self.same_key());
+        let fixed: Vec<String> =
+            self.fixed().map(|name| format!("t.{name} IS DISTINCT FROM s.{name}")).collect();
+        let select = format!(
+            "SELECT EXISTS (SELECT FROM {t} AS t JOIN {s} AS s ON {same_key} WHERE {})",
+            fixed.join(" OR ")
+        );
+        let looking = || format!("looking for rows of {} that would go for a moment", self.table.name);
+        Ok(client.query_one(&select, &[]).await.context(looking)?.get(0))
+    }
+
+    /// Columns that the server updates nowhere, and that find no row.
+    pub(crate) fn fixed(&self) -> impl Iterator<Item = String> {
+        let columns = self.columns.iter().filter(|column| !self.key.contains(column));
+        let columns = columns.map(|&column| &self.table.columns[column]);
+        columns.filter(|column| column.identity_always).map(|column| column.sql())
     }
 
     /// Afterwards: the first of these columns, which the table computes, that has another value in some row than the
@@ -99,8 +136,7 @@ impl Pair<'_> {
 
     /// The server updates no IDENTITY ALWAYS column: such a row goes, and comes again.
     fn must_replace(&self) -> bool {
-        let in_key = |column: &usize| self.key.contains(column);
-        self.columns.iter().any(|column| self.table.columns[*column].identity_always && !in_key(column))
+        self.fixed().next().is_some()
     }
 
     async fn in_place(&self, client: &Client) -> Result<Changes, Error> {

@@ -184,3 +184,40 @@ async fn rows_that_only_a_unique_constraint_of_ours_calls_the_same_are_refused_a
     assert_eq!(copy.rows("SELECT * FROM p ORDER BY id, v").await, "1,x 2,x 2,y");
     assert_eq!(live(&copy).await, "c p");
 }
+
+/// The same from a snapshot; and keys that only the collation here calls the same.
+#[tokio::test]
+async fn rows_of_a_snapshot_that_a_key_of_ours_calls_the_same_are_refused_and_not_lost() {
+    let mut copy = as_reporter(
+        "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE TABLE p (id int NOT NULL UNIQUE, v text); CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p (id));
+         CREATE TABLE q (id text COLLATE ci PRIMARY KEY, v text); CREATE TABLE s (id int PRIMARY KEY, q text COLLATE ci REFERENCES q)",
+    )
+    .await;
+    copy.forge.relation("p", &["id integer not null", "v text"], &[]);
+    copy.forge.relation("q", &["id text not null", "v text"], &["id"]);
+    copy.forge.relation("s", &["id integer not null", "q text"], &["id"]);
+    copy.applier(&["add-tables", "p", "c", "q", "s"]).succeed().await;
+    let named = r#"{"table":"q","op":"INSERT","data":{"id":"a","v":"x"}}"#.to_owned();
+    let child_of_it = r#"{"table":"s","op":"INSERT","data":{"id":7,"q":"a"}}"#.to_owned();
+    copy.forge.segment(&[vec![parent(1, "x"), parent(2, "x"), child(7, 2), named, child_of_it]]);
+    copy.sync(0).await;
+    let other = r#"{"table":"q","op":"INSERT","data":{"id":"A","v":"y"}}"#.to_owned();
+    copy.forge.segment(&[vec![parent(2, "y"), other]]);
+    copy.sync(1).await;
+    assert_eq!(live(&copy).await, "c s");
+    copy.forge.snapshot(&[("p", &["1\tx", "2\tx", "2\ty"]), ("q", &["A\ty", "a\tx"])]);
+    let said = copy.applier(&["resync", "p", "q"]).run().await.expect_code(1);
+    assert_eq!(live(&copy).await, "c s", "{said}");
+    for table in ["p", "q"] {
+        let reason = format!(r#"the same ("id"), which is a unique key of {table} here"#);
+        assert!(said.stdout.contains(&reason), "{said}");
+    }
+    assert_eq!(copy.rows("SELECT * FROM p ORDER BY id").await, "1,x 2,x");
+    assert_eq!(copy.rows("SELECT * FROM q").await, "a,x");
+    copy.server
+        .execute("ALTER TABLE c DROP CONSTRAINT c_p_fkey; ALTER TABLE p DROP CONSTRAINT p_id_key")
+        .await;
+    copy.applier(&["resync", "p"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM p ORDER BY id, v").await, "1,x 2,x 2,y");
+}

@@ -276,8 +276,15 @@ impl Merge<'_> {
     }
 }
 
+/// Where the collation calls other texts equal too, only the same text.
 fn equal(column: &Column, one: &str, other: &str) -> String {
-    format!("{one}.{0} {1} {other}.{0}", column.sql(), column.equality)
+    let sql = column.sql();
+    let equal = format!("{one}.{sql} {} {other}.{sql}", column.equality);
+    let printed = |row: &str| format!("pg_catalog.format('%s', {row}.{sql}) COLLATE \"C\"");
+    match column.is_loose {
+        false => equal,
+        true => format!("({equal} AND {} = {})", printed(one), printed(other)),
+    }
 }
 
 fn state_is(states: &[RowState]) -> String {
