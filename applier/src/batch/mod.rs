@@ -308,6 +308,11 @@ impl BatchTable {
         let names: Vec<String> = fields.iter().map(|(name, _)| name.clone().into_owned()).collect();
         let columns: Vec<Option<usize>> =
             names.iter().map(|name| self.column(name, side)).collect::<Result<_, _>>()?;
+        if side != Side::OldKeys
+            && let Some(difference) = table::unclear(&self.relation, &self.target.table, &names)
+        {
+            return Err(difference);
+        }
         if side == Side::OldKeys
             && let Some(column) = identity::unsaid(&self.relation, &self.target.table, &names)
         {

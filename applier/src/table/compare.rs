@@ -159,6 +159,34 @@ fn renamed_or_new(table: &Table, relation: &Relation, column: &manifest::Column)
     }
 }
 
+/// A row has a column of ours under a name that the archive's description, which is later, does not have, and lacks another one of
+/// ours that it does have: a column may have been renamed in between, whose values would go into the old one, and then into the
+/// new one. Numbers tell it, where they are known.
+pub fn unclear(relation: &Relation, table: &Table, names: &[String]) -> Option<Difference> {
+    let here = |name: &str| table.columns.iter().find(|local| local.name == name && !local.generated);
+    let is_numbered = relation.columns.iter().all(|column| column.attnum.is_some());
+    let is_strange = |name: &&String| {
+        relation.columns.iter().all(|column| column.name != **name)
+            && table.source_columns.values().all(|known| known != *name)
+    };
+    let old = names.iter().filter(is_strange).find_map(|name| here(name)).filter(|_| is_numbered)?;
+    let is_unsaid = |column: &&manifest::Column| {
+        let is_known = column.attnum.is_some_and(|number| table.source_columns.contains_key(&number));
+        column.generated.is_none() && !is_known && !names.contains(&column.name)
+    };
+    let new = relation.columns.iter().filter(is_unsaid).find_map(|column| here(&column.name))?;
+    Some(Difference {
+        what: format!(
+            "rows of {} have a column {}, and later ones {}: whether it was renamed, or another one came, nothing here tells",
+            table.name,
+            old.sql(),
+            new.sql()
+        ),
+        remedy: resync(table),
+        in_doubt: true,
+    })
+}
+
 fn resync(table: &Table) -> String {
     format!(
         "syncdata-applier resync {}  # from a snapshot that is newer: syncdata-archiver snapshot, on the production host",

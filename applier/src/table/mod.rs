@@ -13,7 +13,7 @@ use std::sync::Arc;
 use syncdata_formats::name::TableName;
 use syncdata_formats::printed;
 
-pub use self::compare::{Difference, fit, lacking, newer, other_old_values};
+pub use self::compare::{Difference, fit, lacking, newer, other_old_values, unclear};
 pub(crate) use self::compare::{fit_of_shadow, same_family};
 pub(crate) use self::faithful::converts_exactly;
 pub(crate) use self::labels::{Renamed, renamed};

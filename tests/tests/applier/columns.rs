@@ -337,3 +337,32 @@ async fn a_column_that_comes_after_a_gap_takes_no_table_over_it() {
     copy.applier(&["retry", "t"]).succeed().await;
     assert_eq!(copy.rows("SELECT id, w FROM t ORDER BY id").await, "1,old 2,old 3,old 4,w 4");
 }
+
+/// The description of the first stretch is of its end: a name that it does not have may be the old one of a column that is here
+/// too.
+#[tokio::test]
+async fn a_new_name_in_the_first_stretch_is_not_taken_for_another_column() {
+    let mut copy = LocalCopy::start("CREATE TABLE t (id int PRIMARY KEY, a text, b text)").await;
+    copy.forge.describe("t", relation(&[("id", Some(1)), ("b", Some(2))]));
+    copy.forge.segment(&[vec![row(1, &["a"])], vec![row(2, &["b"])]]);
+    copy.applier(&["add-tables", "t"]).succeed().await;
+    copy.sync(1).await;
+    let said = reason(&copy).await;
+    assert!(said.contains(r#"rows of t have a column "a", and later ones "b""#), "{said}");
+    copy.applier(&["retry", "t"]).run().await.expect_code(1);
+    copy.forge.snapshot(&[("t", &["1\ta 1", "2\tb 2"])]);
+    copy.applier(&["resync", "t"]).succeed().await;
+    assert_eq!(copy.rows("SELECT id, b FROM t ORDER BY id").await, "1,a 1 2,b 2");
+    // What is known by its number was dropped.
+    copy.forge.describe("t", relation(&[("id", Some(1)), ("b", Some(2)), ("a", Some(3))]));
+    copy.forge.segment(&[vec![row(3, &["b", "a"])]]);
+    copy.sync(0).await;
+    copy.server.execute("ALTER TABLE t ADD COLUMN z text").await;
+    copy.forge.describe("t", relation(&[("id", Some(1)), ("b", Some(2)), ("z", Some(4))]));
+    copy.forge.segment(&[vec![row(4, &["b", "a"])], vec![row(5, &["b", "z"])]]);
+    copy.sync(0).await;
+    assert_eq!(
+        copy.rows("SELECT id, b, a, z FROM t WHERE id > 2 ORDER BY id").await,
+        "3,b 3,a 3,NULL 4,b 4,a 4,NULL 5,b 5,NULL,z 5"
+    );
+}
