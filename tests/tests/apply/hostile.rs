@@ -158,6 +158,45 @@ async fn a_record_that_the_quarantine_cannot_hold_as_it_is_holds_up_its_table_al
     assert_eq!(copy.rows(kept).await, "t");
 }
 
+/// One encoding of PostgreSQL makes another character of one, and says nothing.
+#[tokio::test]
+async fn a_local_database_that_makes_another_character_of_one_takes_nothing() {
+    let mut copy = LocalCopy::start("SELECT 1").await;
+    let lossy = format!("{}_euc", copy.server.database());
+    copy.server
+        .execute(&format!("CREATE DATABASE {lossy} ENCODING 'EUC_JP' LOCALE 'C' TEMPLATE template0"))
+        .await;
+    copy.server.use_database(&lossy);
+    copy.server.execute("CREATE TABLE odd (id int PRIMARY KEY, v text)").await;
+    copy.forge.relation("odd", &["id integer not null", "v text"], &["id"]);
+    copy.forge.segment(&[vec![insert("odd", r#"{"id":1,"v":"\u00a6"}"#)]]);
+    for arguments in [&["add-tables", "odd"][..], &["sync"]] {
+        let refused = copy.applier(arguments).run().await.expect_code(2);
+        assert!(refused.stderr.contains("EUC_JP"), "{refused}");
+    }
+    let check = copy.applier(&["check"]).run().await.expect_code(1);
+    assert!(check.stdout.contains("EUC_JP"), "{check}");
+}
+
+/// As where a pooler hands us another server's session between two transactions.
+#[tokio::test]
+async fn what_a_session_has_forgotten_is_pinned_again_in_each_transaction() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE other (id int PRIMARY KEY, v text); CREATE TABLE odd (id int PRIMARY KEY, v text[]);
+         CREATE FUNCTION forgets() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN SET array_nulls = off; RETURN NULL; END $$;
+         CREATE TRIGGER forgets AFTER INSERT ON other EXECUTE FUNCTION forgets(); ALTER TABLE other ENABLE ALWAYS TRIGGER forgets",
+    )
+    .await;
+    copy.set("SYNCDATA_APPLY_BATCH_CHANGES", "1");
+    copy.forge.relation("other", &["id integer not null", "v text"], &["id"]);
+    copy.forge.relation("odd", &["id integer not null", "v text[]"], &["id"]);
+    copy.applier(&["add-tables", "other", "odd"]).succeed().await;
+    copy.forge.segment(&[vec![other(1)]]);
+    copy.forge.segment(&[vec![insert("odd", r#"{"id":1,"v":"{NULL,a}"}"#)]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT v[1] IS NULL FROM odd").await, "t");
+}
+
 #[tokio::test]
 async fn a_record_that_is_too_long_for_the_quarantine_is_named_there_by_its_place() {
     let odd = "CREATE TABLE odd (id int PRIMARY KEY, v text CHECK (v IS NULL))";

@@ -24,6 +24,10 @@ pub(super) async fn look(
     let message = format!("{location}, PostgreSQL {}", local.session.version().text);
     findings.push(Finding::ok("local server", message));
     findings.extend(versions(local, newest));
+    if let Some(lossy) = local.lossy_encoding().await? {
+        let finding = Finding::fail("encoding", lossy);
+        findings.push(finding.remedy("make the local database anew, in UTF8: nothing is applied to this one"));
+    }
     findings.push(clock(local).await?);
     findings.push(checks::tls(config.postgres()?, &local.session).await?);
     findings.push(role(local).await?);

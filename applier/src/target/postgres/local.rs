@@ -68,6 +68,10 @@ impl Local {
     /// The name is what administrators see in `pg_stat_activity`.
     pub async fn open_as(config: &Config, application_name: &str) -> Result<Local> {
         let mut local = Local::connect_as(config, application_name).await?;
+        if let Some(lossy) = local.lossy_encoding().await? {
+            let hint = "nothing was changed; make the local database anew, in UTF8";
+            return Err(Error::new(Kind::BadInput, lossy).hint(hint));
+        }
         meta::create(&mut local.session, &local.meta, config.stale_after).await?;
         Ok(local)
     }
@@ -78,7 +82,7 @@ impl Local {
     }
 
     async fn connect_as(config: &Config, application_name: &str) -> Result<Local> {
-        let session = Session::open(config.postgres()?, application_name, &pinned()).await?;
+        let session = Session::open(config.postgres()?, application_name, &pinned_for_session()).await?;
         // Whoever is stopped or killed gives its locks back, whatever the server is doing for it.
         let look = "SET client_connection_check_interval = '1s'";
         if let Err(error) = session.client().batch_execute(look).await {
@@ -92,6 +96,19 @@ impl Local {
         };
         let meta = MetaSchema::new(&config.meta_schema);
         Ok(Local { session, meta, replica, logs_by_minute: config.follow, values })
+    }
+
+    /// What the database's encoding makes of texts, where that is another text. In all others of PostgreSQL a character that they lack
+    /// is refused with its record.
+    pub async fn lossy_encoding(&self) -> Result<Option<String>> {
+        let encoding = "SELECT pg_catalog.current_setting('server_encoding')";
+        let row = self.session.client().query_one(encoding, &[]).await;
+        let row = row.context(|| "asking for the database's encoding".to_owned())?;
+        let encoding: &str = row.get(0);
+        let is_lossy = encoding == "EUC_JP";
+        Ok(is_lossy.then(|| {
+            format!("the local database is in {encoding}, which makes another character (U+FFE4) of U+00A6, and says nothing")
+        }))
     }
 
     /// Everything that `work` does in this session, or nothing of it. A failure leaves the session ready for the next
@@ -143,9 +160,15 @@ impl Local {
         Ok(done)
     }
 
+    /// A pooler may have handed us another server's session.
     pub(super) async fn begin(&self) -> Result<()> {
         let begun = self.session.client().batch_execute("BEGIN").await;
-        begun.context(|| "beginning the transaction".to_owned())
+        begun.context(|| "beginning the transaction".to_owned())?;
+        let pinned = pinned().apply_to_transaction(self.session.client()).await;
+        if pinned.is_err() {
+            self.roll_back().await;
+        }
+        pinned
     }
 
     pub(super) async fn commit(&self) -> Result<()> {
@@ -265,9 +288,12 @@ fn pinned() -> PinnedSettings {
         // A policy that hides rows is an error, not a row that is missing.
         .with("row_security", "off")
         .with("jit", "off")
-        // What an operator was told is done survives a crash.
-        .with("synchronous_commit", "on")
         .with("lock_timeout", LOCK_TIMEOUT)
+}
+
+/// What an operator was told is done survives a crash.
+fn pinned_for_session() -> PinnedSettings {
+    pinned().with("synchronous_commit", "on")
 }
 
 async fn may_be_replica(session: &Session) -> Result<bool> {
