@@ -218,6 +218,7 @@ async fn rows_of_a_snapshot_that_a_key_of_ours_calls_the_same_are_refused_and_no
     copy.server
         .execute("ALTER TABLE c DROP CONSTRAINT c_p_fkey; ALTER TABLE p DROP CONSTRAINT p_id_key")
         .await;
-    copy.applier(&["resync", "p"]).succeed().await;
+    copy.applier(&["resync", "p"]).run().await.expect_code(1);
     assert_eq!(copy.rows("SELECT * FROM p ORDER BY id, v").await, "1,x 2,x 2,y");
+    assert_eq!(live(&copy).await, "c p s");
 }
