@@ -26,7 +26,8 @@ pub(super) async fn look(
     findings.extend(versions(local, newest));
     if let Some(lossy) = local.lossy_encoding().await? {
         let finding = Finding::fail("encoding", lossy);
-        findings.push(finding.remedy("make the local database anew, in UTF8: nothing is applied to this one"));
+        findings
+            .push(finding.remedy("make the local database anew, in UTF8: nothing is applied to this one"));
     }
     findings.push(clock(local).await?);
     findings.push(checks::tls(config.postgres()?, &local.session).await?);
