@@ -25,9 +25,9 @@ pub(super) async fn look(
     findings.push(Finding::ok("local server", message));
     findings.extend(versions(local, newest));
     if let Some(lossy) = local.lossy_encoding().await? {
-        let finding = Finding::fail("encoding", lossy);
-        findings
-            .push(finding.remedy("make the local database anew, in UTF8: nothing is applied to this one"));
+        let finding = Finding::fail("encoding", format!("the local database {lossy}"));
+        let remedy = "make the local database anew, in UTF8: nothing is applied to this one";
+        findings.push(finding.remedy(remedy));
     }
     findings.push(clock(local).await?);
     findings.push(checks::tls(config.postgres()?, &local.session).await?);

@@ -70,7 +70,7 @@ impl Local {
         let mut local = Local::connect_as(config, application_name).await?;
         if let Some(lossy) = local.lossy_encoding().await? {
             let hint = "nothing was changed; make the local database anew, in UTF8";
-            return Err(Error::new(Kind::BadInput, lossy).hint(hint));
+            return Err(Error::new(Kind::BadInput, format!("the local database {lossy}")).hint(hint));
         }
         meta::create(&mut local.session, &local.meta, config.stale_after).await?;
         Ok(local)
@@ -98,8 +98,8 @@ impl Local {
         Ok(Local { session, meta, replica, logs_by_minute: config.follow, values })
     }
 
-    /// What the database's encoding makes of texts, where that is another text. In all others of PostgreSQL a character that they lack
-    /// is refused with its record.
+    /// What the local database's encoding makes of texts, where that is another text. In all others of PostgreSQL a
+    /// character that they lack is refused with its record.
     pub async fn lossy_encoding(&self) -> Result<Option<String>> {
         let encoding = "SELECT pg_catalog.current_setting('server_encoding')";
         let row = self.session.client().query_one(encoding, &[]).await;
@@ -107,7 +107,7 @@ impl Local {
         let encoding: &str = row.get(0);
         let is_lossy = encoding == "EUC_JP";
         Ok(is_lossy.then(|| {
-            format!("the local database is in {encoding}, which makes another character (U+FFE4) of U+00A6, and says nothing")
+            format!("is in {encoding}, which makes another character (U+FFE4) of U+00A6, and says nothing")
         }))
     }
 
