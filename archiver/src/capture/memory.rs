@@ -173,7 +173,8 @@ pub(crate) struct Attribute {
     /// No value of it is long enough to lie elsewhere.
     #[serde(default)]
     pub is_short: bool,
-    /// The oid of what a generated column is computed by, which SET EXPRESSION changes; 0 for others.
+    /// The oid of what a stored generated column is computed by, which SET EXPRESSION changes; 0 for others. Virtual ones
+    /// do not travel.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub expression: u32,
     /// What its type consists of; `None` for a type that nobody can alter.

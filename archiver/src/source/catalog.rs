@@ -117,7 +117,7 @@ const CATALOG: &str =
           a.attacl::text, (SELECT string_agg(o, ' ') FROM unnest(a.attoptions) o WHERE o LIKE 'n_distinct%'), f.oid)),
         NOT (a.attnotnull OR a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR a.attgenerated <> ''
           OR a.attacl IS NOT NULL), a.attlen <> -1,
-        CASE WHEN a.attgenerated <> '' THEN coalesce(f.oid, '0'::oid) ELSE '0'::oid END, format_type(a.atttypid, a.atttypmod))
+        CASE WHEN a.attgenerated = 's' THEN coalesce(f.oid, '0'::oid) ELSE '0'::oid END, format_type(a.atttypid, a.atttypmod))
       FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p')),
     ARRAY(SELECT t.xmin::text::int8 FROM pg_attribute t WHERE t.attrelid = c.reltoastrelid AND t.attnum = 1

@@ -48,7 +48,7 @@ pub(super) fn were_written_again(then: &Known, now: &Known) -> bool {
     now.attributes.iter().any(was_written)
 }
 
-/// Whether a generated column has another expression.
+/// Whether a stored generated column has another expression.
 pub(super) fn were_computed_anew(then: &Known, now: &Known) -> bool {
     let has_another = |(number, attribute): (&i16, &Attribute)| {
         then.attributes.get(number).is_some_and(|before| {
