@@ -22,7 +22,7 @@ use syncdata_formats::Result;
 use syncdata_formats::error::Context as _;
 use syncdata_service::config::{Config, Overrides, Program};
 use syncdata_service::output::{Output, refuse_usage};
-use syncdata_service::{log, manual};
+use syncdata_service::{log, manual, service_account};
 use tracing::Level;
 
 use crate::program::cli::{Cli, Command};
@@ -83,6 +83,9 @@ async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<E
         Config::of_process(Program::Archiver, &cli.global.files(), &overrides)
     };
     let config = load()?;
+    if command.works_in_the_spool() {
+        service_account::take_over(&config.spool_dir, "syncdata-archiver")?;
+    }
     match command {
         Command::Setup(arguments) => commands::set_up(&config, arguments, output).await,
         Command::Run(run) if run.once => commands::run_once(config, run.tables.is_empty(), output).await,

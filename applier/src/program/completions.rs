@@ -9,9 +9,19 @@ use syncdata_formats::error::{Context as _, Result};
 const SYNCED: &str = "list-tables --complete synced 2>/dev/null";
 const CAPTURED: &str = "list-tables --complete captured 2>/dev/null";
 
-/// Commands whose words are tables of the whitelist; those of `consistency` are found by their own word.
-const OF_TABLES: [&str; 8] =
-    ["remove-tables", "resync", "retry", "drill", "history", "rows", "validate", "repair"];
+/// Commands whose words are tables of the whitelist, with the command that they belong to where they do to one.
+const OF_TABLES: [(Option<&str>, &str); 10] = [
+    (None, "remove-tables"),
+    (None, "resync"),
+    (None, "retry"),
+    (None, "drill"),
+    (None, "history"),
+    (Some("consistency"), "check"),
+    (Some("consistency"), "rows"),
+    (Some("consistency"), "validate"),
+    (Some("consistency"), "repair"),
+    (Some("dead-letters"), "list"),
+];
 
 pub(super) fn print(shell: Shell, mut command: clap::Command) -> Result<()> {
     let name = command.get_name().to_owned();
@@ -33,17 +43,18 @@ fn with_tables(shell: Shell, name: &str, script: &str) -> String {
 
 fn bash(name: &str, script: &str) -> String {
     let function = format!("_{}", name.replace('-', "__"));
-    let commands = OF_TABLES.join("|");
+    let patterns = OF_TABLES.map(|(of, command)| format!(r"{}\ {command}", of.unwrap_or("*")));
+    let commands = patterns.join("|");
     let tables = format!(
         r#"{function}_tables() {{
     {function} "$@"
-    local cur=${{COMP_WORDS[COMP_CWORD]}} word asks table quoted
+    local cur=${{COMP_WORDS[COMP_CWORD]}} word before= asks table quoted
     if [[ $cur == -* ]]; then return 0; fi
     for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
-        case $word in
-        add-tables) asks=captured ;;
+        case "$before $word" in
+        *\ add-tables) asks=captured ;;
         {commands}) asks=synced ;;
-        *) continue ;;
+        *) before=$word; continue ;;
         esac
         # Not by compgen, which runs what stands in a word.
         while IFS= read -r table; do
@@ -74,16 +85,26 @@ fn zsh(name: &str, script: &str) -> String {
     let begins = script.find("\nif [ \"$funcstack[1]\"").map_or(script.len(), |place| place + 1);
     let (given, end) = script.split_at(begins);
     let given = given.replacen(taken, &asked("captured"), 1).replace(taken, &asked("synced"));
-    given + &asking.concat() + end
+    let given: Vec<String> =
+        given.split('\n').map(|line| one_table(line, &format!("_{name}_synced_tables"))).collect();
+    given.join("\n") + &asking.concat() + end
+}
+
+/// A line of what a command takes, where that is one table, or a list of them.
+fn one_table(line: &str, function: &str) -> String {
+    let is_one = [":table", "::table"].iter().any(|begin| line.trim_start_matches('\'').starts_with(begin));
+    if is_one { line.replace(":_default'", &format!(":{function}'")) } else { line.to_owned() }
 }
 
 fn fish(name: &str, script: &str) -> String {
     let condition = format!("__fish_{}_using_subcommand", name.replace('-', "_"));
-    let of_synced = OF_TABLES.iter().map(|command| (*command, SYNCED));
-    let lines = of_synced.chain([("add-tables", CAPTURED)]).filter_map(|(command, asks)| {
-        let is_there = script.contains(&format!("{condition} {command}\""));
-        is_there
-            .then(|| format!("complete -c {name} -n \"{condition} {command}\" -f -a \"({name} {asks})\"\n"))
+    let condition = |(of, command): (Option<&str>, &str)| match of {
+        None => format!("{condition} {command}"),
+        Some(of) => format!("{condition} {of}; and __fish_seen_subcommand_from {command}"),
+    };
+    let of_synced = OF_TABLES.map(|command| (command, SYNCED));
+    let lines = of_synced.into_iter().chain([((None, "add-tables"), CAPTURED)]).map(|(command, asks)| {
+        format!("complete -c {name} -n \"{}\" -f -a \"({name} {asks})\"\n", condition(command))
     });
     script.to_owned() + &lines.collect::<String>()
 }

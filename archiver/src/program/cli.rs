@@ -207,6 +207,16 @@ impl Command {
             _ => None,
         }
     }
+
+    /// The daemon is the service itself.
+    pub(crate) fn works_in_the_spool(&self) -> bool {
+        match self {
+            Command::Run(run) => run.once,
+            Command::Setup(setup) => setup.switch_source.is_some(),
+            Command::Snapshot(_) | Command::Proof(_) | Command::Prune { .. } | Command::DeclareGap(_) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Lists, or words, or both: one list. `None`: it was not given.

@@ -25,5 +25,6 @@ pub mod points;
 pub mod postgres;
 pub mod progress;
 pub mod secret;
+pub mod service_account;
 pub mod small_file;
 pub mod webhook;

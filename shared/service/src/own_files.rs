@@ -146,7 +146,7 @@ fn mode(facts: &Metadata) -> String {
     format!("mode {:04o}", facts.mode() & 0o7777)
 }
 
-fn own_user() -> u32 {
+pub(crate) fn own_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 

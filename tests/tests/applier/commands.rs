@@ -189,6 +189,30 @@ async fn completions_offer_what_is_captured_and_not_synced_yet() {
     assert!(asked.elapsed() < std::time::Duration::from_secs(8), "{:?}", asked.elapsed());
 }
 
+/// `check` alone is the doctor, which takes no tables.
+#[test]
+fn words_that_are_tables_are_completed_and_no_others() {
+    let completed = |words: &str| {
+        let script = format!(
+            r#"source <("$0" completions bash); syncdata-applier() {{ echo "of $3"; }}
+            COMP_WORDS=(syncdata-applier {words} ''); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+            _syncdata__applier_tables syncdata-applier '' ''; printf '%s\n' "${{COMPREPLY[@]}}""#
+        );
+        let program = syncdata_tests::program::program("syncdata-applier");
+        let output = std::process::Command::new("bash").args(["-c", &script]).arg(program).output();
+        let output = output.expect("bash is there");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for words in ["retry", "consistency check", "consistency rows", "dead-letters list", "resync users"] {
+        assert!(completed(words).contains(r"of\ synced"), "{words}: {}", completed(words));
+    }
+    assert!(completed("add-tables").contains(r"of\ captured"));
+    for words in ["check", "status", "consistency", "dead-letters show"] {
+        assert!(!completed(words).contains("of"), "{words}: {}", completed(words));
+    }
+}
+
 #[tokio::test]
 async fn whoever_has_read_enough_may_hang_up() {
     let copy = two_tables().await;
