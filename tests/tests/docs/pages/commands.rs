@@ -14,7 +14,9 @@ pub(crate) fn commands_in(page: &str) -> Vec<String> {
     let is_ours = |line: &&str| {
         PROGRAMS.iter().any(|program| line.strip_prefix(program).is_some_and(|rest| rest.starts_with(' ')))
     };
-    lines.chain(code_spans(page)).filter(is_ours).map(str::to_owned).collect()
+    // What another program is given of it is not ours.
+    let ours = |line: &str| line.split(" | ").next().unwrap_or(line).to_owned();
+    lines.chain(code_spans(page)).filter(is_ours).map(ours).collect()
 }
 
 /// Runs each as far as its settings file, which is not there: whatever the parser refuses ends before that. Says what
