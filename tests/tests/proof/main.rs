@@ -7,6 +7,7 @@ mod broken;
 mod cleared;
 mod damage;
 mod drills;
+mod kinds;
 mod manual;
 mod meanwhile;
 mod refused;
