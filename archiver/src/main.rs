@@ -84,7 +84,10 @@ async fn with_settings(cli: &Cli, command: &Command, output: Output) -> Result<E
     };
     let config = load()?;
     if command.works_in_the_spool() {
-        service_account::take_over(&config.spool_dir, "syncdata-archiver")?;
+        let ran = service_account::run_as("syncdata-archiver", &config.spool_dir, &config).await?;
+        if let Some(exit_code) = ran {
+            return Ok(exit_code);
+        }
     }
     match command {
         Command::Setup(arguments) => commands::set_up(&config, arguments, output).await,

@@ -11,18 +11,22 @@ use uuid::Uuid;
 
 use crate::archive::source::Source;
 
-/// The manifests that end after `from`, up to `last`, which was applied: each is checked against the one before, and the
-/// last one against that link.
+/// The manifests that end after `from`, up to `last`, which was applied and ends at `end`: each is checked against the one
+/// before, and the last one against that link.
 pub(crate) async fn stretch(
     source: &Source,
     archive_id: Uuid,
     last: Link,
+    end: Lsn,
     from: Lsn,
 ) -> Result<Vec<Verified>> {
     let listing = source.list(None).await?;
     let names: Vec<(Day, SegmentName)> =
         listing.names().filter(|(_, name)| name.seq <= last.seq && name.end_lsn > from).collect();
-    let Some(&(_, first)) = names.first() else { return Ok(Vec::new()) };
+    let Some(&(_, first)) = names.first() else {
+        // A folder that is empty, or an older archive, says nothing of what came after.
+        return if end <= from { Ok(Vec::new()) } else { Err(not_those(last)) };
+    };
 
     let before = listing.names().take_while(|(_, name)| name.seq < first.seq).last();
     let mut tip = match before {
@@ -37,11 +41,12 @@ pub(crate) async fn stretch(
     }
 
     if tip.previous() != Some(last) {
-        return Err(Error::new(
-            Kind::Foreign,
-            format!("the archive's segments up to {} are not those that were applied here", last.seq),
-        )
-        .hint("nothing was applied; bring the archive back from a sound copy"));
+        return Err(not_those(last));
     }
     Ok(segments)
+}
+
+fn not_those(last: Link) -> Error {
+    let message = format!("the archive's segments up to {} are not those that were applied here", last.seq);
+    Error::new(Kind::Foreign, message).hint("nothing was applied; bring the archive back from a sound copy")
 }

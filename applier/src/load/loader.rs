@@ -127,7 +127,7 @@ impl Loader<'_> {
             return Ok(false);
         }
         let archive_id = checkpoint.archive_id.expect("a run without one ends before it loads");
-        let segments = stretch(self.source, archive_id, own.link, work.known.upto).await?;
+        let segments = stretch(self.source, archive_id, own.link, own.end_lsn, work.known.upto).await?;
         self.check_whole(work, &segments).await?;
 
         let limit = u64::from(self.config.apply_batch_changes.get());

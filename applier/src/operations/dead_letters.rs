@@ -252,7 +252,7 @@ async fn transaction_of(
     };
     let position = state.position.unwrap_or(Lsn::ZERO);
     let source = archive::open::open(config)?;
-    let segments = stretch(&source, archive_id, own.link, position).await?;
+    let segments = stretch(&source, archive_id, own.link, own.end_lsn, position).await?;
     let segment =
         segments.iter().find(|segment| segment.manifest().seq.get() == letter.seq).ok_or_else(gone)?;
 

@@ -80,7 +80,7 @@ async fn apply_lacking(
     let mut done = CaughtUp::default();
     let archive_id = checkpoint.archive_id.expect("adopted before");
     let from = tables.iter().filter_map(|table| states.get(table)?.position).min().unwrap_or(Lsn::ZERO);
-    let segments = stretch(pass.source, archive_id, own.link, from).await?;
+    let segments = stretch(pass.source, archive_id, own.link, own.end_lsn, from).await?;
     let mut scope = within_reach(pass, own, segments.first(), tables, states).await?;
 
     let mut groups = Groups::new(pass.source, segments, pass.rules.apply_batch_changes);

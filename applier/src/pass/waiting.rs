@@ -19,7 +19,7 @@ pub(super) async fn count(local: &Local, source: &Source) -> Result<()> {
     let Some(from) = tables.iter().map(|(_, position)| *position).min() else { return Ok(()) };
     let checkpoint = Checkpoint::read(client, meta).await?;
     let (Some(archive_id), Some(own)) = (checkpoint.archive_id, checkpoint.segment) else { return Ok(()) };
-    let segments = stretch(source, archive_id, own.link, from).await?;
+    let segments = stretch(source, archive_id, own.link, own.end_lsn, from).await?;
     for (table, position) in tables {
         let mut records = 0;
         for segment in &segments {

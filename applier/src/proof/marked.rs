@@ -28,7 +28,7 @@ pub(crate) async fn marked(
     };
     let link = Link { seq: cut.seq, sha256: cut.sha256 };
     let just_before = Lsn::from_u64(cut.end_lsn.as_u64().saturating_sub(1));
-    let segments = match stretch(source, archive_id, link, just_before).await {
+    let segments = match stretch(source, archive_id, link, cut.end_lsn, just_before).await {
         Err(error) if error.kind() == Kind::Foreign => {
             let words = error.one_line();
             return Err(refused(format!("it is not of the segment {} that is there: {words}", cut.seq)));

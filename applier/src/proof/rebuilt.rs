@@ -102,7 +102,9 @@ impl Wanted<'_> {
         let name = &self.table.name;
         let mut known = base.known();
         let mut segments = match self.applied {
-            Some(applied) => stretch(self.source, self.archive_id, applied.link, known.upto).await?,
+            Some(applied) => {
+                stretch(self.source, self.archive_id, applied.link, applied.end_lsn, known.upto).await?
+            }
             None => Vec::new(),
         };
         if let Some(end) = end {

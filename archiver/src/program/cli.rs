@@ -212,7 +212,7 @@ impl Command {
     pub(crate) fn works_in_the_spool(&self) -> bool {
         match self {
             Command::Run(run) => run.once,
-            Command::Setup(setup) => setup.switch_source.is_some(),
+            Command::Setup(setup) => setup.switch_source.is_some() || setup.snapshot,
             Command::Snapshot(_) | Command::Proof(_) | Command::Prune { .. } | Command::DeclareGap(_) => true,
             _ => false,
         }

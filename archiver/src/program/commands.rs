@@ -275,10 +275,7 @@ pub(crate) async fn declare_gap(
 
 pub(crate) async fn drop_slot(config: &Config, force: bool, output: Output) -> Result<ExitCode> {
     let name = &config.slot_name;
-    if client::ask_status(config).await?.is_some() {
-        return Err(Error::new(Kind::Locked, format!("the daemon of these settings runs, and reads the slot {name}"))
-            .hint("stop it first: systemctl stop syncdata-archiver (or SIGTERM to its process), then drop-slot again"));
-    }
+    refuse_beside_the_daemon(config).await?;
     let removal = operations::drop_slot::drop_slot(config, force).await?;
     output.words(&match removal.slot {
         Dropped::Now => format!("the replication slot {name} is dropped; changes from now on are not kept"),
@@ -294,6 +291,15 @@ pub(crate) async fn drop_slot(config: &Config, force: bool, output: Output) -> R
     Ok(ExitCode::SUCCESS)
 }
 
+async fn refuse_beside_the_daemon(config: &Config) -> Result<()> {
+    if client::ask_status(config).await?.is_none() {
+        return Ok(());
+    }
+    let name = &config.slot_name;
+    Err(Error::new(Kind::Locked, format!("the daemon of these settings runs, and reads the slot {name}"))
+        .hint("stop it first: systemctl stop syncdata-archiver (or SIGTERM to its process), then drop-slot again"))
+}
+
 /// 0: nothing is left. 1: the role or what is beside the slot stays, or nobody wanted it.
 pub(crate) async fn drop_all(
     config: &Config,
@@ -302,6 +308,7 @@ pub(crate) async fn drop_all(
     login: Option<&str>,
     output: Output,
 ) -> Result<ExitCode> {
+    refuse_beside_the_daemon(config).await?;
     let acting = login.map_or_else(|| Ok(config.clone()), |login| config.with_login(login))?;
     let (name, role) = (&config.slot_name, crate::source::role::ROLE);
     let (location, file) = (acting.postgres()?.location(), config.settings_file());

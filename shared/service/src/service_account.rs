@@ -4,16 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode, ExitStatus};
 
 use syncdata_formats::error::Context as _;
-use syncdata_formats::{Error, Result};
+use syncdata_formats::{Error, Kind, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 
+use crate::config::{Config, KEYS};
 use crate::own_files::own_user;
 
 /// Where systemd keeps the folders that units call their state.
@@ -21,7 +24,7 @@ const STATE: &str = "/var/lib";
 /// Is there when systemd is what started this machine.
 const BOOTED: &str = "/run/systemd/system";
 /// What of a unit decides as whom it runs and what it may read.
-const TAKEN_OVER: [&str; 11] = [
+const TAKEN_OVER: [&str; 12] = [
     "User",
     "DynamicUser",
     "Group",
@@ -32,46 +35,109 @@ const TAKEN_OVER: [&str; 11] = [
     "LoadCredentialEncrypted",
     "SetCredential",
     "EnvironmentFile",
+    "Environment",
     "UMask",
 ];
+/// From here on an exit code is systemd's own: it could not start the command as the unit is.
+const OF_SYSTEMD: std::ops::RangeInclusive<i32> = 200..=243;
 
-/// Becomes that command where `folder` is the state folder of `unit` and belongs to its account; returns where there is
+/// Runs this command so where `folder` is in the state folder of `unit` and belongs to its account; `None` where there is
 /// nothing to do.
-pub fn take_over(folder: &Path, unit: &str) -> Result<()> {
+pub async fn run_as(unit: &str, folder: &Path, config: &Config) -> Result<Option<ExitCode>> {
     if own_user() != 0 || !Path::new(BOOTED).exists() {
-        return Ok(());
+        return Ok(None);
     }
-    let Ok(facts) = fs::metadata(folder) else { return Ok(()) };
-    if facts.uid() == 0 {
-        return Ok(());
+    // It may not be there yet: then it is made where this is.
+    let Some(folder) = folder.ancestors().find(|folder| folder.exists()) else { return Ok(None) };
+    if fs::metadata(folder).is_ok_and(|facts| facts.uid() == 0) {
+        return Ok(None);
     }
-    let Ok(shown) = Command::new("systemctl").args(["cat", unit]).output() else { return Ok(()) };
+    let Ok(shown) = Command::new("systemctl").args(["cat", unit]).output() else { return Ok(None) };
     let settings = Unit::parse(&String::from_utf8_lossy(&shown.stdout));
     if !shown.status.success() || !settings.has_state_at(folder) {
-        return Ok(());
+        return Ok(None);
     }
-    let program = env::current_exe().context(|| "looking for this program's file".to_owned())?;
+    let name = format!("{unit}-by-hand-{}.service", std::process::id());
     let mut command = Command::new("systemd-run");
-    command.args(["--quiet", "--pipe", "--pty", "--wait", "--collect"]).args(settings.properties(unit));
+    // A terminal where all three streams are one, and else the streams themselves.
+    command.args(["--quiet", "--pipe", "--pty", "--wait", "--collect"]).arg(format!("--unit={name}"));
+    command.args(settings.properties(unit)).args(variables(config));
     if let Ok(here) = env::current_dir() {
         // Its account may not be let in here; then paths have to be whole ones.
         let mut property = OsString::from("--property=WorkingDirectory=-");
         property.push(here);
         command.arg(property);
     }
-    for (name, _) in env::vars_os() {
-        let is_ours = |name: &str| {
-            ["SYNCDATA_", "DATA_SYNC_", "PG", "TZ", "TERM"].iter().any(|begin| name.starts_with(begin))
+    let program = env::current_exe().context(|| "looking for this program's file".to_owned())?;
+    command.arg("--").arg(program).args(env::args_os().skip(1).map(|word| unexpanded(&word)));
+    tracing::debug!(?command, "run as the service is");
+    let starting = || format!("starting systemd-run, since {} belongs to the service", folder.display());
+    let ended = end_of(command, &name, starting).await?;
+    let code = ended.code().unwrap_or(1);
+    if OF_SYSTEMD.contains(&code) {
+        let message = format!("systemd could not run this as {unit} is run (status {code})");
+        return Err(Error::new(Kind::Refused, message).hint(format!("journalctl -u {name} says why")));
+    }
+    Ok(Some(ExitCode::from(u8::try_from(code).unwrap_or(1))))
+}
+
+/// What stops us stops the command, and we wait for its end: without a terminal, nothing else tells it.
+async fn end_of(mut command: Command, name: &str, starting: impl FnOnce() -> String) -> Result<ExitStatus> {
+    let listen = |kind| signal(kind).context(|| "listening to signals".to_owned());
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut hangup = listen(SignalKind::hangup())?;
+    let mut child = command.spawn().context(starting)?;
+    let mut ended = tokio::task::spawn_blocking(move || child.wait());
+    loop {
+        let stop = tokio::select! {
+            ended = &mut ended => {
+                let waiting = || "waiting for systemd-run".to_owned();
+                return ended.map_err(std::io::Error::other).and_then(|ended| ended).context(waiting);
+            }
+            _ = interrupt.recv() => "INT",
+            _ = terminate.recv() => "TERM",
+            _ = hangup.recv() => "TERM",
         };
-        if let Some(name) = name.to_str().filter(|name| is_ours(name)) {
-            command.arg(format!("--setenv={name}"));
+        let told = Command::new("systemctl").args(["kill", "-s", stop, name]).status();
+        if !told.is_ok_and(|status| status.success()) {
+            warn!(unit = name, "it could not be stopped; it goes on until systemctl stop");
         }
     }
-    command.arg("--").arg(program).args(env::args_os().skip(1));
-    tracing::debug!(?command, "run as the service is");
-    // It returns only if it could not begin.
-    let error = command.exec();
-    Err(Error::io(format!("starting systemd-run, since {} belongs to the service", folder.display()), error))
+}
+
+/// The settings of this shell, but for its secrets: what a unit has in its environment anybody on the machine may ask for.
+fn variables(config: &Config) -> Vec<OsString> {
+    let secret = KEYS.iter().filter(|key| key.secret);
+    let mut secret: Vec<String> =
+        secret.flat_map(|key| [Some(key.own_env()), key.env.map(str::to_owned)]).flatten().collect();
+    secret.push("PGPASSWORD".to_owned());
+    let is_ours =
+        |name: &str| ["SYNCDATA_", "DATA_SYNC_", "PG", "TZ"].iter().any(|begin| name.starts_with(begin));
+    let mut variables = Vec::new();
+    for (name, value) in env::vars_os() {
+        let Some(name) = name.to_str().filter(|name| is_ours(name)) else { continue };
+        if secret.iter().any(|secret| secret == name) {
+            warn!(name, "not handed on: the service's own secrets are used");
+            continue;
+        }
+        let mut variable = OsString::from(format!("--setenv={name}="));
+        variable.push(value);
+        variables.push(variable);
+    }
+    // The unit may name another one.
+    if let Some(file) = config.settings_path() {
+        let mut variable = OsString::from("--setenv=DATA_SYNC_CONFIG=");
+        variable.push(std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
+        variables.push(variable);
+    }
+    variables
+}
+
+/// systemd puts variables in place of what begins with a dollar.
+fn unexpanded(word: &OsStr) -> OsString {
+    let bytes = word.as_bytes().iter();
+    let doubled = bytes.flat_map(|byte| std::iter::repeat_n(*byte, 1 + usize::from(*byte == b'$')));
+    OsString::from_vec(doubled.collect())
 }
 
 /// What its file and the files beside it say, `systemctl edit` among them.
@@ -84,14 +150,12 @@ impl Unit {
     fn parse(text: &str) -> Unit {
         let mut unit = Unit::default();
         let mut is_service = false;
-        for line in text.lines().map(str::trim) {
+        for line in text.replace("\\\n", " ").lines().map(str::trim) {
             if line.starts_with('[') {
                 is_service = line == "[Service]";
             }
-            let Some((key, value)) = line.split_once('=').filter(|_| is_service && !line.starts_with('#'))
-            else {
-                continue;
-            };
+            let is_said = is_service && !line.starts_with(['#', ';']);
+            let Some((key, value)) = line.split_once('=').filter(|_| is_said) else { continue };
             let (key, value) = (key.trim().to_owned(), value.trim().to_owned());
             let values = unit.lines.entry(key).or_default();
             // Nothing takes back what was said before.
@@ -123,8 +187,6 @@ impl Unit {
         if self.lines.get("User").is_none_or(Vec::is_empty) {
             properties.push(format!("--property=User={name}"));
         }
-        let environment = self.lines.get("Environment").into_iter().flatten();
-        properties.extend(environment.map(|value| format!("--property=Environment={value}")));
         properties
     }
 }
@@ -148,11 +210,16 @@ mod tests {
             "Group=syncdata",
             "StateDirectory=syncdata",
             "LoadCredential=x:/etc/c",
-            "User=a",
             "Environment=HOME=/var/lib/syncdata",
+            "User=a",
         ];
         assert_eq!(properties, wanted.map(|property| format!("--property={property}")));
         let named = Unit::parse("[Service]\nUser=syncdata\nDynamicUser=no").properties("a");
         assert_eq!(named, ["--property=User=syncdata", "--property=DynamicUser=no"]);
+    }
+
+    #[test]
+    fn a_dollar_is_a_dollar() {
+        assert_eq!(unexpanded(OsStr::new("cost $5 ${x} $$")), "cost $$5 $${x} $$$$");
     }
 }

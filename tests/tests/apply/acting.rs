@@ -73,7 +73,9 @@ async fn what_a_key_of_the_copy_does_beside_a_table_s_own_changes_is_noticed() {
     ];
     let mut copy = as_reporter(&format!(
         "{} CREATE TABLE emp (id int PRIMARY KEY, boss int REFERENCES emp ON DELETE CASCADE);
-         CREATE TABLE d (id int PRIMARY KEY, c int REFERENCES c3 ON DELETE CASCADE)",
+         CREATE TABLE d (id int PRIMARY KEY, c int REFERENCES c3 ON DELETE CASCADE);
+         CREATE TABLE g (id int PRIMARY KEY);
+         CREATE TABLE two (id int PRIMARY KEY, a int REFERENCES g ON DELETE SET NULL, b int REFERENCES g ON DELETE CASCADE)",
         pairs(&actions)
     ))
     .await;
@@ -84,8 +86,12 @@ async fn what_a_key_of_the_copy_does_beside_a_table_s_own_changes_is_noticed() {
         come("emp", r#""id":1,"boss":null"#),
         come("emp", r#""id":2,"boss":1"#),
         come("d", r#""id":5,"c":7"#),
+        come("g", r#""id":2"#),
+        come("two", r#""id":7,"a":2,"b":2"#),
     ]);
-    tables.extend(["emp".to_owned(), "d".to_owned()]);
+    copy.forge.relation("g", &["id integer not null"], &["id"]);
+    copy.forge.relation("two", &["id integer not null", "a integer", "b integer"], &["id"]);
+    tables.extend(["emp", "d", "g", "two"].map(str::to_owned));
     let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
     copy.applier(&[&["add-tables"][..], &tables].concat()).succeed().await;
     copy.forge.segment(&[rows]);
@@ -101,9 +107,11 @@ async fn what_a_key_of_the_copy_does_beside_a_table_s_own_changes_is_noticed() {
         vec![gone("p3", r#""id":2"#), gone("c3", r#""id":7"#), come("d", r#""id":6,"c":null"#)],
         vec![changed("p4", r#""id":2"#, r#""id":3"#), come("c4", r#""id":8,"p":1,"v":"x""#)],
         vec![gone("emp", r#""id":1"#)],
+        // One key of the copy sets what the other one takes; only the first is production's too.
+        vec![gone("g", r#""id":2"#), changed("two", r#""id":7"#, r#""id":7,"a":null,"b":2"#)],
     ]);
     let said = copy.sync(1).await;
-    let all = ["c0", "c1", "c2", "c4", "d", "emp"].map(|table| format!("{table},quarantined"));
+    let all = ["c0", "c1", "c2", "c4", "d", "emp", "two"].map(|table| format!("{table},quarantined"));
     assert_eq!(states(&copy).await, all.join(" "), "{said}");
     assert!(said.contains("c0: quarantined: a foreign key of the copy changed rows of it"), "{said}");
     assert_eq!(copy.rows("SELECT count(*) FROM c3").await, "0");
@@ -126,7 +134,12 @@ async fn what_production_s_own_keys_do_is_believed() {
          CREATE TABLE d (id int PRIMARY KEY, c int REFERENCES c0 ON DELETE CASCADE);
          CREATE TABLE r (id int PRIMARY KEY);
          CREATE TABLE l (r int REFERENCES r ON UPDATE CASCADE ON DELETE CASCADE, n numeric, ok bool, PRIMARY KEY (r, n));
-         CREATE TABLE f (r int REFERENCES r ON DELETE SET NULL, n numeric, ok bool)",
+         CREATE TABLE f (r int REFERENCES r ON DELETE SET NULL, n numeric, ok bool);
+         CREATE TABLE buyers (id int PRIMARY KEY);
+         CREATE TABLE orders (id int PRIMARY KEY, buyer int REFERENCES buyers ON DELETE CASCADE) PARTITION BY RANGE (id);
+         CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (10);
+         CREATE TABLE orders_2 PARTITION OF orders FOR VALUES FROM (10) TO (20);
+         CREATE TABLE items (id int PRIMARY KEY, o int REFERENCES orders ON DELETE CASCADE)",
         pairs(&actions)
     ))
     .await;
@@ -150,7 +163,16 @@ async fn what_production_s_own_keys_do_is_believed() {
         come("f", r#""r":2,"n":1.50,"ok":true"#),
         come("f", r#""r":2,"n":1.50,"ok":true"#),
     ]);
-    tables.extend(["emp", "d", "r", "l", "f"].map(str::to_owned));
+    copy.forge.relation("buyers", &["id integer not null"], &["id"]);
+    copy.forge.relation("orders", &["id integer not null", "buyer integer"], &["id"]);
+    copy.forge.relation("items", &["id integer not null", "o integer"], &["id"]);
+    rows.extend([1, 2].map(|id| come("buyers", &format!(r#""id":{id}"#))));
+    // Two partitions, where rows of the two buyers lie at the same places.
+    for (id, buyer) in [(1, 1), (2, 2), (11, 2), (12, 1)] {
+        rows.push(come("orders", &format!(r#""id":{id},"buyer":{buyer}"#)));
+        rows.push(come("items", &format!(r#""id":{id},"o":{id}"#)));
+    }
+    tables.extend(["emp", "d", "r", "l", "f", "buyers", "orders", "items"].map(str::to_owned));
     let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
     copy.applier(&[&["add-tables"][..], &tables].concat()).succeed().await;
     copy.forge.segment(&[rows]);
@@ -175,9 +197,17 @@ async fn what_production_s_own_keys_do_is_believed() {
             changed("l", r#""r":1,"n":1.50"#, r#""r":9,"n":1.50,"ok":true"#),
         ],
         vec![gone("r", r#""id":2"#), gone("l", r#""r":2,"n":2.50"#), unset(), unset()],
+        vec![
+            gone("buyers", r#""id":1"#),
+            gone("orders", r#""id":1"#),
+            gone("orders", r#""id":12"#),
+            gone("items", r#""id":1"#),
+            gone("items", r#""id":12"#),
+        ],
     ]);
     let said = copy.sync(0).await;
     assert_eq!(states(&copy).await, "", "{said}");
+    assert_eq!(copy.rows("SELECT id FROM items ORDER BY id").await, "2 11");
     assert_eq!(copy.rows("SELECT * FROM c0 UNION ALL SELECT * FROM c2").await, "7,1,y 7,1,x");
     assert_eq!(copy.rows("SELECT * FROM c1 UNION ALL SELECT * FROM c3").await, "7,NULL,x 7,3,x");
     assert_eq!(

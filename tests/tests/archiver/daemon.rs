@@ -50,12 +50,14 @@ async fn the_daemon_answers_commands_and_keeps_others_from_its_slot() {
     world.source.execute("INSERT INTO users VALUES (1, 'a')").await;
     assert_eq!(poll(&world).await.len(), 1, "run --once has the daemon poll");
     // Said at once, and as one document.
-    let dropped = world.archiver(["drop-slot", "--force", "--json"]).run().await.expect_code(2);
-    assert!(!dropped.stderr.contains("WARN"), "{dropped}");
-    let document = dropped.json();
-    let words = |key: &str| document[key].as_str().expect("words").to_owned();
-    assert!(words("error").contains("the daemon of these settings runs"), "{dropped}");
-    assert!(words("hint").contains("systemctl stop syncdata-archiver"), "{dropped}");
+    for more in [&["--force", "--json"][..], &["--all", "--yes", "--json"]] {
+        let dropped = world.archiver(["drop-slot"].iter().chain(more)).run().await.expect_code(2);
+        assert!(!dropped.stderr.contains("WARN"), "{dropped}");
+        let document = dropped.json();
+        let words = |key: &str| document[key].as_str().expect("words").to_owned();
+        assert!(words("error").contains("the daemon of these settings runs"), "{dropped}");
+        assert!(words("hint").contains("systemctl stop syncdata-archiver"), "{dropped}");
+    }
 
     let refused =
         world.archiver(["declare-gap", "--upto", "FFFFFFFF/0", "--reason", "x"]).run().await.expect_code(2);

@@ -51,6 +51,17 @@ async fn no_repair_takes_rows_of_other_tables_along() {
     // Production has no such key, and rows of it refer to an account that it does not have.
     world.source.execute("INSERT INTO entries (account, amount) VALUES (7777, 1), (7777, 2)").await;
     world.carry().await;
+    // A folder of segments that is not mounted is no archive in which nothing came after the snapshot.
+    world.archiver(["snapshot"]).succeed().await;
+    world.source.execute("UPDATE accounts SET owner = owner || ' after it'").await;
+    world.carry().await;
+    let (segments, aside) = (world.archive_dir().join("segments"), world.archive_dir().join("aside"));
+    std::fs::rename(&segments, &aside).expect("ours");
+    let repair = ["consistency", "repair", "accounts"];
+    let refused = world.applier(repair).run().await.expect_code(2);
+    assert!(refused.stderr.contains("not those that were applied here"), "{refused}");
+    std::fs::rename(&aside, &segments).expect("ours");
+    world.assert_same(&["accounts"]).await;
     let key = "INSERT INTO accounts VALUES (7777, 'by hand', 0, NULL);
         ALTER TABLE entries ADD CONSTRAINT of_account FOREIGN KEY (account) REFERENCES accounts ON DELETE CASCADE";
     world.target.execute(key).await;

@@ -58,6 +58,10 @@ impl Violators {
         if self.more && theirs.more {
             surplus.unknown += 1;
         }
+        // All of theirs are listed, and those of ours that are not are beyond them.
+        if surplus.more {
+            surplus.certain = surplus.certain.max(1);
+        }
         surplus
     }
 
@@ -140,7 +144,8 @@ mod tests {
             let surplus = ours.beyond(&theirs);
             assert_eq!((surplus.certain, surplus.unknown), (certain, unknown), "{ours:?} {theirs:?}");
         }
-        assert!(listed(&[1], true).beyond(&listed(&[1], false)).more);
+        let surplus = listed(&[1], true).beyond(&listed(&[1], false));
+        assert!(surplus.more && surplus.certain == 1, "{surplus:?}");
     }
 
     #[test]

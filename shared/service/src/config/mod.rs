@@ -240,6 +240,10 @@ impl Config {
         self.postgres.as_ref().ok_or_else(|| self.file.lacks("pg_database"))
     }
 
+    pub fn settings_path(&self) -> Option<&Path> {
+        self.file.path.as_deref()
+    }
+
     /// Which file they are of, for people.
     pub fn settings_file(&self) -> String {
         self.file

@@ -111,8 +111,12 @@ impl Scene {
         let archive = self.world.archive_dir().display().to_string();
         let places = [
             ("/srv/syncdata/app2", format!("{archive}2")),
+            ("\"/app2\"", format!("\"{archive}2\"")),
             ("/srv/syncdata/app", archive),
-            ("/var/lib/syncdata-archiver/changes", self.world.spool_dir().display().to_string()),
+            // This machine has no such account.
+            ("-o syncdata -g syncdata ", String::new()),
+            ("-g syncdata ", String::new()),
+            ("/var/lib/syncdata/changes", self.world.spool_dir().display().to_string()),
             ("/etc/syncdata/api_tokens", self.folder.path().join("api_tokens").display().to_string()),
             ("127.0.0.1:9187", self.address.clone()),
         ];

@@ -338,7 +338,8 @@ impl Writer {
     ) -> Result<Vec<Hit>> {
         let table = &batch.tables[record.table].target.table;
         let doing = || format!("asking on which rows foreign keys to {} act", table.name);
-        let mut known: BTreeMap<(u32, String), Action> = BTreeMap::new();
+        // By where they lie, with their places in `hits`; the record's own rows have none.
+        let mut known: BTreeMap<(u32, String), Option<usize>> = BTreeMap::new();
         let mut hits: Vec<Hit> = Vec::new();
         let mut twice: BTreeSet<TableName> = BTreeSet::new();
         // What acts further: that key, and the rows on which it has acted.
@@ -390,7 +391,7 @@ impl Writer {
                 let is_own = own == (oid, place.clone());
                 if acting.acts == Acts::Delete {
                     // It goes by itself.
-                    known.entry(own).or_insert(Action::Delete);
+                    known.entry(own).or_insert(None);
                     if is_own {
                         continue;
                     }
@@ -420,8 +421,8 @@ impl Writer {
                     continue;
                 }
                 let select = format!(
-                    "SELECT {} FROM (SELECT {} FROM {} WHERE ctid = ANY ($2::text[]::tid[]) AND tableoid = ANY ($1::oid[])) AS r \
-                     JOIN {} AS t ON {}",
+                    "SELECT {} FROM (SELECT {} FROM {} WHERE ctid = ANY ($2::text[]::tid[]) AND (tableoid, ctid) IN \
+                     (SELECT o, p FROM unnest($1::oid[], $2::text[]::tid[]) AS u (o, p))) AS r JOIN {} AS t ON {}",
                     fk.image(),
                     fk.referenced_columns(),
                     before.from,
@@ -453,22 +454,30 @@ impl Writer {
     }
 }
 
-/// Whether it is the first time that a key acts on that row.
+/// Whether this is news of that row, from which it goes further: the first key that acts on it, or one that takes what
+/// others would have altered.
 fn note(
-    known: &mut BTreeMap<(u32, String), Action>,
+    known: &mut BTreeMap<(u32, String), Option<usize>>,
     hits: &mut Vec<Hit>,
     twice: &mut BTreeSet<TableName>,
     place: (u32, String),
     hit: Hit,
 ) -> bool {
-    if known.contains_key(&place) {
-        // How often it changes then depends on the names of triggers.
-        twice.insert(hit.table);
-        return false;
+    let Some(earlier) = known.get(&place) else {
+        known.insert(place, Some(hits.len()));
+        hits.push(hit);
+        return true;
+    };
+    // How often it changes then depends on the names of triggers.
+    twice.insert(hit.table);
+    let Some(earlier) = earlier.and_then(|at| hits.get_mut(at)) else { return false };
+    let is_taken = hit.action == Action::Delete && earlier.action != Action::Delete;
+    if is_taken {
+        earlier.action = Action::Delete;
+    } else {
+        earlier.columns.extend(hit.columns);
     }
-    known.insert(place, hit.action);
-    hits.push(hit);
-    true
+    is_taken
 }
 
 /// The server's own word, where the row would have to go and to come again.
