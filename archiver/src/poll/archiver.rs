@@ -12,7 +12,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::signature::SigningKey;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::{Day, Timestamp};
-use syncdata_service::config::{Config, Confirm};
+use syncdata_service::config::Config;
 use syncdata_service::postgres::Canceller;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -363,14 +363,10 @@ impl Archiver {
         }
         // A slot that stands before where it was moved to: the server has lost its memory, and perhaps its latest WAL, and may
         // have written other changes since. Where nothing captured is missing, only reading again tells.
-        let moved_to = match config.confirm {
-            Confirm::Shipped => met.told(&self.spool),
-            Confirm::Spooled => Some(met.state(&self.spool).position()),
-        };
-        let reread = slot.confirmed_flush_lsn.filter(|confirmed| {
-            !self.has_same_slot && moved_to.is_some_and(|moved_to| *confirmed < moved_to)
-        });
-        self.has_same_slot |= moved_to.is_some();
+        // With the backup host away it was not moved so far, and what was passed over is read once more for nothing.
+        let covered = met.state(&self.spool).position();
+        let reread = slot.confirmed_flush_lsn.filter(|confirmed| !self.has_same_slot && *confirmed < covered);
+        self.has_same_slot = true;
         let (spool, away) = match diverged {
             // Nothing of this source says anything about the archive.
             Some(_) if met.is_fresh() => {

@@ -51,12 +51,6 @@ impl Met {
         Met { strangers: Vec::new(), head: None, away: Some(reason), ..self }
     }
 
-    /// How far the archive says that everything was looked at; the slot was moved there after that was said.
-    pub(crate) fn told(&self, opened: &Opened) -> Option<Lsn> {
-        let is_ours = |head: &&Head| head.archive_id == self.state(opened).archive_id;
-        self.head.as_ref().filter(is_ours).map(|head| head.covered_lsn)
-    }
-
     pub(crate) fn is_fresh(&self) -> bool {
         self.fresh.is_some()
     }

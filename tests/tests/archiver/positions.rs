@@ -299,31 +299,54 @@ async fn a_rollback_is_found_by_the_last_archived_commit() {
 }
 
 /// Nothing that was archived is missing, so nothing has diverged; but what idle polls had passed over is another history
-/// now.
+/// now. Whether the backup host can say how far that was or not.
 #[tokio::test]
 async fn a_rollback_into_what_idle_polls_had_covered_is_read_again() {
-    let tables: Vec<toml::Value> = vec!["notes".into()];
-    let mut world = world_with(WorldOptions::default().archiver_setting("tables", tables)).await;
-    run(&world, 0).await;
-    world.source.execute("CREATE TABLE others (id int, filling text)").await;
-    run(&world, 0).await;
-    let restored = world.source.copied(false).await;
-    let fill = "INSERT INTO others SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i";
-    world.source.execute(fill).await;
-    run(&world, 0).await;
-    for passed in [false, true] {
-        let row = if passed { "(21, 'after')" } else { "(20, 'before')" };
-        restored.execute(&format!("INSERT INTO notes VALUES {row}")).await;
-        if passed {
-            restored.execute(fill).await;
-            restored.execute(fill).await;
+    for case in ["head.json is there", "it is lost", "away since", "away all the time"] {
+        let tables: Vec<toml::Value> = vec!["notes".into()];
+        let mut world = world_with(WorldOptions::default().archiver_setting("tables", tables)).await;
+        run(&world, 0).await;
+        world.source.execute("CREATE TABLE others (id int, filling text)").await;
+        run(&world, 0).await;
+        let restored = world.source.copied(false).await;
+        if case == "away all the time" {
+            world.backup.stop();
+        }
+        let fill = "INSERT INTO others SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i";
+        world.source.execute(fill).await;
+        world.archiver(["run", "--once"]).run().await;
+        match case {
+            "it is lost" => fs::remove_file(head_path(&world)).expect("a head"),
+            "away since" => world.backup.stop(),
+            _ => {}
         }
         world.set_archiver("pg_port", i64::from(restored.port()));
-        run(&world, 0).await;
-        let segments = reader::segments(world.archive_dir());
-        let lines: String = segments.into_iter().flat_map(|segment| segment.lines).collect();
-        assert_eq!((lines.contains("before"), lines.contains("after")), (true, passed));
+        for passed in [false, true] {
+            let row = if passed { "(21, 'after')" } else { "(20, 'before')" };
+            restored.execute(&format!("INSERT INTO notes VALUES {row}")).await;
+            if passed {
+                restored.execute(fill).await;
+                restored.execute(fill).await;
+            }
+            let polled = world.archiver(["run", "--once"]).run().await;
+            if !case.starts_with("away") {
+                assert_eq!((polled.code(), has(&world, "before")), (Some(0), true), "{case}: {polled}");
+            }
+        }
+        if case.starts_with("away") {
+            world.backup.restart();
+            run(&world, 0).await;
+        }
+        assert_eq!((has(&world, "before"), has(&world, "after")), (true, true), "{case}");
     }
+}
+
+/// Whether a row with that text is in the archive.
+fn has(world: &World, text: &str) -> bool {
+    reader::segments(world.archive_dir())
+        .iter()
+        .flat_map(|segment| &segment.lines)
+        .any(|line| line.contains(text))
 }
 
 /// An operator decides that the restored server is the truth from here on: a gap of everything, which resync mends.
