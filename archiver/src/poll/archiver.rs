@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::capture::{Capture, Memory};
 use crate::poll::guard::Pressure;
+use crate::poll::history::last_commit_missing;
 use crate::poll::outcome::{Outcome, View};
 use crate::poll::steps::Poll;
 use crate::segment::cut::Watch;
@@ -34,7 +35,7 @@ use crate::source::look::Look;
 use crate::source::pgoutput::publication;
 use crate::source::production::{About, Production};
 use crate::source::slot;
-use crate::spool::{ArchivedCommit, HeldSnapshot, Keep, Opened, Spool, State};
+use crate::spool::{HeldSnapshot, Keep, Opened, Spool};
 
 /// For a server that does not answer any more.
 const LAST_LOOK: Duration = Duration::from_secs(5);
@@ -421,34 +422,6 @@ async fn may_follow(connection: &Connection, config: &Config) -> Result<()> {
         Some(refusal) => Err(refusal),
         None => Ok(()),
     }
-}
-
-/// A slot that stands before the last archived commit offers it again: the same one, or the source has another history.
-async fn last_commit_missing(
-    config: &Config,
-    connection: &mut Connection,
-    source: &Production,
-    slot: &Slot,
-    state: &State,
-) -> Result<Option<String>> {
-    let is_offered = |last: &ArchivedCommit| slot.confirmed_flush_lsn < Some(last.end_lsn);
-    let Some(last) = state.last_commit.filter(is_offered) else { return Ok(None) };
-    let commits = source.commits(connection, last.end_lsn).await;
-    let commits = commits.map_err(|error| slot::explain_to(error, config, connection))?;
-    let found = commits.iter().find(|commit| commit.end_lsn >= last.end_lsn);
-    let instead = match found {
-        Some(same) if (same.end_lsn, same.xid, same.committed_at) == (last.end_lsn, last.xid, last.ts) => {
-            return Ok(None);
-        }
-        Some(other) => {
-            format!("transaction {} of {} ending at {}", other.xid, other.committed_at, other.end_lsn)
-        }
-        None => "nothing".to_owned(),
-    };
-    Ok(Some(format!(
-        "the archive has transaction {} of {} ending at {}, and the source's slot offers {instead} there",
-        last.xid, last.ts, last.end_lsn
-    )))
 }
 
 /// Who is asked about segments that the spool does not know.

@@ -107,6 +107,7 @@ impl Poll<'_> {
             let timeline = self.position.timeline;
             self.spool.update(|state| {
                 (state.diverged, state.last_commit) = (None, None);
+                (state.newest_commit, state.commit_before_tip) = (None, None);
                 state.source.timeline = timeline;
             })?;
         }

@@ -152,6 +152,8 @@ impl Reading<'_> {
         };
         let Answer { harvest, read, circumstances, shapes, end: looked_at, .. } = answer;
         let end = harvest.position.max(before);
+        // A cut answer may repeat only the first of what is known.
+        let newest = harvest.newest.filter(|newest| !read.was_cut || newest.end_lsn > before);
         let capture = circumstances.capture.clone();
         let (seen, tally) = (harvest.seen.clone(), harvest.tally.clone());
         let absent = Absent {
@@ -170,6 +172,7 @@ impl Reading<'_> {
             absent.into_iter().chain(rewritten_in(from, to.unwrap_or(looked_at))).collect::<Vec<Gap>>()
         };
         self.watch.publishing();
+        let kind = circumstances.source.kind;
         let mut published = publish(spool, &circumstances, harvest, missing_in, self.signing_key)?;
         self.watch.note(published.search.take().map(|search| *search));
         if shapes.is_in_doubt() {
@@ -193,6 +196,7 @@ impl Reading<'_> {
                 state.covered_lsn = state.covered_lsn.max(flush);
                 state.covered_at = Some(look.position.at);
             }
+            state.has_read(newest, (before, state.position()), kind);
         })?;
         Ok(Taken::Batch(Box::new(Batch { published, was_cut: read.was_cut, capture })))
     }

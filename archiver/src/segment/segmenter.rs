@@ -65,6 +65,7 @@ pub(crate) struct Segmenter<'a, F: Files> {
     /// Tables of which the open transaction has changes that cannot be told, and why.
     missing: Vec<(TableName, String)>,
     last_commit: Option<ArchivedCommit>,
+    newest: Option<ArchivedCommit>,
     repeated: Option<Lsn>,
     watched: BTreeSet<u32>,
     seen: BTreeMap<u32, Lsn>,
@@ -111,6 +112,8 @@ pub(crate) struct Harvest<W> {
     pub segments: Vec<Finished<W>>,
     /// The end of the last transaction in the answer, whether it was captured or not.
     pub position: Lsn,
+    /// The last transaction in the answer, whether it was captured, archived already, or neither.
+    pub newest: Option<ArchivedCommit>,
     /// Gaps after the last segment.
     pub gaps: Vec<Gap>,
     /// The end of the last transaction that was archived already; `None` when there was none.
@@ -149,6 +152,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
             gaps: Vec::new(),
             missing: Vec::new(),
             last_commit: None,
+            newest: None,
             repeated: None,
             watched: BTreeSet::new(),
             seen: BTreeMap::new(),
@@ -191,10 +195,20 @@ impl<'a, F: Files> Segmenter<'a, F> {
             return Err(out_of_order("the answer ends inside a transaction"));
         }
         self.close()?;
-        let Segmenter { finished: segments, position, gaps, repeated, seen, mut tally, cut, search, .. } =
-            self;
+        let Segmenter {
+            finished: segments,
+            position,
+            newest,
+            gaps,
+            repeated,
+            seen,
+            mut tally,
+            cut,
+            search,
+            ..
+        } = self;
         tally.written = segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
-        Ok(Harvest { segments, position, gaps, repeated, seen, tally, cut, search })
+        Ok(Harvest { segments, position, newest, gaps, repeated, seen, tally, cut, search })
     }
 
     fn begin(&mut self, begin: Begin) -> Result<()> {
@@ -424,6 +438,8 @@ impl<'a, F: Files> Segmenter<'a, F> {
             return Err(out_of_order("a commit of another transaction than began"));
         }
         self.tally.committed(commit.xid, self.capture);
+        let it = ArchivedCommit { end_lsn: commit.end_lsn, xid: commit.xid, ts: commit.committed_at };
+        self.newest = Some(it);
         if self.watched.contains(&commit.xid) {
             self.seen.insert(commit.xid, commit.end_lsn);
         }
@@ -450,8 +466,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
             end_lsn: commit.end_lsn,
             ts: commit.committed_at,
         })?;
-        self.last_commit =
-            Some(ArchivedCommit { end_lsn: commit.end_lsn, xid: commit.xid, ts: commit.committed_at });
+        self.last_commit = Some(it);
         let is_long =
             writer.records() >= self.limits.changes || writer.content_bytes() >= self.limits.content_bytes;
         if is_long { self.close() } else { Ok(()) }

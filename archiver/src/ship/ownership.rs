@@ -15,6 +15,7 @@ use syncdata_service::config::Config;
 use tracing::{info, warn};
 
 use crate::capture::since::CaptureMemory;
+use crate::ship::adoption::Claims;
 use crate::ship::head;
 use crate::ship::shipper::{CapturedByChain, Shipper};
 use crate::source::catalog::{Facts, Position};
@@ -334,6 +335,11 @@ async fn adopt_archive(
         state.memory.is_heir = true;
         // Not the server's own: whether that descends from the archive's is still to be asked.
         state.source.timeline = timeline;
+        // One that the slot still offers is compared with it before it is believed.
+        if let Some(segment) = shipper.newest_changes(identity.archive_id).await? {
+            let last = Claims::read(shipper.archive(), &[segment]).await?.last();
+            state.last_commit = last.filter(|last| last.end_lsn <= slot_at);
+        }
     } else {
         // No copy of a table can have begun without a segment, but with a snapshot.
         let held = shipper.snapshots(BTreeMap::new(), key.cloned()).await?;

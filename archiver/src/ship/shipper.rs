@@ -135,6 +135,11 @@ impl Shipper {
         self.archive.run(move |archive| find_capture_since(archive, archive_id)).await
     }
 
+    /// The last segment that has changes.
+    pub(crate) async fn newest_changes(&self, archive_id: uuid::Uuid) -> Result<Option<Verified>> {
+        self.archive.run(move |archive| find_newest_changes(archive, archive_id)).await
+    }
+
     /// Those segments, which must go on where `tip` ends and, with a key, carry its signature.
     pub(crate) async fn read(
         &self,
@@ -264,6 +269,18 @@ fn find_capture_since(archive: &mut dyn Archive, archive_id: uuid::Uuid) -> Resu
     }
     found.captured = last.unwrap_or_default();
     Ok(found)
+}
+
+fn find_newest_changes(archive: &mut dyn Archive, archive_id: uuid::Uuid) -> Result<Option<Verified>> {
+    for (day, name) in listing::manifests(archive, None)?.into_iter().rev() {
+        let before = tip_before(archive, archive_id, day, name)?;
+        let bytes = read_manifest(archive, day, name)?;
+        let segment = Verified::new(&before, day, name, &bytes)?;
+        if segment.manifest().file.is_some() {
+            return Ok(Some(segment));
+        }
+    }
+    Ok(None)
 }
 
 fn find_end(

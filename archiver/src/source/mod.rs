@@ -31,6 +31,7 @@ use std::collections::BTreeSet;
 
 use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::SourceKind;
 use syncdata_formats::name::{SlotName, TableName};
 
 use crate::capture::Capture;
@@ -106,6 +107,13 @@ pub(crate) enum Described {
 }
 
 impl Described {
+    pub(crate) fn kind(&self) -> SourceKind {
+        match self {
+            Described::Wal2json { .. } => SourceKind::Wal2json,
+            Described::Pgoutput { .. } => SourceKind::Pgoutput,
+        }
+    }
+
     /// Values that cannot be had in this way.
     pub(crate) fn degraded(&self) -> &[String] {
         match self {

@@ -10,7 +10,7 @@ use syncdata_formats::digest::Digest;
 use syncdata_formats::head::{self, Head, Newest};
 use syncdata_formats::layout::SegmentName;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Gap, Link};
+use syncdata_formats::manifest::{Gap, Link, SourceKind};
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::{SnapshotId, SnapshotManifest};
 use syncdata_formats::time::{Day, Timestamp};
@@ -70,6 +70,13 @@ pub(crate) struct State {
     /// The last commit of the last change file: a slot that offers it again offers the same one, or another history.
     #[serde(default)]
     pub last_commit: Option<ArchivedCommit>,
+    /// The last transaction that the slot has up to `covered_lsn`, whatever it changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_commit: Option<LastBefore>,
+    /// The same where the chain ends, of a poll that read up to there: with a manifest that has no commit of its own,
+    /// another one between the two is of another history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit_before_tip: Option<LastBefore>,
     /// Why the source is not the one that was archived; stays until an operator decides.
     #[serde(default)]
     pub diverged: Option<String>,
@@ -99,6 +106,20 @@ pub(crate) struct ArchivedCommit {
     pub end_lsn: Lsn,
     pub xid: u32,
     pub ts: Timestamp,
+}
+
+/// A place of the stream, and the last transaction before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LastBefore {
+    pub place: Lsn,
+    pub commit: ArchivedCommit,
+    /// Which transactions a stream has at all is for its plugin to say. Not written for wal2json, as in manifests.
+    #[serde(default, skip_serializing_if = "is_wal2json")]
+    pub kind: SourceKind,
+}
+
+fn is_wal2json(kind: &SourceKind) -> bool {
+    *kind == SourceKind::Wal2json
 }
 
 /// Answers of a slot that did not move meanwhile: each begins where the slot stands and repeats the earlier ones.
@@ -200,6 +221,8 @@ impl State {
             warned_from: None,
             slot_transactions: None,
             last_commit: None,
+            newest_commit: None,
+            commit_before_tip: None,
             diverged: None,
             former_head: None,
             rereading: None,
@@ -260,6 +283,28 @@ impl State {
     /// All that committed up to here is safe at least in this spool.
     pub(crate) fn position(&self) -> Lsn {
         self.covered_lsn.max(self.tip.end_lsn)
+    }
+
+    /// A poll has read up to `place`, and `newest` is the last transaction that it met; `None` where it met none after
+    /// what was known.
+    pub(crate) fn has_read(
+        &mut self,
+        newest: Option<ArchivedCommit>,
+        (before, place): (Lsn, Lsn),
+        kind: SourceKind,
+    ) {
+        let known = self.newest_commit.filter(|known| known.place == before && known.kind == kind);
+        let newest = newest.or(known.map(|known| known.commit));
+        self.newest_commit = newest.map(|commit| LastBefore { place, commit, kind });
+        if let Some(commit) = newest.filter(|newest| newest.end_lsn <= self.tip.end_lsn) {
+            self.commit_before_tip = Some(LastBefore { place: self.tip.end_lsn, commit, kind });
+        }
+    }
+
+    /// The last transaction up to the end of the chain, where the slot must have none between the two.
+    pub(crate) fn last_before_tip(&self, kind: SourceKind) -> Option<ArchivedCommit> {
+        let is_of_tip = |last: &LastBefore| last.place == self.tip.end_lsn && last.kind == kind;
+        self.commit_before_tip.filter(is_of_tip).map(|last| last.commit)
     }
 
     /// Gaps that nobody mends are as many as there are reasons to tell them apart, and not as many as there were polls.

@@ -12,6 +12,7 @@ use syncdata_formats::manifest::{Link, Manifest};
 use syncdata_formats::name::TableName;
 use syncdata_formats::segment::SegmentWriter;
 use syncdata_formats::time::Timestamp;
+use syncdata_tests::world::Plugin;
 use syncdata_tests::{Finished, World, WorldOptions};
 
 use crate::operator::{self, SLOT};
@@ -347,6 +348,66 @@ fn has(world: &World, text: &str) -> bool {
         .iter()
         .flat_map(|segment| &segment.lines)
         .any(|line| line.contains(text))
+}
+
+/// Of what was archived nothing is missing, and behind it stands a manifest without a commit: a gap alone, or a proof's
+/// mark. What the restored server commits up to there would be passed over.
+#[tokio::test]
+async fn a_rollback_behind_a_manifest_without_a_commit_has_diverged() {
+    for (plugin, is_proof) in [(Plugin::Wal2json, false), (Plugin::Wal2json, true), (Plugin::Pgoutput, false)]
+    {
+        let schema = "CREATE TABLE notes (id int PRIMARY KEY, text text);
+            CREATE TABLE others (id int PRIMARY KEY, v text); INSERT INTO others VALUES (1, 'x')";
+        let options = WorldOptions::default().without_sftp().plugin(plugin);
+        let mut world = scene::world_with(options, schema).await;
+        write(&world, 1).await;
+        run(&world, 0).await;
+        let restored = world.source.copied(false).await;
+        world.source.execute("CREATE SCHEMA apart").await;
+        if is_proof {
+            world.archiver(["proof"]).succeed().await;
+        } else {
+            world.source.execute("ALTER TABLE others ALTER v TYPE bytea USING v::bytea").await;
+            run(&world, 1).await;
+        }
+        let manifests = reader::manifests(world.archive_dir());
+        let newest = reader::json(manifests.last().expect("segments"));
+        assert_eq!(
+            (newest["records"].as_u64(), newest["proof"].is_object()),
+            (Some(0), is_proof),
+            "{newest}"
+        );
+        // The slot goes back, and all is as it was.
+        world.source.crash();
+        world.source.resume().await;
+        run(&world, 0).await;
+        restored.execute("INSERT INTO notes VALUES (2, 'other')").await;
+        restored.execute("SELECT pg_logical_emit_message(false, 'p', repeat('x', 8000000))").await;
+        restored.execute("INSERT INTO notes VALUES (3, 'other')").await;
+        world.set_archiver("pg_port", i64::from(restored.port()));
+        for _ in 0..2 {
+            let stopped = run(&world, 2).await;
+            assert!(stopped.stderr.contains("has diverged from the archive"), "{plugin:?}: {stopped}");
+        }
+        assert_eq!(reader::manifests(world.archive_dir()), manifests, "nothing is published");
+    }
+}
+
+/// When the spool was new, the slot stood past all that is archived. The rollback comes later.
+#[tokio::test]
+async fn a_rollback_is_found_by_a_spool_that_came_after_the_archive() {
+    let mut world = world().await;
+    let restored = world.source.copied(false).await;
+    write(&world, 2).await;
+    run(&world, 0).await;
+    fs::remove_dir_all(world.spool_dir()).expect("our folder");
+    run(&world, 0).await;
+    restored.execute("INSERT INTO notes VALUES (2, 'other')").await;
+    restored.execute("SELECT pg_logical_emit_message(false, 'p', repeat('x', 8000000))").await;
+    restored.execute("INSERT INTO notes VALUES (3, 'other')").await;
+    world.set_archiver("pg_port", i64::from(restored.port()));
+    let stopped = run(&world, 2).await;
+    assert!(stopped.stderr.contains("has diverged from the archive"), "{stopped}");
 }
 
 /// An operator decides that the restored server is the truth from here on: a gap of everything, which resync mends.

@@ -1,0 +1,60 @@
+//! Whether the source has the history that was archived: asked of its slot, where that has gone back.
+
+use syncdata_formats::Result;
+use syncdata_service::config::Config;
+
+use crate::source::Source as _;
+use crate::source::catalog::Slot;
+use crate::source::connection::Connection;
+use crate::source::event::Transaction;
+use crate::source::production::Production;
+use crate::source::slot::{self, Trouble};
+use crate::spool::State;
+
+/// A slot that stands before the last archived commit offers it again, and up to the end of the chain nothing else: or the
+/// source has another history.
+pub(super) async fn last_commit_missing(
+    config: &Config,
+    connection: &mut Connection,
+    source: &Production,
+    slot: &Slot,
+    state: &State,
+) -> Result<Option<String>> {
+    let before_tip = state.last_before_tip(source.described().kind());
+    let Some(last) = before_tip.or(state.last_commit) else { return Ok(None) };
+    let stands = slot.confirmed_flush_lsn.unwrap_or_default();
+    let upto = if before_tip.is_some() { state.tip.end_lsn } else { last.end_lsn };
+    if stands >= upto {
+        return Ok(None);
+    }
+    let commits = match source.commits(connection, upto).await {
+        // A transaction that cannot be read may stand there, in a gap.
+        Err(error) if upto > last.end_lsn && Trouble::of(&error) == Trouble::Content => {
+            if stands >= last.end_lsn {
+                return Ok(None);
+            }
+            source.commits(connection, last.end_lsn).await
+        }
+        commits => commits,
+    };
+    let commits = commits.map_err(|error| slot::explain_to(error, config, connection))?;
+    let is_last = |commit: &Transaction| {
+        (commit.end_lsn, commit.xid, commit.committed_at) == (last.end_lsn, last.xid, last.ts)
+    };
+    let in_words = |commit: &Transaction| {
+        format!("transaction {} of {} ending at {}", commit.xid, commit.committed_at, commit.end_lsn)
+    };
+    let of_archive = format!("transaction {} of {} ending at {}", last.xid, last.ts, last.end_lsn);
+    let there = commits.iter().find(|commit| commit.end_lsn >= last.end_lsn);
+    if stands < last.end_lsn && !there.is_some_and(is_last) {
+        let instead = there.map_or("nothing".to_owned(), in_words);
+        return Ok(Some(format!(
+            "the archive has {of_archive}, and the source's slot offers {instead} there"
+        )));
+    }
+    let other = commits.iter().find(|commit| commit.end_lsn > last.end_lsn && commit.end_lsn <= upto);
+    Ok(other.map(|other| {
+        let other = in_words(other);
+        format!("after {of_archive} nothing had committed up to {upto}, and the source's slot offers {other}")
+    }))
+}
