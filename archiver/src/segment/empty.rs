@@ -63,7 +63,7 @@ impl Claims<'_> {
         let written = catalog::insert_position(&tx).await?;
         let mut expected = self.tables.clone();
         if written > self.end {
-            if Position::settled(&tx).await?.flush < written {
+            if Position::soon(&tx).await?.0.flush < written {
                 return Ok(Counted::default());
             }
             let later = self

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::lsn::Lsn;
@@ -87,6 +87,11 @@ const FACTS: &str =
 const POSITION: &str =
     "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, pg_current_wal_flush_lsn(),
     ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int4";
+
+/// Read-only sessions may.
+const NEXT_XID: &str = "SELECT pg_current_xact_id()::text";
+
+const PAUSE: Duration = Duration::from_millis(50);
 
 const SCHEMAS: &str = "SELECT nspname::text FROM pg_namespace
   WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'";
@@ -183,10 +188,31 @@ impl Facts {
 impl Position {
     /// A position after all that had committed when it was asked for. A commit that nobody waits for
     /// (synchronous_commit = off) is there for every reader before it is flushed, which is what can be decoded: the
-    /// server has a moment to flush it. (Longer than a moment only if wal_writer_delay was made so.)
+    /// server is waited for, which flushes within three times wal_writer_delay.
     pub(crate) async fn settled(client: &impl GenericClient) -> Result<Position> {
+        // That setting is at most 10 s.
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let started = Instant::now();
+        let (mut position, written) = Position::soon(client).await?;
+        let at = position.at;
+        while position.flush < written {
+            if started.elapsed() >= PATIENCE {
+                let message = format!("the server has not written its WAL up to {written} within 60 s");
+                return Err(
+                    Error::new(Kind::Unreachable, message).hint("look at the server's disk, then try again")
+                );
+            }
+            // A commit without a change hurries nobody, but wakes the process that writes what others left unwritten.
+            one(client, "asking the source for a transaction number", NEXT_XID, &[]).await?;
+            tokio::time::sleep(2 * PAUSE).await;
+            position = Position { at, ..Position::read(client).await? };
+        }
+        Ok(position)
+    }
+
+    /// The same as far as it comes in a moment, and what it should be.
+    pub(crate) async fn soon(client: &impl GenericClient) -> Result<(Position, Lsn)> {
         const ROUNDS_MAX: u32 = 20;
-        const PAUSE: Duration = Duration::from_millis(50);
         let mut position = Position::read(client).await?;
         let written = insert_position(client).await?;
         let at = position.at;
@@ -197,7 +223,7 @@ impl Position {
             tokio::time::sleep(PAUSE).await;
             position = Position { at, ..Position::read(client).await? };
         }
-        Ok(position)
+        Ok((position, written))
     }
 
     pub(crate) async fn read(client: &impl GenericClient) -> Result<Position> {

@@ -1,5 +1,7 @@
 //! Rows of partitions travel as those of the table that is captured.
 
+use syncdata_tests::world::WorldOptions;
+
 use crate::reader;
 use crate::scene::{self, listing, news, poll, poll_with_gap, shapes};
 
@@ -140,4 +142,37 @@ async fn rows_of_a_partition_that_was_detached_since_are_a_gap_of_its_root() {
     poll(&world).await;
     poll(&world).await;
     assert_eq!(shapes(&reader::segments(world.archive_dir())), lines, "no row of it travels any more");
+}
+
+/// What is committed with synchronous_commit = off is in the catalog before it is in the stream: the server is waited for,
+/// or the rename would seem older than the row.
+#[tokio::test]
+async fn a_rename_that_is_seen_before_it_is_flushed_hides_no_row() {
+    let options = WorldOptions::default()
+        .without_sftp()
+        .source(|options| options.setting("wal_writer_delay", "5s"))
+        .archiver_setting("tables", vec![toml::Value::from("orders")]);
+    let schema = "CREATE TABLE orders (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (10)";
+    let world = scene::world_with(options, schema).await;
+    scene::poll(&world).await;
+    let client = world.source.connect().await;
+    for statement in [
+        "SET synchronous_commit = off",
+        "INSERT INTO orders VALUES (1)",
+        "ALTER TABLE orders_1 RENAME TO orders_9",
+    ] {
+        client.batch_execute(statement).await.expect("runs");
+    }
+    for _ in 0..2 {
+        world.archiver(["run", "--once"]).run().await;
+        // A commit that is waited for.
+        world.source.execute("CREATE TABLE IF NOT EXISTS another ()").await;
+    }
+    let segments = crate::reader::segments(world.archive_dir());
+    let is_there = segments.iter().any(|segment| !segment.lines.is_empty());
+    assert!(
+        is_there || scene::gaps(&segments).iter().any(|tables| tables.contains("orders")),
+        "{segments:?}"
+    );
 }
