@@ -462,6 +462,12 @@ impl Capture {
         !self.strangers.is_empty() || !self.lodgers.is_empty() || !self.guests.is_empty()
     }
 
+    /// Rows may come under a name that no relation has now, and be of a captured table.
+    pub(crate) fn has_former_names(&self) -> bool {
+        let is_former = |route: &Route| route.target.is_none() && !route.doubts.is_empty();
+        self.expects_strangers() || self.routes.values().any(is_former)
+    }
+
     /// Relations whose changes are looked for though no pattern names them: partitions, also those of earlier polls, and
     /// whatever a captured table is in doubt about.
     pub(crate) fn beyond_patterns(&self) -> impl Iterator<Item = &TableName> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use syncdata_tests::{Disk, PostgresOptions, World, WorldOptions};
 
 use crate::operator::{self, SLOT};
-use crate::{reader, replay};
+use crate::{reader, replay, scene};
 
 const TABLES: [&str; 1] = ["notes"];
 
@@ -169,6 +169,32 @@ async fn an_unreadable_transaction_past_the_guard_becomes_a_gap_of_its_tables() 
         replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
         world.archiver(["status"]).run().await.expect_code(1);
     }
+}
+
+/// The rows of a partition stand under the name that it had then, and alone under no name of now.
+#[tokio::test]
+async fn an_unreadable_transaction_of_a_partition_that_was_renamed_is_a_gap_of_its_table() {
+    let source =
+        |options: PostgresOptions| options.setting("temp_file_limit", "1MB").setting("work_mem", "64kB");
+    let tables = ["notes", "orders"].map(toml::Value::from).to_vec();
+    let options = WorldOptions::default().without_sftp().source(source).archiver_setting("wal_guard", "1MiB");
+    let schema = "CREATE TABLE notes (id int PRIMARY KEY, text text);
+        CREATE TABLE orders (id int PRIMARY KEY, text text) PARTITION BY RANGE (id);
+        CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (1000000)";
+    let world = scene::world_with(options.archiver_setting("tables", tables), schema).await;
+    scene::poll(&world).await;
+    let both = "BEGIN; INSERT INTO notes VALUES (1, 'row');
+        INSERT INTO orders SELECT i, 'too much' FROM generate_series(1, 40000) i; COMMIT";
+    world.source.execute(both).await;
+    world.source.execute("ALTER TABLE orders_1 RENAME TO orders_9").await;
+    write(&world, 2).await;
+    for _ in 0..3 {
+        world.archiver(["run", "--once"]).run().await;
+    }
+    let gaps = operator::gaps(&world);
+    let concerns =
+        |gap: &serde_json::Value| gap["tables"].is_null() || gap.to_string().contains("\"orders\"");
+    assert!(gaps.iter().any(concerns), "{gaps:?}");
 }
 
 async fn temp_bytes(world: &World) -> u64 {

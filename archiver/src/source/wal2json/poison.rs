@@ -53,7 +53,11 @@ pub(in crate::source) async fn locate(
     let readable_upto = readable.checked_sub(1).map(|last| commits[last].end_lsn);
     let relations: Vec<_> = capture.relations().map(|name| (name.clone(), filter::alone(name))).collect();
     let tables = tables(connection, &only_it, relations.clone()).await?;
-    let besides = besides(connection, &only_it, relations, &tables).await?;
+    // It may have rows under a name that is no relation's any more: then nobody can say of which tables it is.
+    let besides = match tables.is_empty() || capture.has_former_names() {
+        true => None,
+        false => besides(connection, &only_it, relations, &tables).await?,
+    };
     Ok(Some(Poison { xid: Some(xid), end_lsn, readable_upto, tables, besides }))
 }
 
