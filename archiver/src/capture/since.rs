@@ -23,6 +23,9 @@ pub(crate) struct CaptureMemory {
     spans: Vec<Span>,
     /// What the chain says already.
     told: BTreeMap<TableName, Since>,
+    /// The rows up to here are in the balances; `None` without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted_to: Option<Lsn>,
 }
 
 /// One table under one name, captured from one position to another.
@@ -82,6 +85,8 @@ pub(crate) struct Stretch<'a> {
     /// Ends of those transactions that were watched for.
     pub seen: BTreeMap<u32, Lsn>,
     pub counts: Vec<&'a BTreeMap<TableName, OpCounts>>,
+    /// Where the next one begins, if all of this is published.
+    pub upto: Lsn,
 }
 
 impl Balance {
@@ -118,7 +123,7 @@ impl CaptureMemory {
             balance: None,
         };
         let spans = told.iter().filter(|(name, _)| captured.contains(name)).map(span).collect();
-        CaptureMemory { patterns: BTreeMap::new(), spans, told }
+        CaptureMemory { spans, told, ..CaptureMemory::default() }
     }
 
     /// For another database in the place of this one.
@@ -129,6 +134,10 @@ impl CaptureMemory {
 
     /// Takes in what the catalog shows now.
     pub(crate) fn look(&mut self, look: &Look<'_>) {
+        // What was counted and never published comes again, or was passed over.
+        if self.counted_to != Some(look.position) {
+            self.uncounted(|_| true);
+        }
         let in_force = |pattern: &TablePattern| {
             let text = pattern.to_string();
             let since = self.patterns.get(&text).copied().unwrap_or(look.position);
@@ -192,6 +201,8 @@ impl CaptureMemory {
                 span.balance = span.balance.and_then(|balance| balance.with(counts));
             }
         }
+        let counts_any = self.open().any(|span| span.balance.is_some());
+        self.counted_to = counts_any.then_some(stretch.upto);
     }
 
     /// The tables of which it can be proved that they were empty: those that have just so many rows, now that all of the
@@ -223,6 +234,7 @@ impl CaptureMemory {
                 (span.from, span.empty) = (span.in_force, true);
             }
         }
+        self.counted_to = None;
     }
 
     /// What a manifest that ends there has to say; nothing if the chain says it already.
@@ -299,7 +311,7 @@ mod tests {
             };
             let counts: BTreeMap<TableName, OpCounts> = rows.iter().map(counts).collect();
             let seen = seen.iter().map(|&(xid, end)| (xid, lsn(end))).collect();
-            self.memory.settle(&Stretch { seen, counts: vec![&counts] });
+            self.memory.settle(&Stretch { seen, counts: vec![&counts], upto: lsn(150) });
         }
 
         fn prove(&mut self, tables: &[&str]) {
@@ -331,8 +343,20 @@ mod tests {
         let truncated =
             BTreeMap::from([(name("c"), OpCounts { insert: 9, truncate: 1, ..OpCounts::default() })]);
         scene.look(&["*", "c"], &[("c", 4, 5, 5)], 200);
-        scene.memory.settle(&Stretch { seen: BTreeMap::new(), counts: vec![&truncated] });
+        scene.memory.settle(&Stretch { seen: BTreeMap::new(), counts: vec![&truncated], upto: lsn(250) });
         assert!(scene.memory.provable().is_empty());
+    }
+
+    #[test]
+    fn what_was_counted_and_is_read_again_proves_nothing() {
+        for (position, is_provable) in [(150, true), (100, false), (200, false)] {
+            let mut scene = scene();
+            scene.look(&["*"], &[("a", 1, 5, 5)], 100);
+            scene.settle(&[], &[("a", 1000, 0)]);
+            scene.look(&["*"], &[("a", 1, 5, 5)], position);
+            scene.settle(&[], &[("a", 1000, 0)]);
+            assert_eq!(!scene.memory.provable().is_empty(), is_provable, "{position}");
+        }
     }
 
     #[test]

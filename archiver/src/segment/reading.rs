@@ -256,6 +256,7 @@ impl Reading<'_> {
         captured.settle(&since::Stretch {
             seen: harvest.seen.clone(),
             counts: harvest.segments.iter().map(|segment| &segment.summary.tables).collect(),
+            upto: end,
         });
         self.place_at_end(spool, end, &mut harvest);
         let slot = slot::read(&tx, &self.config.slot_name).await?;

@@ -2,7 +2,7 @@
 //! wrote anew.
 
 use serde_json::{Value, json};
-use syncdata_tests::world::World;
+use syncdata_tests::world::{World, WorldOptions};
 
 use crate::reader;
 use crate::scene::{self, gaps, poll};
@@ -178,6 +178,24 @@ async fn a_row_that_waits_for_its_commit_to_be_seen_is_no_proof_of_emptiness() {
     world.source.execute("INSERT INTO t VALUES (3)").await;
     poll(&world).await;
     assert!(since(&world).contains(&("t".into(), false)), "what is not proved at first is not proved later");
+}
+
+/// Killed after it was counted and before it is published, or where that fails, it is read and counted again: twice as many
+/// as came are just as many as there are.
+#[tokio::test]
+async fn rows_that_are_read_twice_are_no_proof_of_emptiness() {
+    for fault in ["spool.before_manifest=kill", "spool.before_manifest=error"] {
+        let options = WorldOptions::default().without_sftp().archiver_setting("poll_max_changes", 1000);
+        let schema = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY);
+            INSERT INTO t SELECT generate_series(1, 1000)";
+        let world = scene::world_with(options, schema).await;
+        world.source.execute("INSERT INTO t SELECT id + 1000 FROM t").await;
+        world.source.execute("INSERT INTO u SELECT generate_series(1, 1000)").await;
+        world.source.execute("INSERT INTO u VALUES (0)").await;
+        world.archiver(["run", "--once"]).fault(fault).run().await;
+        poll(&world).await;
+        assert_eq!(since(&world)[0], ("t".to_owned(), false), "{fault}");
+    }
 }
 
 /// All that is in the stream was read before the rows are counted, and what happens in between is not in it yet.
