@@ -104,8 +104,9 @@ impl Poll<'_> {
         self.publish_gap(Gap { from, to: upto, reason: reason.to_owned(), tables: None }).await?;
         // Only now: without the gap the divergence must not be forgotten.
         if diverged {
-            let timeline = self.position.timeline;
+            let (timeline, oldest) = (self.position.timeline, self.slot.catalog_xmin);
             self.spool.update(|state| {
+                state.gives_numbers_again(oldest);
                 (state.diverged, state.last_commit) = (None, None);
                 (state.newest_commit, state.commit_before_tip) = (None, None);
                 state.source.timeline = timeline;

@@ -274,7 +274,11 @@ impl State {
         }
         self.former_head = self.covered_at;
         self.covered_lsn = place;
-        // Numbers of transactions are given again, too.
+        self.gives_numbers_again(oldest);
+    }
+
+    /// The source gives numbers of transactions again: that they were seen is known of those before `oldest` only.
+    pub(crate) fn gives_numbers_again(&mut self, oldest: Option<u32>) {
         if let Some(oldest) = oldest {
             self.memory.seen = self.memory.seen.take().map(|seen| seen.before(oldest));
         }
