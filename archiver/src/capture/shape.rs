@@ -53,9 +53,10 @@ pub(crate) struct ShapeColumn {
 impl ShapeMemory {
     /// Takes in what the catalog shows, by oid, as of `catalog_at`.
     pub(crate) fn look(&mut self, mut now: BTreeMap<u32, Shape>, catalog_at: Lsn) {
+        let at_odds = at_odds(&now);
         for (oid, shape) in &mut now {
             let Some(before) = self.shapes.get(oid) else { continue };
-            if before.was_rewritten(shape) {
+            if before.was_rewritten(shape) || before.has_got_any(shape, &at_odds) {
                 let doubt = self.in_doubt.entry(shape.table.clone()).or_default();
                 doubt.writers.extend(shape.writers.difference(&before.writers));
                 doubt.upto = doubt.upto.max(catalog_at);
@@ -95,6 +96,21 @@ impl ShapeMemory {
     }
 }
 
+/// Columns of which the partitions of a table have different values in their older rows: nothing says that of the table.
+fn at_odds(shapes: &BTreeMap<u32, Shape>) -> BTreeSet<(TableName, String)> {
+    let (mut said, mut at_odds) = (BTreeMap::new(), BTreeSet::new());
+    for shape in shapes.values() {
+        for ShapeColumn { name, missing, .. } in &shape.columns {
+            let Some(missing) = missing else { continue };
+            let place = (shape.table.clone(), name.clone());
+            if said.entry(place.clone()).or_insert(missing) != &missing {
+                at_odds.insert(place);
+            }
+        }
+    }
+    at_odds
+}
+
 impl Doubt {
     /// Where all of its transactions were seen, the last of them says it; else where the catalog was read.
     fn reaches_past(&self, seen: &BTreeMap<u32, Lsn>, position: Lsn) -> bool {
@@ -121,6 +137,12 @@ impl Shape {
             // Whatever default it came with may be gone, and what old rows have from it with the file.
             None => is_new_file && column.missing.is_none(),
         })
+    }
+
+    /// Whether any of these columns is new.
+    fn has_got_any(&self, now: &Shape, columns: &BTreeSet<(TableName, String)>) -> bool {
+        let is_new = |column: &&ShapeColumn| self.column(column.attnum).is_none();
+        now.columns.iter().filter(is_new).any(|new| columns.contains(&(now.table.clone(), new.name.clone())))
     }
 
     fn keep_missing(&mut self, before: &Shape) {
@@ -194,6 +216,26 @@ mod tests {
                 other.told(&seen, Lsn::from_u64(150));
                 assert!(other.in_doubt.is_empty());
             }
+        }
+    }
+
+    #[test]
+    fn partitions_that_have_different_values_in_old_rows_of_a_new_column_are_a_gap() {
+        let of = |filenode: u32, missing: &[&str]| {
+            let more = missing.iter().map(|missing| ShapeColumn {
+                missing: Some((*missing).to_owned()),
+                ..column(3, "more", "text")
+            });
+            shape(filenode, &[column(1, "id", "integer")].into_iter().chain(more).collect::<Vec<_>>())
+        };
+        for (at_once, later, is_gap) in [("x", "y", false), ("y", "y", true)] {
+            let mut memory = ShapeMemory::default();
+            memory.look(BTreeMap::from([(7, of(10, &[]))]), Lsn::from_u64(100));
+            for other in [at_once, later] {
+                let now = BTreeMap::from([(7, of(10, &["x"])), (8, of(11, &[other]))]);
+                memory.look(now, Lsn::from_u64(200));
+            }
+            assert_eq!(memory.is_in_doubt(), is_gap, "what came later is in rows of its own");
         }
     }
 

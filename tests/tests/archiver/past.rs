@@ -89,6 +89,19 @@ async fn a_partitioned_table_says_what_its_partitions_have_in_old_rows() {
     world.source.execute("INSERT INTO orders VALUES (11)").await;
     let segments = poll(&world).await;
     assert_eq!(segments[0].manifest["relations"]["orders"]["columns"][1]["missing"], "old");
+
+    // One that comes with another value, and without a row, in the same interval as the column.
+    world
+        .source
+        .execute(
+            "CREATE TABLE orders_3 (id int PRIMARY KEY, more text); ALTER TABLE orders ADD last text DEFAULT 'x';
+            ALTER TABLE orders_3 ADD last text DEFAULT 'y';
+            ALTER TABLE orders ATTACH PARTITION orders_3 FOR VALUES FROM (20) TO (30); INSERT INTO orders VALUES (12)",
+        )
+        .await;
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    let segments = reader::segments(world.archive_dir());
+    assert_eq!(gaps(&segments), ["[\"orders\"]"]);
 }
 
 /// Writes until the newest record ends with its page. The first thing on the next one will be a header, for which nobody
