@@ -134,10 +134,12 @@ impl Poll<'_> {
         let Some(poison) = located else { return Err(self.explain(error)) };
         if poison.end_lsn <= self.spool.position() {
             // The slot goes past it when that is safe where `confirm` says.
+            let stood = self.slot.confirmed_flush_lsn;
             self.ship().await?;
             self.confirm().await?;
             if self.slot.confirmed_flush_lsn >= Some(poison.end_lsn) {
-                return Ok(());
+                // Where it stood past it already, the same would come again, without end.
+                return if self.slot.confirmed_flush_lsn > stood { Ok(()) } else { Err(self.explain(error)) };
             }
             let what = match gap::covers(&self.spool.state().gaps, poison.end_lsn) {
                 true => "the slot stands before a declared gap",

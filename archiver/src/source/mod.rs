@@ -22,6 +22,7 @@ pub(crate) mod wait;
 pub(crate) mod wal2json;
 
 mod length;
+mod pages;
 mod types;
 
 #[cfg(test)]

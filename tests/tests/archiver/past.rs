@@ -106,7 +106,7 @@ async fn a_partitioned_table_says_what_its_partitions_have_in_old_rows() {
 
 /// Writes until the newest record ends with its page. The first thing on the next one will be a header, for which nobody
 /// waits.
-const FILL_PAGE: &str = "DO $$ DECLARE here int; BEGIN LOOP
+pub(crate) const FILL_PAGE: &str = "DO $$ DECLARE here int; BEGIN LOOP
     here := mod(pg_current_wal_insert_lsn() - '0/0', 8192);
     EXIT WHEN here = 24;
     PERFORM pg_logical_emit_message(false, 'p', repeat('x', CASE WHEN here < 7800 THEN 8192 - here - 55 ELSE 400 END));

@@ -8,8 +8,9 @@ use syncdata_tests::postgres::StopMode;
 use syncdata_tests::world::{Plugin, World, WorldOptions};
 use tokio::task::JoinHandle;
 
+use crate::past::FILL_PAGE;
 use crate::publication::{STEADY, gaps, missed, poll, world};
-use crate::{operator, reader};
+use crate::{operator, reader, scene};
 
 /// A session whose commits wait for the standby, as production's own do. It is told when they have come to that.
 async fn waiting_for_the_standby(world: &World, sql: &str) -> JoinHandle<()> {
@@ -110,6 +111,31 @@ async fn where_a_row_is_too_large_to_be_printed_is_found_and_can_be_declared_a_g
     world.source.execute("DELETE FROM notes").await;
     assert_eq!(poll(&world).await, [].into());
     assert_eq!(operator::gaps(&world)[0]["to"], upto.as_str());
+}
+
+/// The record of its commit begins after the header of a page.
+#[tokio::test]
+async fn a_transaction_that_cannot_be_read_and_commits_on_a_new_page_is_passed_over() {
+    let source = |options: syncdata_tests::PostgresOptions| {
+        options.setting("temp_file_limit", "1MB").setting("work_mem", "64kB")
+    };
+    let options = WorldOptions::default().without_sftp().plugin(Plugin::Pgoutput).source(source);
+    let schema = format!("{STEADY}; CREATE TABLE good (id int PRIMARY KEY)");
+    let world = scene::world_with(options, &schema).await;
+    assert_eq!(poll(&world).await, [].into());
+    let client = world.source.connect().await;
+    let on_a_new_page =
+        format!("BEGIN; INSERT INTO good SELECT generate_series(1, 40000); {}; COMMIT", FILL_PAGE);
+    client.batch_execute(&on_a_new_page).await.expect("runs");
+    world.source.execute("INSERT INTO steady VALUES (DEFAULT)").await;
+    let stopped = world.archiver(["run", "--once"]).run().await.expect_code(2).to_string();
+    let (_, upto) = stopped.split_once("declare-gap --upto ").expect("a command");
+    let upto: String = upto.chars().take_while(|c| !c.is_whitespace()).collect();
+    assert_eq!(lsn(&upto).as_u64() % 8192, 25, "{stopped}");
+    world.archiver(["declare-gap", "--upto", &upto, "--reason", "too large"]).succeed().await;
+    world.archiver(["run", "--once"]).succeed().await;
+    assert_eq!(operator::gaps(&world).len(), 1);
+    assert_eq!(poll(&world).await, [].into());
 }
 
 fn lsn(text: &str) -> Lsn {

@@ -8,6 +8,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_service::faults;
 
 use super::Pgoutput;
+use crate::source::catalog;
 use crate::source::connection::{Connection, while_in_use};
 use crate::source::poison::Poison;
 use crate::source::slot::Trouble;
@@ -38,10 +39,12 @@ pub(super) async fn locate(
     // What lies before it is worth an answer only if something commits there.
     let before = source.offered(connection, readable).await?;
     let last = before.last().map(|offered| offered.transaction.end_lsn);
-    // The record begins where the last readable answer ends, and the slot hands out no commit that begins before it.
+    // The record begins where the last readable answer ends, or after the header of the page that begins there; and the
+    // slot hands out no commit that begins before the place where it stands.
+    let begin = catalog::begin_after(connection.session.client(), readable).await?;
     Ok(Some(Poison {
         xid: None,
-        end_lsn: unreadable,
+        end_lsn: Lsn::from_u64(begin.as_u64() + 1),
         readable_upto: last.filter(|last| *last > from),
         tables: Vec::new(),
         besides: None,
