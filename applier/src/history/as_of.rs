@@ -249,6 +249,7 @@ impl Making<'_> {
     async fn bridge(&self, base: &Base, copy: &Copy, segments: &[&Verified]) -> Result<(), Halt> {
         let described = |segment: &&Verified| segment.manifest().relations.get(&copy.table.name).cloned();
         let Some(now) = segments.iter().rev().find_map(described) else { return Ok(()) };
+        let now = columns::first_said(now, segments.iter().filter_map(described));
         let client = self.local.session.client();
         let (values, has_rows) = match base {
             // Its rows come with its changes, whatever columns they have.

@@ -3,6 +3,8 @@
 //! Pure. DDL is not in the stream: what it did to rows has to follow from the two descriptions alone, column by column,
 //! by the catalog's number. What does not follow needs a newer base copy.
 
+use std::collections::BTreeMap;
+
 use syncdata_formats::manifest::{Column, FingerprintVersion, Relation};
 use syncdata_formats::types::keeps_text;
 
@@ -18,6 +20,21 @@ pub(crate) fn old_values(now: &Relation) -> Vec<OldValue> {
     let old =
         |column: &Column| Some(OldValue { column: column.name.clone(), value: column.missing.clone()? });
     now.columns.iter().filter_map(old).collect()
+}
+
+/// What old rows have in a column, as it was said first: the catalog of the source forgets it when rows are written anew.
+pub(crate) fn first_said(now: Relation, since: impl Iterator<Item = Relation>) -> Relation {
+    let mut said: BTreeMap<u16, String> = BTreeMap::new();
+    for column in since.flat_map(|relation| relation.columns) {
+        if let (Some(attnum), Some(missing)) = (column.attnum, column.missing) {
+            said.entry(attnum).or_insert(missing);
+        }
+    }
+    let column = |column: Column| {
+        let first = column.attnum.and_then(|attnum| said.get(&attnum).cloned());
+        Column { missing: first.or(column.missing), ..column }
+    };
+    Relation { columns: now.columns.into_iter().map(column).collect(), ..now }
 }
 
 /// What the rows that were there under `before` need to be right under `now`. `Err`: nobody can say, in words.
@@ -82,8 +99,6 @@ fn check_labels(before: &Relation, now: &Relation) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use syncdata_formats::manifest::ReplicaIdentity;
 
     use super::*;
@@ -147,5 +162,23 @@ mod tests {
         };
         assert_eq!(bridge(&plain(&["a", "b"]), &plain(&["a"])), Ok(Vec::new()));
         assert!(bridge(&plain(&["a"]), &plain(&["a", "b"])).is_err_and(|reason| reason.contains("column b")));
+    }
+
+    #[test]
+    fn what_was_said_first_of_old_rows_stays() {
+        let with = |missing: Option<&str>| {
+            relation(&[column(1, "id", "integer", None), column(3, "w", "text", missing)], &[])
+        };
+        for (said, value) in [
+            (&[Some("x"), None][..], Some("x")),
+            (&[None, Some("x"), Some("y")], Some("x")),
+            (&[None, None], None),
+        ] {
+            let said: Vec<Relation> = said.iter().map(|missing| with(*missing)).collect();
+            let now = first_said(said.last().expect("one").clone(), said.into_iter());
+            let base = relation(&[column(1, "id", "integer", None)], &[]);
+            let values = bridge(&base, &now).expect("nothing else has changed");
+            assert_eq!(values.first().map(|old| old.value.as_str()), value);
+        }
     }
 }

@@ -211,6 +211,7 @@ impl Loader<'_> {
             relation.filter(|_| manifest.end_lsn > work.known.upto).cloned()
         };
         let Some(now) = segments.iter().rev().find_map(described) else { return Ok(None) };
+        let now = columns::first_said(now, segments.iter().filter_map(described));
         // What changes alone make has no rows from before, but changes from before columns came.
         let is_first = matches!(work.base, Base::Start { .. }) && !copy.described;
         copy.described = true;

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::digest;
 use crate::archive::source::Source;
 use crate::archive::stretch::stretch;
-use crate::load::columns::{bridge, old_values};
+use crate::load::columns::{bridge, first_said, old_values};
 use crate::load::{self, Base, Copy, Halt, Known, Refusal, shadow};
 use crate::plan::offer::{Choice, Offer};
 use crate::plan::position::Applied;
@@ -191,6 +191,7 @@ impl Wanted<'_> {
             marked.map(|marked| &marked.relation).or_else(|| manifest.relations.get(name)).cloned()
         };
         let Some(now) = segments.iter().rev().find_map(described) else { return Ok(()) };
+        let now = first_said(now, segments.iter().filter_map(described));
         let is_first = matches!(base, Base::Start { .. });
         let before = match is_first {
             true => segments.iter().find_map(described).unwrap_or_else(|| now.clone()),

@@ -99,7 +99,7 @@ impl ShapeMemory {
 /// Columns of which the partitions of a table have different values in their older rows: nothing says that of the table.
 fn at_odds(shapes: &BTreeMap<u32, Shape>) -> BTreeSet<(TableName, String)> {
     let (mut said, mut at_odds) = (BTreeMap::new(), BTreeSet::new());
-    for shape in shapes.values() {
+    for shape in shapes.values().filter(|shape| !shape.is_partitioned()) {
         for ShapeColumn { name, missing, .. } in &shape.columns {
             let Some(missing) = missing else { continue };
             let place = (shape.table.clone(), name.clone());
@@ -111,6 +111,23 @@ fn at_odds(shapes: &BTreeMap<u32, Shape>) -> BTreeSet<(TableName, String)> {
     at_odds
 }
 
+/// A partitioned table has no rows that could be older than a column: what they have is what its partitions agree on.
+pub(crate) fn agree(shapes: &mut BTreeMap<u32, Shape>) {
+    let mut said: BTreeMap<(TableName, String), BTreeSet<String>> = BTreeMap::new();
+    for shape in shapes.values().filter(|shape| !shape.is_partitioned()) {
+        for column in &shape.columns {
+            let place = (shape.table.clone(), column.name.clone());
+            said.entry(place).or_default().extend(column.missing.clone());
+        }
+    }
+    for shape in shapes.values_mut().filter(|shape| shape.is_partitioned()) {
+        for column in &mut shape.columns {
+            let said = said.get(&(shape.table.clone(), column.name.clone())).filter(|said| said.len() == 1);
+            column.missing = said.and_then(|said| said.first().cloned());
+        }
+    }
+}
+
 impl Doubt {
     /// Where all of its transactions were seen, the last of them says it; else where the catalog was read.
     fn reaches_past(&self, seen: &BTreeMap<u32, Lsn>, position: Lsn) -> bool {
@@ -120,6 +137,10 @@ impl Doubt {
 }
 
 impl Shape {
+    fn is_partitioned(&self) -> bool {
+        self.filenode == 0
+    }
+
     fn column(&self, attnum: u16) -> Option<&ShapeColumn> {
         self.columns.iter().find(|column| column.attnum == attnum)
     }
@@ -145,9 +166,12 @@ impl Shape {
         now.columns.iter().filter(is_new).any(|new| columns.contains(&(now.table.clone(), new.name.clone())))
     }
 
+    /// Of a partitioned table the first that was said: another one is of a partition that came later.
     fn keep_missing(&mut self, before: &Shape) {
+        let is_partitioned = self.is_partitioned();
         for column in &mut self.columns {
-            if column.missing.is_none() {
+            let was_said = before.column(column.attnum).is_some_and(|before| before.missing.is_some());
+            if column.missing.is_none() || is_partitioned && was_said {
                 column.missing = before.column(column.attnum).and_then(|before| before.missing.clone());
             }
         }
@@ -254,5 +278,26 @@ mod tests {
         assert_eq!(memory.missing(7, 3), Some("x"));
         assert_eq!((memory.missing(7, 1), memory.missing(8, 3)), (None, None));
         assert!(memory.in_doubt.is_empty());
+    }
+
+    #[test]
+    fn what_old_rows_of_partitions_have_outlives_that_they_are_written_anew() {
+        let of = |filenode: u32, attnum: u16, missing: Option<&str>| {
+            let more = ShapeColumn { missing: missing.map(str::to_owned), ..column(attnum, "more", "text") };
+            shape(filenode, &[column(1, "id", "integer"), more])
+        };
+        let mut memory = ShapeMemory::default();
+        // The root, whose numbers are others than those of a partition that was attached.
+        let mut see = |leaves: &[(u32, Shape)], said: Option<&str>| {
+            let mut now: BTreeMap<u32, Shape> = leaves.iter().cloned().collect();
+            now.insert(7, of(0, 3, None));
+            agree(&mut now);
+            memory.look(now, Lsn::from_u64(100));
+            assert_eq!(memory.missing(7, 3), said);
+        };
+        see(&[(8, of(10, 3, None))], None);
+        see(&[(8, of(10, 3, Some("x"))), (9, of(11, 5, Some("x")))], Some("x"));
+        see(&[(8, of(12, 3, None)), (9, of(13, 5, None))], Some("x"));
+        see(&[(8, of(12, 3, None)), (9, of(13, 5, Some("of its own")))], Some("x"));
     }
 }

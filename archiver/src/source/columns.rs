@@ -13,7 +13,7 @@ use tokio_postgres::{GenericClient, Row};
 use tracing::info;
 
 use super::ask::many;
-use crate::capture::shape::{Shape, ShapeColumn, ShapeMemory};
+use crate::capture::shape::{self, Shape, ShapeColumn, ShapeMemory};
 use crate::capture::since::Sighting;
 use crate::capture::{Capture, CatalogTable, Target};
 
@@ -125,6 +125,7 @@ pub(crate) async fn standing(
             standing.tables.insert(target.table.clone(), sighting);
         }
     }
+    shape::agree(&mut standing.shapes);
     Ok(standing)
 }
 
@@ -327,7 +328,8 @@ fn column(row: &Row, oid: u32, memory: &ShapeMemory) -> Result<Option<Column>> {
         other => return Err(Error::bad_input("a kind of identity column", other)),
     };
     let attnum = number(row.get(9))?;
-    let missing = row.get::<_, Option<String>>(10).or_else(|| memory.missing(oid, attnum).map(str::to_owned));
+    // What was said first stays: a partition may come that has another value in rows of its own.
+    let missing = memory.missing(oid, attnum).map(str::to_owned).or_else(|| row.get(10));
     Ok(Some(Column {
         name,
         type_name: row.get(5),

@@ -93,17 +93,20 @@ async fn a_table_that_was_made_later_is_loaded_from_its_changes() {
 #[tokio::test]
 async fn rows_of_a_base_copy_that_is_older_than_a_column_are_right_or_refused() {
     let world = World::start().await;
-    let make = "CREATE TYPE mood AS ENUM ('sad', 'fine'); CREATE TABLE t (id int PRIMARY KEY, v int, m mood)";
+    let make = "CREATE TYPE mood AS ENUM ('sad', 'fine'); CREATE TABLE t (id int PRIMARY KEY, v int, m mood);
+        CREATE TABLE ev (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
+        CREATE TABLE ev_1 PARTITION OF ev FOR VALUES FROM (0) TO (50); CREATE TABLE ev_2 PARTITION OF ev DEFAULT";
     world.execute_on_both(make).await;
     world.source.execute("INSERT INTO t SELECT i, i, 'sad' FROM generate_series(1, 100) i").await;
+    world.source.execute("INSERT INTO ev SELECT i, i FROM generate_series(1, 100) i").await;
     world.source.execute(SLOT).await;
     world.archiver(["run", "--once"]).succeed().await;
     world.archiver(["snapshot"]).succeed().await;
-    world.applier(["add-tables", "t"]).succeed().await;
-    world.source.execute("INSERT INTO t VALUES (101, 1, 'fine')").await;
+    world.applier(["add-tables", "t", "ev"]).succeed().await;
+    world.source.execute("INSERT INTO t VALUES (101, 1, 'fine'); INSERT INTO ev VALUES (101, 1)").await;
     world.carry().await;
     world.applier(["sync"]).succeed().await;
-    world.assert_same(&["t"]).await;
+    world.assert_same(&["t", "ev"]).await;
 
     // Old rows have 'was' in it, here too; a row in between has not said so.
     let ddl = "ALTER TABLE t ADD w text DEFAULT 'was', ADD empty int; ALTER TABLE t ALTER w DROP DEFAULT; \
@@ -121,6 +124,25 @@ async fn rows_of_a_base_copy_that_is_older_than_a_column_are_right_or_refused() 
     world.target.execute("UPDATE t SET v = 0").await;
     world.applier(["resync", "t"]).succeed().await;
     world.assert_same(&["t"]).await;
+
+    // Nor of partitions, of which the table itself has no rows.
+    for ddl in ["ALTER TABLE ev ADD c text DEFAULT 'x'", "ALTER TABLE ev ALTER n TYPE bigint"] {
+        world.source.execute(ddl).await;
+        world.archiver(["run", "--once"]).succeed().await;
+    }
+    world.source.execute("INSERT INTO ev VALUES (102, 5000000000, 'y')").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.target.execute("ALTER TABLE ev ALTER n TYPE bigint").await;
+    world.applier(["sync"]).run().await.expect_code(1);
+    let reason = state(&world, "ev").await.1;
+    let (_, statement) = reason.split_once("run: ").unwrap_or_else(|| panic!("{reason}"));
+    assert!(statement.contains("ADD COLUMN \"c\" text DEFAULT 'x'"), "{reason}");
+    world.target.execute(statement).await;
+    world.applier(["retry", "ev"]).succeed().await;
+    world.assert_same(&["ev"]).await;
+    world.target.execute("UPDATE ev SET c = NULL WHERE id < 60").await;
+    world.applier(["resync", "ev"]).succeed().await;
+    world.assert_same(&["ev"]).await;
 
     // A renamed label: old rows have another word now.
     world.execute_on_both("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'").await;
