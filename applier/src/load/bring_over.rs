@@ -38,6 +38,7 @@ impl Loader<'_> {
 
         let (client, meta) = (self.local.session.client(), &self.local.meta);
         let checkpoint = Checkpoint::read(client, meta).await?;
+        self.goes_on(work, &checkpoint)?;
         let position = checkpoint.end_lsn().max(work.base.end());
         let bring = async {
             writer.begin(client).await?;
@@ -65,7 +66,7 @@ impl Loader<'_> {
                 Base::Start { .. } => None,
             };
             for table in loaded.keys() {
-                cursor::note_loaded(client, meta, table, position, taken_at).await?;
+                cursor::note_loaded(client, meta, table, position, taken_at, self.asked_of(table)).await?;
                 quarantine::settle(client, meta, table, Resolution::Resynced).await?;
                 cursor::release_held(client, meta, table).await?;
                 let described = &work.copies[table].relation.columns;

@@ -15,6 +15,7 @@ use syncdata_service::faults;
 use syncdata_service::postgres::ServerContext as _;
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
+use uuid::Uuid;
 
 use super::catch_up::{self, Copy, Known};
 use super::{Base, Halt, Refusal, Report, columns, fill, is_of_a_row, shadow};
@@ -36,6 +37,10 @@ pub(super) struct Loader<'a> {
     pub config: &'a Config,
     pub stop: &'a Stop,
     pub turn: &'a Mutex<()>,
+    /// The archive that bases were chosen in.
+    pub archive_id: Uuid,
+    /// The wishes that they were chosen for.
+    pub asked: BTreeMap<TableName, i64>,
     pub report: &'a mut Report,
 }
 
@@ -43,6 +48,8 @@ pub(super) struct Loader<'a> {
 pub(super) struct Work<'a> {
     pub base: &'a Base,
     pub known: Known,
+    /// The checkpoint up to which they have caught up.
+    pub seq: u64,
     pub copies: BTreeMap<TableName, Copy>,
     /// Changes of each table that were applied over the base.
     pub records: BTreeMap<TableName, u64>,
@@ -74,7 +81,8 @@ impl Loader<'_> {
             }
         }
         tracing::info!(base = base.name(), tables = tables.len(), "loading tables");
-        let mut work = Work { base, known: base.known(), copies: BTreeMap::new(), records: BTreeMap::new() };
+        let mut work =
+            Work { base, known: base.known(), seq: 0, copies: BTreeMap::new(), records: BTreeMap::new() };
         let mut writer = Writer::new(self.local.replica);
         self.make_shadows(&mut work, tables).await?;
         // The others move on meanwhile: again, until nothing is left.
@@ -114,7 +122,7 @@ impl Loader<'_> {
                 Err(Halt::Refused(refusal)) => self.fail(name, &refusal.reason).await?,
                 Err(Halt::Failed(error)) => return Err(error),
             }
-            faults::hit("load.filled")?;
+            faults::pass("load.filled").await?;
         }
         Ok(())
     }
@@ -122,12 +130,13 @@ impl Loader<'_> {
     /// Applies what the shadows lack up to the checkpoint. False: it was nothing.
     pub(super) async fn catch_up(&mut self, work: &mut Work<'_>, writer: &mut Writer) -> Result<bool> {
         let checkpoint = Checkpoint::read(self.local.session.client(), &self.local.meta).await?;
+        self.goes_on(work, &checkpoint)?;
         let Some(own) = checkpoint.segment else { return Ok(false) };
         if own.end_lsn <= work.known.upto {
             return Ok(false);
         }
-        let archive_id = checkpoint.archive_id.expect("a run without one ends before it loads");
-        let segments = stretch(self.source, archive_id, own.link, own.end_lsn, work.known.upto).await?;
+        let segments =
+            stretch(self.source, self.archive_id, own.link, own.end_lsn, work.known.upto).await?;
         self.check_whole(work, &segments).await?;
 
         let limit = u64::from(self.config.apply_batch_changes.get());
@@ -140,7 +149,20 @@ impl Loader<'_> {
                 return Ok(false);
             }
         }
+        work.seq = checkpoint.seq();
         Ok(true)
+    }
+
+    /// `Err`: the copy was started over meanwhile. What was made for the archive from before is for nobody.
+    pub(super) fn goes_on(&self, work: &Work<'_>, checkpoint: &Checkpoint) -> Result<()> {
+        if checkpoint.archive_id == Some(self.archive_id) && checkpoint.seq() >= work.seq {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Locked, "the copy was started over while tables were loaded; that load ends"))
+    }
+
+    pub(super) fn asked_of(&self, table: &TableName) -> i64 {
+        self.asked.get(table).copied().unwrap_or_default()
     }
 
     /// Nothing between the base and the checkpoint may be missing.

@@ -100,7 +100,9 @@ pub async fn run(
     let since = cursor::capture_since(local.session.client(), &local.meta).await?;
     let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached, since: &since };
 
-    let mut loader = Loader { local: &local, source: &source, config, stop, turn, report: &mut report };
+    let asked = states.iter().map(|(table, state)| (table.clone(), state.load_asked)).collect();
+    let mut loader =
+        Loader { local: &local, source: &source, config, stop, turn, archive_id, asked, report: &mut report };
     let mut bad = None;
     let chosen = loader.choose(&states, &offer).await?;
     let groups = chosen.iter().flat_map(|(base, tables)| {

@@ -96,7 +96,7 @@ impl Loader<'_> {
     async fn refuse(&mut self, table: &TableName, state: &TableState, reason: &str) -> Result<()> {
         let (client, meta) = (self.local.session.client(), &self.local.meta);
         if state.position.is_some() {
-            cursor::want(client, meta, table, None).await?;
+            cursor::grant_nothing(client, meta, table, state.load_asked).await?;
             self.log_failure(table, reason).await?;
             self.report.refused.insert(table.clone(), reason.to_owned());
         } else {
@@ -115,7 +115,7 @@ impl Loader<'_> {
         if states.get(table).is_some_and(|state| state.position.is_none()) {
             cursor::change(client, meta, table, Event::LoadFails, None, Some(reason)).await?;
         } else {
-            cursor::want(client, meta, table, None).await?;
+            cursor::grant_nothing(client, meta, table, self.asked_of(table)).await?;
         }
         self.log_failure(table, reason).await?;
         self.report.refused.insert(table.clone(), reason.to_owned());

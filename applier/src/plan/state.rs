@@ -174,6 +174,8 @@ pub struct TableState {
     pub accepted_gaps: Vec<GapName>,
     /// What was asked for and is still to be done.
     pub load: Option<Want>,
+    /// How often something was asked for: a wish that is younger is another one.
+    pub load_asked: i64,
     /// What it is held up with: one TRUNCATE named them all.
     pub held_with: Vec<TableName>,
     /// What the columns of the source were called when it took its last change, as far as that is known.

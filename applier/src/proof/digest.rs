@@ -445,6 +445,7 @@ mod tests {
                 reason: None,
                 accepted_gaps: vec![],
                 load: None,
+                load_asked: 0,
                 held_with: vec![],
                 source_columns: Default::default(),
                 paired: Default::default(),

@@ -286,6 +286,7 @@ impl Target for Memory {
             reason: None,
             accepted_gaps: Vec::new(),
             load: None,
+            load_asked: 0,
             held_with: Vec::new(),
             source_columns: Default::default(),
             paired: Default::default(),

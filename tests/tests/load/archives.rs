@@ -1,10 +1,13 @@
 //! Loads from archives that are damaged, pruned, or of another copy; loads that are killed; and what the archive is told.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use syncdata_formats::ack::Ack;
-use syncdata_tests::LocalCopy;
+use syncdata_formats::snapshot::Seen;
+use syncdata_tests::forge::Forge;
+use syncdata_tests::{Daemon, LocalCopy};
 
 use crate::{USERS, insert, state, update, users};
 
@@ -185,6 +188,104 @@ async fn another_archive_is_adopted_only_when_that_is_said() {
     assert!(usage.stderr.contains("--all"), "{usage}");
     copy.applier(&["resync", "--all", "--adopt"]).succeed().await;
     assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 7,seven");
+}
+
+/// Loads that are held where their shadows have the rows of the base.
+struct Held {
+    gates: PathBuf,
+    trace: PathBuf,
+    came: usize,
+}
+
+impl Held {
+    fn of(copy: &LocalCopy) -> Held {
+        let held = Held { gates: copy.folder().join("gates"), trace: copy.folder().join("trace"), came: 0 };
+        fs::create_dir(&held.gates).expect("ours");
+        held
+    }
+
+    /// A `resync` that is held.
+    async fn resync(&mut self, copy: &LocalCopy, table: &str) -> Daemon {
+        fs::write(self.gates.join("load.filled"), "").expect("ours");
+        let program =
+            copy.applier(&["resync", table]).env("SYNCDATA_FAULT_GATES", &self.gates).trace(&self.trace);
+        let resync = program.spawn();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let trace = fs::read_to_string(&self.trace).unwrap_or_default();
+            let held = trace.lines().filter(|line| *line == "load.filled held").count();
+            if held > self.came {
+                self.came = held;
+                return resync;
+            }
+            assert!(Instant::now() < deadline, "no load begins");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn go(&self) {
+        fs::remove_file(self.gates.join("load.filled")).expect("it is closed");
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_for_while_a_load_is_under_way_is_not_taken_for_done_by_it() {
+    let mut copy = users().await;
+    let older = copy.archive_dir();
+    copy.forge.segment(&[vec![insert(1, "one"), insert(2, "two")]]);
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy.sync(0).await;
+    copy.forge.snapshot(&[("users", &["1\tone", "2\ttwo"])]);
+    let mut held = Held::of(&copy);
+
+    // A newer base is there, and meant.
+    let first = held.resync(&copy, "users").await;
+    copy.forge.snapshot(&[("users", &["1\tone", "2\ttwo", "3\tthree"])]);
+    let asked = "SELECT load_asked FROM data_sync_table_state WHERE table_name = 'users'";
+    let before = copy.rows(asked).await;
+    let second = copy.applier(&["resync", "users"]).spawn();
+    copy.wait_until(asked, |asked| asked != before).await;
+    held.go();
+    first.ended().await.expect_code(0);
+    second.ended().await.expect_code(0);
+    assert_eq!(copy.rows("SELECT id FROM users ORDER BY id").await, "1 2 3");
+
+    // Another archive is adopted.
+    let first = held.resync(&copy, "users").await;
+    let newer = copy.folder().join("newer");
+    copy.forge = Forge::new(&newer);
+    copy.forge.relation("users", USERS, &["id"]);
+    copy.forge.segment(&[vec![insert(7, "seven")]]);
+    copy.forge.snapshot(&[("users", &["7\tseven"])]);
+    let archive = "SELECT archive_id, seq FROM data_sync_checkpoint";
+    let before = copy.rows(archive).await;
+    assert!(before.ends_with(",1"), "{before}");
+    let adopt = copy.applier(&["resync", "--all", "--adopt"]).env("SYNCDATA_ARCHIVE_DIR", &newer).spawn();
+    copy.wait_until(archive, |found| found != before && found.ends_with(",1")).await;
+    held.go();
+    let ended = first.ended().await;
+    assert_ne!(ended.code(), Some(0), "{} is no longer its archive: {ended}", older.display());
+    adopt.ended().await.expect_code(0);
+    assert_eq!(copy.rows("SELECT id FROM users ORDER BY id").await, "7");
+}
+
+#[tokio::test]
+async fn a_base_of_which_all_changes_were_pruned_is_refused_at_once() {
+    let mut copy = users().await;
+    let (start, xid) = (copy.forge.position(), u64::from(copy.forge.next_xid()));
+    copy.forge.segment(&[vec![insert(1, "one")]]);
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy.sync(0).await;
+    let seen = Seen { xmin: xid, xmax: xid, xip: Vec::new() };
+    copy.forge.snapshot_between(start, copy.forge.position(), seen, &[("users", &[])]);
+    let kept = copy.forge.segment(&[vec![insert(2, "two")]]);
+    copy.forge.prune_before(&kept);
+    fs::remove_file(kept.manifest).expect("ours");
+    fs::remove_file(kept.file).expect("ours");
+    let refused = copy.applier(&["resync", "users"]).run().await;
+    assert_ne!(refused.code(), Some(0), "{refused}");
+    assert!(refused.stderr.contains("take a new snapshot"), "{refused}");
+    assert_eq!(copy.rows("SELECT * FROM users").await, "1,one");
 }
 
 /// The only acknowledgement in the archive.

@@ -32,6 +32,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_18.sql"),
     include_str!("meta_19.sql"),
     include_str!("meta_20.sql"),
+    include_str!("meta_21.sql"),
 ];
 
 /// Names of ours that are never synced.

@@ -29,7 +29,7 @@ pub async fn table_states(
         "SELECT w.table_name, CASE WHEN s.state = 'live' AND coalesce(s.position_lsn, '0/0') < \
          (SELECT max(end_lsn) FROM {meta}.data_sync_checkpoint) THEN 'loading' ELSE coalesce(s.state, 'pending') END, \
          s.position_lsn::text, s.reason, coalesce(s.accepted_gaps, '{{}}'), s.load, coalesce(s.held_with, '{{}}'), \
-         s.source_columns, s.local_columns \
+         s.source_columns, s.local_columns, coalesce(s.load_asked, 0) \
          FROM {meta}.tables_to_sync w \
          LEFT JOIN {meta}.data_sync_table_state s USING (table_name) ORDER BY w.id"
     );
@@ -51,6 +51,7 @@ pub async fn table_states(
                 .and_then(|text| serde_json::from_str(text).ok())
                 .unwrap_or_default(),
             paired: row.get::<_, Option<&str>>(8).and_then(Memory::parse).unwrap_or_default().paired,
+            load_asked: row.get(9),
         };
         states.insert(name, state);
     }
@@ -116,7 +117,7 @@ pub async fn change(
     Ok(())
 }
 
-/// Asks for a base, or says that it is there.
+/// Asks for a base, or takes back what was asked for.
 pub async fn want(
     client: &impl GenericClient,
     meta: &MetaSchema,
@@ -124,9 +125,9 @@ pub async fn want(
     want: Option<Want>,
 ) -> Result<()> {
     let upsert = format!(
-        "INSERT INTO {meta}.data_sync_table_state (table_name, state, load, made_in) \
-         VALUES ($1, 'pending', $2, pg_catalog.pg_current_xact_id()::text) \
-         ON CONFLICT (table_name) DO UPDATE SET load = EXCLUDED.load"
+        "INSERT INTO {meta}.data_sync_table_state AS s (table_name, state, load, load_asked, made_in) \
+         VALUES ($1, 'pending', $2, 1, pg_catalog.pg_current_xact_id()::text) \
+         ON CONFLICT (table_name) DO UPDATE SET load = EXCLUDED.load, load_asked = s.load_asked + 1"
     );
     client
         .execute(&upsert, &[&table.to_string(), &want.map(Want::as_str)])
@@ -135,19 +136,37 @@ pub async fn want(
     Ok(())
 }
 
-/// A table is as its base and all changes up to there make it.
+/// What was asked for cannot be had. A wish that has come since (`asked` is known) stays.
+pub async fn grant_nothing(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    asked: i64,
+) -> Result<()> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state SET load = NULL WHERE table_name = $1 AND load_asked <= $2"
+    );
+    let updated = client.execute(&update, &[&table.to_string(), &asked]).await;
+    updated.context(|| format!("noting that {table} waits for no base"))?;
+    Ok(())
+}
+
+/// A table is as its base and all changes up to there make it. A wish that has come since its base was chosen (`asked` is
+/// known) stays.
 pub async fn note_loaded(
     client: &impl GenericClient,
     meta: &MetaSchema,
     table: &TableName,
     position: Lsn,
     taken_at: Option<Timestamp>,
+    asked: i64,
 ) -> Result<()> {
     let loaded = Some(Position { lsn: position, commit_time: None });
     change(client, meta, table, Event::Loaded, loaded, None).await?;
 
     let update = format!(
-        "UPDATE {meta}.data_sync_table_state s SET load = NULL, gap = NULL, incomplete_lsn = NULL, \
+        "UPDATE {meta}.data_sync_table_state s SET load = CASE WHEN s.load_asked > $3 THEN s.load END, \
+         gap = NULL, incomplete_lsn = NULL, \
          position_time = coalesce(c.commit_time, $2::text::timestamptz), since = now(), \
          changed_lsn = s.position_lsn, changed_at = coalesce(c.commit_time, $2::text::timestamptz), \
          nan_as_null = CASE WHEN $2::text IS NULL THEN nan_as_null ELSE '{{}}' END \
@@ -155,7 +174,7 @@ pub async fn note_loaded(
     );
     let taken_at = taken_at.map(|time| time.to_string());
     let noting = || format!("noting that {table} is loaded");
-    client.execute(&update, &[&table.to_string(), &taken_at]).await.context(noting)?;
+    client.execute(&update, &[&table.to_string(), &taken_at, &asked]).await.context(noting)?;
     Ok(())
 }
 
@@ -198,7 +217,8 @@ pub async fn start_over(
         change(client, meta, table, Event::StartedOver, None, reason).await?;
     }
     let forget = format!(
-        "UPDATE {meta}.data_sync_table_state SET load = 'rebuild', position_lsn = NULL, position_time = NULL, \
+        "UPDATE {meta}.data_sync_table_state SET load = 'rebuild', load_asked = load_asked + 1, \
+         position_lsn = NULL, position_time = NULL, \
          gap = NULL, nan_as_null = '{{}}', changed_lsn = NULL, changed_at = NULL, incomplete_lsn = NULL, since = now() \
          WHERE table_name = ANY ($1)"
     );

@@ -1,0 +1,2 @@
+-- Version 21: a wish for a base that comes while an older one is fulfilled stays.
+ALTER TABLE {s}.data_sync_table_state ADD COLUMN load_asked BIGINT NOT NULL DEFAULT 0;
