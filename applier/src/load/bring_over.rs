@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 use super::difference::{Changes, Pair};
 use super::loader::{Loader, Work, control};
 use super::{Base, Copy, Halt, Loaded, Refusal, is_of_a_row};
-use crate::plan::state::State;
+use crate::plan::state::{Event, State};
 use crate::table::{self, Fit, Table, UniqueIndex};
 use crate::target::postgres::apply::{FREE_PLANS, Writer, computed};
 use crate::target::postgres::bystanders;
@@ -20,8 +20,15 @@ use crate::target::postgres::cascades::Watch;
 use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::identity;
 use crate::target::postgres::ledger::{self, Entry};
+use crate::target::postgres::lost::Lost;
 use crate::target::postgres::quarantine::{self, Resolution};
 use crate::target::postgres::{labels, rules};
+
+/// Where one is among those that are brought over together.
+struct Turns<'a> {
+    done: &'a BTreeMap<TableName, Loaded>,
+    to_come: &'a [TableName],
+}
 
 impl Loader<'_> {
     /// One transaction. No pass runs meanwhile.
@@ -48,11 +55,13 @@ impl Loader<'_> {
             let later = self.hold(work).await?;
             let names = work.copies.keys().filter(|name| !later.contains_key(*name)).cloned();
             let names: Vec<TableName> = names.collect();
-            let (mut loaded, mut refused) = (BTreeMap::new(), BTreeMap::new());
-            for name in names {
-                match self.bring_one_over(work, writer, &name).await {
-                    Ok(changes) => {
-                        loaded.insert(name, Loaded { base: work.base.name(), changes, position });
+            let (mut loaded, mut refused, mut touched) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+            for (place, name) in names.iter().enumerate() {
+                let turns = Turns { done: &loaded, to_come: &names[place + 1..] };
+                match self.bring_one_over(work, writer, name, &turns).await {
+                    Ok((changes, others)) => {
+                        touched.extend(others);
+                        loaded.insert(name.clone(), Loaded { base: work.base.name(), changes, position });
                     }
                     Err(Halt::Refused(Refusal { table, reason })) => {
                         refused.insert(table, reason);
@@ -61,6 +70,9 @@ impl Loader<'_> {
                 }
             }
 
+            for table in touched.difference(&loaded.keys().cloned().collect()) {
+                self.note_touched(table).await?;
+            }
             let taken_at = match work.base {
                 Base::Snapshot(snapshot) => Some(snapshot.taken_at),
                 Base::Start { .. } => None,
@@ -113,25 +125,29 @@ impl Loader<'_> {
     }
 
     /// One of those tables whose rows were right, if there is one. Others are no longer what they were.
-    async fn others_touched(
-        &self,
-        work: &Work<'_>,
-        name: &TableName,
-        touched: BTreeSet<TableName>,
-    ) -> Result<Option<TableName>> {
+    async fn right_one(&self, turns: &Turns<'_>, touched: &BTreeSet<TableName>) -> Result<Option<TableName>> {
+        let states = cursor::table_states(self.local.session.client(), &self.local.meta).await?;
+        let is_right = |other: &&TableName| {
+            let is_live = states.get(*other).is_some_and(|state| state.state == State::Live);
+            turns.done.contains_key(*other) || is_live && !turns.to_come.contains(other)
+        };
+        Ok(touched.iter().find(is_right).cloned())
+    }
+
+    /// Its rows have changed beside those of another one, and its own base does not make up for it.
+    async fn note_touched(&self, table: &TableName) -> Result<()> {
         let (client, meta) = (self.local.session.client(), &self.local.meta);
+        identity::disown(client, meta, table).await?;
         let states = cursor::table_states(client, meta).await?;
-        for other in touched {
-            let (is_loaded, comes_later) = (work.copies.contains_key(&other), other > *name);
-            let is_right = if is_loaded { !comes_later } else { states[&other].state == State::Live };
-            if is_right {
-                return Ok(Some(other));
-            }
-            if !is_loaded {
-                identity::disown(client, meta, &other).await?;
-            }
+        if states.get(table).is_some_and(|state| state.state == State::Live) {
+            let reason = format!(
+                "a foreign key of the copy changed rows of it that the source did not change: {}",
+                Lost::Touched.reason(table)
+            );
+            cursor::change(client, meta, table, Event::SetAside, None, Some(&reason)).await?;
+            tracing::error!(%table, "the table is quarantined: a foreign key of the copy changed rows of it");
         }
-        Ok(None)
+        Ok(())
     }
 
     async fn bring_one_over(
@@ -139,7 +155,8 @@ impl Loader<'_> {
         work: &Work<'_>,
         writer: &Writer,
         name: &TableName,
-    ) -> Result<Changes, Halt> {
+        turns: &Turns<'_>,
+    ) -> Result<(Changes, BTreeSet<TableName>), Halt> {
         let copy = &work.copies[name];
         let target =
             table::fit(&copy.relation, &copy.table).map_err(|difference| Halt::refused(name, difference))?;
@@ -197,9 +214,10 @@ impl Loader<'_> {
                 ));
             }
         }
+        let mut touched = BTreeSet::new();
         if brought.is_ok() {
-            let touched = watch.changed(client, &before).await?;
-            if let Some(newer) = self.others_touched(work, name, touched).await? {
+            touched = watch.changed(client, &before).await?;
+            if let Some(newer) = self.right_one(turns, &touched).await? {
                 control(client, "ROLLBACK TO SAVEPOINT syncdata_table").await?;
                 let reason = format!(
                     "its rows cannot change without those of {newer}, through a foreign key of the copy; let this role set \
@@ -215,7 +233,7 @@ impl Loader<'_> {
                 Halt::refused(name, "two rows have the same value in a deferrable unique constraint")
             }
             Ok(changes) => match pair.computes_another(client, &computed(copy)).await? {
-                None => return Ok(changes),
+                None => return Ok((changes, touched)),
                 Some(column) => {
                     let (what, remedy) = computed::words(&copy.table, column);
                     Halt::refused(name, format!("{what}; run: {remedy}"))

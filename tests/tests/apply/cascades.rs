@@ -58,6 +58,53 @@ async fn a_cascade_in_the_copy_takes_no_row_that_had_left_its_parent() {
     }
 }
 
+/// Both are made anew together, and the one that it acts on cannot be.
+#[tokio::test]
+async fn a_base_that_takes_rows_of_a_table_along_whose_own_is_refused_is_noticed() {
+    let mut copy = as_reporter(
+        "CREATE TABLE a (id int PRIMARY KEY, v text CONSTRAINT held CHECK (v <> 'bad'));
+         CREATE TABLE b (id int PRIMARY KEY, p int REFERENCES a ON DELETE CASCADE, CONSTRAINT odd CHECK (id <> 99))",
+    )
+    .await;
+    copy.forge.relation("a", &["id integer not null", "v text"], &["id"]);
+    copy.forge.relation("b", &["id integer not null", "p integer"], &["id"]);
+    let a = |line: String| line.replace(r#""p","op""#, r#""a","op""#);
+    let b = |line: String| line.replace(r#""c","op""#, r#""b","op""#);
+    copy.applier(&["add-tables", "a", "b"]).succeed().await;
+    copy.forge.segment(&[vec![a(parent(1)), a(parent(2)), b(child(7, 2))]]);
+    copy.sync(0).await;
+    copy.forge.segment(&[vec![a(parent(3)).replace(r#""x""#, r#""bad""#), b(child(99, 1))]]);
+    let said = copy.sync(1).await;
+    assert!(said.contains("a: quarantined") && said.contains("b: quarantined"), "{said}");
+    copy.forge.segment(&[vec![b(moved(7, 1)), a(gone("p", 2))]]);
+    copy.sync(1).await;
+    copy.forge.snapshot(&[("a", &["1\tx", "3\tbad"]), ("b", &["7\t1", "99\t1"])]);
+    copy.server.execute("ALTER TABLE a DROP CONSTRAINT held").await;
+    copy.applier(&["resync", "a", "b"]).run().await.expect_code(1);
+    assert_eq!((copy.state("a").await.as_str(), copy.state("b").await.as_str()), ("live", "quarantined"));
+    assert_eq!(copy.rows("SELECT id FROM b").await, "", "it went with its parent");
+    copy.server.execute("ALTER TABLE b DROP CONSTRAINT odd").await;
+    let still = copy.applier(&["retry", "b"]).run().await.expect_code(1);
+    assert!(still.stdout.contains("no longer those of its position"), "{still}");
+    copy.applier(&["resync", "b"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM b ORDER BY id").await, "7,1 99,1");
+
+    // The same where it was live.
+    copy.forge.segment(&[vec![b(child(8, 1))]]);
+    copy.sync(0).await;
+    copy.server
+        .execute(
+            "INSERT INTO a VALUES (5, 'here alone'); UPDATE b SET p = 5 WHERE id = 7;
+             ALTER TABLE b ADD CONSTRAINT odd CHECK (id <> 99) NOT VALID",
+        )
+        .await;
+    copy.server.execute("UPDATE b SET p = 5 WHERE id = 8").await;
+    copy.forge.snapshot(&[("a", &["1\tx", "3\tbad"]), ("b", &["7\t1", "8\t1", "99\t3"])]);
+    copy.applier(&["resync", "a", "b"]).run().await.expect_code(1);
+    assert_eq!((copy.state("a").await.as_str(), copy.state("b").await.as_str()), ("live", "quarantined"));
+    assert!(copy.reason("b").await.contains("a foreign key of the copy changed rows of it"));
+}
+
 #[tokio::test]
 async fn a_server_that_counts_nothing_hides_no_cascade() {
     let mut copy = as_reporter(
