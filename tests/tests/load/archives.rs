@@ -174,20 +174,32 @@ async fn a_copy_behind_the_floor_starts_over() {
 #[tokio::test]
 async fn another_archive_is_adopted_only_when_that_is_said() {
     let mut copy = users().await;
-    copy.forge.segment(&[vec![insert(1, "one"), insert(2, "two")]]);
-    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy.server.execute("CREATE TABLE t (id int PRIMARY KEY, name text)").await;
+    copy.forge.relation("t", USERS, &["id"]);
+    let in_t = |id: u32| insert(id, "of t").replace("users", "t");
+    copy.forge.segment(&[vec![insert(1, "one"), insert(2, "two"), in_t(1)]]);
+    copy.applier(&["add-tables", "users", "t"]).succeed().await;
     copy.sync(0).await;
+    // It may come back, and is not of the archive by then that it was of.
+    copy.server.execute("DELETE FROM tables_to_sync WHERE table_name = 't'").await;
     fs::remove_dir_all(copy.archive_dir()).expect("ours");
     copy.forge = syncdata_tests::forge::Forge::new(&copy.archive_dir());
     copy.forge.relation("users", USERS, &["id"]);
-    copy.forge.segment(&[vec![insert(7, "seven")]]);
-    copy.forge.snapshot(&[("users", &["1\tone", "7\tseven"])]);
+    copy.forge.relation("t", USERS, &["id"]);
+    copy.forge.segment(&[vec![insert(7, "seven"), in_t(7)]]);
+    copy.forge.snapshot(&[("users", &["1\tone", "7\tseven"]), ("t", &["7\tof t"])]);
     let refused = copy.applier(&["resync", "--all"]).run().await.expect_code(2);
     assert!(refused.stderr.contains("--adopt"), "{refused}");
     let usage = copy.applier(&["resync", "users", "--adopt"]).run().await.expect_code(2);
     assert!(usage.stderr.contains("--all"), "{usage}");
     copy.applier(&["resync", "--all", "--adopt"]).succeed().await;
     assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 7,seven");
+    copy.server.execute("INSERT INTO tables_to_sync (table_name) VALUES ('t')").await;
+    copy.sync(0).await;
+    assert_eq!(
+        (state(&copy, "t").await.as_str(), copy.rows("SELECT id FROM t").await.as_str()),
+        ("live", "7")
+    );
 }
 
 /// Loads that are held where their shadows have the rows of the base.

@@ -195,7 +195,7 @@ pub async fn note_nan(
 }
 
 /// Forgets all positions: what the tables hold is of another archive, or of a part that this one no longer has. They
-/// keep their rows and wait for a base.
+/// keep their rows and wait for a base. Those that are off the whitelist are new if they come back.
 pub async fn start_over(
     client: &impl GenericClient,
     meta: &MetaSchema,
@@ -223,6 +223,8 @@ pub async fn start_over(
          WHERE table_name = ANY ($1)"
     );
     client.execute(&forget, &[&names]).await.context(doing)?;
+    let others = format!("DELETE FROM {meta}.data_sync_table_state WHERE table_name <> ALL ($1)");
+    client.execute(&others, &[&names]).await.context(doing)?;
     Ok(())
 }
 
