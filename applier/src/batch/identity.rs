@@ -3,7 +3,7 @@
 
 use syncdata_formats::manifest::{Column, Generated, Relation, ReplicaIdentity};
 
-use crate::table::{Difference, Table};
+use crate::table::{Difference, Fit, Table};
 
 /// A column of the identity that is not among the names, though a record that was written under this relation would have
 /// it there. One that is older than the relation may have another identity.
@@ -44,6 +44,31 @@ fn unsaid_of_all(relation: &Relation, names: &[String]) -> Option<String> {
         !names.contains(&column.1.name) && newest_said.is_none_or(|newest| number(column) < newest)
     };
     travel().find(is_missing).map(|(_, column)| column.name.clone())
+}
+
+/// The record names its row by columns of another key than the one that the relation has by now, and nothing is known of an
+/// earlier one: rows from before it may have been written over each other.
+pub(super) fn is_of_other_key(relation: &Relation, fit: &Fit, names: &[String]) -> bool {
+    fit.key.arbiter
+        && fit.table.source_key.is_none()
+        && relation.replica_identity == ReplicaIdentity::Default
+        && names.iter().any(|name| !relation.key.contains(name))
+}
+
+pub(super) fn other_key(table: &Table) -> Difference {
+    Difference {
+        what: format!(
+            "the key of {} has become another one at the source in the middle of a segment, and is the new one here: rows \
+             from before may have been taken for each other",
+            table.name
+        ),
+        remedy: format!(
+            "syncdata-applier resync {}  # from a snapshot that is newer than the change: syncdata-archiver snapshot, \
+             on the production host",
+            table.name.shell_word()
+        ),
+        in_doubt: false,
+    }
 }
 
 pub(super) fn difference(column: &str, table: &Table) -> Difference {

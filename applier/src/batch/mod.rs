@@ -318,6 +318,9 @@ impl BatchTable {
         {
             return Err(identity::difference(&column, &self.target.table));
         }
+        if side == Side::OldKeys && identity::is_of_other_key(&self.relation, &self.target, &names) {
+            return Err(identity::other_key(&self.target.table));
+        }
         Ok(Form { side, names, columns, added: Vec::new() })
     }
 

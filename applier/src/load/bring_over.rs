@@ -85,6 +85,9 @@ impl Loader<'_> {
                 let columns =
                     described.iter().filter_map(|column| Some((column.attnum?, column.name.clone())));
                 cursor::note_columns(client, meta, table, &columns.collect()).await?;
+                if work.copies[table].described {
+                    cursor::note_keys(client, meta, &[(table, &work.copies[table].relation.key)]).await?;
+                }
                 identity::note(client, meta, table).await?;
                 labels::begin(client, meta, table, &work.copies[table].relation).await?;
             }

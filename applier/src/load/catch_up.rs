@@ -163,11 +163,16 @@ fn task(
             Some(relation) => Arc::new(relation.clone()),
             None => Arc::clone(&copy.relation),
         };
+        let key_before = copy.relation.key.clone();
         copy.meet(&relation);
         // First against the table itself: a difference names that one.
         let refused = |difference| Halt::refused(name, difference);
         table::fit(&relation, &copy.table).map_err(refused)?;
-        let target = Arc::new(table::fit_of_shadow(&relation, &copy.shadow));
+        let shadow = match table::is_same_key(&key_before, &relation.key) {
+            true => Arc::clone(&copy.shadow),
+            false => Arc::new(Table { source_key: Some(key_before), ..Table::clone(&copy.shadow) }),
+        };
+        let target = Arc::new(table::fit_of_shadow(&relation, &shadow));
         let until = known.until.filter(|until| until.seq == manifest.seq.get()).map(|until| until.index);
         let admission = Admission { target, relation, from, until, skip: skip.clone() };
         admitted.insert(name.to_string(), admission);

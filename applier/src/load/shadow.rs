@@ -48,6 +48,7 @@ pub(crate) async fn make(client: &Client, table: &Table, number: usize) -> Resul
         acts_on_update: false,
         source_columns: Default::default(),
         paired: Default::default(),
+        source_key: None,
     }))
 }
 

@@ -182,6 +182,8 @@ pub struct TableState {
     pub source_columns: SourceColumns,
     /// Where they are here, as far as that is known.
     pub paired: PairedColumns,
+    /// The key of the source by which its rows were taken last, as far as that is known.
+    pub source_key: Option<Vec<String>>,
 }
 
 impl TableState {

@@ -449,6 +449,7 @@ mod tests {
                 held_with: vec![],
                 source_columns: Default::default(),
                 paired: Default::default(),
+                source_key: None,
             };
             let found = prepared(
                 &"t".parse().expect("a name"),

@@ -350,6 +350,10 @@ fn key(relation: &Relation, table: &Table) -> Key {
     };
     let columns: Option<Vec<usize>> = relation.key.iter().map(|name| table.column(name)).collect();
     let Some(columns) = columns.filter(|columns| !columns.is_empty()) else { return none };
+    // Records from before it was made may have its values twice: the second must be refused, not written over the first.
+    if table.source_key.as_ref().is_some_and(|known| !is_same_key(known, &relation.key)) {
+        return Key { columns, ..none };
+    }
     let covers = |unique: &&UniqueIndex| {
         unique.columns.len() == columns.len() && columns.iter().all(|column| unique.columns.contains(column))
     };
@@ -384,6 +388,11 @@ fn key(relation: &Relation, table: &Table) -> Key {
     }
 }
 
+/// Whether the same columns tell rows apart.
+pub(crate) fn is_same_key(one: &[String], other: &[String]) -> bool {
+    one.len() == other.len() && one.iter().all(|column| other.contains(column))
+}
+
 /// Types whose equal values have equal texts on both sides.
 pub(crate) fn same_family(source: &str, local: &str) -> bool {
     let integer = |name: &str| matches!(name, "smallint" | "integer" | "bigint");
@@ -408,6 +417,7 @@ mod tests {
             acts_on_update: false,
             source_columns: Default::default(),
             paired: Default::default(),
+            source_key: None,
         };
         let added = |name: &str, type_name: &str, missing: Option<&str>| {
             let column = manifest::Column {

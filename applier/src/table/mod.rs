@@ -14,7 +14,7 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::printed;
 
 pub use self::compare::{Difference, fit, lacking, newer, other_old_values, unclear};
-pub(crate) use self::compare::{fit_of_shadow, same_family};
+pub(crate) use self::compare::{fit_of_shadow, is_same_key, same_family};
 pub(crate) use self::faithful::converts_exactly;
 pub(crate) use self::labels::{Renamed, renamed};
 pub use self::memory::Altered;
@@ -45,6 +45,8 @@ pub struct Table {
     pub source_columns: SourceColumns,
     /// Where the columns of the source are here, as far as that is known.
     pub paired: PairedColumns,
+    /// The key of the source by which its rows were taken last, as far as that is known.
+    pub source_key: Option<Vec<String>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +175,7 @@ impl Table {
             acts_on_update: false,
             source_columns: SourceColumns::default(),
             paired: PairedColumns::default(),
+            source_key: None,
         }
     }
 

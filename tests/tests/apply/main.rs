@@ -4,6 +4,7 @@ mod acting;
 mod archives;
 mod bank;
 mod basics;
+mod between_passes;
 mod cascades;
 mod computed_elsewhere;
 mod disk;

@@ -290,6 +290,7 @@ impl Target for Memory {
             held_with: Vec::new(),
             source_columns: Default::default(),
             paired: Default::default(),
+            source_key: None,
         };
         Ok(BTreeMap::from([(users(), state)]))
     }
@@ -368,5 +369,6 @@ fn users_table() -> Table {
         acts_on_update: false,
         source_columns: Default::default(),
         paired: Default::default(),
+        source_key: None,
     }
 }

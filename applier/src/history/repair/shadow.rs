@@ -129,6 +129,7 @@ impl Shadow {
             acts_on_update: false,
             source_columns: Default::default(),
             paired: Default::default(),
+            source_key: None,
         };
         let key = Key {
             columns: key.to_vec(),

@@ -154,6 +154,7 @@ fn table(row: &Row) -> Result<Table> {
         acts_on_update: false,
         source_columns: Default::default(),
         paired: Default::default(),
+        source_key: None,
     })
 }
 

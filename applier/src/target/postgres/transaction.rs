@@ -105,6 +105,11 @@ impl<'a> Postgres<'a> {
         for (table, columns) in &positions.columns {
             cursor::note_columns(client, meta, table, columns).await?;
         }
+        let known = |table: &TableName| self.states.get(table).and_then(|state| state.source_key.as_ref());
+        let keys = positions.described.iter().filter(|(table, relation)| known(table) != Some(&relation.key));
+        let keys: Vec<(&TableName, &[String])> =
+            keys.map(|(table, relation)| (table, relation.key.as_slice())).collect();
+        cursor::note_keys(client, meta, &keys).await?;
         for (table, relation) in positions.described.iter().filter(|(_, relation)| !relation.types.is_empty())
         {
             labels::note(client, meta, table, relation).await?;
@@ -196,6 +201,7 @@ impl Target for Postgres<'_> {
             let Some(state) = self.states.get(name) else { continue };
             table.source_columns.clone_from(&state.source_columns);
             table.paired.clone_from(&state.paired);
+            table.source_key.clone_from(&state.source_key);
         }
         self.writer.meet(&loaded);
         let client = self.local.session.client();

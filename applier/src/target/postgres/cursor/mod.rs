@@ -9,6 +9,6 @@ pub use self::checkpoint::{
 };
 pub use self::tables::{
     accept_gap, add_waiting, advance, change, grant_nothing, note_changed, note_columns, note_gap, note_held,
-    note_loaded, note_nan, note_waiting, release_held, start_over, table_states, uncounted, want,
+    note_keys, note_loaded, note_nan, note_waiting, release_held, start_over, table_states, uncounted, want,
 };
 pub use crate::plan::position::{Applied, Checkpoint, Position};

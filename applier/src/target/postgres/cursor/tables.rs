@@ -29,7 +29,7 @@ pub async fn table_states(
         "SELECT w.table_name, CASE WHEN s.state = 'live' AND coalesce(s.position_lsn, '0/0') < \
          (SELECT max(end_lsn) FROM {meta}.data_sync_checkpoint) THEN 'loading' ELSE coalesce(s.state, 'pending') END, \
          s.position_lsn::text, s.reason, coalesce(s.accepted_gaps, '{{}}'), s.load, coalesce(s.held_with, '{{}}'), \
-         s.source_columns, s.local_columns, coalesce(s.load_asked, 0) \
+         s.source_columns, s.local_columns, coalesce(s.load_asked, 0), s.source_key \
          FROM {meta}.tables_to_sync w \
          LEFT JOIN {meta}.data_sync_table_state s USING (table_name) ORDER BY w.id"
     );
@@ -52,6 +52,7 @@ pub async fn table_states(
                 .unwrap_or_default(),
             paired: row.get::<_, Option<&str>>(8).and_then(Memory::parse).unwrap_or_default().paired,
             load_asked: row.get(9),
+            source_key: row.get::<_, Option<&str>>(10).and_then(|text| serde_json::from_str(text).ok()),
         };
         states.insert(name, state);
     }
@@ -256,6 +257,26 @@ pub async fn note_columns(
         .execute(&update, &[&table.to_string(), &text])
         .await
         .context(|| format!("noting the columns of {table}"))?;
+    Ok(())
+}
+
+/// The keys of the source by which tables have taken their changes.
+pub async fn note_keys(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    keys: &[(&TableName, &[String])],
+) -> Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let text = |key: &[String]| kept::ascii(&serde_json::to_string(key).expect("names are texts"));
+    let (tables, keys): (Vec<String>, Vec<String>) =
+        keys.iter().map(|(table, key)| (table.to_string(), text(key))).unzip();
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state s SET source_key = k.key \
+         FROM unnest($1::text[], $2::text[]) AS k(name, key) WHERE s.table_name = k.name"
+    );
+    client.execute(&update, &[&tables, &keys]).await.context(|| "noting the keys of tables".to_owned())?;
     Ok(())
 }
 
