@@ -293,6 +293,53 @@ async fn tables_that_are_not_as_safe_as_they_look_are_named() {
     }
 }
 
+/// The server's disk in another operating system: its indexes are sorted otherwise than the libraries there do it.
+#[tokio::test]
+async fn keys_that_are_sorted_by_another_version_of_a_collation_take_nothing() {
+    for (forge, collation) in [
+        ("UPDATE pg_collation SET collversion = '1.2.3' WHERE collname = 'here'", "COLLATE here"),
+        ("UPDATE pg_database SET datcollversion = '1.2.3' WHERE datname = current_database()", ""),
+    ] {
+        let mut copy = LocalCopy::start("SELECT 1").await;
+        let icu = format!("{}_icu", copy.server.database());
+        copy.server
+            .execute(&format!(
+                "CREATE DATABASE {icu} LOCALE_PROVIDER icu ICU_LOCALE 'de' LOCALE 'C' TEMPLATE template0"
+            ))
+            .await;
+        copy.server.use_database(&icu);
+        copy.server
+            .execute(&format!(
+                "CREATE COLLATION here (provider = icu, locale = 'de');
+                 CREATE TABLE users (id int PRIMARY KEY, name text {collation});
+                 CREATE TABLE names (name text {collation} PRIMARY KEY)"
+            ))
+            .await;
+        copy.forge.relation("users", &["id integer not null", "name text"], &["id"]);
+        copy.forge.relation("names", &["name text not null"], &["name"]);
+        let users = |id: u32| format!(r#"{{"table":"users","op":"INSERT","data":{{"id":{id},"name":"x"}}}}"#);
+        copy.forge.segment(&[vec![users(1)]]);
+        copy.applier(&["add-tables", "users"]).succeed().await;
+        copy.sync(0).await;
+        copy.server.execute(forge).await;
+        // No key of ours is sorted by it.
+        copy.forge.segment(&[vec![users(2)]]);
+        copy.sync(0).await;
+        copy.applier(&["add-tables", "names"]).succeed().await;
+        copy.forge.segment(&[vec![r#"{"table":"names","op":"INSERT","data":{"name":"a"}}"#]]);
+        let refused = copy.applier(&["sync"]).run().await.expect_code(2);
+        assert!(refused.stderr.contains("by which the key of names is sorted"), "{refused}");
+        let wrong = wrong(&copy.applier(&["check", "--json"]).run().await);
+        assert!(wrong.contains("fail collations: collation "), "{wrong}");
+        let (_, remedy) = refused.stderr.split_once("nothing was applied; run: ").expect("a remedy");
+        for statement in remedy.lines().next().expect("one line").split("; ") {
+            copy.server.execute(statement).await;
+        }
+        copy.sync(0).await;
+        assert_eq!(copy.rows("SELECT name FROM names").await, "a");
+    }
+}
+
 /// What makes changes slow, or has the server refuse or add something.
 #[tokio::test]
 async fn what_stands_between_the_archive_and_the_rows_is_named() {

@@ -10,6 +10,7 @@ use syncdata_service::finding::Finding;
 use syncdata_service::postgres::ServerContext as _;
 
 use super::archive::Newest;
+use crate::target::postgres::collations::{self, Moved};
 use crate::target::postgres::cursor::Checkpoint;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
@@ -28,6 +29,12 @@ pub(super) async fn look(
         let finding = Finding::fail("encoding", format!("the local database {lossy}"));
         let remedy = "make the local database anew, in UTF8: nothing is applied to this one";
         findings.push(finding.remedy(remedy));
+    }
+    if closed_tables(local).await?.is_none()
+        && meta::exists(&local.session, &local.meta).await?
+        && let Some(Moved { what, remedy }) = collations::moved(local.session.client(), &local.meta).await?
+    {
+        findings.push(Finding::fail("collations", what).remedy(remedy));
     }
     findings.push(clock(local).await?);
     findings.push(checks::tls(config.postgres()?, &local.session).await?);

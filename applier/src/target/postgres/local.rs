@@ -9,6 +9,7 @@ use syncdata_service::config::{Config, QuarantineValues};
 use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
 use tokio_postgres::error::SqlState;
 
+use crate::target::postgres::collations;
 use crate::target::postgres::meta::{self, MetaSchema};
 use crate::target::postgres::values::Values;
 
@@ -62,6 +63,7 @@ impl Local {
         let local = Local::open(config).await?;
         let relax = "SET synchronous_commit = off";
         local.session.client().batch_execute(relax).await.context(|| "preparing the session".to_owned())?;
+        collations::refuse_moved(local.session.client(), &local.meta).await?;
         Ok(local)
     }
 

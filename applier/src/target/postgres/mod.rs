@@ -5,6 +5,7 @@ pub mod apply;
 pub mod bystanders;
 pub mod captured;
 pub mod cascades;
+pub(crate) mod collations;
 mod copied_lines;
 pub mod cursor;
 pub mod emptying;
