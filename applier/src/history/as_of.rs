@@ -262,7 +262,10 @@ impl Making<'_> {
                 (values, true)
             }
         };
-        Ok(load::shadow::fill_old_rows(client, copy, &values, has_rows).await?)
+        match load::shadow::fill_old_rows(client, copy, &values, has_rows).await? {
+            Some(reason) => Err(Halt::refused(&copy.table.name, reason)),
+            None => Ok(()),
+        }
     }
 
     async fn changes(

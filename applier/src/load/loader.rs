@@ -251,7 +251,7 @@ impl Loader<'_> {
                 let client = self.local.session.client();
                 match shadow::fill_old_rows(client, copy, &values, !is_first).await {
                     Err(error) if is_of_a_row(&error) => Ok(Some(error.one_line())),
-                    filled => filled.map(|()| None),
+                    filled => filled,
                 }
             }
             Err(reason) => Ok(Some(format!(

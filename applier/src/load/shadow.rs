@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 use super::catch_up::Copy;
 use super::columns::OldValue;
 use crate::table::{Fit, Shape, Table};
+use crate::target::postgres::apply::altered;
 
 /// The schema of temporary tables, by the name that every session has for its own.
 const SCHEMA: &str = "pg_temp";
@@ -52,13 +53,14 @@ pub(crate) async fn make(client: &Client, table: &Table, number: usize) -> Resul
     }))
 }
 
-/// Rows from before columns were there get what such rows have at the source; so do those that changes still bring.
+/// Rows from before columns were there get what such rows have at the source; so do those that changes still bring. In
+/// words, why a column cannot hold it.
 pub(crate) async fn fill_old_rows(
     client: &Client,
     copy: &Copy,
     values: &[OldValue],
     has_rows: bool,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let doing = || format!("filling newer columns of {}", copy.table.name);
     for OldValue { column, value } in values {
         // A table that lacks the column says so when a row brings it.
@@ -68,6 +70,13 @@ pub(crate) async fn fill_old_rows(
         }
         let (shadow, name) = (copy.shadow.name.sql(), escape_identifier(column));
         let value = escape_literal(value);
+        let local = &copy.table.columns[place];
+        if local.is_by_name {
+            let altered = format!("SELECT {}", altered::is_altered(local, &value));
+            if client.query_one(&altered, &[]).await.context(doing)?.get(0) {
+                return Ok(Some(altered::words(&copy.table, local)));
+            }
+        }
         let default = format!("ALTER TABLE {shadow} ALTER COLUMN {name} SET DEFAULT {value}");
         client.batch_execute(&default).await.context(doing)?;
         if has_rows {
@@ -75,7 +84,7 @@ pub(crate) async fn fill_old_rows(
             client.batch_execute(&fill).await.context(doing)?;
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The key by which changes find their rows, built once the rows are there. Other indexes would only cost: no one

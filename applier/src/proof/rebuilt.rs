@@ -201,7 +201,10 @@ impl Wanted<'_> {
             Halt::refused(name, format!("{} is older than the table as it is: {reason}", base.name()))
         })?;
         let values = if is_first { old_values(&now) } else { values };
-        Ok(shadow::fill_old_rows(self.local.session.client(), copy, &values, !is_first).await?)
+        match shadow::fill_old_rows(self.local.session.client(), copy, &values, !is_first).await? {
+            Some(reason) => Err(Halt::refused(name, reason)),
+            None => Ok(()),
+        }
     }
 
     async fn catch_up(

@@ -243,15 +243,24 @@ pub fn newer(relation: &Relation, table: &Table) -> Vec<(usize, Option<String>)>
 
 /// Rows here have something else in a column than rows which are as old have at the source.
 pub fn other_old_values(table: &Table, column: usize, missing: Option<&str>) -> Difference {
-    let name = table.columns[column].sql();
+    let local = &table.columns[column];
+    let name = local.sql();
     let old = missing.map_or_else(|| "NULL".to_owned(), literal);
+    let narrower = match missing.is_some() && local.is_by_name {
+        true => format!(
+            "  -- if {} is defined otherwise here than at the source, run first: ALTER TABLE {} ALTER COLUMN {name} TYPE text",
+            local.type_name,
+            table.name.sql()
+        ),
+        false => String::new(),
+    };
     Difference {
         what: format!(
             "column {name} of {} is new at the source, where older rows have {old} in it, and rows here have something \
              else",
             table.name
         ),
-        remedy: format!("UPDATE {} SET {name} = {old}", table.sql()),
+        remedy: format!("UPDATE {} SET {name} = {old}{narrower}", table.sql()),
         in_doubt: false,
     }
 }

@@ -1,5 +1,6 @@
 //! What was altered at the source and here before the changes from before it were applied.
 
+use syncdata_formats::manifest::{Column, Relation, ReplicaIdentity};
 use syncdata_tests::LocalCopy;
 use syncdata_tests::record::{insert, update};
 
@@ -56,4 +57,49 @@ async fn rows_from_before_a_key_are_not_written_over_each_other() {
     copy.sync(0).await;
     assert_eq!(copy.rows("SELECT * FROM t ORDER BY id").await, "1,d 5,z 6,c");
     assert_eq!(copy.rows("SELECT * FROM u").await, "1,a");
+}
+
+/// A column that comes to rows which are there, of a type that is narrower here: what they have in it at the source.
+#[tokio::test]
+async fn a_newer_column_of_a_type_that_is_narrower_here_is_not_said_to_have_what_older_rows_have() {
+    let schema = "CREATE DOMAIN amount AS numeric(8,2); CREATE TABLE n (id int PRIMARY KEY)";
+    let mut copy = LocalCopy::start(schema).await;
+    let described = |fee: Option<&str>| {
+        let column = |attnum: u16, name: &str, type_name: &str, missing: Option<&str>| Column {
+            name: name.into(),
+            type_name: type_name.into(),
+            not_null: name == "id",
+            attnum: Some(attnum),
+            missing: missing.map(str::to_owned),
+            ..Column::default()
+        };
+        let mut columns = vec![column(1, "id", "integer", None)];
+        columns.extend(fee.map(|fee| column(2, "fee", "public.amount", Some(fee))));
+        Relation::described(columns, vec!["id".into()], ReplicaIdentity::Default, Default::default())
+    };
+    copy.forge.describe("n", described(None));
+    copy.forge.segment(&[vec![insert("n", r#""id":1"#)]]);
+    copy.applier(&["add-tables", "n"]).succeed().await;
+    copy.sync(0).await;
+    copy.forge.snapshot(&[("n", &["1"])]);
+    copy.server.execute("ALTER TABLE n ADD fee amount DEFAULT 1.234").await;
+    copy.forge.describe("n", described(Some("1.234")));
+    copy.forge.segment(&[vec![insert("n", r#""id":2,"fee":"1.50""#)]]);
+    copy.sync(1).await;
+    assert_eq!(copy.state("n").await, "quarantined");
+    assert!(copy.reason("n").await.contains("older rows have '1.234' in it"), "{}", copy.reason("n").await);
+    let refused = copy.applier(&["resync", "n"]).run().await.expect_code(1);
+    let said = refused.stdout + &refused.stderr;
+    assert!(said.contains("is defined otherwise here than at the source"), "{said}");
+    let reason = copy.reason("n").await;
+    let (_, remedy) = reason.split_once("run: ").unwrap_or_else(|| panic!("{reason}"));
+    let (update, alter) = remedy.split_once("  -- ").unwrap_or_else(|| panic!("{reason}"));
+    let (_, alter) = alter.split_once("run first: ").unwrap_or_else(|| panic!("{reason}"));
+    copy.server.execute("ALTER TABLE n ALTER fee DROP DEFAULT").await;
+    copy.server.execute(alter).await;
+    copy.server.execute(update).await;
+    copy.applier(&["retry", "n"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM n ORDER BY id").await, "1,1.234 2,1.50");
+    copy.applier(&["resync", "n"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM n ORDER BY id").await, "1,1.234 2,1.50");
 }

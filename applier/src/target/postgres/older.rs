@@ -43,6 +43,11 @@ fn is_other(column: &Column, missing: Option<&str>) -> String {
     let name = column.sql();
     match missing {
         None => format!("pg_catalog.num_nulls({name}) = 0"),
+        // What its own type here makes of the text may be another one, in both.
+        Some(missing) if column.is_by_name => format!(
+            "pg_catalog.num_nulls({name}) = 1 OR pg_catalog.format('%s', {name}) COLLATE \"C\" <> {}",
+            escape_literal(missing)
+        ),
         Some(missing) => format!(
             "pg_catalog.num_nulls({name}) = 1 OR pg_catalog.format('%s', {name}) COLLATE \"C\" \
              <> pg_catalog.format('%s', {}::{})",
