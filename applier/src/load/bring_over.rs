@@ -79,6 +79,10 @@ impl Loader<'_> {
             };
             for table in loaded.keys() {
                 cursor::note_loaded(client, meta, table, position, taken_at, self.asked_of(table)).await?;
+                if let Some(columns) = work.nan_as_null.get(table) {
+                    let columns: Vec<String> = columns.iter().cloned().collect();
+                    cursor::note_nan(client, meta, table, &columns).await?;
+                }
                 quarantine::settle(client, meta, table, Resolution::Resynced).await?;
                 cursor::release_held(client, meta, table).await?;
                 let described = &work.copies[table].relation.columns;

@@ -1,6 +1,6 @@
 //! One group of tables on its way from a base to the moment in which all of them are live.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use crate::archive::groups::Groups;
 use crate::archive::source::Source;
 use crate::archive::stretch::stretch;
 use crate::plan::state::{Event, State, TableState};
-use crate::plan::{not_found, offer};
+use crate::plan::{self, not_found, offer};
 use crate::target::postgres::apply::Writer;
 use crate::target::postgres::cursor::{self, Checkpoint};
 use crate::target::postgres::identity;
@@ -53,6 +53,8 @@ pub(super) struct Work<'a> {
     pub copies: BTreeMap<TableName, Copy>,
     /// Changes of each table that were applied over the base.
     pub records: BTreeMap<TableName, u64>,
+    /// Columns in which their changes could not say NaN and infinities.
+    pub nan_as_null: BTreeMap<TableName, BTreeSet<String>>,
 }
 
 impl Work<'_> {
@@ -63,6 +65,17 @@ impl Work<'_> {
     fn count(&mut self, manifest: &Manifest) {
         for (table, counts) in manifest.tables.iter().filter(|(table, _)| self.copies.contains_key(*table)) {
             *self.records.entry(table.clone()).or_default() += counts.total();
+        }
+        if !plan::is_without_nan(&manifest.source.degraded) {
+            return;
+        }
+        for (name, relation) in
+            manifest.relations.iter().filter(|(name, _)| manifest.tables.contains_key(*name))
+        {
+            let Some(copy) = self.copies.get(name) else { continue };
+            let columns = plan::columns_with_nan(relation).into_iter();
+            let here = columns.filter(|column| copy.table.column(column).is_some()).map(str::to_owned);
+            self.nan_as_null.entry(name.clone()).or_default().extend(here);
         }
     }
 }
@@ -81,8 +94,14 @@ impl Loader<'_> {
             }
         }
         tracing::info!(base = base.name(), tables = tables.len(), "loading tables");
-        let mut work =
-            Work { base, known: base.known(), seq: 0, copies: BTreeMap::new(), records: BTreeMap::new() };
+        let mut work = Work {
+            base,
+            known: base.known(),
+            seq: 0,
+            copies: BTreeMap::new(),
+            records: BTreeMap::new(),
+            nan_as_null: BTreeMap::new(),
+        };
         let mut writer = Writer::new(self.local.replica);
         self.make_shadows(&mut work, tables).await?;
         // The others move on meanwhile: again, until nothing is left.

@@ -277,6 +277,7 @@ async fn nan_that_arrives_as_null_is_said_of_the_columns_that_can_hold_it() {
     copy.sync(0).await;
     let status = copy.applier(&["status"]).run().await;
     assert!(!status.stdout.contains("NaN"), "{status}");
+    copy.forge.snapshot(&[("m", &["1\t\\N\tx"])]);
     copy.forge.degraded(&["numeric-nan"]);
     copy.forge.segment(&[vec![row(2)]]);
     let said = copy.sync(0).await;
@@ -287,7 +288,10 @@ async fn nan_that_arrives_as_null_is_said_of_the_columns_that_can_hold_it() {
     assert!(status.stdout.contains("\nwarning: m: NaN and infinities of v arrived as NULL"), "{status}");
     let status = copy.applier(&["--json", "status"]).run().await.json();
     assert_eq!(status["tables"][0]["nan_as_null"], serde_json::json!(["v"]));
-    // A base copy has them.
+    // A base copy has them, one that is older than they has not.
+    copy.applier(&["resync", "m"]).succeed().await;
+    let status = copy.applier(&["status"]).run().await;
+    assert!(status.stdout.contains("NaN and infinities of v arrived as NULL"), "{status}");
     copy.forge.degraded(&[]);
     copy.forge.snapshot(&[("m", &["1\tNaN\tx", "2\t1\tx", "3\t1\tx"])]);
     copy.forge.segment(&[vec![row(4)]]);
