@@ -269,6 +269,11 @@ impl BatchTable {
         self.relation.replica_identity
     }
 
+    /// Whether the source has such a column.
+    pub fn is_of_source(&self, column: &table::Column) -> bool {
+        self.relation.columns.iter().any(|source| source.name == column.name)
+    }
+
     /// Columns that both sides compute and keep, by their names.
     pub fn computed(&self) -> impl Iterator<Item = usize> {
         let stored = |column: &manifest::Column| column.generated == Some(Generated::Stored);

@@ -31,6 +31,30 @@ async fn rows_of_a_table_that_inherits_here_alone_are_noticed() {
     assert_eq!(copy.rows("SELECT id FROM deeper").await, "9");
 }
 
+#[tokio::test]
+async fn a_partition_of_another_server_that_comes_here_alone_is_noticed() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE sales (id int) PARTITION BY RANGE (id); CREATE TABLE ours PARTITION OF sales FOR VALUES FROM (0) TO (10);
+         CREATE EXTENSION postgres_fdw; CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw",
+    )
+    .await;
+    copy.forge.relation("sales", &["id integer"], &[]);
+    let insert = |id: u32| format!(r#"{{"table":"sales","op":"INSERT","data":{{"id":{id}}}}}"#);
+    copy.forge.segment(&[vec![insert(1)]]);
+    copy.applier(&["add-tables", "sales"]).succeed().await;
+    copy.sync(0).await;
+    copy.server
+        .execute("CREATE FOREIGN TABLE abroad PARTITION OF sales FOR VALUES FROM (10) TO (20) SERVER far")
+        .await;
+    let said = copy.sync(1).await;
+    assert!(said.contains("sales: quarantined: partition public.abroad was attached"), "{said}");
+    copy.server.execute("DROP FOREIGN TABLE abroad").await;
+    copy.applier(&["resync", "sales"]).succeed().await;
+    copy.forge.segment(&[vec![insert(2)]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT id FROM sales ORDER BY id").await, "1 2");
+}
+
 /// Two tables that production keeps apart, both synced, one made a part of the other here alone.
 #[tokio::test]
 async fn a_synced_table_that_becomes_a_part_of_another_here_alone_is_noticed() {

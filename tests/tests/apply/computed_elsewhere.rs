@@ -17,7 +17,8 @@ async fn what_is_computed_otherwise_here_is_noticed_without_a_key_too() {
         for times in [3, 2] {
             for rows in [1, 700] {
                 let mut copy = LocalCopy::start(&format!(
-                    "CREATE TABLE g (id {id} {key}, n int, twice int GENERATED ALWAYS AS (n * {times}) STORED)"
+                    "CREATE TABLE g (id {id} {key}, n int, own int NOT NULL GENERATED ALWAYS AS IDENTITY,
+                        twice int GENERATED ALWAYS AS (n * {times}) STORED)"
                 ))
                 .await;
                 let (not_null, keys): (&str, &[&str]) =

@@ -83,6 +83,15 @@ pub(super) fn kept(
     leaves.iter().map(|leaf| leaf.kept(memory, changed)).collect()
 }
 
+/// The first of these partitions that is on another server. What that one has, it may have at any moment.
+pub(super) async fn foreign(client: &impl GenericClient, parts: &[u32]) -> Result<Option<String>> {
+    let select = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) \
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+        WHERE c.oid = ANY ($1) AND c.relkind = 'f' ORDER BY c.oid LIMIT 1";
+    let row = client.query_opt(select, &[&parts]).await.context(looking)?;
+    Ok(row.map(|row| row.get(0)))
+}
+
 /// By the numbers of the tables.
 pub(super) async fn of(client: &impl GenericClient, tables: &[u32]) -> Result<BTreeMap<u32, Vec<LeafFile>>> {
     let mut found: BTreeMap<u32, Vec<LeafFile>> = BTreeMap::new();

@@ -252,6 +252,10 @@ pub(super) async fn look_at_tables(
                     }
                     None => origin.not_restored(client, noted.as_ref(), leaves).await?,
                 };
+                let written = match (written, parts.as_ref().filter(|_| known.is_some())) {
+                    (None, Some(parts)) => foreign_part(client, parts, now).await?,
+                    (written, _) => written,
+                };
                 let types = types.remove(&now.oid).unwrap_or_default();
                 let judges_types = is_live && moment == Moment::End;
                 let named = memory.as_ref().filter(|_| judges_types);
@@ -290,6 +294,15 @@ pub(super) async fn look_at_tables(
         lost.extend(verdict.map(|verdict| ((*table).clone(), verdict)));
     }
     Ok(lost)
+}
+
+/// A partition of another server that came since.
+async fn foreign_part(client: &impl GenericClient, known: &[u32], now: &Found) -> Result<Option<Lost>> {
+    let new: Vec<u32> = now.parts.iter().filter(|part| !known.contains(part)).copied().collect();
+    if new.is_empty() {
+        return Ok(None);
+    }
+    Ok(files::foreign(client, &new).await?.map(Lost::PartWithRows))
 }
 
 /// What was done to a column that has values.

@@ -56,15 +56,17 @@ pub(super) async fn look(client: &Client, prepared: &Prepared) -> Result<Option<
     Ok(None)
 }
 
-/// The columns that are written.
-fn plain(table: &Table) -> Vec<usize> {
-    (0..table.columns.len()).filter(|place| !table.columns[*place].generated).collect()
+/// The columns that the source sends. Those that are here alone have what they have by default.
+fn plain(table: &BatchTable) -> Vec<usize> {
+    let columns = table.target.table.columns.iter().enumerate();
+    let plain = columns.filter(|(_, column)| !column.generated && table.is_of_source(column));
+    plain.map(|(place, _)| place).collect()
 }
 
 /// Rows of which the source has sent all that they are computed from here, with that in the place of a key.
 fn whole<'b>(batch: &'b Batch, table: &BatchTable, columns: &[usize]) -> Vec<Left<'b>> {
     let local = &table.target.table;
-    let plain = plain(local);
+    let plain = plain(table);
     if local.columns.len() >= COLUMNS_MAX {
         return Vec::new();
     }
@@ -99,17 +101,25 @@ async fn compute_again(
     rows: &[Left<'_>],
 ) -> Result<Option<Rejection>> {
     let local = &table.target.table;
-    let plain = plain(local);
+    let plain = plain(table);
     let looking = || format!("looking at what {} computes", local.name);
     let mut place = "syncdata_place".to_owned();
     while local.column(&place).is_some() {
         place.push('_');
     }
     let make = format!(
-        "CREATE TEMPORARY TABLE {COMPUTED} ({place} bigint, LIKE {} INCLUDING GENERATED)",
+        "CREATE TEMPORARY TABLE {COMPUTED} ({place} bigint, LIKE {} INCLUDING GENERATED INCLUDING DEFAULTS)",
         local.name.sql()
     );
     client.batch_execute(&make).await.context(looking)?;
+    let own = local
+        .columns
+        .iter()
+        .filter(|column| column.not_null && !column.generated && !table.is_of_source(column));
+    for column in own {
+        let may_be_null = format!("ALTER TABLE {COMPUTED} ALTER {} DROP NOT NULL", column.sql());
+        client.batch_execute(&may_be_null).await.context(looking)?;
+    }
     let (names, arrays) = arrays(rows, plain.len(), columns.len());
     let unnested: Vec<String> = (1..=names.len()).map(|n| format!("${n}::text[]")).collect();
     let parsed = plain.iter().enumerate().map(|(n, &c)| format!(", u.k{n}::{}", local.columns[c].base_type));
