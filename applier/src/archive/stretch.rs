@@ -25,7 +25,15 @@ pub(crate) async fn stretch(
         listing.names().filter(|(_, name)| name.seq <= last.seq && name.end_lsn > from).collect();
     let Some(&(_, first)) = names.first() else {
         // A folder that is empty, or an older archive, says nothing of what came after.
-        return if end <= from { Ok(Vec::new()) } else { Err(not_those(last)) };
+        return match listing.floor() {
+            _ if end <= from => Ok(Vec::new()),
+            Some(floor) if floor.seq > last.seq => Err(Error::new(
+                Kind::Foreign,
+                format!("the archive was pruned up to segment {}: it has nothing from {from} on", floor.seq),
+            )
+            .hint("take a new snapshot: syncdata-archiver snapshot, on the production host")),
+            _ => Err(not_those(last)),
+        };
     };
 
     let before = listing.names().take_while(|(_, name)| name.seq < first.seq).last();

@@ -154,8 +154,7 @@ impl Loader<'_> {
         if own.end_lsn <= work.known.upto {
             return Ok(false);
         }
-        let segments =
-            stretch(self.source, self.archive_id, own.link, own.end_lsn, work.known.upto).await?;
+        let segments = stretch(self.source, self.archive_id, own.link, own.end_lsn, work.known.upto).await?;
         self.check_whole(work, &segments).await?;
 
         let limit = u64::from(self.config.apply_batch_changes.get());

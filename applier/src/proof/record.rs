@@ -213,11 +213,11 @@ pub(super) async fn conclude(
     let (client, meta) = (local.session.client(), &local.meta);
     let insert = format!(
         "INSERT INTO {meta}.data_sync_consistency (proof_id, table_name, check_type, cut_lsn, source_rows, local_rows, \
-             differing, score, verdict, detail, finished_at) \
-         VALUES ($1, $2, $3, $4::text::pg_lsn, $5, $6, $7, $8::text::numeric, $9, $10, clock_timestamp()) \
+             differing, score, verdict, detail, left_out, finished_at) \
+         VALUES ($1, $2, $3, $4::text::pg_lsn, $5, $6, $7, $8::text::numeric, $9, $10, $11, clock_timestamp()) \
          ON CONFLICT (proof_id, table_name, check_type) DO UPDATE SET source_rows = EXCLUDED.source_rows, \
              local_rows = EXCLUDED.local_rows, differing = EXCLUDED.differing, score = EXCLUDED.score, \
-             verdict = EXCLUDED.verdict, detail = EXCLUDED.detail, finished_at = EXCLUDED.finished_at"
+             verdict = EXCLUDED.verdict, detail = EXCLUDED.detail, left_out = EXCLUDED.left_out, finished_at = EXCLUDED.finished_at"
     );
     let number = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
     let conclude = async {
@@ -237,6 +237,7 @@ pub(super) async fn conclude(
                         &verdict.score,
                         &verdict.verdict.as_str(),
                         &verdict.detail,
+                        &verdict.left_out,
                     ],
                 )
                 .await
@@ -247,12 +248,13 @@ pub(super) async fn conclude(
         }
         let over = format!(
             "UPDATE {meta}.data_sync_consistency SET repaired_at = clock_timestamp() \
-             WHERE table_name = $1 AND check_type IN ('row_count', 'data_hash') AND verdict = 'differs' AND repaired_at IS NULL"
+             WHERE table_name = $1 AND check_type IN ('row_count', 'data_hash') AND verdict = 'differs' AND repaired_at IS NULL \
+               AND coalesce(left_out, '{{}}') @> $2"
         );
         for verdict in verdicts.iter().filter(|verdict| verdict.is_over) {
             let table = verdict.table.to_string();
             client
-                .execute(&over, &[&table])
+                .execute(&over, &[&table, &verdict.left_out])
                 .await
                 .context(|| format!("noting that {table} differs no more"))?;
         }

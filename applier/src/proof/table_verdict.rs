@@ -138,8 +138,10 @@ pub(super) struct Verdict {
     pub score: Option<String>,
     pub verdict: Word,
     pub detail: Option<String>,
-    /// Whatever earlier proofs said of its data, what was compared is equal by now, though not all was.
+    /// What was compared is equal by now, though not all was: whatever earlier proofs said of these columns is over.
     pub is_over: bool,
+    /// Columns that were not compared.
+    pub left_out: Vec<String>,
     /// Rows that agree for certain, of so many; of what has a score.
     pub parts: Option<(u64, u64)>,
 }
@@ -156,6 +158,7 @@ impl Verdict {
             verdict: Word::NotProved,
             detail: Some(reason),
             is_over: false,
+            left_out: Vec::new(),
             parts: None,
         }
     }

@@ -147,6 +147,7 @@ fn said(
         verdict: if apart == 0 { Word::Equal } else { Word::Differs },
         detail: None,
         is_over: false,
+        left_out: Vec::new(),
         parts: None,
     };
     let mut left_out = left_out(proved, layout);
@@ -183,6 +184,7 @@ fn said(
         verdict: word(is_equal, is_whole, is_doubtful),
         detail: (!words.is_empty()).then(|| words.join("; ")),
         is_over: is_equal,
+        left_out: left_out.iter().map(|&name| name.to_owned()).collect(),
         parts: is_known.then(|| comparison.parts()),
     };
     vec![counts, hash]

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use syncdata_archive::ArchiveHandle;
-use syncdata_formats::Result;
 use syncdata_formats::chain::Verified;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_formats::signature::SigningKey;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::{Day, Timestamp};
+use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use syncdata_service::postgres::Canceller;
 use tokio::time::Instant;
@@ -442,6 +442,18 @@ impl Asked<'_> {
         opened: &Opened,
         mut met: Met,
     ) -> Result<Met> {
+        let read_upto = met.state(opened).position();
+        let passed = met.strangers.iter().find(|segment| segment.manifest().end_lsn < read_upto);
+        if let Some(other) = passed.filter(|_| !met.is_fresh()) {
+            let message = format!(
+                "segment {} of the archive is not of this spool, which has read up to {read_upto} and has nothing of it",
+                other.manifest().seq
+            );
+            return Ok(met.without_archive(Error::new(Kind::Conflict, message).hint(
+                "another archiver writes to this archive, of a clone of this host perhaps: stop one of them, and take the \
+                 archive from before that segment",
+            )));
+        }
         let confirmed = self.slot.confirmed_flush_lsn.unwrap_or_default();
         let open: Vec<Verified> =
             met.strangers.iter().filter(|segment| segment.manifest().end_lsn > confirmed).cloned().collect();

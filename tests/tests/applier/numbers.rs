@@ -168,6 +168,17 @@ async fn a_session_can_wait_for_what_production_has_committed() {
     let of = async |question: &str| copy.rows(&format!("SELECT data_sync_wait_for({question})")).await;
     assert_eq!(of(&format!("'{here}', '0'")).await, "f");
     assert_eq!(of(&format!("'{here}', '0', '{{users}}'")).await, "t");
+    // Nor is what left the capture, or lacks what somebody skipped.
+    for lacks in ["captured_until = now()", "captured_until = NULL, incomplete_lsn = '0/1'"] {
+        let lacks =
+            format!("UPDATE data_sync_table_state SET state = 'live', {lacks} WHERE table_name = 'orders'");
+        copy.server.execute(&lacks).await;
+        assert_eq!(of(&format!("'{here}', '0'")).await, "f", "{lacks}");
+        assert_eq!(
+            copy.rows("SELECT lsn FROM data_sync_freshness WHERE table_name = 'orders'").await,
+            "NULL"
+        );
+    }
     let unknown = refusal(&copy, "SELECT data_sync_wait_for('0/1', '0', '{users,nobody}')").await;
     assert!(unknown.contains("not synchronized: nobody"), "{unknown}");
     let null = refusal(&copy, "SELECT data_sync_wait_for(NULL, '0')").await;

@@ -342,6 +342,34 @@ async fn a_rollback_into_what_idle_polls_had_covered_is_read_again() {
     }
 }
 
+/// A clone of production's host, with its spool and its keys, archives where the other one has read already.
+#[tokio::test]
+async fn what_a_clone_of_this_host_archives_is_not_taken_for_ours() {
+    let tables: Vec<toml::Value> = vec!["notes".into()];
+    let options = WorldOptions::default().without_sftp().archiver_setting("tables", tables);
+    let mut world = world_with(options).await;
+    run(&world, 0).await;
+    world.source.execute("CREATE TABLE others (id int, filling text)").await;
+    run(&world, 0).await;
+    let clone = world.source.copied(false).await;
+    let spool = world.folder().join("clone-spool");
+    let copied =
+        std::process::Command::new("cp").arg("-a").arg(world.spool_dir()).arg(&spool).status().expect("cp");
+    assert!(copied.success());
+    let fill = "INSERT INTO others SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i";
+    world.source.execute(fill).await;
+    run(&world, 0).await;
+    clone.execute("INSERT INTO notes VALUES (20, 'of the clone')").await;
+    let beside = world.archiver(["run", "--once"]).env("SYNCDATA_PG_PORT", clone.port().to_string());
+    beside.env("SYNCDATA_SPOOL_DIR", &spool).succeed().await;
+    assert!(has(&world, "of the clone"));
+    world.source.execute("INSERT INTO notes VALUES (30, 'ours')").await;
+    let refused = world.archiver(["run", "--once"]).run().await;
+    assert_ne!(refused.code(), Some(0), "{refused}");
+    assert!(refused.stderr.contains("another archiver writes to this archive"), "{refused}");
+    assert!(!has(&world, "ours"), "nothing goes on from what somebody else wrote");
+}
+
 /// Whether a row with that text is in the archive.
 fn has(world: &World, text: &str) -> bool {
     reader::segments(world.archive_dir())

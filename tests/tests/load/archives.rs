@@ -192,8 +192,13 @@ async fn another_archive_is_adopted_only_when_that_is_said() {
     assert!(refused.stderr.contains("--adopt"), "{refused}");
     let usage = copy.applier(&["resync", "users", "--adopt"]).run().await.expect_code(2);
     assert!(usage.stderr.contains("--all"), "{usage}");
+    // What was proved was proved of the other archive.
+    let proved = "INSERT INTO data_sync_consistency (proof_id, table_name, check_type, cut_lsn, verdict)
+        VALUES ('p', 'users', 'data_hash', 'F/0', 'equal')";
+    copy.server.execute(proved).await;
     copy.applier(&["resync", "--all", "--adopt"]).succeed().await;
     assert_eq!(copy.rows("SELECT * FROM users ORDER BY id").await, "1,one 7,seven");
+    assert_eq!(copy.rows("SELECT count(*) FROM data_sync_consistency").await, "0");
     copy.server.execute("INSERT INTO tables_to_sync (table_name) VALUES ('t')").await;
     copy.sync(0).await;
     assert_eq!(

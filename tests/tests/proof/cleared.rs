@@ -125,6 +125,15 @@ async fn what_was_compared_and_is_equal_ends_a_difference() {
     assert_eq!((&prices["verdict"], &prices["differs"]), (&"not_proved".into(), &false.into()), "{prices}");
     let health = world.applier(["status"]).run().await;
     assert!(!health.stdout.contains("prices differs"), "{}", health.stdout);
+
+    // What differed is not compared any more: nobody knows that it is over.
+    world.target.execute("UPDATE prices SET v = 'spoilt' WHERE id = 1").await;
+    prove_differing(&world).await;
+    world.source.execute("CREATE DOMAIN words AS text; ALTER TABLE prices ALTER v TYPE words").await;
+    world.archiver(["proof"]).succeed().await;
+    world.applier(["sync"]).run().await;
+    let prices = said_of(&world, "prices").await;
+    assert_eq!((&prices["verdict"], &prices["differs"]), (&"not_proved".into(), &true.into()), "{prices}");
 }
 
 /// A column that production computes and the copy keeps as a plain one: nothing of it is in the digests.

@@ -226,6 +226,10 @@ pub async fn start_over(
     client.execute(&forget, &[&names]).await.context(doing)?;
     let others = format!("DELETE FROM {meta}.data_sync_table_state WHERE table_name <> ALL ($1)");
     client.execute(&others, &[&names]).await.context(doing)?;
+    // What was proved was proved of the other archive.
+    for table in ["data_sync_consistency", "data_sync_digests"] {
+        client.execute(&format!("DELETE FROM {meta}.{table}"), &[]).await.context(doing)?;
+    }
     Ok(())
 }
 
