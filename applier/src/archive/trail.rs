@@ -4,6 +4,7 @@
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::layout::{SegmentName, SegmentSeq};
+use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Link;
 use syncdata_formats::time::Day;
 use uuid::Uuid;
@@ -72,6 +73,13 @@ impl<'a> Trail<'a> {
         let Some(from) = range.from else { return Ok(()) };
         let is_before = |segment: &Verified| segment.manifest().span.is_some_and(|span| span.last_ts < from);
         while !self.read.iter().any(is_before) && self.reach_further().await? {}
+        Ok(())
+    }
+
+    /// Reads all that comes after that position, whatever times it has.
+    pub async fn reach_position(&mut self, from: Lsn) -> Result<()> {
+        let begins_before = |segment: &Verified| segment.manifest().start_lsn <= from;
+        while !self.read.first().is_some_and(begins_before) && self.reach_further().await? {}
         Ok(())
     }
 

@@ -123,6 +123,8 @@ pub async fn as_of(config: &Config, order: &AsOf) -> Result<Past> {
         let mut number = 0;
         for (base, names) in bases {
             trail.reach(base.first_day()).await?;
+            // The clock may have been ahead when the base was taken.
+            trail.reach_position(base.known().upto).await?;
             let tables = names.iter().filter_map(|name| Some((name.clone(), copies[name].1.clone()?)));
             making.group(&base, tables.collect(), &trail, &mut number, &copies).await?;
         }

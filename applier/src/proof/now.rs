@@ -28,7 +28,7 @@ pub async fn referential_integrity(
     config: &Config,
     local: &Local,
     is_meant: impl Fn(&TableName) -> bool,
-) -> Result<Vec<Check>> {
+) -> Result<Now> {
     let holder = Local::open(config).await?;
     let client = holder.session.client();
     let snapshot = holder.export_snapshot().await?;
@@ -38,7 +38,10 @@ pub async fn referential_integrity(
 
     let names: Vec<TableName> = states.keys().cloned().collect();
     let mut tables = schema::load(client, &names).await?;
-    tables.retain(|name, _| states.get(name).is_some_and(|state| stands_at(state, checkpoint.end_lsn())));
+    let stands =
+        |name: &TableName| states.get(name).is_some_and(|state| stands_at(state, checkpoint.end_lsn()));
+    let passed_over = states.keys().filter(|name| is_meant(name) && !stands(name)).cloned().collect();
+    tables.retain(|name, _| stands(name));
     let mark = mark_of(&tables, waiting.as_ref());
     let ready = tables.iter().map(|(name, table)| {
         (name.clone(), Ready { table, marked: mark.tables.get(name).expect("every table has one") })
@@ -62,7 +65,15 @@ pub async fn referential_integrity(
         let verdict = broken::keys(name, &answers.keys, proved, |_| false);
         checks.extend(verdict.map(|verdict| check_of(verdict, checkpoint.end_lsn())));
     }
-    Ok(checks)
+    Ok(Now { checks, passed_over })
+}
+
+/// What was asked just now.
+#[derive(Debug)]
+pub struct Now {
+    pub checks: Vec<Check>,
+    /// Tables that are not live, or not at the checkpoint: their rows and others' are of different moments.
+    pub passed_over: Vec<TableName>,
 }
 
 /// Rules of the settings that the newest proof has not asked as they are now, by their tables.

@@ -50,7 +50,8 @@ mod tests {
 
     fn snapshot(start: u64, names: &[&str]) -> HeldSnapshot {
         let taken_at = Timestamp::from_micros(0).expect("a time");
-        HeldSnapshot { id: SnapshotId::new(Lsn::from_u64(start), taken_at), taken_at, tables: tables(names) }
+        let (id, tables) = (SnapshotId::new(Lsn::from_u64(start), taken_at), tables(names));
+        HeldSnapshot { id, taken_at, tables, end_lsn: Lsn::from_u64(start), timeline: 1 }
     }
 
     #[test]

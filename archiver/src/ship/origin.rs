@@ -7,7 +7,7 @@ use syncdata_formats::{Error, Kind, Result};
 use crate::source::catalog::{self, Facts, Position, Slot};
 use crate::source::connection::Connection;
 use crate::source::slot;
-use crate::spool::{Origin, State};
+use crate::spool::{HeldSnapshot, Origin, State};
 
 /// The slot, or why it is not there.
 pub(crate) async fn read_slot(origin: &Origin, connection: &Connection, name: &SlotName) -> Result<Slot> {
@@ -38,8 +38,36 @@ pub(crate) async fn history(
         true => None,
         false => catalog::switch_point(connection.session.client(), before, now, user).await?,
     };
-    let diverged = is_ours(state, state.tip.end_lsn, now, position.flush, switch).err();
+    let mut diverged = is_ours(state, state.tip.end_lsn, now, position.flush, switch).err();
+    // Rows of a base copy come to the local side, and no segment may end after it yet.
+    let ahead = state.newest_snapshot.as_ref().filter(|snapshot| snapshot.end_lsn > state.tip.end_lsn);
+    if let (None, Some(snapshot)) = (&diverged, ahead) {
+        let switch = match snapshot.timeline == now {
+            true => None,
+            false => catalog::switch_point(connection.session.client(), snapshot.timeline, now, user).await?,
+        };
+        diverged = has_rows_of(snapshot, now, position.flush, switch).err();
+    }
     Ok(History { diverged, switch })
+}
+
+/// Whether a server still has the history that a base copy was taken of.
+fn has_rows_of(
+    snapshot: &HeldSnapshot,
+    timeline: u32,
+    flush: Lsn,
+    switch: Option<Lsn>,
+) -> Result<(), String> {
+    let HeldSnapshot { id, end_lsn, timeline: from, .. } = snapshot;
+    let what = format!("the snapshot {id} has rows as of {end_lsn}, and a gap has to end past that");
+    if *from != timeline {
+        return match switch {
+            Some(switch) if *end_lsn <= switch => Ok(()),
+            Some(switch) => Err(format!("timeline {timeline} left timeline {from} at {switch}; {what}")),
+            None => Err(format!("timeline {timeline} does not descend from timeline {from}; {what}")),
+        };
+    }
+    if flush < *end_lsn { Err(format!("its WAL ends at {flush}; {what}")) } else { Ok(()) }
 }
 
 /// What an operator reads of a divergence, at every poll until one decides.

@@ -325,6 +325,8 @@ async fn adopt_archive(
 ) -> Result<Vec<Verified>> {
     state.archive_id = identity.archive_id;
     let end = shipper.end(identity.archive_id, slot_at, key.cloned()).await?;
+    let held = shipper.snapshots(BTreeMap::new(), key.cloned()).await?;
+    state.newest_snapshot = held.values().next_back().cloned();
     if let Some((tip, timeline)) = end.last {
         state.tip = tip;
         state.shipped = tip.seq();
@@ -342,7 +344,6 @@ async fn adopt_archive(
         }
     } else {
         // No copy of a table can have begun without a segment, but with a snapshot.
-        let held = shipper.snapshots(BTreeMap::new(), key.cloned()).await?;
         state.memory.inherited = held.into_values().flat_map(|snapshot| snapshot.tables).collect();
     }
     if let (None, Some(head)) = (state.tip.last, &end.head) {

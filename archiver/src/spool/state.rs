@@ -144,6 +144,11 @@ pub(crate) struct HeldSnapshot {
     pub id: SnapshotId,
     pub taken_at: Timestamp,
     pub tables: BTreeSet<TableName>,
+    /// Its rows are as of here at the latest. Earlier versions did not note it.
+    #[serde(default)]
+    pub end_lsn: Lsn,
+    #[serde(default)]
+    pub timeline: u32,
 }
 
 /// Where the changes come from; a spool belongs to one slot of one database of one cluster.
@@ -184,8 +189,14 @@ pub(crate) struct Last {
 
 impl HeldSnapshot {
     pub(crate) fn of(manifest: SnapshotManifest) -> HeldSnapshot {
-        let SnapshotManifest { id, taken_at, tables, .. } = manifest;
-        HeldSnapshot { id, taken_at, tables: tables.into_keys().collect() }
+        let SnapshotManifest { id, taken_at, tables, end_lsn, source, .. } = manifest;
+        HeldSnapshot {
+            id,
+            taken_at,
+            tables: tables.into_keys().collect(),
+            end_lsn,
+            timeline: source.timeline,
+        }
     }
 }
 

@@ -110,6 +110,31 @@ async fn a_machine_restored_to_an_earlier_moment_has_diverged() {
     assert_diverged(&mut world, restored.port(), "its WAL ends at").await;
 }
 
+/// Nothing that anybody captures was lost; but rows of a base copy are as of a moment that the server does not have.
+#[tokio::test]
+async fn a_snapshot_of_a_history_that_is_lost_is_no_base_of_the_new_one() {
+    for promoted in [true, false] {
+        let mut world = world().await;
+        let other = world.source.copied(promoted).await;
+        other.execute("GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO syncdata_user").await;
+        world.source.execute("SELECT pg_logical_emit_message(false, 'nobody', repeat('x', 1000000))").await;
+        world.archiver(["snapshot"]).succeed().await;
+        run(&world, 0).await;
+        let why = if promoted { "timeline 2 left timeline 1 at" } else { "its WAL ends at" };
+        assert_diverged(&mut world, other.port(), why).await;
+        // The way on, once the server's positions have passed it.
+        other.execute("SELECT pg_logical_emit_message(false, 'nobody', repeat('x', 2000000))").await;
+        other.execute("INSERT INTO notes VALUES (2, 'after')").await;
+        let stopped = run(&world, 2).await;
+        assert!(stopped.stderr.contains("a gap has to end past that"), "{stopped}");
+        let upto = other.value("SELECT pg_current_wal_flush_lsn()").await;
+        world.archiver(["declare-gap", "--upto", &upto, "--reason", "failover"]).succeed().await;
+        world.archiver(["snapshot"]).succeed().await;
+        world.archiver(["run", "--once"]).run().await;
+        run(&world, 0).await;
+    }
+}
+
 async fn assert_diverged(world: &mut World, port: u16, why: &str) {
     let before = reader::manifests(world.archive_dir()).len();
     let head = reader::json(&world.archive_dir().join("head.json"));

@@ -36,6 +36,22 @@ async fn copy() -> LocalCopy {
     copy
 }
 
+#[tokio::test]
+async fn a_base_that_was_taken_by_a_clock_ahead_is_followed_by_all_that_came_after_it() {
+    let mut copy = LocalCopy::start("CREATE TABLE users (id int PRIMARY KEY)").await;
+    copy.forge.relation("users", &["id integer not null"], &["id"]);
+    let user = |id: u32| format!(r#"{{"table":"users","op":"INSERT","data":{{"id":{id}}}}}"#);
+    copy.forge.segment(&[vec![user(1)]]);
+    copy.forge.set_clock("2026-03-10T10:00:00Z");
+    copy.forge.snapshot(&[("users", &["1"])]);
+    copy.forge.set_clock("2026-02-05T11:00:00Z");
+    copy.forge.segment(&[vec![user(2)]]);
+    copy.applier(&["add-tables", "users"]).succeed().await;
+    copy.sync(0).await;
+    copy.applier(&["as-of", "2026-03-11T00:00:00Z", "--into", "past"]).succeed().await;
+    assert_eq!(copy.rows("SELECT id FROM past.users ORDER BY id").await, "1 2");
+}
+
 const RANGE: [&str; 6] = ["replay", "--from", "2026-02-06", "--to", "2026-02-07", "--into"];
 
 #[tokio::test]

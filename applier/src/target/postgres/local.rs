@@ -149,10 +149,15 @@ impl Local {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let client = self.session.client();
-        let begin =
-            format!("BEGIN {READING}; SET TRANSACTION SNAPSHOT {}; {settings}", escape_literal(snapshot));
-        let begun = client.batch_execute(&begin).await.context(|| "beginning to read".to_owned());
-        let done = match begun {
+        let doing = || "beginning to read".to_owned();
+        let begin = async {
+            let begin = format!("BEGIN {READING}; SET TRANSACTION SNAPSHOT {}", escape_literal(snapshot));
+            client.batch_execute(&begin).await.context(doing)?;
+            // Behind a pooler the session of before may have been another one.
+            pinned().apply_to_transaction(client).await?;
+            client.batch_execute(settings).await.context(doing)
+        };
+        let done = match begin.await {
             Ok(()) => work.await,
             Err(error) => Err(error.into()),
         };
