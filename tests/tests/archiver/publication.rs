@@ -254,9 +254,28 @@ async fn a_role_without_rights_has_all_that_it_needs_printed() {
     assert_eq!(poll(&world).await, [].into());
     let checked = world.archiver(["check"]).succeed().await;
     assert!(checked.stdout.contains("pgoutput 1"), "{checked}");
+    // Somebody takes away what a superuser has made.
+    let unguard = "CREATE TABLE later (id int PRIMARY KEY);
+        DO $$ DECLARE name text; BEGIN
+          FOR name IN SELECT evtname FROM pg_event_trigger LOOP EXECUTE format('DROP EVENT TRIGGER %I', name); END LOOP;
+          FOR name IN SELECT oid::regprocedure FROM pg_proc WHERE proname = 'syncdata_slot_pub_change' LOOP
+            EXECUTE format('DROP FUNCTION %s', name); END LOOP; END $$";
+    world.source.execute(unguard).await;
+    let checked = world.archiver(["check"]).run().await.to_string();
+    for words in [
+        "syncdata_slot_pub has not just what is captured",
+        "SET UNLOGGED is refused",
+        "tables that are made later cannot be published by our role",
+    ] {
+        assert!(checked.contains(words), "{words}: {checked}");
+    }
+    world.run_as_told(["setup"]).await;
+    assert_eq!(poll(&world).await, missed("later"));
+    world.archiver(["check"]).succeed().await;
     // One command takes the slot away, and prints what a superuser made beside it until somebody has run that.
     let dropped = world.archiver(["drop-slot", "--force"]).succeed().await;
     assert!(dropped.stderr.contains("run the statements as superuser"), "{dropped}");
+    assert!(dropped.stderr.contains("nobody needs any more what a superuser made"), "{dropped}");
     let again = world.archiver(["drop-slot", "--json"]).succeed().await.json();
     assert_eq!(
         (&again["dropped"], &again["findings"][0]["level"]),
@@ -351,6 +370,8 @@ async fn without_its_publication_what_was_written_meanwhile_is_missing() {
     assert_eq!(poll(&world).await, [].into());
     world.source.execute("DROP PUBLICATION syncdata_slot_pub").await;
     world.source.execute("INSERT INTO steady VALUES (DEFAULT)").await;
+    let checked = world.archiver(["check"]).run().await.expect_code(1).to_string();
+    assert!(checked.contains("syncdata_slot_pub does not exist"), "{checked}");
     // Our role may not make it.
     world.run_as_told(["setup"]).await;
     let ran = world.archiver(["run", "--once"]).run().await;

@@ -4,9 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DOCTORS: [&str; 4] = [
+const DOCTORS: [&str; 5] = [
     "archiver/src/operations/check.rs",
     "archiver/src/operations/check",
+    "archiver/src/operations/publication.rs",
     "applier/src/program/check",
     "shared/service/src/checks.rs",
 ];
