@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::capture::{Capture, Memory};
 use crate::poll::guard::Pressure;
-use crate::poll::history::last_commit_missing;
+use crate::poll::history::{is_as_it_was, last_commit_missing};
 use crate::poll::outcome::{Outcome, View};
 use crate::poll::steps::Poll;
 use crate::segment::cut::Watch;
@@ -364,9 +364,13 @@ impl Archiver {
         }
         // A slot that stands before where it was moved to: the server has lost its memory, and perhaps its latest WAL, and may
         // have written other changes since. Where nothing captured is missing, only reading again tells.
-        // With the backup host away it was not moved so far, and what was passed over is read once more for nothing.
-        let covered = met.state(&self.spool).position();
-        let reread = slot.confirmed_flush_lsn.filter(|confirmed| !self.has_same_slot && *confirmed < covered);
+        // With the backup host away it was not moved so far, and offers what it did.
+        let state = met.state(&self.spool);
+        let is_before = |confirmed: &Lsn| !self.has_same_slot && *confirmed < state.position();
+        let mut reread = slot.confirmed_flush_lsn.filter(is_before).filter(|_| diverged.is_none());
+        if reread.is_some() && is_as_it_was(config, connection, source, &slot, state, position.flush).await? {
+            reread = None;
+        }
         self.has_same_slot = true;
         let (spool, away) = match diverged {
             // Nothing of this source says anything about the archive.

@@ -1,6 +1,7 @@
 //! Whether the source has the history that was archived: asked of its slot, where that has gone back.
 
 use syncdata_formats::Result;
+use syncdata_formats::lsn::Lsn;
 use syncdata_service::config::Config;
 
 use crate::source::Source as _;
@@ -56,5 +57,31 @@ pub(super) async fn last_commit_missing(
     Ok(other.map(|other| {
         let other = in_words(other);
         format!("after {of_archive} nothing had committed up to {upto}, and the source's slot offers {other}")
+    }))
+}
+
+/// Whether the slot, which stands before where it was moved to, offers up to there what it offered when that was read.
+pub(super) async fn is_as_it_was(
+    config: &Config,
+    connection: &mut Connection,
+    source: &Production,
+    slot: &Slot,
+    state: &State,
+    flush: Lsn,
+) -> Result<bool> {
+    let place = state.position();
+    let kind = source.described().kind();
+    let known = state.newest_commit.filter(|known| known.place == place && known.kind == kind);
+    // Of what is still to be written nothing is known.
+    let Some(known) = known.filter(|_| flush >= place) else { return Ok(false) };
+    let commits = match source.commits(connection, place).await {
+        Err(error) if Trouble::of(&error) == Trouble::Content => return Ok(false),
+        commits => commits.map_err(|error| slot::explain_to(error, config, connection))?,
+    };
+    let stands = slot.confirmed_flush_lsn.unwrap_or_default();
+    let newest = commits.iter().rfind(|commit| commit.end_lsn <= place);
+    Ok(newest.map_or(known.commit.end_lsn <= stands, |newest| {
+        let known = known.commit;
+        (newest.end_lsn, newest.xid, newest.committed_at) == (known.end_lsn, known.xid, known.ts)
     }))
 }
