@@ -92,16 +92,12 @@ pub fn check_folder(path: &Path) -> Result<()> {
             path.display(),
             owner(&facts)
         );
-        let as_it = format!(
-            "run the command as that user (sudo -u '#{}' …): files of user {us} would be closed to it",
-            facts.uid()
-        );
-        // What became root's, no service could use any more.
-        let hint = match us {
-            0 => as_it,
-            _ => format!("{as_it}; or, if the folder is to be ours: chown -R {us} '{}'", path.display()),
-        };
-        return Err(Error::new(Kind::Refused, message).hint(hint));
+        return Err(Error::new(Kind::Refused, message).hint(format!(
+            "run the command as that user (sudo -u '#{}' …): files of user {us} would be closed to it; or, if the folder \
+             is to be ours: chown -R {us} '{}'",
+            facts.uid(),
+            path.display()
+        )));
     }
     if facts.mode() & WRITABLE_BY_OTHERS != 0 {
         let message = format!("others may write into the folder {} ({})", path.display(), mode(&facts));
