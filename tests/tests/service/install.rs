@@ -131,8 +131,9 @@ const NOT_BOOTED: &str = "rm -r /run/systemd";
 
 /// Root's own commands, beside the service and while it is stopped: nothing in its folder becomes root's, what stops them
 /// stops the work, and no secret of root's shell is where anybody may read it.
-const BY_HAND: &str = "syncdata-archiver setup --snapshot
-    runuser -u postgres -- psql -qAtX app -c 'BEGIN; SELECT txid_current(); SELECT pg_sleep(300)' >/dev/null & holds=$!
+const BY_HAND: &str = "PS4='$(date +%T) '; set -x
+    syncdata-archiver setup --snapshot
+    runuser -u postgres -- psql -qAtX app -c 'BEGIN; SELECT txid_current(); SELECT pg_sleep(300)' >/dev/null 2>&1 & holds=$!
     PG_PASSWORD=hidden syncdata-archiver snapshot >/tmp/said 2>&1 & snapshot=$!
     for _ in $(seq 300); do if pgrep -f '^/usr/bin/syncdata-archiver snapshot' >/dev/null; then break; fi; sleep 0.1; done
     for pid in $(pgrep -f '^/usr/bin/syncdata-archiver snapshot'); do
@@ -140,7 +141,7 @@ const BY_HAND: &str = "syncdata-archiver setup --snapshot
     done
     kill -TERM $snapshot
     if wait $snapshot; then exit 1; fi
-    if pgrep -f 'by-hand|archiver snapshot'; then exit 1; fi
+    if pgrep -f '^/usr/bin/syncdata-archiver snapshot' || ls /run/*by-hand*.pid 2>/dev/null; then exit 1; fi
     grep 'not handed on.*PG_PASSWORD' /tmp/said
     runuser -u postgres -- psql -qAtX app -c \"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(300)' AND pid <> pg_backend_pid()\"
     if wait $holds; then exit 1; fi
