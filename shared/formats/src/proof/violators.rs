@@ -139,7 +139,8 @@ mod tests {
             // Their list ends at 3: what is greater may be theirs too.
             (listed(&[1, 4], false), listed(&[2, 3], true), 1, 1),
             (listed(&[1, 4], true), listed(&[1, 4], true), 0, 1),
-            (listed(&[1, 4], true), listed(&[1, 4], false), 0, 0),
+            // All of theirs are listed, and ours go on.
+            (listed(&[1, 4], true), listed(&[1, 4], false), 1, 0),
         ] {
             let surplus = ours.beyond(&theirs);
             assert_eq!((surplus.certain, surplus.unknown), (certain, unknown), "{ours:?} {theirs:?}");
