@@ -33,6 +33,7 @@ pub struct Program {
     logs: PathBuf,
     patience: Duration,
     open_files_max: Option<u32>,
+    account: Account,
 }
 
 impl Program {
@@ -50,6 +51,7 @@ impl Program {
             logs: logs.into(),
             patience: PATIENCE,
             open_files_max: None,
+            account: Account::own(),
         }
     }
 
@@ -85,6 +87,12 @@ impl Program {
     /// It may have so many files open, its connections among them.
     pub fn open_files_max(mut self, number: u32) -> Program {
         self.open_files_max = Some(number);
+        self
+    }
+
+    /// Somebody else runs it.
+    pub fn account(mut self, account: Account) -> Program {
+        self.account = account;
         self
     }
 
@@ -146,7 +154,7 @@ impl Program {
         command.envs(self.environment);
         command.stdin(Stdio::null());
         let open = |path: &Path| File::create(path).expect("the world's folder is writable");
-        let process = Process::spawn_into(&command, &Account::own(), "KILL", open(&stdout), open(&stderr));
+        let process = Process::spawn_into(&command, &self.account, "KILL", open(&stdout), open(&stderr));
         Daemon { process: Some(process), command: command_line, stdout, stderr }
     }
 }

@@ -1,17 +1,18 @@
 //! `snapshot`: a copy of tables, and a poll that brings the changes which belong to it.
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use syncdata_formats::{Error, Result};
+use syncdata_formats::Result;
 use syncdata_service::config::Config;
 
 use crate::snapshot::{self, Options, Taken};
 use crate::spool::executions::{Came, Kind, Trigger, noted};
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Snapshot {
     pub taken: Taken,
     /// Why the changes up to its end are not in the archive yet. It stands all the same.
-    pub not_polled: Option<Error>,
+    pub not_polled: Option<String>,
 }
 
 /// `poll` has the archiver of these settings poll once, wherever it runs.
@@ -29,6 +30,6 @@ pub(crate) async fn snapshot(
     };
     let taking = snapshot::take(config, options, &poll);
     let taken = noted(&config.spool_dir, Kind::Snapshot, Trigger::Command, taking, came).await?;
-    let not_polled = poll().await.err();
+    let not_polled = poll().await.err().map(|error| error.one_line());
     Ok(Snapshot { taken, not_polled })
 }

@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use syncdata_formats::Error;
 use syncdata_formats::error::escape_control;
+use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::output;
 
+use crate::operations::snapshot::Snapshot;
 use crate::poll::outcome::Outcome;
 use crate::proof::Made;
 use crate::prune::Plan;
@@ -23,11 +24,21 @@ pub(crate) struct Answer {
     pub plan: Option<Plan>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Made>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Snapshot>,
 }
 
 impl Answer {
     pub(crate) fn new(exit_code: u8, message: impl Into<String>) -> Answer {
-        Answer { exit_code, message: message.into(), error: None, hint: None, plan: None, proof: None }
+        Answer {
+            exit_code,
+            message: message.into(),
+            error: None,
+            hint: None,
+            plan: None,
+            proof: None,
+            snapshot: None,
+        }
     }
 
     pub(crate) fn failed(exit_code: u8, error: &Error) -> Answer {
@@ -62,6 +73,20 @@ impl Answer {
 
     pub(crate) fn of_proof(made: Made) -> Answer {
         Answer { proof: Some(made), ..Answer::new(0, "") }
+    }
+
+    pub(crate) fn of_snapshot(snapshot: Snapshot) -> Answer {
+        Answer { snapshot: Some(snapshot), ..Answer::new(0, "") }
+    }
+
+    pub(crate) fn into_snapshot(self) -> Result<Snapshot> {
+        self.snapshot.ok_or_else(|| {
+            let error = Error::new(Kind::Refused, self.error.unwrap_or(self.message));
+            match self.hint {
+                Some(hint) => error.hint(hint),
+                None => error,
+            }
+        })
     }
 
     pub(crate) fn of_prune(plan: Plan) -> Answer {

@@ -15,6 +15,7 @@ use syncdata_service::confirm::confirm;
 use syncdata_service::daemon::Stop;
 use syncdata_service::finding::{Finding, Level, worst};
 use syncdata_service::output::Output;
+use syncdata_service::own_files;
 
 use crate::operations;
 use crate::operations::declare_gap::DeclareGap;
@@ -202,8 +203,22 @@ async fn take_snapshot(config: &Config, options: &Options, output: Output) -> Re
     let poll = async || client::poll_now(config).await;
     let stop = Stop::new();
     stop.on_signals()?;
+    let taking = async {
+        // Its locks and its memory lie in the spool: a member of the daemon's group asks the daemon.
+        if !own_files::is_of_another(&config.spool_dir) {
+            return operations::snapshot::snapshot(config, options, poll).await;
+        }
+        match client::ask(config, "/snapshot", Some(&json!(options))).await? {
+            Some(answer) => answer.into_snapshot(),
+            None => Err(Error::new(
+                Kind::Refused,
+                format!("{} belongs to another account, and no daemon answers", config.spool_dir.display()),
+            )
+            .hint("start the daemon (systemctl start syncdata-archiver), or run this command with sudo")),
+        }
+    };
     let snapshot = tokio::select! {
-        snapshot = operations::snapshot::snapshot(config, options, poll) => snapshot?,
+        snapshot = taking => snapshot?,
         () = stop.asked() => {
             return Err(Error::new(Kind::Refused, "stopped by a signal: no snapshot was made, and the archive is as it was")
                 .hint("run it again: parts that were sent already are not sent twice"));
@@ -215,7 +230,7 @@ async fn take_snapshot(config: &Config, options: &Options, output: Output) -> Re
     if let Some(error) = snapshot.not_polled {
         output.words(&format!(
             "the snapshot is complete; the changes that belong to it come with the next poll, since this one failed: {}",
-            error.one_line()
+            error
         ));
     }
     Ok(snapshot.taken)

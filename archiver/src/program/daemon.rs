@@ -34,10 +34,12 @@ use crate::program::answer::Answer;
 use crate::program::api;
 use crate::program::life::{self, Life};
 use crate::program::poll_log::PollLog;
+use crate::program::snapshot_asked;
 use crate::program::stopping::unless_stopped;
 use crate::proof::asking::Asks;
 use crate::proof::{self, Made};
 use crate::segment::cut::Watch;
+use crate::snapshot;
 use crate::spool::executions::Trigger;
 
 /// Without any sign of life for so long, the watchdog may strike.
@@ -410,6 +412,16 @@ async fn answer(
                 let prover = lock_prover(&provers).clone();
                 match prover {
                     Some(prover) => prover.answer(&options).await,
+                    None => Response::error(503, "the daemon is starting"),
+                }
+            }
+            Err(error) => Response::error(400, &error.one_line()),
+        },
+        (Method::Post, "/snapshot") => match request.json::<snapshot::Options>() {
+            Ok(options) => {
+                let config = lock_prover(&provers).as_ref().map(|prover| prover.config.clone());
+                match config {
+                    Some(config) => snapshot_asked::answer(config, options).await,
                     None => Response::error(503, "the daemon is starting"),
                 }
             }

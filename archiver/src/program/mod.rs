@@ -9,4 +9,5 @@ mod api;
 mod client;
 mod life;
 mod poll_log;
+mod snapshot_asked;
 mod stopping;

@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
+use serde::{Deserialize, Serialize};
 use syncdata_archive::{self, Archive, ArchiveHandle};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::identity::ArchiveIdentity;
@@ -63,7 +64,7 @@ const APPLICATION_NAME: &str = "syncdata-archiver snapshot";
 /// Parts that are packed and sent while the next one is read: each is in memory, twice where it is compressed.
 const PARTS_UNDER_WAY: usize = 2;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Options {
     /// Instead of all that is captured.
     pub tables: Option<Vec<TablePattern>>,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_identifier;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use syncdata_formats::manifest::{Generated, Relation};
 use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_formats::{Error, Kind, Result};
@@ -48,7 +48,7 @@ pub(crate) struct Table {
 }
 
 /// A table that is not in the copy, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LeftOut {
     pub table: TableName,
     pub reason: String,

@@ -1,7 +1,7 @@
 //! What a snapshot came to, in numbers.
 
 use bytesize::ByteSize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::snapshot::SnapshotManifest;
 
@@ -9,7 +9,7 @@ use super::store::{How, Stored};
 use super::tables::LeftOut;
 
 /// The numbers of a finished snapshot.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Taken {
     pub id: String,
     pub start_lsn: Lsn,

@@ -108,9 +108,7 @@ pub fn publish(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
+pub(crate) mod sample {
     use syncdata_formats::digest::Digest;
     use syncdata_formats::layout::SegmentSeq;
     use syncdata_formats::manifest::FORMAT;
@@ -118,9 +116,17 @@ mod tests {
     use syncdata_formats::snapshot::Seen;
 
     use super::*;
-    use crate::DirectoryArchive;
 
-    fn proof(buckets: &[u8]) -> ProofManifest {
+    /// A proof of one empty table that exists.
+    pub(crate) fn published(archive: &mut dyn Archive) -> ProofManifest {
+        let file = Buckets::new(0).encode().expect("zstd");
+        let proof = proof(&file);
+        put_buckets(archive, &proof.id, "1.buckets.zst", &file).expect("put");
+        publish(archive, &proof, None).expect("published");
+        proof
+    }
+
+    pub(crate) fn proof(buckets: &[u8]) -> ProofManifest {
         let table = ProvedTable {
             rows: 0,
             k: 0,
@@ -149,6 +155,13 @@ mod tests {
             archiver: "0.1.0".into(),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sample::proof;
+    use super::*;
+    use crate::DirectoryArchive;
 
     #[test]
     fn a_proof_that_is_forged_swapped_or_damaged_is_refused_by_name() {

@@ -76,6 +76,14 @@ pub fn check_file(file: &File, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether the folder belongs to another account; one that we may not look at does.
+pub fn is_of_another(folder: &Path) -> bool {
+    match fs::metadata(folder) {
+        Ok(facts) => facts.uid() != own_user(),
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
+}
+
 /// A folder of ours, which must be there.
 pub fn check_folder(path: &Path) -> Result<()> {
     let doing = || format!("looking at the folder {}", path.display());

@@ -1,8 +1,12 @@
 //! A copy is complete or it is not made.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
 
 use syncdata_tests::WorldOptions;
+use syncdata_tests::process::Account;
 
 use crate::scene::{self, files, lines, newest, refused};
 
@@ -141,4 +145,47 @@ async fn columns_that_a_key_includes_are_not_the_key() {
     let copy = &manifest.tables[&"places".parse().expect("a name")];
     assert_eq!(copy.relation.key, ["id"]);
     assert_eq!(copy.parts[0].first_key.as_deref(), Some("1"));
+}
+
+/// The spool is closed to them. (The socket is open to the group where there is one; here to all.)
+#[tokio::test]
+async fn a_member_of_the_daemons_group_has_it_taken_by_the_daemon() {
+    const ROWS: &str = "CREATE TABLE many (id int PRIMARY KEY, text text);
+        INSERT INTO many SELECT i, repeat('x', 100) FROM generate_series(1, 5000) i";
+    let world = scene::world(TABLES).await;
+    world.source.execute(ROWS).await;
+    let set_mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("ours");
+    set_mode(world.folder(), 0o755);
+    let folder = world.archiver_config().parent().expect("a folder");
+    set_mode(folder, 0o755);
+    set_mode(world.archiver_config(), 0o644);
+    let member = |arguments: &[&str]| {
+        world.archiver(["snapshot"].iter().chain(arguments)).account(Account::unprivileged())
+    };
+    let daemon = scene::daemon(&world).await;
+    let runtime = folder.join("run");
+    for entry in fs::read_dir(&runtime).expect("a folder").flatten() {
+        set_mode(&entry.path(), 0o666);
+    }
+    set_mode(&runtime, 0o755);
+    let taken = member(&["--tables", "users,sales.*", "--json"]).succeed().await.json();
+    assert_eq!((&taken["tables"], &taken["rows"]), (&2.into(), &2.into()), "{taken}");
+    assert_eq!(taken["id"], newest(world.archive_dir()).id.as_str());
+    let unknown = member(&["--tables", "nothing"]).run().await.expect_code(2);
+    assert!(unknown.stderr.contains("nothing is no table"), "{unknown}");
+
+    // Who does not wait any more gets none, and holds up nobody.
+    let slow = member(&["--rate", "1KiB"]).spawn();
+    let reads =
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'syncdata-archiver snapshot'";
+    while world.source.value(reads).await != "t" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    slow.kill().await;
+    let taken = scene::take(&world).await;
+    assert_eq!(taken["rows"], 5002);
+    daemon.stop().await;
+    let refused = member(&[]).run().await.expect_code(2);
+    assert!(refused.stderr.contains("belongs to another account, and no daemon answers"), "{refused}");
+    assert!(refused.stderr.contains("with sudo"), "{refused}");
 }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::report::{Report, Verdict};
+use super::report::{Problem, Report, Verdict};
 use crate::{Archive, Entry, EntryKind, proofs};
 use syncdata_formats::document::Document;
 use syncdata_formats::error::Result;
@@ -24,7 +24,13 @@ impl Proofs<'_> {
         strangers(archive, report)?;
         for (id, entries) in &proofs::file_names(archive)? {
             if proofs::has_manifest(entries) {
+                let before = report.problems.len();
                 self.one(archive, id, entries, report)?;
+                let is_lost = |problem: &Problem| problem.verdict == Verdict::Lost;
+                // A prune takes the manifest first: what it removes while we look is nobody's loss.
+                if report.problems[before..].iter().any(is_lost) && archive.stat(&id.manifest())?.is_none() {
+                    report.problems.truncate(before);
+                }
             } else {
                 report.note(format!(
                     "{} has no manifest: it is being made, or was left by a crash",
@@ -133,4 +139,84 @@ fn strangers(archive: &mut dyn Archive, report: &mut Report) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::path::Path;
+
+    use syncdata_formats::time::Timestamp;
+
+    use super::*;
+    use crate::{Content, DirectoryArchive, Facts, Put};
+
+    /// A prune begins when the first file of buckets is asked for.
+    struct Pruned<'a> {
+        archive: DirectoryArchive,
+        folder: &'a Path,
+    }
+
+    impl Archive for Pruned<'_> {
+        fn location(&self) -> &str {
+            self.archive.location()
+        }
+
+        fn put(&mut self, path: &ArchivePath, content: &mut dyn Content, facts: Facts) -> Result<Put> {
+            self.archive.put(path, content, facts)
+        }
+
+        fn replace(&mut self, path: &ArchivePath, content: &[u8]) -> Result<()> {
+            self.archive.replace(path, content)
+        }
+
+        fn read(&mut self, path: &ArchivePath, offset: u64, into: &mut dyn Write) -> Result<u64> {
+            if path.as_str().ends_with(".buckets.zst") {
+                let place = self.folder.join(path.as_str());
+                fs::remove_file(place.with_file_name(ProofManifest::FILE)).expect("it was read before");
+                fs::remove_file(place).expect("it was listed before");
+            }
+            self.archive.read(path, offset, into)
+        }
+
+        fn list(&mut self, folder: &ArchivePath) -> Result<Vec<Entry>> {
+            self.archive.list(folder)
+        }
+
+        fn stat(&mut self, path: &ArchivePath) -> Result<Option<Entry>> {
+            self.archive.stat(path)
+        }
+
+        fn remove(&mut self, path: &ArchivePath) -> Result<bool> {
+            self.archive.remove(path)
+        }
+
+        fn changed_at(&mut self, path: &ArchivePath) -> Result<Option<Timestamp>> {
+            self.archive.changed_at(path)
+        }
+
+        fn room(&mut self) -> Result<Option<u64>> {
+            self.archive.room()
+        }
+    }
+
+    #[test]
+    fn a_proof_that_is_pruned_while_we_look_is_nobodys_loss() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut archive = DirectoryArchive::new(folder.path());
+        let proof = proofs::sample::published(&mut archive);
+        let all = Proofs { archive_id: Some(proof.archive_id), verify_key: None, quick: false };
+        let mut report = Report::new("here", false);
+        let mut pruned = Pruned { archive, folder: folder.path() };
+        all.run(&mut pruned, &mut report).expect("readable");
+        assert_eq!(report.problems, []);
+
+        // A file that is missing while the proof stands is one.
+        let mut archive = DirectoryArchive::new(folder.path());
+        proofs::sample::published(&mut archive);
+        fs::remove_file(folder.path().join(proof.id.folder().as_str()).join("1.buckets.zst")).expect("ours");
+        all.run(&mut archive, &mut report).expect("readable");
+        assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
+    }
 }
