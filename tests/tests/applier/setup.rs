@@ -129,7 +129,12 @@ async fn a_script_for_psql_makes_role_and_database_and_setup_makes_the_tables() 
 async fn a_dba_can_have_all_of_it_made_at_once_and_again() {
     let mut copy = copy().await;
     copy.set("PG_USER_NAME", "syncdata");
+    copy.server.execute("CREATE ROLE plain LOGIN").await;
+    let told = copy.applier(&["setup", "--create-role", "--as", "plain"]).run().await.expect_code(1);
+    says(&told, "role: syncdata cannot be created by this role");
     copy.set("PG_DB_NAME", "fresh");
+    let told = copy.applier(&["setup", "--create-database", "--as", "plain"]).run().await.expect_code(1);
+    says(&told, "database: fresh cannot be created by plain");
     let arguments = [
         "setup",
         "--create-role",

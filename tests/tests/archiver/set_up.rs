@@ -87,6 +87,8 @@ async fn an_unprivileged_role_is_told_statements_that_psql_runs_as_they_are() {
     let arguments = ["setup", "--create-slot", "--create-user", "--password-file", path(&file)];
     let told = world.archiver(arguments).run().await.expect_code(1);
     assert!(!told.stdout.contains(CANARY) && !told.stderr.contains(CANARY), "{told}");
+    let words = "syncdata_user cannot be created or given its rights by pl\"ain";
+    assert!(told.stderr.contains(words), "{told}");
     assert!(told.stdout.contains("ALTER ROLE \"pl\"\"ain\" REPLICATION;"), "{told}");
     psql(&world, &told.stdout);
     let done = world.archiver(arguments).succeed().await;
