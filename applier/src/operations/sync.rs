@@ -1,5 +1,6 @@
 //! `sync`: one pass now.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use syncdata_formats::error::Result;
 use syncdata_formats::layout::SegmentSeq;
@@ -9,6 +10,14 @@ use syncdata_service::daemon::Stop;
 use super::Answer;
 use crate::load::{Changes, Loaded};
 use crate::pass::runner::{Runner, Synced};
+
+/// A table that is not as it should be.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Unhealthy {
+    pub table: String,
+    pub state: String,
+    pub reason: String,
+}
 
 /// Everything up to a stop is committed; the next pass goes on.
 pub async fn sync(config: Config) -> Result<Answer> {
@@ -26,12 +35,14 @@ pub async fn run(config: Config) -> Result<Option<Synced>> {
 }
 
 pub fn answer(report: &Synced) -> Answer {
-    let unhealthy: Vec<Value> = report
+    let unhealthy: Vec<Unhealthy> = report
         .pass
         .unhealthy
         .iter()
-        .map(|(table, (state, reason))| {
-            json!({"table": table.to_string(), "state": state.as_str(), "reason": reason})
+        .map(|(table, (state, reason))| Unhealthy {
+            table: table.to_string(),
+            state: state.as_str().to_owned(),
+            reason: reason.clone(),
         })
         .collect();
     let loaded: Vec<Value> = report

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use serde_json::{Value, json};
 
-use syncdata_formats::error::{Error, escape_control};
+use syncdata_formats::error::{Error, Kind, escape_control};
 
 use crate::config::Config;
 use crate::finding::{Finding, Level, worst};
@@ -123,6 +123,15 @@ fn of_usage(text: &str) -> Value {
 /// An error for machines.
 pub fn document_of(error: &Error) -> Value {
     error_document(&error.one_line(), error.hint_text().map(escape_control).as_deref())
+}
+
+/// The error that such a document tells.
+pub fn error_in(document: &Value) -> Option<Error> {
+    let error = Error::new(Kind::Rejected, document["error"].as_str()?);
+    Some(match document["hint"].as_str() {
+        Some(hint) => error.hint(hint),
+        None => error,
+    })
 }
 
 /// The same of what a daemon said.

@@ -14,6 +14,7 @@ use syncdata_formats::time::{Moment, Timestamp};
 use syncdata_service::config::Config;
 use syncdata_service::control::Response;
 use syncdata_service::http::{Call, EXECUTIONS, Problem, Sort};
+use syncdata_service::output;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -24,9 +25,10 @@ use super::routes::Operation;
 use crate::archive::range::TimeRange;
 use crate::history;
 use crate::operations::consistency::{self, CheckType};
-use crate::operations::dead_letters::{self, DeadLetters};
+use crate::operations::dead_letters::{self, DeadLetters, Skipped};
 use crate::operations::resync::{self, Resync};
 use crate::operations::retry::{self, Retry};
+use crate::operations::sync::Unhealthy;
 use crate::operations::whitelist;
 use crate::operations::{Answer, replay};
 use crate::program::daemon::orders::{Order, Ordered};
@@ -240,16 +242,16 @@ impl Action {
     async fn carry_out(self, api: &Api, id: Uuid, tables: &[String]) -> Result<Came> {
         let config = api.life.config();
         match self {
-            Action::Run => came_of(&api.order(Order::Sync, id).await?, &[]),
+            Action::Run => came_of(api.order(Order::Sync, id).await?, &[]),
             Action::Retry(table) => {
                 let retry = Retry { tables: vec![table.list_item()], accept_gap: false };
-                came_of(&api.order(Order::Retry(retry), id).await?, tables)
+                came_of(api.order(Order::Retry(retry), id).await?, tables)
             }
-            Action::DeadLetter(order) => came_of(&api.order(Order::DeadLetters(order), id).await?, tables),
+            Action::DeadLetter(order) => came_of(api.order(Order::DeadLetters(order), id).await?, tables),
             Action::Full(table) => {
                 let asked_at = Timestamp::now();
                 let resync = Resync { tables: vec![table.list_item()], all: false, adopt: false };
-                came_of(&api.order(Order::Resync(resync.clone()), id).await?, &[])?;
+                came_of(api.order(Order::Resync(resync.clone()), id).await?, &[])?;
                 let made = apart(move || async move { resync::until_made(&config, &resync, asked_at).await })
                     .await?;
                 match made.exit_code {
@@ -298,32 +300,35 @@ impl Api {
     }
 }
 
+/// What a pass says of itself, as `sync --json` prints it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Passed {
+    segments: Option<u64>,
+    records: Option<u64>,
+    unhealthy: Vec<Unhealthy>,
+    skipped: Option<Skipped>,
+}
+
 /// What an answer comes to, where these tables have to be well afterwards.
-fn came_of(answer: &Answer, tables: &[String]) -> Result<Came> {
-    let document = &answer.document;
+fn came_of(answer: Answer, tables: &[String]) -> Result<Came> {
+    let document = answer.document;
     if answer.exit_code > 1 {
-        let words = document["error"].as_str().unwrap_or("it failed").to_owned();
-        let error = Error::new(Kind::Rejected, words);
-        return Err(match document["hint"].as_str() {
-            Some(hint) => error.hint(hint),
-            None => error,
-        });
+        return Err(output::error_in(&document).unwrap_or_else(|| Error::new(Kind::Rejected, "it failed")));
     }
-    let unhealthy = document["unhealthy"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let still =
-        unhealthy.iter().find(|one| tables.iter().any(|table| one["table"].as_str() == Some(table.as_str())));
-    if let Some(still) = still {
-        let text = |name: &str| still[name].as_str().unwrap_or_default();
-        return Err(Error::new(
-            Kind::Rejected,
-            format!("{} is {}: {}", text("table"), text("state"), text("reason")),
-        ));
+    let passed: Passed = serde_json::from_value(document).map_err(|error| {
+        Error::new(Kind::Rejected, "what came of it is not told as it should be").caused_by(error)
+    })?;
+    if let Some(Unhealthy { table, state, reason }) =
+        passed.unhealthy.iter().find(|one| tables.contains(&one.table))
+    {
+        return Err(Error::new(Kind::Rejected, format!("{table} is {state}: {reason}")));
     }
     let mut counts = json!({
-        "segments": document["segments"], "records": document["records"], "unhealthy": unhealthy.len(),
+        "segments": passed.segments, "records": passed.records, "unhealthy": passed.unhealthy.len(),
     });
-    if let Some(skipped) = document["skipped"]["records"].as_u64() {
-        counts["skipped_records"] = skipped.into();
+    if let Some(skipped) = passed.skipped {
+        counts["skipped_records"] = skipped.records.into();
     }
     Ok(Came::to(counts))
 }
