@@ -1,11 +1,11 @@
 //! Which table takes what from which segment of a group: what the reader is asked for.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use syncdata_formats::error::{Error, Kind};
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::Relation;
+use syncdata_formats::manifest::{Column, Relation};
 use syncdata_formats::name::TableName;
 
 use crate::apply::outcome::{Ended, Stop};
@@ -56,17 +56,60 @@ impl<'a> Shapes<'a> {
     }
 }
 
+/// Columns that come within a group: rows of its earlier segments are older than they, and get what such rows have in
+/// them at the source, as rows of the same segment do.
+struct Coming<'a> {
+    group: &'a [Fetched],
+    /// Those that are not the same in all of it.
+    altered: BTreeSet<&'a TableName>,
+}
+
+impl<'a> Coming<'a> {
+    fn of(group: &'a [Fetched]) -> Coming<'a> {
+        let (mut first, mut altered) = (BTreeMap::new(), BTreeSet::new());
+        for (name, relation) in group.iter().flat_map(|fetched| &fetched.segment.manifest().relations) {
+            if *first.entry(name).or_insert(&relation.fingerprint) != &relation.fingerprint {
+                altered.insert(name);
+            }
+        }
+        Coming { group, altered }
+    }
+
+    /// The relation of the segment at that place, with the columns that come after it, as they were said first.
+    fn with_later(&self, place: usize, table: &TableName, relation: Arc<Relation>) -> Arc<Relation> {
+        let is_numbered = relation.columns.iter().all(|column| column.attnum.is_some());
+        if !self.altered.contains(table) || !is_numbered {
+            return relation;
+        }
+        let mut columns = relation.columns.clone();
+        let later = self.group[place + 1..].iter().map(|fetched| fetched.segment.manifest());
+        for column in later.filter_map(|manifest| manifest.relations.get(table)).flat_map(|it| &it.columns) {
+            let is_known = |known: &Column| known.attnum == column.attnum || known.name == column.name;
+            if column.attnum.is_some() && !columns.iter().any(is_known) {
+                columns.push(column.clone());
+            }
+        }
+        match columns.len() == relation.columns.len() {
+            true => relation,
+            false => Arc::new(Relation { columns, ..Relation::clone(&relation) }),
+        }
+    }
+}
+
 impl Ground<'_> {
     pub(crate) fn lay_out(&self, group: &[Fetched]) -> Result<Layout, Ended> {
         let mut layout = Layout::default();
         let mut shapes = Shapes::default();
-        for fetched in group {
+        let coming = Coming::of(group);
+        for (place, fetched) in group.iter().enumerate() {
             let mut admitted = HashMap::new();
             for (&table, state) in &self.states {
                 if layout.cut_off.iter().any(|cut| cut.table == *table) {
                     continue;
                 }
                 if let Some(admission) = self.admit(fetched, table, state)? {
+                    let relation = coming.with_later(place, table, admission.relation);
+                    let admission = Admission { relation, ..admission };
                     admitted.insert(table.to_string(), shapes.shared(table, admission));
                 }
                 if let Some(gap) = plan::gap(fetched.segment.manifest(), table, state)

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Manifest, OpCounts, Relation};
+use syncdata_formats::manifest::{Manifest, OpCounts};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::OnError;
 use syncdata_service::faults;
@@ -181,6 +181,8 @@ impl Transaction<'_> {
     ) -> Result<(), Ended> {
         for (name, table) in tables {
             let Some(state) = states.get(name) else { continue };
+            // Where nothing is noted yet, the rows that are here have what the first stretch of them says.
+            let mut known = table.source_columns.clone();
             for fetched in self.group {
                 let manifest = fetched.segment.manifest();
                 let gap = plan::gap(manifest, name, state);
@@ -188,8 +190,14 @@ impl Transaction<'_> {
                 if gap.is_some_and(|gap| gap.from <= manifest.start_lsn) {
                     break;
                 }
-                if let Some(relation) = manifest.relations.get(name) {
-                    self.look_at_newer_columns_of(target, table, state, manifest, relation).await?;
+                for relation in manifest.descriptions(name) {
+                    let newer = table::newer(relation, &known, table);
+                    if !newer.is_empty() && self.takes(table, state, manifest) {
+                        self.look_at_newer_columns_of(target, table, manifest, &newer).await?;
+                    }
+                    if known.is_empty() {
+                        known = table::source_columns(relation);
+                    }
                 }
                 if gap.is_some() {
                     break;
@@ -199,27 +207,25 @@ impl Transaction<'_> {
         Ok(())
     }
 
+    /// The table has not got it yet, and no earlier try has found that it cannot take it.
+    fn takes(&self, table: &Table, state: &TableState, manifest: &Manifest) -> bool {
+        let before = TxPlace { seq: manifest.seq.get(), index: 0 };
+        let has_it = state.position.is_some_and(|position| position >= manifest.end_lsn);
+        !has_it && self.stops.get(&table.name).is_none_or(|stop| stop.before > before)
+    }
+
     async fn look_at_newer_columns_of<T: Target>(
         &self,
         target: &mut T,
         table: &Table,
-        state: &TableState,
         manifest: &Manifest,
-        relation: &Relation,
+        newer: &[(usize, Option<String>)],
     ) -> Result<(), Ended> {
-        let before = TxPlace { seq: manifest.seq.get(), index: 0 };
-        let has_it = state.position.is_some_and(|position| position >= manifest.end_lsn);
-        if has_it || self.stops.get(&table.name).is_some_and(|stop| stop.before <= before) {
-            return Ok(());
-        }
-        let newer = table::newer(relation, table);
-        if newer.is_empty() {
-            return Ok(());
-        }
-        let Some(column) = target.other_values(table, &newer).await? else { return Ok(()) };
+        let Some(column) = target.other_values(table, newer).await? else { return Ok(()) };
         let missing = newer.iter().find(|(place, _)| *place == column);
         let missing = missing.and_then(|(_, missing)| missing.as_deref());
         let difference = table::other_old_values(table, column, missing);
+        let before = TxPlace { seq: manifest.seq.get(), index: 0 };
         Err(Ended::unfit(&table.name, before, None, &difference))
     }
 

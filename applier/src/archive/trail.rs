@@ -76,6 +76,23 @@ impl<'a> Trail<'a> {
         Ok(())
     }
 
+    /// What of that range the archive has no more, once all was read that may say something of it; in words.
+    pub fn pruned_of(&self, range: &TimeRange) -> Option<String> {
+        let from = range.from?;
+        let is_before = |segment: &Verified| segment.manifest().span.is_some_and(|span| span.last_ts < from);
+        let begins_late = self.begins_late().filter(|_| self.read.len() == self.places.len())?;
+        (!self.read.iter().any(is_before)).then_some(begins_late)
+    }
+
+    /// That segments before the first one were pruned; in words.
+    pub fn begins_late(&self) -> Option<String> {
+        let (_, first) = self.places.first().filter(|(_, first)| first.seq != SegmentSeq::FIRST)?;
+        Some(format!(
+            "the archive begins with segment {}: what committed before it was pruned",
+            first.seq.get()
+        ))
+    }
+
     /// Reads all that comes after that position, whatever times it has.
     pub async fn reach_position(&mut self, from: Lsn) -> Result<()> {
         let begins_before = |segment: &Verified| segment.manifest().start_lsn <= from;

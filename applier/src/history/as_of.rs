@@ -15,7 +15,7 @@ use serde::Serialize;
 use syncdata_formats::chain::Verified;
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Gap, OpCounts};
+use syncdata_formats::manifest::{Gap, OpCounts, Relation};
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::SnapshotManifest;
 use syncdata_formats::time::Timestamp;
@@ -197,8 +197,8 @@ impl Making<'_> {
             let shadow = load::shadow::make(self.local.session.client(), &table, *number).await?;
             *number += 1;
             let filled = load::fill(self.local, self.source, base, &table, shadow).await;
-            let copy = filled.map_err(cannot_be_made)?;
-            match self.bridge(base, &copy, segments).await {
+            let mut copy = filled.map_err(cannot_be_made)?;
+            match self.bridge(base, &mut copy, segments).await {
                 Ok(()) => drop(made.insert(name, copy)),
                 Err(Halt::Refused(refusal)) => {
                     self.past.left_alone.insert(name.to_string(), refusal.reason);
@@ -248,22 +248,26 @@ impl Making<'_> {
     }
 
     /// Rows of the base are older than columns that came up to the moment: they get what such rows have at the source.
-    async fn bridge(&self, base: &Base, copy: &Copy, segments: &[&Verified]) -> Result<(), Halt> {
-        let described = |segment: &&Verified| segment.manifest().relations.get(&copy.table.name).cloned();
-        let Some(now) = segments.iter().rev().find_map(described) else { return Ok(()) };
-        let now = columns::first_said(now, segments.iter().filter_map(described));
+    async fn bridge(&self, base: &Base, copy: &mut Copy, segments: &[&Verified]) -> Result<(), Halt> {
+        let manifests = segments.iter().map(|segment| segment.manifest());
+        let since: Vec<Relation> =
+            manifests.flat_map(|manifest| manifest.descriptions(&copy.table.name)).cloned().collect();
+        let Some(now) = since.last().cloned() else { return Ok(()) };
+        let now = columns::first_said(now, since.iter().cloned());
+        let older = |reason| {
+            let reason = format!("{} is older than a change of it: {reason}", base.name());
+            Halt::refused(&copy.table.name, reason)
+        };
         let client = self.local.session.client();
         let (values, has_rows) = match base {
             // Its rows come with its changes, whatever columns they have.
-            Base::Start { .. } => (columns::old_values(&now), false),
-            Base::Snapshot(_) => {
-                let values = columns::bridge(&copy.relation, &now).map_err(|reason| {
-                    let reason = format!("{} is older than a change of it: {reason}", base.name());
-                    Halt::refused(&copy.table.name, reason)
-                })?;
-                (values, true)
+            Base::Start { .. } => {
+                columns::bridge(&since[0], &since, &now).map_err(older)?;
+                (columns::old_values(&now), false)
             }
+            Base::Snapshot(_) => (columns::bridge(&copy.relation, &since, &now).map_err(older)?, true),
         };
+        copy.add_columns(&now);
         match load::shadow::fill_old_rows(client, copy, &values, has_rows).await? {
             Some(reason) => Err(Halt::refused(&copy.table.name, reason)),
             None => Ok(()),
@@ -358,7 +362,9 @@ fn unreachable_from(base: &Base, stretch: &Stretch<'_>, known: &Known, table: &T
     let manifests = || stretch.segments.iter().map(|segment| segment.manifest());
     match base {
         Base::Snapshot(snapshot) => {
-            if manifests().next().is_some_and(|first| first.start_lsn > snapshot.start_lsn) {
+            // One that comes later than the moment counts too: what lay before it may have been pruned.
+            let first = stretch.looked_at.first().map(|segment| segment.manifest());
+            if first.is_some_and(|first| first.start_lsn > snapshot.start_lsn) {
                 return Some(format!("the archive begins after snapshot {}", snapshot.id));
             }
             if let Some(manifest) = manifests().find(|manifest| !manifest.capture.contains(table)) {

@@ -74,7 +74,8 @@ pub async fn look(config: &Config, order: &Order, schema_name: &str) -> Result<R
         // A failure leaves nothing behind.
         false => local.in_transaction(replay).await?,
     }
-    Ok(looking.report(schema_name, &standing, segments.len()))
+    let pruned = trail.pruned_of(&order.range);
+    Ok(looking.report(schema_name, &standing, segments.len(), pruned))
 }
 
 /// By a live table's name: its copy's name, and the table, if it is there.
@@ -337,7 +338,13 @@ impl<'a> Looking<'a> {
         ledger::log(client, meta, &entries, std::time::Duration::ZERO).await
     }
 
-    fn report(mut self, schema_name: &str, standing: &Standing, segments: usize) -> Report {
+    fn report(
+        mut self,
+        schema_name: &str,
+        standing: &Standing,
+        segments: usize,
+        pruned: Option<String>,
+    ) -> Report {
         for (table, keys) in &self.keys {
             self.found.entry(table.clone()).or_default().keys = Some(keys.len() as u64);
         }
@@ -345,6 +352,7 @@ impl<'a> Looking<'a> {
             range: self.order.range.to_string(),
             into: Some(schema_name.to_owned()),
             dry_run: self.order.dry_run,
+            pruned,
             checkpoint: standing.seq().get(),
             segments: segments as u64,
             transactions: self.transactions,

@@ -17,6 +17,9 @@ pub struct Report {
     pub dry_run: bool,
     /// Up to which segment rows were followed.
     pub checkpoint: u64,
+    /// What of the range the archive has no more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pruned: Option<String>,
     /// With transactions of the range.
     pub segments: u64,
     pub transactions: u64,
@@ -93,7 +96,9 @@ impl Report {
     pub fn is_clean(&self) -> bool {
         let is_whole = |table: &TableReport| table.not_rebuilt.as_ref().is_none_or(|rows| rows.rows == 0);
         let is_told = |table: &TableReport| table.lost.is_none();
-        self.left_alone.is_empty() && self.tables.values().all(|table| is_whole(table) && is_told(table))
+        self.pruned.is_none()
+            && self.left_alone.is_empty()
+            && self.tables.values().all(|table| is_whole(table) && is_told(table))
     }
 
     pub fn changed(&self) -> u64 {
@@ -110,6 +115,9 @@ impl Report {
         if self.into.is_none() {
             line(format!("brought to    segment {}", self.checkpoint));
         }
+        if let Some(pruned) = &self.pruned {
+            line(format!("not all of it: {pruned}"));
+        }
         for (name, table) in &self.tables {
             line(format!("{name}: {}", table.words()));
         }
@@ -124,6 +132,7 @@ impl Report {
         match (&self.into, self.changed()) {
             _ if self.dry_run => "nothing was written (dry run)".to_owned(),
             (Some(schema), _) => format!("{} tables are in schema {schema}", self.tables.len()),
+            (None, 0) if !self.is_clean() => "nothing was changed".to_owned(),
             (None, 0) => "nothing was changed: all rows of the range are as the archive says".to_owned(),
             (None, changed) => format!("{changed} rows were changed"),
         }

@@ -73,12 +73,12 @@ impl Loader<'_> {
             for table in touched.difference(&loaded.keys().cloned().collect()) {
                 self.note_touched(table).await?;
             }
-            let taken_at = match work.base {
-                Base::Snapshot(snapshot) => Some(snapshot.taken_at),
+            let base = match work.base {
+                Base::Snapshot(snapshot) => Some(&**snapshot),
                 Base::Start { .. } => None,
             };
             for table in loaded.keys() {
-                cursor::note_loaded(client, meta, table, position, taken_at, self.asked_of(table)).await?;
+                cursor::note_loaded(client, meta, table, position, base, self.asked_of(table)).await?;
                 if let Some(columns) = work.nan_as_null.get(table) {
                     let columns: Vec<String> = columns.iter().cloned().collect();
                     cursor::note_nan(client, meta, table, &columns).await?;

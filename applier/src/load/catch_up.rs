@@ -69,6 +69,11 @@ impl Copy {
     /// Another shape of the table: what it has now counts, and what it had stays known.
     pub(crate) fn meet(&mut self, relation: &Arc<Relation>) {
         self.relation = Arc::clone(relation);
+        self.add_columns(relation);
+    }
+
+    /// Columns that the table has by then: a proof may speak of them before any change does.
+    pub(crate) fn add_columns(&mut self, relation: &Relation) {
         for column in &relation.columns {
             if let Some(place) = self.table.column(&column.name)
                 && !self.table.columns[place].generated

@@ -37,8 +37,15 @@ pub(crate) fn first_said(now: Relation, since: impl Iterator<Item = Relation>) -
     Relation { columns: now.columns.into_iter().map(column).collect(), ..now }
 }
 
-/// What the rows that were there under `before` need to be right under `now`. `Err`: nobody can say, in words.
-pub(crate) fn bridge(before: &Relation, now: &Relation) -> Result<Vec<OldValue>, String> {
+/// What the rows that were there under `before` need to be right under the last of the descriptions that came `since`,
+/// all of them, and under what that one is now. `Err`: nobody can say, in words.
+pub(crate) fn bridge(before: &Relation, since: &[Relation], now: &Relation) -> Result<Vec<OldValue>, String> {
+    // Step by step: a label that is gone in between, and there again in the end, is another one.
+    let mut last = before;
+    for next in since {
+        check_labels(last, next)?;
+        last = next;
+    }
     if before.fingerprint == now.fingerprint {
         return Ok(Vec::new());
     }
@@ -86,7 +93,7 @@ fn same_values(old: &Column, now: &Column) -> Result<(), String> {
 
 /// Labels may have come, and keep their order; one that is gone, or in another place, was renamed, and old rows have the
 /// old name.
-fn check_labels(before: &Relation, now: &Relation) -> Result<(), String> {
+pub(crate) fn check_labels(before: &Relation, now: &Relation) -> Result<(), String> {
     for (name, labels) in &before.types {
         let Some(known) = now.types.get(name) else { continue };
         let mut rest = known.iter();
@@ -142,7 +149,8 @@ mod tests {
             (vec![id.clone(), v("w", "integer")], &["a", "b"], Err("column v is w now")),
             (vec![id.clone(), column(3, "v", "integer", None)], &["a", "b"], Err("dropped and made again")),
         ] {
-            let found = bridge(&base, &relation(&columns, labels));
+            let now = relation(&columns, labels);
+            let found = bridge(&base, std::slice::from_ref(&now), &now);
             match (found, outcome) {
                 (Ok(values), Ok(value)) => {
                     assert_eq!(values.first().map(|value| value.value.as_str()), value, "{columns:?}");
@@ -160,8 +168,21 @@ mod tests {
                 |name: &&str| Column { name: (*name).into(), type_name: "text".into(), ..Column::default() };
             Relation::new(columns.iter().map(column).collect(), Vec::new(), ReplicaIdentity::Default)
         };
-        assert_eq!(bridge(&plain(&["a", "b"]), &plain(&["a"])), Ok(Vec::new()));
-        assert!(bridge(&plain(&["a"]), &plain(&["a", "b"])).is_err_and(|reason| reason.contains("column b")));
+        assert_eq!(bridge(&plain(&["a", "b"]), &[], &plain(&["a"])), Ok(Vec::new()));
+        let found = bridge(&plain(&["a"]), &[], &plain(&["a", "b"]));
+        assert!(found.is_err_and(|reason| reason.contains("column b")));
+    }
+
+    #[test]
+    fn a_label_that_was_gone_in_between_is_another_one() {
+        let with = |labels: &[&str]| relation(&[column(1, "id", "integer", None)], labels);
+        let now = with(&["x", "b", "a"]);
+        assert_eq!(bridge(&with(&["x", "a"]), &[now.clone()], &now), Ok(Vec::new()));
+        let found = bridge(&with(&["x", "a"]), &[with(&["x", "b"]), now.clone()], &now);
+        assert!(found.is_err_and(|reason| reason.contains("label \"a\" of type mood")));
+        // Although nothing else has changed in the end.
+        let found = bridge(&with(&["x", "a"]), &[with(&["x", "b"]), with(&["x", "a"])], &with(&["x", "a"]));
+        assert!(found.is_err());
     }
 
     #[test]
@@ -177,7 +198,7 @@ mod tests {
             let said: Vec<Relation> = said.iter().map(|missing| with(*missing)).collect();
             let now = first_said(said.last().expect("one").clone(), said.into_iter());
             let base = relation(&[column(1, "id", "integer", None)], &[]);
-            let values = bridge(&base, &now).expect("nothing else has changed");
+            let values = bridge(&base, &[], &now).expect("nothing else has changed");
             assert_eq!(values.first().map(|old| old.value.as_str()), value);
         }
     }

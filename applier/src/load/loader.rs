@@ -245,27 +245,25 @@ impl Loader<'_> {
         table: &TableName,
     ) -> Result<Option<String>> {
         let copy = work.copies.get_mut(table).expect("one of the work's");
-        let described = |segment: &Verified| {
-            let manifest = segment.manifest();
-            let relation = manifest.relations.get(table);
-            relation.filter(|_| manifest.end_lsn > work.known.upto).cloned()
-        };
-        let Some(now) = segments.iter().rev().find_map(described) else { return Ok(None) };
-        let now = columns::first_said(now, segments.iter().filter_map(described));
+        let later = segments.iter().map(Verified::manifest).filter(|it| it.end_lsn > work.known.upto);
+        let since: Vec<Relation> = later.flat_map(|manifest| manifest.descriptions(table)).cloned().collect();
+        let Some(now) = since.last().cloned() else { return Ok(None) };
+        let now = columns::first_said(now, since.iter().cloned());
         // What changes alone make has no rows from before, but changes from before columns came.
         let is_first = matches!(work.base, Base::Start { .. }) && !copy.described;
         copy.described = true;
         let before = match is_first {
-            true => segments.iter().find_map(described).unwrap_or_else(|| now.clone()),
+            true => since[0].clone(),
             false => Relation::clone(&copy.relation),
         };
-        let bridged = columns::bridge(&before, &now);
+        let bridged = columns::bridge(&before, &since, &now);
         let bridged = if is_first { bridged.map(|_| columns::old_values(&now)) } else { bridged };
         match bridged {
             Ok(values) if values.iter().any(|old| old.value.contains('\0')) => {
                 Ok(Some("the archive says that older rows have a NUL in a newer column".to_owned()))
             }
             Ok(values) => {
+                copy.add_columns(&now);
                 let client = self.local.session.client();
                 match shadow::fill_old_rows(client, copy, &values, !is_first).await {
                     Err(error) if is_of_a_row(&error) => Ok(Some(error.one_line())),

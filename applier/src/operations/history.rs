@@ -72,5 +72,8 @@ impl Printed {
             let words = format!("{} changes, in {read} segments; {skipped} were skipped", self.changes);
             self.output.words(&words);
         }
+        if let Some(begins_late) = &history.begins_late {
+            self.output.words(begins_late);
+        }
     }
 }

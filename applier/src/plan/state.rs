@@ -184,6 +184,8 @@ pub struct TableState {
     pub paired: PairedColumns,
     /// The key of the source by which its rows were taken last, as far as that is known.
     pub source_key: Option<Vec<String>>,
+    /// Where the base copy began that its rows came with; `None`: it was made of changes alone, or nobody knows.
+    pub base: Option<Lsn>,
 }
 
 impl TableState {

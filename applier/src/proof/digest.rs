@@ -450,6 +450,7 @@ mod tests {
                 source_columns: Default::default(),
                 paired: Default::default(),
                 source_key: None,
+                base: None,
             };
             let found = prepared(
                 &"t".parse().expect("a name"),

@@ -107,6 +107,10 @@ impl Wanted<'_> {
             }
             None => Vec::new(),
         };
+        // Before anything is cut off: where the archive begins later than all that is wanted, nothing would be left to tell.
+        if let Some(reason) = begins_late(&base, &segments, known.upto) {
+            return Err(Halt::refused(name, reason));
+        }
         if let Some(end) = end {
             segments.truncate(segments.partition_point(|segment| segment.manifest().seq <= end.seq));
         }
@@ -185,22 +189,21 @@ impl Wanted<'_> {
     /// Rows of the base are older than columns which came later: they get what such rows have at the source.
     async fn bridge(&self, base: &Base, copy: &mut Copy, segments: &[Verified]) -> Result<(), Halt> {
         let name = &self.table.name;
-        let described = |segment: &Verified| -> Option<Relation> {
-            let manifest = segment.manifest();
-            let marked = manifest.proof.as_ref().and_then(|mark| mark.tables.get(name));
-            marked.map(|marked| &marked.relation).or_else(|| manifest.relations.get(name)).cloned()
-        };
-        let Some(now) = segments.iter().rev().find_map(described) else { return Ok(()) };
-        let now = first_said(now, segments.iter().filter_map(described));
+        let manifests = segments.iter().map(Verified::manifest);
+        let since: Vec<Relation> =
+            manifests.flat_map(|manifest| manifest.descriptions(name)).cloned().collect();
+        let Some(now) = since.last().cloned() else { return Ok(()) };
+        let now = first_said(now, since.iter().cloned());
         let is_first = matches!(base, Base::Start { .. });
         let before = match is_first {
-            true => segments.iter().find_map(described).unwrap_or_else(|| now.clone()),
+            true => since[0].clone(),
             false => Relation::clone(&copy.relation),
         };
-        let values = bridge(&before, &now).map_err(|reason| {
+        let values = bridge(&before, &since, &now).map_err(|reason| {
             Halt::refused(name, format!("{} is older than the table as it is: {reason}", base.name()))
         })?;
         let values = if is_first { old_values(&now) } else { values };
+        copy.add_columns(&now);
         match shadow::fill_old_rows(self.local.session.client(), copy, &values, !is_first).await? {
             Some(reason) => Err(Halt::refused(name, reason)),
             None => Ok(()),
@@ -247,15 +250,15 @@ fn base_is_from_before(base: &Base, cut: &Cut) -> bool {
     }
 }
 
+fn begins_late(base: &Base, segments: &[Verified], upto: Lsn) -> Option<String> {
+    let first = segments.first()?.manifest();
+    let is_late = first.start_lsn > upto && first.seq != SegmentSeq::FIRST;
+    is_late.then(|| format!("the archive begins at {}, after {}", first.start_lsn, base.name()))
+}
+
 /// Why changes between the base and the checkpoint are not all there.
 fn unreachable_from(base: &Base, segments: &[Verified], table: &TableName, upto: Lsn) -> Option<String> {
     let manifests = || segments.iter().map(Verified::manifest);
-    if let Some(first) = manifests().next()
-        && first.start_lsn > upto
-        && first.seq != SegmentSeq::FIRST
-    {
-        return Some(format!("the archive begins at {}, after {}", first.start_lsn, base.name()));
-    }
     if matches!(base, Base::Snapshot(_))
         && let Some(manifest) = manifests().find(|manifest| !manifest.capture.contains(table))
     {

@@ -8,7 +8,7 @@ use syncdata_formats::printed::{identifier, literal};
 use syncdata_formats::types::printable;
 
 use super::faithful::{computes_alike, converts_exactly, takes};
-use super::{Column, Fit, Key, Table, TextEquality, UniqueIndex};
+use super::{Column, Fit, Key, SourceColumns, Table, TextEquality, UniqueIndex};
 
 /// Why a table cannot take what the archive holds, and the statement that mends it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -226,13 +226,19 @@ fn rename_column(table: &Table, local: &Column, to: &str) -> String {
     format!("ALTER TABLE {} RENAME COLUMN {} TO {}", table.name.sql(), local.sql(), identifier(to))
 }
 
+/// What the source calls the columns there; empty where it does not number them.
+pub fn source_columns(relation: &Relation) -> SourceColumns {
+    let numbered = |column: &manifest::Column| Some((column.attnum?, column.name.clone()));
+    relation.columns.iter().map(numbered).collect::<Option<_>>().unwrap_or_default()
+}
+
 /// Columns that are new at the source since the table took its last change, and are here: rows that are here are older
 /// than they, and have in them what the source says. By the catalog's numbers; where none are known, none are named.
-pub fn newer(relation: &Relation, table: &Table) -> Vec<(usize, Option<String>)> {
+pub fn newer(relation: &Relation, known: &SourceColumns, table: &Table) -> Vec<(usize, Option<String>)> {
     let is_newer = |column: &&manifest::Column| {
-        !table.source_columns.is_empty()
+        !known.is_empty()
             && column.generated.is_none()
-            && column.attnum.is_some_and(|number| !table.source_columns.contains_key(&number))
+            && column.attnum.is_some_and(|number| !known.contains_key(&number))
     };
     let here = |column: &manifest::Column| {
         let place = table.column(&column.name).filter(|place| !table.columns[*place].generated)?;

@@ -305,6 +305,45 @@ async fn rows_that_are_older_than_a_column_have_in_it_what_the_source_says() {
     }
 }
 
+/// What is behind comes in one transaction: rows from before the column, and the segment that describes it.
+#[tokio::test]
+async fn rows_of_earlier_segments_are_older_than_a_column_too() {
+    for is_noted in [true, false] {
+        let mut copy = LocalCopy::start("CREATE TABLE t (id int PRIMARY KEY CHECK (id <> 2), v text)").await;
+        let before = relation(&[("id", Some(1)), ("v", Some(2))]);
+        copy.forge.describe("t", before.clone());
+        copy.forge.segment(&[vec![row(1, &["v"])]]);
+        let arguments: &[&str] = match is_noted {
+            true => &["add-tables", "t"],
+            false => {
+                copy.server.execute("INSERT INTO t VALUES (1, 'v 1')").await;
+                &["add-tables", "t", "--from", "now"]
+            }
+        };
+        copy.applier(arguments).succeed().await;
+        copy.sync(0).await;
+        copy.forge.segment(&[vec![row(2, &["v"])]]);
+        copy.sync(1).await;
+        copy.forge.segment(&[vec![row(3, &["v"])]]);
+        let mut columns = relation(&[("id", Some(1)), ("v", Some(2)), ("w", Some(3))]).columns;
+        columns.last_mut().expect("it has some").missing = Some("old".into());
+        let after = Relation::described(columns, before.key, ReplicaIdentity::Default, BTreeMap::new());
+        copy.forge.describe("t", after);
+        copy.forge.segment(&[vec![row(4, &["v", "w"])]]);
+        copy.server
+            .execute("ALTER TABLE t DROP CONSTRAINT t_id_check; ALTER TABLE t ADD w text DEFAULT 'ours'")
+            .await;
+        copy.applier(&["retry", "t"]).run().await.expect_code(1);
+        let reason = reason(&copy).await;
+        let (_, statement) = reason.split_once("; run: ").unwrap_or_else(|| panic!("{reason}"));
+        assert!(statement.contains("SET \"w\" = 'old'"), "{reason}");
+        copy.server.execute(statement).await;
+        copy.applier(&["retry", "t"]).succeed().await;
+        let rows = copy.rows("SELECT id, w FROM t ORDER BY id").await;
+        assert_eq!(rows, "1,old 2,old 3,old 4,w 4", "noted: {is_noted}");
+    }
+}
+
 #[tokio::test]
 async fn a_column_that_comes_after_a_gap_takes_no_table_over_it() {
     let mut copy = LocalCopy::start("CREATE TABLE t (id int PRIMARY KEY CHECK (id <> 2), v text)").await;

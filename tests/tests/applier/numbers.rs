@@ -123,6 +123,13 @@ async fn a_report_can_insist_on_fresh_tables() {
     assert!(old.contains("data is older than 00:00:00: users (live, as of "), "{old}");
     let unknown = refusal(&copy, "SELECT data_sync_require_fresh('1 hour', '{users,nobody}')").await;
     assert!(unknown.contains("not synchronized: nobody"), "{unknown}");
+    // In a transaction the data gets older too.
+    let session = copy.server.connect().await;
+    session.batch_execute("BEGIN; SELECT 1").await.expect("a transaction");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let age = "SELECT min(age) >= statement_timestamp() - max(data_as_of) FROM data_sync_freshness";
+    let row = session.query_one(age, &[]).await.expect("the view is there");
+    assert!(row.get::<_, bool>(0), "the age is that of the transaction's beginning");
     copy.applier(&["remove-tables", "users", "orders"]).succeed().await;
     assert_eq!(refusal(&copy, "SELECT data_sync_require_fresh('1 hour')").await, "No tables in whitelist");
 }
@@ -181,6 +188,13 @@ async fn a_session_can_wait_for_what_production_has_committed() {
     }
     let unknown = refusal(&copy, "SELECT data_sync_wait_for('0/1', '0', '{users,nobody}')").await;
     assert!(unknown.contains("not synchronized: nobody"), "{unknown}");
+    // In a transaction the data gets older too.
+    let session = copy.server.connect().await;
+    session.batch_execute("BEGIN; SELECT 1").await.expect("a transaction");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let age = "SELECT min(age) >= statement_timestamp() - max(data_as_of) FROM data_sync_freshness";
+    let row = session.query_one(age, &[]).await.expect("the view is there");
+    assert!(row.get::<_, bool>(0), "the age is that of the transaction's beginning");
     let null = refusal(&copy, "SELECT data_sync_wait_for(NULL, '0')").await;
     assert!(null.contains("which position"), "{null}");
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {

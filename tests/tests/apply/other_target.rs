@@ -291,6 +291,7 @@ impl Target for Memory {
             source_columns: Default::default(),
             paired: Default::default(),
             source_key: None,
+            base: None,
         };
         Ok(BTreeMap::from([(users(), state)]))
     }

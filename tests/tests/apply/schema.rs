@@ -199,6 +199,24 @@ async fn a_label_that_got_another_name_and_comes_no_more_is_noticed() {
     world.source.execute("UPDATE t SET n = NULL").await;
     world.carry().await;
     world.assert_same(&["t"]).await;
+    // A name that one poll alone has seen.
+    for (old, new, id) in [("blue", "low", 6), ("low", "navy", 7)] {
+        world.source.execute(&format!("ALTER TYPE mood RENAME VALUE '{old}' TO '{new}'")).await;
+        world.source.execute(&format!("INSERT INTO t VALUES ({id}, NULL, '{new}')")).await;
+        world.archiver(["run", "--once"]).succeed().await;
+    }
+    let mut said = world.applier(["sync"]).run().await.expect_code(1);
+    for statement in [
+        "ALTER TYPE public.mood RENAME VALUE 'blue' TO 'low'",
+        "ALTER TYPE public.mood RENAME VALUE 'low' TO 'navy'",
+        r#"UPDATE "public"."t" SET "n" = 'navy' WHERE "n" = 'low'"#,
+    ] {
+        assert_eq!(statement_without_words(&said), statement);
+        world.target.execute(statement).await;
+        said = world.applier(["retry", "t"]).run().await;
+    }
+    said.expect_code(0);
+    world.assert_same(&["t"]).await;
 }
 
 fn statement_without_words(sync: &Finished) -> String {

@@ -124,10 +124,23 @@ async fn what_cannot_be_made_is_refused_or_named() {
         story.world.target.value("SELECT string_agg(u::text, ' ' ORDER BY id) FROM late.users u").await,
         story.moments[3].images[0]
     );
+    // A snapshot whose changes were pruned, and that is still there itself, is no table as it was.
+    let mut story = story;
+    story.world.source.execute("INSERT INTO users (name) VALUES ('fourth')").await;
+    story.world.archiver(["run", "--once"]).succeed().await;
+    story.world.archiver(["snapshot"]).succeed().await;
+    story.world.carry().await;
+    story.world.set_archiver("keep_days", 0);
+    story.world.archiver(["prune"]).fault("prune.floor_raised=kill").run().await;
+    let pruned = story.world.applier(["as-of", &time, "--into", "pruned"]).run().await.expect_code(1);
+    assert!(pruned.stdout.contains("users: left alone: the archive begins after snapshot"), "{pruned}");
     // The copy is made like the live table, and what that forbids by now it forbids too.
     let live = "ALTER TABLE users ADD CHECK (name NOT LIKE 'second%') NOT VALID";
     story.world.target.execute(live).await;
-    let time = &story.moments[1].time;
+    let clock = "SELECT clock_timestamp()::text FROM pg_sleep(0.01)";
+    let time = &story.world.source.value(clock).await;
+    let live = "ALTER TABLE users ADD CHECK (id < 0) NOT VALID";
+    story.world.target.execute(live).await;
     let forbidden = story.world.applier(["as-of", time, "--into", "forbidden"]).run().await.expect_code(2);
     assert!(forbidden.stderr.contains("error: users cannot be made as it was:"), "{forbidden}");
     assert!(forbidden.stderr.contains("violates check constraint"), "{forbidden}");

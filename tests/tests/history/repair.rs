@@ -355,6 +355,35 @@ async fn a_range_whose_changes_are_lost_is_left_alone_although_nothing_else_chan
     assert!(said.stdout.contains("users: left alone: changes of it from"), "{said}");
 }
 
+/// Of what was pruned nobody can say that it is as the archive says.
+#[tokio::test]
+async fn a_range_that_was_pruned_is_not_said_to_be_right() {
+    let mut copy = users().await;
+    copy.forge.set_clock("2026-02-05T10:00:00Z");
+    copy.forge.segment(&[vec![insert(1)]]);
+    copy.forge.set_clock("2026-02-06T10:00:00Z");
+    let kept = copy.forge.segment(&[vec![insert(2)]]);
+    copy.sync(0).await;
+    copy.forge.prune_before(&kept);
+    copy.server.execute("UPDATE users SET name = 'spoilt'").await;
+    let begins = "the archive begins with segment 2: what committed before it was pruned";
+    for into in [&[][..], &["--into", "past"]] {
+        let said = replay(&copy, &[&DAY[..], into].concat(), 1).await;
+        assert!(said.stdout.contains(begins), "{said}");
+        assert!(!said.stdout.contains("as the archive says"), "{said}");
+    }
+    let said = replay(&copy, &["--from", "2026-02-05", "--to", "2026-02-07"], 1).await;
+    assert!(said.stdout.contains(begins) && said.stdout.contains("1 rows were changed"), "{said}");
+    let history = |arguments: &[&str]| copy.applier(&[&["history", "users", "1"], arguments].concat());
+    let said = history(&["--from", "2026-02-05", "--to", "2026-02-07"]).run().await.expect_code(1);
+    assert!(said.stdout.contains(&format!("not all of it: {begins}")), "{said}");
+    let said = history(&[]).succeed().await;
+    assert!(said.stderr.contains(begins), "{said}");
+    // What is still there is all there.
+    let said = replay(&copy, &["--from", "2026-02-06T10:00:01Z", "--to", "2026-02-07"], 0).await;
+    assert!(said.stdout.contains("nothing was changed: all rows"), "{said}");
+}
+
 /// A pass's commit may be lost with a crash, since its checkpoint is lost with it. A repair has none.
 #[tokio::test]
 async fn a_repair_that_was_said_to_be_done_survives_a_crash_of_the_server() {

@@ -161,6 +161,40 @@ async fn rows_of_a_base_copy_that_is_older_than_a_column_are_right_or_refused() 
     world.applier(["resync", "t"]).succeed().await;
     world.assert_same(&["t"]).await;
 
+    // One that is there again after it was renamed is another one.
+    let clock = "SELECT clock_timestamp()::text FROM pg_sleep(0.01)";
+    let then = world.source.value(clock).await;
+    for (ddl, id) in [("RENAME VALUE 'blue' TO 'low'", 106), ("ADD VALUE 'blue'", 107)] {
+        world.execute_on_both(&format!("ALTER TYPE mood {ddl}")).await;
+        world
+            .source
+            .execute(
+                &format!("INSERT INTO t VALUES ({id}, 1, 'blue'::text::mood)")
+                    .replace("106, 1, 'blue'", "106, 1, 'low'"),
+            )
+            .await;
+        world.carry().await;
+    }
+    world.assert_same(&["t"]).await;
+    let refused = world.applier(["resync", "t"]).run().await.expect_code(1);
+    let said = refused.stdout.clone() + &refused.stderr;
+    assert!(
+        said.contains("label \"blue\"") && said.contains("syncdata-archiver snapshot --tables t"),
+        "{said}"
+    );
+    let now = world.source.value(clock).await;
+    let later = ["replay", "--yes", "--from", &now, "--to", "2100-01-01", "--tables", "t"];
+    let replayed = world.applier(later).succeed().await;
+    assert!(replayed.stdout.contains("nothing was changed"), "{replayed}");
+    let before = ["replay", "--yes", "--from", &then, "--to", &now, "--tables", "t"];
+    let replayed = world.applier(before).run().await.expect_code(1);
+    assert!(replayed.stdout.contains("left alone"), "{replayed}");
+    let past = world.applier(["as-of", &now, "--into", "past", "--tables", "t"]).run().await.expect_code(1);
+    assert!(past.stdout.contains("label \"blue\""), "{past}");
+    world.assert_same(&["t"]).await;
+    world.archiver(["snapshot", "--tables", "t"]).succeed().await;
+    world.carry().await;
+
     // A renamed column.
     world.execute_on_both("ALTER TABLE t RENAME v TO v2").await;
     world.source.execute("INSERT INTO t VALUES (105, 1, 'blue')").await;

@@ -10,6 +10,7 @@ mod drills;
 mod kinds;
 mod manual;
 mod meanwhile;
+mod newer_columns;
 mod refused;
 mod repairs;
 mod scene;

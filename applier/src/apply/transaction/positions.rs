@@ -76,14 +76,20 @@ impl Transaction<'_> {
         waiting.collect()
     }
 
-    /// As the last segment that has changes of each says it.
+    /// As the segments that have changes of each say it, one after the other: a label may have had a name in between.
     pub(super) fn described(&self, moved: &[TableName]) -> Vec<(TableName, Relation)> {
-        let described = |name: &TableName| {
-            let manifests = self.group.iter().rev().map(|fetched| fetched.segment.manifest());
-            let relation = manifests.filter_map(|manifest| manifest.relations.get(name)).next()?;
-            Some((name.clone(), relation.clone()))
-        };
-        moved.iter().filter_map(described).collect()
+        let mut described: Vec<(TableName, Relation)> = Vec::new();
+        for name in moved {
+            let manifests = self.group.iter().map(|fetched| fetched.segment.manifest());
+            let mut last: Option<&Relation> = None;
+            for relation in manifests.filter_map(|manifest| manifest.relations.get(name)) {
+                if last.is_none_or(|last| last.fingerprint != relation.fingerprint) {
+                    described.push((name.clone(), relation.clone()));
+                }
+                last = Some(relation);
+            }
+        }
+        described
     }
 
     /// What the source calls the columns of the tables, also of those that ended in the middle: what they took had these.
@@ -111,7 +117,7 @@ impl Transaction<'_> {
     fn new_columns(&self, table: &Table, upto: Lsn) -> Option<SourceColumns> {
         let manifests = self.group.iter().rev().map(|fetched| fetched.segment.manifest());
         let manifests = manifests.filter(|manifest| manifest.start_lsn < upto);
-        let relation = manifests.filter_map(|manifest| manifest.relations.get(&table.name)).next()?;
+        let relation = manifests.filter_map(|manifest| manifest.descriptions(&table.name).last()).next()?;
         let known = &table.source_columns;
         let mut columns = SourceColumns::new();
         for column in &relation.columns {

@@ -298,6 +298,7 @@ impl Repair<'_> {
             range: self.order.range.to_string(),
             into: None,
             dry_run: self.order.dry_run,
+            pruned: self.trail.pruned_of(&self.order.range),
             checkpoint: self.standing.seq().get(),
             segments: self.segments().iter().filter(meets).count() as u64,
             transactions,

@@ -10,6 +10,7 @@ use syncdata_formats::manifest::{Generated, Manifest, Relation, ReplicaIdentity}
 use syncdata_formats::name::TableName;
 
 use crate::archive::range::TimeRange;
+use crate::load::columns;
 use crate::plan::state::{State, TableState};
 use crate::plan::{concerns, not_found};
 use crate::table::{self, Table};
@@ -81,6 +82,13 @@ impl Known<'_> {
             }
             State::Live | State::Loading | State::Quarantined | State::Stale => {}
         }
+        if let Some(base) = state.base.filter(|base| first.start_lsn < *base) {
+            return Err(format!(
+                "its rows came with a base copy of {base}, which is newer than changes of the range: what the stream said before \
+                 it may not be what production had; run: syncdata-applier consistency repair {}",
+                name.shell_word()
+            ));
+        }
         if position <= first.start_lsn {
             return Err(format!("it is {} at {position}, before the range", state.state));
         }
@@ -137,6 +145,9 @@ fn key_of_all<'a>(
     for relation in relations {
         if newest.is_some_and(|newest| newest.key != relation.key) {
             return Err("its key became another one after the range; mend it with resync".into());
+        }
+        if let Some(reason) = newest.and_then(|before| columns::check_labels(before, relation).err()) {
+            return Err(format!("after the range {reason}; mend it with resync"));
         }
         let fit = table::fit(relation, local).map_err(|difference| difference.to_string())?;
         if fit.key.by_image && !fit.key.columns.is_empty() {

@@ -41,6 +41,8 @@ pub struct RowHistory {
     pub segments_skipped: usize,
     /// Which changes of the table the archive does not have; in words.
     pub lost: Option<String>,
+    /// Who asks for all changes gets those that the archive still has; in words.
+    pub begins_late: Option<String>,
 }
 
 impl RowHistory {
@@ -60,9 +62,10 @@ impl RowHistory {
         check_key(row, &segments)?;
 
         let chain: Vec<&Manifest> = trail.manifests().iter().map(Verified::manifest).collect();
-        let lost = row.range.lost(&chain, &row.table, None);
+        let lost = row.range.lost(&chain, &row.table, None).or_else(|| trail.pruned_of(&row.range));
+        let begins_late = trail.begins_late().filter(|_| row.range.from.is_none());
         let segments_skipped = chain.len() - segments.len();
-        Ok(RowHistory { row: row.clone(), files, segments, segments_skipped, lost })
+        Ok(RowHistory { row: row.clone(), files, segments, segments_skipped, lost, begins_late })
     }
 
     pub fn segments_read(&self) -> usize {

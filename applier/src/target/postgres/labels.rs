@@ -86,6 +86,11 @@ pub(super) async fn note(
             old.entry(column.clone()).or_default().insert(gone.clone(), new);
         }
     }
+    // A name that another label has again by now says nothing of the row that has it: nobody is told to rename it.
+    for (column, names) in &mut old {
+        let Some(now) = labels.get(column) else { continue };
+        names.iter_mut().filter(|(name, _)| now.contains(name)).for_each(|(_, new)| *new = None);
+    }
     write(client, meta, table, Some(&labels), &old).await
 }
 

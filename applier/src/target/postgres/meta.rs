@@ -34,6 +34,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_20.sql"),
     include_str!("meta_21.sql"),
     include_str!("meta_22.sql"),
+    include_str!("meta_23.sql"),
 ];
 
 /// Names of ours that are never synced.

@@ -106,9 +106,11 @@ impl<'a> Postgres<'a> {
             cursor::note_columns(client, meta, table, columns).await?;
         }
         let known = |table: &TableName| self.states.get(table).and_then(|state| state.source_key.as_ref());
-        let keys = positions.described.iter().filter(|(table, relation)| known(table) != Some(&relation.key));
-        let keys: Vec<(&TableName, &[String])> =
-            keys.map(|(table, relation)| (table, relation.key.as_slice())).collect();
+        // The last description of each counts.
+        let keys: BTreeMap<&TableName, &Vec<String>> =
+            positions.described.iter().map(|(table, relation)| (table, &relation.key)).collect();
+        let keys = keys.into_iter().filter(|(table, key)| known(table) != Some(*key));
+        let keys: Vec<(&TableName, &[String])> = keys.map(|(table, key)| (table, key.as_slice())).collect();
         cursor::note_keys(client, meta, &keys).await?;
         for (table, relation) in positions.described.iter().filter(|(_, relation)| !relation.types.is_empty())
         {

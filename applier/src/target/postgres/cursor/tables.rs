@@ -6,7 +6,7 @@ use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_formats::printed;
-use syncdata_formats::time::Timestamp;
+use syncdata_formats::snapshot::SnapshotManifest;
 use syncdata_service::postgres::OwnTablesContext as _;
 use tokio_postgres::GenericClient;
 use uuid::Uuid;
@@ -29,7 +29,7 @@ pub async fn table_states(
         "SELECT w.table_name, CASE WHEN s.state = 'live' AND coalesce(s.position_lsn, '0/0') < \
          (SELECT max(end_lsn) FROM {meta}.data_sync_checkpoint) THEN 'loading' ELSE coalesce(s.state, 'pending') END, \
          s.position_lsn::text, s.reason, coalesce(s.accepted_gaps, '{{}}'), s.load, coalesce(s.held_with, '{{}}'), \
-         s.source_columns, s.local_columns, coalesce(s.load_asked, 0), s.source_key \
+         s.source_columns, s.local_columns, coalesce(s.load_asked, 0), s.source_key, s.base_lsn::text \
          FROM {meta}.tables_to_sync w \
          LEFT JOIN {meta}.data_sync_table_state s USING (table_name) ORDER BY w.id"
     );
@@ -53,6 +53,7 @@ pub async fn table_states(
             paired: row.get::<_, Option<&str>>(8).and_then(Memory::parse).unwrap_or_default().paired,
             load_asked: row.get(9),
             source_key: row.get::<_, Option<&str>>(10).and_then(|text| serde_json::from_str(text).ok()),
+            base: row.get::<_, Option<&str>>(11).map(str::parse).transpose()?,
         };
         states.insert(name, state);
     }
@@ -159,7 +160,7 @@ pub async fn note_loaded(
     meta: &MetaSchema,
     table: &TableName,
     position: Lsn,
-    taken_at: Option<Timestamp>,
+    base: Option<&SnapshotManifest>,
     asked: i64,
 ) -> Result<()> {
     let loaded = Some(Position { lsn: position, commit_time: None });
@@ -167,15 +168,16 @@ pub async fn note_loaded(
 
     let update = format!(
         "UPDATE {meta}.data_sync_table_state s SET load = CASE WHEN s.load_asked > $3 THEN s.load END, \
-         gap = NULL, incomplete_lsn = NULL, \
+         gap = NULL, incomplete_lsn = NULL, base_lsn = $4::text::pg_lsn, \
          position_time = coalesce(c.commit_time, $2::text::timestamptz), since = now(), \
          changed_lsn = s.position_lsn, changed_at = coalesce(c.commit_time, $2::text::timestamptz), \
          nan_as_null = CASE WHEN $2::text IS NULL THEN nan_as_null ELSE '{{}}' END \
          FROM {meta}.data_sync_checkpoint c WHERE s.table_name = $1"
     );
-    let taken_at = taken_at.map(|time| time.to_string());
+    let taken_at = base.map(|base| base.taken_at.to_string());
+    let base = base.map(|base| base.start_lsn.to_string());
     let noting = || format!("noting that {table} is loaded");
-    client.execute(&update, &[&table.to_string(), &taken_at, &asked]).await.context(noting)?;
+    client.execute(&update, &[&table.to_string(), &taken_at, &asked, &base]).await.context(noting)?;
     Ok(())
 }
 
