@@ -3,6 +3,7 @@
 
 mod backup_host;
 mod follow;
+mod leftover;
 mod partitions;
 
 use std::collections::BTreeSet;
@@ -60,6 +61,9 @@ pub(crate) async fn source(config: &Config) -> Vec<Finding> {
     );
     findings.extend(follow::look(config, &connection).await);
     findings.extend(slot(config, &mut connection).await.unwrap_or_else(|error| vec![failed("slot", &error)]));
+    findings.extend(
+        leftover::look(config, &connection).await.unwrap_or_else(|error| Some(failed("slot", &error))),
+    );
     findings.extend(tables(config, &connection).await.unwrap_or_else(|error| vec![failed("tables", &error)]));
     findings
 }

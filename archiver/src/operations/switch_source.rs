@@ -113,11 +113,14 @@ impl Switch<'_> {
         if is(&slot, from) {
             self.drop_if_there(&self.aside).await?;
             self.prepare(&mut archiver, accept_rule).await?;
+            // If nobody comes to an end of this, the next poll drops the copy.
+            archiver.copies_slot(true)?;
             self.copy(self.name, &self.aside).await?;
             faults::hit("switch.copied")?;
             let compared = self.compare(&mut archiver).await;
             if let Err(error) = compared {
                 self.drop_if_there(&self.aside).await?;
+                archiver.copies_slot(false)?;
                 return Err(error.context("nothing was switched"));
             }
             self.drop_if_there(self.name).await?;
@@ -131,6 +134,7 @@ impl Switch<'_> {
             faults::hit("switch.renamed")?;
         }
         self.drop_if_there(&self.aside).await?;
+        archiver.copies_slot(false)?;
         match self.to {
             Source::Wal2json => beside::remove(&self.before, &self.session).await,
             Source::Pgoutput => Ok(None),

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::capture::{Capture, Memory};
 use crate::poll::guard::Pressure;
 use crate::poll::history::{is_as_it_was, last_commit_missing};
+use crate::poll::leftover;
 use crate::poll::outcome::{Outcome, View};
 use crate::poll::steps::Poll;
 use crate::segment::cut::Watch;
@@ -308,6 +309,14 @@ impl Archiver {
         }
     }
 
+    /// Notes that a change of the plugin is about to copy the slot, or has dropped the copy.
+    pub(crate) fn copies_slot(&mut self, is_there: bool) -> Result<()> {
+        match &mut self.spool {
+            Opened::Ours(spool) => spool.update(|state| state.copies_slot = is_there),
+            Opened::New(_) => Ok(()),
+        }
+    }
+
     fn prune_occasion(&self) -> (Day, Option<SnapshotId>) {
         (Timestamp::now().day(), self.snapshots.keys().next_back().cloned())
     }
@@ -342,6 +351,8 @@ impl Archiver {
         let state = met.state(&self.spool);
         origin::check_server(&state.source, &connection.facts, &config.slot_name)?;
         let slot = origin::read_slot(&state.source, connection, &config.slot_name).await?;
+        leftover::let_go(&mut self.spool, connection, &slot, &config.slot_name).await?;
+        let state = met.state(&self.spool);
         slot::check_source(&config.slot_name, &slot, config.source)?;
         let publication = publication::of(config);
         publication::keep(connection, config, &state.memory).await?;

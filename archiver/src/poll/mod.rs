@@ -1,7 +1,7 @@
 //! One poll: settle what an earlier run left, read the slot into the spool, ship, confirm.
 //!
 //! ```text
-//! archiver ─▶ run ─▶ answers, relief ─▶ steps ─▶ gap, guard, history, mended, outcome
+//! archiver ─▶ run ─▶ answers, relief ─▶ steps ─▶ gap, guard, history, leftover, mended, outcome
 //! ```
 //! `run` has the order of a poll, and `steps` what it is made of. Every file knows only those to its right.
 
@@ -12,6 +12,7 @@ pub(crate) mod outcome;
 mod answers;
 mod gap;
 mod history;
+mod leftover;
 mod mended;
 mod relief;
 mod run;

@@ -10,6 +10,7 @@ use crate::poll::guard::Pressure;
 use crate::segment::publish::Rows;
 use crate::source::catalog::{OldestTransaction, Position, Slot};
 use crate::source::connection::Connection;
+use crate::source::leftover::Leftover;
 use crate::source::production::About;
 
 /// The result of one poll.
@@ -35,6 +36,7 @@ pub(crate) struct Outcome {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
     pub slot: Option<Slot>,
+    pub leftover: Option<Leftover>,
     pub flush: Lsn,
     pub oldest_transaction: Option<OldestTransaction>,
     pub plugin: Option<About>,
@@ -55,13 +57,20 @@ impl Outcome {
 impl View {
     pub(super) async fn look(
         connection: &Connection,
-        slot: &SlotName,
+        name: &SlotName,
         plugin: Option<About>,
     ) -> Result<View> {
         let client = connection.session.client();
+        let slot = Slot::read(client, name).await?;
+        let flush = Position::read(client).await?.flush;
+        let leftover = match &slot {
+            Some(slot) => Leftover::find(client, name, slot, flush).await?,
+            None => None,
+        };
         Ok(View {
-            slot: Slot::read(client, slot).await?,
-            flush: Position::read(client).await?.flush,
+            slot,
+            leftover,
+            flush,
             oldest_transaction: OldestTransaction::read(client).await?,
             plugin,
             capture: Capture::default(),

@@ -10,6 +10,7 @@ pub(crate) mod columns;
 pub(crate) mod connection;
 pub(crate) mod event;
 pub(crate) mod followable;
+pub(crate) mod leftover;
 pub(crate) mod look;
 pub(crate) mod pgoutput;
 pub(crate) mod pinned;

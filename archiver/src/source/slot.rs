@@ -114,6 +114,11 @@ pub(crate) fn aside(name: &SlotName) -> Result<SlotName> {
     format!("{name}_switch").parse()
 }
 
+/// Whether it can be one that an archiver reads.
+pub(crate) fn is_ours(slot: &Slot) -> bool {
+    PLUGINS.contains(&slot.plugin.as_str())
+}
+
 /// A slot that is missing because somebody was changing its plugin: nothing is lost.
 pub(crate) async fn refuse_half_switched(client: &impl GenericClient, name: &SlotName) -> Result<()> {
     let Ok(aside) = aside(name) else { return Ok(()) };
@@ -171,7 +176,7 @@ fn does_not_exist(name: &SlotName) -> Error {
 }
 
 fn usable(name: &SlotName, slot: Slot) -> Result<Slot> {
-    if !PLUGINS.contains(&slot.plugin.as_str()) {
+    if !is_ours(&slot) {
         let message = format!(
             "the replication slot {name} uses the output plugin {}, not wal2json or pgoutput",
             slot.plugin

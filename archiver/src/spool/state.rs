@@ -89,6 +89,9 @@ pub(crate) struct State {
     /// What the daily prune goes by.
     #[serde(default)]
     pub keep: Option<Keep>,
+    /// A change of the plugin has made a copy of the slot, or was about to, and has not dropped it yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub copies_slot: bool,
 }
 
 /// A `keep_days` that the daemon has met.
@@ -238,6 +241,7 @@ impl State {
             former_head: None,
             rereading: None,
             keep: None,
+            copies_slot: false,
         }
     }
 

@@ -81,6 +81,14 @@ impl Moving {
         } else {
             polled.expect_code(0);
         }
+        if !is_half {
+            assert_eq!(
+                self.slots().await.split(' ').next(),
+                Some("syncdata_slot"),
+                "{step}: the copy is gone"
+            );
+            assert!(!self.slots().await.contains(','), "{step}: the copy is gone");
+        }
         self.write().await;
         let done = self.world.archiver(arguments).run().await;
         assert!(matches!(done.code(), Some(0 | 1)), "{done}");
@@ -92,13 +100,17 @@ impl Moving {
         self.write().await;
         self.world.carry().await;
         self.world.assert_same(&COPIES).await;
-        let slots = self
-            .world
-            .source
-            .value("SELECT string_agg(concat(slot_name, ' ', plugin), ', ') FROM pg_replication_slots")
-            .await;
-        assert_eq!(slots, format!("syncdata_slot {to}"));
+        assert_eq!(self.slots().await, format!("syncdata_slot {to}"));
     }
+
+    async fn slots(&self) -> String {
+        slots(&self.world).await
+    }
+}
+
+async fn slots(world: &World) -> String {
+    let sql = "SELECT string_agg(concat(slot_name, ' ', plugin), ', ' ORDER BY slot_name) FROM pg_replication_slots";
+    world.source.value(sql).await
 }
 
 #[tokio::test]
@@ -137,4 +149,46 @@ async fn an_archive_moves_to_another_plugin_and_back_whatever_is_killed() {
     let kinds: std::collections::BTreeSet<String> =
         segments.iter().map(|segment| segment.manifest["source"]["kind"].to_string()).collect();
     assert_eq!(kinds.len(), 2, "{kinds:?}");
+}
+
+/// It would keep production's WAL for ever: ours is dropped by the next poll, and one that may be somebody's is named.
+#[tokio::test]
+async fn the_copy_of_a_switch_that_nobody_finishes_is_dropped_or_named() {
+    const COPY: &str = "syncdata_slot_switch";
+    let mut world = WorldOptions::default().without_sftp().plugin(Plugin::Wal2json).start().await;
+    world.source.execute("CREATE TABLE a (id int PRIMARY KEY, n numeric)").await;
+    world.make_slot().await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.source.execute("ALTER ROLE syncdata_user SUPERUSER").await;
+    let arguments = ["setup", "--switch-source", "pgoutput"];
+    let killed = world.archiver(arguments).fault("switch.copied=kill").run().await;
+    assert!(killed.was_killed(), "{killed}");
+    assert!(slots(&world).await.contains(COPY), "it is left");
+    for command in ["check", "status"] {
+        let told = world.archiver([command]).run().await.expect_code(1);
+        assert!(told.stdout.contains(&format!("the slot {COPY} keeps")), "{told}");
+    }
+    let polled = world.archiver(["run", "--once"]).succeed().await;
+    assert!(polled.stderr.contains(COPY), "{polled}");
+    assert_eq!(slots(&world).await, "syncdata_slot wal2json");
+    assert!(!world.archiver(["check"]).run().await.stdout.contains(COPY));
+
+    // Another archiver's perhaps: nothing says that we made it.
+    world
+        .source
+        .execute("SELECT pg_create_logical_replication_slot('syncdata_slot_switch', 'wal2json')")
+        .await;
+    world.archiver(["run", "--once"]).run().await;
+    assert!(slots(&world).await.contains(COPY), "it stays");
+    let statement = format!("SELECT pg_drop_replication_slot('{COPY}');");
+    let checked = world.archiver(["check"]).run().await.expect_code(1);
+    assert!(checked.stdout.contains(&statement), "{checked}");
+    world.source.execute(&statement).await;
+
+    let killed = world.archiver(arguments).fault("switch.renamed=kill").run().await;
+    assert!(killed.was_killed(), "{killed}");
+    assert!(slots(&world).await.contains(COPY), "it is left");
+    world.set_archiver("source", "pgoutput");
+    world.archiver(["run", "--once"]).succeed().await;
+    assert_eq!(slots(&world).await, "syncdata_slot pgoutput");
 }

@@ -437,6 +437,7 @@ fn problems(status: &Status, outcome: &Outcome) -> Vec<String> {
     {
         problems.push(format!("the transaction of {oldest} keeps WAL, and makes every poll read it again"));
     }
+    problems.extend(outcome.view.leftover.iter().map(ToString::to_string));
     problems.extend(status.uncountable.iter().cloned());
     problems
 }

@@ -9,6 +9,7 @@ use syncdata_service::disk::Room;
 use super::{Frame, SourceStatus, Status};
 use crate::source::catalog::{Position, Slot};
 use crate::source::connection::Connection;
+use crate::source::leftover::Leftover;
 use crate::spool::executions;
 use crate::spool::holdings::Holdings;
 
@@ -33,8 +34,9 @@ pub(crate) async fn without_daemon(config: &Config) -> Status {
     };
     let mut flush = Default::default();
     match source_status(config, frame).await {
-        Ok((source, at)) => {
+        Ok((source, leftover, at)) => {
             flush = at;
+            status.problems.extend(leftover.iter().map(ToString::to_string));
             status.source = source;
             if status.source.is_none() {
                 status.problems.push(format!("the replication slot {} does not exist", config.slot_name));
@@ -54,12 +56,19 @@ pub(crate) async fn without_daemon(config: &Config) -> Status {
     status.seen_at(Timestamp::now())
 }
 
-async fn source_status(config: &Config, frame: Frame<'_>) -> Result<(Option<SourceStatus>, Lsn)> {
+async fn source_status(
+    config: &Config,
+    frame: Frame<'_>,
+) -> Result<(Option<SourceStatus>, Option<Leftover>, Lsn)> {
     let connection = Connection::open(config).await?;
     let client = connection.session.client();
     let position = Position::read(client).await?;
     let slot = Slot::read(client, &config.slot_name).await?;
+    let leftover = match &slot {
+        Some(slot) => Leftover::find(client, &config.slot_name, slot, position.flush).await?,
+        None => None,
+    };
     let status =
         slot.map(|slot| SourceStatus::of(&slot, config.slot_name.to_string(), position.flush, frame, None));
-    Ok((status, position.flush))
+    Ok((status, leftover, position.flush))
 }
