@@ -354,6 +354,7 @@ impl Forge {
             covered_lsn: self.end_lsn,
             covered_at,
             not_captured: Vec::new(),
+            stood: Vec::new(),
             archiver: "forged".into(),
         };
         write(&self.dir.join("head.json"), &head.encode());

@@ -382,6 +382,9 @@ impl Archiver {
         if reread.is_some() && is_as_it_was(config, connection, source, &slot, state, position.flush).await? {
             reread = None;
         }
+        // It never stood there: between the end of the chain and there, commits of the server are in no slot.
+        let is_made_anew =
+            reread.is_some_and(|stands| stands > state.tip.end_lsn && state.stood.is_made_anew(stands));
         self.has_same_slot = true;
         let (spool, away) = match diverged {
             // Nothing of this source says anything about the archive.
@@ -401,7 +404,13 @@ impl Archiver {
             None => {
                 state.is_on(position.timeline, switch, slot.catalog_xmin);
                 if let Some(confirmed) = reread {
-                    state.go_back_to(confirmed.max(state.tip.end_lsn), slot.catalog_xmin);
+                    // Behind the slot, so that what it does not have is a gap; unless a timeline's end has done that.
+                    let is_passed_over = is_made_anew && confirmed <= state.position();
+                    let upto = if is_passed_over { state.tip.end_lsn } else { confirmed };
+                    state.go_back_to(upto.max(state.tip.end_lsn), slot.catalog_xmin);
+                }
+                if let Some(stands) = slot.confirmed_flush_lsn {
+                    state.stood.met(stands, position.redo);
                 }
             }
         })?;

@@ -24,6 +24,7 @@ pub(super) fn of(state: &State, covered_at: Timestamp) -> Head {
         covered_at,
         recent: state.recent(),
         not_captured: not_captured(state),
+        stood: state.stood.newest(Head::STOOD_MAX),
         archiver: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

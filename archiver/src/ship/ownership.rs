@@ -21,7 +21,7 @@ use crate::ship::shipper::{CapturedByChain, Shipper};
 use crate::source::catalog::{Facts, Position};
 use crate::source::connection::Connection;
 use crate::source::slot;
-use crate::spool::{ArchivedCommit, Opened, Origin, Spool, State};
+use crate::spool::{ArchivedCommit, Opened, Origin, Spool, State, Stood};
 
 /// What spool and archive know of each other.
 #[derive(Debug, Default)]
@@ -104,7 +104,7 @@ pub(crate) fn take_over(
         spool.update(|state| state.last_commit = last_commit)?;
     }
     if let (Some(head), Some(slot_at)) = (head, slot_at) {
-        let excused = head.covered_lsn.min(slot_at);
+        let excused = head.excused(spool.state().tip.end_lsn, slot_at);
         spool.update(|state| {
             let is_former = state.former_head.is_some_and(|former| head.covered_at <= former);
             if head.archive_id == state.archive_id && !is_former && excused > state.covered_lsn {
@@ -348,12 +348,14 @@ async fn adopt_archive(
     }
     if let (None, Some(head)) = (state.tip.last, &end.head) {
         // The head alone knows how far the slot had come: ahead of it, it has lost changes.
-        state.tip.end_lsn = state.tip.end_lsn.min(head.covered_lsn);
+        let began = head.stood.iter().copied().min().filter(|_| !head.may_stand(slot_at));
+        state.tip.end_lsn = state.tip.end_lsn.min(began.unwrap_or(head.covered_lsn));
     }
     state.covered_lsn = state.tip.end_lsn;
     if let Some(head) = end.head {
         state.leave(|table| head.not_captured.iter().any(|pattern| pattern.matches(table)));
-        state.covered_lsn = state.covered_lsn.max(head.covered_lsn.min(slot_at));
+        state.covered_lsn = state.covered_lsn.max(head.excused(state.tip.end_lsn, slot_at));
+        state.stood = Stood::inherited(&head.stood, slot_at);
         state.covered_at = Some(head.covered_at);
     }
     info!(archive_id = %identity.archive_id, lsn = %state.covered_lsn, "new spool for an archive that exists");

@@ -40,6 +40,8 @@ pub(crate) struct Position {
     pub at: Timestamp,
     pub flush: Lsn,
     pub timeline: u32,
+    /// Where the newest checkpoint that came to its end began.
+    pub redo: Lsn,
 }
 
 /// A replication slot as the server lists it.
@@ -87,7 +89,8 @@ const FACTS: &str =
 
 const POSITION: &str =
     "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, pg_current_wal_flush_lsn(),
-    ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int4";
+    ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int4,
+    (SELECT redo_lsn FROM pg_control_checkpoint())";
 
 /// Read-only sessions may.
 const NEXT_XID: &str = "SELECT pg_current_xact_id()::text";
@@ -234,6 +237,7 @@ impl Position {
             at: Timestamp::from_micros(row.get(0))?,
             flush: lsn(row.get(1)),
             timeline: row.get::<_, i32>(2).unsigned_abs(),
+            redo: lsn(row.get(3)),
         })
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod verified;
 mod durable;
 mod snapshot_lock;
 mod state;
+mod stood;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -43,6 +44,7 @@ use state::{read_state, write_state};
 pub(crate) use durable::{make_folder, private_file, remove_if_there};
 pub(crate) use snapshot_lock::SnapshotLock;
 pub(crate) use state::{ArchivedCommit, HeldSnapshot, Keep, Last, Origin, State, Tip};
+pub(crate) use stood::Stood;
 
 /// Shipped files stay this long: a power cut on the backup host may take back what it said it had.
 const KEPT_AFTER_SHIPPING: Duration = Duration::from_secs(24 * 60 * 60);
@@ -152,6 +154,7 @@ impl Spool {
     pub(crate) fn update(&mut self, change: impl FnOnce(&mut State)) -> Result<()> {
         let mut state = self.state.clone();
         change(&mut state);
+        state.may_stand(self.state.covered_lsn);
         if state == self.state {
             return Ok(());
         }

@@ -18,6 +18,7 @@ use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::{faults, small_file};
 
 use super::durable::write_durably;
+use super::stood::Stood;
 use crate::capture::Memory;
 use crate::capture::shape::ShapeMemory;
 use crate::capture::since::CaptureMemory;
@@ -92,6 +93,9 @@ pub(crate) struct State {
     /// A change of the plugin has made a copy of the slot, or was about to, and has not dropped it yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub copies_slot: bool,
+    /// Where the slot may stand.
+    #[serde(default)]
+    pub stood: Stood,
 }
 
 /// A `keep_days` that the daemon has met.
@@ -242,6 +246,7 @@ impl State {
             rereading: None,
             keep: None,
             copies_slot: false,
+            stood: Stood::new(began),
         }
     }
 
@@ -289,6 +294,7 @@ impl State {
         }
         self.former_head = self.covered_at;
         self.covered_lsn = place;
+        self.stood.forget_after(place);
         self.gives_numbers_again(oldest);
     }
 
@@ -297,6 +303,14 @@ impl State {
         if let Some(oldest) = oldest {
             self.memory.seen = self.memory.seen.take().map(|seen| seen.before(oldest));
         }
+    }
+
+    /// The slot is moved to nothing but what is covered, and that was covered up to `before`.
+    pub(super) fn may_stand(&mut self, before: Lsn) {
+        if self.covered_lsn != before {
+            self.stood.at(self.covered_lsn);
+        }
+        self.stood.forget_upto(self.tip.end_lsn);
     }
 
     /// All that committed up to here is safe at least in this spool.

@@ -32,6 +32,9 @@ pub struct Head {
     /// Tables of which changes that committed since the newest segment's end are not in the archive, though they were
     /// captured up to there. A pattern where there are too many to name.
     pub not_captured: Vec<TablePattern>,
+    /// Places after the newest segment's end that the source's slot was moved to, `covered_lsn` among them, the newest last: it
+    /// comes back to these after a crash. Empty where it is not known.
+    pub stood: Vec<Lsn>,
     pub archiver: String,
 }
 
@@ -88,6 +91,19 @@ impl Head {
     /// More tables than these are told as all.
     pub const NOT_CAPTURED_MAX: usize = 100;
 
+    /// Of the places of the slot.
+    pub const STOOD_MAX: usize = 64;
+
+    /// Whether a slot at that place is the one that was read.
+    pub fn may_stand(&self, place: Lsn) -> bool {
+        place >= self.covered_lsn || self.stood.is_empty() || self.stood.contains(&place)
+    }
+
+    /// Up to where nothing is missing for a slot that stands there, where the chain ends at `end`.
+    pub fn excused(&self, end: Lsn, place: Lsn) -> Lsn {
+        if place <= end || self.may_stand(place) { self.covered_lsn.min(place) } else { end }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         json::encode(self)
     }
@@ -121,6 +137,8 @@ struct RawHead {
     recent: Vec<RawRecent>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     not_captured: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    stood: Vec<Lsn>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -147,6 +165,7 @@ impl From<Head> for RawHead {
             archiver: head.archiver,
             recent: head.recent.into_iter().map(RawRecent::from).collect(),
             not_captured: head.not_captured.iter().map(ToString::to_string).collect(),
+            stood: head.stood,
         }
     }
 }
@@ -183,6 +202,13 @@ impl TryFrom<RawHead> for Head {
         };
         let recent = raw.recent.into_iter().map(Recent::try_from).collect::<Result<Vec<Recent>, String>>()?;
         check_recent(newest, &recent)?;
+        if raw.stood.len() > Head::STOOD_MAX {
+            return Err(format!(
+                "{} places of the slot, of which at most {} are expected",
+                raw.stood.len(),
+                Head::STOOD_MAX
+            ));
+        }
         let not_captured = raw.not_captured.iter().map(|text| pattern(text));
         let not_captured = not_captured.collect::<Result<Vec<TablePattern>, String>>()?;
         Ok(Head {
@@ -192,6 +218,7 @@ impl TryFrom<RawHead> for Head {
             covered_lsn: raw.covered_lsn,
             covered_at: raw.covered_at,
             not_captured,
+            stood: raw.stood,
             archiver: raw.archiver,
         })
     }
@@ -249,6 +276,7 @@ mod tests {
             recent: newest.map(sized).into_iter().chain(newest.map(|_| earlier())).collect(),
             covered_lsn: lsn("0/16B4000"),
             covered_at: ts("2026-02-05T10:45:00.5Z"),
+            stood: newest.map(|_| lsn("0/16B4000")).into_iter().collect(),
             not_captured: newest.map(|_| "sales.\"A b\"".parse().expect("a name")).into_iter().collect(),
             archiver: "0.1.0".into(),
         }
@@ -320,6 +348,26 @@ mod tests {
         }
         let later = none.replace("\"seq\":0", "\"seq\":0,\"later\":{\"a\":1}");
         assert_eq!(Head::decode(later.as_bytes()).ok(), Some(head(None)));
+    }
+
+    #[test]
+    fn a_slot_that_never_stood_there_excuses_nothing_after_the_end_of_the_chain() {
+        let head = Head { stood: vec![lsn("0/16B3F00"), lsn("0/16B4000")], ..head(Some(newest())) };
+        let end = lsn("0/16B3D40");
+        for (place, upto) in [
+            ("0/16B3D00", "0/16B3D00"),
+            ("0/16B3D40", "0/16B3D40"),
+            ("0/16B3E00", "0/16B3D40"),
+            ("0/16B3F00", "0/16B3F00"),
+            ("0/16B4000", "0/16B4000"),
+            ("0/16B5000", "0/16B4000"),
+        ] {
+            assert_eq!(head.excused(end, lsn(place)), lsn(upto), "{place}");
+        }
+        let unknown = Head { stood: Vec::new(), ..head };
+        assert_eq!(unknown.excused(end, lsn("0/16B3E00")), lsn("0/16B3E00"));
+        let many = Head { stood: vec![end; 65], ..unknown };
+        assert!(Head::decode(&many.encode()).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The archiver against real servers: what it captures, what it survives.
 
 mod alerts;
+mod anew;
 mod away;
 mod beside;
 mod between_polls;
