@@ -5,31 +5,26 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use syncdata_archive::ArchiveHandle;
-use syncdata_formats::chain::Verified;
+use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::name::TableName;
 use syncdata_formats::signature::SigningKey;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::{Day, Timestamp};
-use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
 use syncdata_service::postgres::Canceller;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::capture::{Capture, Memory};
+use crate::capture::Capture;
 use crate::poll::guard::Pressure;
 use crate::poll::history::{is_as_it_was, last_commit_missing};
 use crate::poll::leftover;
 use crate::poll::outcome::{Outcome, View};
 use crate::poll::steps::Poll;
+use crate::poll::strangers::Asked;
 use crate::segment::cut::Watch;
-use crate::ship::adoption::Claims;
-use crate::ship::ownership::Met;
 use crate::ship::shipper::Shipper;
 use crate::ship::{origin, ownership};
-use crate::source::Offered;
-use crate::source::catalog::{self, Slot};
 use crate::source::connection::{Connection, Work, while_in_use};
 use crate::source::followable;
 use crate::source::look::Look;
@@ -394,7 +389,8 @@ impl Archiver {
             Some(_) => ownership::keep_apart(&mut self.spool, met)?,
             None => {
                 let archive = self.shipper.archive();
-                let asked = Asked { config, source, archive, slot: &slot, passes_over_mistakes };
+                let flush = position.flush;
+                let asked = Asked { config, source, archive, slot: &slot, flush, passes_over_mistakes };
                 let met = asked.about_strangers(connection, &self.spool, met).await?;
                 ownership::take_over(&mut self.spool, met, slot.confirmed_flush_lsn)?
             }
@@ -445,80 +441,6 @@ async fn may_follow(connection: &Connection, config: &Config) -> Result<()> {
     match followable::refused(connection, config.source).await? {
         Some(refusal) => Err(refusal),
         None => Ok(()),
-    }
-}
-
-/// Who is asked about segments that the spool does not know.
-struct Asked<'a> {
-    config: &'a Config,
-    source: &'a Production,
-    archive: &'a ArchiveHandle,
-    slot: &'a Slot,
-    passes_over_mistakes: bool,
-}
-
-impl Asked<'_> {
-    /// What the slot does not know, it cannot vouch for: then nothing of the archive is taken over. A spool in use goes
-    /// on without it.
-    async fn about_strangers(
-        &self,
-        connection: &mut Connection,
-        opened: &Opened,
-        mut met: Met,
-    ) -> Result<Met> {
-        let read_upto = met.state(opened).position();
-        let passed = met.strangers.iter().find(|segment| segment.manifest().end_lsn < read_upto);
-        if let Some(other) = passed.filter(|_| !met.is_fresh()) {
-            let message = format!(
-                "segment {} of the archive is not of this spool, which has read up to {read_upto} and has nothing of it",
-                other.manifest().seq
-            );
-            return Ok(met.without_archive(Error::new(Kind::Conflict, message).hint(
-                "another archiver writes to this archive, of a clone of this host perhaps: stop one of them, and take the \
-                 archive from before that segment",
-            )));
-        }
-        let confirmed = self.slot.confirmed_flush_lsn.unwrap_or_default();
-        let open: Vec<Verified> =
-            met.strangers.iter().filter(|segment| segment.manifest().end_lsn > confirmed).cloned().collect();
-        if open.is_empty() {
-            return Ok(met);
-        }
-        let claims = match Claims::read(self.archive, &open).await {
-            Err(error) if !met.is_fresh() => return Ok(met.without_archive(error)),
-            claims => claims?,
-        };
-        let memory = met.state(opened).memory.clone();
-        let (offered, capture) = self.offered(connection, &memory, claims.end_lsn()).await?;
-        let travels_as = |relation: &TableName| capture.table_of(relation);
-        match claims.check(&offered, confirmed, travels_as) {
-            Ok(()) => {
-                met.last_commit = claims.last();
-                Ok(met)
-            }
-            Err(error) if met.is_fresh() => Err(error),
-            Err(error) => Ok(met.without_archive(error)),
-        }
-    }
-
-    /// The transactions up to `upto`, and the tables that are captured of this source.
-    async fn offered(
-        &self,
-        connection: &mut Connection,
-        memory: &Memory,
-        upto: Lsn,
-    ) -> Result<(Vec<Offered>, Capture)> {
-        let tx = connection.transaction().await?;
-        let (schemas, catalog) = catalog::catalog(&tx, publication::of(self.config).as_deref()).await?;
-        drop(tx);
-        let (capture, mistake) =
-            Capture::passing_over_mistakes(&self.config.tables, &schemas, &catalog, memory);
-        if let Some(mistake) = mistake.filter(|_| !self.passes_over_mistakes) {
-            return Err(mistake);
-        }
-        let offered = self.source.offered(connection, &capture, upto).await;
-        let offered = offered.map_err(|error| slot::explain_to(error, self.config, connection))?;
-        Ok((offered, capture))
     }
 }
 

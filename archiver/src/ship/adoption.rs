@@ -14,7 +14,7 @@ use syncdata_formats::change::Record;
 use syncdata_formats::error::Context as _;
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::Gap;
+use syncdata_formats::manifest::{Gap, Manifest};
 use syncdata_formats::name::TableName;
 use syncdata_formats::segment::SegmentReader;
 use syncdata_formats::{Error, Kind, Result};
@@ -109,6 +109,14 @@ impl Claims {
         let missing = |gap: &Gap| gap.from < end && end <= gap.to && gap.concerns(table);
         self.capture.contains(table) && !self.gaps.iter().any(missing)
     }
+}
+
+/// One that cannot be held against the source, whose WAL ends at `flush`.
+pub(crate) fn past_the_end(segment: &Manifest, flush: Lsn) -> Error {
+    let Manifest { seq, end_lsn, .. } = segment;
+    foreign(format!(
+        "segment {seq} of the archive ends at {end_lsn}, past the end of the source's WAL ({flush})"
+    ))
 }
 
 fn foreign(message: String) -> Error {

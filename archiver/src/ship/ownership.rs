@@ -21,7 +21,7 @@ use crate::ship::shipper::{CapturedByChain, Shipper};
 use crate::source::catalog::{Facts, Position};
 use crate::source::connection::Connection;
 use crate::source::slot;
-use crate::spool::{ArchivedCommit, Opened, Origin, Spool, State, Stood};
+use crate::spool::{ArchivedCommit, LastBefore, Opened, Origin, Spool, State, Stood};
 
 /// What spool and archive know of each other.
 #[derive(Debug, Default)]
@@ -37,6 +37,8 @@ pub(crate) struct Met {
     fresh: Option<State>,
     /// The last commit of the strangers, once they are known to be ours.
     pub last_commit: Option<ArchivedCommit>,
+    /// The last transaction that the slot has up to their end, then too.
+    pub before_end: Option<LastBefore>,
 }
 
 impl Met {
@@ -89,7 +91,7 @@ pub(crate) fn take_over(
     met: Met,
     slot_at: Option<Lsn>,
 ) -> Result<(&mut Spool, Option<Error>)> {
-    let Met { strangers, head, away, fresh, last_commit } = met;
+    let Met { strangers, head, away, fresh, last_commit, before_end } = met;
     if let (Opened::New(folder), Some(state)) = (&*opened, fresh) {
         *opened = Opened::Ours(Box::new(folder.claim(state)?));
     }
@@ -102,6 +104,9 @@ pub(crate) fn take_over(
     }
     if last_commit.is_some() {
         spool.update(|state| state.last_commit = last_commit)?;
+    }
+    if before_end.is_some_and(|before| before.place == spool.state().tip.end_lsn) {
+        spool.update(|state| state.commit_before_tip = before_end)?;
     }
     if let (Some(head), Some(slot_at)) = (head, slot_at) {
         let excused = head.excused(spool.state().tip.end_lsn, slot_at);

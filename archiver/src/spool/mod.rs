@@ -43,7 +43,7 @@ use state::{read_state, write_state};
 
 pub(crate) use durable::{make_folder, private_file, remove_if_there};
 pub(crate) use snapshot_lock::SnapshotLock;
-pub(crate) use state::{ArchivedCommit, HeldSnapshot, Keep, Last, Origin, State, Tip};
+pub(crate) use state::{ArchivedCommit, HeldSnapshot, Keep, Last, LastBefore, Origin, State, Tip};
 pub(crate) use stood::Stood;
 
 /// Shipped files stay this long: a power cut on the backup host may take back what it said it had.

@@ -8,7 +8,7 @@ use syncdata_tests::postgres::PostgresServer;
 use syncdata_tests::{Finished, World, WorldOptions};
 
 use crate::operator::{self, SLOT};
-use crate::reader;
+use crate::{reader, replay};
 
 const FILL: &str = "INSERT INTO others SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i";
 
@@ -89,4 +89,40 @@ async fn a_slot_that_was_made_anew_below_what_was_covered_is_a_gap_and_one_that_
             reader::segments(world.archive_dir()).into_iter().flat_map(|segment| segment.lines).collect();
         assert!(lines.contains("after"), "{spool}");
     }
+}
+
+/// The proof of an idle production stands in the archive, of a history that production and spool have lost together. What
+/// production commits up to there is captured all the same.
+#[tokio::test]
+async fn a_mark_of_a_history_that_is_lost_is_not_adopted() {
+    let mut world = world().await;
+    let restored = world.source.copied(false).await;
+    let saved = world.folder().join("saved-spool");
+    copy(&world.spool_dir(), &saved);
+    world.source.execute(FILL).await;
+    world.archiver(["proof"]).succeed().await;
+    let manifests = reader::manifests(world.archive_dir());
+    let foreign = manifests.last().expect("segments");
+    assert_eq!(reader::json(foreign)["records"], 0, "a mark alone");
+    fs::remove_dir_all(world.spool_dir()).expect("our folder");
+    copy(&saved, &world.spool_dir());
+    world.set_archiver("pg_port", i64::from(restored.port()));
+    let stopped = run(&world, 1).await;
+    assert!(stopped.stderr.contains("segment 0000000002"), "it is named: {stopped}");
+    assert!(stopped.stderr.contains("past the end of the source's WAL"), "{stopped}");
+    restored.execute("INSERT INTO notes VALUES (3, 'three')").await;
+    restored.execute(FILL).await;
+    restored.execute(FILL).await;
+    for (id, says) in [(4, "does not have the transaction"), (5, "has another segment 0000000002")] {
+        let stopped = run(&world, 1).await;
+        assert!(stopped.stderr.contains(says), "{stopped}");
+        restored.execute(&format!("INSERT INTO notes VALUES ({id}, 'later')")).await;
+    }
+    assert_eq!(reader::manifests(world.archive_dir()), manifests, "nothing is published after it");
+    // What the hint says.
+    fs::remove_file(foreign).expect("ours");
+    fs::remove_file(world.archive_dir().join("head.json")).expect("ours");
+    run(&world, 0).await;
+    replay::assert_equals(world.archive_dir(), &restored, &["notes"]).await;
+    assert_eq!(operator::gaps(&world).len(), 0);
 }
