@@ -349,11 +349,19 @@ impl Archiver {
         leftover::let_go(&mut self.spool, connection, &slot, &config.slot_name).await?;
         let state = met.state(&self.spool);
         slot::check_source(&config.slot_name, &slot, config.source)?;
+        if !self.has_our_history && met.away.is_none() && !met.is_fresh() {
+            // Before the position is read: the server has what they have. What cannot be listed now is at the end of a poll.
+            let known = self.snapshots.clone();
+            if let Ok(held) = self.shipper.snapshots(known, key).await {
+                self.snapshots = held;
+            }
+        }
         let publication = publication::of(config);
         publication::keep(connection, config, &state.memory).await?;
         let look = Look::take(connection.session.client(), publication.as_deref()).await?;
         let position = look.position;
-        let history = origin::history(state, connection, &position, &config.postgres()?.user).await?;
+        let history =
+            origin::history(state, &self.snapshots, connection, &position, &config.postgres()?.user).await?;
         let (mut diverged, switch) = (history.diverged, history.switch);
 
         let retained = position.flush.bytes_since(slot.restart_lsn.unwrap_or(position.flush));

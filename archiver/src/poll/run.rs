@@ -72,6 +72,7 @@ impl Poll<'_> {
         self.connection.let_go().await?;
         let diverged = self.spool.state().diverged.is_some();
         if diverged {
+            self.check_snapshots(upto)?;
             // What it offers belongs to another history than the archive's: none of it is read.
             self.check_upto(upto)?;
         } else {
@@ -116,6 +117,22 @@ impl Poll<'_> {
         self.ship().await?;
         self.confirm().await?;
         Ok(self.outcome)
+    }
+
+    /// No base copy of the lost history may be one of what comes after the gap.
+    fn check_snapshots(&self, upto: Lsn) -> Result<()> {
+        let known = self.spool.state().newest_snapshot.as_ref();
+        let held = self.snapshots.values().chain(known);
+        let Some(last) = held.filter(|snapshot| snapshot.end_lsn > upto).max_by_key(|held| held.end_lsn)
+        else {
+            return Ok(());
+        };
+        let message = format!(
+            "a gap up to {upto} cannot be declared: the snapshot {} has rows as of {}, and it has to end past that",
+            last.id, last.end_lsn
+        );
+        let hint = format!("the source's WAL ends at {}: wait until it has passed that", self.position.flush);
+        Err(Error::new(Kind::BadInput, message).hint(hint))
     }
 
     fn check_upto(&self, upto: Lsn) -> Result<()> {

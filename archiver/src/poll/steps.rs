@@ -19,6 +19,7 @@ use crate::poll::outcome::{Outcome, View};
 use crate::segment::cut::Watch;
 use crate::segment::publish::publish_gap;
 use crate::segment::reading::Reading;
+use crate::ship::origin;
 use crate::ship::shipper::Shipper;
 use crate::source::Source as _;
 use crate::source::catalog::{Position, Slot};
@@ -162,6 +163,15 @@ impl<'a> Poll<'a> {
                 return Ok(());
             }
         };
+        // One that was taken since the poll began has rows up to now.
+        let (now, user) =
+            (Position::read(self.connection.session.client()).await?, &self.config.postgres()?.user);
+        let state = self.spool.state();
+        if let Some(why) = origin::undone(state, &held, self.connection, &now, user).await? {
+            *self.snapshots = held;
+            self.spool.update(|state| state.diverged = Some(why.clone()))?;
+            return Err(origin::diverged(&why));
+        }
         let captured = &self.outcome.view.capture.tables;
         let gaps = mended::unmended(&self.spool.state().gaps, held.values(), captured);
         if gaps.len() < self.spool.state().gaps.len() {

@@ -1,7 +1,10 @@
 //! Is this server still the source of the spool, with the history that was archived?
 
+use std::collections::BTreeMap;
+
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::SlotName;
+use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::{Error, Kind, Result};
 
 use crate::source::catalog::{self, Facts, Position, Slot};
@@ -24,8 +27,10 @@ pub(crate) struct History {
     pub switch: Option<Lsn>,
 }
 
+/// `held` are the snapshots that the archive is known to have.
 pub(crate) async fn history(
     state: &State,
+    held: &BTreeMap<SnapshotId, HeldSnapshot>,
     connection: &Connection,
     position: &Position,
     user: &str,
@@ -39,16 +44,34 @@ pub(crate) async fn history(
         false => catalog::switch_point(connection.session.client(), before, now, user).await?,
     };
     let mut diverged = is_ours(state, state.tip.end_lsn, now, position.flush, switch).err();
-    // Rows of a base copy come to the local side, and no segment may end after it yet.
-    let ahead = state.newest_snapshot.as_ref().filter(|snapshot| snapshot.end_lsn > state.tip.end_lsn);
-    if let (None, Some(snapshot)) = (&diverged, ahead) {
+    if diverged.is_none() {
+        diverged = undone(state, held, connection, position, user).await?;
+    }
+    Ok(History { diverged, switch })
+}
+
+/// Rows of a base copy come to the local side, and no segment may end after it yet. Why one of them is of a history that is
+/// lost: the newest that is known, or one that was taken after it and that the spool has not heard of.
+pub(crate) async fn undone(
+    state: &State,
+    held: &BTreeMap<SnapshotId, HeldSnapshot>,
+    connection: &Connection,
+    position: &Position,
+    user: &str,
+) -> Result<Option<String>> {
+    let known = state.newest_snapshot.as_ref();
+    let later = held.values().filter(|snapshot| known.is_none_or(|known| snapshot.taken_at > known.taken_at));
+    for snapshot in known.into_iter().chain(later).filter(|one| one.end_lsn > state.tip.end_lsn) {
+        let now = position.timeline;
         let switch = match snapshot.timeline == now {
             true => None,
             false => catalog::switch_point(connection.session.client(), snapshot.timeline, now, user).await?,
         };
-        diverged = has_rows_of(snapshot, now, position.flush, switch).err();
+        if let Err(why) = has_rows_of(snapshot, now, position.flush, switch) {
+            return Ok(Some(why));
+        }
     }
-    Ok(History { diverged, switch })
+    Ok(None)
 }
 
 /// Whether a server still has the history that a base copy was taken of.

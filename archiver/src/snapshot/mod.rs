@@ -123,7 +123,9 @@ impl<'a> Snapshot<'a> {
         origin::check_server(&state.source, facts, &config.slot_name)?;
         origin::read_slot(&state.source, &connection, &config.slot_name).await?;
         let position = Position::read(client).await?;
-        let history = origin::history(&state, &connection, &position, &config.postgres()?.user).await?;
+        let history =
+            origin::history(&state, &BTreeMap::new(), &connection, &position, &config.postgres()?.user)
+                .await?;
         if let Some(why) = history.diverged {
             return Err(origin::diverged(&why));
         }

@@ -113,15 +113,22 @@ async fn a_machine_restored_to_an_earlier_moment_has_diverged() {
 /// Nothing that anybody captures was lost; but rows of a base copy are as of a moment that the server does not have.
 #[tokio::test]
 async fn a_snapshot_of_a_history_that_is_lost_is_no_base_of_the_new_one() {
-    for promoted in [true, false] {
+    for (promoted, is_known) in [(true, true), (false, true), (true, false), (false, false)] {
         let mut world = world().await;
         let other = world.source.copied(promoted).await;
         other.execute("GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO syncdata_user").await;
         world.source.execute("SELECT pg_logical_emit_message(false, 'nobody', repeat('x', 1000000))").await;
         world.archiver(["snapshot"]).succeed().await;
-        run(&world, 0).await;
+        // Or the spool has never heard of it: no poll came after it, or the host went back together with production.
+        if is_known {
+            run(&world, 0).await;
+        }
         let why = if promoted { "timeline 2 left timeline 1 at" } else { "its WAL ends at" };
         assert_diverged(&mut world, other.port(), why).await;
+        other.execute("SELECT pg_logical_emit_message(false, 'nobody', repeat('x', 20000))").await;
+        let upto = other.value("SELECT pg_current_wal_flush_lsn()").await;
+        let refused = world.archiver(["declare-gap", "--upto", &upto, "--reason", "failover"]).run().await;
+        assert!(refused.expect_code(2).stderr.contains("has rows as of"), "a gap before the snapshot's end");
         // The way on, once the server's positions have passed it.
         other.execute("SELECT pg_logical_emit_message(false, 'nobody', repeat('x', 2000000))").await;
         other.execute("INSERT INTO notes VALUES (2, 'after')").await;
