@@ -139,9 +139,17 @@ pub(crate) struct Marks {
     /// Owner and rights of the schema, in short.
     #[serde(default)]
     pub schema_rest: i32,
+    /// `named` is `born`, and yet it had another name before, or may have had: in that very transaction.
+    #[serde(default)]
+    pub renamed_at_birth: bool,
 }
 
 impl Marks {
+    /// Whether it never had another name than this one, in this schema.
+    pub(crate) fn is_named_at_birth(&self) -> bool {
+        self.named == self.born && !self.renamed_at_birth
+    }
+
     /// Whether the relation, or its schema, may have had another name meanwhile. A schema whose row was written again
     /// and says the same was renamed there and back, if anything.
     pub(super) fn may_be_renamed(&self, then: &Marks) -> bool {

@@ -278,7 +278,7 @@ impl Capture {
                 let has_one_name = !then.may_be_renamed(now) && !now.marks.has_altered_schema(&then.marks);
                 has_one_name && changes::is_in_place(then, now)
             }
-            None => now.marks.named == now.marks.born && earlier.is_old(now.marks.schema),
+            None => now.marks.is_named_at_birth() && earlier.is_old(now.marks.schema),
         }
     }
 

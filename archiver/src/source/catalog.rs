@@ -109,6 +109,12 @@ const SLOT: &str =
 
 /// Everything that is a relation for people; what is not captured is named by `check`. Of the options of a column those
 /// that people set: some minor releases keep a version of the column there.
+///
+/// The last column: what wrote the row of its type last is the transaction that made it, but not the command that did.
+/// That one gave it another name, schema or owner. A new owner alone, as pg_restore and migrations give it at once, is no
+/// other name: its command has written who owns the table or its TOAST table, and each command between the two has left
+/// something of the table's own making, a column, a dependency or an index, which takes two. A row that somebody wanted
+/// to change, and that was undone, tells no command.
 const CATALOG: &str =
     "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
     i.inhparent,
@@ -138,7 +144,22 @@ const CATALOG: &str =
         AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND s.relkind = 'S' AND c.relkind = 'r'),
     n.xmin::text::int8, hashtext(concat_ws(',', n.nspowner, n.nspacl::text)),
     ARRAY(SELECT a.attnum || ' ' || a.xmin FROM pg_attribute a
-      WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped AND c.relkind IN ('r', 'p')), n.oid
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped AND c.relkind IN ('r', 'p')), n.oid,
+    CASE WHEN y.xmin = o.xmin AND NOT (y.cmin = o.cmin AND y.xmax::text = '0') THEN
+      NOT (y.xmax::text = '0'
+        AND (EXISTS (SELECT FROM pg_shdepend s WHERE s.classid = 'pg_class'::regclass AND s.objid = c.oid AND s.deptype = 'o'
+            AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.xmin = y.xmin AND s.cmin = y.cmin)
+          OR EXISTS (SELECT FROM pg_class k WHERE k.oid = c.reltoastrelid AND k.xmin = y.xmin AND k.cmin = y.cmin))
+        AND y.cmin::text::int8 - o.cmin::text::int8 - 1 = (SELECT count(DISTINCT step.id) FROM (
+            SELECT p.cmin::text::int8 FROM pg_attribute p
+              WHERE p.attrelid IN (c.oid, c.reltoastrelid) AND p.xmin = o.xmin AND p.xmax::text = '0'
+            UNION ALL SELECT p.cmin::text::int8 FROM pg_depend p
+              WHERE p.refclassid = 'pg_class'::regclass AND p.refobjid = c.oid AND p.xmin = o.xmin AND p.xmax::text = '0'
+            UNION ALL SELECT p.cmin::text::int8 + taken.n FROM pg_index x
+                JOIN pg_attribute p ON p.attrelid = x.indexrelid AND p.attnum = 1, generate_series(0, 1) AS taken(n)
+              WHERE x.indrelid IN (c.oid, c.reltoastrelid) AND p.xmin = o.xmin AND p.xmax::text = '0') AS step(id)
+          WHERE step.id > o.cmin::text::int8 AND step.id < y.cmin::text::int8))
+      ELSE false END
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition AND NOT i.inhdetachpending
     LEFT JOIN pg_type y ON y.oid = c.reltype
@@ -381,6 +402,7 @@ fn catalog_table(row: &Row, types: &Types) -> Result<CatalogTable> {
             schema: mark(row, 18).unwrap_or_default(),
             schema_oid: row.get(21),
             schema_rest: row.get(19),
+            renamed_at_birth: row.get(22),
         },
         columns: row.get::<_, Vec<&str>>(14).into_iter().filter_map(numbered).collect(),
         layout: layout(row, types)?,

@@ -15,7 +15,7 @@ use tracing::info;
 use super::ask::many;
 use crate::capture::shape::{self, Shape, ShapeColumn, ShapeMemory};
 use crate::capture::since::Sighting;
-use crate::capture::{Capture, CatalogTable, Target};
+use crate::capture::{Capture, CatalogTable};
 
 /// Columns with what old rows have in them, as the type's output function prints it. A partitioned table has no rows
 /// of its own: there it is what its partitions agree on. A DEFERRABLE primary key is no key here: rows share its values
@@ -97,15 +97,15 @@ pub(crate) async fn standing(
     capture: &Capture,
     catalog: &[CatalogTable],
 ) -> Result<Standing> {
-    let captured: BTreeMap<u32, &Target> =
-        capture.captured(catalog).map(|(relation, target)| (relation.oid, target)).collect();
+    let captured: BTreeMap<u32, _> =
+        capture.captured(catalog).map(|captured| (captured.0.oid, captured)).collect();
     let oids: Vec<u32> = captured.keys().copied().collect();
     let doing = "reading how the source's tables became what they are";
     let rows = many(client, doing, SHAPES, &[(&oids, Type::OID_ARRAY)]).await?;
     let mut standing = Standing::default();
     for row in &rows {
         let oid: u32 = row.get(0);
-        let Some(target) = captured.get(&oid) else { continue };
+        let Some((relation, target)) = captured.get(&oid) else { continue };
         let shape = || Shape {
             table: target.table.clone(),
             filenode: row.get(1),
@@ -120,7 +120,8 @@ pub(crate) async fn standing(
         if !target.is_partition {
             let (made, named): (i64, i64) = (row.get(2), row.get(3));
             let untouched = capture.is_untouched(&target.table);
-            let made_by = (made == named && untouched && row.get(4)).then_some(xid(made)?);
+            let has_first_name = made == named && relation.marks.is_named_at_birth();
+            let made_by = (has_first_name && untouched && row.get(4)).then_some(xid(made)?);
             let sighting = Sighting { oid, made_by, named_by: xid(named)?, untouched };
             standing.tables.insert(target.table.clone(), sighting);
         }

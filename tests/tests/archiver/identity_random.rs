@@ -165,7 +165,7 @@ impl Chaos {
         let decade = self.random.below(NAMES);
         let decade = if self.random.below(4) > 0 { n } else { decade };
         let range = format!("FOR VALUES FROM ({}) TO ({})", decade * 10, decade * 10 + 10);
-        match self.random.below(60) {
+        match self.random.below(62) {
             0..=2 => format!("ALTER TABLE orders ATTACH PARTITION {table} {range}"),
             3..=4 => format!("ALTER TABLE orders DETACH PARTITION {table}"),
             5..=6 => format!("CREATE TABLE {table} PARTITION OF orders {range}"),
@@ -187,6 +187,15 @@ impl Chaos {
             25 => format!("GRANT SELECT ON {table} TO PUBLIC"),
             26 => "TRUNCATE orders".to_owned(),
             27 => format!("DELETE FROM {table}"),
+            // It gets its name in the transaction that makes and fills it.
+            60 => format!(
+                "CREATE TABLE x (LIKE orders INCLUDING ALL); {}; ALTER TABLE x RENAME TO t{n}",
+                self.write("x", self_decade(decade))
+            ),
+            61 => format!(
+                "CREATE TABLE x PARTITION OF orders {range}; {}; ALTER TABLE x RENAME TO t{n}",
+                self.write("orders", self_decade(decade))
+            ),
             28..=31 => self.write("orders", self_decade(decade)),
             _ => self.write(&table, self_decade(decade)),
         }

@@ -24,6 +24,7 @@ mod identity;
 mod identity_random;
 mod locks;
 mod memory;
+mod names;
 mod operator;
 mod partitions;
 mod past;

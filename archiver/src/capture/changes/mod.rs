@@ -20,7 +20,9 @@
 //! Enums and composites that columns are made of are compared by what they consist of ([`types`]): altered, they leave no
 //! mark on tables.
 //!
-//! A changed mark shows the last change only, and none of the earlier ones. What follows:
+//! A changed mark shows the last change only, and none of the earlier ones. The transaction that made a relation may have
+//! renamed it too: then both have one mark, and the order of commands inside of it tells
+//! ([`is_named_at_birth`](super::Marks::is_named_at_birth)). What follows:
 //! - A relation with all its marks is what it was. Its name could not be another's meanwhile: its rows are its table's.
 //! - A partition from birth is its parent's, whenever that was: nothing was in it before. Its name may have been another
 //!   relation's before: rows of earlier transactions are a gap, and where the order of transactions does not tell, its rows

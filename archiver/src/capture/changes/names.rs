@@ -41,7 +41,7 @@ impl Changes<'_> {
     fn is_newborn(&self, oid: u32) -> bool {
         let Some(now) = self.catalog.get(&oid) else { return false };
         self.is_born_since(now)
-            && now.marks.named == now.marks.born
+            && now.marks.is_named_at_birth()
             && !self.memory.may_have_renamed_schema(&now.name, &now.marks)
     }
 
@@ -163,7 +163,7 @@ impl Changes<'_> {
                 None => self.memory.may_have_renamed_schema(&now.name, &now.marks),
             };
             let is_newly_named = then.is_none() && !self.memory.is_old(now.marks.named);
-            let is_new_by_birth = is_newly_named && now.marks.named == now.marks.born;
+            let is_new_by_birth = is_newly_named && now.marks.is_named_at_birth();
             if was_renamed || is_newly_named && !is_new_by_birth {
                 let own = self.capture.relations.get(&now.oid).and_then(|known| known.table.clone());
                 let guests = self.capture.guests.get(now.name.name()).cloned().unwrap_or_default();

@@ -129,7 +129,7 @@ impl Changes<'_> {
         if self.is_born_since(now) {
             let rows = self.rows_of_new(now);
             self.capture.relations.get_mut(&now.oid).expect("it is captured").rows = rows;
-            if marks.named == marks.born {
+            if marks.is_named_at_birth() {
                 self.capture.births.insert(now.oid, marks.born);
             }
             // Its TOAST table would be as old as it is, if only TRUNCATE had given it another file.
@@ -148,7 +148,7 @@ impl Changes<'_> {
                 }
             }
         }
-        let is_renamed = marks.named != marks.born && !self.memory.is_old(marks.named);
+        let is_renamed = !marks.is_named_at_birth() && !self.memory.is_old(marks.named);
         if is_renamed || self.memory.may_have_renamed_schema(&now.name, &marks) {
             self.doubt(&now.name, &table, PARTITION);
             self.capture.strangers.insert(table);
@@ -162,7 +162,7 @@ impl Changes<'_> {
         };
         let one_name = match then {
             Some(then) => then.name == now.name && !now.marks.may_be_renamed(&then.marks),
-            None => now.marks.named == now.marks.born,
+            None => now.marks.is_named_at_birth(),
         };
         let rows = match then {
             Some(then) => then.rows,
