@@ -150,6 +150,13 @@ impl Marks {
         self.named == self.born && !self.renamed_at_birth
     }
 
+    /// What may have given it, or its schema, another name since.
+    pub(super) fn named_since(&self, then: &Marks) -> impl Iterator<Item = u32> + use<> {
+        let named = (self.named != then.named).then_some(self.named);
+        let schema = self.has_altered_schema(then).then_some(self.schema);
+        named.into_iter().chain(schema)
+    }
+
     /// Whether the relation, or its schema, may have had another name meanwhile. A schema whose row was written again
     /// and says the same was renamed there and back, if anything.
     pub(super) fn may_be_renamed(&self, then: &Marks) -> bool {

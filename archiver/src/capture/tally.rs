@@ -222,7 +222,9 @@ impl Capture {
             memory.inherited.clear();
             memory.published = published::remember(&self.published, earlier, seen);
             memory.seen = Some(seen.clone());
-            memory.unseen = tally.unseen.clone();
+            // One that waits for a standby may be seen many polls later.
+            memory.unseen.retain(|xid| !seen.has(*xid));
+            memory.unseen.extend(&tally.unseen);
             memory.relations = self.relations.clone();
             memory.schemas = self.schemas.clone();
             memory.begun = BTreeMap::new();

@@ -1,10 +1,11 @@
-//! Tables that get another name in the very transaction that makes or fills them.
+//! Tables that get another name in the very transaction that makes or fills them, or in one that nobody sees yet.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use syncdata_tests::cases;
 
-use crate::story::{NONE, NOT_CAPTURED, PARTITION, Story, only};
+use crate::story::{ANOTHER, NONE, NOT_CAPTURED, PARTITION, Story, only};
 
 const COLUMNS: &str = "(id int, day int, note text, PRIMARY KEY (id, day))";
 
@@ -98,5 +99,56 @@ async fn a_name_that_a_table_gets_in_the_transaction_that_makes_it_is_not_its_fi
         }
         story.mend().await;
         assert_eq!(story.after(&["INSERT INTO r1 VALUES (7, 7, 'later')", "TRUNCATE r2"]).await, NONE);
+    }
+}
+
+/// Its rows come under names that no catalog shows yet, and once it shows the new ones, nothing more comes.
+#[tokio::test]
+async fn a_rename_in_a_commit_that_waits_for_a_standby_is_a_gap_of_its_table() {
+    let schema = format!(
+        "CREATE SCHEMA shop; CREATE TABLE shop.t {COLUMNS}; CREATE TABLE a {COLUMNS}; CREATE TABLE quiet {COLUMNS};
+         CREATE TABLE r {COLUMNS} PARTITION BY RANGE (day); CREATE TABLE r0 PARTITION OF r FOR VALUES FROM (0) TO (10);
+         CREATE TABLE q {COLUMNS} PARTITION BY RANGE (day); CREATE TABLE q0 PARTITION OF q FOR VALUES FROM (0) TO (10)"
+    );
+    // With a right besides, and in a part of the transaction.
+    let done = "SET synchronous_commit = on; BEGIN; INSERT INTO quiet VALUES (2, 2, 'x');
+        ALTER TABLE r0 RENAME TO r0x; INSERT INTO r VALUES (2, 5, 'renamed');
+        ALTER TABLE a RENAME TO b; INSERT INTO b VALUES (2, 2, 'renamed'); ALTER TABLE b RENAME TO a;
+        GRANT USAGE ON SCHEMA shop TO PUBLIC; ALTER SCHEMA shop RENAME TO other; INSERT INTO other.t VALUES (2, 2, 'x');
+        ALTER SCHEMA other RENAME TO shop;
+        SAVEPOINT s; ALTER TABLE q0 RENAME TO q1; INSERT INTO q VALUES (2, 5, 'renamed'); RELEASE s; COMMIT";
+    for (polls, listed) in cases([(1, &["a", "quiet", "r", "q", "shop.t"][..]), (2, &["*"])]) {
+        let mut story = Story::start(listed, &schema, &["a", "quiet", "r", "q", "shop.t"]).await;
+        let first = [
+            "INSERT INTO r VALUES (1, 1, 'one'); INSERT INTO q VALUES (1, 1, 'one')",
+            "INSERT INTO a VALUES (1, 1, 'one'); INSERT INTO shop.t VALUES (1, 1, 'one')",
+        ];
+        assert_eq!(story.after(&first).await, NONE);
+        story.world.source.execute("ALTER DATABASE app SET synchronous_commit = local").await;
+        story.world.source.append_setting("synchronous_standby_names", "nobody");
+        story.world.source.restart().await;
+        let client = story.world.source.connect().await;
+        let waits = tokio::spawn(async move { client.batch_execute(done).await.expect("it ends some time") });
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        while story.world.source.value(waiting).await == "0" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // Once, or again before it is seen. It holds its locks: nobody can compare.
+        for id in 0..polls {
+            let insert = format!("INSERT INTO quiet VALUES (1, {id}, 'one')");
+            story.world.source.execute(&insert).await;
+            story.world.carry().await;
+        }
+        story.world.source.append_setting("synchronous_standby_names", "");
+        story.world.source.reload();
+        waits.await.expect("it was committed");
+        let expected: BTreeSet<String> =
+            [only("a", ANOTHER), only("q", PARTITION), only("r", PARTITION), only("shop.t", ANOTHER)]
+                .into_iter()
+                .flatten()
+                .collect();
+        assert_eq!(story.after(&["INSERT INTO quiet VALUES (3, 3, 'x')"]).await, expected, "{listed:?}");
+        assert_eq!(story.state("quiet").await, "live");
+        story.mend().await;
     }
 }

@@ -77,7 +77,7 @@ impl Changes<'_> {
             let Some(table) = table.filter(|table| !self.is_missed(table)) else { continue };
             let Some(naming) = self.naming(oid) else { continue };
             // Rows of these have been read without knowing of it.
-            if naming.marks().any(|mark| self.memory.unseen.contains(&mark)) {
+            if self.is_unseen(naming.marks()) {
                 self.capture.miss(table, REWRITTEN, None);
             } else {
                 self.capture.altered_by.extend(naming.marks());

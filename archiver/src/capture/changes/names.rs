@@ -57,6 +57,9 @@ impl Changes<'_> {
         let (Some(then), Some(now)) = (self.memory.relations.get(&oid), self.catalog.get(&oid)) else {
             return;
         };
+        if self.is_unseen(now.marks.named_since(&then.marks)) {
+            return self.capture.miss(table.clone(), ANOTHER, None);
+        }
         let rows = then.rows;
         self.doubt(&then.name, table, ANOTHER);
         self.doubt(&now.name, table, ANOTHER);

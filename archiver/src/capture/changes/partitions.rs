@@ -62,8 +62,11 @@ impl Changes<'_> {
             Altered::Labels => drop(self.capture.relabelled.insert(oid, table.clone())),
             Altered::No => {}
         }
+        let reason = if self.capture.roots.get(&table) == Some(&oid) { ANOTHER } else { PARTITION };
+        if self.is_unseen(now.marks.named_since(&then.marks)) {
+            return self.capture.miss(table, reason, None);
+        }
         if then.may_be_renamed(&now) {
-            let reason = if self.capture.roots.get(&table) == Some(&oid) { ANOTHER } else { PARTITION };
             self.doubt(&then.name, &table, reason);
             self.doubt(&now.name, &table, reason);
             if then.name == now.name && then.marks.named == now.marks.named {
@@ -99,7 +102,13 @@ impl Changes<'_> {
         let Some(now) = self.catalog.get(&oid).copied() else { return };
         let is_new_to_us = !self.memory.tables.contains_key(&table);
         let links: Vec<u32> = self.links(oid).into_iter().filter(|link| !self.is_known(*link)).collect();
-        if links.iter().chain([&oid]).any(|link| self.is_unseen(*link)) {
+        let made = links.iter().chain([&oid]).filter_map(|link| self.catalog.get(link));
+        let made = made.flat_map(|link| [Some(link.marks.born), link.marks.attached]).flatten();
+        let named: Vec<u32> = match then {
+            Some(then) => now.marks.named_since(&then.marks).collect(),
+            None => vec![now.marks.named, now.marks.schema],
+        };
+        if self.is_unseen(made.chain(named)) {
             return self.capture.miss(table, PARTITION, None);
         }
         let has_other_schema = match then {
@@ -212,16 +221,14 @@ impl Changes<'_> {
             if !self.capture.tables.contains(&table) || self.is_missed(&table) || !then.has_storage {
                 continue;
             }
-            if then.rows != Some(0) {
+            let now = self.catalog.get(oid);
+            let is_unseen = now.is_some_and(|now| self.is_unseen(now.marks.named_since(&then.marks)));
+            if then.rows != Some(0) || is_unseen {
                 self.capture.miss(table, PARTITION, None);
                 continue;
             }
             self.doubt(&then.name, &table, PARTITION);
-            if self
-                .catalog
-                .get(oid)
-                .is_some_and(|now| now.name != then.name || now.marks.may_be_renamed(&then.marks))
-            {
+            if now.is_some_and(|now| now.name != then.name || now.marks.may_be_renamed(&then.marks)) {
                 self.capture.strangers.insert(table);
             }
         }
@@ -269,18 +276,15 @@ impl Changes<'_> {
             .is_some_and(|(then, now)| then.parent == now.parent && then.marks.attached == now.marks.attached)
     }
 
-    /// What happened to it lies in transactions that the slot handed out before the catalog showed them: their rows
-    /// have been read without knowing of it.
-    fn is_unseen(&self, link: u32) -> bool {
-        let (Some(now), Some(seen)) = (self.catalog.get(&link), &self.memory.seen) else { return false };
-        if self.memory.unseen.is_empty() {
+    /// Whether one of these marks is of a transaction that the slot handed out before the catalog showed it: rows have been
+    /// read without knowing of what it did.
+    pub(super) fn is_unseen(&self, marks: impl IntoIterator<Item = u32>) -> bool {
+        let Some(seen) = self.memory.seen.as_ref().filter(|_| !self.memory.unseen.is_empty()) else {
             return false;
-        }
-        let began_before = |mark: u32| {
-            let all_begun = Seen { xmin: seen.xmax, xmax: seen.xmax, xip: Vec::new() };
-            !self.memory.is_old(mark) && all_begun.has(mark)
         };
-        let marks = [Some(now.marks.born), now.marks.attached];
-        marks.into_iter().flatten().any(|mark| self.memory.unseen.contains(&mark) || began_before(mark))
+        // It may be a part of such a transaction, which has a number of its own.
+        let all_begun = Seen { xmin: seen.xmax, xmax: seen.xmax, xip: Vec::new() };
+        let began_before = |mark: u32| !self.memory.is_old(mark) && all_begun.has(mark);
+        marks.into_iter().any(|mark| self.memory.unseen.contains(&mark) || began_before(mark))
     }
 }
