@@ -10,7 +10,7 @@ const ARCHIVER: &[&[&str]] = &[
     &["program"],
     &["operations"],
     &["proof"],
-    &["poll", "snapshot", "prune"],
+    &["poll", "snapshot", "prune", "rollup"],
     &["ship", "segment"],
     &["spool", "source"],
     &["capture"],
@@ -32,13 +32,13 @@ const APPLIER: &[&[&str]] = &[
 
 /// What documents are made of lies below them; a mark is part of a segment's manifest, so proofs lie below those.
 const FORMATS: &[&[&str]] = &[
-    &["floor", "ack", "head", "identity"],
+    &["floor", "ack", "head", "identity", "rollup"],
     &["chain", "segment"],
     &["manifest"],
     &["proof"],
     &["snapshot"],
     &["relation", "frame", "change"],
-    &["layout"],
+    &["layout", "tar"],
     &["lsn", "time", "digest", "name", "types", "signature"],
     &["json", "printed"],
     &["document", "number"],

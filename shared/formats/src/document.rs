@@ -29,10 +29,12 @@ pub enum Document {
     Signature,
     /// How far a reader is.
     Ack,
+    /// What says what is in a roll-up.
+    RollupManifest,
 }
 
 impl Document {
-    pub const ALL: [Document; 11] = [
+    pub const ALL: [Document; 12] = [
         Document::Identity,
         Document::Head,
         Document::Floor,
@@ -44,6 +46,7 @@ impl Document {
         Document::ProofDigest,
         Document::Signature,
         Document::Ack,
+        Document::RollupManifest,
     ];
 
     /// Nothing longer is written or read.
@@ -52,6 +55,8 @@ impl Document {
             Document::Identity | Document::Head | Document::Floor | Document::Ack => 64 << 10,
             // Larger than ten thousand relations of a hundred columns make it.
             Document::Manifest => 128 << 20,
+            // Three files of each of ten thousand segments make 5 MiB.
+            Document::RollupManifest => 16 << 20,
             // A terabyte in parts of 16 MiB makes less.
             Document::SnapshotManifest => 256 << 20,
             // Ten thousand tables, or the violators of some hundred rules.
@@ -78,6 +83,7 @@ impl Document {
             Document::ProofDigest => "the proof's digest",
             Document::Signature => "the signature",
             Document::Ack => "an acknowledgement",
+            Document::RollupManifest => "the roll-up's manifest",
         }
     }
 

@@ -14,11 +14,12 @@ use crate::error::Result;
 use crate::floor::Floor;
 use crate::head::Head;
 use crate::identity::ArchiveIdentity;
-use crate::layout::{ArchivePath, SegmentFile};
+use crate::layout::{ArchivePath, RollupFile, SegmentFile};
 use crate::lsn::Lsn;
 use crate::manifest::{Manifest, sample};
 use crate::name::{SlotName, TableName, TablePattern};
 use crate::proof::{self, Buckets, Digester, Layout, ProofManifest};
+use crate::rollup::Rollup;
 use crate::segment::SegmentReader;
 use crate::signature::{SigningKey, VerifyKey};
 use crate::snapshot::{Blocks, PartName, Seen, SnapshotId, SnapshotManifest};
@@ -141,6 +142,11 @@ fn fuzz_floor() {
 }
 
 #[test]
+fn fuzz_rollup() {
+    replay("rollup", |bytes| is_stable(bytes, Rollup::decode, Rollup::encode));
+}
+
+#[test]
 fn fuzz_identity() {
     replay("identity", |bytes| is_stable(bytes, ArchiveIdentity::decode, ArchiveIdentity::encode));
 }
@@ -245,7 +251,8 @@ fn fuzz_file_names() {
         let path = ArchivePath::parse(name).is_ok();
         let id = text_is_stable::<SnapshotId>(bytes);
         let part = text_is_stable::<PartName>(bytes);
-        path && (SegmentFile::parse(name).is_some() || id || part)
+        let rollup = RollupFile::parse(name).is_some();
+        path && (SegmentFile::parse(name).is_some() || rollup || id || part)
     });
 }
 

@@ -34,6 +34,15 @@ impl ArchivePath {
         ArchivePath(format!("segments/{day}"))
     }
 
+    pub fn rollups() -> ArchivePath {
+        ArchivePath("rollups".into())
+    }
+
+    /// The roll-ups of the segments under that day.
+    pub fn rollups_of(day: Day) -> ArchivePath {
+        ArchivePath(format!("rollups/{day}"))
+    }
+
     pub fn snapshots() -> ArchivePath {
         ArchivePath("snapshots".into())
     }
@@ -152,7 +161,7 @@ const MANIFEST_ENDING: &str = ".manifest.json";
 const SIGNATURE_ENDING: &str = ".manifest.json.minisig";
 
 /// What a file name in a day's folder says it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SegmentFile {
     Changes(SegmentName),
     Manifest(SegmentName),
@@ -203,6 +212,20 @@ impl fmt::Display for SegmentName {
 }
 
 impl SegmentFile {
+    pub fn segment(self) -> SegmentName {
+        match self {
+            SegmentFile::Changes(name) | SegmentFile::Manifest(name) | SegmentFile::Signature(name) => name,
+        }
+    }
+
+    pub fn file_name(self) -> String {
+        match self {
+            SegmentFile::Changes(name) => name.file_name(),
+            SegmentFile::Manifest(name) => name.manifest_name(),
+            SegmentFile::Signature(name) => name.signature_name(),
+        }
+    }
+
     /// `None` for every name that is not exactly one of ours.
     pub fn parse(file_name: &str) -> Option<SegmentFile> {
         if let Some(stem) = file_name.strip_suffix(SIGNATURE_ENDING) {
@@ -213,6 +236,94 @@ impl SegmentFile {
             SegmentName::parse(file_name.strip_suffix(FILE_ENDING)?).map(SegmentFile::Changes)
         }
     }
+}
+
+/// The stem that a roll-up and its manifest share: the numbers of its first and last segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RollupName {
+    pub first: SegmentSeq,
+    pub last: SegmentSeq,
+}
+
+const TAR_ENDING: &str = ".tar";
+
+/// What a file name in a day's folder of roll-ups says it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RollupFile {
+    Tar(RollupName),
+    Manifest(RollupName),
+    Signature(RollupName),
+}
+
+impl RollupName {
+    pub fn has(self, seq: SegmentSeq) -> bool {
+        (self.first..=self.last).contains(&seq)
+    }
+
+    pub fn tar_name(self) -> String {
+        format!("{self}{TAR_ENDING}")
+    }
+
+    pub fn manifest_name(self) -> String {
+        format!("{self}{MANIFEST_ENDING}")
+    }
+
+    pub fn signature_name(self) -> String {
+        format!("{self}{SIGNATURE_ENDING}")
+    }
+
+    pub fn tar(self, day: Day) -> ArchivePath {
+        ArchivePath(format!("rollups/{day}/{}", self.tar_name()))
+    }
+
+    pub fn manifest(self, day: Day) -> ArchivePath {
+        ArchivePath(format!("rollups/{day}/{}", self.manifest_name()))
+    }
+
+    pub fn signature(self, day: Day) -> ArchivePath {
+        ArchivePath(format!("rollups/{day}/{}", self.signature_name()))
+    }
+
+    fn parse(stem: &str) -> Option<RollupName> {
+        let (first, last) = stem.split_once('-')?;
+        let number = |digits: &str| {
+            let is_ours = digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit());
+            is_ours.then(|| SegmentSeq::new(digits.parse().ok()?).ok()).flatten()
+        };
+        let name = RollupName { first: number(first)?, last: number(last)? };
+        (name.first <= name.last).then_some(name)
+    }
+}
+
+impl fmt::Display for RollupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl RollupFile {
+    /// `None` for every name that is not exactly one of ours.
+    pub fn parse(file_name: &str) -> Option<RollupFile> {
+        if let Some(stem) = file_name.strip_suffix(SIGNATURE_ENDING) {
+            RollupName::parse(stem).map(RollupFile::Signature)
+        } else if let Some(stem) = file_name.strip_suffix(MANIFEST_ENDING) {
+            RollupName::parse(stem).map(RollupFile::Manifest)
+        } else {
+            RollupName::parse(file_name.strip_suffix(TAR_ENDING)?).map(RollupFile::Tar)
+        }
+    }
+
+    pub fn name(self) -> RollupName {
+        match self {
+            RollupFile::Tar(name) | RollupFile::Manifest(name) | RollupFile::Signature(name) => name,
+        }
+    }
+}
+
+/// The day's folder and the file, for a path of a segment's file.
+pub fn parse_segment_path(path: &ArchivePath) -> Option<(Day, SegmentFile)> {
+    let (day, name) = path.as_str().strip_prefix("segments/")?.split_once('/')?;
+    Some((day.parse().ok()?, SegmentFile::parse(name)?))
 }
 
 /// `segments/2026-02-05/0000000042-….manifest.json`, as head.json names it.
@@ -258,6 +369,23 @@ mod tests {
         ] {
             assert_eq!(SegmentFile::parse(name), None, "accepted {name:?}");
         }
+    }
+
+    #[test]
+    fn names_of_a_roll_up() {
+        let seq = |number| SegmentSeq::new(number).expect("a number");
+        let name = RollupName { first: seq(42), last: seq(107) };
+        let day: Day = "2026-02-05".parse().expect("a day");
+        assert_eq!(name.tar(day).as_str(), "rollups/2026-02-05/0000000042-0000000107.tar");
+        assert_eq!(RollupFile::parse(&name.tar_name()), Some(RollupFile::Tar(name)));
+        assert_eq!(RollupFile::parse(&name.manifest_name()), Some(RollupFile::Manifest(name)));
+        assert_eq!(RollupFile::parse(&name.signature_name()), Some(RollupFile::Signature(name)));
+        for other in ["42-107.tar", "0000000107-0000000042.tar", "0000000042-0000000107.tar.part", ".tar"] {
+            assert_eq!(RollupFile::parse(other), None, "accepted {other:?}");
+        }
+        // The names of segments are others.
+        assert_eq!(SegmentFile::parse(&name.manifest_name()), None);
+        assert_eq!(RollupFile::parse("0000000042-00000000016B3D40.manifest.json"), None);
     }
 
     #[test]

@@ -22,9 +22,11 @@ pub mod number;
 pub mod printed;
 pub mod proof;
 mod relation;
+pub mod rollup;
 pub mod segment;
 pub mod signature;
 pub mod snapshot;
+pub mod tar;
 pub mod time;
 pub mod types;
 
