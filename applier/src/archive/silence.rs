@@ -150,6 +150,18 @@ impl Archive for Attentive<'_> {
         self.hear(answer)
     }
 
+    fn read_part(
+        &mut self,
+        path: &ArchivePath,
+        offset: u64,
+        bytes: u64,
+        into: &mut dyn Write,
+    ) -> Result<u64> {
+        let into = &mut Heeded { into, silence: &self.silence };
+        let answer = self.archive.read_part(path, offset, bytes, into);
+        self.hear(answer)
+    }
+
     fn list(&mut self, folder: &ArchivePath) -> Result<Vec<Entry>> {
         let answer = self.archive.list(folder);
         self.hear(answer)

@@ -9,15 +9,18 @@ mod handle;
 pub mod listing;
 pub mod probe;
 pub mod proofs;
+mod rolled;
+pub mod rollups;
 mod sftp;
 pub mod small;
 pub mod snapshots;
 pub mod verify;
 
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 
 pub use directory::DirectoryArchive;
 pub use handle::ArchiveHandle;
+pub use rolled::{Prefer, Rolled};
 pub use sftp::{Patience, SftpArchive};
 
 use syncdata_formats::digest::Digest;
@@ -26,12 +29,19 @@ use syncdata_formats::layout::ArchivePath;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::ArchiveSettings;
 
-/// Connects to nobody yet: an absent backup host is an error of the first operation, not of the start.
+/// Connects to nobody yet: an absent backup host is an error of the first operation, not of the start. What is in
+/// roll-ups is read out of them.
 pub fn open(settings: &ArchiveSettings) -> Result<Box<dyn Archive>> {
-    match settings {
-        ArchiveSettings::Directory(dir) => Ok(Box::new(DirectoryArchive::new(dir))),
-        ArchiveSettings::Sftp(settings) => Ok(Box::new(SftpArchive::new(settings)?)),
-    }
+    open_preferring(settings, Prefer::RollUps)
+}
+
+/// Where segments lie alone and in a roll-up, one of the two is read.
+pub fn open_preferring(settings: &ArchiveSettings, prefer: Prefer) -> Result<Box<dyn Archive>> {
+    let plain: Box<dyn Archive> = match settings {
+        ArchiveSettings::Directory(dir) => Box::new(DirectoryArchive::new(dir)),
+        ArchiveSettings::Sftp(settings) => Box::new(SftpArchive::new(settings)?),
+    };
+    Ok(Box::new(Rolled::new(plain, prefer)))
 }
 
 /// What is put: read from the start, perhaps more than once.
@@ -63,6 +73,8 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EntryKind {
     File,
+    /// A file of a segment that is only in a roll-up.
+    Rolled,
     Directory,
     /// A symbolic link, a device: never followed.
     Other,
@@ -92,6 +104,21 @@ pub trait Archive: Send {
     /// `into` may have received bytes when this fails: resume after them.
     fn read(&mut self, path: &ArchivePath, offset: u64, into: &mut dyn Write) -> Result<u64>;
 
+    /// Copies no more than `bytes` from `offset` on, fewer where the file ends.
+    fn read_part(
+        &mut self,
+        path: &ArchivePath,
+        offset: u64,
+        bytes: u64,
+        into: &mut dyn Write,
+    ) -> Result<u64> {
+        let mut stretch = Stretch { into, left: bytes };
+        match self.read(path, offset, &mut stretch) {
+            Err(_) if stretch.left == 0 => Ok(bytes),
+            read => read,
+        }
+    }
+
     /// The entries of a folder, sorted by name; empty when there is no such folder.
     fn list(&mut self, folder: &ArchivePath) -> Result<Vec<Entry>>;
 
@@ -106,6 +133,28 @@ pub trait Archive: Send {
 
     /// Bytes that are free for us where the archive lies; `None` where that is not said.
     fn room(&mut self) -> Result<Option<u64>>;
+}
+
+/// Takes so many bytes, and then no more.
+struct Stretch<'a> {
+    into: &'a mut dyn Write,
+    left: u64,
+}
+
+impl Write for Stretch<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let fits = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if fits == 0 && !bytes.is_empty() {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let written = self.into.write(&bytes[..fits])?;
+        self.left -= written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.into.flush()
+    }
 }
 
 fn at_second(seconds: i64) -> Option<Timestamp> {

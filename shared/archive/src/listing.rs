@@ -84,7 +84,7 @@ pub fn folders(archive: &mut dyn Archive) -> Result<(Vec<Day>, Vec<Entry>)> {
 
 /// What an entry of a day's folder is to us. Links and folders with the names of files are nothing.
 pub fn segment_file(entry: &Entry) -> Option<SegmentFile> {
-    SegmentFile::parse(&entry.name).filter(|_| entry.kind == EntryKind::File)
+    SegmentFile::parse(&entry.name).filter(|_| matches!(entry.kind, EntryKind::File | EntryKind::Rolled))
 }
 
 pub fn floor(archive: &mut dyn Archive) -> Result<Option<Floor>> {

@@ -79,6 +79,7 @@ suite!(
     put_starts_over_what_an_earlier_run_left,
     replace_makes_and_replaces,
     read_resumes_at_an_offset,
+    read_part_ends_where_it_is_told_to,
     read_of_what_is_not_there_is_not_found,
     read_tells_a_reader_that_cannot_store,
     list_is_sorted_and_tells_kinds,
@@ -186,6 +187,30 @@ fn read_resumes_at_an_offset(bench: &mut Bench) {
         assert_eq!(copied, rest.len() as u64);
         assert!(rest == content[offset.min(content.len())..], "from {offset}");
     }
+}
+
+fn read_part_ends_where_it_is_told_to(bench: &mut Bench) {
+    let content = content(3_000_000);
+    put(&mut *bench.archive, &path(SEGMENT), &content).expect("written");
+    for (offset, bytes) in [
+        (0, 0),
+        (0, 1),
+        (7, 30_000),
+        (1, 1 << 20),
+        (2_999_999, 1),
+        (0, 3_000_000),
+        (2_999_990, 100),
+        (4_000_000, 5),
+    ] {
+        let mut part = Vec::new();
+        let copied = bench.archive.read_part(&path(SEGMENT), offset, bytes, &mut part).expect("readable");
+        let from = content.len().min(usize::try_from(offset).expect("small"));
+        let to = content.len().min(from + usize::try_from(bytes).expect("small"));
+        assert!(part == content[from..to], "{bytes} bytes from {offset}");
+        assert_eq!(copied, part.len() as u64, "{bytes} bytes from {offset}");
+    }
+    let missing = bench.archive.read_part(&path("segments/none"), 0, 1, &mut Vec::new());
+    assert_eq!(missing.expect_err("not there").kind(), Kind::NotFound);
 }
 
 fn read_of_what_is_not_there_is_not_found(bench: &mut Bench) {

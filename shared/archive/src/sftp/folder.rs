@@ -52,11 +52,13 @@ impl<'a> RemoteFolder<'a> {
         self.publish(path, &mut Cursor::new(content), facts, || self.rename_over(path))
     }
 
-    /// Copies from `offset + copied` on and counts in `copied`, which is right in case of an error too.
+    /// Copies from `offset + copied` on, no more than `bytes_max` from `offset` on, and counts in `copied`, which is right
+    /// in case of an error too.
     pub(super) fn read(
         &self,
         path: &ArchivePath,
         offset: u64,
+        bytes_max: Option<u64>,
         copied: &mut u64,
         into: &mut dyn Write,
     ) -> Result<()> {
@@ -70,13 +72,18 @@ impl<'a> RemoteFolder<'a> {
         file.seek(SeekFrom::Start(from)).context(|| format!("seeking in {path}"))?;
         // One more than is left, to see the end; no more, because requests beyond it are sent in vain.
         let left = entry.bytes.saturating_sub(from).saturating_add(1);
+        let left = bytes_max.map_or(left, |max| left.min(max - *copied));
         let mut buffer =
             vec![0; usize::try_from(left).map_or(READ_BYTES_MAX, |left| left.min(READ_BYTES_MAX))];
         // When the line breaks within a piece, libssh2 throws away what it had of it: a line that breaks often
         // gets on only if pieces are small at first.
         let mut window = READ_BYTES_MIN;
         loop {
-            let piece = window.min(buffer.len());
+            let wanted = bytes_max.map_or(u64::MAX, |max| max - *copied);
+            if wanted == 0 {
+                return Ok(());
+            }
+            let piece = window.min(buffer.len()).min(usize::try_from(wanted).unwrap_or(usize::MAX));
             let n = file.read(&mut buffer[..piece]).map_err(|error| {
                 self.connection.failure(format!("reading {path}"), self.connection.stream_failure(&error))
             })?;
@@ -129,7 +136,7 @@ impl<'a> RemoteFolder<'a> {
         let (full, sftp) = (self.full(path), self.connection.sftp());
         let removed = match entry.kind {
             EntryKind::Directory => sftp.rmdir(Path::new(&full)),
-            EntryKind::File | EntryKind::Other => sftp.unlink(Path::new(&full)),
+            EntryKind::File | EntryKind::Rolled | EntryKind::Other => sftp.unlink(Path::new(&full)),
         };
         match removed {
             Ok(()) => Ok(true),
@@ -164,7 +171,7 @@ impl<'a> RemoteFolder<'a> {
             return Err(not_a_file(path, Kind::Conflict));
         }
         let mut counted = Hashing::new(std::io::sink());
-        self.read(path, 0, &mut 0, &mut counted)?;
+        self.read(path, 0, None, &mut 0, &mut counted)?;
         let (_, sha256, bytes) = counted.finish();
         let found = Facts { bytes, sha256 };
         if found != wanted {

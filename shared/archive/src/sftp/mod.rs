@@ -182,7 +182,24 @@ impl Archive for SftpArchive {
         let mut copied = 0;
         self.attempt(|folder, got_on| {
             let before = copied;
-            let outcome = folder.read(path, offset, &mut copied, into);
+            let outcome = folder.read(path, offset, None, &mut copied, into);
+            *got_on = copied > before;
+            outcome
+        })?;
+        Ok(copied)
+    }
+
+    fn read_part(
+        &mut self,
+        path: &ArchivePath,
+        offset: u64,
+        bytes: u64,
+        into: &mut dyn Write,
+    ) -> Result<u64> {
+        let mut copied = 0;
+        self.attempt(|folder, got_on| {
+            let before = copied;
+            let outcome = folder.read(path, offset, Some(bytes), &mut copied, into);
             *got_on = copied > before;
             outcome
         })?;

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::pipe::with_file;
 use super::report::{Report, Verdict};
-use crate::Archive;
+use crate::{Archive, Prefer};
+use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Context as _, Error, Result};
-use syncdata_formats::layout::ArchivePath;
+use syncdata_formats::layout::{ArchivePath, SegmentName};
 use syncdata_formats::manifest::{ChangeFile, Manifest};
 use syncdata_formats::segment::SegmentReader;
 use syncdata_formats::snapshot::{Part, PartName, pour};
@@ -52,6 +53,14 @@ impl Job {
         }
     }
 
+    /// The change file that is read, and what it has to be.
+    pub(super) fn change_file(&self) -> Option<(SegmentName, Digest)> {
+        match self {
+            Job::Segment { manifest, .. } => Some((manifest.name(), manifest.file.as_ref()?.sha256)),
+            Job::Part(_) => None,
+        }
+    }
+
     fn seq(&self) -> Option<u64> {
         match self {
             Job::Segment { manifest, .. } => Some(manifest.seq.get()),
@@ -77,7 +86,7 @@ pub(super) fn check(settings: &ArchiveSettings, jobs: &[Job], report: &mut Repor
     let problems = Mutex::new(Vec::new());
     let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(WORKERS_MAX));
     let work = || -> Result<()> {
-        let mut archive = crate::open(settings)?;
+        let mut archive = crate::open_preferring(settings, Prefer::Singles)?;
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
             if let Err((file, error)) = job.check(archive.as_mut()) {
                 let verdict = super::verdict(&error);

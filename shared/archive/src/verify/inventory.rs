@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::range::Range;
 use super::report::{Report, Verdict};
-use crate::{Archive, listing};
+use crate::{Archive, EntryKind, listing};
 use syncdata_formats::document::Document;
 use syncdata_formats::error::Result;
 use syncdata_formats::floor::Floor;
@@ -85,6 +85,8 @@ impl Inventory {
         for entry in archive.list(&ArchivePath::day(day))? {
             let path = format!("segments/{day}/{}", entry.name);
             match listing::segment_file(&entry) {
+                // In a roll-up of which a part is pruned.
+                Some(file) if entry.kind == EntryKind::Rolled && self.is_pruned(file.segment().seq) => {}
                 Some(SegmentFile::Manifest(name)) => self.add(day, name, range, report),
                 Some(SegmentFile::Changes(name)) => drop(changes.insert(name, entry.bytes)),
                 Some(SegmentFile::Signature(name)) => signatures.push(name),

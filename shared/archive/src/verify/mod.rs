@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! listing ─▶ inventory ─▶ chain of manifests, signatures ─┬▶ contents, several files at once ─▶ report
-//! head.json, floor.json, snapshots and their parts ───────┘
+//! head.json, floor.json, roll-ups, snapshots and parts ────┘
 //! ```
 //! Every problem is listed, not only the first: whoever repairs an archive wants to know how much is wrong.
 
@@ -15,12 +15,13 @@ mod pipe;
 mod proofs;
 mod range;
 mod report;
+mod rollups;
 mod snapshots;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::{Archive, small};
+use crate::{Archive, Prefer, small};
 use syncdata_formats::document::Document;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::floor::Floor;
@@ -43,6 +44,7 @@ use head::{Claims, HeadFile};
 use inventory::Inventory;
 use proofs::Proofs;
 use range::Range;
+use rollups::RollUps;
 use snapshots::Snapshots;
 
 /// A number in a file's name can be any: no more missing segments than this are named one by one.
@@ -108,7 +110,7 @@ fn verify_archive(
     arguments: &Arguments,
     verify_key: Option<&VerifyKey>,
 ) -> Result<Report> {
-    let mut archive = crate::open(settings)?;
+    let mut archive = crate::open_preferring(settings, Prefer::Singles)?;
     let archive = archive.as_mut();
     let range = Range::new(arguments.from, arguments.to)?;
     let mut report = Report::new(archive.location(), arguments.quick);
@@ -125,6 +127,16 @@ fn verify_archive(
     let mut jobs = std::mem::take(&mut walked.jobs);
     let claims = Claims { identity, range: &range, inventory: &inventory, head, walked: &walked };
     claims.missing(&mut report);
+    let rollups = RollUps {
+        archive_id: identity.map(|identity| identity.archive_id),
+        verify_key,
+        quick: arguments.quick,
+        range: &range,
+        inventory: &inventory,
+        walked: &walked,
+        jobs: &jobs,
+    };
+    rollups.run(archive, &mut report)?;
     if let Some(remembered) = arguments.holds {
         claims.remembered(remembered, &mut report);
     }

@@ -84,6 +84,13 @@ impl Range {
         !from && !to
     }
 
+    /// Whether any of these numbers is one of the range.
+    pub(super) fn may_have_some(&self, first: SegmentSeq, last: SegmentSeq) -> bool {
+        let from = matches!(self.from, Some(Bound::Segment(from)) if last < from);
+        let to = matches!(self.to, Some(Bound::Segment(to)) if first >= to);
+        !from && !to
+    }
+
     /// Whether a segment has commits in the range. A gap alone counts by its folder's day.
     pub(super) fn has(&self, manifest: &Manifest, day: Day) -> bool {
         let Some(span) = manifest.span else {
