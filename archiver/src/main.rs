@@ -7,6 +7,7 @@ mod poll;
 mod program;
 mod proof;
 mod prune;
+mod rollup;
 mod segment;
 mod ship;
 mod snapshot;

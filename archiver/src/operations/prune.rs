@@ -22,7 +22,7 @@ pub(crate) struct Prune {
 /// Removes what nobody needs any more, or only says what that is.
 pub(crate) async fn prune(archiver: &mut Archiver, prune: Prune, trigger: Trigger) -> Result<Plan> {
     if prune.dry_run {
-        return prune_now(archiver, prune).await;
+        return prune_now(archiver, prune, trigger).await;
     }
     let spool_dir = archiver.config.spool_dir.clone();
     let came = |plan: &Plan| Came {
@@ -30,11 +30,19 @@ pub(crate) async fn prune(archiver: &mut Archiver, prune: Prune, trigger: Trigge
         is_idle: false,
         error: None,
     };
-    noted(&spool_dir, Kind::Prune, trigger, prune_now(archiver, prune), came).await
+    noted(&spool_dir, Kind::Prune, trigger, prune_now(archiver, prune, trigger), came).await
 }
 
-async fn prune_now(archiver: &mut Archiver, Prune { dry_run }: Prune) -> Result<Plan> {
-    let keep_days = archiver.config.keep_days.ok_or_else(prune::not_configured)?;
+async fn prune_now(archiver: &mut Archiver, Prune { dry_run }: Prune, trigger: Trigger) -> Result<Plan> {
+    let keep_singles = match trigger {
+        Trigger::Command => archiver.config.keep_singles,
+        // That is done beside the polls.
+        Trigger::Schedule => None,
+    };
+    let keep = (archiver.config.keep_days, keep_singles);
+    if keep == (None, None) {
+        return Err(prune::not_configured());
+    }
     let _lock = match dry_run {
         true => None,
         false => Some(SnapshotLock::take(&archiver.config.spool_dir)?),
@@ -45,7 +53,7 @@ async fn prune_now(archiver: &mut Archiver, Prune { dry_run }: Prune) -> Result<
         connection.lock(Work::Snapshots, &slot).await?;
     }
 
-    let plan = carry_out(archiver.begin(&mut connection).await?, keep_days, dry_run).await?;
+    let plan = carry_out(archiver.begin(&mut connection).await?, keep, dry_run).await?;
 
     if !dry_run {
         connection.unlock(Work::Snapshots, &slot).await?;
@@ -55,7 +63,11 @@ async fn prune_now(archiver: &mut Archiver, Prune { dry_run }: Prune) -> Result<
     Ok(plan)
 }
 
-async fn carry_out(mut poll: Poll<'_>, keep_days: u32, dry_run: bool) -> Result<Plan> {
+async fn carry_out(
+    mut poll: Poll<'_>,
+    (keep_days, keep_singles): (Option<u32>, Option<u32>),
+    dry_run: bool,
+) -> Result<Plan> {
     poll.refuse_diverged().await?;
     if let Some(away) = poll.outcome.away.take() {
         return Err(away.context("nothing was pruned"));
@@ -63,6 +75,6 @@ async fn carry_out(mut poll: Poll<'_>, keep_days: u32, dry_run: bool) -> Result<
     let captured = poll.captured().await?;
     let verify_key = poll.signing_key.map(SigningKey::verify_key);
     let (clock, flush) = (poll.position.at, poll.position.flush);
-    let wanted = Wanted { keep_days, captured, verify_key, clock, flush, dry_run };
+    let wanted = Wanted { keep_days, keep_singles, captured, verify_key, clock, flush, dry_run };
     prune::carry_out(poll.shipper.archive(), poll.spool, wanted).await
 }

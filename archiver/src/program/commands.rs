@@ -259,14 +259,20 @@ pub(crate) async fn proof(config: Config, arguments: &ProofArguments, output: Ou
 }
 
 pub(crate) async fn prune(config: Config, dry_run: bool, output: Output) -> Result<ExitCode> {
-    if config.keep_days.is_none() {
+    if config.keep_days.is_none() && config.keep_singles.is_none() {
         return Err(prune::not_configured());
     }
     let request = Prune { dry_run };
     let plan = match client::ask(&config, "/prune", Some(&json!(request))).await? {
         Some(Answer { plan: Some(plan), .. }) => plan,
         Some(answer) => return Ok(unanswered(&answer, output)),
-        None => operations::prune::prune(&mut Archiver::new(config)?, request, Trigger::Command).await?,
+        None => {
+            let mut archiver = Archiver::new(config)?;
+            let foreseen = operations::rollups::before_prune(&archiver, dry_run).await?;
+            let mut plan = operations::prune::prune(&mut archiver, request, Trigger::Command).await?;
+            plan.notes.extend(foreseen);
+            plan
+        }
     };
     output.document(&json!({"dry_run": dry_run, "plan": plan}), &plan.text());
     Ok(ExitCode::SUCCESS)

@@ -27,6 +27,7 @@ use tracing::{debug, error, info, warn};
 use crate::operations;
 use crate::operations::declare_gap::DeclareGap;
 use crate::operations::prune::Prune;
+use crate::operations::rollups;
 use crate::operations::status::{Frame, SpoolStatus, Status};
 use crate::poll::archiver::{Archiver, Follows};
 use crate::poll::outcome::Outcome;
@@ -89,6 +90,7 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
     }
     let provers = Provers::default();
     let mut proofs = Schedule::default();
+    let mut rollups = rollups::Schedule::default();
     let (asks, mut asked) = Asks::new();
     let prover = |archiver: &Archiver| Prover {
         config: archiver.config.clone(),
@@ -117,6 +119,11 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
         let Some(outcome) = polled else { break };
         if outcome.as_ref().is_ok_and(Outcome::is_clean) && proofs.is_due(&archiver.config) {
             proofs.begin(prover(&archiver));
+        }
+        if outcome.as_ref().is_ok_and(Outcome::is_clean)
+            && let Some(spool) = archiver.spool()
+        {
+            rollups.begin_if_due(&archiver.config, spool.state()).await;
         }
         let pause = match outcome {
             Ok(outcome) if outcome.away.is_none() && outcome.held_back.is_none() => {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syncdata_archive::snapshots::{self, Files, has_manifest};
-use syncdata_archive::{Archive, Entry, EntryKind, listing, proofs, small};
+use syncdata_archive::{Archive, Entry, EntryKind, listing, proofs, rollups, small};
 use syncdata_formats::ack::{Ack, AckName};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::document::Document;
@@ -23,6 +23,8 @@ pub(crate) struct Inventory {
     pub floor: Option<Floor>,
     /// By day, then by name: manifests, signatures, change files, and parts of uploads.
     pub days: BTreeMap<Day, Vec<SegmentEntry>>,
+    /// By day: what lies in the folders of roll-ups.
+    pub rollups: BTreeMap<Day, Vec<Entry>>,
     pub snapshots: BTreeMap<SnapshotId, Folder>,
     pub acks: Vec<Ack>,
     /// Where proofs speak of tables: what differs there is rebuilt from a copy that is older.
@@ -38,6 +40,8 @@ pub(crate) struct SegmentEntry {
     /// `None` when the file is not one of ours.
     pub segment: Option<SegmentName>,
     pub is_manifest: bool,
+    /// False: it is only in a roll-up.
+    pub is_alone: bool,
 }
 
 /// A snapshot's folder.
@@ -98,11 +102,25 @@ impl Inventory {
             let entries = archive.list(&ArchivePath::day(day))?;
             inventory.days.insert(day, entries.into_iter().map(SegmentEntry::of).collect());
         }
+        for day in rollups::folders(archive)?.0 {
+            inventory.rollups.insert(day, archive.list(&ArchivePath::rollups_of(day))?);
+        }
         inventory.floor = listing::floor(archive)?;
         inventory.check_floor(archive, archive_id)?;
         inventory.read_snapshots(archive, archive_id, verify_key)?;
         inventory.read_acks(archive)?;
         inventory.read_proofs(archive, archive_id, verify_key)?;
+        Ok(inventory)
+    }
+
+    /// What one day has, and the segments of the day after it.
+    pub(super) fn of_day(archive: &mut dyn Archive, day: Day, next: Option<Day>) -> Result<Inventory> {
+        let mut inventory = Inventory::default();
+        for day in [Some(day), next].into_iter().flatten() {
+            let entries = archive.list(&ArchivePath::day(day))?;
+            inventory.days.insert(day, entries.into_iter().map(SegmentEntry::of).collect());
+        }
+        inventory.rollups.insert(day, archive.list(&ArchivePath::rollups_of(day))?);
         Ok(inventory)
     }
 
@@ -134,6 +152,14 @@ impl Inventory {
 
     fn has(&self, seq: SegmentSeq) -> bool {
         self.find(seq).is_some()
+    }
+
+    /// Every segment that has a manifest, and the day that it lies under.
+    pub(super) fn segments(&self) -> impl Iterator<Item = (Day, SegmentName)> {
+        self.days.iter().flat_map(|(day, entries)| {
+            let manifests = entries.iter().filter(|entry| entry.is_manifest);
+            manifests.filter_map(|entry| Some((*day, entry.segment?)))
+        })
     }
 
     fn find(&self, seq: SegmentSeq) -> Option<(Day, SegmentName)> {
@@ -224,11 +250,15 @@ impl Inventory {
 impl SegmentEntry {
     fn of(entry: Entry) -> SegmentEntry {
         let whole_name = entry.name.strip_suffix(".part").unwrap_or(&entry.name);
-        let file = SegmentFile::parse(whole_name).filter(|_| entry.kind == EntryKind::File);
+        let file = SegmentFile::parse(whole_name)
+            .filter(|_| matches!(entry.kind, EntryKind::File | EntryKind::Rolled));
         let is_manifest = matches!(file, Some(SegmentFile::Manifest(_))) && whole_name == entry.name;
-        let segment = file.map(|file| match file {
-            SegmentFile::Changes(name) | SegmentFile::Manifest(name) | SegmentFile::Signature(name) => name,
-        });
-        SegmentEntry { bytes: entry.bytes, segment, is_manifest, file_name: entry.name }
+        SegmentEntry {
+            bytes: entry.bytes,
+            segment: file.map(SegmentFile::segment),
+            is_manifest,
+            is_alone: entry.kind != EntryKind::Rolled,
+            file_name: entry.name,
+        }
     }
 }

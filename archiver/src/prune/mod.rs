@@ -1,7 +1,8 @@
 //! `prune`: what no captured table and no reader needs any more leaves the archive.
 //!
 //! ```text
-//! archive ─▶ inventory ─▶ plan ─▶ floor.json ─▶ spool ─▶ snapshots' manifests ─▶ segments ─▶ parts ─▶ empty folders
+//! archive ─▶ inventory ─▶ plan ─▶ floor.json ─▶ spool ─▶ snapshots' manifests ─▶ segments ─▶ roll-ups ─▶ parts
+//!                                          ─▶ what lies alone beside a roll-up that was read back ─▶ empty folders
 //! ```
 //! The floor comes before everything else: what lies before it is pruned, whether it is still there or not, so that a
 //! prune which ends half way never looks like a loss. But a floor.json is no reason to remove anything: only what the
@@ -9,6 +10,7 @@
 
 mod inventory;
 mod plan;
+mod rolled;
 
 use std::collections::BTreeSet;
 use std::io::Cursor;
@@ -21,6 +23,7 @@ use syncdata_formats::layout::{ArchivePath, SegmentSeq};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::FORMAT;
 use syncdata_formats::name::TableName;
+use syncdata_formats::rollup::Rollup;
 use syncdata_formats::signature::VerifyKey;
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
@@ -33,11 +36,15 @@ use inventory::Inventory;
 use plan::Terms;
 
 pub(crate) use plan::Plan;
+pub(crate) use rolled::{Leaving, days_to_leave};
 
 /// The settings of one prune.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
-    pub keep_days: u32,
+    /// `None`: no segment is too old.
+    pub keep_days: Option<u32>,
+    /// `None`: what lies alone stays beside its roll-up.
+    pub keep_singles: Option<u32>,
     pub captured: BTreeSet<TableName>,
     pub verify_key: Option<VerifyKey>,
     /// Production's clock and the end of its WAL.
@@ -50,16 +57,35 @@ pub(crate) struct Wanted {
 /// The order of these lines is the promise: nothing goes before the floor says so, and the spool sends nothing of
 /// it again.
 pub(crate) async fn carry_out(archive: &ArchiveHandle, spool: &mut Spool, wanted: Wanted) -> Result<Plan> {
-    let Wanted { keep_days, captured, verify_key, clock, flush, dry_run } = wanted;
+    let Wanted { keep_days, keep_singles, captured, verify_key, clock, flush, dry_run } = wanted;
     let archive_id = spool.state().archive_id;
-    let inventory =
-        archive.run(move |archive| Inventory::read(archive, archive_id, verify_key.as_ref())).await?;
     // Everything is dated by production's clock. Ours, ahead of it, would take today for long ago.
     let now = clock.min(Timestamp::now());
+    let end = spool.state().tip.last.map(|last| last.segment);
+    let reading = archive.run(move |archive| {
+        let mut inventory = Inventory::read(archive, archive_id, verify_key.as_ref())?;
+        let rolled = match keep_singles {
+            Some(keep_singles) => {
+                let leaving = Leaving { archive_id, verify_key, keep_singles, end, now };
+                leaving.read(archive, &mut inventory)?
+            }
+            None => Vec::new(),
+        };
+        Ok((inventory, rolled))
+    });
+    let (inventory, rolled) = reading.await?;
     let born_empty = spool.state().captured.open().filter(|span| span.empty);
     let born_empty = born_empty.map(|span| (span.name.clone(), span.from)).collect();
-    let terms = Terms { archive_id, keep_days, captured: &captured, born_empty: &born_empty, now, flush };
-    let plan = Plan::of(&inventory, &terms);
+    let mut plan = match keep_days {
+        Some(keep_days) => {
+            let terms =
+                Terms { archive_id, keep_days, captured: &captured, born_empty: &born_empty, now, flush };
+            Plan::of(&inventory, &terms)
+        }
+        None => Plan { notes: inventory.troubles.clone(), ..Plan::default() },
+    };
+    plan.prune_rollups(&inventory);
+    plan.prune_singles(&inventory, &rolled, now);
     if dry_run || plan.is_empty() {
         return Ok(plan);
     }
@@ -73,7 +99,7 @@ pub(crate) async fn carry_out(archive: &ArchiveHandle, spool: &mut Spool, wanted
     faults::hit("prune.spool_forgot")?;
 
     let removed = plan.clone();
-    archive.run(move |archive| remove(archive, &removed)).await?;
+    archive.run(move |archive| remove(archive, &removed, &rolled)).await?;
     info!(files = plan.removals().count(), bytes = plan.bytes(), "archive pruned");
     Ok(plan)
 }
@@ -138,19 +164,20 @@ fn check_rights(archive: &mut dyn Archive) -> Result<()> {
     archive.remove(&path).map(|_| ()).map_err(|error| {
         error.context("nothing was pruned: the account may not remove files of the archive").hint(
             "allow remove and rmdir to the archiver's account (`-P` of sftp-server, in the sshd settings of the \
-             backup host), or unset keep_days",
+             backup host), or unset keep_days and keep_singles",
         )
     })
 }
 
 /// The plan's removals, in its order.
-fn remove(archive: &mut dyn Archive, plan: &Plan) -> Result<()> {
+fn remove(archive: &mut dyn Archive, plan: &Plan, rolled: &[Rollup]) -> Result<()> {
     let mut progress = Progress::start("pruning", Unit::Bytes, Some(plan.bytes()));
-    for removal in plan.removals() {
+    for removal in plan.whole() {
         archive.remove(&ArchivePath::parse(&removal.path)?)?;
         faults::hit("prune.removed")?;
         progress.add(removal.bytes);
     }
+    rolled::remove_singles(archive, &plan.singles, rolled, &mut progress)?;
     for folder in &plan.folders {
         match archive.remove(&ArchivePath::parse(folder)?) {
             // Somebody put a file of his own into it.

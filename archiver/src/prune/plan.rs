@@ -35,12 +35,29 @@ pub(crate) struct Plan {
     pub snapshots: Vec<Removal>,
     /// Oldest first; of each segment the manifest first.
     pub segments: Vec<Removal>,
+    /// Files of roll-ups of which every segment goes; of each the manifest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rollups: Vec<Removal>,
+    /// Files of segments that are in a roll-up as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub singles: Vec<Singles>,
     /// Files of parts that no snapshot needs.
     pub parts: Vec<Removal>,
     /// Folders to remove if they are empty.
     pub folders: Vec<String>,
     /// Why older files are kept.
     pub notes: Vec<String>,
+    /// The first segment that anybody needs, where the plan can say so.
+    #[serde(skip)]
+    pub first_kept: Option<SegmentSeq>,
+}
+
+/// What leaves because a roll-up has it, once that was read from its beginning to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Singles {
+    /// The manifest of the roll-up.
+    pub rollup: String,
+    pub files: Vec<Removal>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +87,12 @@ impl Plan {
 
     /// In this order: no snapshot is to be seen whose changes are gone.
     pub(crate) fn removals(&self) -> impl Iterator<Item = &Removal> {
-        self.snapshots.iter().chain(&self.segments).chain(&self.parts)
+        self.whole().chain(self.singles.iter().flat_map(|singles| &singles.files))
+    }
+
+    /// Those that leave the archive altogether.
+    pub(super) fn whole(&self) -> impl Iterator<Item = &Removal> {
+        self.snapshots.iter().chain(&self.segments).chain(&self.rollups).chain(&self.parts)
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -158,6 +180,7 @@ impl Plan {
             |(day, name): &&(Day, SegmentName)| is_past(*day) && name.end_lsn <= limit && name.seq < newest;
         let first_kept =
             manifests.iter().find(|segment| !may_go(segment)).map_or(newest, |(_, name)| name.seq);
+        self.first_kept = Some(first_kept);
         let before = inventory.floor.as_ref().map_or(SegmentSeq::FIRST, |floor| floor.seq);
         // A floor never goes back; and one that is higher than the plan's own is no reason to remove what lies before.
         self.floor = (first_kept > before).then_some(first_kept);
@@ -171,7 +194,7 @@ impl Plan {
         let mut files: Vec<(SegmentName, u8, Removal)> = Vec::new();
         for (day, entries) in &inventory.days {
             let goes = |segment: Option<SegmentName>| segment.is_some_and(|name| name.seq < first_kept);
-            for entry in entries {
+            for entry in entries.iter().filter(|entry| entry.is_alone) {
                 let Some(name) = entry.segment.filter(|name| goes(Some(*name))) else { continue };
                 let path = format!("{}/{}", ArchivePath::day(*day), entry.file_name);
                 let order = u8::from(!entry.is_manifest);
@@ -244,8 +267,13 @@ impl Plan {
 
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
-        for removal in self.removals() {
+        for removal in self.whole() {
             text.push_str(&format!("remove {} ({} bytes)\n", removal.path, removal.bytes));
+        }
+        for Singles { rollup, files } in &self.singles {
+            for Removal { path, bytes } in files {
+                text.push_str(&format!("remove {path} ({bytes} bytes), which {rollup} has\n"));
+            }
         }
         for note in &self.notes {
             text.push_str(&format!("note: {note}\n"));
@@ -267,15 +295,17 @@ impl Terms<'_> {
 
     /// Before the days that are kept. With 0 there are none.
     fn is_past(&self, day: Day) -> bool {
-        let days_back = DAY * self.keep_days.saturating_sub(1);
-        let micros = i64::try_from(days_back.as_micros()).unwrap_or(i64::MAX);
-        let first = Timestamp::from_micros(self.now.as_micros().saturating_sub(micros));
-        self.keep_days == 0 || first.is_ok_and(|first| day < first.day())
+        is_past(self.now, self.keep_days, day)
     }
 
     fn is_leftover(&self, id: &SnapshotId) -> bool {
         id.taken_at().is_some_and(|at| self.now.since(at) > LEFTOVERS_KEPT)
     }
+}
+
+/// Before the last so many days.
+pub(super) fn is_past(now: Timestamp, days: u32, day: Day) -> bool {
+    days == 0 || day < now.day().days_before(days - 1)
 }
 
 fn complete<'a>(

@@ -81,7 +81,8 @@ impl Parcel {
         let has = |name: &str, bytes: u64| {
             entries
                 .iter()
-                .any(|entry| entry.kind == EntryKind::File && entry.name == name && entry.bytes == bytes)
+                .filter(|entry| matches!(entry.kind, EntryKind::File | EntryKind::Rolled))
+                .any(|entry| entry.name == name && entry.bytes == bytes)
         };
         let changes = self.changes.as_ref().is_none_or(|(path, _, facts)| has(path.file_name(), facts.bytes));
         let signature = self.signature.as_ref();

@@ -34,6 +34,7 @@ mod publication;
 mod publication_troubles;
 mod reader;
 mod replay;
+mod rollups;
 mod scene;
 mod schemas;
 mod set_up;

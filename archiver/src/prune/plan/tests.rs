@@ -41,6 +41,7 @@ fn archive() -> Inventory {
             bytes: 1,
             segment: Some(name),
             is_manifest,
+            is_alone: true,
         };
         let entries = vec![
             entry(name.file_name(), false),

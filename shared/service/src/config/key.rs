@@ -164,6 +164,7 @@ keys! {
         alert_webhook_secret_file: None, Nothing, false, "file with the secret that signs them (X-Syncdata-Signature), in one line";
         alert_command: None, Nothing, false, "shell command that gets each alert as JSON on its stdin";
         keep_days: None, Nothing, false, "days that the archive reaches back; 0 keeps the newest snapshot and what follows it; unset keeps all";
+        keep_singles: None, Nothing, false, "days that files of segments stay alone beside the roll-up that has them; 0 is none; unset keeps them";
         proof_every: None, Text("1d"), false, "how often the archiver digests production's tables, so that copies can be compared with them; 0 is never";
         rule_timeout: None, Text("30s"), false, "how long a question beside the digests of a proof may take on either server: a rule, or a foreign key of production";
         verify_key: None, Nothing, false, "public key that manifests must be signed with: the line of a .pub file that begins with RW, or its path";

@@ -51,7 +51,7 @@ use syncdata_formats::name::{SlotName, TablePattern};
 use syncdata_formats::signature::{SigningKey, VerifyKey};
 
 /// Settings that are numbers and nothing else: no unit, no word.
-const NUMBERS: [&str; 10] = [
+const NUMBERS: [&str; 11] = [
     "archive_port",
     "pg_port",
     "poll_max_changes",
@@ -62,6 +62,7 @@ const NUMBERS: [&str; 10] = [
     "sync_lag_alert_threshold_minutes",
     "dead_letter_queue_alert_threshold",
     "keep_days",
+    "keep_singles",
 ];
 
 /// Settings that are yes or no.
@@ -160,6 +161,8 @@ pub struct Config {
     pub alert_command: Option<String>,
     /// `None`: nothing is ever too old.
     pub keep_days: Option<u32>,
+    /// `None`: what lies alone stays beside the roll-up that has it.
+    pub keep_singles: Option<u32>,
     /// Zero: never by itself.
     pub proof_every: Duration,
     /// By their names.
