@@ -82,7 +82,7 @@ fn every_one_liner_prints_what_the_page_says() {
 
 #[tokio::test]
 async fn every_one_liner_works_on_an_archive_that_the_archiver_made() {
-    let world = WorldOptions::default().start().await;
+    let world = WorldOptions::default().archiver_setting("keep_singles", 0).start().await;
     world.source.execute("CREATE TABLE users (id int PRIMARY KEY, name text, big numeric)").await;
     world.source.execute("SELECT pg_create_logical_replication_slot('syncdata_slot', 'wal2json')").await;
     for sql in [
@@ -95,9 +95,18 @@ async fn every_one_liner_works_on_an_archive_that_the_archiver_made() {
     }
     world.source.execute(&format!("GRANT pg_read_all_data TO {ARCHIVER_ROLE}")).await;
     world.archiver(["snapshot"]).succeed().await;
+    // Two days later nothing lies alone.
+    world.archiver(["prune"]).clock("+2d").succeed().await;
+    let alone = std::fs::read_dir(world.archive_dir().join("segments")).expect("it is there");
+    assert_eq!(
+        alone.flat_map(|day| std::fs::read_dir(day.expect("a day").path()).expect("a folder")).count(),
+        0
+    );
     let said: Vec<String> = scripts().iter().map(|script| run(script, world.archive_dir())).collect();
-    assert_eq!(said[0].lines().count(), 3, "{said:#?}");
-    for words in ["content: OK", "files: OK", "chain: OK", "base copies: OK", "segment 3, all"] {
+    assert_eq!(said[1].lines().count(), 3, "{said:#?}");
+    for words in
+        ["content: OK", "files: OK", "chain: OK", "base copies: OK", "roll-ups: OK", "segment 3, all"]
+    {
         assert!(said.iter().any(|said| said.contains(words)), "{words}: {said:#?}");
     }
 }
