@@ -210,6 +210,8 @@ async fn take_snapshot(config: &Config, options: &Options, output: Output) -> Re
         }
         match client::ask(config, "/snapshot", Some(&json!(options))).await? {
             Some(answer) => answer.into_snapshot(),
+            // What may be looked at says itself whose it is.
+            None if config.spool_dir.exists() => operations::snapshot::snapshot(config, options, poll).await,
             None => Err(Error::new(
                 Kind::Refused,
                 format!("{} belongs to another account, and no daemon answers", config.spool_dir.display()),

@@ -186,6 +186,14 @@ async fn a_member_of_the_daemons_group_has_it_taken_by_the_daemon() {
     assert_eq!(taken["rows"], 5002);
     daemon.stop().await;
     let refused = member(&[]).run().await.expect_code(2);
+    assert!(refused.stderr.contains("belongs to user") && refused.stderr.contains("sudo -u"), "{refused}");
+    // As where systemd keeps it.
+    let private = folder.join("private");
+    fs::create_dir(&private).expect("ours");
+    fs::rename(world.spool_dir(), private.join("spool")).expect("ours");
+    std::os::unix::fs::symlink(private.join("spool"), world.spool_dir()).expect("ours");
+    set_mode(&private, 0o700);
+    let refused = member(&[]).run().await.expect_code(2);
     assert!(refused.stderr.contains("belongs to another account, and no daemon answers"), "{refused}");
     assert!(refused.stderr.contains("with sudo"), "{refused}");
 }
