@@ -75,15 +75,16 @@ async fn a_row_that_is_put_together_again_has_what_it_had_in_newer_columns() {
 
     // What a newer base copy brought is not undone: the stream may never have said it. wal2json of Debian 12 says NaN so.
     world.execute_on_both("ALTER TABLE t ADD n numeric").await;
+    let from = now(&world).await;
+    // In one segment with what comes after the snapshot.
     world.source.execute("UPDATE t SET n = 'NaN' WHERE id = 1").await;
-    world.carry().await;
     world.archiver(["snapshot", "--tables", "t"]).succeed().await;
     world.carry().await;
     world.applier(["resync", "t"]).succeed().await;
     world.assert_same(&["t"]).await;
     world.target.execute("UPDATE t SET v = 'spoilt' WHERE id = 2").await;
     let replayed = world
-        .applier(["replay", "--yes", "--from", &from, "--to", &until, "--tables", "t"])
+        .applier(["replay", "--yes", "--from", &from, "--to", "2100-01-01", "--tables", "t"])
         .run()
         .await
         .expect_code(1);

@@ -45,6 +45,8 @@ pub(super) struct Share {
     pub shape: Shape,
     /// Transactions from here on are not in the table.
     pub until: Option<u64>,
+    /// Those before this one came with the base copy that brought the table's rows.
+    pub since: u64,
 }
 
 /// Why the records of a key matter.

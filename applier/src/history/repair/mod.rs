@@ -27,6 +27,7 @@ use syncdata_formats::error::{Error, Result};
 
 use syncdata_formats::chain::Verified;
 use syncdata_formats::change::Row;
+use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Manifest;
 use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
@@ -136,6 +137,7 @@ impl Repair<'_> {
         progress.finish();
         let mut scans = scanning.scans;
         self.leave_keyless(&mut scans);
+        self.leave_older(&mut scans);
         Ok((self.report(&scans, scanning.transactions), scans))
     }
 
@@ -165,6 +167,10 @@ impl Repair<'_> {
             let Some(search) = searches.get_mut(&name.to_string()) else { continue };
             // What the gap swallowed may have been about these rows. After the range there is none.
             if seq < plan.first && manifest.gaps.iter().any(|gap| concerns(gap, name)) {
+                search.give_up();
+            }
+            // Nor is what was told before the base copy.
+            if seq < plan.first && plan.base.is_some_and(|base| manifest.start_lsn < base) {
                 search.give_up();
             }
         }
@@ -243,16 +249,18 @@ impl Repair<'_> {
             if !manifest.tables.contains_key(name) || plan.position <= manifest.start_lsn {
                 continue;
             }
-            // A position in the middle of a segment is rare: only then is the file read twice.
-            let until = if plan.position < manifest.end_lsn {
-                let commits = reader::commits(segment, file, self.files.source.line_bytes_max())?;
-                Some(commits.iter().filter(|commit| commit.end_lsn <= plan.position).count() as u64)
-            } else {
-                None
+            // A position or a base in the middle of a segment is rare: only then is the file read twice.
+            let base = plan.base.filter(|base| *base > manifest.start_lsn);
+            let commits = match plan.position < manifest.end_lsn || base.is_some() {
+                true => reader::commits(segment, file, self.files.source.line_bytes_max())?,
+                false => Vec::new(),
             };
+            let up_to = |lsn: Lsn| commits.iter().filter(|commit| commit.end_lsn <= lsn).count() as u64;
+            let since = base.map_or(0, up_to);
+            let until = if plan.position < manifest.end_lsn { Some(up_to(plan.position)) } else { None };
             let relation = manifest.relations.get(name).unwrap_or(&plan.relation);
             let shape = Shape::new(&plan.table, &plan.key, relation, &self.hasher);
-            shares.insert(name.to_string(), Share { shape, until });
+            shares.insert(name.to_string(), Share { shape, until, since });
         }
         Ok(shares)
     }
@@ -277,6 +285,18 @@ impl Repair<'_> {
             self.plan.tables.remove(&name);
             scans.remove(&name.to_string());
             self.plan.left_alone.insert(name, reason);
+        }
+    }
+
+    fn leave_older(&mut self, scans: &mut Scans) {
+        let is_older = |name: &TableName| scans.get(&name.to_string()).is_some_and(|scan| scan.older);
+        let plans = self.plan.tables.iter().filter(|(name, _)| is_older(name));
+        let found: Vec<(TableName, Lsn)> =
+            plans.filter_map(|(name, plan)| Some((name.clone(), plan.base?))).collect();
+        for (name, base) in found {
+            self.plan.tables.remove(&name);
+            scans.remove(&name.to_string());
+            self.plan.left_alone.insert(name.clone(), plan::older_than_base(&name, base));
         }
     }
 
@@ -320,6 +340,7 @@ impl Scanning {
             self.last = transaction;
             self.transactions += 1;
         }
+        scan.older |= in_range && place.tx.index < share.since;
         scan.take(row, &mut share.shape, place, in_range, all.contains(name));
     }
 }

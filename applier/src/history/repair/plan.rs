@@ -29,6 +29,8 @@ pub struct TablePlan {
     pub table: Arc<Table>,
     /// Up to here its changes are in it, and no further is it brought.
     pub position: Lsn,
+    /// Where the base copy began that its rows came with.
+    pub base: Option<Lsn>,
     /// Local columns of its key.
     pub key: Vec<usize>,
     /// As it was last described.
@@ -82,12 +84,8 @@ impl Known<'_> {
             }
             State::Live | State::Loading | State::Quarantined | State::Stale => {}
         }
-        if let Some(base) = state.base.filter(|base| first.start_lsn < *base) {
-            return Err(format!(
-                "its rows came with a base copy of {base}, which is newer than changes of the range: what the stream said before \
-                 it may not be what production had; run: syncdata-applier consistency repair {}",
-                name.shell_word()
-            ));
+        if let Some(base) = state.base.filter(|base| first.end_lsn <= *base) {
+            return Err(older_than_base(name, base));
         }
         if position <= first.start_lsn {
             return Err(format!("it is {} at {position}, before the range", state.state));
@@ -114,8 +112,18 @@ impl Known<'_> {
         let (key, relation) = key_of_all(relations, local)?;
         let last = taken.last().map_or(first.seq, |manifest| manifest.seq).get();
         let table = Arc::clone(local);
-        Ok(Some(TablePlan { table, position, key, relation, first: first.seq.get(), last }))
+        let base = state.base;
+        Ok(Some(TablePlan { table, position, base, key, relation, first: first.seq.get(), last }))
     }
+}
+
+/// What the stream said before that is not written over it: the base copy may have brought what the stream never told.
+pub(super) fn older_than_base(name: &TableName, base: Lsn) -> String {
+    format!(
+        "its rows came with a base copy of {base}, which is newer than changes of the range: what the stream said before it \
+         may not be what production had; run: syncdata-applier consistency repair {}",
+        name.shell_word()
+    )
 }
 
 /// Why a key tells no row from others here.

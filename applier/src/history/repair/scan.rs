@@ -52,6 +52,8 @@ pub(super) struct TableScan {
     pub strange: BTreeSet<String>,
     /// A record does not say its key.
     pub keyless: Option<Place>,
+    /// The range has records that the base copy of the table already knew.
+    pub older: bool,
     origins: Vec<Origin>,
     known: HashMap<KeyHash, Known>,
 }
