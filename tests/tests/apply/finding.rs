@@ -154,7 +154,7 @@ async fn rows_that_share_a_deferrable_key_for_a_moment_are_told_apart_by_their_v
     copy.applier(&["as-of", "2026-02-05T13:00:00Z", "--into", "then"]).succeed().await;
     assert_eq!(copy.rows("SELECT * FROM \"then\".d ORDER BY id").await, wanted);
     // A repair by keys would lose them.
-    let range = ["replay", "--yes", "--from", "2026-02-05", "--to", "2026-02-06"];
+    let range = ["replay", "--yes", "--from", "2026-02-05T11:30:00Z", "--to", "2026-02-06"];
     let replayed = copy.applier(&range).run().await.expect_code(1);
     assert!(replayed.stdout.contains("may share their key for a moment (DEFERRABLE)"), "{replayed}");
     assert_eq!(copy.rows("SELECT * FROM d ORDER BY id").await, wanted);
