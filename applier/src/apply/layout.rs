@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use syncdata_formats::error::{Error, Kind};
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Column, Relation};
+use syncdata_formats::manifest::{Column, Manifest, Relation};
 use syncdata_formats::name::TableName;
 
 use crate::apply::outcome::{Ended, Stop};
@@ -76,13 +76,21 @@ impl<'a> Coming<'a> {
     }
 
     /// The relation of the segment at that place, with the columns that come after it, as they were said first.
-    fn with_later(&self, place: usize, table: &TableName, relation: Arc<Relation>) -> Arc<Relation> {
+    /// `ends`: the table takes nothing of that one, nor of those after it.
+    fn with_later(
+        &self,
+        place: usize,
+        table: &TableName,
+        relation: Arc<Relation>,
+        ends: impl Fn(&Manifest) -> bool,
+    ) -> Arc<Relation> {
         let is_numbered = relation.columns.iter().all(|column| column.attnum.is_some());
         if !self.altered.contains(table) || !is_numbered {
             return relation;
         }
         let mut columns = relation.columns.clone();
         let later = self.group[place + 1..].iter().map(|fetched| fetched.segment.manifest());
+        let later = later.take_while(|manifest| !ends(manifest));
         for column in later.filter_map(|manifest| manifest.relations.get(table)).flat_map(|it| &it.columns) {
             let is_known = |known: &Column| known.attnum == column.attnum || known.name == column.name;
             if column.attnum.is_some() && !columns.iter().any(is_known) {
@@ -108,7 +116,8 @@ impl Ground<'_> {
                     continue;
                 }
                 if let Some(admission) = self.admit(fetched, table, state)? {
-                    let relation = coming.with_later(place, table, admission.relation);
+                    let ends = |manifest: &Manifest| self.ends(manifest, table, state);
+                    let relation = coming.with_later(place, table, admission.relation, ends);
                     let admission = Admission { relation, ..admission };
                     admitted.insert(table.to_string(), shapes.shared(table, admission));
                 }
@@ -143,6 +152,13 @@ impl Ground<'_> {
             }
         }
         Ok(layout)
+    }
+
+    /// Whether the table takes nothing of the segment, for a gap or for what an earlier try has found.
+    fn ends(&self, manifest: &Manifest, table: &TableName, state: &TableState) -> bool {
+        let begin = TxPlace { seq: manifest.seq.get(), index: 0 };
+        plan::gap(manifest, table, state).is_some_and(|gap| gap.from <= manifest.start_lsn)
+            || self.stops.get(table).is_some_and(|stop| stop.before <= begin)
     }
 
     /// The tables that a TRUNCATE of the segment may name in vain, with how many of its transactions they have.

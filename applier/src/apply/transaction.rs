@@ -190,14 +190,19 @@ impl Transaction<'_> {
                 if gap.is_some_and(|gap| gap.from <= manifest.start_lsn) {
                     break;
                 }
-                for relation in manifest.descriptions(name) {
-                    let newer = table::newer(relation, &known, table);
-                    if !newer.is_empty() && self.takes(table, state, manifest) {
-                        self.look_at_newer_columns_of(target, table, manifest, &newer).await?;
-                    }
+                let marked = manifest.proof.as_ref().and_then(|mark| mark.tables.get(name));
+                let marked = marked.map(|marked| table::newer(&marked.relation, &known, table));
+                // A mark that says nothing of older rows may come from a catalog that has forgotten.
+                let mut newer: Vec<_> =
+                    marked.into_iter().flatten().filter(|(_, missing)| missing.is_some()).collect();
+                if let Some(relation) = manifest.relations.get(name) {
+                    newer.extend(table::newer(relation, &known, table));
                     if known.is_empty() {
                         known = table::source_columns(relation);
                     }
+                }
+                if !newer.is_empty() && self.takes(table, state, manifest) {
+                    self.look_at_newer_columns_of(target, table, manifest, &newer).await?;
                 }
                 if gap.is_some() {
                     break;

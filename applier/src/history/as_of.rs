@@ -15,7 +15,7 @@ use serde::Serialize;
 use syncdata_formats::chain::Verified;
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Gap, OpCounts, Relation};
+use syncdata_formats::manifest::{Gap, OpCounts};
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::SnapshotManifest;
 use syncdata_formats::time::Timestamp;
@@ -250,10 +250,9 @@ impl Making<'_> {
     /// Rows of the base are older than columns that came up to the moment: they get what such rows have at the source.
     async fn bridge(&self, base: &Base, copy: &mut Copy, segments: &[&Verified]) -> Result<(), Halt> {
         let manifests = segments.iter().map(|segment| segment.manifest());
-        let since: Vec<Relation> =
-            manifests.flat_map(|manifest| manifest.descriptions(&copy.table.name)).cloned().collect();
-        let Some(now) = since.last().cloned() else { return Ok(()) };
-        let now = columns::first_said(now, since.iter().cloned());
+        let since = columns::told(manifests, &copy.table.name, Some(&copy.relation), base.end());
+        let Some(now) = since.last().map(|told| told.relation.clone()) else { return Ok(()) };
+        let now = columns::first_said(now, since.iter().map(|told| told.relation.clone()));
         let older = |reason| {
             let reason = format!("{} is older than a change of it: {reason}", base.name());
             Halt::refused(&copy.table.name, reason)
@@ -262,7 +261,7 @@ impl Making<'_> {
         let (values, has_rows) = match base {
             // Its rows come with its changes, whatever columns they have.
             Base::Start { .. } => {
-                columns::bridge(&since[0], &since, &now).map_err(older)?;
+                columns::bridge(&since[0].relation, &since, &now).map_err(older)?;
                 (columns::old_values(&now), false)
             }
             Base::Snapshot(_) => (columns::bridge(&copy.relation, &since, &now).map_err(older)?, true),

@@ -62,7 +62,7 @@ impl Base {
     }
 
     /// Everything up to here is in what it makes, changes included.
-    pub(super) fn end(&self) -> Lsn {
+    pub(crate) fn end(&self) -> Lsn {
         match self {
             Base::Snapshot(snapshot) => snapshot.end_lsn,
             Base::Start { .. } => Lsn::ZERO,

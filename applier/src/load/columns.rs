@@ -5,14 +5,61 @@
 
 use std::collections::BTreeMap;
 
-use syncdata_formats::manifest::{Column, FingerprintVersion, Relation};
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::{Column, FingerprintVersion, Manifest, Relation};
+use syncdata_formats::name::TableName;
 use syncdata_formats::types::keeps_text;
+
+use crate::table::is_told_by_mark;
 
 /// What rows that are older than a column have in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OldValue {
     pub column: String,
     pub value: String,
+}
+
+/// A description of a table.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub relation: Relation,
+    /// It may be older than the base: its segment begins before the base was complete.
+    pub early: bool,
+}
+
+/// What these manifests tell of a table, one after the other, where it was as `before` says. Of a proof's mark a column
+/// counts only with what older rows have in it: where it says nothing, production's catalog may have forgotten.
+pub(crate) fn told<'m>(
+    manifests: impl Iterator<Item = &'m Manifest>,
+    table: &TableName,
+    before: Option<&Relation>,
+    base_end: Lsn,
+) -> Vec<Told> {
+    let mut told: Vec<Told> = Vec::new();
+    for manifest in manifests {
+        let early = manifest.start_lsn < base_end;
+        // It is as of the proof's snapshot, the changes are described later.
+        let last = told.last().map(|told| &told.relation).or(before);
+        let marked = manifest.proof.as_ref().and_then(|mark| mark.tables.get(table));
+        let marked = marked.zip(last).and_then(|(marked, last)| with_marked(last, &marked.relation));
+        let described = marked.into_iter().chain(manifest.relations.get(table).cloned());
+        told.extend(described.map(|relation| Told { relation, early }));
+    }
+    told
+}
+
+/// `None`: it has nothing that is new.
+fn with_marked(last: &Relation, marked: &Relation) -> Option<Relation> {
+    if last.columns.iter().any(|column| column.attnum.is_none()) {
+        return None;
+    }
+    let is_new = |column: &&Column| {
+        let is_known = |known: &Column| known.attnum == column.attnum || known.name == column.name;
+        is_told_by_mark(column) && !last.columns.iter().any(is_known)
+    };
+    let new: Vec<Column> = marked.columns.iter().filter(is_new).cloned().collect();
+    let columns = [last.columns.as_slice(), &new].concat();
+    (!new.is_empty()).then(|| Relation { columns, fingerprint: marked.fingerprint.clone(), ..last.clone() })
 }
 
 /// What rows have that were made before columns came, at whatever time.
@@ -39,10 +86,14 @@ pub(crate) fn first_said(now: Relation, since: impl Iterator<Item = Relation>) -
 
 /// What the rows that were there under `before` need to be right under the last of the descriptions that came `since`,
 /// all of them, and under what that one is now. `Err`: nobody can say, in words.
-pub(crate) fn bridge(before: &Relation, since: &[Relation], now: &Relation) -> Result<Vec<OldValue>, String> {
+pub(crate) fn bridge(before: &Relation, since: &[Told], now: &Relation) -> Result<Vec<OldValue>, String> {
     // Step by step: a label that is gone in between, and there again in the end, is another one.
     let mut last = before;
-    for next in since {
+    for Told { relation: next, early } in since {
+        // The base has all of its labels in their order: it is older than the base.
+        if *early && check_labels(next, before).is_ok() {
+            continue;
+        }
         check_labels(last, next)?;
         last = next;
     }
@@ -120,6 +171,10 @@ mod tests {
         }
     }
 
+    fn later(relation: Relation) -> Told {
+        Told { relation, early: false }
+    }
+
     fn relation(columns: &[Column], labels: &[&str]) -> Relation {
         let labels = labels.iter().map(|label| (*label).to_owned()).collect();
         let types = BTreeMap::from([("mood".to_owned(), labels)]);
@@ -150,7 +205,7 @@ mod tests {
             (vec![id.clone(), column(3, "v", "integer", None)], &["a", "b"], Err("dropped and made again")),
         ] {
             let now = relation(&columns, labels);
-            let found = bridge(&base, std::slice::from_ref(&now), &now);
+            let found = bridge(&base, &[later(now.clone())], &now);
             match (found, outcome) {
                 (Ok(values), Ok(value)) => {
                     assert_eq!(values.first().map(|value| value.value.as_str()), value, "{columns:?}");
@@ -177,12 +232,28 @@ mod tests {
     fn a_label_that_was_gone_in_between_is_another_one() {
         let with = |labels: &[&str]| relation(&[column(1, "id", "integer", None)], labels);
         let now = with(&["x", "b", "a"]);
-        assert_eq!(bridge(&with(&["x", "a"]), std::slice::from_ref(&now), &now), Ok(Vec::new()));
-        let found = bridge(&with(&["x", "a"]), &[with(&["x", "b"]), now.clone()], &now);
+        assert_eq!(bridge(&with(&["x", "a"]), &[later(now.clone())], &now), Ok(Vec::new()));
+        let found = bridge(&with(&["x", "a"]), &[later(with(&["x", "b"])), later(now.clone())], &now);
         assert!(found.is_err_and(|reason| reason.contains("label \"a\" of type mood")));
         // Although nothing else has changed in the end.
-        let found = bridge(&with(&["x", "a"]), &[with(&["x", "b"]), with(&["x", "a"])], &with(&["x", "a"]));
-        assert!(found.is_err());
+        let steps = [later(with(&["x", "b"])), later(with(&["x", "a"]))];
+        assert!(bridge(&with(&["x", "a"]), &steps, &with(&["x", "a"])).is_err());
+        // One that may be older than the base, and has nothing that the base has not, is.
+        let early = |labels: &[&str]| Told { early: true, ..later(with(labels)) };
+        let found = bridge(&with(&["x", "a"]), &[early(&["x"]), later(now.clone())], &now);
+        assert_eq!(found, Ok(Vec::new()));
+        assert!(bridge(&with(&["x", "a"]), &[early(&["x", "b"]), later(now.clone())], &now).is_err());
+    }
+
+    #[test]
+    fn a_mark_tells_only_what_the_catalog_has_not_forgotten() {
+        let last = relation(&[column(1, "id", "integer", None)], &[]);
+        let c = |missing| relation(&[column(1, "id", "integer", None), column(2, "c", "text", missing)], &[]);
+        assert!(with_marked(&last, &c(None)).is_none());
+        let told = with_marked(&last, &c(Some("x"))).expect("a column");
+        assert_eq!(bridge(&last, &[], &told).expect("it is told")[0].value, "x");
+        // What was said before stays.
+        assert!(with_marked(&c(Some("x")), &c(None)).is_none());
     }
 
     #[test]

@@ -246,14 +246,14 @@ impl Loader<'_> {
     ) -> Result<Option<String>> {
         let copy = work.copies.get_mut(table).expect("one of the work's");
         let later = segments.iter().map(Verified::manifest).filter(|it| it.end_lsn > work.known.upto);
-        let since: Vec<Relation> = later.flat_map(|manifest| manifest.descriptions(table)).cloned().collect();
-        let Some(now) = since.last().cloned() else { return Ok(None) };
-        let now = columns::first_said(now, since.iter().cloned());
+        let since = columns::told(later, table, Some(&copy.relation), work.base.end());
+        let Some(now) = since.last().map(|told| told.relation.clone()) else { return Ok(None) };
+        let now = columns::first_said(now, since.iter().map(|told| told.relation.clone()));
         // What changes alone make has no rows from before, but changes from before columns came.
         let is_first = matches!(work.base, Base::Start { .. }) && !copy.described;
         copy.described = true;
         let before = match is_first {
-            true => since[0].clone(),
+            true => since[0].relation.clone(),
             false => Relation::clone(&copy.relation),
         };
         let bridged = columns::bridge(&before, &since, &now);

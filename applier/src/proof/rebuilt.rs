@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::digest;
 use crate::archive::source::Source;
 use crate::archive::stretch::stretch;
-use crate::load::columns::{bridge, first_said, old_values};
+use crate::load::columns::{bridge, first_said, old_values, told};
 use crate::load::{self, Base, Copy, Halt, Known, Refusal, shadow};
 use crate::plan::offer::{Choice, Offer};
 use crate::plan::position::Applied;
@@ -36,6 +36,8 @@ pub(crate) struct Rebuilt {
     /// As of the checkpoint.
     pub copy: Copy,
     pub base: String,
+    /// Where it begins, if it is a base copy.
+    pub base_lsn: Option<Lsn>,
 }
 
 /// What is to be made.
@@ -133,7 +135,11 @@ impl Wanted<'_> {
         };
         self.catch_up(after, &mut known, &mut copies).await?;
         let copy = copies.remove(name).expect("nobody takes it away");
-        Ok(Rebuilt { at_cut, copy, base: base.name() })
+        let base_lsn = match &base {
+            Base::Snapshot(snapshot) => Some(snapshot.start_lsn),
+            Base::Start { .. } => None,
+        };
+        Ok(Rebuilt { at_cut, copy, base: base.name(), base_lsn })
     }
 
     /// What a resync would begin with.
@@ -190,13 +196,12 @@ impl Wanted<'_> {
     async fn bridge(&self, base: &Base, copy: &mut Copy, segments: &[Verified]) -> Result<(), Halt> {
         let name = &self.table.name;
         let manifests = segments.iter().map(Verified::manifest);
-        let since: Vec<Relation> =
-            manifests.flat_map(|manifest| manifest.descriptions(name)).cloned().collect();
-        let Some(now) = since.last().cloned() else { return Ok(()) };
-        let now = first_said(now, since.iter().cloned());
+        let since = told(manifests, name, Some(&copy.relation), base.end());
+        let Some(now) = since.last().map(|told| told.relation.clone()) else { return Ok(()) };
+        let now = first_said(now, since.iter().map(|told| told.relation.clone()));
         let is_first = matches!(base, Base::Start { .. });
         let before = match is_first {
-            true => since[0].clone(),
+            true => since[0].relation.clone(),
             false => Relation::clone(&copy.relation),
         };
         let values = bridge(&before, &since, &now).map_err(|reason| {

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::manifest::{Column, Relation};
 use syncdata_formats::name::TableName;
+use syncdata_formats::printed::identifier;
 use syncdata_service::config::Config;
 use syncdata_service::postgres::ServerContext as _;
 
@@ -123,9 +125,25 @@ async fn compared(
         report.differing = None;
         report.unknown = Some("neither the copy nor the archive has a row of that key".to_owned());
     }
+    let untold = wanted.proved.as_ref().and_then(|(_, marked)| untold(&marked.relation, &pair));
+    let is_open = report.differing == Some(0) && proof.is_some_and(|proof| proof.differs);
+    let untold = untold.filter(|_| is_open);
     if asked.key.is_none() {
         describe(report, blamed);
+        if let Some(column) = untold {
+            report.differing = None;
+            report.blame = Some(Blame::Unknown);
+            let column = identifier(column);
+            report.unknown =
+                Some(format!("no change has told yet what rows have in the newer column {column}"));
+            let (take, word) = (take_snapshot(&asked.table), asked.table.shell_word());
+            report.remedy =
+                Some(format!("a new snapshot: {take}; then here: syncdata-applier resync {word}"));
+        }
         note_blame(local, proof, report).await?;
+    }
+    if untold.is_some() {
+        return Ok(());
     }
     if asked.repair && !report.buckets.is_empty() {
         // Somebody may have brought rows of these to what production has, before the proof or after it.
@@ -136,6 +154,9 @@ async fn compared(
         );
     } else if asked.repair && report.differing != Some(0) {
         mend::repair(local, asked, &pair, &difference, report).await?;
+        if let Some(base) = rebuilt.base_lsn {
+            cursor::note_base(client, &local.meta, &asked.table, base).await?;
+        }
     } else if asked.repair {
         mend::clear(local, asked, report).await?;
         report.repaired = Some(0);
@@ -192,6 +213,15 @@ async fn note_blame(local: &Local, proof: Option<&Proof>, report: &Report) -> Re
         }
         _ => Ok(()),
     }
+}
+
+/// A column that the proof compares, and that nobody can say of a table made from the archive alone.
+fn untold<'r>(proved: &'r Relation, pair: &Pair<'_>) -> Option<&'r str> {
+    let is_untold = |column: &&Column| {
+        let place = pair.table.column(&column.name);
+        column.generated.is_none() && place.is_some_and(|place| !pair.columns.contains(&place))
+    };
+    proved.columns.iter().find(is_untold).map(|column| column.name.as_str())
 }
 
 fn rebuilt_key(rebuilt: &Rebuilt) -> Vec<usize> {

@@ -226,6 +226,11 @@ fn rename_column(table: &Table, local: &Column, to: &str) -> String {
     format!("ALTER TABLE {} RENAME COLUMN {} TO {}", table.name.sql(), local.sql(), identifier(to))
 }
 
+/// Whether a proof's mark says what older rows have in that column. Where it says nothing, the source may have forgotten.
+pub fn is_told_by_mark(column: &manifest::Column) -> bool {
+    column.attnum.is_some() && column.missing.is_some() && column.generated.is_none()
+}
+
 /// What the source calls the columns there; empty where it does not number them.
 pub fn source_columns(relation: &Relation) -> SourceColumns {
     let numbered = |column: &manifest::Column| Some((column.attnum?, column.name.clone()));

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use syncdata_formats::name::TableName;
 use syncdata_formats::printed;
 
-pub use self::compare::{Difference, fit, lacking, newer, other_old_values, source_columns, unclear};
+pub use self::compare::{
+    Difference, fit, is_told_by_mark, lacking, newer, other_old_values, source_columns, unclear,
+};
 pub(crate) use self::compare::{fit_of_shadow, is_same_key, same_family};
 pub(crate) use self::faithful::converts_exactly;
 pub(crate) use self::labels::{Renamed, renamed};

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytesize::ByteSize;
 use syncdata_archive::{Archive, Facts, rollups, small};
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::digest::{Digest, Hashing};
@@ -54,6 +55,24 @@ impl Neighbours {
     }
 }
 
+/// So much of the backup host's disk is for segments alone: they cannot wait.
+const ROOM_LEFT: u64 = 1 << 30;
+
+/// A roll-up is there twice until what lies alone leaves.
+fn leaves_room(archive: &mut dyn Archive, bytes: u64) -> Result<()> {
+    match archive.room()? {
+        Some(room) if room < bytes.saturating_add(ROOM_LEFT) => {
+            let (room, bytes) = (ByteSize(room), ByteSize(bytes));
+            Err(Error::new(
+                Kind::NoSpace,
+                format!("the backup host has {room} left, and the roll-up takes {bytes}"),
+            )
+            .hint("segments stay as they are; make room there, or have them leave (keep_singles)"))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Packing {
     /// The tar, the signature, and last the manifest.
     pub(super) fn publish(&self, archive: &mut dyn Archive) -> Result<()> {
@@ -61,6 +80,7 @@ impl Packing {
         let doing = || format!("rolling up the segments {} to {} of {}", name.first, name.last, self.day);
         let (mut file, rollup) = self.pack(archive, name).context(doing)?;
         faults::hit("rollup.packed")?;
+        leaves_room(archive, rollup.bytes).context(doing)?;
 
         let facts = Facts { bytes: rollup.bytes, sha256: rollup.sha256 };
         let path = name.tar(self.day);

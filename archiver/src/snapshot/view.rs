@@ -97,6 +97,8 @@ fn copying() -> PinnedSettings {
         .with("row_security", "off")
         // The key's index has the order already; sorting would fill production's disk with temporary files.
         .with("enable_sort", "off")
+        // What that makes every plan cost would have it compiled.
+        .with("jit", "off")
         // Without a key, rows come as they lie, and that the same way every time.
         .with("synchronize_seqscans", "off")
         .with("max_parallel_workers_per_gather", "0")

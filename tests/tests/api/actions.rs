@@ -68,7 +68,10 @@ async fn what_is_asked_for_is_done_as_for_a_command_and_told_as_an_execution() {
     assert!(!served.copy.rows(kept).await.is_empty());
 
     // Made anew, repaired, compared.
-    served.copy.forge.snapshot(&[("users", &["1\tEva", "2\tBea"]), ("orders", &["7\t1"])]);
+    served.copy.forge.snapshot(&[("users", &["1\tEve", "2\tBea"]), ("orders", &["7\t1"])]);
+    served.copy.forge.set_clock("2026-02-06T10:00:00Z");
+    served.copy.forge.segment(&[vec![rename(1, "Eva")]]);
+    served.copy.applier(&["sync"]).run().await;
     let full = format!("{API}/sync/table/users/full?batch_size=5000");
     let done = ended(&served, post(&address, &full, "", "")).await;
     assert_eq!((&done["state"], &done["kind"]), (&json!("succeeded"), &json!("load")), "{done}");
@@ -76,7 +79,7 @@ async fn what_is_asked_for_is_done_as_for_a_command_and_told_as_an_execution() {
     served.copy.server.execute("ALTER TABLE users DROP CONSTRAINT good").await;
     served.copy.server.execute("UPDATE users SET name = 'by hand' WHERE id = 1").await;
     let since = format!("{API}/sync/table/users/incremental");
-    let done = ended(&served, post(&address, &since, r#"{"since":"2020-01-01T00:00:00Z"}"#, "")).await;
+    let done = ended(&served, post(&address, &since, r#"{"since":"2026-02-06T10:00:00Z"}"#, "")).await;
     assert_eq!((&done["state"], &done["kind"]), (&json!("succeeded"), &json!("replay")), "{done}");
     assert_eq!(served.copy.rows("SELECT name FROM users WHERE id = 1").await, "Eva");
     let check = r#"{"tables":["public.*","orders"],"check_types":["row_count","data_hash"]}"#;

@@ -35,12 +35,13 @@ async fn every_pass_load_replay_and_check_has_a_line_with_what_it_came_to() {
     assert!(first["started_at"].as_str() <= first["ended_at"].as_str() && first["ended_at"].is_string());
 
     copy.forge.snapshot(&[("users", &["1\tAnn", "2\tBob"])]);
+    copy.forge.set_clock("2026-02-06T10:00:00Z");
     copy.forge.segment(&[vec![rename(1, "Eve")]]);
     copy.applier(&["resync", "users"]).succeed().await;
     let found = executions(&copy).await;
     let load = found.iter().find(|found| found["kind"] == "load").expect("it was loaded");
     assert_eq!((&load["tables"][0], &load["counts"]["loaded"]), (&"users".into(), &1.into()), "{load}");
-    let day = ["--from", "2026-01-01", "--to", "2126-01-01"];
+    let day = ["--from", "2026-02-06", "--to", "2126-01-01"];
     let replay = |more| ["replay"].iter().chain(&day).chain(more).copied().collect::<Vec<_>>();
     copy.applier(&replay(&["--dry-run"])).succeed().await;
     copy.applier(&replay(&["--yes"])).succeed().await;

@@ -92,4 +92,15 @@ async fn a_row_that_is_put_together_again_has_what_it_had_in_newer_columns() {
     assert!(replayed.stdout.contains("run: syncdata-applier consistency repair t"), "{replayed}");
     world.applier(["consistency", "repair", "t"]).succeed().await;
     world.assert_same(&["t"]).await;
+    // Nor what a repair has brought from a newer one.
+    let from = now(&world).await;
+    world.source.execute("UPDATE t SET n = 'NaN' WHERE id = 2").await;
+    world.archiver(["snapshot", "--tables", "t"]).succeed().await;
+    world.source.execute("UPDATE t SET v = 'd' WHERE id = 3").await;
+    world.carry().await;
+    let repaired = world.applier(["consistency", "repair", "t"]).succeed().await;
+    assert!(world.difference("t").await.is_none(), "{repaired}");
+    let replayed = ["replay", "--yes", "--from", &from, "--to", "2100-01-01", "--tables", "t"];
+    let replayed = world.applier(replayed).run().await.expect_code(1);
+    assert!(world.difference("t").await.is_none(), "{replayed}");
 }

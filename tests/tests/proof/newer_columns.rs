@@ -36,4 +36,27 @@ async fn a_column_that_only_a_proof_has_described_is_compared_and_mended() {
     world.applier(["as-of", &now, "--into", "past", "--tables", "accounts"]).succeed().await;
     let marks = "SELECT array_agg(DISTINCT mark) FROM past.accounts";
     assert_eq!(world.target.value(marks).await, "{7}");
+
+    // Production's catalog forgets what older rows have when they are written anew; the mark says nothing then.
+    world.execute_on_both("ALTER TABLE accounts ADD kind text DEFAULT 'x'").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.source.execute("VACUUM FULL accounts").await;
+    prove(&world).await;
+    assert_all_equal(&world).await;
+    world.applier(["resync", "accounts"]).succeed().await;
+    world.assert_same(&["accounts"]).await;
+    // Nobody says what they have, so nobody says that a copy which differs is right.
+    world.target.execute("UPDATE accounts SET kind = 'y' WHERE id = 7").await;
+    prove_differing(&world).await;
+    let repaired = world.applier(["consistency", "repair", "accounts"]).run().await;
+    assert!(
+        repaired.stdout.contains("kind") && repaired.stdout.contains("syncdata-archiver snapshot"),
+        "{repaired}"
+    );
+    world.applier(["consistency", "status"]).run().await.expect_code(1);
+    world.archiver(["snapshot", "--tables", "accounts"]).succeed().await;
+    world.applier(["sync"]).run().await;
+    world.applier(["resync", "accounts"]).succeed().await;
+    prove(&world).await;
+    assert_all_equal(&world).await;
 }

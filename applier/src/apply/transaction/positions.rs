@@ -16,7 +16,7 @@ use crate::apply::poison;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::{State, TableState};
 use crate::plan::{self, Scope};
-use crate::table::{SourceColumns, Table};
+use crate::table::{SourceColumns, Table, is_told_by_mark};
 use crate::target::{CutOff, Entry, Oddities, Positions, SetAside};
 
 impl Transaction<'_> {
@@ -117,10 +117,10 @@ impl Transaction<'_> {
     fn new_columns(&self, table: &Table, upto: Lsn) -> Option<SourceColumns> {
         let manifests = self.group.iter().rev().map(|fetched| fetched.segment.manifest());
         let manifests = manifests.filter(|manifest| manifest.start_lsn < upto);
-        let relation = manifests.filter_map(|manifest| manifest.descriptions(&table.name).last()).next()?;
+        let relation = manifests.clone().find_map(|manifest| manifest.relations.get(&table.name));
         let known = &table.source_columns;
-        let mut columns = SourceColumns::new();
-        for column in &relation.columns {
+        let mut columns = if relation.is_some() { SourceColumns::new() } else { known.clone() };
+        for column in relation.into_iter().flat_map(|relation| &relation.columns) {
             let number = column.attnum?;
             let is_here =
                 column.generated == Some(Generated::Virtual) || table.column(&column.name).is_some();
@@ -129,6 +129,14 @@ impl Transaction<'_> {
                 Some(old) => drop(columns.insert(number, old.clone())),
                 None if known.is_empty() => return None,
                 None => {}
+            }
+        }
+        // What a proof's mark told was looked at too.
+        let marks = manifests.filter_map(|manifest| manifest.proof.as_ref()?.tables.get(&table.name));
+        let told = marks.flat_map(|marked| &marked.relation.columns).filter(|it| is_told_by_mark(it));
+        if !columns.is_empty() {
+            for column in told.filter(|column| table.column(&column.name).is_some()) {
+                columns.entry(column.attnum?).or_insert_with(|| column.name.clone());
             }
         }
         (columns != *known).then_some(columns)

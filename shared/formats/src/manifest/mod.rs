@@ -65,12 +65,6 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// What a table looks like in it, the later one last: as its changes need it, and as a proof found it at the end.
-    pub fn descriptions<'m>(&'m self, table: &TableName) -> impl Iterator<Item = &'m Relation> + use<'m> {
-        let marked = self.proof.as_ref().and_then(|mark| mark.tables.get(table));
-        self.relations.get(table).into_iter().chain(marked.map(|marked| &marked.relation))
-    }
-
     /// The file's bytes: one JSON object with a line end.
     pub fn encode(&self) -> Vec<u8> {
         json::encode(self)

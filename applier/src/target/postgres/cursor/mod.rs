@@ -8,7 +8,8 @@ pub use self::checkpoint::{
     adopt, be_durable, capture_since, covered_at, note_capture_since, note_covered, reached,
 };
 pub use self::tables::{
-    accept_gap, add_waiting, advance, change, grant_nothing, note_changed, note_columns, note_gap, note_held,
-    note_keys, note_loaded, note_nan, note_waiting, release_held, start_over, table_states, uncounted, want,
+    accept_gap, add_waiting, advance, change, grant_nothing, note_base, note_changed, note_columns, note_gap,
+    note_held, note_keys, note_loaded, note_nan, note_waiting, release_held, start_over, table_states,
+    uncounted, want,
 };
 pub use crate::plan::position::{Applied, Checkpoint, Position};

@@ -181,6 +181,21 @@ pub async fn note_loaded(
     Ok(())
 }
 
+/// Rows came with a newer base copy, though the table was not loaded anew.
+pub async fn note_base(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    base: Lsn,
+) -> Result<()> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state SET base_lsn = greatest(base_lsn, $2::text::pg_lsn) WHERE table_name = $1"
+    );
+    let noting = || format!("noting the base copy of {table}");
+    client.execute(&update, &[&table.to_string(), &base.to_string()]).await.context(noting)?;
+    Ok(())
+}
+
 /// Notes columns in which NaN and infinities arrive as NULL. Whether that was new.
 pub async fn note_nan(
     client: &impl GenericClient,
