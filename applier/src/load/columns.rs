@@ -59,7 +59,7 @@ fn with_marked(last: &Relation, marked: &Relation) -> Option<Relation> {
     };
     let new: Vec<Column> = marked.columns.iter().filter(is_new).cloned().collect();
     let columns = [last.columns.as_slice(), &new].concat();
-    (!new.is_empty()).then(|| Relation { columns, fingerprint: marked.fingerprint.clone(), ..last.clone() })
+    (!new.is_empty()).then(|| Relation { columns, fingerprint: marked.fingerprint, ..last.clone() })
 }
 
 /// What rows have that were made before columns came, at whatever time.
