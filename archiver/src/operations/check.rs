@@ -19,6 +19,7 @@ use syncdata_service::postgres::Session;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::capture::Capture;
+use crate::operations::remembered::remembered;
 use crate::source::catalog::{self, Slot};
 use crate::source::connection::{Connection, is_slot_in_use, while_in_use};
 use crate::source::pgoutput::{self, publication};
@@ -26,13 +27,12 @@ use crate::source::pinned::APPLICATION_NAME;
 use crate::source::production::{About, Production};
 use crate::source::role;
 use crate::source::slot;
-use crate::spool::Spool;
 
 /// Source, backup host and our own disk.
 pub(crate) async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = source(config).await;
     findings.extend(backup_host::look(config).await);
-    findings.extend(backup_host::spool(config).unwrap_or_else(|error| vec![failed("spool", &error)]));
+    findings.extend(backup_host::spool(config).await.unwrap_or_else(|error| vec![failed("spool", &error)]));
     findings
 }
 
@@ -379,7 +379,7 @@ pub(crate) fn plugin_failure(subject: &str, config: &Config, major: u32, error: 
 async fn tables(config: &Config, connection: &Connection) -> Result<Vec<Finding>> {
     let (schemas, catalog) =
         catalog::catalog(connection.session.client(), publication::of(config).as_deref()).await?;
-    let memory = Spool::peek_state(&config.spool_dir)?.map(|state| state.memory).unwrap_or_default();
+    let memory = remembered(config).await?.map(|state| state.memory).unwrap_or_default();
     let capture = Capture::resolve(&config.tables, &schemas, &catalog, &memory)?;
     let mut findings = vec![Finding::ok("tables", format!("{} are captured", capture.tables.len()))];
     findings.extend(partitions::look(&capture, &catalog, &memory));

@@ -13,6 +13,7 @@ pub(crate) mod poll;
 pub(crate) mod proof;
 pub(crate) mod prune;
 pub(crate) mod publication;
+pub(crate) mod remembered;
 pub(crate) mod rollups;
 pub(crate) mod setup;
 pub(crate) mod snapshot;

@@ -7,10 +7,10 @@ use syncdata_service::finding::Finding;
 use syncdata_service::postgres::ServerContext as _;
 
 use crate::capture::Capture;
+use crate::operations::remembered::remembered;
 use crate::source::connection::Connection;
 use crate::source::pgoutput::publication;
 use crate::source::{catalog, columns};
-use crate::spool::Spool;
 
 const SUBJECT: &str = "NaN";
 
@@ -19,7 +19,7 @@ pub(crate) async fn count(config: &Config) -> Result<Finding> {
     let mut connection = Connection::open(config).await?;
     let (schemas, catalog) =
         catalog::catalog(connection.session.client(), publication::of(config).as_deref()).await?;
-    let memory = Spool::peek_state(&config.spool_dir)?.map(|state| state.memory).unwrap_or_default();
+    let memory = remembered(config).await?.map(|state| state.memory).unwrap_or_default();
     let capture = Capture::resolve(&config.tables, &schemas, &catalog, &memory)?;
     let tx = connection.transaction().await?;
     let mut found = Vec::new();

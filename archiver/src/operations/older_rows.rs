@@ -11,14 +11,14 @@ use syncdata_service::config::Config;
 use syncdata_service::finding::Finding;
 
 use crate::capture::Capture;
+use crate::operations::remembered::remembered;
 use crate::ship::shipper::Shipper;
 use crate::source::catalog;
 use crate::source::columns;
 use crate::source::connection::Connection;
 use crate::source::pgoutput::publication;
-use crate::spool::Spool;
 
-const SUBJECT: &str = "older rows";
+pub(crate) const SUBJECT: &str = "older rows";
 const NAMED_MAX: usize = 20;
 
 /// The tables, and that in words.
@@ -26,7 +26,7 @@ pub(crate) async fn look(config: &Config) -> Result<(BTreeSet<TableName>, Findin
     let mut connection = Connection::open(config).await?;
     let (schemas, catalog) =
         catalog::catalog(connection.session.client(), publication::of(config).as_deref()).await?;
-    let state = Spool::peek_state(&config.spool_dir)?;
+    let state = remembered(config).await?;
     let memory = state.as_ref().map(|state| state.memory.clone()).unwrap_or_default();
     let capture = Capture::resolve(&config.tables, &schemas, &catalog, &memory)?;
     let mut tables: BTreeMap<TableName, Lsn> = match &state {

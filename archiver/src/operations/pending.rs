@@ -5,13 +5,13 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_service::config::Config;
 
 use crate::capture::Capture;
+use crate::operations::remembered::remembered;
 use crate::source::catalog::{self, Position};
 use crate::source::connection::Connection;
 use crate::source::event::{Event, Place, Row};
 use crate::source::pgoutput::publication;
 use crate::source::production::{Production, Session};
 use crate::source::{Source as _, Stretch};
-use crate::spool::Spool;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pending {
@@ -23,7 +23,7 @@ pub(crate) enum Pending {
 
 /// Looks as a poll does, and keeps nothing.
 pub(crate) async fn waits(config: &Config, connection: &mut Connection) -> Result<Pending> {
-    let state = Spool::peek_state(&config.spool_dir)?;
+    let state = remembered(config).await?;
     let archived = state.as_ref().map_or(Lsn::from_u64(0), |state| state.position());
     let memory = state.map(|state| state.memory).unwrap_or_default();
     let source = Production::probe(connection, config).await?;

@@ -20,6 +20,7 @@ use syncdata_service::own_files;
 use crate::operations;
 use crate::operations::declare_gap::DeclareGap;
 use crate::operations::drop_slot::Dropped;
+use crate::operations::older_rows;
 use crate::operations::prune::Prune;
 use crate::operations::setup::Wanted;
 use crate::poll::archiver::Archiver;
@@ -121,13 +122,17 @@ pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -
         Some(to) => operations::switch_source::switch(config, to, wanted.accept_publication_rule).await?,
         None => operations::setup::setup(config, &wanted, |words| output.words(words), is_sure).await?,
     };
-    let needed = match operations::older_rows::look(config).await {
+    let needed = match older_rows::look(config).await {
         Ok(needed) => Some(needed),
         Err(error) if arguments.snapshot && worst(&findings) != Level::Fail => {
             return Err(error.context("no snapshot is taken: nobody knows of which tables"));
         }
         // Without a source there is nothing to say of it, and why stands among the findings already.
-        Err(_) => None,
+        Err(_) if worst(&findings) == Level::Fail => None,
+        Err(error) => {
+            findings.push(Finding::of_error(older_rows::SUBJECT, &error));
+            None
+        }
     };
     findings.extend(needed.iter().map(|(_, finding)| finding.clone()));
     if output.is_json() && !arguments.snapshot {

@@ -27,6 +27,7 @@ use tracing::{debug, error, info, warn};
 use crate::operations;
 use crate::operations::declare_gap::DeclareGap;
 use crate::operations::prune::Prune;
+use crate::operations::remembered;
 use crate::operations::rollups;
 use crate::operations::status::{Frame, SpoolStatus, Status};
 use crate::poll::archiver::{Archiver, Follows};
@@ -41,6 +42,7 @@ use crate::proof::asking::Asks;
 use crate::proof::{self, Made};
 use crate::segment::cut::Watch;
 use crate::snapshot;
+use crate::spool::Spool;
 use crate::spool::executions::Trigger;
 
 /// Without any sign of life for so long, the watchdog may strike.
@@ -413,6 +415,14 @@ async fn answer(
             Some(prover) => Response::json(200, &prover.config.describe_json()),
             None => Response::error(503, "the daemon is starting"),
         },
+        (Method::Post, remembered::PATH) => {
+            let spool = lock_prover(&provers).as_ref().map(|prover| prover.config.spool_dir.clone());
+            match spool.map(|spool| Spool::peek_state(&spool)) {
+                Some(Ok(state)) => Response::json(200, &json!(state)),
+                Some(Err(error)) => Response::error(500, &error.one_line()),
+                None => Response::error(503, "the daemon is starting"),
+            }
+        }
         (Method::Post, "/poll") => ordered(&orders, Order::Poll).await,
         (Method::Post, "/proof") => match request.json::<proof::Options>() {
             Ok(options) => {

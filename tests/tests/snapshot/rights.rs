@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process;
 use std::time::Duration;
 
 use syncdata_tests::WorldOptions;
@@ -159,20 +160,41 @@ async fn a_member_of_the_daemons_group_has_it_taken_by_the_daemon() {
     let folder = world.archiver_config().parent().expect("a folder");
     set_mode(folder, 0o755);
     set_mode(world.archiver_config(), 0o644);
-    let member = |arguments: &[&str]| {
-        world.archiver(["snapshot"].iter().chain(arguments)).account(Account::unprivileged())
+    set_mode(world.archive_dir().parent().expect("a folder"), 0o755);
+    // A backup host's account has the same rights, whoever uses its key.
+    let open_archive = || {
+        let chmod = process::Command::new("chmod").args(["-R", "a+rwX"]).arg(world.archive_dir()).status();
+        assert!(chmod.expect("it is there").success());
     };
+    let command = |arguments: &[&str]| world.archiver(arguments).account(Account::unprivileged());
+    let member = |arguments: &[&str]| command(&[&["snapshot"], arguments].concat());
+    world.archiver(["run", "--once"]).succeed().await;
     let daemon = scene::daemon(&world).await;
     let runtime = folder.join("run");
     for entry in fs::read_dir(&runtime).expect("a folder").flatten() {
         set_mode(&entry.path(), 0o666);
     }
     set_mode(&runtime, 0o755);
-    let taken = member(&["--tables", "users,sales.*", "--json"]).succeed().await.json();
-    assert_eq!((&taken["tables"], &taken["rows"]), (&2.into(), &2.into()), "{taken}");
+    // What the spool remembers, the daemon tells.
+    let told = command(&["setup"]).succeed().await;
+    assert!(told.stderr.contains("only a snapshot has the rows that were there before: users\n"), "{told}");
+    open_archive();
+    let told = command(&["check", "--deep"]).run().await.stdout;
+    assert!(told.contains("ok    spool: ") && told.contains(", up to "), "{told}");
+    assert!(!told.contains("fail"), "{told}");
+
+    let taken = member(&["--tables", "many,sales.*", "--json"]).succeed().await.json();
+    assert_eq!((&taken["tables"], &taken["rows"]), (&2.into(), &5000.into()), "{taken}");
     assert_eq!(taken["id"], newest(world.archive_dir()).id.as_str());
     let unknown = member(&["--tables", "nothing"]).run().await.expect_code(2);
     assert!(unknown.stderr.contains("nothing is no table"), "{unknown}");
+
+    open_archive();
+    let taken = command(&["setup", "--snapshot", "--json"]).succeed().await.json();
+    assert_eq!((&taken["snapshot"]["tables"], &taken["snapshot"]["rows"]), (&1.into(), &2.into()), "{taken}");
+    open_archive();
+    let told = command(&["setup"]).succeed().await;
+    assert!(!told.stderr.contains("only a snapshot"), "{told}");
 
     // Who does not wait any more gets none, and holds up nobody.
     let slow = member(&["--rate", "1KiB"]).spawn();
@@ -193,6 +215,8 @@ async fn a_member_of_the_daemons_group_has_it_taken_by_the_daemon() {
     fs::rename(world.spool_dir(), private.join("spool")).expect("ours");
     std::os::unix::fs::symlink(private.join("spool"), world.spool_dir()).expect("ours");
     set_mode(&private, 0o700);
+    let told = command(&["setup"]).run().await.expect_code(1);
+    assert!(told.stderr.contains("fail  tables: ") && told.stderr.contains("systemctl start"), "{told}");
     let refused = member(&[]).run().await.expect_code(2);
     assert!(refused.stderr.contains("belongs to another account, and no daemon answers"), "{refused}");
     assert!(refused.stderr.contains("with sudo"), "{refused}");

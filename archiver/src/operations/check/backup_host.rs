@@ -11,8 +11,8 @@ use syncdata_service::disk::Room;
 use syncdata_service::finding::{Finding, Level};
 
 use super::failed;
+use crate::operations::remembered::remembered;
 use crate::ship::shipper::Shipper;
-use crate::spool::Spool;
 
 pub(super) async fn look(config: &Config) -> Vec<Finding> {
     let shipper = match reach(config) {
@@ -37,7 +37,7 @@ fn reach(config: &Config) -> Result<Shipper> {
 
 async fn identity(config: &Config, shipper: &Shipper) -> Result<Finding> {
     let location = shipper.location().to_owned();
-    let ours = Spool::peek_state(&config.spool_dir)?.map(|state| state.archive_id);
+    let ours = remembered(config).await?.map(|state| state.archive_id);
     Ok(match shipper.identity().await? {
         Some(identity) if ours.is_some_and(|ours| ours != identity.archive_id) => Finding::fail(
             "archive",
@@ -77,9 +77,9 @@ fn clock_of(head: &Head, written: Timestamp) -> Finding {
     checks::clock_of_backup_host(head.covered_at, written, Timestamp::now())
 }
 
-pub(super) fn spool(config: &Config) -> Result<Vec<Finding>> {
+pub(super) async fn spool(config: &Config) -> Result<Vec<Finding>> {
     let path = config.spool_dir.display().to_string();
-    let mut findings = vec![match Spool::peek_state(&config.spool_dir)? {
+    let mut findings = vec![match remembered(config).await? {
         Some(state) => Finding::ok("spool", format!("{path}, up to {}", state.covered_lsn)),
         None => Finding::ok("spool", format!("{path}, never used")),
     }];
