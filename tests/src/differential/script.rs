@@ -35,6 +35,10 @@ pub(super) enum Step {
     Start,
     /// It is stopped, or killed.
     Stop(bool),
+    /// The archiver runs as a daemon that follows the slot.
+    Follow,
+    /// As the applier's.
+    StopFollowing(bool),
     CrashSource,
     CrashTarget,
 }
@@ -46,6 +50,7 @@ struct Under {
     away: bool,
     open: bool,
     daemon: bool,
+    follower: bool,
     has_snapshot: bool,
 }
 
@@ -114,6 +119,10 @@ impl Writer<'_> {
             self.under.daemon = true;
             self.steps.push(Step::Start);
         }
+        if !self.under.follower && self.random.chance(12) {
+            self.under.follower = true;
+            self.steps.push(Step::Follow);
+        }
         let place = self.random.place(self.tables.len());
         let is_alone = !self.tables[place].is_parent
             && self.tables[place].columns.iter().all(|column| column.refers_to.is_none());
@@ -145,6 +154,11 @@ impl Writer<'_> {
             self.under.daemon = false;
             let is_killed = self.random.chance(50);
             self.steps.push(Step::Stop(is_killed));
+        }
+        if self.under.follower && self.random.chance(40) {
+            self.under.follower = false;
+            let is_killed = self.random.chance(50);
+            self.steps.push(Step::StopFollowing(is_killed));
         }
         if self.under.held_up && self.random.chance(40) {
             self.under.held_up = false;
