@@ -13,6 +13,7 @@ use syncdata_service::config::Config;
 use syncdata_service::own_files;
 use tempfile::TempDir;
 
+use crate::archive::cache;
 use crate::archive::fetch::Fetched;
 use crate::archive::source::Source;
 
@@ -32,13 +33,10 @@ pub struct HandFiles {
 
 impl HandFiles {
     pub fn open(config: &Config) -> Result<HandFiles> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.cache_dir);
-        made.context(|| format!("making the cache folder {}", config.cache_dir.display()))?;
-        own_files::check_folder(&config.cache_dir)?;
-        sweep(&config.cache_dir)?;
-        let prefix = format!("{PREFIX}{}-", std::process::id());
-        let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(&config.cache_dir);
-        let folder = folder.context(|| format!("making a folder in {}", config.cache_dir.display()))?;
+        let folder = match cache::elsewhere(&config.cache_dir)? {
+            Some(folder) => folder,
+            None => folder_in(&config.cache_dir)?,
+        };
         let handle = ArchiveHandle::spawn(syncdata_archive::open(config.archive()?)?)?;
         // The bound is kept here: a source that waits for room would wait for us.
         let source = Source::new(handle, folder.path().to_owned(), u64::MAX, config.verify_key()?)?;
@@ -66,6 +64,16 @@ impl HandFiles {
         }
         Ok(file)
     }
+}
+
+fn folder_in(cache: &Path) -> Result<TempDir> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(cache);
+    made.context(|| format!("making the cache folder {}", cache.display()))?;
+    own_files::check_folder(cache)?;
+    sweep(cache)?;
+    let prefix = format!("{PREFIX}{}-", std::process::id());
+    let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(cache);
+    folder.context(|| format!("making a folder in {}", cache.display()))
 }
 
 /// Folders that a killed command has left.

@@ -6,6 +6,7 @@ use serde_json::json;
 use syncdata_formats::Result;
 use syncdata_service::config::Config;
 
+use crate::operations::remembered::refuse_second_spool;
 use crate::poll::archiver::Archiver;
 use crate::proof::asking::Asks;
 use crate::proof::{self, Made, Options};
@@ -31,6 +32,7 @@ pub(crate) async fn here(config: Config, options: &Options) -> Result<Made> {
 }
 
 async fn made_here(config: &Config, options: &Options) -> Result<Made> {
+    refuse_second_spool(config).await?;
     let mut archiver = Archiver::new(config.clone())?;
     let watch = archiver.watch();
     let (asks, mut asked) = Asks::new();

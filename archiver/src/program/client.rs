@@ -54,6 +54,13 @@ pub(crate) async fn ask_settings(config: &Config) -> Result<Option<serde_json::V
     response.filter(control::Response::is_success).map(|response| response.read_json()).transpose()
 }
 
+/// Whether a daemon answers that works in another spool than the one of our settings.
+pub(crate) async fn works_elsewhere(config: &Config) -> Result<bool> {
+    let spool = |settings: &serde_json::Value| settings["spool_dir"]["value"].clone();
+    let running = ask_settings(config).await?;
+    Ok(running.is_some_and(|running| spool(&running) != spool(&config.describe_json())))
+}
+
 /// The daemon's own status; `None` when there is none.
 pub(crate) async fn ask_status(config: &Config) -> Result<Option<Status>> {
     let sockets = config.sockets(Program::Archiver);

@@ -22,6 +22,7 @@ use crate::operations::declare_gap::DeclareGap;
 use crate::operations::drop_slot::Dropped;
 use crate::operations::older_rows;
 use crate::operations::prune::Prune;
+use crate::operations::remembered;
 use crate::operations::setup::Wanted;
 use crate::poll::archiver::Archiver;
 use crate::program::answer::Answer;
@@ -119,7 +120,10 @@ pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -
         Ok(arguments.yes || can_be_asked && confirm("setup --create-slot", question)?)
     };
     let mut findings = match arguments.switch_source {
-        Some(to) => operations::switch_source::switch(config, to, wanted.accept_publication_rule).await?,
+        Some(to) => {
+            refuse_beside_the_daemon(config, "setup --switch-source").await?;
+            operations::switch_source::switch(config, to, wanted.accept_publication_rule).await?
+        }
         None => operations::setup::setup(config, &wanted, |words| output.words(words), is_sure).await?,
     };
     let needed = match older_rows::look(config).await {
@@ -210,7 +214,8 @@ async fn take_snapshot(config: &Config, options: &Options, output: Output) -> Re
     stop.on_signals()?;
     let taking = async {
         // Its locks and its memory lie in the spool: a member of the daemon's group asks the daemon.
-        if !own_files::is_of_another(&config.spool_dir) {
+        if !own_files::is_of_another(&config.spool_dir) && !client::works_elsewhere(config).await? {
+            remembered::refuse_second_spool(config).await?;
             return operations::snapshot::snapshot(config, options, poll).await;
         }
         match client::ask(config, "/snapshot", Some(&json!(options))).await? {
@@ -274,6 +279,7 @@ pub(crate) async fn prune(config: Config, dry_run: bool, output: Output) -> Resu
         Some(Answer { plan: Some(plan), .. }) => plan,
         Some(answer) => return Ok(unanswered(&answer, output)),
         None => {
+            remembered::refuse_second_spool(&config).await?;
             let mut archiver = Archiver::new(config)?;
             let foreseen = operations::rollups::before_prune(&archiver, dry_run).await?;
             let mut plan = operations::prune::prune(&mut archiver, request, Trigger::Command).await?;
@@ -294,6 +300,7 @@ pub(crate) async fn declare_gap(
     let answer = match client::ask(&config, "/declare-gap", Some(&json!(gap))).await? {
         Some(answer) => answer,
         None => {
+            remembered::refuse_second_spool(&config).await?;
             let declared = operations::declare_gap::declare_gap(&mut Archiver::new(config)?, &gap).await?;
             Answer::new(declared.exit_code(), declared.text())
         }
@@ -303,7 +310,7 @@ pub(crate) async fn declare_gap(
 
 pub(crate) async fn drop_slot(config: &Config, force: bool, output: Output) -> Result<ExitCode> {
     let name = &config.slot_name;
-    refuse_beside_the_daemon(config).await?;
+    refuse_beside_the_daemon(config, "drop-slot").await?;
     let removal = operations::drop_slot::drop_slot(config, force).await?;
     output.words(&match removal.slot {
         Dropped::Now => format!("the replication slot {name} is dropped; changes from now on are not kept"),
@@ -319,13 +326,15 @@ pub(crate) async fn drop_slot(config: &Config, force: bool, output: Output) -> R
     Ok(ExitCode::SUCCESS)
 }
 
-async fn refuse_beside_the_daemon(config: &Config) -> Result<()> {
+async fn refuse_beside_the_daemon(config: &Config, command: &str) -> Result<()> {
     if client::ask_status(config).await?.is_none() {
         return Ok(());
     }
     let name = &config.slot_name;
     Err(Error::new(Kind::Locked, format!("the daemon of these settings runs, and reads the slot {name}"))
-        .hint("stop it first: systemctl stop syncdata-archiver (or SIGTERM to its process), then drop-slot again"))
+        .hint(format!(
+            "stop it first: systemctl stop syncdata-archiver (or SIGTERM to its process), then {command} again"
+        )))
 }
 
 /// 0: nothing is left. 1: the role or what is beside the slot stays, or nobody wanted it.
@@ -336,7 +345,7 @@ pub(crate) async fn drop_all(
     login: Option<&str>,
     output: Output,
 ) -> Result<ExitCode> {
-    refuse_beside_the_daemon(config).await?;
+    refuse_beside_the_daemon(config, "drop-slot").await?;
     let acting = login.map_or_else(|| Ok(config.clone()), |login| config.with_login(login))?;
     let (name, role) = (&config.slot_name, crate::source::role::ROLE);
     let (location, file) = (acting.postgres()?.location(), config.settings_file());

@@ -39,6 +39,7 @@ pub(crate) fn make_folder(path: &Path) -> Result<()> {
     if path.is_dir() {
         return own_files::check_folder(path);
     }
+    own_files::refuse_in_the_way(path)?;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.context(|| format!("making the folder {}", path.display()))
         .map_err(|error| disk::name_what_is_full(error, parent(path)))?;

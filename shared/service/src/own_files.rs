@@ -84,6 +84,36 @@ pub fn is_of_another(folder: &Path) -> bool {
     }
 }
 
+/// Whether what we would make in that place would be in another account's way: the folder is that one's, or the nearest
+/// one above it that is there.
+pub fn would_be_in_the_way(folder: &Path) -> bool {
+    for place in folder.ancestors() {
+        match fs::metadata(place) {
+            Ok(facts) if facts.uid() == own_user() => return false,
+            Ok(_) => return place == folder || own_user() == 0 || !may_write(place),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => return true,
+        }
+    }
+    false
+}
+
+fn may_write(folder: &Path) -> bool {
+    rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// Before it is made.
+pub fn refuse_in_the_way(folder: &Path) -> Result<()> {
+    if !would_be_in_the_way(folder) {
+        return Ok(());
+    }
+    let message = format!("the place of the folder {} belongs to another account", folder.display());
+    Err(Error::new(Kind::Refused, message).hint(
+        "what is made there would be closed to that account: start the daemon (systemctl start syncdata-archiver), which \
+         works for members of its group, or run the command as its account (sudo -u)",
+    ))
+}
+
 /// A folder of ours, which must be there.
 pub fn check_folder(path: &Path) -> Result<()> {
     let doing = || format!("looking at the folder {}", path.display());

@@ -79,7 +79,7 @@ async fn a_folder_or_file_that_has_another_name_elsewhere_is_left_alone() {
 /// Files that root made there would be closed to the service for ever.
 #[tokio::test]
 async fn a_spool_of_another_user_or_open_to_others_is_refused_with_the_command_to_run() {
-    let world = world().await;
+    let mut world = world().await;
     let spool = world.spool_dir();
     let before = fs::read(spool.join("state.json")).expect("it is there");
     chown(&spool, Some(NOBODY), None).expect("root may");
@@ -99,6 +99,21 @@ async fn a_spool_of_another_user_or_open_to_others_is_refused_with_the_command_t
     assert!(run.stderr.contains(&format!("chmod go-w '{}'", spool.display())), "{run}");
     fs::set_permissions(&spool, fs::Permissions::from_mode(0o755)).expect("what the hint says");
     poll(&world).await;
+    // Before the service was started for the first time.
+    let state = world.folder().join("state");
+    fs::create_dir(&state).expect("ours");
+    chown(&state, Some(NOBODY), None).expect("root may");
+    world.set_archiver("spool_dir", state.join("changes").to_str().expect("a plain name"));
+    world.set_archiver("keep_days", 30);
+    for command in [&["run", "--once"][..], &["snapshot"], &["proof"], &["prune", "--dry-run"]] {
+        let run = world.archiver(command).run().await.expect_code(2);
+        assert!(
+            run.stderr.contains("belongs to another account")
+                || run.stderr.contains("is new, and the archive"),
+            "{run}"
+        );
+        assert_eq!(fs::read_dir(&state).expect("it is there").count(), 0, "{run}");
+    }
 }
 
 /// An earlier version, run as root, left it: the service is told whose it is and what to do.
@@ -148,5 +163,19 @@ async fn links_in_the_applier_s_cache_lead_nowhere() {
     assert!(run.stderr.contains("chmod go-w"), "{run}");
     fs::set_permissions(&cache, fs::Permissions::from_mode(0o700)).expect("what the hint says");
     world.applier(["sync"]).succeed().await;
+    world.assert_same(&["users"]).await;
+    // It is the service's, and nothing in it yet: what we left there would stop that one.
+    let cache = cache.parent().expect("it has one");
+    fs::remove_dir_all(cache).expect("ours");
+    fs::create_dir(cache).expect("ours");
+    chown(cache, Some(NOBODY), None).expect("root may");
+    world.source.execute("INSERT INTO users VALUES (5, 'a')").await;
+    poll(&world).await;
+    for command in [&["check"][..], &["sync"], &["history", "users", "5"], &["consistency", "rows", "users"]]
+    {
+        let run = world.applier(command).run().await;
+        assert!(!run.stderr.contains("cannot") && run.code() != Some(2), "{run}");
+        assert_eq!(fs::read_dir(cache).expect("it is there").count(), 0, "{run}");
+    }
     world.assert_same(&["users"]).await;
 }

@@ -206,7 +206,20 @@ async fn a_member_of_the_daemons_group_has_it_taken_by_the_daemon() {
     slow.kill().await;
     let taken = scene::take(&world).await;
     assert_eq!(taken["rows"], 5002);
+    // Where somebody's settings name another spool, the daemon works in its own, and nobody begins a second one.
+    let second = world.folder().join("second");
+    let elsewhere = |arguments: &[&str]| {
+        world.archiver(arguments).env("SYNCDATA_SPOOL_DIR", second.to_str().expect("plain"))
+    };
+    elsewhere(&["snapshot"]).succeed().await;
+    let told = elsewhere(&["setup"]).succeed().await;
+    assert!(!told.stderr.contains("only a snapshot"), "{told}");
     daemon.stop().await;
+    for arguments in [&["snapshot"][..], &["setup", "--snapshot"], &["proof"]] {
+        let refused = elsewhere(arguments).run().await.expect_code(2);
+        assert!(refused.stderr.contains("is new, and the archive"), "{refused}");
+    }
+    assert!(!second.join("state.json").exists());
     let refused = member(&[]).run().await.expect_code(2);
     assert!(refused.stderr.contains("belongs to user") && refused.stderr.contains("sudo -u"), "{refused}");
     // As where systemd keeps it.

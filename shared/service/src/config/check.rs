@@ -196,7 +196,8 @@ fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config>
     } = raw;
     let Found { archive, postgres, rules, file, places, backup_dir } = found;
     let local = |path: PathBuf| places.expand(path);
-    let spool = backup_dir.as_ref().unwrap_or(&places.state).join("changes");
+    let spool =
+        backup_dir.as_deref().unwrap_or_else(|| places.spool_state(file.path.as_deref())).join("changes");
     let data_sync_freq = read.value(data_sync_freq, value::sync_freq)?;
     let mut config = Config {
         archive,

@@ -36,9 +36,13 @@ pub struct Places {
     pub password_file: PathBuf,
     /// What has to survive: spool, cache.
     pub state: PathBuf,
+    /// It is that of whoever runs us, and no service's.
+    is_of_user: bool,
     /// Sockets.
     pub runtime: PathBuf,
 }
+
+const SYSTEM_STATE: &str = "/var/lib/syncdata";
 
 impl Places {
     pub fn find(env: &impl Fn(&str) -> Option<String>) -> Places {
@@ -54,14 +58,23 @@ impl Places {
             list.split(':').next().map(PathBuf::from).filter(|path| path.is_absolute())
         };
         let home = folder("HOME").unwrap_or_else(|| PathBuf::from("/"));
-        let system = root.then(|| PathBuf::from("/var/lib/syncdata"));
+        let system = root.then(|| PathBuf::from(SYSTEM_STATE));
         let user = || folder("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("syncdata");
-        let state = first("STATE_DIRECTORY").or(system).unwrap_or_else(user);
+        let state = first("STATE_DIRECTORY").or(system);
+        let is_of_user = state.is_none();
+        let state = state.unwrap_or_else(user);
         let session = || folder("XDG_RUNTIME_DIR").map(|path| path.join("syncdata"));
         let runtime = first("RUNTIME_DIRECTORY").or_else(session).unwrap_or_else(|| state.clone());
         let password_file = folder("PGPASSFILE").unwrap_or_else(|| home.join(".pgpass"));
         let config = folder("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config"));
-        Places { home, config, password_file, state, runtime }
+        Places { home, config, password_file, state, is_of_user, runtime }
+    }
+
+    /// Where the spool of these settings lies. A file of the system's is about the service, whoever reads it: a member of its
+    /// group must not go on in a second spool.
+    pub(super) fn spool_state(&self, settings_file: Option<&Path>) -> &Path {
+        let is_of_system = settings_file.is_some_and(|file| file.starts_with("/etc/syncdata"));
+        if self.is_of_user && is_of_system { Path::new(SYSTEM_STATE) } else { &self.state }
     }
 
     /// Where a daemon's socket may be, best guess first: a command in an administrator's shell does not see
@@ -94,6 +107,18 @@ mod tests {
     fn find(vars: &[(&str, &str)], root: bool) -> Places {
         let env = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
         Places::find_as(&env, root)
+    }
+
+    #[test]
+    fn the_spool_of_the_systems_settings_is_the_services() {
+        let ours = find(&[("HOME", "/h")], false);
+        let unit = find(&[("HOME", "/h"), ("STATE_DIRECTORY", "/var/lib/a")], false);
+        let [system, own] =
+            ["/etc/syncdata/archiver.toml", "/h/.config/syncdata/archiver.toml"].map(Path::new);
+        assert_eq!(ours.spool_state(Some(system)), Path::new("/var/lib/syncdata"));
+        assert_eq!(ours.spool_state(Some(own)), Path::new("/h/.local/state/syncdata"));
+        assert_eq!(ours.spool_state(None), Path::new("/h/.local/state/syncdata"));
+        assert_eq!(unit.spool_state(Some(system)), Path::new("/var/lib/a"));
     }
 
     #[test]
