@@ -21,7 +21,7 @@ pub struct WorldOptions {
     source: PostgresOptions,
     target: PostgresOptions,
     backup: sshd::Options,
-    over_sftp: bool,
+    over_sftp: Option<bool>,
     plugin: Plugin,
     archiver: Table,
     applier: Table,
@@ -33,7 +33,7 @@ impl Default for WorldOptions {
             source: PostgresOptions::default().database("app"),
             target: PostgresOptions::default().database("reporting"),
             backup: sshd::Options::default(),
-            over_sftp: true,
+            over_sftp: None,
             plugin: Plugin::chosen(),
             archiver: Table::new(),
             applier: Table::new(),
@@ -59,7 +59,13 @@ impl WorldOptions {
 
     /// Both programs take the archive for a local folder: quicker, where a test is not about the way.
     pub fn without_sftp(mut self) -> Self {
-        self.over_sftp = false;
+        self.over_sftp = Some(false);
+        self
+    }
+
+    /// Whatever `SYNCDATA_TEST_ARCHIVE` says: something befalls the backup host.
+    pub fn over_sftp(mut self) -> Self {
+        self.over_sftp = Some(true);
         self
     }
 
@@ -101,8 +107,17 @@ impl WorldOptions {
             plugin,
             folder,
         };
-        world.write_settings(over_sftp, archiver, applier);
+        world.write_settings(over_sftp.unwrap_or_else(is_sftp_chosen), archiver, applier);
         world
+    }
+}
+
+/// `SYNCDATA_TEST_ARCHIVE=directory` spares the scenarios that are not about the way the way over SFTP.
+fn is_sftp_chosen() -> bool {
+    match std::env::var("SYNCDATA_TEST_ARCHIVE").as_deref() {
+        Ok("directory") => false,
+        Ok("sftp") | Err(_) => true,
+        Ok(other) => panic!("SYNCDATA_TEST_ARCHIVE={other}: sftp or directory"),
     }
 }
 

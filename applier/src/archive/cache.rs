@@ -14,7 +14,8 @@ use syncdata_formats::manifest::ChangeFile;
 use syncdata_service::own_files;
 use tempfile::TempDir;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::info;
+
+use crate::archive::hand_files;
 
 /// Its bytes are counted in these.
 const PERMIT_BYTES: u64 = 64 << 10;
@@ -37,17 +38,25 @@ pub(super) struct Room {
 }
 
 impl Cache {
-    pub(super) fn open(mut folder: PathBuf, bytes_max: u64) -> Result<Cache> {
-        let elsewhere = elsewhere(&folder)?.map(Arc::new);
-        if let Some(elsewhere) = &elsewhere {
-            folder = elsewhere.path().to_owned();
+    /// For one command by hand: where the place belongs to another account, a folder that vanishes with the command.
+    pub(super) fn open_by_hand(folder: PathBuf, bytes_max: u64) -> Result<Cache> {
+        match hand_files::elsewhere(&folder)? {
+            Some(elsewhere) => {
+                let cache = Cache::open(elsewhere.path().to_owned(), bytes_max)?;
+                Ok(Cache { _elsewhere: Some(Arc::new(elsewhere)), ..cache })
+            }
+            None => Cache::open(folder, bytes_max),
         }
+    }
+
+    pub(super) fn open(folder: PathBuf, bytes_max: u64) -> Result<Cache> {
+        own_files::refuse_in_the_way(&folder)?;
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(&folder);
         made.context(|| format!("making the cache folder {}", folder.display()))?;
         own_files::check_folder(&folder)?;
         let permits = u32::try_from((bytes_max / PERMIT_BYTES).clamp(1, 1 << 20)).expect("clamped");
-        Ok(Cache { folder, room: Arc::new(Semaphore::new(permits as usize)), permits, _elsewhere: elsewhere })
+        Ok(Cache { folder, room: Arc::new(Semaphore::new(permits as usize)), permits, _elsewhere: None })
     }
 
     pub(super) fn file(&self, name: &str) -> PathBuf {
@@ -90,22 +99,6 @@ impl Cache {
     pub(super) fn has_room_for(&self, bytes: u64) -> bool {
         bytes.div_ceil(PERMIT_BYTES) <= self.room.available_permits() as u64
     }
-}
-
-/// Where the place belongs to another account (a daemon's, at the shell of a member of its group or of root): a folder
-/// that vanishes with the command. What we made there would stop that daemon.
-pub(super) fn elsewhere(folder: &Path) -> Result<Option<TempDir>> {
-    if !own_files::would_be_in_the_way(folder) {
-        return Ok(None);
-    }
-    let made = tempfile::Builder::new().prefix("syncdata-").tempdir();
-    let made = made.context(|| format!("making a folder in {}", std::env::temp_dir().display()))?;
-    info!(
-        "the place of the cache folder {} belongs to another account: files of this run lie in {}",
-        folder.display(),
-        made.path().display()
-    );
-    Ok(Some(made))
 }
 
 /// What a download is called until it is whole.

@@ -12,8 +12,8 @@ use syncdata_formats::error::{Context, Result};
 use syncdata_service::config::Config;
 use syncdata_service::own_files;
 use tempfile::TempDir;
+use tracing::info;
 
-use crate::archive::cache;
 use crate::archive::fetch::Fetched;
 use crate::archive::source::Source;
 
@@ -33,7 +33,7 @@ pub struct HandFiles {
 
 impl HandFiles {
     pub fn open(config: &Config) -> Result<HandFiles> {
-        let folder = match cache::elsewhere(&config.cache_dir)? {
+        let folder = match elsewhere(&config.cache_dir)? {
             Some(folder) => folder,
             None => folder_in(&config.cache_dir)?,
         };
@@ -70,19 +70,38 @@ fn folder_in(cache: &Path) -> Result<TempDir> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(cache);
     made.context(|| format!("making the cache folder {}", cache.display()))?;
     own_files::check_folder(cache)?;
-    sweep(cache)?;
+    sweep(cache, PREFIX)?;
     let prefix = format!("{PREFIX}{}-", std::process::id());
     let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(cache);
     folder.context(|| format!("making a folder in {}", cache.display()))
 }
 
+/// Where the place belongs to another account (a daemon's, at the shell of a member of its group or of root): a folder
+/// that vanishes with the command. What we made there would stop that daemon.
+pub(super) fn elsewhere(folder: &Path) -> Result<Option<TempDir>> {
+    if !own_files::would_be_in_the_way(folder) {
+        return Ok(None);
+    }
+    let ours = std::env::temp_dir();
+    sweep(&ours, &format!("syncdata-{PREFIX}"))?;
+    let prefix = format!("syncdata-{PREFIX}{}-", std::process::id());
+    let made = tempfile::Builder::new().prefix(&prefix).tempdir_in(&ours);
+    let made = made.context(|| format!("making a folder in {}", ours.display()))?;
+    info!(
+        "the place of the cache folder {} belongs to another account: files of this run lie in {}",
+        folder.display(),
+        made.path().display()
+    );
+    Ok(Some(made))
+}
+
 /// Folders that a killed command has left.
-fn sweep(cache: &Path) -> Result<()> {
+fn sweep(cache: &Path, prefix: &str) -> Result<()> {
     let doing = || format!("looking through {}", cache.display());
     for entry in fs::read_dir(cache).context(doing)? {
         let entry = entry.context(doing)?;
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok());
+        let owner = name.to_str().and_then(|name| name.strip_prefix(prefix)?.split('-').next()?.parse().ok());
         if owner.is_some_and(|process: u32| !Path::new("/proc").join(process.to_string()).exists()) {
             // Another command may be just as tidy.
             let _ = fs::remove_dir_all(entry.path());

@@ -1,25 +1,32 @@
 //! The archive of the settings, opened.
 
-use std::path::PathBuf;
-
 use syncdata_archive::ArchiveHandle;
 use syncdata_formats::error::Result;
 use syncdata_service::config::Config;
 
 use crate::archive::source::Source;
 
-/// For a pass, and for whoever reads documents only.
+/// For a pass.
 pub fn open(config: &Config) -> Result<Source> {
-    open_into(config, config.cache_of_copy())
+    let bytes_max = config.cache_max.as_u64();
+    let source = Source::new(archive(config)?, config.cache_of_copy(), bytes_max, config.verify_key()?)?;
+    Ok(source.with_line_bytes_max(config.line_max))
 }
 
 /// For a load, which goes on beside passes: they sweep their cache.
 pub fn open_for_load(config: &Config) -> Result<Source> {
-    open_into(config, config.cache_of_copy().join("load"))
+    let cache = config.cache_of_copy().join("load");
+    let source = Source::new(archive(config)?, cache, config.cache_max.as_u64(), config.verify_key()?)?;
+    Ok(source.with_line_bytes_max(config.line_max))
 }
 
-fn open_into(config: &Config, cache: PathBuf) -> Result<Source> {
-    let archive = ArchiveHandle::spawn(syncdata_archive::open(config.archive()?)?)?;
-    let source = Source::new(archive, cache, config.cache_max.as_u64(), config.verify_key()?)?;
+/// For a command that reads documents, at whose shell ever.
+pub fn open_by_hand(config: &Config) -> Result<Source> {
+    let bytes_max = config.cache_max.as_u64();
+    let source = Source::by_hand(archive(config)?, config.cache_of_copy(), bytes_max, config.verify_key()?)?;
     Ok(source.with_line_bytes_max(config.line_max))
+}
+
+fn archive(config: &Config) -> Result<ArchiveHandle> {
+    ArchiveHandle::spawn(syncdata_archive::open(config.archive()?)?)
 }

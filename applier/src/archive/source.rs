@@ -42,9 +42,22 @@ impl Source {
         cache_bytes_max: u64,
         verify_key: Option<VerifyKey>,
     ) -> Result<Source> {
-        let cache = Cache::open(cache, cache_bytes_max)?;
+        Ok(Source::of(archive, Cache::open(cache, cache_bytes_max)?, verify_key))
+    }
+
+    /// For one command by hand, which may work beside a daemon of another account.
+    pub fn by_hand(
+        archive: ArchiveHandle,
+        cache: PathBuf,
+        cache_bytes_max: u64,
+        verify_key: Option<VerifyKey>,
+    ) -> Result<Source> {
+        Ok(Source::of(archive, Cache::open_by_hand(cache, cache_bytes_max)?, verify_key))
+    }
+
+    fn of(archive: ArchiveHandle, cache: Cache, verify_key: Option<VerifyKey>) -> Source {
         let line_bytes_max = SegmentReader::<File>::LINE_BYTES_MAX;
-        Ok(Source { archive, cache, verify_key, line_bytes_max, silence: Silence::default() })
+        Source { archive, cache, verify_key, line_bytes_max, silence: Silence::default() }
     }
 
     /// Whoever waits for all of it hears how long nothing was heard.

@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use syncdata_formats::error::{Error, Kind, Result, escape_control};
-use syncdata_service::postgres::ServerContext as _;
 
-use postgres_protocol::escape::escape_identifier;
 use serde::Serialize;
 use syncdata_formats::chain::Verified;
 use syncdata_formats::layout::SegmentSeq;
@@ -24,6 +22,7 @@ use syncdata_service::progress::{Progress, Unit};
 
 use super::Standing;
 use super::into::{Copies, copies, fill_copy, make_copy};
+use super::schemas;
 use crate::apply::reader;
 use crate::archive::hand_files::HandFiles;
 use crate::archive::source::Source;
@@ -116,9 +115,7 @@ pub async fn as_of(config: &Config, order: &AsOf) -> Result<Past> {
     let make = async {
         let client = local.session.client();
         making.writer.begin(client).await?;
-        let schema = escape_identifier(&order.schema);
-        let make = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
-        client.batch_execute(&make).await.context(|| format!("making schema {schema}"))?;
+        schemas::make_schema(client, &order.schema).await?;
 
         let mut number = 0;
         for (base, names) in bases {

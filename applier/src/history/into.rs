@@ -6,7 +6,6 @@ use std::sync::Arc;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::postgres::ServerContext as _;
 
-use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::chain::Verified;
 use syncdata_formats::change::{Op, Row};
 use syncdata_formats::manifest::{Manifest, OpCounts};
@@ -18,6 +17,7 @@ use tokio_postgres::Client;
 
 use super::keys::{KeyHash, KeyHasher, Shape};
 use super::report::{Report, TableReport};
+use super::schemas;
 use super::{BATCHES_AHEAD, Order, Standing};
 use crate::apply::reader;
 use crate::archive::hand_files::HandFiles;
@@ -207,11 +207,7 @@ impl<'a> Looking<'a> {
     async fn make_copies(&mut self, schema_name: &str) -> Result<()> {
         let client = self.local.session.client();
         self.writer.begin(client).await?;
-        let schema = escape_identifier(schema_name);
-        client
-            .batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {schema}"))
-            .await
-            .context(|| format!("making schema {schema}"))?;
+        schemas::make_schema(client, schema_name).await?;
         for (name, (copy, _)) in &self.copies {
             make_copy(client, name, copy).await?;
         }

@@ -8,6 +8,7 @@ mod keys;
 mod repair;
 mod report;
 pub mod row;
+mod schemas;
 
 use std::collections::BTreeMap;
 

@@ -20,7 +20,7 @@ pub async fn foresee(
     tables: &[TableName],
     want: Want,
 ) -> Result<Vec<(TableName, Result<String, String>)>> {
-    let source = archive::open::open(config)?;
+    let source = archive::open::open_by_hand(config)?;
     let identity = source.identity().await?;
     let snapshots = source.snapshots(identity.archive_id).await?;
     let listing = source.list(None).await?;

@@ -165,7 +165,7 @@ async fn newest(config: &Config, local: &Local) -> Result<Position> {
     if checkpoint.segment.is_some() {
         return Ok(Position { lsn: checkpoint.end_lsn(), commit_time: None });
     }
-    let head = archive::open::open(config)?.head().await?;
+    let head = archive::open::open_by_hand(config)?.head().await?;
     let head = head.ok_or_else(|| Error::new(Kind::Foreign, "the archive has no head.json yet"))?;
     // The position means something in that archive alone.
     cursor::adopt(local.session.client(), &local.meta, head.archive_id).await?;

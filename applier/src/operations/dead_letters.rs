@@ -251,7 +251,7 @@ async fn transaction_of(
         return Err(gone());
     };
     let position = state.position.unwrap_or(Lsn::ZERO);
-    let source = archive::open::open(config)?;
+    let source = archive::open::open_by_hand(config)?;
     let segments = stretch(&source, archive_id, own.link, own.end_lsn, position).await?;
     let segment =
         segments.iter().find(|segment| segment.manifest().seq.get() == letter.seq).ok_or_else(gone)?;

@@ -106,7 +106,7 @@ pub async fn request(config: &Config, resync: &Resync) -> Result<Vec<TableName>>
 
 /// The archive to begin with, when what is here cannot go on from where it is.
 async fn starts_over(config: &Config, local: &Local, resync: &Resync) -> Result<Option<uuid::Uuid>> {
-    let source = archive::open::open(config)?;
+    let source = archive::open::open_by_hand(config)?;
     let identity = source.identity().await?;
     let checkpoint = match Checkpoint::read(local.session.client(), &local.meta).await {
         Err(error) if error.kind() == Kind::StateDamaged && resync.all => {

@@ -28,11 +28,11 @@ pub(crate) async fn noted(
 
 /// In this process, with an archiver of its own.
 pub(crate) async fn here(config: Config, options: &Options) -> Result<Made> {
+    refuse_second_spool(&config).await?;
     noted(&config, Trigger::Command, made_here(&config, options)).await
 }
 
 async fn made_here(config: &Config, options: &Options) -> Result<Made> {
-    refuse_second_spool(config).await?;
     let mut archiver = Archiver::new(config.clone())?;
     let watch = archiver.watch();
     let (asks, mut asked) = Asks::new();

@@ -3,7 +3,7 @@
 use syncdata_archive::ArchiveHandle;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::{Config, Program};
-use syncdata_service::control::{self, Method, Response};
+use syncdata_service::control::{self, Method};
 use syncdata_service::own_files;
 
 use crate::ship::shipper::Shipper;
@@ -12,24 +12,24 @@ use crate::spool::{Spool, State};
 /// Where the daemon says it.
 pub(crate) const PATH: &str = "/remembered";
 
-/// From the spool itself, or, where that is closed to us or nobody has used it yet, from the daemon, which may work in
-/// another one; `None` when nobody ever did.
+/// From the spool itself, or, where that is closed to us, from the daemon that works in it; `None` when nobody ever did.
 pub(crate) async fn remembered(config: &Config) -> Result<Option<State>> {
-    let read = Spool::peek_state(&config.spool_dir);
-    match &read {
-        Ok(None) => {}
-        Err(_) if own_files::is_of_another(&config.spool_dir) => {}
-        Ok(Some(_)) | Err(_) => return read,
-    }
+    let refused = match Spool::peek_state(&config.spool_dir) {
+        Err(error) if own_files::is_of_another(&config.spool_dir) => error,
+        read => return read,
+    };
     let sockets = config.sockets(Program::Archiver);
-    match control::call_first(&sockets, Method::Post, PATH, None).await?.filter(Response::is_success) {
-        Some(response) => response.read_json(),
-        None => read.map_err(|refused| {
-            refused.hint(
-                "start the daemon (systemctl start syncdata-archiver), which tells it to members of its group, or run this \
-                 command with sudo",
-            )
-        }),
+    match control::call_first(&sockets, Method::Post, PATH, None).await? {
+        Some(response) if response.is_success() => response.read_json(),
+        Some(response) if response.status != 404 => {
+            let words = String::from_utf8_lossy(&response.body).trim().to_owned();
+            Err(refused.context(format!("the daemon does not tell it: {words}")))
+        }
+        // None, or one of an earlier version.
+        _ => Err(refused.hint(
+            "start the daemon (systemctl start syncdata-archiver), which tells it to members of its group, or run this \
+             command with sudo",
+        )),
     }
 }
 

@@ -54,11 +54,21 @@ pub(crate) async fn ask_settings(config: &Config) -> Result<Option<serde_json::V
     response.filter(control::Response::is_success).map(|response| response.read_json()).transpose()
 }
 
-/// Whether a daemon answers that works in another spool than the one of our settings.
+/// Whether a daemon of the same archive answers that works in another spool than the one of our settings. One of another
+/// archive is none that could be asked for anything.
 pub(crate) async fn works_elsewhere(config: &Config) -> Result<bool> {
-    let spool = |settings: &serde_json::Value| settings["spool_dir"]["value"].clone();
-    let running = ask_settings(config).await?;
-    Ok(running.is_some_and(|running| spool(&running) != spool(&config.describe_json())))
+    let Some(running) = ask_settings(config).await? else { return Ok(false) };
+    let ours = config.describe_json();
+    let differs = |key: &str| running[key]["value"] != ours[key]["value"];
+    let of_archive = ["archive_host", "archive_port", "archive_user", "archive_dir"];
+    if let Some(key) = of_archive.into_iter().find(|key| differs(key)) {
+        let (its, ours) = (&running[key]["value"], &ours[key]["value"]);
+        let message = format!(
+            "the running daemon has another archive than the settings: {key} is {its} there, {ours} here"
+        );
+        return Err(Error::new(Kind::Refused, message).hint(RELOAD));
+    }
+    Ok(differs("spool_dir"))
 }
 
 /// The daemon's own status; `None` when there is none.

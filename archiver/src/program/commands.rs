@@ -122,6 +122,7 @@ pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -
     let mut findings = match arguments.switch_source {
         Some(to) => {
             refuse_beside_the_daemon(config, "setup --switch-source").await?;
+            remembered::refuse_second_spool(config).await?;
             operations::switch_source::switch(config, to, wanted.accept_publication_rule).await?
         }
         None => operations::setup::setup(config, &wanted, |words| output.words(words), is_sure).await?,
@@ -214,7 +215,7 @@ async fn take_snapshot(config: &Config, options: &Options, output: Output) -> Re
     stop.on_signals()?;
     let taking = async {
         // Its locks and its memory lie in the spool: a member of the daemon's group asks the daemon.
-        if !own_files::is_of_another(&config.spool_dir) && !client::works_elsewhere(config).await? {
+        if !client::works_elsewhere(config).await? && !own_files::is_of_another(&config.spool_dir) {
             remembered::refuse_second_spool(config).await?;
             return operations::snapshot::snapshot(config, options, poll).await;
         }

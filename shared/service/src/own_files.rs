@@ -109,8 +109,9 @@ pub fn refuse_in_the_way(folder: &Path) -> Result<()> {
     }
     let message = format!("the place of the folder {} belongs to another account", folder.display());
     Err(Error::new(Kind::Refused, message).hint(
-        "what is made there would be closed to that account: start the daemon (systemctl start syncdata-archiver), which \
-         works for members of its group, or run the command as its account (sudo -u)",
+        "what is made there would be closed to that account: start the daemon (systemctl start), which works for members of \
+         its group, or run the command as its account (sudo -u); a daemon needs a folder of its own (spool_dir, cache_dir; or \
+         chown)",
     ))
 }
 

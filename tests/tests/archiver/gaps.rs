@@ -221,7 +221,7 @@ async fn a_daemon_knows_of_a_gap_before_its_first_poll_has_ended() {
 
 #[tokio::test]
 async fn a_lost_spool_takes_its_position_from_the_archive() {
-    let mut world = world().await;
+    let mut world = started(WorldOptions::default().over_sftp()).await;
     // Idle progress, which the head alone knows.
     world.source.execute("CREATE SEQUENCE unrelated; SELECT pg_switch_wal()").await;
     run(&world, 0).await;
@@ -257,7 +257,7 @@ async fn changes_that_a_stranger_consumed_are_a_gap_also_when_the_spool_is_lost(
 
 #[tokio::test]
 async fn a_spool_that_lost_its_state_keeps_what_only_it_has() {
-    let mut world = started(WorldOptions::default().archiver_setting("confirm", "spooled")).await;
+    let mut world = started(WorldOptions::default().over_sftp().archiver_setting("confirm", "spooled")).await;
     world.backup.stop();
     insert(&world, 2).await;
     run(&world, 1).await;
@@ -346,7 +346,7 @@ async fn an_archive_that_was_rolled_back_is_mended_from_the_spool_or_refused() {
 
 #[tokio::test]
 async fn a_foreign_segment_with_our_next_number_stops_the_shipping() {
-    let mut world = world().await;
+    let mut world = started(WorldOptions::default().over_sftp()).await;
     let copied = world.folder().join("a-second-archiver");
     copy(&world.spool_dir(), &copied);
     let own = world.folder().join("own");

@@ -305,7 +305,8 @@ async fn a_rollback_is_found_by_the_last_archived_commit() {
 async fn a_rollback_into_what_idle_polls_had_covered_is_read_again() {
     for case in ["head.json is there", "it is lost", "away since", "away all the time"] {
         let tables: Vec<toml::Value> = vec!["notes".into()];
-        let mut world = world_with(WorldOptions::default().archiver_setting("tables", tables)).await;
+        let mut world =
+            world_with(WorldOptions::default().over_sftp().archiver_setting("tables", tables)).await;
         run(&world, 0).await;
         world.source.execute("CREATE TABLE others (id int, filling text)").await;
         run(&world, 0).await;

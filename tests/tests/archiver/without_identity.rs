@@ -69,7 +69,7 @@ async fn an_update_without_an_identity_is_a_gap_of_that_table_alone() {
 /// The slot repeats what it said while it cannot move, and a short answer less of it than a long one.
 #[tokio::test]
 async fn a_change_without_an_identity_is_told_once_while_the_slot_cannot_move() {
-    let options = WorldOptions::default().archiver_setting("poll_max_changes", 8);
+    let options = WorldOptions::default().over_sftp().archiver_setting("poll_max_changes", 8);
     let mut world = scene::world_with(options, KEYLESS).await;
     poll(&world).await;
     world.backup.stop();
@@ -96,7 +96,7 @@ async fn a_change_without_an_identity_is_told_once_while_the_slot_cannot_move() 
 /// A part of what waits is shipped, and the slot moves there: of the rest it says again what it said before.
 #[tokio::test]
 async fn a_change_without_an_identity_is_told_once_when_a_part_of_the_rest_is_shipped() {
-    let options = WorldOptions::default().archiver_setting("poll_max_changes", 8);
+    let options = WorldOptions::default().over_sftp().archiver_setting("poll_max_changes", 8);
     let mut world = scene::world_with(options, KEYLESS).await;
     poll(&world).await;
     world.backup.stop();
@@ -125,7 +125,9 @@ async fn a_change_without_an_identity_is_told_once_when_a_part_of_the_rest_is_sh
 /// More warnings than anybody keeps, all of one table: the others have lost nothing.
 #[tokio::test]
 async fn a_flood_of_warnings_is_a_gap_of_the_tables_that_they_name() {
-    let mut world = scene::world(
+    let options = WorldOptions::default().over_sftp();
+    let mut world = scene::world_with(
+        options,
         "CREATE TABLE keyless (n int); INSERT INTO keyless SELECT generate_series(1, 12000);
          CREATE TABLE quiet (n int); CREATE TABLE sound (id serial PRIMARY KEY)",
     )
@@ -148,7 +150,7 @@ async fn a_flood_of_warnings_is_a_gap_of_the_tables_that_they_name() {
 /// What another slot of that name says is news, however little.
 #[tokio::test]
 async fn a_change_without_an_identity_is_told_of_a_slot_that_was_made_again() {
-    let mut world = scene::world(KEYLESS).await;
+    let mut world = scene::world_with(WorldOptions::default().over_sftp(), KEYLESS).await;
     poll(&world).await;
     world.backup.stop();
     world.source.execute("UPDATE keyless SET n = n + 1").await;

@@ -104,6 +104,19 @@ async fn what_cannot_be_made_is_refused_or_named() {
     let refused = story.world.applier(["as-of", &time, "--into", "there"]).run().await.expect_code(2);
     assert!(refused.stderr.contains("there.users exists already"), "{refused}");
     assert_eq!(story.world.target.value("SELECT to_regclass('there.keyless') IS NULL").await, "t");
+    // Who may make no schema is told what allows it.
+    story
+        .world
+        .target
+        .execute("CREATE ROLE plain LOGIN; GRANT pg_read_all_data, pg_write_all_data TO plain")
+        .await;
+    let arguments = ["as-of", time.as_str(), "--into", "allowed", "--tables", "users"];
+    let plain = || story.world.applier(arguments).env("SYNCDATA_PG_USER", "plain").run();
+    let refused = plain().await.expect_code(2);
+    let allows = refused.stderr.split_once("hint: run as the database's owner: ").expect("a hint").1;
+    assert!(allows.starts_with("GRANT CREATE ON DATABASE "), "{refused}");
+    story.world.target.execute(allows.lines().next().expect("a statement")).await;
+    plain().await.expect_code(0);
     // Before everything: nobody knows what was in the tables.
     let early = story.world.applier(["as-of", "2001-01-01", "--into", "early"]).run().await.expect_code(1);
     assert!(

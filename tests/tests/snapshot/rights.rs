@@ -212,14 +212,20 @@ async fn a_member_of_the_daemons_group_has_it_taken_by_the_daemon() {
         world.archiver(arguments).env("SYNCDATA_SPOOL_DIR", second.to_str().expect("plain"))
     };
     elsewhere(&["snapshot"]).succeed().await;
-    let told = elsewhere(&["setup"]).succeed().await;
-    assert!(!told.stderr.contains("only a snapshot"), "{told}");
+    let told = elsewhere(&["check"]).run().await;
+    assert!(told.stdout.contains("never used"), "{told}");
+    // A daemon of another archive is none that could be asked.
+    let other = world.folder().join("other");
+    let refused = elsewhere(&["snapshot"]).env("SYNCDATA_ARCHIVE_DIR", &other).run().await.expect_code(2);
+    assert!(refused.stderr.contains("another archive than the settings: archive_dir"), "{refused}");
     daemon.stop().await;
-    for arguments in [&["snapshot"][..], &["setup", "--snapshot"], &["proof"]] {
+    for arguments in
+        [&["snapshot"][..], &["setup", "--snapshot"], &["setup", "--switch-source", "pgoutput"], &["proof"]]
+    {
         let refused = elsewhere(arguments).run().await.expect_code(2);
         assert!(refused.stderr.contains("is new, and the archive"), "{refused}");
     }
-    assert!(!second.join("state.json").exists());
+    assert!(!second.exists());
     let refused = member(&[]).run().await.expect_code(2);
     assert!(refused.stderr.contains("belongs to user") && refused.stderr.contains("sudo -u"), "{refused}");
     // As where systemd keeps it.

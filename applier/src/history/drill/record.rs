@@ -7,6 +7,7 @@ use syncdata_formats::proof::ProofManifest;
 use syncdata_service::postgres::ServerContext as _;
 
 use super::Drill;
+use crate::history::schemas;
 use crate::target::postgres::local::Local;
 
 /// Tells our schemas from those that somebody else has called so.
@@ -36,11 +37,9 @@ impl Entry {
         let schema = escape_identifier(&self.schema());
         let make =
             format!("CREATE SCHEMA {schema}; COMMENT ON SCHEMA {schema} IS {}", escape_literal(COMMENT));
-        let made = notes.session.client().batch_execute(&make).await;
-        let made = made.context(|| format!("making schema {schema}"));
-        made.map_err(|error| {
-            error.hint("pg_user needs the right to make one: GRANT CREATE ON DATABASE … TO …, as as-of does")
-        })
+        let client = notes.session.client();
+        schemas::check_right_to_make(client, &self.schema()).await?;
+        client.batch_execute(&make).await.context(|| format!("making schema {schema}"))
     }
 
     /// From now on somebody could read the rows.

@@ -88,7 +88,7 @@ pub(crate) async fn setup(config: &Config, wanted: &Wanted, say: impl Fn(&str)) 
 }
 
 async fn look_at_archive(config: &Config) -> Result<Described> {
-    let source = archive::open::open(config)?;
+    let source = archive::open::open_by_hand(config)?;
     let identity = source.identity().await?;
     described(&source, identity.archive_id).await
 }

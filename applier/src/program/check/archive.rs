@@ -37,7 +37,7 @@ pub(super) struct Newest {
 }
 
 pub(super) async fn look(config: &Config, findings: &mut Vec<Finding>) -> Result<Newest> {
-    let source = archive::open::open(config)?;
+    let source = archive::open::open_by_hand(config)?;
     let identity = source.identity().await?;
     let message =
         format!("{}, archive {} of {}", source.location(), identity.archive_id, identity.source.database);

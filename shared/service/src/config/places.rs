@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::own_files;
+
 /// Which of the two programs runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
@@ -70,11 +72,20 @@ impl Places {
         Places { home, config, password_file, state, is_of_user, runtime }
     }
 
-    /// Where the spool of these settings lies. A file of the system's is about the service, whoever reads it: a member of its
-    /// group must not go on in a second spool.
+    /// Where the spool of these settings lies. A file of the system's is about the service of another account, where there is
+    /// one, whoever reads it: a member of its group must not go on in a second spool.
     pub(super) fn spool_state(&self, settings_file: Option<&Path>) -> &Path {
+        let has_service = || own_files::is_of_another(Path::new(SYSTEM_STATE));
+        if self.is_about_service(settings_file) && has_service() {
+            Path::new(SYSTEM_STATE)
+        } else {
+            &self.state
+        }
+    }
+
+    fn is_about_service(&self, settings_file: Option<&Path>) -> bool {
         let is_of_system = settings_file.is_some_and(|file| file.starts_with("/etc/syncdata"));
-        if self.is_of_user && is_of_system { Path::new(SYSTEM_STATE) } else { &self.state }
+        self.is_of_user && is_of_system && !self.state.join("changes/state.json").exists()
     }
 
     /// Where a daemon's socket may be, best guess first: a command in an administrator's shell does not see
@@ -110,15 +121,20 @@ mod tests {
     }
 
     #[test]
-    fn the_spool_of_the_systems_settings_is_the_services() {
-        let ours = find(&[("HOME", "/h")], false);
-        let unit = find(&[("HOME", "/h"), ("STATE_DIRECTORY", "/var/lib/a")], false);
+    fn the_systems_settings_are_about_the_service_unless_the_user_has_a_spool() {
+        let home = tempfile::tempdir().expect("a folder");
+        let home = home.path().to_str().expect("a plain name");
+        let ours = find(&[("HOME", home)], false);
+        let unit = find(&[("HOME", home), ("STATE_DIRECTORY", "/var/lib/a")], false);
         let [system, own] =
             ["/etc/syncdata/archiver.toml", "/h/.config/syncdata/archiver.toml"].map(Path::new);
-        assert_eq!(ours.spool_state(Some(system)), Path::new("/var/lib/syncdata"));
-        assert_eq!(ours.spool_state(Some(own)), Path::new("/h/.local/state/syncdata"));
-        assert_eq!(ours.spool_state(None), Path::new("/h/.local/state/syncdata"));
-        assert_eq!(unit.spool_state(Some(system)), Path::new("/var/lib/a"));
+        let about = |places: &Places, file| places.is_about_service(file);
+        assert!(about(&ours, Some(system)));
+        assert!(!about(&ours, Some(own)) && !about(&ours, None) && !about(&unit, Some(system)));
+        assert!(!about(&find(&[("HOME", home)], true), Some(system)));
+        std::fs::create_dir_all(ours.state.join("changes")).expect("ours");
+        std::fs::write(ours.state.join("changes/state.json"), "{}").expect("ours");
+        assert!(!about(&ours, Some(system)), "it has gone on in it since before");
     }
 
     #[test]

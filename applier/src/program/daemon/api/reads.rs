@@ -109,7 +109,7 @@ pub(super) async fn cdc_status(api: &Api) -> Answered {
 }
 
 async fn read_head(config: Config) -> Result<Value> {
-    let source = archive::open::open(&config)?;
+    let source = archive::open::open_by_hand(&config)?;
     let written_at = source.head_written_at().await?;
     let Some(head) = source.head().await? else { return Ok(Value::Null) };
     Ok(json!({
