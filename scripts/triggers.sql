@@ -1,0 +1,181 @@
+-- Lets a database note which rows were touched, for servers where nobody gives us a replication slot.
+--
+--   psql -X -v owner=syncdata_user -v tables='public.users,sales.orders' -f scripts/triggers.sql app
+--
+-- Names with their schemas, and quoted where SQL would want it.
+--
+-- Run it as somebody who may create a schema for the owner, and triggers on these tables. Run again, it leaves the same behind,
+-- with the tables named then added. scripts/triggers-remove.sql takes all of it away.
+--
+-- What it makes, in the schema syncdata, for the owner, who needs no right on your tables for it and should be no superuser:
+-- - changes_0 and changes_1: the keys of rows that were inserted, updated or deleted, and truncated tables. Only one of them is
+--   written at a time, so that the other one can be emptied without anybody waiting. About 100 bytes a
+--   key, with the index.
+-- - change_id, a sequence: its number decides which of the two is written, and it is the fuse. Past `guard_bytes` it jumps past
+--   2^62, and nothing is noted any more: what is changed then is missing, and known to be. A sequence, because everybody sees at once what it says, and nobody waits for it.
+-- - a function and two triggers for each table, ENABLE ALWAYS: what replication or a role with session_replication_role =
+--   replica writes is noted too. No error of ours in reading a key keeps a statement of yours from its end.
+\set ON_ERROR_STOP on
+
+SET search_path = pg_catalog, pg_temp;
+SET client_min_messages = warning;
+
+-- objects
+CREATE SCHEMA IF NOT EXISTS syncdata AUTHORIZATION :"owner";
+CREATE SEQUENCE IF NOT EXISTS syncdata.change_id CACHE 1;
+CREATE TABLE IF NOT EXISTS syncdata.changes_0 (
+  change_id bigint NOT NULL,
+  xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+  relid oid NOT NULL,
+  op "char" NOT NULL,
+  key text[],
+  changed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+CREATE TABLE IF NOT EXISTS syncdata.changes_1 (LIKE syncdata.changes_0 INCLUDING DEFAULTS);
+CREATE INDEX IF NOT EXISTS changes_0_xid ON syncdata.changes_0 (xid);
+CREATE INDEX IF NOT EXISTS changes_1_xid ON syncdata.changes_1 (xid);
+CREATE OR REPLACE VIEW syncdata.changes AS
+  SELECT * FROM syncdata.changes_0 UNION ALL SELECT * FROM syncdata.changes_1;
+CREATE TABLE IF NOT EXISTS syncdata.reader (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  system_identifier text NOT NULL,
+  database oid NOT NULL,
+  guard_bytes bigint NOT NULL DEFAULT 8589934592,
+  batch bigint NOT NULL DEFAULT 0,
+  snapshot text NOT NULL
+);
+INSERT INTO syncdata.reader (system_identifier, database, snapshot)
+  SELECT c.system_identifier::text, d.oid, pg_catalog.pg_current_snapshot()::text
+  FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
+  ON CONFLICT DO NOTHING;
+CREATE OR REPLACE FUNCTION syncdata.fuse() RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp AS $fuse$
+BEGIN
+  IF pg_total_relation_size('syncdata.changes_0') + pg_total_relation_size('syncdata.changes_1')
+      > (SELECT r.guard_bytes FROM syncdata.reader r) THEN
+    PERFORM setval('syncdata.change_id', 4611686018427387904);
+  END IF;
+END $fuse$;
+CREATE OR REPLACE FUNCTION syncdata.note_truncate() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp AS $note$
+DECLARE
+  number bigint := nextval('syncdata.change_id');
+BEGIN
+  IF number >= 4611686018427387904 THEN
+    RETURN NULL;
+  ELSIF (number >> 32) & 1 = 0 THEN
+    INSERT INTO syncdata.changes_0 (change_id, relid, op) VALUES (number, TG_RELID, 'T');
+  ELSE
+    INSERT INTO syncdata.changes_1 (change_id, relid, op) VALUES (number, TG_RELID, 'T');
+  END IF;
+  RETURN NULL;
+END $note$;
+REVOKE ALL ON FUNCTION syncdata.fuse(), syncdata.note_truncate() FROM PUBLIC;
+ALTER SEQUENCE syncdata.change_id OWNER TO :"owner";
+ALTER TABLE syncdata.changes_0 OWNER TO :"owner";
+ALTER TABLE syncdata.changes_1 OWNER TO :"owner";
+ALTER VIEW syncdata.changes OWNER TO :"owner";
+ALTER TABLE syncdata.reader OWNER TO :"owner";
+ALTER FUNCTION syncdata.fuse() OWNER TO :"owner";
+ALTER FUNCTION syncdata.note_truncate() OWNER TO :"owner";
+-- end of objects
+
+-- For each table what is to be run, in a transaction of its own that gives up soon when somebody holds the table; or why it
+-- cannot be. The key is the primary key, else the index of the replica identity, else another unique index without NULLs.
+-- Keys whose text depends on settings are printed under ours.
+SELECT coalesce(statement, format('DO %L', format('BEGIN RAISE WARNING USING MESSAGE = %L; END', refusal))) FROM (
+-- tables
+WITH RECURSIVE wanted AS (
+  SELECT trim(given)::regclass::oid AS oid FROM string_to_table(:'tables', ',') given
+), tree(root, oid) AS (
+  SELECT oid, oid FROM wanted
+  UNION SELECT t.root, i.inhrelid FROM tree t JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.oid
+), keys AS (
+  SELECT DISTINCT ON (w.oid) w.oid, x.indkey::int2[] AS numbers, x.indnkeyatts AS length
+  FROM wanted w JOIN pg_index x ON x.indrelid = w.oid
+  WHERE x.indisunique AND x.indisvalid AND x.indimmediate AND x.indpred IS NULL AND x.indexprs IS NULL
+    AND NOT EXISTS (SELECT FROM unnest(x.indkey::int2[]) WITH ORDINALITY k(number, place)
+      JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.number
+      WHERE k.place <= x.indnkeyatts AND NOT a.attnotnull)
+  ORDER BY w.oid, x.indisprimary DESC, x.indisreplident DESC, x.indnkeyatts, x.indexrelid
+), columns AS (
+  SELECT k.oid, n.place, a.attname,
+    (WITH RECURSIVE below(type) AS (
+        SELECT a.atttypid UNION ALL SELECT t.typbasetype FROM below b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd')
+      SELECT bool_or(t.typtype = 'e' OR t.oid = ANY ('{int2,int4,int8,oid,numeric,bool,text,varchar,bpchar,name,uuid}'::regtype[]))
+      FROM below b JOIN pg_type t ON t.oid = b.type) AS is_plain
+  FROM keys k CROSS JOIN unnest(k.numbers) WITH ORDINALITY n(number, place)
+    JOIN pg_attribute a ON a.attrelid = k.oid AND a.attnum = n.number
+  WHERE n.place <= k.length
+), texts AS (
+  SELECT oid, string_agg(format('concat(OLD.%I)', attname), ', ' ORDER BY place) AS before,
+    string_agg(format('concat(NEW.%I)', attname), ', ' ORDER BY place) AS after, bool_and(is_plain) AS is_plain
+  FROM columns GROUP BY oid
+), named AS (
+  SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, t.before, t.after, t.is_plain,
+    CASE WHEN c.relkind NOT IN ('r', 'p') OR c.relpersistence = 't' THEN 'it is no table that lasts'
+      WHEN EXISTS (SELECT FROM tree JOIN pg_class p ON p.oid = tree.oid WHERE tree.root = c.oid AND p.relkind NOT IN ('r', 'p'))
+        THEN 'a partition of it is a foreign table'
+      WHEN t.oid IS NULL
+        THEN 'it has neither a primary key nor a unique index whose columns are NOT NULL, that could name its rows' END AS refusal
+  FROM wanted w JOIN pg_class c ON c.oid = w.oid JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN texts t ON t.oid = w.oid
+)
+SELECT oid, format('nothing is noted of %s: %s', name, refusal) AS refusal,
+  CASE WHEN refusal IS NULL THEN format($statement$BEGIN;
+SET LOCAL lock_timeout = '2s';
+CREATE OR REPLACE FUNCTION syncdata.note_%1$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp%2$s AS $note$
+#variable_conflict use_variable
+DECLARE
+  number bigint := nextval('syncdata.change_id');
+  first text[];
+  last text[];
+  what "char" := left(TG_OP, 1)::"char";
+BEGIN
+  IF number >= 4611686018427387904 THEN
+    RETURN NULL;
+  END IF;
+  IF number & 1023 = 0 THEN
+    PERFORM syncdata.fuse();
+  END IF;
+  BEGIN
+    IF what <> 'I' THEN
+      first := ARRAY[%3$s];
+    END IF;
+    IF what <> 'D' THEN
+      last := ARRAY[%4$s];
+    END IF;
+  EXCEPTION WHEN OTHERS THEN
+    -- A column was renamed or dropped. Which row it was nobody knows: a key that is NULL is a gap of the table.
+    first := NULL;
+    last := NULL;
+    what := '?';
+  END;
+  IF what = 'U' AND first IS DISTINCT FROM last THEN
+    IF (number >> 32) & 1 = 0 THEN
+      INSERT INTO syncdata.changes_0 (change_id, relid, op, key) VALUES (number, %1$s, 'D', first), (number, %1$s, 'I', last);
+    ELSE
+      INSERT INTO syncdata.changes_1 (change_id, relid, op, key) VALUES (number, %1$s, 'D', first), (number, %1$s, 'I', last);
+    END IF;
+  ELSIF (number >> 32) & 1 = 0 THEN
+    INSERT INTO syncdata.changes_0 (change_id, relid, op, key) VALUES (number, %1$s, what, coalesce(last, first));
+  ELSE
+    INSERT INTO syncdata.changes_1 (change_id, relid, op, key) VALUES (number, %1$s, what, coalesce(last, first));
+  END IF;
+  RETURN NULL;
+END $note$;
+REVOKE ALL ON FUNCTION syncdata.note_%1$s() FROM PUBLIC;
+ALTER FUNCTION syncdata.note_%1$s() OWNER TO %5$I;
+CREATE OR REPLACE TRIGGER syncdata_note AFTER INSERT OR UPDATE OR DELETE ON %6$s FOR EACH ROW EXECUTE FUNCTION syncdata.note_%1$s();
+ALTER TABLE %6$s ENABLE ALWAYS TRIGGER syncdata_note;
+%7$sCOMMIT$statement$,
+    oid, CASE WHEN is_plain THEN '' ELSE $$ SET "DateStyle" = 'ISO, MDY' SET "TimeZone" = 'UTC' SET "IntervalStyle" = 'postgres'
+  SET extra_float_digits = 3 SET bytea_output = 'hex'$$ END, before, after, :'owner', name,
+    (SELECT string_agg(format('CREATE OR REPLACE TRIGGER syncdata_truncate AFTER TRUNCATE ON %1$s EXECUTE FUNCTION syncdata.note_truncate();
+ALTER TABLE ONLY %1$s ENABLE ALWAYS TRIGGER syncdata_truncate;
+', format('%I.%I', n.nspname, p.relname)), '' ORDER BY p.oid)
+      FROM tree JOIN pg_class p ON p.oid = tree.oid JOIN pg_namespace n ON n.oid = p.relnamespace WHERE tree.root = named.oid)) END
+    AS statement
+FROM named
+-- end of tables
+) each
+\gexec

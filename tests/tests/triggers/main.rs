@@ -1,0 +1,5 @@
+//! The triggers of `scripts/triggers.sql` in real servers: what they note, and that production's statements go on.
+
+mod notes;
+mod objects;
+mod script;
