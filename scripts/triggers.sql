@@ -2,7 +2,7 @@
 --
 --   psql -X -v owner=syncdata_user -v tables='public.users,sales.orders' -f scripts/triggers.sql app
 --
--- Names with their schemas, and quoted where SQL would want it.
+-- Names with their schemas, and quoted where SQL would want it. -v slot=NAME, where slot_name is not syncdata_slot.
 --
 -- Run it as somebody who may create a schema for the owner, and triggers on these tables. Run again, it leaves the same behind,
 -- with the tables named then added. scripts/triggers-remove.sql takes all of it away.
@@ -12,10 +12,14 @@
 --   written at a time, so that the other one can be emptied without anybody waiting. About 100 bytes a
 --   key, with the index.
 -- - change_id, a sequence: its number decides which of the two is written, and it is the fuse. Past `guard_bytes` it jumps past
---   2^62, and nothing is noted any more: what is changed then is missing, and known to be. A sequence, because everybody sees at once what it says, and nobody waits for it.
+--   2^62, and nothing is noted any more: what is changed then is missing, and known to be, until this is run again. A sequence, because everybody sees at once what it says, and nobody waits for it.
 -- - a function and two triggers for each table, ENABLE ALWAYS: what replication or a role with session_replication_role =
 --   replica writes is noted too. No error of ours in reading a key keeps a statement of yours from its end.
 \set ON_ERROR_STOP on
+\if :{?slot}
+\else
+  \set slot syncdata_slot
+\endif
 
 SET search_path = pg_catalog, pg_temp;
 SET client_min_messages = warning;
@@ -38,14 +42,16 @@ CREATE OR REPLACE VIEW syncdata.changes AS
   SELECT * FROM syncdata.changes_0 UNION ALL SELECT * FROM syncdata.changes_1;
 CREATE TABLE IF NOT EXISTS syncdata.reader (
   one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  slot text NOT NULL,
   system_identifier text NOT NULL,
   database oid NOT NULL,
   guard_bytes bigint NOT NULL DEFAULT 8589934592,
   batch bigint NOT NULL DEFAULT 0,
+  rearmed bigint NOT NULL DEFAULT 0,
   snapshot text NOT NULL
 );
-INSERT INTO syncdata.reader (system_identifier, database, snapshot)
-  SELECT c.system_identifier::text, d.oid, pg_catalog.pg_current_snapshot()::text
+INSERT INTO syncdata.reader (slot, system_identifier, database, snapshot)
+  SELECT :'slot', c.system_identifier::text, d.oid, pg_catalog.pg_current_snapshot()::text
   FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
   ON CONFLICT DO NOTHING;
 CREATE OR REPLACE FUNCTION syncdata.fuse() RETURNS void LANGUAGE plpgsql SECURITY DEFINER
@@ -78,11 +84,16 @@ ALTER VIEW syncdata.changes OWNER TO :"owner";
 ALTER TABLE syncdata.reader OWNER TO :"owner";
 ALTER FUNCTION syncdata.fuse() OWNER TO :"owner";
 ALTER FUNCTION syncdata.note_truncate() OWNER TO :"owner";
+-- Whatever was left out is missing: also what transactions did that are still open now.
+UPDATE syncdata.reader SET rearmed = pg_catalog.setval('syncdata.change_id', 1)
+  WHERE (SELECT last_value >= 4611686018427387904 FROM syncdata.change_id);
+UPDATE syncdata.reader SET rearmed = pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint WHERE rearmed = 1;
 -- end of objects
 
 -- For each table what is to be run, in a transaction of its own that gives up soon when somebody holds the table; or why it
 -- cannot be. The key is the primary key, else the index of the replica identity, else another unique index without NULLs.
--- Keys whose text depends on settings are printed under ours.
+-- Keys whose text depends on settings are printed under ours. What the row trigger is given says to the reader which columns
+-- the key has, by number and name: the function means what they were called.
 SELECT coalesce(statement, format('DO %L', format('BEGIN RAISE WARNING USING MESSAGE = %L; END', refusal))) FROM (
 -- tables
 WITH RECURSIVE wanted AS (
@@ -99,7 +110,7 @@ WITH RECURSIVE wanted AS (
       WHERE k.place <= x.indnkeyatts AND NOT a.attnotnull)
   ORDER BY w.oid, x.indisprimary DESC, x.indisreplident DESC, x.indnkeyatts, x.indexrelid
 ), columns AS (
-  SELECT k.oid, n.place, a.attname,
+  SELECT k.oid, n.place, a.attname, a.attnum,
     (WITH RECURSIVE below(type) AS (
         SELECT a.atttypid UNION ALL SELECT t.typbasetype FROM below b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd')
       SELECT bool_or(t.typtype = 'e' OR t.oid = ANY ('{int2,int4,int8,oid,numeric,bool,text,varchar,bpchar,name,uuid}'::regtype[]))
@@ -109,10 +120,11 @@ WITH RECURSIVE wanted AS (
   WHERE n.place <= k.length
 ), texts AS (
   SELECT oid, string_agg(format('concat(OLD.%I)', attname), ', ' ORDER BY place) AS before,
-    string_agg(format('concat(NEW.%I)', attname), ', ' ORDER BY place) AS after, bool_and(is_plain) AS is_plain
+    string_agg(format('concat(NEW.%I)', attname), ', ' ORDER BY place) AS after, bool_and(is_plain) AS is_plain,
+    string_agg(format('''%s:%s''', attnum, md5(attname)), ', ' ORDER BY place) AS arguments
   FROM columns GROUP BY oid
 ), named AS (
-  SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, t.before, t.after, t.is_plain,
+  SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, t.before, t.after, t.is_plain, t.arguments,
     CASE WHEN c.relkind NOT IN ('r', 'p') OR c.relpersistence = 't' THEN 'it is no table that lasts'
       WHEN EXISTS (SELECT FROM tree JOIN pg_class p ON p.oid = tree.oid WHERE tree.root = c.oid AND p.relkind NOT IN ('r', 'p'))
         THEN 'a partition of it is a foreign table'
@@ -124,7 +136,6 @@ SELECT oid, format('nothing is noted of %s: %s', name, refusal) AS refusal,
   CASE WHEN refusal IS NULL THEN format($statement$BEGIN;
 SET LOCAL lock_timeout = '2s';
 CREATE OR REPLACE FUNCTION syncdata.note_%1$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp%2$s AS $note$
-#variable_conflict use_variable
 DECLARE
   number bigint := nextval('syncdata.change_id');
   first text[];
@@ -165,7 +176,8 @@ BEGIN
 END $note$;
 REVOKE ALL ON FUNCTION syncdata.note_%1$s() FROM PUBLIC;
 ALTER FUNCTION syncdata.note_%1$s() OWNER TO %5$I;
-CREATE OR REPLACE TRIGGER syncdata_note AFTER INSERT OR UPDATE OR DELETE ON %6$s FOR EACH ROW EXECUTE FUNCTION syncdata.note_%1$s();
+CREATE OR REPLACE TRIGGER syncdata_note AFTER INSERT OR UPDATE OR DELETE ON %6$s FOR EACH ROW
+  EXECUTE FUNCTION syncdata.note_%1$s(%8$s);
 ALTER TABLE %6$s ENABLE ALWAYS TRIGGER syncdata_note;
 %7$sCOMMIT$statement$,
     oid, CASE WHEN is_plain THEN '' ELSE $$ SET "DateStyle" = 'ISO, MDY' SET "TimeZone" = 'UTC' SET "IntervalStyle" = 'postgres'
@@ -173,7 +185,7 @@ ALTER TABLE %6$s ENABLE ALWAYS TRIGGER syncdata_note;
     (SELECT string_agg(format('CREATE OR REPLACE TRIGGER syncdata_truncate AFTER TRUNCATE ON %1$s EXECUTE FUNCTION syncdata.note_truncate();
 ALTER TABLE ONLY %1$s ENABLE ALWAYS TRIGGER syncdata_truncate;
 ', format('%I.%I', n.nspname, p.relname)), '' ORDER BY p.oid)
-      FROM tree JOIN pg_class p ON p.oid = tree.oid JOIN pg_namespace n ON n.oid = p.relnamespace WHERE tree.root = named.oid)) END
+      FROM tree JOIN pg_class p ON p.oid = tree.oid JOIN pg_namespace n ON n.oid = p.relnamespace WHERE tree.root = named.oid), arguments) END
     AS statement
 FROM named
 -- end of tables
