@@ -4,8 +4,8 @@
 --
 -- Names with their schemas, and quoted where SQL would want it. -v slot=NAME, where slot_name is not syncdata_slot.
 --
--- Run it as somebody who may create a schema for the owner, and triggers on these tables. Run again, it leaves the same behind,
--- with the tables named then added. scripts/triggers-remove.sql takes all of it away.
+-- Run it as somebody who may create a schema for the owner, and triggers on these tables. Run again, it adds the
+-- tables that are named then, and writes down that all is noted again; a table whose triggers are made anew has a gap. scripts/triggers-remove.sql takes all of it away.
 --
 -- What it makes, in the schema syncdata, for the owner, who needs no right on your tables for it and should be no superuser:
 -- - changes_0 and changes_1: the keys of rows that were inserted, updated or deleted, and truncated tables. Only one of them is
@@ -25,69 +25,74 @@ SET search_path = pg_catalog, pg_temp;
 SET client_min_messages = warning;
 
 -- objects
-CREATE SCHEMA IF NOT EXISTS syncdata AUTHORIZATION :"owner";
-CREATE SEQUENCE IF NOT EXISTS syncdata.change_id CACHE 1;
-CREATE TABLE IF NOT EXISTS syncdata.changes_0 (
-  change_id bigint NOT NULL,
-  xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
-  relid oid NOT NULL,
-  op "char" NOT NULL,
-  key text[],
-  changed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
-);
-CREATE TABLE IF NOT EXISTS syncdata.changes_1 (LIKE syncdata.changes_0 INCLUDING DEFAULTS);
-CREATE INDEX IF NOT EXISTS changes_0_xid ON syncdata.changes_0 (xid);
-CREATE INDEX IF NOT EXISTS changes_1_xid ON syncdata.changes_1 (xid);
-CREATE OR REPLACE VIEW syncdata.changes AS
-  SELECT * FROM syncdata.changes_0 UNION ALL SELECT * FROM syncdata.changes_1;
-CREATE TABLE IF NOT EXISTS syncdata.reader (
-  one boolean PRIMARY KEY DEFAULT true CHECK (one),
-  slot text NOT NULL,
-  system_identifier text NOT NULL,
-  database oid NOT NULL,
-  guard_bytes bigint NOT NULL DEFAULT 8589934592,
-  batch bigint NOT NULL DEFAULT 0,
-  rearmed bigint NOT NULL DEFAULT 0,
-  snapshot text NOT NULL
-);
-INSERT INTO syncdata.reader (slot, system_identifier, database, snapshot)
-  SELECT :'slot', c.system_identifier::text, d.oid, pg_catalog.pg_current_snapshot()::text
-  FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
-  ON CONFLICT DO NOTHING;
-CREATE OR REPLACE FUNCTION syncdata.fuse() RETURNS void LANGUAGE plpgsql SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp AS $fuse$
-BEGIN
-  IF pg_total_relation_size('syncdata.changes_0') + pg_total_relation_size('syncdata.changes_1')
-      > (SELECT r.guard_bytes FROM syncdata.reader r) THEN
-    PERFORM setval('syncdata.change_id', 4611686018427387904);
-  END IF;
-END $fuse$;
-CREATE OR REPLACE FUNCTION syncdata.note_truncate() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp AS $note$
+SET syncdata.owner = :'owner';
+SET syncdata.slot = :'slot';
+DO $make$
 DECLARE
-  number bigint := nextval('syncdata.change_id');
+  made text;
 BEGIN
-  IF number >= 4611686018427387904 THEN
-    RETURN NULL;
-  ELSIF (number >> 32) & 1 = 0 THEN
-    INSERT INTO syncdata.changes_0 (change_id, relid, op) VALUES (number, TG_RELID, 'T');
-  ELSE
-    INSERT INTO syncdata.changes_1 (change_id, relid, op) VALUES (number, TG_RELID, 'T');
+  -- What is there is left alone: whoever writes is never waited for.
+  IF pg_catalog.to_regclass('syncdata.reader') IS NOT NULL THEN
+    RETURN;
   END IF;
-  RETURN NULL;
-END $note$;
-REVOKE ALL ON FUNCTION syncdata.fuse(), syncdata.note_truncate() FROM PUBLIC;
-ALTER SEQUENCE syncdata.change_id OWNER TO :"owner";
-ALTER TABLE syncdata.changes_0 OWNER TO :"owner";
-ALTER TABLE syncdata.changes_1 OWNER TO :"owner";
-ALTER VIEW syncdata.changes OWNER TO :"owner";
-ALTER TABLE syncdata.reader OWNER TO :"owner";
-ALTER FUNCTION syncdata.fuse() OWNER TO :"owner";
-ALTER FUNCTION syncdata.note_truncate() OWNER TO :"owner";
--- Whatever was left out is missing: also what transactions did that are still open now.
-UPDATE syncdata.reader SET rearmed = pg_catalog.setval('syncdata.change_id', 1)
+  EXECUTE format('CREATE SCHEMA IF NOT EXISTS syncdata AUTHORIZATION %I', current_setting('syncdata.owner'));
+  CREATE SEQUENCE syncdata.change_id CACHE 1;
+  CREATE TABLE syncdata.changes_0 (
+    change_id bigint NOT NULL,
+    xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    relid oid NOT NULL,
+    op "char" NOT NULL,
+    key text[],
+    changed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+  );
+  CREATE TABLE syncdata.changes_1 (LIKE syncdata.changes_0 INCLUDING DEFAULTS);
+  CREATE INDEX changes_0_xid ON syncdata.changes_0 (xid);
+  CREATE INDEX changes_1_xid ON syncdata.changes_1 (xid);
+  CREATE VIEW syncdata.changes AS SELECT * FROM syncdata.changes_0 UNION ALL SELECT * FROM syncdata.changes_1;
+  CREATE TABLE syncdata.reader (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    slot text NOT NULL,
+    system_identifier text NOT NULL,
+    database oid NOT NULL,
+    guard_bytes bigint NOT NULL DEFAULT 8589934592,
+    batch bigint NOT NULL DEFAULT 0,
+    rearmed bigint NOT NULL DEFAULT 0,
+    snapshot text NOT NULL
+  );
+  INSERT INTO syncdata.reader (slot, system_identifier, database, snapshot)
+    SELECT current_setting('syncdata.slot'), c.system_identifier::text, d.oid, pg_catalog.pg_current_snapshot()::text
+    FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database();
+  CREATE FUNCTION syncdata.fuse() RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp AS $fuse$
+  BEGIN
+    IF pg_total_relation_size('syncdata.changes_0') + pg_total_relation_size('syncdata.changes_1')
+        > (SELECT r.guard_bytes FROM syncdata.reader r) THEN
+      PERFORM setval('syncdata.change_id', 4611686018427387904);
+    END IF;
+  END $fuse$;
+  CREATE FUNCTION syncdata.note_truncate() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp AS $note$
+  DECLARE
+    number bigint := nextval('syncdata.change_id');
+  BEGIN
+    IF number >= 4611686018427387904 THEN
+      RETURN NULL;
+    ELSIF (number >> 32) & 1 = 0 THEN
+      INSERT INTO syncdata.changes_0 (change_id, relid, op) VALUES (number, TG_RELID, 'T');
+    ELSE
+      INSERT INTO syncdata.changes_1 (change_id, relid, op) VALUES (number, TG_RELID, 'T');
+    END IF;
+    RETURN NULL;
+  END $note$;
+  REVOKE ALL ON FUNCTION syncdata.fuse(), syncdata.note_truncate() FROM PUBLIC;
+  FOREACH made IN ARRAY ARRAY['SEQUENCE syncdata.change_id', 'TABLE syncdata.changes_0', 'TABLE syncdata.changes_1',
+      'VIEW syncdata.changes', 'TABLE syncdata.reader', 'FUNCTION syncdata.fuse()', 'FUNCTION syncdata.note_truncate()'] LOOP
+    EXECUTE format('ALTER %s OWNER TO %I', made, current_setting('syncdata.owner'));
+  END LOOP;
+END $make$;
+-- Whatever was left out is missing: also what transactions did that are still open now. Which are, the reader finds out.
+UPDATE syncdata.reader SET rearmed = CASE WHEN pg_catalog.setval('syncdata.change_id', 1) > 0 THEN 9223372036854775807 END
   WHERE (SELECT last_value >= 4611686018427387904 FROM syncdata.change_id);
-UPDATE syncdata.reader SET rearmed = pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint WHERE rearmed = 1;
 -- end of objects
 
 -- For each table what is to be run, in a transaction of its own that gives up soon when somebody holds the table; or why it
@@ -97,7 +102,7 @@ UPDATE syncdata.reader SET rearmed = pg_catalog.pg_snapshot_xmax(pg_catalog.pg_c
 SELECT coalesce(statement, format('DO %L', format('BEGIN RAISE WARNING USING MESSAGE = %L; END', refusal))) FROM (
 -- tables
 WITH RECURSIVE wanted AS (
-  SELECT trim(given)::regclass::oid AS oid FROM string_to_table(:'tables', ',') given
+  SELECT CASE WHEN trim(given) ~ '^[0-9]+$' THEN trim(given)::oid ELSE trim(given)::regclass::oid END AS oid FROM string_to_table(:'tables', ',') given
 ), tree(root, oid) AS (
   SELECT oid, oid FROM wanted
   UNION SELECT t.root, i.inhrelid FROM tree t JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.oid

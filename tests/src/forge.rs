@@ -456,6 +456,8 @@ fn source() -> Source {
         plugin: "wal2json 2.5".into(),
         settings: BTreeMap::new(),
         degraded: Vec::new(),
+        order: None,
+        batch: None,
     }
 }
 

@@ -87,6 +87,10 @@ impl WorldOptions {
 
     pub async fn start(self) -> World {
         let WorldOptions { source, target, backup, over_sftp, plugin, mut archiver, applier } = self;
+        let source = match plugin {
+            Plugin::Triggers => source.setting("wal_level", "replica"),
+            Plugin::Wal2json | Plugin::Pgoutput => source,
+        };
         let backup = tokio::task::spawn_blocking(move || Sshd::start_with(backup));
         let (source, target, backup) =
             tokio::join!(PostgresServer::start_with(source), PostgresServer::start_with(target), async {
@@ -94,8 +98,10 @@ impl WorldOptions {
             });
         source.execute(&format!("CREATE ROLE {ARCHIVER_ROLE} LOGIN REPLICATION BYPASSRLS")).await;
         source.execute(&format!("GRANT pg_read_all_data TO {ARCHIVER_ROLE}")).await;
-        if plugin == Plugin::Pgoutput {
-            archiver.entry("source").or_insert("pgoutput".into());
+        match plugin {
+            Plugin::Wal2json => {}
+            Plugin::Pgoutput => drop(archiver.entry("source").or_insert("pgoutput".into())),
+            Plugin::Triggers => drop(archiver.entry("source").or_insert("triggers".into())),
         }
         let folder = Scratch::new("world");
         let mut world = World {
@@ -121,20 +127,23 @@ fn is_sftp_chosen() -> bool {
     }
 }
 
-/// How production's slot is read.
+/// How production is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plugin {
     Wal2json,
     Pgoutput,
+    /// Without a slot, where none could be.
+    Triggers,
 }
 
 impl Plugin {
-    /// `SYNCDATA_TEST_SOURCE=pgoutput` runs the scenarios of a world with that one.
+    /// `SYNCDATA_TEST_SOURCE=pgoutput` (or triggers) runs the scenarios of a world with that one.
     fn chosen() -> Plugin {
         match std::env::var("SYNCDATA_TEST_SOURCE").as_deref() {
             Ok("pgoutput") => Plugin::Pgoutput,
+            Ok("triggers") => Plugin::Triggers,
             Ok("wal2json") | Err(_) => Plugin::Wal2json,
-            Ok(other) => panic!("SYNCDATA_TEST_SOURCE={other}: wal2json or pgoutput"),
+            Ok(other) => panic!("SYNCDATA_TEST_SOURCE={other}: wal2json, pgoutput or triggers"),
         }
     }
 }
@@ -180,6 +189,7 @@ impl World {
                     .await;
             }
             Plugin::Pgoutput => self.run_as_told(["setup", "--create-slot"]).await,
+            Plugin::Triggers => self.run_as_told(["setup", "--create-triggers"]).await,
         }
     }
 

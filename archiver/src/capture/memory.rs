@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::name::TableName;
+use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_formats::snapshot::Seen;
 
 use super::published::Entered;
@@ -262,6 +262,25 @@ impl Memory {
     /// Whether rows ever travelled under that name.
     pub(crate) fn knows(&self, table: &TableName) -> bool {
         self.tables.contains_key(table) || self.former.contains(table)
+    }
+
+    /// All that is to be known where the catalog itself is read with the rows: what was captured once is no mistake in the
+    /// settings when it is gone.
+    pub(crate) fn remember_names(
+        &mut self,
+        tables: &BTreeSet<TableName>,
+        patterns: &[TablePattern],
+        position: Lsn,
+    ) {
+        self.patterns.extend(patterns.iter().map(ToString::to_string));
+        for (name, captured) in &mut self.tables {
+            if captured.left.is_none() && !tables.contains(name) {
+                captured.left = Some(position);
+            }
+        }
+        for name in tables {
+            self.tables.insert(name.clone(), Captured { oid: 0, left: None });
+        }
     }
 
     /// Tables that are not captured any more, since that position or a later one.

@@ -9,11 +9,13 @@
 mod changes;
 pub(crate) mod memory;
 pub(crate) mod naming;
+pub(crate) mod position;
 mod published;
 pub(crate) mod shape;
 pub(crate) mod since;
 pub(crate) mod suspects;
 mod tally;
+pub(crate) mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -20,6 +20,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use crate::capture::Capture;
 use crate::operations::remembered::remembered;
+use crate::operations::triggers;
 use crate::source::catalog::{self, Slot};
 use crate::source::connection::{Connection, is_slot_in_use, while_in_use};
 use crate::source::pgoutput::{self, publication};
@@ -43,6 +44,13 @@ pub(crate) async fn source(config: &Config) -> Vec<Finding> {
         Err(error) => return vec![unreachable(config, &error)],
     };
     let mut findings = vec![reached(config, &connection)];
+    if config.source == Source::Triggers {
+        let found = triggers::check(config, &connection).await;
+        findings.extend(found.unwrap_or_else(|error| vec![failed(triggers::SUBJECT, &error)]));
+        let around = connection_itself(config, &connection.session).await;
+        findings.extend(around.unwrap_or_else(|error| vec![failed("server", &error)]));
+        return findings;
+    }
     if config.source == Source::Pgoutput {
         let refused = pgoutput::check_server(connection.facts.server_version_num).err();
         findings.extend(refused.map(|error| failed("server", &error)));
@@ -123,7 +131,9 @@ async fn server(config: &Config, session: &Session) -> Result<Vec<Finding>> {
     findings.push(match wal_level {
         "logical" => Finding::ok("wal_level", "logical"),
         other => Finding::fail("wal_level", format!("{other}, changes cannot be decoded"))
-            .remedy("run the statement and restart the server")
+            .remedy(
+                "run the statement and restart the server",
+            )
             .statement("ALTER SYSTEM SET wal_level = 'logical';")
             .statement(restart(session).await?),
     });
@@ -167,18 +177,23 @@ async fn server(config: &Config, session: &Session) -> Result<Vec<Finding>> {
 
 /// What it is not about, and how the connection to it is.
 async fn surroundings(config: &Config, session: &Session) -> Result<Vec<Finding>> {
-    let sql =
-        "SELECT current_setting('archive_mode'), current_setting('archive_timeout'), clock_timestamp()::text";
-    let asked = Timestamp::now();
+    let sql = "SELECT current_setting('archive_mode'), current_setting('archive_timeout')";
     let row = session.client().query_typed_one(sql, &[]).await;
     let row = row.context(|| "reading the server's settings".to_owned())?;
     let (mode, timeout): (&str, &str) = (row.get(0), row.get(1));
-    let theirs = Timestamp::from_postgres(row.get(2))?;
+    let mode = Finding::ok(
+        "archive_mode",
+        format!("{mode}, archive_timeout {timeout}: not needed, changes come through the slot"),
+    );
+    Ok([vec![mode], connection_itself(config, session).await?].concat())
+}
+
+async fn connection_itself(config: &Config, session: &Session) -> Result<Vec<Finding>> {
+    let asked = Timestamp::now();
+    let row = session.client().query_typed_one("SELECT clock_timestamp()::text", &[]).await;
+    let row = row.context(|| "reading the server's clock".to_owned())?;
+    let theirs = Timestamp::from_postgres(row.get(0))?;
     Ok(vec![
-        Finding::ok(
-            "archive_mode",
-            format!("{mode}, archive_timeout {timeout}: not needed, changes come through the slot"),
-        ),
         checks::clocks("the source's clock", theirs, asked),
         checks::tls(config.postgres()?, session).await?,
     ])

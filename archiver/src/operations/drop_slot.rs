@@ -2,7 +2,7 @@
 
 use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, Source};
 use syncdata_service::faults;
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::ServerContext as _;
@@ -10,7 +10,7 @@ use syncdata_service::postgres::{PinnedSettings, Session, drop_role};
 use tokio_postgres::types::Type;
 
 use crate::operations::pending::{self, Pending};
-use crate::operations::publication;
+use crate::operations::{publication, triggers};
 use crate::source::catalog::Slot;
 use crate::source::connection::{Connection, Work};
 use crate::source::pinned::APPLICATION_NAME;
@@ -44,6 +44,13 @@ pub(crate) async fn drop_slot(config: &Config, force: bool) -> Result<Removal> {
         let left = drop_beside(config, &connection).await?;
         return Ok(Removal { slot: Dropped::WasNotThere, left });
     };
+    if config.source == Source::Triggers {
+        if !force {
+            triggers::refuse_while_pending(config, &connection).await?;
+        }
+        let left = triggers::remove(config).await?;
+        return Ok(Removal { slot: Dropped::Now, left });
+    }
     if !force && slot.lost_because().is_none() {
         refuse_while_pending(config, &mut connection).await?;
     }

@@ -19,5 +19,6 @@ pub(crate) mod setup;
 pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod switch_source;
+pub(crate) mod triggers;
 
 mod pending;

@@ -37,7 +37,7 @@ pub(crate) async fn waits(config: &Config, connection: &mut Connection) -> Resul
     let waiting = connection.waiting.clone();
     let tx = connection.transaction().await?;
     let read = source
-        .read(&Session { tx: &tx, waiting: &waiting, stream: None }, &stretch, |event| {
+        .read(&Session { tx: &tx, waiting: &waiting, stream: None, batch: None }, &stretch, |event| {
             match event {
                 Event::Begin(begin) => is_new = !begin.lies_before(archived),
                 Event::Row(Row { place, .. }) | Event::Truncate(place) => {

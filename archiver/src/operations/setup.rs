@@ -11,7 +11,7 @@ use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
 use tokio_postgres::error::SqlState;
 
-use crate::operations::{check, publication};
+use crate::operations::{check, publication, triggers};
 use crate::source::catalog::Slot;
 use crate::source::pgoutput;
 use crate::source::pinned::APPLICATION_NAME;
@@ -22,6 +22,8 @@ use crate::source::slot;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
     pub slot: bool,
+    /// What notes which rows are touched, in the place of a slot.
+    pub triggers: bool,
     /// Somebody accepts what can fail in production without the event trigger.
     pub accept_publication_rule: bool,
     /// The slot is one that standbys get too.
@@ -40,6 +42,24 @@ pub(crate) async fn setup(
     say: impl Fn(&str),
     is_sure: impl FnOnce(&str) -> Result<bool>,
 ) -> Result<Vec<Finding>> {
+    match (config.source, wanted.triggers) {
+        (Source::Triggers, true) => {
+            let mut findings = triggers::create(config).await?;
+            findings.extend(check::source(config).await);
+            return Ok(findings);
+        }
+        (Source::Triggers, false) if wanted.slot || wanted.user => {
+            return Err(Error::new(Kind::BadInput, "with source = \"triggers\" there is no slot, nor a role for one")
+                .hint(
+                    "CREATE ROLE syncdata_user LOGIN BYPASSRLS IN ROLE pg_read_all_data; with its password, then `setup --create-triggers`",
+                ));
+        }
+        (Source::Triggers, false) => return Ok(check::source(config).await),
+        (Source::Wal2json | Source::Pgoutput, true) => {
+            return Err(Error::new(Kind::BadInput, "--create-triggers needs source = \"triggers\""));
+        }
+        (Source::Wal2json | Source::Pgoutput, false) => {}
+    }
     // Not the archiver's own session: that one is read only.
     // If we are killed while the slot is made, which may wait for long, the server is not to go on making it for nobody.
     let settings = PinnedSettings::new().with("client_connection_check_interval", "1s");

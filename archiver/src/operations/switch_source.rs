@@ -52,6 +52,7 @@ pub(crate) async fn switch(config: &Config, to: Source, accept_rule: bool) -> Re
     let from = match to {
         Source::Wal2json => Source::Pgoutput,
         Source::Pgoutput => Source::Wal2json,
+        Source::Triggers => return Err(no_switch()),
     };
     let session = Session::open(config.postgres()?, APPLICATION_NAME, &PinnedSettings::new()).await?;
     let with = |source| {
@@ -137,7 +138,7 @@ impl Switch<'_> {
         archiver.copies_slot(false)?;
         match self.to {
             Source::Wal2json => beside::remove(&self.before, &self.session).await,
-            Source::Pgoutput => Ok(None),
+            Source::Pgoutput | Source::Triggers => Ok(None),
         }
     }
 
@@ -262,4 +263,9 @@ fn commits(offered: &[Offered], capture: &Capture, published: &BTreeSet<TableNam
     let counts = |relation: &TableName| published.contains(relation) && capture.table_of(relation).is_some();
     let both = offered.iter().filter(|offered| offered.relations.iter().any(counts));
     both.map(|offered| (offered.transaction.end_lsn, offered.transaction.xid)).collect()
+}
+
+fn no_switch() -> Error {
+    Error::new(Kind::Refused, "between a slot and triggers there is no switch")
+        .hint("use a new archive_dir and spool_dir, then `resync --all --adopt` on the local side")
 }

@@ -10,12 +10,13 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::signature::SigningKey;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::{Day, Timestamp};
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, Source};
 use syncdata_service::postgres::Canceller;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::capture::Capture;
+use crate::capture::position::next;
 use crate::poll::guard::Pressure;
 use crate::poll::history::{is_as_it_was, last_commit_missing};
 use crate::poll::leftover;
@@ -358,11 +359,15 @@ impl Archiver {
         }
         let publication = publication::of(config);
         publication::keep(connection, config, &state.memory).await?;
-        let look = Look::take(connection.session.client(), publication.as_deref()).await?;
+        let mut look = Look::take(connection.session.client(), publication.as_deref()).await?;
         let position = look.position;
         let history =
             origin::history(state, &self.snapshots, connection, &position, &config.postgres()?.user).await?;
         let (mut diverged, switch) = (history.diverged, history.switch);
+        if config.source == Source::Triggers {
+            look.position.flush = next(state.position());
+        }
+        let position = look.position;
 
         let retained = position.flush.bytes_since(slot.restart_lsn.unwrap_or(position.flush));
         let passes_over_mistakes = retained > config.wal_guard.as_u64();

@@ -2,10 +2,12 @@
 
 use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::SourceKind;
+use syncdata_formats::snapshot::Seen;
 use syncdata_service::config::Config;
 
 use crate::source::Source as _;
-use crate::source::catalog::Slot;
+use crate::source::catalog::{self, Slot};
 use crate::source::connection::Connection;
 use crate::source::event::Transaction;
 use crate::source::production::Production;
@@ -21,6 +23,9 @@ pub(super) async fn last_commit_missing(
     slot: &Slot,
     state: &State,
 ) -> Result<Option<String>> {
+    if source.described().kind() == SourceKind::Triggers {
+        return notes_have_gone_back(connection, slot, state).await;
+    }
     let before_tip = state.last_before_tip(source.described().kind());
     let Some(last) = before_tip.or(state.last_commit) else { return Ok(None) };
     let stands = slot.confirmed_flush_lsn.unwrap_or_default();
@@ -60,6 +65,23 @@ pub(super) async fn last_commit_missing(
     }))
 }
 
+/// What was noted has no order of commits to be compared. But what production itself was told, and numbers of transactions that
+/// a batch has seen, cannot become less.
+async fn notes_have_gone_back(connection: &Connection, slot: &Slot, state: &State) -> Result<Option<String>> {
+    if let Some((noted, stands)) =
+        state.acknowledged.zip(slot.confirmed_flush_lsn).filter(|(noted, stands)| stands < noted)
+    {
+        return Ok(Some(format!("its notes were read up to {noted}, and it says {stands}")));
+    }
+    let Some(last) = state.last_batch.as_ref().and_then(|last| Seen::parse(&last.snapshot)) else {
+        return Ok(None);
+    };
+    let seen = catalog::seen(connection.session.client()).await?;
+    let has_gone_back = !seen.includes(&last);
+    Ok(has_gone_back
+        .then(|| format!("transactions up to {} have been seen, and it is at {}", last.xmax, seen.xmax)))
+}
+
 /// Whether the slot, which stands before where it was moved to, offers up to there what it offered when that was read.
 pub(super) async fn is_as_it_was(
     config: &Config,
@@ -69,6 +91,9 @@ pub(super) async fn is_as_it_was(
     state: &State,
     flush: Lsn,
 ) -> Result<bool> {
+    if source.described().kind() == SourceKind::Triggers {
+        return Ok(true);
+    }
     let place = state.position();
     let kind = source.described().kind();
     let known = state.newest_commit.filter(|known| known.place == place && known.kind == kind);

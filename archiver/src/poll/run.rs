@@ -10,6 +10,7 @@
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
 use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::config::Source;
 use tracing::warn;
 
 use crate::poll::guard::Pressure;
@@ -28,6 +29,7 @@ impl Poll<'_> {
         self.read_under_the_fuse().await?;
         self.ship().await?;
         self.confirm().await?;
+        self.forget_notes().await?;
         self.relieve().await?;
         self.look_at_snapshots().await?;
         self.look_around().await?;
@@ -111,6 +113,7 @@ impl Poll<'_> {
                 (state.diverged, state.last_commit) = (None, None);
                 (state.newest_commit, state.commit_before_tip) = (None, None);
                 state.source.timeline = timeline;
+                (state.last_batch, state.acknowledged) = (None, None);
             })?;
         }
         // With the backup host away the slot stays: what lies before the gap may be in the spool alone.
@@ -142,8 +145,13 @@ impl Poll<'_> {
             return Ok(());
         }
         let message = format!("a gap up to {upto} cannot be declared: it must end past {from}");
-        let hint =
-            format!("what is before {from} is archived; the source's WAL ends at {}", self.position.flush);
+        let hint = match self.config.source {
+            // Positions of batches are numbers of ours.
+            Source::Triggers => format!("use --upto {}", self.position.flush),
+            Source::Wal2json | Source::Pgoutput => {
+                format!("what is before {from} is archived; the source's WAL ends at {}", self.position.flush)
+            }
+        };
         Err(Error::new(Kind::BadInput, message).hint(hint))
     }
 }

@@ -6,10 +6,10 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Gap;
 use syncdata_formats::name::TableName;
 use syncdata_formats::signature::SigningKey;
-use syncdata_formats::snapshot::SnapshotId;
+use syncdata_formats::snapshot::{Seen, SnapshotId};
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
-use syncdata_service::config::{Config, Confirm};
+use syncdata_service::config::{Config, Confirm, Source};
 use syncdata_service::postgres::sqlstate;
 use tracing::info;
 
@@ -28,6 +28,7 @@ use crate::source::look::Look;
 use crate::source::poison::Poison;
 use crate::source::production::Production;
 use crate::source::slot;
+use crate::source::triggers::{reader, upkeep};
 use crate::spool::{HeldSnapshot, Spool};
 
 /// The state of the poll that is running.
@@ -143,6 +144,24 @@ impl<'a> Poll<'a> {
         }
         self.slot = self.source.acknowledge(self.connection, upto).await?;
         Ok(())
+    }
+
+    /// Notes whose rows are safe may go. The settings' limit for them is production's too.
+    pub(super) async fn forget_notes(&mut self) -> Result<()> {
+        if self.config.source != Source::Triggers {
+            return Ok(());
+        }
+        let noted = self.slot.confirmed_flush_lsn.max(self.spool.state().acknowledged);
+        self.spool.update(|state| state.acknowledged = noted)?;
+        let Some(last) = self.spool.state().last_batch.as_ref() else { return Ok(()) };
+        let safe = self.slot.confirmed_flush_lsn >= Some(last.position);
+        let client = self.connection.session.client();
+        let (Some(seen), Some(reader)) = (Seen::parse(&last.snapshot), reader::read(client).await?) else {
+            return Ok(());
+        };
+        upkeep::date_rearming(self.connection, &reader).await?;
+        upkeep::keep_guard(self.connection, &reader, self.config.wal_guard.as_u64()).await?;
+        if safe { upkeep::rotate(self.connection, &seen).await } else { Ok(()) }
     }
 
     pub(super) fn explain(&self, error: Error) -> Error {

@@ -114,6 +114,9 @@ pub(crate) struct Setup {
     /// Create the replication slot
     #[arg(long)]
     pub create_slot: bool,
+    /// With source = "triggers", create what notes which rows are touched
+    #[arg(long, conflicts_with_all = ["create_slot", "create_user"])]
+    pub create_triggers: bool,
     /// With source = "pgoutput", do without the event triggers that protect production
     #[arg(long)]
     pub accept_publication_rule: bool,

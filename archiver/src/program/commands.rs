@@ -110,6 +110,7 @@ pub(crate) async fn check(config: &Config, deep: bool, output: Output) -> Result
 pub(crate) async fn set_up(config: &Config, arguments: &Setup, output: Output) -> Result<ExitCode> {
     let wanted = Wanted {
         slot: arguments.create_slot,
+        triggers: arguments.create_triggers,
         accept_publication_rule: arguments.accept_publication_rule,
         failover: arguments.failover,
         user: arguments.create_user,

@@ -22,7 +22,7 @@ use syncdata_formats::proof::{Buckets, Cut, Mark, MarkedTable, ProofId, ProofMan
 use syncdata_formats::signature::SigningKey;
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, Source};
 use syncdata_service::faults;
 use syncdata_service::postgres::{CatalogKey, Session};
 use tracing::{info, warn};
@@ -38,7 +38,7 @@ use crate::source::catalog::{self, Position};
 use crate::source::connection::Connection;
 use crate::source::pgoutput::publication;
 use crate::source::pinned::pinned;
-use crate::spool::{Spool, State};
+use crate::spool::{OfferedSnapshot, Spool, State};
 
 use asking::{Asks, Step};
 use digest::Digests;
@@ -243,7 +243,11 @@ impl Proof<'_> {
         let helper = Session::open(self.config.postgres()?, APPLICATION_NAME, &pinned()).await?;
         // First: a commit that nobody remembers could be one that the snapshot does not see.
         self.asks.poll(Step::Begin).await?;
-        self.wait_for_older(&connection).await?;
+        // A batch has no order of commits in which one could be behind.
+        let has_order = self.config.source != Source::Triggers;
+        if has_order {
+            self.wait_for_older(&connection).await?;
+        }
         // The next poll knows of the snapshot that is taken meanwhile.
         let _quiet = self.asks.poll_and_wait(Step::None).await?;
 
@@ -267,6 +271,10 @@ impl Proof<'_> {
         barrier::write_something(helper.client()).await?;
         let upto = catalog::insert_position(helper.client()).await?;
         barrier::wait_for_flush(helper.client(), upto).await?;
+        let offered = match has_order {
+            true => None,
+            false => Some(OfferedSnapshot::make(&self.config.spool_dir, &view.exported)?),
+        };
         let mut step = Step::Want(Box::new((view.seen.clone(), mark.clone(), upto)));
         for polls in 0..POLLS_MAX {
             // The first is enough, unless there is much to read.
@@ -277,6 +285,7 @@ impl Proof<'_> {
                 Progress::Void(reason) => return Ok(Attempt::Void(reason)),
                 Progress::Found { cut, lost, is_degraded } => {
                     self.watch.end();
+                    drop(offered);
                     let void = 0;
                     let held = Held { connection, view, keys, mark, cut, lost, is_degraded, void };
                     return Ok(Attempt::Held(Box::new(held)));

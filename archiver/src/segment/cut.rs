@@ -195,6 +195,22 @@ impl Search {
             .is_some_and(|wanted| matches!(wanted.found, Found::Nothing) && !wanted.seen.has(transaction.xid))
     }
 
+    /// Whether all that was read is just what the snapshot sees, as batches are: then its place is their end.
+    pub(crate) fn placed_at(&mut self, seen: &Seen, end: Lsn) -> bool {
+        let Some(wanted) = self.wanted.as_ref().filter(|wanted| matches!(wanted.found, Found::Nothing))
+        else {
+            return false;
+        };
+        if wanted.seen != *seen {
+            self.void("a poll came between");
+            return false;
+        }
+        if self.reached(end) {
+            self.placed();
+        }
+        true
+    }
+
     pub(crate) fn placed(&mut self) {
         if let Some(wanted) = &mut self.wanted {
             wanted.found = Found::Place;

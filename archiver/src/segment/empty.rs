@@ -67,7 +67,12 @@ impl Claims<'_> {
                 return Ok(Counted::default());
             }
             let later = self
-                .later(source, &Session { tx: &tx, waiting: &waiting, stream: None }, written, &seen)
+                .later(
+                    source,
+                    &Session { tx: &tx, waiting: &waiting, stream: None, batch: None },
+                    written,
+                    &seen,
+                )
                 .await?;
             expected = with_later(expected, &later);
         }

@@ -1,6 +1,7 @@
 //! From what the source yields to segments in the spool.
 
 pub(crate) mod absent;
+mod batch;
 pub(crate) mod cut;
 mod empty;
 pub(crate) mod publish;

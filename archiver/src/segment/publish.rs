@@ -15,6 +15,7 @@ use syncdata_formats::time::Timestamp;
 use tracing::{info, warn};
 
 use crate::capture::Capture;
+use crate::capture::position::NAME;
 use crate::segment::absent::each_once;
 use crate::segment::cut::{Place, Search};
 use crate::segment::scratch::Scratch;
@@ -67,6 +68,7 @@ pub(crate) fn source(
     let (kind, slot, plugin, degraded) = match described {
         Described::Wal2json { slot, plugin, degraded } => (SourceKind::Wal2json, slot, plugin, degraded),
         Described::Pgoutput { slot, plugin } => (SourceKind::Pgoutput, slot, plugin, Vec::new()),
+        Described::Triggers { slot } => (SourceKind::Triggers, slot, NAME.to_owned(), Vec::new()),
     };
     Source {
         kind,
@@ -78,6 +80,8 @@ pub(crate) fn source(
         plugin,
         settings,
         degraded,
+        order: None,
+        batch: None,
     }
 }
 

@@ -7,7 +7,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{Gap, Source as ManifestSource};
 use syncdata_formats::name::TableName;
 use syncdata_formats::signature::SigningKey;
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, Source as Kind};
 use syncdata_service::faults;
 use syncdata_service::postgres::{ServerContext as _, sqlstate};
 use tracing::{info, warn};
@@ -104,6 +104,9 @@ impl Reading<'_> {
         upto: Lsn,
         lines_max: Option<u32>,
     ) -> Result<Taken> {
+        if self.config.source == Kind::Triggers {
+            return self.take_batch(connection, spool, slot).await;
+        }
         let before = spool.position();
         // What was said before is not about this answer.
         connection.session.take_notices();
@@ -248,7 +251,7 @@ impl Reading<'_> {
             .watching(watched)
             .noting_unseen(&look.seen)
             .searching(self.watch.search().map(|search| search.within(&capture.tables)));
-        let session = Session { tx: &tx, waiting: &waiting, stream: stream.as_deref() };
+        let session = Session { tx: &tx, waiting: &waiting, stream: stream.as_deref(), batch: None };
         let (mut harvest, read) = read_into(self.source, &session, &stretch, segmenter).await?;
 
         let complete = upto >= look.position.flush && !read.was_cut;
@@ -364,7 +367,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn limits(&self) -> Limits {
+    pub(super) fn limits(&self) -> Limits {
         Limits {
             changes: u64::from(self.config.segment_max_changes.get()),
             content_bytes: self.config.segment_max_bytes.as_u64(),
@@ -372,7 +375,7 @@ impl Reading<'_> {
         }
     }
 
-    fn capture(
+    pub(super) fn capture(
         &self,
         schemas: &BTreeSet<String>,
         catalog: &[CatalogTable],

@@ -43,7 +43,7 @@ pub(crate) async fn history(
         true => None,
         false => catalog::switch_point(connection.session.client(), before, now, user).await?,
     };
-    let mut diverged = is_ours(state, state.tip.end_lsn, now, position.flush, switch).err();
+    let mut diverged = is_ours(state, state.needed_wal(), now, position.flush, switch).err();
     if diverged.is_none() {
         diverged = undone(state, held, connection, position, user).await?;
     }

@@ -33,10 +33,10 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::FORMAT;
 use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_formats::signature::SigningKey;
-use syncdata_formats::snapshot::{SnapshotId, SnapshotManifest, SnapshotSource, TableCopy};
+use syncdata_formats::snapshot::{Seen, SnapshotId, SnapshotManifest, SnapshotSource, TableCopy};
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, Source};
 use syncdata_service::faults;
 use syncdata_service::progress::{Progress, Unit};
 use tracing::{info, warn};
@@ -47,7 +47,7 @@ use crate::source::catalog::{self, Position};
 use crate::source::connection::{Connection, Work};
 use crate::source::pgoutput::publication;
 use crate::source::slot;
-use crate::spool::{SnapshotLock, Spool, State};
+use crate::spool::{OfferedSnapshot, SnapshotLock, Spool, State};
 
 use earlier::Earlier;
 use hold::{Neighbours, Unread};
@@ -83,7 +83,7 @@ pub(crate) async fn take(
 ) -> Result<Taken> {
     let started = Instant::now();
     let _lock = SnapshotLock::wait(&config.spool_dir).await?;
-    let mut taken = Snapshot::prepare(config, options, &poll).await?.run().await?;
+    let mut taken = Snapshot::prepare(config, options, &poll).await?.run(&poll).await?;
     taken.seconds = started.elapsed().as_millis() as f64 / 1000.0;
     Ok(taken)
 }
@@ -96,6 +96,13 @@ struct Snapshot<'a> {
     archive: ArchiveHandle,
     state: State,
     connection: Connection,
+}
+
+/// Where in the stream a copy stands: all up to the first position is in it, nothing after the second.
+#[derive(Clone, Copy, Debug)]
+struct Between {
+    start_lsn: Lsn,
+    end_lsn: Lsn,
 }
 
 /// How copying one table ended.
@@ -163,28 +170,61 @@ impl<'a> Snapshot<'a> {
         ))
     }
 
-    async fn run(&self) -> Result<Taken> {
+    async fn run(&self, poll: &impl AsyncFn() -> Result<()>) -> Result<Taken> {
         let client = self.connection.session.client();
         let session = ServerProcess::of(client).await?;
-        let start_lsn = catalog::insert_position(client).await?;
-        barrier::wait_for_older_transactions(client, self.options.wait).await?;
-        let mut view = View::open(client, &self.selection(), &self.config.postgres()?.user).await?;
+        let (mut view, place) = match self.config.source {
+            Source::Wal2json | Source::Pgoutput => {
+                let start_lsn = catalog::insert_position(client).await?;
+                barrier::wait_for_older_transactions(client, self.options.wait).await?;
+                let view = View::open(client, &self.selection(), &self.config.postgres()?.user).await?;
+                let end_lsn = view.end_lsn;
+                (view, Between { start_lsn, end_lsn })
+            }
+            Source::Triggers => {
+                let (view, end) = self.view_of_a_batch(poll).await?;
+                (view, Between { start_lsn: end, end_lsn: end })
+            }
+        };
         let closed = std::mem::take(&mut view.closed);
         if view.tables.is_empty() && !closed.is_empty() {
             return Err(nothing_can_be_read(&closed));
         }
-        let id = SnapshotId::new(start_lsn, view.taken_at);
-        info!(snapshot = %id, end_lsn = %view.end_lsn, tables = view.tables.len(), "snapshot begun");
-        let taken = self.carry_out(id, start_lsn, view, closed, &session).await;
+        let id = SnapshotId::new(place.start_lsn, view.taken_at);
+        info!(snapshot = %id, end_lsn = %place.end_lsn, tables = view.tables.len(), "snapshot begun");
+        let taken = self.carry_out(id, place, view, closed, &session).await;
         taken.map_err(|error| {
             error.context("the snapshot is discarded; the next one uses what was sent of it")
         })
     }
 
+    /// A view with which a batch of triggers ends, and where: nothing of the stream lies between.
+    async fn view_of_a_batch(&self, poll: &impl AsyncFn() -> Result<()>) -> Result<(View, Lsn)> {
+        const ATTEMPTS_MAX: u32 = 8;
+        let client = self.connection.session.client();
+        for _ in 0..ATTEMPTS_MAX {
+            let view = View::open(client, &self.selection(), &self.config.postgres()?.user).await?;
+            let offered = OfferedSnapshot::make(&self.config.spool_dir, &view.exported)?;
+            poll().await?;
+            drop(offered);
+            let state = Spool::peek_state(&self.config.spool_dir)?;
+            let ended = state.and_then(|state| Some((state.last_batch.clone()?.snapshot, state.position())));
+            if let Some((snapshot, position)) = ended
+                && Seen::parse(&snapshot).as_ref() == Some(&view.seen)
+            {
+                return Ok((view, position));
+            }
+            info!("another poll came between, taking another snapshot");
+            view.close(client).await?;
+        }
+        let message = format!("no poll of {ATTEMPTS_MAX} ended with the snapshot that was taken for it");
+        Err(Error::new(Kind::Locked, message).hint("look at `syncdata-archiver status`, then try again"))
+    }
+
     async fn carry_out(
         &self,
         id: SnapshotId,
-        start_lsn: Lsn,
+        place: Between,
         view: View,
         closed: Vec<LeftOut>,
         session: &ServerProcess,
@@ -209,7 +249,7 @@ impl<'a> Snapshot<'a> {
         self.make_sure(session, &view).await.map_err(|error| {
             error.context("nobody can say any more that production keeps what the snapshot saw")
         })?;
-        let manifest = self.manifest(store.id.clone(), start_lsn, view, copies);
+        let manifest = self.manifest(store.id.clone(), place, view, copies);
         taken.describe(&manifest);
         taken.bytes_sent += publish::publish(&self.archive, &manifest, self.signing_key.as_ref()).await?;
         info!(snapshot = %manifest.id, rows = taken.rows, bytes = taken.bytes_sent, "snapshot published");
@@ -362,7 +402,7 @@ impl<'a> Snapshot<'a> {
     fn manifest(
         &self,
         id: SnapshotId,
-        start_lsn: Lsn,
+        place: Between,
         view: View,
         tables: BTreeMap<TableName, TableCopy>,
     ) -> SnapshotManifest {
@@ -371,8 +411,8 @@ impl<'a> Snapshot<'a> {
             format: FORMAT,
             archive_id: self.state.archive_id,
             id,
-            start_lsn,
-            end_lsn: view.end_lsn,
+            start_lsn: place.start_lsn,
+            end_lsn: place.end_lsn,
             snapshot: view.seen,
             taken_at: view.taken_at,
             source: SnapshotSource {

@@ -16,6 +16,7 @@ use super::hold;
 use super::tables::{LeftOut, Selection, Table};
 use crate::source::catalog::{self, Position};
 use crate::source::pinned::pinned;
+use crate::spool::ExportedSnapshot;
 
 /// Tables come and go while we look, but not for ever.
 const ATTEMPTS_MAX: u32 = 5;
@@ -33,6 +34,8 @@ pub(crate) struct View {
     pub tables: Vec<Table>,
     /// Of those that were wanted.
     pub closed: Vec<LeftOut>,
+    /// For a poll of triggers, which can end with it.
+    pub exported: ExportedSnapshot,
 }
 
 impl View {
@@ -61,6 +64,8 @@ impl View {
         let row = row.context(|| "asking the source for its snapshot".to_owned())?;
         let text: &str = row.get(0);
         let seen = Seen::parse(text).ok_or_else(|| Error::bad_input("a snapshot of PostgreSQL", text))?;
+        // Before there is a part of the transaction, in which none is exported.
+        let exported = export(client).await?;
         // The catalog is not held either while tables are read.
         hold::mark(client).await?;
         // After the snapshot: whatever is seen was written before.
@@ -79,6 +84,7 @@ impl View {
             settings,
             tables,
             closed,
+            exported,
         })
     }
 
@@ -89,6 +95,13 @@ impl View {
     pub(crate) async fn close(&self, client: &Client) -> Result<()> {
         client.batch_execute("COMMIT").await.context(|| "ending the snapshot's transaction".to_owned())
     }
+}
+
+async fn export(client: &Client) -> Result<ExportedSnapshot> {
+    let sql = "SELECT pg_export_snapshot(), (extract(epoch FROM now()) * 1000000)::int8";
+    let row = client.query_typed_one(sql, &[]).await;
+    let row = row.context(|| "exporting a snapshot on the source".to_owned())?;
+    Ok(ExportedSnapshot { id: row.get(0), at: Timestamp::from_micros(row.get(1))? })
 }
 
 fn copying() -> PinnedSettings {

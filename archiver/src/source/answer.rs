@@ -9,6 +9,7 @@ use tokio_postgres::Transaction as Tx;
 use super::Offered;
 use super::event::{Event, Place, Row};
 use super::stream::Stream;
+use super::triggers::batch::Batch;
 use super::wait::Waiting;
 
 /// What an answer is read in.
@@ -18,6 +19,8 @@ pub(crate) struct Session<'s> {
     pub waiting: &'s Waiting,
     /// Where the answer comes from, instead of a peek.
     pub stream: Option<&'s Stream>,
+    /// What is read of notes, where the source is they.
+    pub batch: Option<&'s Batch>,
 }
 
 /// The transactions of an answer, put together from its events.

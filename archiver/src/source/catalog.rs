@@ -16,7 +16,9 @@ use tokio_postgres::{GenericClient, Row};
 use super::ask::{many, one};
 use super::pages::Pages;
 use super::pgoutput::published;
+use super::triggers::reader::{self, Reader};
 use super::types::{self, Types};
+use crate::capture::position::{self, NAME};
 use crate::capture::{
     Attribute, CatalogTable, Layout, Marks, OwnedSequence, RelationKind, Storage, Stream, UNLOGGED,
 };
@@ -108,7 +110,7 @@ const SLOT: &str =
   WHERE s.slot_name = $1 AND s.slot_type = 'logical'";
 
 /// Everything that is a relation for people; what is not captured is named by `check`. Of the options of a column those
-/// that people set: some minor releases keep a version of the column there.
+/// that people set: some minor releases keep a version of the column there. What triggers of ours note is nobody's table.
 ///
 /// The last column: what wrote the row of its type last is the transaction that made it, but not the command that did.
 /// That one gave it another name, schema or owner. A new owner alone, as pg_restore and migrations give it at once, is no
@@ -166,6 +168,8 @@ const CATALOG: &str =
     LEFT JOIN pg_attribute o ON o.attrelid = c.oid AND o.attnum = -6
   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
     AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    AND NOT (n.nspname = 'syncdata' AND EXISTS (SELECT FROM pg_class r JOIN pg_attribute a ON a.attrelid = r.oid
+      WHERE r.relnamespace = n.oid AND r.relname = 'reader' AND a.attname = 'guard_bytes'))
   ORDER BY c.oid";
 
 /// Everybody may see who holds which transaction number; since when, only roles that may read statistics.
@@ -287,6 +291,11 @@ impl Slot {
     pub(crate) async fn read(client: &impl GenericClient, name: &SlotName) -> Result<Option<Slot>> {
         let rows =
             many(client, "asking the source for the slot", SLOT, &[(&name.as_str(), Type::TEXT)]).await?;
+        if rows.is_empty() {
+            // Where there is none, its place may be another's.
+            let reader = reader::read(client).await?.filter(|reader| reader.slot == name.as_str());
+            return Ok(reader.map(Slot::in_place_of_one));
+        }
         Ok(rows.first().map(|row| Slot {
             plugin: row.get(0),
             database: row.get(1),
@@ -300,6 +309,25 @@ impl Slot {
             catalog_xmin: mark(row, 9),
             safe_wal_bytes: row.get::<_, Option<i64>>(10).map(|bytes| bytes.max(0).unsigned_abs()),
         }))
+    }
+}
+
+impl Slot {
+    /// Of triggers: what is known of their reader is said in the words of a slot.
+    fn in_place_of_one(reader: Reader) -> Slot {
+        Slot {
+            plugin: NAME.to_owned(),
+            database: reader.database_name,
+            active_pid: None,
+            restart_lsn: None,
+            confirmed_flush_lsn: Some(position::position_of(reader.batch)),
+            wal_status: "reserved".to_owned(),
+            safe_wal_bytes: None,
+            invalidation_reason: None,
+            transactions: None,
+            spilled_bytes: None,
+            catalog_xmin: None,
+        }
     }
 }
 
@@ -317,6 +345,12 @@ pub(crate) async fn catalog(
         published::look(client, publication, &mut tables).await?;
     }
     Ok((schemas, tables))
+}
+
+/// Production's clock where the transaction began.
+pub(crate) async fn transaction_time(client: &impl GenericClient) -> Result<Timestamp> {
+    let sql = "SELECT (extract(epoch FROM now()) * 1000000)::int8";
+    Timestamp::from_micros(one(client, "asking the source for its time", sql, &[]).await?.get(0))
 }
 
 /// Which transactions a statement shows.

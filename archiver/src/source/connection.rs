@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use syncdata_service::postgres::ServerContext as _;
 
+use postgres_protocol::escape::escape_literal;
 use syncdata_formats::name::SlotName;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::Config;
@@ -119,6 +120,18 @@ impl Connection {
     pub(crate) async fn transaction_at(&mut self, level: IsolationLevel) -> Result<Transaction<'_>> {
         let tx = self.session.client_mut().build_transaction().isolation_level(level).start().await;
         let tx = tx.context(|| "starting a transaction on the source".to_owned())?;
+        pinned().apply_to_transaction(&tx).await?;
+        Ok(tx)
+    }
+
+    /// In a snapshot that another session has exported, and still holds.
+    pub(crate) async fn transaction_in(&mut self, snapshot: &str) -> Result<Transaction<'_>> {
+        let level = IsolationLevel::RepeatableRead;
+        let tx = self.session.client_mut().build_transaction().isolation_level(level).start().await;
+        let tx = tx.context(|| "starting a transaction on the source".to_owned())?;
+        tx.batch_execute(&format!("SET TRANSACTION SNAPSHOT {}", escape_literal(snapshot)))
+            .await
+            .context(|| "taking a snapshot over".to_owned())?;
         pinned().apply_to_transaction(&tx).await?;
         Ok(tx)
     }

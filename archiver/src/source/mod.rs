@@ -19,11 +19,13 @@ pub(crate) mod production;
 pub(crate) mod role;
 pub(crate) mod slot;
 pub(crate) mod stream;
+pub(crate) mod triggers;
 pub(crate) mod wait;
 pub(crate) mod wal2json;
 
 mod length;
 mod pages;
+mod printing;
 mod types;
 
 #[cfg(test)]
@@ -106,6 +108,10 @@ pub(crate) enum Described {
         slot: SlotName,
         plugin: String,
     },
+    /// There is none: it is the name under which they note.
+    Triggers {
+        slot: SlotName,
+    },
 }
 
 impl Described {
@@ -113,6 +119,7 @@ impl Described {
         match self {
             Described::Wal2json { .. } => SourceKind::Wal2json,
             Described::Pgoutput { .. } => SourceKind::Pgoutput,
+            Described::Triggers { .. } => SourceKind::Triggers,
         }
     }
 
@@ -120,7 +127,7 @@ impl Described {
     pub(crate) fn degraded(&self) -> &[String] {
         match self {
             Described::Wal2json { degraded, .. } => degraded,
-            Described::Pgoutput { .. } => &[],
+            Described::Pgoutput { .. } | Described::Triggers { .. } => &[],
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::{SlotName, TableName};
+use syncdata_formats::{Error, Result};
 use syncdata_service::config::{Config, Source as Kind};
 
 pub(crate) use super::answer::Session;
@@ -14,22 +14,26 @@ use super::event::{Column, Event, Part, Transaction};
 use super::pgoutput::{Pgoutput, Tuples, publication_of};
 use super::poison::Poison;
 use super::stream::Stream;
+use super::triggers::{Fields, Triggers};
 use super::wal2json::{Lists, Wal2json};
 use super::{Described, Offered, Read, Source, Stretch, event, slot};
 use crate::capture::Capture;
+use crate::capture::position::NAME;
 
-/// A slot of production, by the plugin that it is read with.
+/// How production is read: a slot by its plugin, or what triggers note in the place of one.
 #[derive(Clone, Debug)]
 pub(crate) enum Production {
     Wal2json(Wal2json),
     Pgoutput(Pgoutput),
+    Triggers(Triggers),
 }
 
-/// The columns of a row of either.
+/// The columns of a row of any of them.
 #[derive(Debug)]
 pub(crate) enum Columns<'a> {
     Wal2json(Lists<'a>),
     Pgoutput(Tuples<'a>),
+    Triggers(&'a Fields<'a>),
 }
 
 /// What is to be known of a plugin.
@@ -60,6 +64,7 @@ impl Production {
             Kind::Pgoutput => {
                 Production::Pgoutput(Pgoutput::probe(connection, slot, publication_of(name)).await?)
             }
+            Kind::Triggers => Production::Triggers(Triggers::probe(connection, slot).await?),
         })
     }
 
@@ -69,6 +74,7 @@ impl Production {
                 About { name: source.plugin.name.clone(), degraded: source.plugin.degraded() }
             }
             Production::Pgoutput(source) => About { name: source.name(), degraded: Vec::new() },
+            Production::Triggers(_) => About { name: NAME.to_owned(), degraded: Vec::new() },
         }
     }
 
@@ -78,6 +84,7 @@ impl Production {
         match self {
             Production::Wal2json(source) => source.follow(settings, capture).await,
             Production::Pgoutput(source) => source.follow(settings).await,
+            Production::Triggers(_) => Err(without_stream()),
         }
     }
 
@@ -92,6 +99,8 @@ impl Production {
         match self {
             Production::Wal2json(source) => source.offered(connection, capture, upto).await,
             Production::Pgoutput(source) => source.offered(connection, upto).await,
+            // Notes do not say what was archived of them.
+            Production::Triggers(_) => Ok(Vec::new()),
         }
     }
 
@@ -103,6 +112,7 @@ impl Production {
                 let offered = source.offered(connection, upto).await?;
                 Ok(offered.into_iter().map(|offered| offered.transaction).collect())
             }
+            Production::Triggers(_) => Ok(Vec::new()),
         }
     }
 
@@ -115,7 +125,7 @@ impl Production {
     ) -> Result<BTreeMap<TableName, u64>> {
         match self {
             Production::Wal2json(source) => source.warned_about(connection, capture, upto).await,
-            Production::Pgoutput(_) => Ok(BTreeMap::new()),
+            Production::Pgoutput(_) | Production::Triggers(_) => Ok(BTreeMap::new()),
         }
     }
 
@@ -131,6 +141,8 @@ impl Production {
         match self {
             Production::Wal2json(source) => source.locate_poison(connection, capture, upto).await,
             Production::Pgoutput(source) => source.locate_poison(connection, from, upto).await,
+            // A batch has no transactions of which one could be left out.
+            Production::Triggers(_) => Ok(None),
         }
     }
 }
@@ -154,6 +166,9 @@ impl Source for Production {
             Production::Pgoutput(source) => {
                 source.read(session, stretch, |event| take(event.with(Columns::Pgoutput))).await
             }
+            Production::Triggers(source) => {
+                source.read(session, stretch, |event| take(event.with(Columns::Triggers))).await
+            }
         }
     }
 
@@ -161,6 +176,7 @@ impl Source for Production {
         let slot = match self {
             Production::Wal2json(source) => &source.slot,
             Production::Pgoutput(source) => &source.slot,
+            Production::Triggers(source) => return source.acknowledge(connection, upto).await,
         };
         slot::confirm(connection, slot, upto).await
     }
@@ -169,6 +185,7 @@ impl Source for Production {
         match self {
             Production::Wal2json(source) => source.described(),
             Production::Pgoutput(source) => source.described(),
+            Production::Triggers(source) => source.described(),
         }
     }
 }
@@ -178,6 +195,12 @@ impl event::Columns for Columns<'_> {
         match self {
             Columns::Wal2json(lists) => lists.each(take),
             Columns::Pgoutput(tuples) => tuples.each(take),
+            Columns::Triggers(fields) => fields.each(take),
         }
     }
+}
+
+fn without_stream() -> Error {
+    Error::new(syncdata_formats::Kind::Refused, "triggers have no stream that could be followed")
+        .hint("set follow = false; with triggers a poll may come every 5 seconds")
 }

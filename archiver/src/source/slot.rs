@@ -22,7 +22,7 @@ use crate::source::connection::Connection;
 use crate::source::role;
 use crate::source::stream::Stream;
 
-const PLUGINS: [&str; 2] = ["wal2json", "pgoutput"];
+const PLUGINS: [&str; 3] = ["wal2json", "pgoutput", "triggers"];
 
 /// Why a peek failed, as far as that decides what comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ pub(crate) mod holdings;
 pub(crate) mod verified;
 
 mod durable;
+mod offered_snapshot;
 mod snapshot_lock;
 mod state;
 mod stood;
@@ -42,6 +43,7 @@ use durable::{parent, read_folder, sync_folder, write_durably};
 use state::{read_state, write_state};
 
 pub(crate) use durable::{make_folder, private_file, remove_if_there};
+pub(crate) use offered_snapshot::{ExportedSnapshot, OfferedSnapshot};
 pub(crate) use snapshot_lock::SnapshotLock;
 pub(crate) use state::{ArchivedCommit, HeldSnapshot, Keep, Last, LastBefore, Origin, State, Tip};
 pub(crate) use stood::Stood;

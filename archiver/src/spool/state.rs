@@ -20,8 +20,10 @@ use syncdata_service::{faults, small_file};
 use super::durable::write_durably;
 use super::stood::Stood;
 use crate::capture::Memory;
+use crate::capture::position::number_of;
 use crate::capture::shape::ShapeMemory;
 use crate::capture::since::CaptureMemory;
+use crate::capture::watch::LastBatch;
 
 /// Gaps and warnings of ten thousand tables make less.
 const BYTES_MAX: usize = 64 << 20;
@@ -96,6 +98,12 @@ pub(crate) struct State {
     /// Where the slot may stand.
     #[serde(default)]
     pub stood: Stood,
+    /// Of triggers: what the next batch comes after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_batch: Option<LastBatch>,
+    /// Of triggers: how far production itself says that it was read, at least. Less means that it has gone back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<Lsn>,
 }
 
 /// A `keep_days` that the daemon has met.
@@ -247,6 +255,8 @@ impl State {
             keep: None,
             copies_slot: false,
             stood: Stood::new(began),
+            last_batch: None,
+            acknowledged: None,
         }
     }
 
@@ -282,7 +292,9 @@ impl State {
     /// place, the source has lost, and writes other changes there.
     pub(crate) fn is_on(&mut self, timeline: u32, switch: Option<Lsn>, oldest: Option<u32>) {
         self.source.timeline = timeline;
-        let Some(switch) = switch.filter(|switch| *switch < self.covered_lsn) else { return };
+        // Batches have positions of their own, and what one has shown was flushed.
+        let is_of_wal = number_of(self.covered_lsn).is_none();
+        let Some(switch) = switch.filter(|switch| is_of_wal && *switch < self.covered_lsn) else { return };
         self.rereading = None;
         self.go_back_to(switch, oldest);
     }
@@ -311,6 +323,15 @@ impl State {
             self.stood.at(self.covered_lsn);
         }
         self.stood.forget_upto(self.tip.end_lsn);
+    }
+
+    /// Up to where the source's WAL has to be the same as when it was archived.
+    pub(crate) fn needed_wal(&self) -> Lsn {
+        match (&self.last_batch, number_of(self.tip.end_lsn)) {
+            (Some(last), _) => last.wal,
+            (None, Some(_)) => Lsn::ZERO,
+            (None, None) => self.tip.end_lsn,
+        }
     }
 
     /// All that committed up to here is safe at least in this spool.

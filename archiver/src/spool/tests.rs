@@ -34,6 +34,8 @@ fn gap_manifest(state: &State, to: u64) -> Manifest {
             settings: BTreeMap::new(),
             degraded: Vec::new(),
             kind: Default::default(),
+            order: None,
+            batch: None,
         },
         capture: Vec::new(),
         capture_since: BTreeMap::new(),

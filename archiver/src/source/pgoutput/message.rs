@@ -8,11 +8,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::number;
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
 
 use crate::source::event::{Action, Begin, Column, Columns, Part, Transaction};
+use crate::source::printing::{Printing, quoted};
 
 /// From 1970-01-01 to 2000-01-01, where PostgreSQL counts from.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -75,14 +75,6 @@ pub(crate) struct Tuples<'a> {
     new: Option<Tuple<'a>>,
 }
 
-/// How a value of a type travels: the OIDs are fixed in PostgreSQL's catalog.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Printing {
-    Boolean,
-    Number,
-    Text,
-}
-
 enum Value<'a> {
     Null,
     /// It lies outside of the row and was not touched.
@@ -130,7 +122,7 @@ impl Columns for Tuples<'_> {
         if let Some(new) = self.new {
             new.each(|number, value| {
                 let column = &self.relation.columns[number];
-                if let Some(value) = column.printing.value(&value) {
+                if let Some(value) = value.printed(column.printing) {
                     take(Part::Columns, Column { name: &column.name, value });
                 }
                 Ok(())
@@ -144,7 +136,7 @@ impl Columns for Tuples<'_> {
             if !column.is_key {
                 return Ok(());
             }
-            match column.printing.value(&value) {
+            match value.printed(column.printing) {
                 Some(value) => take(Part::Identity, Column { name: &column.name, value }),
                 None => return Err(not_understood("a key without its value")),
             }
@@ -308,6 +300,17 @@ impl<'a> Reader<'a> {
     }
 }
 
+impl<'a> Value<'a> {
+    /// `None` for a value that was not sent.
+    fn printed(&self, printing: Printing) -> Option<Cow<'a, str>> {
+        match *self {
+            Value::Null => Some(Cow::Borrowed("null")),
+            Value::Unchanged => None,
+            Value::Text(text) => Some(printing.json(text)),
+        }
+    }
+}
+
 impl<'a> Tuple<'a> {
     fn each(&self, mut take: impl FnMut(usize, Value<'a>) -> Result<()>) -> Result<()> {
         let mut reader = Reader { bytes: self.bytes };
@@ -317,65 +320,6 @@ impl<'a> Tuple<'a> {
         }
         Ok(())
     }
-}
-
-impl Printing {
-    fn of(type_oid: u32) -> Printing {
-        match type_oid {
-            16 => Printing::Boolean,
-            // int8, int2, int4, oid, float4, float8, numeric
-            20 | 21 | 23 | 26 | 700 | 701 | 1700 => Printing::Number,
-            _ => Printing::Text,
-        }
-    }
-
-    /// `None` for a value that was not sent.
-    fn value<'a>(self, value: &Value<'a>) -> Option<Cow<'a, str>> {
-        let text = match *value {
-            Value::Null => return Some(Cow::Borrowed("null")),
-            Value::Unchanged => return None,
-            Value::Text(text) => text,
-        };
-        Some(match (self, text) {
-            (Printing::Boolean, "t") => Cow::Borrowed("true"),
-            (Printing::Boolean, "f") => Cow::Borrowed("false"),
-            // NaN and the infinities are none for JSON.
-            (Printing::Number, text) if number::is_number(text) => Cow::Borrowed(text),
-            _ => Cow::Owned(quoted(text)),
-        })
-    }
-}
-
-/// The JSON text of a string, escaped as PostgreSQL itself does it.
-fn quoted(text: &str) -> String {
-    let mut json = String::with_capacity(text.len() + 2);
-    json.push('"');
-    let mut from = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        if byte >= b' ' && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        json.push_str(&text[from..at]);
-        from = at + 1;
-        match byte {
-            b'"' => json.push_str("\\\""),
-            b'\\' => json.push_str("\\\\"),
-            8 => json.push_str("\\b"),
-            12 => json.push_str("\\f"),
-            b'\n' => json.push_str("\\n"),
-            b'\r' => json.push_str("\\r"),
-            b'\t' => json.push_str("\\t"),
-            other => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                json.push_str("\\u00");
-                json.push(char::from(HEX[usize::from(other >> 4)]));
-                json.push(char::from(HEX[usize::from(other & 15)]));
-            }
-        }
-    }
-    json.push_str(&text[from..]);
-    json.push('"');
-    json
 }
 
 impl Message<'_> {

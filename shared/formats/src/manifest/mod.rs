@@ -162,6 +162,29 @@ pub struct Source {
     pub plugin: String,
     pub settings: BTreeMap<String, String>,
     pub degraded: Vec<String>,
+    /// In which order its transactions happened, where that is not the order of their commits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+    /// The snapshot that its rows are of, where they are of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batch>,
+}
+
+/// Rows as they were in one snapshot: those that were touched since the snapshot before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// `xmin:xmax:xip,…`, as `pg_current_snapshot()` prints it.
+    pub snapshot: String,
+    /// All that the snapshot shows was written and flushed before there.
+    pub wal_lsn: Lsn,
+}
+
+/// In which order transactions happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// That is not told: they are one.
+    Batch,
 }
 
 /// Changes that committed after `from` and up to `to` are known to be missing.

@@ -95,6 +95,8 @@ pub(crate) fn manifest(seq: u64, previous: Option<Link>, summary: &Summary) -> M
             plugin: "wal2json 2.7".into(),
             settings: BTreeMap::from([("DateStyle".into(), "ISO, MDY".into())]),
             degraded: vec![],
+            order: None,
+            batch: None,
         },
         capture: vec![table("users"), table("sales.orders")],
         capture_since: BTreeMap::new(),

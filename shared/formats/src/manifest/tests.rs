@@ -280,6 +280,8 @@ fn columns_of_the_past_are_read_as_they_are_written() {
     let (_, mut manifest) = segment();
     manifest.relations.insert(table("users"), described());
     manifest.source.kind = SourceKind::Triggers;
+    manifest.source.order = Some(Order::Batch);
+    manifest.source.batch = Some(Batch { snapshot: "754:760:757".into(), wal_lsn: lsn("0/16B3D00") });
     manifest.capture_since = BTreeMap::from([
         (table("users"), Since { lsn: lsn("0/16B3D00"), empty: true }),
         (table("sales.orders"), Since { lsn: lsn("0/16B3D40"), empty: false }),
@@ -293,6 +295,7 @@ fn columns_of_the_past_are_read_as_they_are_written() {
         r#""types":{"public.mood":["sad","so-so \"\\ ü"]},"fingerprint_version":2,"fingerprint":"#,
         r#""capture_since":{"users":{"lsn":"0/16B3D00","empty":true},"sales.orders":{"lsn":"0/16B3D40","empty":false}},"relations":"#,
         r#""source":{"kind":"triggers","system_identifier""#,
+        r#""degraded":[],"order":"batch","batch":{"snapshot":"754:760:757","wal_lsn":"0/16B3D00"}}"#,
     ] {
         assert!(text.contains(written), "{written} is not in {text}");
     }

@@ -31,6 +31,12 @@ impl Seen {
         xid < self.xmin || xid < self.xmax && self.xip.binary_search(&xid).is_err()
     }
 
+    /// Whether all that the other one has seen is seen here too.
+    pub fn includes(&self, earlier: &Seen) -> bool {
+        let is_missing = |xid: &u64| *xid < earlier.xmax && earlier.xip.binary_search(xid).is_err();
+        earlier.xmax <= self.xmax && !self.xip.iter().any(is_missing)
+    }
+
     /// The same, of which no more is believed than that all have ended which are older than the oldest that runs.
     #[must_use]
     pub fn oldest(&self) -> Seen {

@@ -68,11 +68,13 @@ const NUMBERS: [&str; 11] = [
 /// Settings that are yes or no.
 const FLAGS: [&str; 3] = ["follow", "http_behind_proxy", "enable_sync_monitoring"];
 
-/// The output plugin that production's slot is read with.
+/// How production's changes are read: the output plugin of its slot, or without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     Wal2json,
     Pgoutput,
+    /// No plugin, and no slot: triggers note which rows were touched.
+    Triggers,
 }
 
 impl Source {
@@ -81,6 +83,7 @@ impl Source {
         match self {
             Source::Wal2json => "wal2json",
             Source::Pgoutput => "pgoutput",
+            Source::Triggers => "triggers",
         }
     }
 }

@@ -168,7 +168,14 @@ pub(super) fn confirm(given: &Given) -> Parsed<Confirm> {
 }
 
 pub(super) fn source(given: &Given) -> Parsed<Source> {
-    choice(given, &[Source::Wal2json, Source::Pgoutput].map(|source| (source.as_str(), source)))
+    let known = choice(given, &[Source::Wal2json, Source::Pgoutput].map(|source| (source.as_str(), source)));
+    let asks_for_triggers = text(given).is_ok_and(|text| text == Source::Triggers.as_str());
+    match known {
+        // What of it is for operators comes with the settings that go with it: until then only tests may.
+        Err(_) if asks_for_triggers && cfg!(feature = "faults") => Ok(Source::Triggers),
+        Err(accepted) if asks_for_triggers => Err(format!("{accepted}; this version cannot read triggers yet")),
+        known => known,
+    }
 }
 
 pub(super) fn on_error(given: &Given) -> Parsed<OnError> {

@@ -1,0 +1,310 @@
+//! One batch of notes, from two snapshots of production to a published segment.
+//!
+//! Everything is asked in one snapshot: the notes, the rows, and the catalog that describes them. So there is no moment in which a
+//! row means something else than the catalog says, and no name that was another table's. What the triggers could not see is found
+//! by comparing the catalog with that of the last batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use syncdata_formats::lsn::Lsn;
+use syncdata_formats::manifest::{self, Gap, Order, Relation, ReplicaIdentity};
+use syncdata_formats::name::TableName;
+use syncdata_formats::snapshot::Seen;
+use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::faults;
+use syncdata_service::postgres::{ServerContext as _, sqlstate};
+use tokio_postgres::{GenericClient, IsolationLevel};
+use tracing::{info, warn};
+
+use crate::capture::position::next;
+use crate::capture::watch::{self, LastBatch, Watched};
+use crate::capture::{shape, since};
+use crate::segment::cut::Place;
+use crate::segment::publish::{self, Circumstances, publish};
+use crate::segment::reading::{Batch as Answer, Reading, Taken, read_into};
+use crate::segment::scratch::ScratchFiles;
+use crate::segment::segmenter::Segmenter;
+use crate::source::catalog::{self, Position, Slot};
+use crate::source::columns;
+use crate::source::connection::Connection;
+use crate::source::pinned::pinned;
+use crate::source::production::Session;
+use crate::source::triggers::batch::{Batch, are_as_seen, moved};
+use crate::source::triggers::keys::{Table, does_not_fit};
+use crate::source::triggers::noted::Noted;
+use crate::source::triggers::{self, reader};
+use crate::source::{Source as _, Stretch};
+use crate::spool::{ExportedSnapshot, OfferedSnapshot, Spool};
+
+const BLOWN: &str = "nobody read what the triggers had noted, and past wal_guard they stopped";
+const NOT_CAPTURED: &str = "not captured meanwhile";
+/// Of another spool nobody knows how the triggers and the tables were when it read last.
+const NEW_SPOOL: &str = "what the triggers could not see is not known to a new spool";
+const PART_TRUNCATED: &str = "TRUNCATE of a partition cannot be said of its parent";
+
+impl Reading<'_> {
+    /// Reads what was touched since the last batch, and publishes it in the spool. Killed anywhere in here, the next run reads
+    /// it again.
+    pub(crate) async fn take_batch(
+        &self,
+        connection: &mut Connection,
+        spool: &mut Spool,
+        slot: &Slot,
+    ) -> Result<Taken> {
+        let version = connection.facts.server_version.clone();
+        let waiting = connection.waiting.clone();
+        let before = spool.position();
+        let last = spool.state().last_batch.clone().unwrap_or_default();
+        let known = if last.snapshot.is_empty() { None } else { Seen::parse(&last.snapshot) };
+        let offered = self.offered(connection, known.as_ref()).await?;
+        let tx = match &offered {
+            Some(offered) => connection.transaction_in(&offered.id).await?,
+            None => connection.transaction_at(IsolationLevel::RepeatableRead).await?,
+        };
+        // The clock of the transaction's beginning: what had committed then, the snapshot shows.
+        let at = match &offered {
+            Some(offered) => offered.at,
+            None => catalog::transaction_time(&tx).await?,
+        };
+        let seen = catalog::seen(&tx).await?;
+        // A position after all that the snapshot shows.
+        let wal = catalog::insert_position(&tx).await?;
+        let settings = pinned().read_back(&tx).await?;
+        // An error instead of a part of the rows, which would pass for deletes.
+        tx.batch_execute("SET LOCAL lock_timeout = '10s'; SET LOCAL row_security = off")
+            .await
+            .context(|| "limiting our waiting".to_owned())?;
+        let reader = reader::read(&tx).await?.ok_or_else(|| reader::missing(&self.config.slot_name))?;
+        let is_exact = last.position == before && !last.snapshot.is_empty();
+        let since = known.unwrap_or_else(|| reader.snapshot.clone());
+        // The first batch of all: nothing is archived, and so nothing can be there that has gone since.
+        let is_first = spool.state().tip.seq() == 0;
+        let is_of_new_spool = last.snapshot.is_empty() && !is_first;
+
+        let (schemas, catalog_tables) = catalog::catalog(&tx, None).await?;
+        let capture = self.capture(&schemas, &catalog_tables, &spool.state().memory)?;
+        let standing = columns::standing(&tx, &capture, &catalog_tables).await?;
+        let ours = triggers::catalog::triggers(&tx).await?;
+        let (now, unnoted) = watch::watched(&capture, &catalog_tables, &ours);
+        if let Some(table) = unnoted.first() {
+            let message =
+                format!("not all is noted of {table}: its triggers are missing, or not ENABLE ALWAYS");
+            return Err(Error::new(Kind::Refused, message).hint(
+                "run `syncdata-archiver setup --create-triggers`, or take the table out of `tables`; what was changed meanwhile is \
+                 then declared as missing",
+            ));
+        }
+
+        let noted = Noted::read(&tx, &since).await?;
+        let is_blown = reader::is_blown(&tx).await? || seen.xmin < reader.rearmed;
+        let position = next(before);
+        let mut missing: BTreeMap<TableName, &'static str> = BTreeMap::new();
+        let mut is_exact = is_exact || is_first;
+        for (table, watched) in &now {
+            let Some(then) = last.tables.get(table) else {
+                // It was captured once, and nobody can say what became of it since.
+                if spool.state().memory.knows(table) {
+                    missing.insert(table.clone(), NOT_CAPTURED);
+                }
+                continue;
+            };
+            is_exact &= !then.has_new_part(watched);
+            let unknown = noted.unknown.contains(&watched.oid()).then_some(watch::UNKNOWN);
+            let is_cut = |oid: &u32| *oid != watched.oid() && noted.truncated.contains(oid);
+            let cut =
+                !noted.truncated.contains(&watched.oid()) && watched.relations().any(|oid| is_cut(&oid));
+            let missed = then.missed(watched, &noted.truncated).or(unknown).or(cut.then_some(PART_TRUNCATED));
+            missing.extend(missed.map(|reason| (table.clone(), reason)));
+        }
+        let mut shapes = spool.state().shapes.clone();
+        shapes.look(standing.shapes, position);
+        for table in shapes.rewritten_after(&BTreeMap::new(), before) {
+            missing.entry(table).or_insert(shape::REWRITTEN);
+        }
+
+        let Touched { truncated, tables, xid } = Touched::read(&tx, &now, &noted, &missing).await?;
+        let batch = Batch { since, is_exact, after: before, position, at, xid, truncated, tables };
+        let mut captured = spool.state().captured.clone();
+        captured.look(&since::Look {
+            patterns: &self.config.tables,
+            tables: &standing.tables,
+            position: before,
+            catalog_at: position,
+        });
+
+        let start = spool.state().tip.end_lsn;
+        let segmenter = Segmenter::new(&capture, ScratchFiles::of(spool), self.limits(), start, before);
+        let session = Session { tx: &tx, waiting: &waiting, stream: None, batch: Some(&batch) };
+        let stretch = Stretch { capture: &capture, upto: position, lines_max: None };
+        let (mut harvest, _) = read_into(self.source, &session, &stretch, segmenter).await?;
+        captured.settle(&since::Stretch {
+            seen: BTreeMap::new(),
+            counts: harvest.segments.iter().map(|segment| &segment.summary.tables).collect(),
+            upto: position,
+        });
+        captured.uncounted(|table| missing.contains_key(table) || is_blown || is_of_new_spool);
+        let provable = captured.provable();
+        if !provable.is_empty() {
+            let counted = columns::with_rows(&tx, &provable).await?;
+            captured.prove(&counted.as_expected);
+        }
+        let read_or_counted = batch.tables.iter().map(|table| &table.name).chain(provable.keys());
+        let relations: Vec<u32> =
+            read_or_counted.filter_map(|table| now.get(table)).flat_map(Watched::relations).collect();
+        if !moved(&tx, &relations).await?.is_empty() || !are_as_seen(&tx, &batch.tables).await? {
+            spool.discard_scratch()?;
+            info!("tables were altered or emptied while they were read, trying again");
+            return Ok(Taken::SlotMoved(slot.clone()));
+        }
+        let named: BTreeSet<TableName> =
+            harvest.segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
+        let described = columns::relations(&tx, &named, &shapes, None).await?;
+        let described = with_keys(described, &batch.tables);
+        tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;
+        faults::pass("read.answer_complete").await?;
+        // What is seen and then lost in a crash leaves a number that another transaction gets. The same session still lives.
+        let settled = flushed(connection, wal).await?;
+
+        let mut source = publish::source(spool.state(), &version, self.source.described(), settings);
+        let snapshot = reader::text_of(&seen);
+        source.order = Some(Order::Batch);
+        source.batch = Some(manifest::Batch { snapshot: snapshot.clone(), wal_lsn: wal });
+        let circumstances = Circumstances { source, capture: capture.clone(), relations: described };
+        let (captured_now, shapes_now) = (captured.clone(), shapes.clone());
+        if captured != spool.state().captured || shapes != spool.state().shapes {
+            spool.update(|state| (state.captured, state.shapes) = (captured_now, shapes_now))?;
+        }
+
+        let mut gaps: Vec<Gap> = missing
+            .iter()
+            .map(|(table, reason)| Gap {
+                from: before,
+                to: position,
+                reason: (*reason).to_owned(),
+                tables: Some(vec![table.clone()]),
+            })
+            .collect();
+        // Once when it is found, and once for what was left out since.
+        let of_all = [(is_blown != last.blown, BLOWN), (is_of_new_spool, NEW_SPOOL)];
+        for (_, reason) in of_all.into_iter().filter(|(is_true, _)| *is_true) {
+            gaps.push(Gap { from: before, to: position, reason: reason.to_owned(), tables: None });
+        }
+        let mut search = self.watch.search().map(|search| search.within(&capture.tables));
+        let is_marked = search.as_mut().is_some_and(|search| search.placed_at(&seen, position));
+        if is_marked {
+            harvest.cut =
+                Some(harvest.segments.len().checked_sub(1).map_or(Place::Alone(position), Place::After));
+        }
+        harvest.search = search;
+        if is_blown {
+            warn!("the triggers have stopped to note: run `syncdata-archiver setup --create-triggers`");
+        }
+        let says_something = is_marked || !gaps.is_empty() || !harvest.segments.is_empty();
+        let missing_in = |from: Lsn, _: Option<Lsn>| if from < position { gaps.clone() } else { Vec::new() };
+        let is_idle = !says_something && offered.is_none();
+        self.watch.publishing();
+        let mut published = publish(spool, &circumstances, harvest, missing_in, self.signing_key)?;
+        self.watch.note(published.search.take().map(|search| *search));
+        faults::hit("batch.published")?;
+        spool.update(|state| {
+            if shapes.is_in_doubt() {
+                state.shapes.told(&BTreeMap::new(), position);
+            }
+            if says_something {
+                state.covered_lsn = state.covered_lsn.max(position);
+            }
+            state.covered_at = Some(at);
+            state.source.timeline = settled.timeline;
+            let position = state.position();
+            state.memory.remember_names(&capture.tables, &self.config.tables, position);
+            match &mut state.last_batch {
+                // The next batch comes after the same one: production may lose, with what nobody captured, what was seen of it.
+                Some(last) if is_idle => last.tables = now,
+                last => *last = Some(LastBatch { position, snapshot, wal, tables: now, blown: is_blown }),
+            }
+        })?;
+        Ok(Taken::Batch(Box::new(Answer { published, was_cut: false, capture })))
+    }
+
+    /// A snapshot that this batch can end with: it still lasts, and sees all that was read.
+    async fn offered(
+        &self,
+        connection: &mut Connection,
+        read: Option<&Seen>,
+    ) -> Result<Option<ExportedSnapshot>> {
+        let Some(offered) = OfferedSnapshot::find(&self.config.spool_dir) else { return Ok(None) };
+        let seen = match connection.transaction_in(&offered.id).await {
+            Ok(tx) => catalog::seen(&tx).await?,
+            Err(error) if sqlstate(&error).is_some() => {
+                info!(error = %error.one_line(), "the snapshot that is on offer is gone");
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(read.is_none_or(|read| seen.includes(read)).then_some(offered))
+    }
+}
+
+/// What a batch reads: nothing of tables whose changes are missing anyway.
+struct Touched {
+    truncated: Vec<(u32, TableName)>,
+    tables: Vec<Table>,
+    xid: u32,
+}
+
+impl Touched {
+    async fn read(
+        client: &impl GenericClient,
+        tables: &BTreeMap<TableName, Watched>,
+        noted: &Noted,
+        missing: &BTreeMap<TableName, &'static str>,
+    ) -> Result<Touched> {
+        let among = |oids: &BTreeSet<u32>| -> Vec<(u32, TableName)> {
+            let concerned = tables.iter().filter(|(table, _)| !missing.contains_key(*table));
+            let named = concerned.map(|(table, watched)| (watched.oid(), table.clone()));
+            named.filter(|(oid, _)| oids.contains(oid)).collect()
+        };
+        let (truncated, touched) = (among(&noted.truncated), among(&noted.touched));
+        let oids: Vec<u32> = touched.iter().map(|(oid, _)| *oid).collect();
+        let mut found = Table::read(client, &oids).await?;
+        let mut tables = Vec::new();
+        for (oid, table) in &touched {
+            tables.push(found.remove(oid).flatten().ok_or_else(|| does_not_fit(table))?);
+        }
+        let of_these = truncated.iter().chain(&touched);
+        let newest = of_these.filter_map(|(oid, _)| noted.xids.get(oid)).max().copied().unwrap_or_default();
+        // As the stream of a slot has them: without what came round.
+        Ok(Touched { truncated, tables, xid: newest as u32 })
+    }
+}
+
+/// Rows are named by the key that is noted of them, which may be no primary key.
+fn with_keys(relations: BTreeMap<TableName, Relation>, tables: &[Table]) -> BTreeMap<TableName, Relation> {
+    let with_key = |(table, relation): (TableName, Relation)| {
+        let noted = tables.iter().find(|noted| noted.name == table).map(Table::key);
+        let relation = match noted {
+            Some(key) if relation.key.is_empty() && !key.is_empty() => {
+                Relation::described(relation.columns, relation.key, ReplicaIdentity::Index, relation.types)
+            }
+            _ => relation,
+        };
+        (table, relation)
+    };
+    relations.into_iter().map(with_key).collect()
+}
+
+/// Waits until WAL is flushed up to there.
+async fn flushed(connection: &Connection, wal: Lsn) -> Result<Position> {
+    const ROUNDS_MAX: u32 = 100;
+    const PAUSE: Duration = Duration::from_millis(50);
+    for _ in 0..ROUNDS_MAX {
+        let position = Position::read(connection.session.client()).await?;
+        if position.flush >= wal {
+            return Ok(position);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err(Error::new(Kind::Locked, format!("the source does not flush its WAL up to {wal}"))
+        .hint("it is tried again"))
+}

@@ -1,0 +1,30 @@
+//! Our triggers, as the catalog has them.
+
+use std::collections::BTreeMap;
+
+use syncdata_formats::Result;
+use tokio_postgres::GenericClient;
+
+use crate::capture::watch::Triggers;
+use crate::source::ask::many;
+
+const ALL: &str = "SELECT t.tgrelid,
+    string_agg(concat_ws(' ', t.oid, t.xmin, t.tgenabled, f.xmin), ',' ORDER BY t.oid),
+    bool_or(t.tgname = 'syncdata_note'), bool_or(t.tgname = 'syncdata_truncate'), bool_and(t.tgenabled = 'A')
+  FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid JOIN pg_namespace n ON n.oid = f.pronamespace
+  WHERE n.nspname = 'syncdata' GROUP BY t.tgrelid";
+
+/// Of every relation that has some of ours.
+pub(crate) async fn triggers(client: &impl GenericClient) -> Result<BTreeMap<u32, Triggers>> {
+    let rows = many(client, "reading our triggers", ALL, &[]).await?;
+    let triggers = rows.iter().map(|row| {
+        let triggers = Triggers {
+            text: row.get(1),
+            notes_rows: row.get(2),
+            notes_truncate: row.get(3),
+            always: row.get(4),
+        };
+        (row.get(0), triggers)
+    });
+    Ok(triggers.collect())
+}
