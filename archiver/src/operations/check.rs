@@ -132,7 +132,7 @@ async fn server(config: &Config, session: &Session) -> Result<Vec<Finding>> {
         "logical" => Finding::ok("wal_level", "logical"),
         other => Finding::fail("wal_level", format!("{other}, changes cannot be decoded"))
             .remedy(
-                "run the statement and restart the server",
+                "run the statement and restart the server; or set source = \"triggers\", which needs neither",
             )
             .statement("ALTER SYSTEM SET wal_level = 'logical';")
             .statement(restart(session).await?),

@@ -2,6 +2,7 @@
 
 mod bases;
 mod copy;
+mod earlier;
 mod notes;
 mod objects;
 mod script;

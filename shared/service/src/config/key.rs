@@ -127,12 +127,12 @@ keys! {
         pg_sslkey: None, Derived("~/.postgresql/postgresql.key"), false, "its private key";
     }
     RawPrograms {
-        data_sync_freq: Some("DATA_SYNC_FREQ"), Text("600"), false, "time between two polls or passes; seconds when it is a bare number, at least 60";
+        data_sync_freq: Some("DATA_SYNC_FREQ"), Text("600"), false, "time between two polls or passes; seconds when it is a bare number; at least 5, or 60 where a slot is read";
         follow: None, Text("false"), false, "whether changes are carried over as they commit: the archiver reads the slot as a stream, the applier looks at the archive every `follow_interval`";
         follow_interval: None, Text("500ms"), false, "the least time between two polls or passes of `follow`, at least 100ms";
         metric_freq: Some("METRIC_FREQ"), Text("24h"), false, "period of the metrics; hours when it is a bare number";
         slot_name: None, Text("syncdata_slot"), false, "replication slot in production";
-        source: None, Text("wal2json"), false, "the output plugin that the slot is read with: wal2json or pgoutput; a running archive changes it with `setup --switch-source`";
+        source: None, Text("wal2json"), false, "how production is read: wal2json or pgoutput, the output plugin of the slot, of which a running archive changes one for the other with `setup --switch-source`; or triggers, without a slot";
         tables: None, Text(""), false, "tables to capture: names, `schema.*`, `*`";
         confirm: None, Text("shipped"), false, "shipped or spooled: what has to be durable where before production may forget it";
         wal_guard: None, Text("8GiB"), false, "WAL that the slot may retain before the archiver acts";

@@ -210,7 +210,28 @@ impl Config {
             Some(path) => Found::named(&path, &places),
             None => Found::look(program, &places)?,
         };
-        Config::read(found, places, &env, &env_file, overrides)
+        let config = Config::read(found, places, &env, &env_file, overrides)?;
+        match program {
+            Program::Archiver => config.fits_to_its_source()?,
+            Program::Applier => {}
+        }
+        Ok(config)
+    }
+
+    /// What one way to read production allows, and another does not.
+    fn fits_to_its_source(&self) -> Result<()> {
+        let refuse = |message: &str, hint: &str| Err(Error::new(Kind::BadInput, message).hint(hint));
+        match self.source {
+            Source::Triggers if self.follow => refuse(
+                "follow: with source = \"triggers\" there is no stream to follow",
+                "set follow = false; data_sync_freq may be as low as 5",
+            ),
+            Source::Wal2json | Source::Pgoutput if self.data_sync_freq < value::FREQ_MIN => refuse(
+                "data_sync_freq: at least 60 seconds where a slot is read",
+                "for less, set follow = true; 5 seconds are enough with source = \"triggers\"",
+            ),
+            Source::Wal2json | Source::Pgoutput | Source::Triggers => Ok(()),
+        }
     }
 
     fn read(

@@ -15,7 +15,7 @@ use crate::postgres::SslMode;
 use crate::webhook::Webhook;
 use syncdata_formats::name::{SlotName, TablePattern};
 
-const FREQ_MIN: Duration = Duration::from_secs(60);
+pub(super) const FREQ_MIN: Duration = Duration::from_secs(60);
 
 /// Ten years: a longer one is a slip, and could not be added to every clock.
 const TIME_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
@@ -100,8 +100,9 @@ fn time(given: &Given, unit: Duration) -> Option<Duration> {
 }
 
 pub(super) fn sync_freq(given: &Given) -> Parsed<Duration> {
-    let freq = time(given, Duration::from_secs(1)).filter(|freq| *freq >= FREQ_MIN);
-    freq.ok_or_else(|| "a time of at least 60 seconds: 600, 10min, 1h".to_owned())
+    const LEAST: Duration = Duration::from_secs(5);
+    let freq = time(given, Duration::from_secs(1)).filter(|freq| *freq >= LEAST);
+    freq.ok_or_else(|| "a time of at least 5 seconds (60 where a slot is read): 600, 10min, 1h".to_owned())
 }
 
 pub(super) fn follow_interval(given: &Given) -> Parsed<Duration> {
@@ -168,14 +169,8 @@ pub(super) fn confirm(given: &Given) -> Parsed<Confirm> {
 }
 
 pub(super) fn source(given: &Given) -> Parsed<Source> {
-    let known = choice(given, &[Source::Wal2json, Source::Pgoutput].map(|source| (source.as_str(), source)));
-    let asks_for_triggers = text(given).is_ok_and(|text| text == Source::Triggers.as_str());
-    match known {
-        // What of it is for operators comes with the settings that go with it: until then only tests may.
-        Err(_) if asks_for_triggers && cfg!(feature = "faults") => Ok(Source::Triggers),
-        Err(accepted) if asks_for_triggers => Err(format!("{accepted}; this version cannot read triggers yet")),
-        known => known,
-    }
+    let all = [Source::Wal2json, Source::Pgoutput, Source::Triggers];
+    choice(given, &all.map(|source| (source.as_str(), source)))
 }
 
 pub(super) fn on_error(given: &Given) -> Parsed<OnError> {
