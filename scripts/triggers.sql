@@ -186,7 +186,7 @@ CREATE OR REPLACE TRIGGER syncdata_note AFTER INSERT OR UPDATE OR DELETE ON %6$s
 ALTER TABLE %6$s ENABLE ALWAYS TRIGGER syncdata_note;
 %7$sCOMMIT$statement$,
     oid, CASE WHEN is_plain THEN '' ELSE $$ SET "DateStyle" = 'ISO, MDY' SET "TimeZone" = 'UTC' SET "IntervalStyle" = 'postgres'
-  SET extra_float_digits = 3 SET bytea_output = 'hex'$$ END, before, after, :'owner', name,
+  SET extra_float_digits = 3 SET bytea_output = 'hex' SET lc_monetary = 'C'$$ END, before, after, :'owner', name,
     (SELECT string_agg(format('CREATE OR REPLACE TRIGGER syncdata_truncate AFTER TRUNCATE ON %1$s EXECUTE FUNCTION syncdata.note_truncate();
 ALTER TABLE ONLY %1$s ENABLE ALWAYS TRIGGER syncdata_truncate;
 ', format('%I.%I', n.nspname, p.relname)), '' ORDER BY p.oid)

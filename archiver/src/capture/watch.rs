@@ -77,6 +77,9 @@ pub(crate) struct LastBatch {
     /// All that the snapshot shows was flushed before there.
     pub wal: Lsn,
     pub tables: BTreeMap<TableName, Watched>,
+    /// When the triggers began to note, as they say themselves. Others were made since if they say otherwise.
+    #[serde(default)]
+    pub began: String,
     /// Notes were left out, and that is told.
     #[serde(default)]
     pub blown: bool,
@@ -87,6 +90,7 @@ pub(crate) fn watched(
     capture: &Capture,
     catalog: &[CatalogTable],
     triggers: &BTreeMap<u32, Triggers>,
+    from_birth: &BTreeSet<u32>,
 ) -> (BTreeMap<TableName, Watched>, BTreeSet<TableName>) {
     let (mut all, mut unnoted): (BTreeMap<TableName, Watched>, BTreeSet<TableName>) = Default::default();
     for (relation, target) in capture.captured(catalog) {
@@ -104,7 +108,7 @@ pub(crate) fn watched(
             triggers: ours.text,
             notes_truncate: ours.notes_truncate,
             columns: columns.collect(),
-            from_birth: relation.marks.attached == Some(relation.marks.born),
+            from_birth: from_birth.contains(&relation.oid),
         };
         let watched = all.entry(target.table.clone()).or_insert(Watched { oid: 0, parts: BTreeMap::new() });
         if is_root {

@@ -32,6 +32,7 @@ use crate::source::look::Look;
 use crate::source::pgoutput::publication;
 use crate::source::production::{About, Production};
 use crate::source::slot;
+use crate::source::triggers::reader;
 use crate::spool::{HeldSnapshot, Keep, Opened, Spool};
 
 /// For a server that does not answer any more.
@@ -342,6 +343,7 @@ impl Archiver {
     /// Everything is looked at before anything is done.
     pub(crate) async fn begin<'a>(&'a mut self, connection: &'a mut Connection) -> Result<Poll<'a>> {
         let config = &self.config;
+        reader::expect(connection.session.client(), config).await?;
         let key = self.signing_key.as_ref().map(SigningKey::verify_key);
         let met = ownership::meet(&mut self.spool, config, connection, &self.shipper, key.as_ref()).await?;
         let state = met.state(&self.spool);
@@ -364,6 +366,7 @@ impl Archiver {
         let history =
             origin::history(state, &self.snapshots, connection, &position, &config.postgres()?.user).await?;
         let (mut diverged, switch) = (history.diverged, history.switch);
+        let wal_end = look.position.flush;
         if config.source == Source::Triggers {
             look.position.flush = next(state.position());
         }
@@ -402,8 +405,9 @@ impl Archiver {
             Some(_) => ownership::keep_apart(&mut self.spool, met)?,
             None => {
                 let archive = self.shipper.archive();
-                let flush = position.flush;
-                let asked = Asked { config, source, archive, slot: &slot, flush, passes_over_mistakes };
+                let (timeline, flush) = (position.timeline, wal_end);
+                let asked =
+                    Asked { config, source, archive, slot: &slot, timeline, flush, passes_over_mistakes };
                 let met = asked.about_strangers(connection, &self.spool, met).await?;
                 ownership::take_over(&mut self.spool, met, slot.confirmed_flush_lsn)?
             }
@@ -412,6 +416,7 @@ impl Archiver {
             Some(_) => state.diverged.clone_from(&diverged),
             None => {
                 state.is_on(position.timeline, switch, slot.catalog_xmin);
+                state.pass_over_batches(self.snapshots.values().map(|held| held.end_lsn));
                 if let Some(confirmed) = reread {
                     // Behind the slot, so that what it does not have is a gap; unless a timeline's end has done that.
                     let is_passed_over = is_made_anew && confirmed <= state.position();

@@ -4,8 +4,9 @@ use syncdata_archive::ArchiveHandle;
 use syncdata_formats::chain::Verified;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
-use syncdata_formats::{Error, Kind, Result};
-use syncdata_service::config::Config;
+use syncdata_formats::snapshot::Seen;
+use syncdata_formats::{Error, Kind as What, Result};
+use syncdata_service::config::{Config, Source as Kind};
 
 use crate::capture::{Capture, Memory};
 use crate::ship::adoption::{self, Claims};
@@ -23,6 +24,7 @@ pub(super) struct Asked<'a> {
     pub source: &'a Production,
     pub archive: &'a ArchiveHandle,
     pub slot: &'a Slot,
+    pub timeline: u32,
     /// Where the source's WAL ends.
     pub flush: Lsn,
     pub passes_over_mistakes: bool,
@@ -44,10 +46,16 @@ impl Asked<'_> {
                 "segment {} of the archive is not of this spool, which has read up to {read_upto} and has nothing of it",
                 other.manifest().seq
             );
-            return Ok(met.without_archive(Error::new(Kind::Conflict, message).hint(
+            return Ok(met.without_archive(Error::new(What::Conflict, message).hint(
                 "another archiver writes to this archive, of a clone of this host perhaps: stop one of them, and take the \
                  archive from before that segment",
             )));
+        }
+        if self.config.source == Kind::Triggers {
+            return match self.about_batches(connection, &met.strangers).await {
+                Err(error) if !met.is_fresh() => Ok(met.without_archive(error)),
+                asked => asked.map(|()| met),
+            };
         }
         // Not of the source's history, or not yet to be held against it: a manifest without a commit has nothing that the slot would
         // have to offer again, but what the source commits up to its end is not in it.
@@ -78,6 +86,28 @@ impl Asked<'_> {
             Err(error) if met.is_fresh() => Err(error),
             Err(error) => Ok(met.without_archive(error)),
         }
+    }
+
+    /// Notes do not say what was archived of them, but what a batch has shown, its source still has. What is read next is
+    /// read since before them.
+    async fn about_batches(&self, connection: &Connection, strangers: &[Verified]) -> Result<()> {
+        let client = connection.session.client();
+        let seen = catalog::seen(client).await?;
+        for manifest in strangers.iter().map(Verified::manifest) {
+            let Some(batch) = &manifest.source.batch else { continue };
+            let from = manifest.source.timeline;
+            let end = match from == self.timeline {
+                true => Some(self.flush),
+                false => {
+                    catalog::switch_point(client, from, self.timeline, &self.config.postgres()?.user).await?
+                }
+            };
+            let is_there = Seen::parse(&batch.snapshot).is_some_and(|shown| seen.includes(&shown));
+            if !is_there || end < Some(batch.wal_lsn) {
+                return Err(adoption::not_shown(manifest));
+            }
+        }
+        Ok(())
     }
 
     /// The last transaction that the slot offers up to there.

@@ -28,10 +28,11 @@ use crate::segment::segmenter::Segmenter;
 use crate::source::catalog::{self, Position, Slot};
 use crate::source::columns;
 use crate::source::connection::Connection;
+use crate::source::partition;
 use crate::source::pinned::pinned;
 use crate::source::production::Session;
 use crate::source::triggers::batch::{Batch, are_as_seen, moved};
-use crate::source::triggers::keys::{Table, does_not_fit};
+use crate::source::triggers::keys::{self, Table, does_not_fit};
 use crate::source::triggers::noted::Noted;
 use crate::source::triggers::{self, reader};
 use crate::source::{Source as _, Stretch};
@@ -41,6 +42,7 @@ const BLOWN: &str = "nobody read what the triggers had noted, and past wal_guard
 const NOT_CAPTURED: &str = "not captured meanwhile";
 /// Of another spool nobody knows how the triggers and the tables were when it read last.
 const NEW_SPOOL: &str = "what the triggers could not see is not known to a new spool";
+const MADE_ANEW: &str = "the triggers were taken away and made anew";
 const PART_TRUNCATED: &str = "TRUNCATE of a partition cannot be said of its parent";
 
 impl Reading<'_> {
@@ -51,6 +53,41 @@ impl Reading<'_> {
         connection: &mut Connection,
         spool: &mut Spool,
         slot: &Slot,
+    ) -> Result<Taken> {
+        let taken = self.take_batch_without(connection, spool, slot, &BTreeSet::new()).await;
+        let Err(error) = taken else { return taken };
+        if !keys::is_of_values(&error) {
+            return Err(error);
+        }
+        spool.discard_scratch()?;
+        let passed_over = self.not_understood(connection, spool).await?;
+        if passed_over.is_empty() {
+            return Err(error);
+        }
+        self.take_batch_without(connection, spool, slot, &passed_over).await
+    }
+
+    /// The captured tables whose keys stand in the way.
+    async fn not_understood(
+        &self,
+        connection: &mut Connection,
+        spool: &Spool,
+    ) -> Result<BTreeSet<TableName>> {
+        let last = spool.state().last_batch.as_ref().and_then(|last| Seen::parse(&last.snapshot));
+        let mut tx = connection.transaction().await?;
+        let Some(reader) = reader::read(&tx).await? else { return Ok(BTreeSet::new()) };
+        let since = last.unwrap_or(reader.snapshot);
+        let touched: Vec<u32> = Noted::read(&tx, &since).await?.touched.into_iter().collect();
+        let tables: Vec<Table> = Table::read(&tx, &touched).await?.into_values().flatten().collect();
+        keys::not_understood(&mut tx, &tables, &since).await
+    }
+
+    async fn take_batch_without(
+        &self,
+        connection: &mut Connection,
+        spool: &mut Spool,
+        slot: &Slot,
+        passed_over: &BTreeSet<TableName>,
     ) -> Result<Taken> {
         let version = connection.facts.server_version.clone();
         let waiting = connection.waiting.clone();
@@ -76,7 +113,10 @@ impl Reading<'_> {
             .await
             .context(|| "limiting our waiting".to_owned())?;
         let reader = reader::read(&tx).await?.ok_or_else(|| reader::missing(&self.config.slot_name))?;
-        let is_exact = last.position == before && !last.snapshot.is_empty();
+        let began = reader::text_of(&reader.snapshot);
+        // Nobody noted anything between the two.
+        let are_made_anew = !last.began.is_empty() && last.began != began;
+        let is_exact = last.position == before && !last.snapshot.is_empty() && !are_made_anew;
         let since = known.unwrap_or_else(|| reader.snapshot.clone());
         // The first batch of all: nothing is archived, and so nothing can be there that has gone since.
         let is_first = spool.state().tip.seq() == 0;
@@ -86,7 +126,8 @@ impl Reading<'_> {
         let capture = self.capture(&schemas, &catalog_tables, &spool.state().memory)?;
         let standing = columns::standing(&tx, &capture, &catalog_tables).await?;
         let ours = triggers::catalog::triggers(&tx).await?;
-        let (now, unnoted) = watch::watched(&capture, &catalog_tables, &ours);
+        let from_birth = partition::from_birth(&tx).await?;
+        let (now, unnoted) = watch::watched(&capture, &catalog_tables, &ours, &from_birth);
         if let Some(table) = unnoted.first() {
             let message =
                 format!("not all is noted of {table}: its triggers are missing, or not ENABLE ALWAYS");
@@ -97,11 +138,16 @@ impl Reading<'_> {
         }
 
         let noted = Noted::read(&tx, &since).await?;
-        let is_blown = reader::is_blown(&tx).await? || seen.xmin < reader.rearmed;
+        let is_silent = reader::is_blown(&tx).await?;
+        // Transactions may have left something out that were open when all was noted again.
+        let is_blown = is_silent || seen.xmin < reader.rearmed;
         let position = next(before);
         let mut missing: BTreeMap<TableName, &'static str> = BTreeMap::new();
         let mut is_exact = is_exact || is_first;
         for (table, watched) in &now {
+            if noted.unknown.contains(&watched.oid()) || passed_over.contains(table) {
+                missing.insert(table.clone(), watch::UNKNOWN);
+            }
             let Some(then) = last.tables.get(table) else {
                 // It was captured once, and nobody can say what became of it since.
                 if spool.state().memory.knows(table) {
@@ -110,11 +156,10 @@ impl Reading<'_> {
                 continue;
             };
             is_exact &= !then.has_new_part(watched);
-            let unknown = noted.unknown.contains(&watched.oid()).then_some(watch::UNKNOWN);
             let is_cut = |oid: &u32| *oid != watched.oid() && noted.truncated.contains(oid);
             let cut =
                 !noted.truncated.contains(&watched.oid()) && watched.relations().any(|oid| is_cut(&oid));
-            let missed = then.missed(watched, &noted.truncated).or(unknown).or(cut.then_some(PART_TRUNCATED));
+            let missed = then.missed(watched, &noted.truncated).or(cut.then_some(PART_TRUNCATED));
             missing.extend(missed.map(|reason| (table.clone(), reason)));
         }
         let mut shapes = spool.state().shapes.clone();
@@ -143,7 +188,8 @@ impl Reading<'_> {
             counts: harvest.segments.iter().map(|segment| &segment.summary.tables).collect(),
             upto: position,
         });
-        captured.uncounted(|table| missing.contains_key(table) || is_blown || is_of_new_spool);
+        captured
+            .uncounted(|table| missing.contains_key(table) || is_blown || is_of_new_spool || are_made_anew);
         let provable = captured.provable();
         if !provable.is_empty() {
             let counted = columns::with_rows(&tx, &provable).await?;
@@ -160,7 +206,8 @@ impl Reading<'_> {
         let named: BTreeSet<TableName> =
             harvest.segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
         let described = columns::relations(&tx, &named, &shapes, None).await?;
-        let described = with_keys(described, &batch.tables);
+        let oids: Vec<u32> = named.iter().filter_map(|table| now.get(table)).map(Watched::oid).collect();
+        let described = with_keys(described, &Table::read(&tx, &oids).await?);
         tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;
         faults::pass("read.answer_complete").await?;
         // What is seen and then lost in a crash leaves a number that another transaction gets. The same session still lives.
@@ -186,7 +233,8 @@ impl Reading<'_> {
             })
             .collect();
         // Once when it is found, and once for what was left out since.
-        let of_all = [(is_blown != last.blown, BLOWN), (is_of_new_spool, NEW_SPOOL)];
+        let of_all =
+            [(is_blown != last.blown, BLOWN), (is_of_new_spool, NEW_SPOOL), (are_made_anew, MADE_ANEW)];
         for (_, reason) in of_all.into_iter().filter(|(is_true, _)| *is_true) {
             gaps.push(Gap { from: before, to: position, reason: reason.to_owned(), tables: None });
         }
@@ -197,7 +245,7 @@ impl Reading<'_> {
                 Some(harvest.segments.len().checked_sub(1).map_or(Place::Alone(position), Place::After));
         }
         harvest.search = search;
-        if is_blown {
+        if is_silent {
             warn!("the triggers have stopped to note: run `syncdata-archiver setup --create-triggers`");
         }
         let says_something = is_marked || !gaps.is_empty() || !harvest.segments.is_empty();
@@ -221,7 +269,9 @@ impl Reading<'_> {
             match &mut state.last_batch {
                 // The next batch comes after the same one: production may lose, with what nobody captured, what was seen of it.
                 Some(last) if is_idle => last.tables = now,
-                last => *last = Some(LastBatch { position, snapshot, wal, tables: now, blown: is_blown }),
+                last => {
+                    *last = Some(LastBatch { position, snapshot, wal, tables: now, began, blown: is_blown })
+                }
             }
         })?;
         Ok(Taken::Batch(Box::new(Answer { published, was_cut: false, capture })))
@@ -279,17 +329,22 @@ impl Touched {
     }
 }
 
-/// Rows are named by the key that is noted of them, which may be no primary key.
-fn with_keys(relations: BTreeMap<TableName, Relation>, tables: &[Table]) -> BTreeMap<TableName, Relation> {
-    let with_key = |(table, relation): (TableName, Relation)| {
-        let noted = tables.iter().find(|noted| noted.name == table).map(Table::key);
-        let relation = match noted {
-            Some(key) if relation.key.is_empty() && !key.is_empty() => {
-                Relation::described(relation.columns, relation.key, ReplicaIdentity::Index, relation.types)
-            }
-            _ => relation,
-        };
-        (table, relation)
+/// Rows are named by the key that is noted of them, whatever the replica identity says: by the primary key, or by another one
+/// whose columns each row says.
+fn with_keys(
+    relations: BTreeMap<TableName, Relation>,
+    tables: &BTreeMap<u32, Option<Table>>,
+) -> BTreeMap<TableName, Relation> {
+    let with_key = |(name, relation): (TableName, Relation)| {
+        let noted = tables.values().flatten().find(|noted| noted.name == name);
+        let by_primary_key = noted.is_none_or(|noted| {
+            let (noted, key): (BTreeSet<String>, BTreeSet<String>) =
+                (noted.key().into_iter().collect(), relation.key.iter().cloned().collect());
+            noted == key
+        });
+        let identity = if by_primary_key { ReplicaIdentity::Default } else { ReplicaIdentity::Index };
+        let Relation { columns, key, types, .. } = relation;
+        (name, Relation::described(columns, key, identity, types))
     };
     relations.into_iter().map(with_key).collect()
 }

@@ -119,6 +119,14 @@ pub(crate) fn past_the_end(segment: &Manifest, flush: Lsn) -> Error {
     ))
 }
 
+/// A batch that has shown what the source does not have.
+pub(crate) fn not_shown(segment: &Manifest) -> Error {
+    let Manifest { seq, end_lsn, .. } = segment;
+    foreign(format!(
+        "segment {seq} of the archive, which ends at {end_lsn}, has rows of transactions that the source does not have"
+    ))
+}
+
 fn foreign(message: String) -> Error {
     Error::new(Kind::Foreign, message).hint(
         "nothing of it was taken over, and nothing was consumed from the slot: look who writes to the archive, and take \

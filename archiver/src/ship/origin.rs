@@ -7,6 +7,7 @@ use syncdata_formats::name::SlotName;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::{Error, Kind, Result};
 
+use crate::capture::position::number_of;
 use crate::source::catalog::{self, Facts, Position, Slot};
 use crate::source::connection::Connection;
 use crate::source::slot;
@@ -61,7 +62,11 @@ pub(crate) async fn undone(
 ) -> Result<Option<String>> {
     let known = state.newest_snapshot.as_ref();
     let later = held.values().filter(|snapshot| known.is_none_or(|known| snapshot.taken_at > known.taken_at));
-    for snapshot in known.into_iter().chain(later).filter(|one| one.end_lsn > state.tip.end_lsn) {
+    // The batch that a copy ends with is one of the spool's, whose WAL is asked for by itself; of a batch that it has lost, the
+    // next one takes another number.
+    let is_of_wal = |one: &&HeldSnapshot| number_of(one.end_lsn).is_none();
+    let ahead = |one: &&HeldSnapshot| one.end_lsn > state.tip.end_lsn;
+    for snapshot in known.into_iter().chain(later).filter(is_of_wal).filter(ahead) {
         let now = position.timeline;
         let switch = match snapshot.timeline == now {
             true => None,

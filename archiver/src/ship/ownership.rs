@@ -363,6 +363,9 @@ async fn adopt_archive(
         state.stood = Stood::inherited(&head.stood, slot_at);
         state.covered_at = Some(head.covered_at);
     }
+    state.pass_over_batches(
+        state.newest_snapshot.iter().map(|held| held.end_lsn).collect::<Vec<_>>().into_iter(),
+    );
     info!(archive_id = %identity.archive_id, lsn = %state.covered_lsn, "new spool for an archive that exists");
     Ok(end.after_slot)
 }

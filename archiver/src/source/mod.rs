@@ -12,6 +12,7 @@ pub(crate) mod event;
 pub(crate) mod followable;
 pub(crate) mod leftover;
 pub(crate) mod look;
+pub(crate) mod partition;
 pub(crate) mod pgoutput;
 pub(crate) mod pinned;
 pub(crate) mod poison;

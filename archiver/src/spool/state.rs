@@ -325,6 +325,12 @@ impl State {
         self.stood.forget_upto(self.tip.end_lsn);
     }
 
+    /// Base copies may end with batches that this spool has lost: no other batch takes their numbers.
+    pub(crate) fn pass_over_batches(&mut self, ends: impl Iterator<Item = Lsn>) {
+        let newest = ends.filter(|end| number_of(*end).is_some()).max().unwrap_or_default();
+        self.covered_lsn = self.covered_lsn.max(newest);
+    }
+
     /// Up to where the source's WAL has to be the same as when it was archived.
     pub(crate) fn needed_wal(&self) -> Lsn {
         match (&self.last_batch, number_of(self.tip.end_lsn)) {

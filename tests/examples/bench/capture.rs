@@ -1,4 +1,4 @@
-//! Reading a backlog from a slot.
+//! Reading a backlog: from a slot, and what triggers noted.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,10 +9,12 @@ use syncdata_tests::postgres::PostgresServer;
 use crate::archiver::Archiver;
 use crate::measure::{ratio, spread, timed};
 use crate::source::{copy_slot, loaded_source};
+use crate::triggers::Noted;
 use crate::{Arguments, Workload, say};
 
 pub(crate) async fn run(Workload { name, sql, .. }: Workload, arguments: &Arguments) {
     let source = loaded_source(sql, arguments.rows).await;
+    let mut noted = Noted::load(sql, arguments.rows).await;
     let mut measured = PLUGINS.map(|_| (Vec::new(), Vec::new(), 0));
     for _ in 0..arguments.rounds {
         for (plugin, (ours, peers, shipped)) in PLUGINS.iter().zip(&mut measured) {
@@ -25,6 +27,7 @@ pub(crate) async fn run(Workload { name, sql, .. }: Workload, arguments: &Argume
             peers.push(plain_copy(&source, folder.path(), plugin.peek));
             source.execute("SELECT pg_drop_replication_slot('ours'), pg_drop_replication_slot('peer')").await;
         }
+        noted.round().await;
     }
     say(&format!("capture, {} {name}", arguments.rows));
     for (plugin, (ours, peers, shipped)) in PLUGINS.iter().zip(&measured) {
@@ -42,6 +45,7 @@ pub(crate) async fn run(Workload { name, sql, .. }: Workload, arguments: &Argume
     }
     let [(wal2json, ..), (pgoutput, ..)] = &measured;
     say(&format!("  archiver, pgoutput to wal2json  {}", ratio(pgoutput, wal2json)));
+    noted.report(wal2json);
 }
 
 /// The slot that the archiver reads; its publication was there before the backlog.

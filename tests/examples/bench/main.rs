@@ -1,6 +1,7 @@
 //! Measures: runs of ours and of a peer take turns, and what is printed is their ratio.
 //!
-//! `scripts/bench capture` reads one backlog from a slot, with the archiver and with one plain COPY of the peek, through either plugin.
+//! `scripts/bench capture` reads one backlog from a slot, with the archiver and with one plain COPY of the peek, through either plugin, and what triggers noted of the same.
+//! `scripts/bench triggers` writes rows with our triggers and without, and says what they add to a row.
 //! `scripts/bench apply` applies one captured archive, and lets native logical replication apply the same changes.
 //! `scripts/bench snapshot` copies a table three times, unchanged and with 1 % of its rows updated, and has psql and zstd
 //! copy it too; `--rows 5000000` is 1 GB.
@@ -17,6 +18,7 @@ mod measure;
 mod proof;
 mod snapshot;
 mod source;
+mod triggers;
 mod verify;
 mod watched;
 
@@ -92,6 +94,9 @@ async fn main() {
     if part == "lag" {
         return lag::run(&arguments).await;
     }
+    if part == "triggers" {
+        return triggers::run(&arguments).await;
+    }
     if part == "watched" {
         return watched::run(&arguments).await;
     }
@@ -106,7 +111,7 @@ async fn main() {
 
 fn usage() -> ! {
     say(
-        "usage: bench capture|apply [--workload mixed|inserts|hot] [--rows N] [--rounds N], bench snapshot [--rows N] [--rounds N], bench proof|verify [--mib N] [--rounds N], bench lag [--seconds N] [--rate N] [--interval MS], or bench watched [--rounds N]",
+        "usage: bench capture|apply [--workload mixed|inserts|hot] [--rows N] [--rounds N], bench snapshot [--rows N] [--rounds N], bench proof|verify [--mib N] [--rounds N], bench lag [--seconds N] [--rate N] [--interval MS], bench watched [--rounds N], or bench triggers [--rows N] [--rounds N]",
     );
     std::process::exit(2)
 }

@@ -218,6 +218,8 @@ pub struct Known {
     pub extensions: Vec<&'static str>,
     /// Tables may be known by a column that the server computes.
     pub computed_keys: bool,
+    /// Tables may have nothing that names their rows.
+    pub keyless: bool,
 }
 
 pub const EXTENSIONS: &[&str] = &["citext", "hstore", "ltree", "cube", "btree_gist"];

@@ -143,7 +143,7 @@ impl Maker<'_> {
     }
 
     fn identity(&mut self) -> Identity {
-        match self.random.below(20) {
+        let identity = match self.random.below(20) {
             0..=9 => Identity::Primary,
             10 => Identity::PrimaryWithInclude,
             11 if self.can_be_without_overlaps() => Identity::WithoutOverlaps,
@@ -154,6 +154,12 @@ impl Maker<'_> {
             17 => Identity::Primary,
             18 => *self.random.pick(&[Identity::Bare, Identity::BareFull]),
             _ => Identity::Full,
+        };
+        match identity {
+            _ if self.known.keyless => identity,
+            Identity::Full | Identity::FullBesideDeferrable => Identity::Primary,
+            Identity::BareFull => Identity::Bare,
+            keyed => keyed,
         }
     }
 

@@ -28,7 +28,7 @@ async fn known(world: &World) -> Known {
             extensions.push(*name);
         }
     }
-    Known { major: world.source.installation().major(), extensions, computed_keys: true }
+    Known { major: world.source.installation().major(), extensions, computed_keys: true, keyless: true }
 }
 
 /// Every expression of a type. NaN has rows of its own: it depends on the plugin.

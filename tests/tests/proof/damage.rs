@@ -188,7 +188,8 @@ async fn world(random: &mut Prng) -> (World, Vec<Spoilable>, Vec<&'static str>) 
         }
     }
     world.execute_on_both(TYPES).await;
-    let known = Known { major: world.source.installation().major(), extensions, computed_keys: true };
+    let known =
+        Known { major: world.source.installation().major(), extensions, computed_keys: true, keyless: true };
     let kinds = known.kinds();
     let alike = alike(&world.source, &kinds).await;
     let only_alike: Vec<_> = kinds.iter().copied().filter(|kind| alike.contains(&kind.name)).collect();

@@ -109,7 +109,7 @@ async fn killed_anywhere_nothing_is_lost_and_nothing_is_left_over() {
 }
 
 /// A poll that publishes a gap, and what it is.
-async fn missed(world: &World) -> BTreeSet<String> {
+pub(crate) async fn missed(world: &World) -> BTreeSet<String> {
     let before = gaps(world);
     let ran = world.archiver(["run", "--once"]).run().await;
     let now = gaps(world);

@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 
 use crate::capture::{CatalogRow, CatalogTable, NO_IDENTITY, Publication, RelationKind, Stream};
 use crate::source::ask::many;
+use crate::source::partition;
 
 /// What all of it has to be. The fields of younger versions are asked for as JSON.
 const ROWS: &str = "SELECT p.oid, p.xmin::text::int8, r.prrelid, r.oid, r.xmin::text::int8,
@@ -35,14 +36,6 @@ const UNPUBLISHABLE: &str = "SELECT c.oid FROM pg_class c WHERE c.relkind = 'r' 
 /// Partitioned tables of which every partition has a key, also one that is made later. FULL is not handed down.
 const KEYED: &str = "SELECT c.oid FROM pg_class c WHERE c.relkind = 'p' AND EXISTS (SELECT FROM pg_index x
     WHERE x.indrelid = c.oid AND x.indisprimary AND x.indisvalid AND x.indimmediate)";
-
-/// Partitions that were made as such. A table that is attached has all rows of its columns written again; of one that was
-/// made so they are as old as the table, and say that they are another's.
-const PARTS_FROM_BIRTH: &str = "SELECT i.inhrelid FROM pg_inherits i
-    JOIN pg_attribute o ON o.attrelid = i.inhrelid AND o.attnum = -6
-  WHERE i.xmin = o.xmin AND o.xmax::text = '0' AND EXISTS (SELECT FROM pg_attribute a
-    WHERE a.attrelid = i.inhrelid AND a.attnum > 0 AND NOT a.attisdropped AND a.attinhcount > 0 AND NOT a.attislocal
-      AND a.xmin = o.xmin AND a.cmin = o.cmin AND a.xmax::text = '0')";
 
 /// Adds to the catalog which tables are published, and takes out those that cannot be.
 pub(crate) async fn look(
@@ -73,7 +66,7 @@ pub(crate) async fn look(
     let oids = async |sql| -> Result<BTreeSet<u32>> {
         Ok(many(client, doing, sql, &[]).await?.iter().map(|row| row.get(0)).collect())
     };
-    let (unpublishable, from_birth) = (oids(UNPUBLISHABLE).await?, oids(PARTS_FROM_BIRTH).await?);
+    let (unpublishable, from_birth) = (oids(UNPUBLISHABLE).await?, partition::from_birth(client).await?);
     let keyed = oids(KEYED).await?;
     for table in tables {
         if table.kind == RelationKind::Partitioned {

@@ -62,7 +62,8 @@ impl Batch {
         for table in &self.tables {
             if !self.truncated.iter().any(|(oid, _)| *oid == table.oid) {
                 let sql = table.gone(&self.since, self.is_exact);
-                let what = (Action::Delete, Part::Identity, table.asked_of_key.as_slice());
+                let asked = table.asked_of_key();
+                let what = (Action::Delete, Part::Identity, asked.as_slice());
                 self.copy(tx, table, &sql, what, &mut length, &mut take).await?;
             }
         }

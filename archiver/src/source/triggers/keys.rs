@@ -1,13 +1,15 @@
 //! Tables by the keys that are noted of them, and the two questions that a batch asks of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use postgres_protocol::escape::escape_identifier;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 use syncdata_formats::{Error, Kind, Result};
-use tokio_postgres::GenericClient;
+use syncdata_service::postgres::{ServerContext as _, sqlstate};
 use tokio_postgres::types::Type;
+use tokio_postgres::{GenericClient, Row, Transaction};
 
 use super::noted::is_new;
 use super::row::Asked;
@@ -20,9 +22,11 @@ pub(crate) struct Table {
     pub name: TableName,
     is_partitioned: bool,
     key: Vec<KeyColumn>,
+    /// The columns of the key in the order that they have in the table, as rows say them: number, and place in the key.
+    in_order: BTreeMap<i16, usize>,
     /// Those that travel.
     pub(super) columns: Vec<String>,
-    pub(super) asked_of_key: Vec<Asked>,
+    asked_of_key: BTreeMap<i16, Asked>,
     pub(super) asked: Vec<Asked>,
 }
 
@@ -37,17 +41,19 @@ struct KeyColumn {
 }
 
 /// The columns that a row trigger was given, by number and by what they were called, with the index that makes them a key. All of
-/// it, or there is no key.
+/// it, or there is no key. What a key WITHOUT OVERLAPS calls equal is equality no more, but of its types there is one.
 const KEYS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', k.place, a.attname::text,
     format_type(a.atttypid, a.atttypmod),
     (SELECT format('%I.%I', s.nspname, l.collname) FROM pg_collation l JOIN pg_namespace s ON s.oid = l.collnamespace
       WHERE l.oid = a.attcollation),
-    (SELECT format('OPERATOR(%I.%s)', s.nspname, o.oprname)
-      FROM unnest(x.numbers, x.classes) u(number, class) JOIN pg_opclass f ON f.oid = u.class
-        JOIN pg_amop m ON m.amopfamily = f.opcfamily AND m.amoplefttype = f.opcintype AND m.amoprighttype = f.opcintype
-          AND m.amopstrategy = 3
-        JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace s ON s.oid = o.oprnamespace WHERE u.number = a.attnum),
-    a.atttypid
+    (SELECT coalesce(format('OPERATOR(%I.%s)', s.nspname, o.oprname), 'OPERATOR(pg_catalog.=)')
+      FROM unnest(x.numbers, x.classes) u(number, class)
+        LEFT JOIN (pg_opclass f JOIN pg_am h ON h.oid = f.opcmethod AND h.amname = 'btree'
+          JOIN pg_amop m ON m.amopfamily = f.opcfamily AND m.amoplefttype = f.opcintype AND m.amoprighttype = f.opcintype
+            AND m.amopstrategy = 3
+          JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace s ON s.oid = o.oprnamespace) ON f.oid = u.class
+      WHERE u.number = a.attnum AND u.class IS NOT NULL),
+    a.atttypid, a.attnum
   FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     CROSS JOIN LATERAL unnest(string_to_array(encode(t.tgargs, 'escape'), '\\000')) WITH ORDINALITY k(argument, place)
     LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
@@ -91,14 +97,17 @@ impl Table {
                     name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2))?,
                     is_partitioned: row.get(3),
                     key: Vec::new(),
+                    in_order: BTreeMap::new(),
                     columns: Vec::new(),
-                    asked_of_key: Vec::new(),
+                    asked_of_key: BTreeMap::new(),
                     asked: Vec::new(),
                 });
             }
             let table = entry.as_mut().expect("made above");
-            table.asked_of_key.push(Asked::new(&name, row.get(9)));
+            let number: i16 = row.get(10);
+            table.asked_of_key.insert(number, Asked::new(&name, row.get(9)));
             table.key.push(KeyColumn { name, type_name: row.get(6), collation: row.get(7), equals });
+            table.in_order.insert(number, table.key.len());
         }
         for row in &many(client, doing, COLUMNS, &[(&oids, Type::OID_ARRAY)]).await? {
             if let Some(Some(table)) = found.get_mut(&row.get::<_, u32>(0)) {
@@ -118,9 +127,13 @@ impl Table {
         self.key.iter().map(|column| column.name.clone()).collect()
     }
 
+    pub(super) fn asked_of_key(&self) -> Vec<Asked> {
+        self.asked_of_key.values().cloned().collect()
+    }
+
     /// Keys that had a row in the snapshot before; all that were touched, where that snapshot is not known exactly.
     pub(super) fn gone(&self, since: &Seen, is_exact: bool) -> String {
-        let names = self.names_of_key("k");
+        let names = self.in_order.values().map(|place| format!("k.k{place}")).collect::<Vec<_>>().join(", ");
         let had_row = if is_exact {
             format!(
                 "WHERE (EXISTS (SELECT FROM {} r WHERE {}))::int - k.came + k.went > 0",
@@ -151,15 +164,11 @@ impl Table {
         let column = |(place, column): (usize, &KeyColumn)| {
             let collation =
                 column.collation.as_ref().map_or_else(String::new, |name| format!(" COLLATE {name}"));
-            format!(
-                "(n.key[{}]::{}){collation} AS {}",
-                place + 1,
-                column.type_name,
-                escape_identifier(&column.name)
-            )
+            // No name of theirs is in it: a column may have the name of one of ours.
+            format!("(n.key[{place}]::{}){collation} AS k{place}", column.type_name)
         };
-        let columns: Vec<String> = self.key.iter().enumerate().map(column).collect();
-        let places: Vec<String> = (1..=self.key.len()).map(|place| place.to_string()).collect();
+        let columns: Vec<String> = self.places().zip(&self.key).map(column).collect();
+        let places: Vec<String> = self.places().map(|place| place.to_string()).collect();
         format!(
             "SELECT {}, count(*) FILTER (WHERE n.op = 'I') AS came, count(*) FILTER (WHERE n.op = 'D') AS went \
              FROM syncdata.changes n WHERE n.relid = {} AND n.op IN ('I', 'U', 'D') AND {} GROUP BY {}",
@@ -175,26 +184,53 @@ impl Table {
     }
 
     fn is_row(&self) -> String {
-        let equal = |column: &KeyColumn| {
-            let name = escape_identifier(&column.name);
-            format!("r.{name} {} k.{name}", column.equals)
+        let equal = |(place, column): (usize, &KeyColumn)| {
+            format!("r.{} {} k.k{place}", escape_identifier(&column.name), column.equals)
         };
-        self.key.iter().map(equal).collect::<Vec<_>>().join(" AND ")
+        self.places().zip(&self.key).map(equal).collect::<Vec<_>>().join(" AND ")
     }
 
-    fn names_of_key(&self, of: &str) -> String {
-        let names = self.key.iter().map(|column| format!("{of}.{}", escape_identifier(&column.name)));
-        names.collect::<Vec<_>>().join(", ")
+    fn places(&self) -> RangeInclusive<usize> {
+        1..=self.key.len()
     }
+}
+
+/// Those of the tables of which a key cannot be understood any more: a label of an enum or a type became another one while the
+/// transaction was open that noted it.
+pub(crate) async fn not_understood(
+    tx: &mut Transaction<'_>,
+    tables: &[Table],
+    since: &Seen,
+) -> Result<BTreeSet<TableName>> {
+    let mut found = BTreeSet::new();
+    for table in tables {
+        let doing = || format!("reading the keys of {}", table.name);
+        let inner = tx.transaction().await.context(doing)?;
+        let counted = inner.batch_execute(&format!("SELECT count(*) FROM ({}) k", table.keys(since))).await;
+        match counted.context(doing) {
+            Ok(()) => {}
+            Err(error) if is_of_values(&error) => drop(found.insert(table.name.clone())),
+            Err(error) => return Err(error),
+        }
+        inner.rollback().await.context(doing)?;
+    }
+    Ok(found)
+}
+
+/// The server could not read a value, or make one.
+pub(crate) fn is_of_values(error: &Error) -> bool {
+    const DATA_EXCEPTION: &str = "22";
+    sqlstate(error).is_some_and(|state| state.code().starts_with(DATA_EXCEPTION))
 }
 
 /// Those of the tables whose rows our role does not see, or not all of them.
 pub(crate) async fn unreadable(client: &impl GenericClient, oids: &[u32]) -> Result<Vec<String>> {
-    let sql = "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE c.oid = ANY ($1) AND NOT c.relispartition AND (row_security_active(c.oid)
-        OR NOT has_table_privilege(c.oid, 'SELECT') OR NOT has_schema_privilege(n.oid, 'USAGE')) ORDER BY 1";
+        OR NOT has_table_privilege(c.oid, 'SELECT') OR NOT has_schema_privilege(n.oid, 'USAGE')) ORDER BY 1, 2";
     let rows = many(client, "asking which tables may be read", sql, &[(&oids, Type::OID_ARRAY)]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let name = |row: &Row| Ok(TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))?.to_string());
+    rows.iter().map(name).collect()
 }
 
 /// What nobody can read by its notes.

@@ -3,6 +3,7 @@
 use syncdata_formats::name::SlotName;
 use syncdata_formats::snapshot::Seen;
 use syncdata_formats::{Error, Kind, Result};
+use syncdata_service::config::{Config, Source};
 use tokio_postgres::GenericClient;
 
 use crate::source::ask::{many, one};
@@ -57,12 +58,20 @@ pub(crate) async fn read(client: &impl GenericClient) -> Result<Option<Reader>> 
     }))
 }
 
+/// Where triggers are read: that there is something to read, in words that say what to do.
+pub(crate) async fn expect(client: &impl GenericClient, config: &Config) -> Result<()> {
+    if config.source != Source::Triggers || read(client).await?.is_some() {
+        return Ok(());
+    }
+    Err(missing(&config.slot_name))
+}
+
 pub(crate) fn missing(slot: &SlotName) -> Error {
     Error::new(
         Kind::NotFound,
         format!("there is no schema syncdata that notes for {slot}, or our role may not read it"),
     )
-    .hint("run `syncdata-archiver setup --create-triggers`; changes are noted from then on")
+    .hint("run `syncdata-archiver setup --create-triggers`; changes are noted from then on, and those of before are a gap where an archive is there")
 }
 
 /// Whether notes were left out because nobody read the ones before. Asked after a snapshot was taken, `false` means that

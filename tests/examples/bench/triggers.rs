@@ -1,0 +1,145 @@
+//! What triggers cost: production with every row that it writes, and the archiver that reads what they noted.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use syncdata_tests::postgres::PostgresServer;
+
+use crate::archiver::Archiver;
+use crate::measure::{ratio, ratios, spread, timed};
+use crate::source::{load, server};
+use crate::{Arguments, say};
+
+const TABLES: &str =
+    "CREATE TABLE plain (id bigint PRIMARY KEY, k int, t text, at timestamptz, n numeric(12,2));
+    CREATE TABLE noted (LIKE plain INCLUDING ALL)";
+
+/// Many rows a statement, so that nothing else is measured.
+const STATEMENTS: [(&str, &str); 4] = [
+    (
+        "INSERT",
+        "INSERT INTO {t} SELECT i, i % 1000, md5(i::text), timestamptz '2026-01-01 00:00:00+00' + i * interval '1 s', i / 100.0
+         FROM generate_series(1, {n}) i",
+    ),
+    ("UPDATE", "UPDATE {t} SET k = k + 1"),
+    ("UPDATE of the key", "UPDATE {t} SET id = - id"),
+    ("DELETE", "DELETE FROM {t}"),
+];
+
+/// The same statements on a table with triggers and on one without, in turns.
+pub(crate) async fn run(arguments: &Arguments) {
+    let source = server("app").await;
+    source.execute(TABLES).await;
+    install(&source, "public.noted");
+    let rows = arguments.rows.min(200_000);
+    let mut measured = STATEMENTS.map(|_| (Vec::new(), Vec::new()));
+    for _ in 0..arguments.rounds {
+        for ((_, sql), (with, without)) in STATEMENTS.iter().zip(&mut measured) {
+            for (table, times) in [("plain", &mut *without), ("noted", &mut *with)] {
+                let sql = sql.replace("{t}", table).replace("{n}", &rows.to_string());
+                let started = Instant::now();
+                source.execute(&sql).await;
+                times.push(started.elapsed());
+            }
+        }
+        let forget =
+            "VACUUM plain; VACUUM noted; TRUNCATE syncdata.changes_0, syncdata.changes_1; CHECKPOINT";
+        for statement in forget.split("; ") {
+            source.execute(statement).await;
+        }
+    }
+    say(&format!("triggers, {rows} rows a statement"));
+    for ((name, _), (with, without)) in STATEMENTS.iter().zip(&measured) {
+        let more: Vec<Duration> =
+            with.iter().zip(without).map(|(with, without)| with.saturating_sub(*without)).collect();
+        let microseconds = |time: &Duration| time.as_secs_f64() * 1e6 / rows as f64;
+        let mut each: Vec<f64> = more.iter().map(microseconds).collect();
+        each.sort_by(f64::total_cmp);
+        say(&format!("  {name}"));
+        say(&format!("    with triggers     {}", spread(with)));
+        say(&format!("    without           {}", spread(without)));
+        say(&format!("    ratio             {}", ratio(with, without)));
+        say(&format!(
+            "    they add          {:.2} µs a row [{:.2}..{:.2}]",
+            each[each.len() / 2],
+            each[0],
+            each[each.len() - 1]
+        ));
+    }
+}
+
+/// Production whose changes triggers have noted, and which was not read yet.
+pub(crate) struct Noted {
+    source: PostgresServer,
+    rows: u64,
+    ours: Vec<Duration>,
+    peers: Vec<Duration>,
+    bytes: u64,
+}
+
+impl Noted {
+    pub(crate) async fn load(sql: &str, rows: u64) -> Noted {
+        let source = server("app").await;
+        source.execute(sql).await;
+        let tables = "SELECT string_agg(format('%I.%I', n.nspname, c.relname), ',') FROM pg_class c JOIN pg_namespace n
+            ON n.oid = c.relnamespace WHERE n.nspname = 'public' AND c.relkind = 'r'";
+        install(&source, &source.value(tables).await);
+        load(&source, rows).await;
+        // Whoever reads them takes them away.
+        source.execute("CREATE TABLE syncdata.kept AS SELECT * FROM syncdata.changes").await;
+        Noted { source, rows, ours: Vec::new(), peers: Vec::new(), bytes: 0 }
+    }
+
+    pub(crate) async fn round(&mut self) {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let again = "TRUNCATE syncdata.changes_0, syncdata.changes_1; INSERT INTO syncdata.changes_0 SELECT * FROM syncdata.kept;
+            SELECT setval('syncdata.change_id', (SELECT max(change_id) FROM syncdata.kept)); UPDATE syncdata.reader SET batch = 0";
+        self.source.execute(again).await;
+        self.source.execute("VACUUM ANALYZE syncdata.changes_0").await;
+        let archiver = Archiver::new(&self.source, folder.path(), "syncdata_slot").reading_with("triggers");
+        self.ours.push(archiver.run());
+        self.bytes = archiver.archived_bytes();
+        self.peers.push(plain_copy(&self.source, folder.path()));
+    }
+
+    pub(crate) fn report(&self, others: &[Duration]) {
+        let touched = ratios(&self.ours, others);
+        say("  triggers");
+        say(&format!(
+            "    archiver (the rows of the noted keys, spooled, fsynced, compressed, hashed, shipped to a folder)  {}",
+            spread(&self.ours)
+        ));
+        say(&format!(
+            "    one COPY of the notes to a file                                                                  {}",
+            spread(&self.peers)
+        ));
+        say(&format!("    ratio  {}", ratio(&self.ours, &self.peers)));
+        say(&format!("    change files  {} bytes, {} a change", self.bytes, self.bytes / self.rows.max(1)));
+        say(&format!("  archiver, triggers to wal2json  {:.2}", touched[touched.len() / 2]));
+    }
+}
+
+fn psql(source: &PostgresServer) -> Command {
+    let mut command = Command::new("psql");
+    command
+        .args(["--no-psqlrc", "--quiet", "--host", source.host(), "--port", &source.port().to_string()])
+        .args(["--username", source.user(), "--dbname", source.database()]);
+    command
+}
+
+fn install(source: &PostgresServer, tables: &str) {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../scripts/triggers.sql");
+    let mut command = psql(source);
+    command.arg("--set").arg(format!("owner={}", source.user()));
+    command.arg("--set").arg(format!("tables={tables}")).arg("--file").arg(script);
+    command.stdout(std::process::Stdio::null());
+    timed(command);
+}
+
+fn plain_copy(source: &PostgresServer, folder: &Path) -> Duration {
+    let file = std::fs::File::create(folder.join("notes.copy")).expect("the folder is ours");
+    let mut command = psql(source);
+    command.args(["--command", "COPY (SELECT * FROM syncdata.kept) TO STDOUT"]).stdout(file);
+    timed(command)
+}
