@@ -53,6 +53,7 @@ mod tests {
             confirmed_flush_lsn: Some(lsn(confirmed)),
             wal_status: "reserved".into(),
             safe_wal_bytes: None,
+            notes_bytes: None,
             invalidation_reason: None,
             transactions: Some(transactions),
             spilled_bytes: None,

@@ -54,7 +54,7 @@ pub(crate) struct Slot {
     pub active_pid: Option<i32>,
     pub restart_lsn: Option<Lsn>,
     pub confirmed_flush_lsn: Option<Lsn>,
-    /// reserved, extended, unreserved, lost; `being made` while it has no position yet
+    /// reserved, extended, unreserved, lost; `being made` while it has no position yet; of triggers `noting`, or `stopped`
     pub wal_status: String,
     /// What production may still write before it takes the slot's WAL away; `None` where it never does.
     pub safe_wal_bytes: Option<u64>,
@@ -65,6 +65,8 @@ pub(crate) struct Slot {
     pub spilled_bytes: Option<u64>,
     /// The oldest transaction whose changes of the catalog it may have to know.
     pub catalog_xmin: Option<u32>,
+    /// Of triggers, in the place of WAL: what their notes take.
+    pub notes_bytes: Option<u64>,
 }
 
 /// The longest open transaction that may keep the slot's WAL.
@@ -82,6 +84,9 @@ impl fmt::Display for OldestTransaction {
         self.seconds.map_or(Ok(()), |seconds| write!(f, ", open for {seconds} s"))
     }
 }
+
+/// In the place of a slot's status: past their limit triggers note nothing.
+pub(crate) const STOPPED: &str = "stopped";
 
 const FACTS: &str =
     "SELECT (SELECT system_identifier::text FROM pg_control_system()), current_database()::text, d.oid,
@@ -308,6 +313,7 @@ impl Slot {
             spilled_bytes: row.get::<_, Option<i64>>(8).map(i64::unsigned_abs),
             catalog_xmin: mark(row, 9),
             safe_wal_bytes: row.get::<_, Option<i64>>(10).map(|bytes| bytes.max(0).unsigned_abs()),
+            notes_bytes: None,
         }))
     }
 }
@@ -321,12 +327,13 @@ impl Slot {
             active_pid: None,
             restart_lsn: None,
             confirmed_flush_lsn: Some(position::position_of(reader.batch)),
-            wal_status: "reserved".to_owned(),
+            wal_status: if reader.is_blown { STOPPED } else { "noting" }.to_owned(),
             safe_wal_bytes: None,
             invalidation_reason: None,
             transactions: None,
             spilled_bytes: None,
             catalog_xmin: None,
+            notes_bytes: Some(reader.notes_bytes),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use syncdata_service::circuit::{ARCHIVE, Circuit, SOURCE, State};
 use syncdata_service::hops::{Hop, HopState};
 
-use super::Status;
+use super::{SourceStatus, Status};
 
 /// From production into the spool.
 const SOURCE_HOP: &str = "source";
@@ -45,6 +45,12 @@ fn source(status: &Status, late: Duration) -> Hop {
             "Do what the problem above says; syncdata-archiver check names what is missing. Meanwhile production keeps its WAL \
              for us.",
         );
+    }
+    let of_triggers = status.source.as_ref().filter(|source| source.is_of_triggers());
+    if let Some(problem) = of_triggers.and_then(SourceStatus::problem_of_triggers) {
+        return hop
+            .is(HopState::Broken, problem)
+            .remedy("Run syncdata-archiver setup --create-triggers, then take a snapshot.");
     }
     if let Some(source) =
         status.source.as_ref().filter(|source| source.retained_bytes >= source.wal_guard_bytes)

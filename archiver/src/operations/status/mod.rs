@@ -21,11 +21,12 @@ use syncdata_service::control::{Durations, EarlierKeys};
 use syncdata_service::disk::Room;
 use syncdata_service::hops::Hop;
 
+use crate::capture::position::NAME;
 use crate::operations::check::some;
 use crate::poll::guard::Pressure;
 use crate::poll::outcome::{Outcome, View};
 use crate::segment::publish::Rows;
-use crate::source::catalog::{OldestTransaction, Slot};
+use crate::source::catalog::{OldestTransaction, STOPPED, Slot};
 use crate::spool::executions::Execution;
 use crate::spool::holdings::Holdings;
 use crate::spool::{HeldSnapshot, Spool, verified};
@@ -358,6 +359,23 @@ impl Status {
 }
 
 impl SourceStatus {
+    pub(crate) fn is_of_triggers(&self) -> bool {
+        self.plugin == NAME
+    }
+
+    pub(crate) fn problem_of_triggers(&self) -> Option<String> {
+        if self.wal_status == STOPPED {
+            return Some(
+                "the triggers note nothing any more, because nobody read what they had noted: run `syncdata-archiver setup \
+                 --create-triggers`"
+                    .to_owned(),
+            );
+        }
+        let notes = bytesize::ByteSize::b(self.retained_bytes);
+        (self.retained_bytes > self.wal_guard_bytes)
+            .then(|| format!("the notes of the triggers take {notes}"))
+    }
+
     pub(crate) fn of(
         slot: &Slot,
         name: String,
@@ -365,7 +383,8 @@ impl SourceStatus {
         frame: Frame<'_>,
         before: Option<(Timestamp, u64)>,
     ) -> SourceStatus {
-        let retained_bytes = slot.restart_lsn.map_or(0, |restart| flush.bytes_since(restart));
+        let wal = || slot.restart_lsn.map_or(0, |restart| flush.bytes_since(restart));
+        let retained_bytes = slot.notes_bytes.unwrap_or_else(wal);
         SourceStatus {
             slot: name,
             seen_at: frame.now,
@@ -424,7 +443,9 @@ fn problems(status: &Status, outcome: &Outcome) -> Vec<String> {
     if outcome.pressure != Pressure::None {
         problems.push(format!("WAL guard {}", words(outcome.pressure)));
     }
-    if let Some(source) = &status.source
+    if let Some(source) = status.source.as_ref().filter(|source| source.is_of_triggers()) {
+        problems.extend(source.problem_of_triggers());
+    } else if let Some(source) = &status.source
         && source.retained_bytes > source.wal_guard_bytes
     {
         let blame = source.oldest_transaction.as_ref();

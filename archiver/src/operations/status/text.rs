@@ -116,12 +116,19 @@ impl Status {
 impl SourceStatus {
     fn lines(&self, line: &mut impl FnMut(&str, &dyn std::fmt::Display)) {
         let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
+        let retained = format!("{} of {}", size(self.retained_bytes), size(self.wal_guard_bytes));
+        if self.is_of_triggers() {
+            line("triggers", &format_args!("{} for {}", self.wal_status, self.slot));
+            line("batch", &lsn(self.confirmed_flush_lsn));
+            line("notes", &retained);
+            if let Some(seconds) = self.seconds_until_guard {
+                line("they stop in", &format_args!("{} at this pace", span(seconds)));
+            }
+            return;
+        }
         line("slot", &format_args!("{} ({})", self.slot, self.wal_status));
         line("slot position", &lsn(self.confirmed_flush_lsn));
-        line(
-            "retained WAL",
-            &format_args!("{} of {}", size(self.retained_bytes), size(self.wal_guard_bytes)),
-        );
+        line("retained WAL", &retained);
         if let Some(seconds) = self.seconds_until_guard {
             line("WAL guard acts in", &format_args!("{} at this pace", span(seconds)));
         }

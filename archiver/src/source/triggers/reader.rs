@@ -24,6 +24,9 @@ pub(crate) struct Reader {
     pub batch: u64,
     /// Transactions from before this number may have left out notes.
     pub rearmed: u64,
+    /// Nothing is noted, because nobody read what was.
+    pub is_blown: bool,
+    pub notes_bytes: u64,
     /// Shows nothing that was noted: what the first batch of all comes after.
     pub snapshot: Seen,
 }
@@ -34,7 +37,9 @@ const THERE: &str = "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.rel
   WHERE n.nspname = 'syncdata' AND c.relname = 'reader'
     AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')";
 
-const READER: &str = "SELECT slot, system_identifier, database, guard_bytes, batch, snapshot, rearmed, current_database()::text
+const READER: &str = "SELECT slot, system_identifier, database, guard_bytes, batch, snapshot, rearmed, current_database()::text,
+    (SELECT last_value >= 4611686018427387904 FROM syncdata.change_id),
+    pg_total_relation_size('syncdata.changes_0') + pg_total_relation_size('syncdata.changes_1')
   FROM syncdata.reader";
 
 /// `None` where there is no schema of ours, or none that our role may read.
@@ -52,6 +57,8 @@ pub(crate) async fn read(client: &impl GenericClient) -> Result<Option<Reader>> 
         database_name: row.get(7),
         guard_bytes: row.get::<_, i64>(3).unsigned_abs(),
         batch: row.get::<_, i64>(4).unsigned_abs(),
+        is_blown: row.get(8),
+        notes_bytes: row.get::<_, i64>(9).unsigned_abs(),
         rearmed: row.get::<_, i64>(6).unsigned_abs(),
         snapshot: Seen::parse(snapshot)
             .ok_or_else(|| Error::bad_input("a snapshot of PostgreSQL", snapshot))?,
