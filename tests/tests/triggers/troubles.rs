@@ -83,7 +83,7 @@ async fn killed_anywhere_nothing_is_lost_and_nothing_is_left_over() {
     follow(&world, &["t", "p"]).await;
     let mut random = Prng::new(7);
     let mut killed = BTreeSet::new();
-    for round in 0..STEPS.len() * 2 {
+    for round in 0..STEPS.len() {
         world.source.execute(&format!("INSERT INTO t VALUES ({}, 'new')", 100 + round)).await;
         for _ in 0..1 + random.below(6) {
             write_at_random(&world, &mut random).await;
