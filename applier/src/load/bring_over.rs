@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 use super::difference::{Changes, Pair};
 use super::loader::{Loader, Work, control};
 use super::{Base, Copy, Halt, Loaded, Refusal, is_of_a_row};
-use crate::plan::state::{Event, State};
+use crate::plan::state::{Event, State, TableState};
 use crate::table::{self, Fit, Table, UniqueIndex};
 use crate::target::postgres::apply::{FREE_PLANS, Writer, computed};
 use crate::target::postgres::bystanders;
@@ -52,7 +52,8 @@ impl Loader<'_> {
             control(client, FREE_PLANS).await?;
             checkpoint.claim(client, meta).await?;
 
-            let later = self.hold(work).await?;
+            let mut later = self.leave(work).await?;
+            later.extend(self.hold(work).await?);
             let names = work.copies.keys().filter(|name| !later.contains_key(*name)).cloned();
             let names: Vec<TableName> = names.collect();
             let (mut loaded, mut refused, mut touched) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
@@ -118,6 +119,26 @@ impl Loader<'_> {
             self.put_off(&table, reason).await?;
         }
         Ok(())
+    }
+
+    /// No pass and no command runs meanwhile. What was made for tables that somebody has taken off the whitelist, emptied or
+    /// vouched for since is for nobody; those that wait for a base all the same are loaded later.
+    async fn leave(&self, work: &mut Work<'_>) -> Result<BTreeMap<TableName, String>> {
+        let states = cursor::table_states(self.local.session.client(), &self.local.meta).await?;
+        let is_left = |table: &TableName| !states.get(table).is_some_and(TableState::takes_load);
+        let left: Vec<TableName> = work.copies.keys().filter(|table| is_left(table)).cloned().collect();
+        let mut later = BTreeMap::new();
+        for table in left {
+            work.copies.remove(&table);
+            tracing::warn!(%table, base = work.base.name(), "nobody waits for its base any more: nothing of it was written");
+            if states.get(&table).is_some_and(|state| state.wants().is_some()) {
+                later.insert(
+                    table,
+                    "it was begun anew while its base was on the way; it is loaded anew".to_owned(),
+                );
+            }
+        }
+        Ok(later)
     }
 
     /// Over the tables on which foreign keys act while that one is brought over.

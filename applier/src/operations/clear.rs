@@ -51,6 +51,7 @@ async fn empty(local: &Local, names: &[TableName]) -> Result<Vec<TableName>> {
         for table in names {
             let reason = Some("emptied by clear: it needs its rows again (resync)");
             cursor::change(client, meta, table, Event::Emptied, None, reason).await?;
+            cursor::want_nothing(client, meta, table).await?;
             quarantine::settle(client, meta, table, Resolution::Cleared).await?;
         }
         let cleared: Vec<TableName> = tables.into_keys().collect();

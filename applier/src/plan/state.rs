@@ -198,6 +198,13 @@ impl TableState {
             _ => self.load,
         }
     }
+
+    /// Whether a load of it that is under way is still for somebody. One of its first rows has made it `loading`: when it is
+    /// pending again, somebody has let it go or emptied it since.
+    pub fn takes_load(&self) -> bool {
+        let begins_anew = self.state == State::Pending && self.position.is_none();
+        self.wants().is_some() && !begins_anew
+    }
 }
 
 impl Want {

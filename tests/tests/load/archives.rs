@@ -208,14 +208,14 @@ async fn another_archive_is_adopted_only_when_that_is_said() {
 }
 
 /// Loads that are held where their shadows have the rows of the base.
-struct Held {
+pub(crate) struct Held {
     gates: PathBuf,
     trace: PathBuf,
     came: usize,
 }
 
 impl Held {
-    fn of(copy: &LocalCopy) -> Held {
+    pub(crate) fn of(copy: &LocalCopy) -> Held {
         let held = Held { gates: copy.folder().join("gates"), trace: copy.folder().join("trace"), came: 0 };
         fs::create_dir(&held.gates).expect("ours");
         held
@@ -223,24 +223,28 @@ impl Held {
 
     /// A `resync` that is held.
     async fn resync(&mut self, copy: &LocalCopy, table: &str) -> Daemon {
+        self.command(copy, &["resync", table]).await
+    }
+
+    /// A command that loads, and is held.
+    pub(crate) async fn command(&mut self, copy: &LocalCopy, command: &[&str]) -> Daemon {
         fs::write(self.gates.join("load.filled"), "").expect("ours");
-        let program =
-            copy.applier(&["resync", table]).env("SYNCDATA_FAULT_GATES", &self.gates).trace(&self.trace);
-        let resync = program.spawn();
+        let program = copy.applier(command).env("SYNCDATA_FAULT_GATES", &self.gates).trace(&self.trace);
+        let loading = program.spawn();
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let trace = fs::read_to_string(&self.trace).unwrap_or_default();
             let held = trace.lines().filter(|line| *line == "load.filled held").count();
             if held > self.came {
                 self.came = held;
-                return resync;
+                return loading;
             }
             assert!(Instant::now() < deadline, "no load begins");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    fn go(&self) {
+    pub(crate) fn go(&self) {
         fs::remove_file(self.gates.join("load.filled")).expect("it is closed");
     }
 }

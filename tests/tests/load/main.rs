@@ -6,6 +6,7 @@ mod bases;
 mod captured;
 mod end_to_end;
 mod exchanged;
+mod let_go;
 mod older_rows;
 mod own_rows;
 mod parents;

@@ -138,6 +138,17 @@ pub async fn want(
     Ok(())
 }
 
+/// What was asked for is taken back. A table that has no position waits for its first rows all the same.
+pub async fn want_nothing(client: &impl GenericClient, meta: &MetaSchema, table: &TableName) -> Result<()> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state SET load = NULL, load_asked = load_asked + 1 \
+         WHERE table_name = $1 AND position_lsn IS NOT NULL"
+    );
+    let updated = client.execute(&update, &[&table.to_string()]).await;
+    updated.context(|| format!("noting that {table} waits for no base"))?;
+    Ok(())
+}
+
 /// What was asked for cannot be had. A wish that has come since (`asked` is known) stays.
 pub async fn grant_nothing(
     client: &impl GenericClient,
