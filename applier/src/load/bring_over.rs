@@ -78,7 +78,10 @@ impl Loader<'_> {
                 Base::Snapshot(snapshot) => Some(&**snapshot),
                 Base::Start { .. } => None,
             };
-            for table in loaded.keys() {
+            for (table, done) in &loaded {
+                if done.changes.total() > 0 {
+                    cursor::outdate_digests(client, meta, table, "loaded anew meanwhile").await?;
+                }
                 cursor::note_loaded(client, meta, table, position, base, self.asked_of(table)).await?;
                 if let Some(columns) = work.nan_as_null.get(table) {
                     let columns: Vec<String> = columns.iter().cloned().collect();

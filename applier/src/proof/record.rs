@@ -12,6 +12,7 @@ use super::overall::{ALL, Overall};
 use super::questions::Answers;
 use super::seq_of;
 use super::table_verdict::{CheckType, Standing, Verdict};
+use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta::MetaSchema;
 
@@ -453,13 +454,7 @@ pub(super) async fn clear(local: &Local, table: &TableName) -> Result<()> {
     let done = local.session.client().execute(&update, &[&table.to_string()]).await;
     done.context(|| "noting that the table was repaired".to_owned())?;
     // Ours that wait for production's are of rows that are mended by now.
-    let waiting = format!(
-        "UPDATE {}.data_sync_digests SET buckets = NULL, reason = 'repaired meanwhile' \
-         WHERE table_name = $1 AND NOT judged AND reason IS NULL",
-        local.meta
-    );
-    let done = local.session.client().execute(&waiting, &[&table.to_string()]).await;
-    done.context(|| "noting that the table was repaired".to_owned())?;
+    cursor::outdate_digests(local.session.client(), &local.meta, table, "repaired meanwhile").await?;
     clear_others(local).await
 }
 

@@ -7,7 +7,7 @@ use syncdata_tests::world::{World, WorldOptions};
 use toml::Table;
 
 use crate::blame::lose_at_production;
-use crate::scene::{self, assert_all_equal, proofs, prove, prove_differing, status};
+use crate::scene::{self, TABLES, assert_all_equal, proofs, prove, prove_differing, status};
 
 async fn said_of(world: &World, table: &str) -> Value {
     let (tables, _) = status(world).await;
@@ -303,30 +303,40 @@ async fn a_rule_and_a_key_that_are_gone_keep_no_table_unhealthy() {
     assert!(!health.stdout.contains("differs"), "{}", health.stdout);
 }
 
-/// The rows are right by the time production's word comes.
+/// The rows are right by the time production's word comes, whoever has mended them.
 #[tokio::test]
 async fn a_proof_that_comes_after_the_repair_is_no_alarm() {
     let world = scene::world(WorldOptions::default()).await;
-    world.target.execute("UPDATE entries SET amount = -1 WHERE id = 7").await;
+    world.source.execute("UPDATE parts SET v = 'right' WHERE id = 1").await;
+    world.carry().await;
+    world
+        .target
+        .execute("UPDATE entries SET amount = -1 WHERE id = 7; UPDATE accounts SET balance = 0 WHERE id = 7")
+        .await;
+    world.target.execute("UPDATE parts SET v = 'wrong' WHERE id = 1").await;
     world.archiver(["proof"]).succeed().await;
     let late = proofs(&world).pop().expect("a proof");
     let aside = world.folder().join("late");
     fs::rename(&late, &aside).expect("one file system");
     world.applier(["sync"]).succeed().await;
     world.applier(["consistency", "repair", "entries"]).succeed().await;
+    world.applier(["resync", "accounts", "log"]).succeed().await;
+    let replay = ["replay", "--from", "2020-01-01", "--to", "2126-01-01", "--yes", "--tables", "parts"];
+    world.applier(replay).run().await;
+    world.assert_same(&TABLES).await;
     fs::rename(&aside, &late).expect("one file system");
     world.applier(["sync"]).succeed().await;
-    let entries = said_of(&world, "entries").await;
-    assert_eq!(
-        (&entries["verdict"], &entries["differs"]),
-        (&"not_proved".into(), &false.into()),
-        "{entries}"
-    );
-    assert!(
-        entries["detail"].as_str().is_some_and(|detail| detail.contains("repaired meanwhile")),
-        "{entries}"
-    );
-    assert_eq!(said_of(&world, "accounts").await["verdict"], "equal");
+    for (table, why) in [
+        ("accounts", "loaded anew meanwhile"),
+        ("entries", "repaired meanwhile"),
+        ("parts", "replayed meanwhile"),
+    ] {
+        let said = said_of(&world, table).await;
+        assert_eq!((&said["verdict"], &said["differs"]), (&"not_proved".into(), &false.into()), "{said}");
+        assert!(said["detail"].as_str().is_some_and(|detail| detail.contains(why)), "{said}");
+    }
+    // Nothing of it was changed by its load.
+    assert_eq!(said_of(&world, "log").await["verdict"], "equal");
 }
 
 /// `status` names the command that shows what is wrong.

@@ -24,6 +24,7 @@ use crate::history::report::{Changed, NotRebuilt};
 use crate::load::Halt;
 use crate::target::postgres::apply::{FREE_PLANS, Outcome, Writer};
 use crate::target::postgres::bystanders::Bystanders;
+use crate::target::postgres::cursor;
 use crate::target::postgres::ledger::{self, Entry};
 
 impl Repair<'_> {
@@ -47,6 +48,9 @@ impl Repair<'_> {
         for (name, table) in &self.plan.tables {
             let Some(wanted) = wanted.get(&name.to_string()) else { continue };
             let (changed, not_rebuilt) = self.merge(wanted, &writer, table).await?;
+            if changed.total() > 0 {
+                cursor::outdate_digests(client, &self.local.meta, name, "replayed meanwhile").await?;
+            }
             entries.push(self.entry(name, changed));
             if let Some(table) = report.tables.get_mut(&name.to_string()) {
                 table.changed = Some(changed);

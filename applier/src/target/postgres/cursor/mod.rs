@@ -9,7 +9,7 @@ pub use self::checkpoint::{
 };
 pub use self::tables::{
     accept_gap, add_waiting, advance, change, grant_nothing, note_base, note_changed, note_columns, note_gap,
-    note_held, note_keys, note_loaded, note_nan, note_waiting, release_held, start_over, table_states,
-    uncounted, want, want_nothing,
+    note_held, note_keys, note_loaded, note_nan, note_waiting, outdate_digests, release_held, start_over,
+    table_states, uncounted, want, want_nothing,
 };
 pub use crate::plan::position::{Applied, Checkpoint, Position};

@@ -261,6 +261,23 @@ pub async fn start_over(
     Ok(())
 }
 
+/// Rows of it have changed beside the stream: digests of ours that production's are still to be compared with are of rows
+/// that are no more.
+pub async fn outdate_digests(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    reason: &str,
+) -> Result<()> {
+    let update = format!(
+        "UPDATE {meta}.data_sync_digests SET buckets = NULL, reason = $2 \
+         WHERE table_name = $1 AND NOT judged AND reason IS NULL"
+    );
+    let updated = client.execute(&update, &[&table.to_string(), &reason]).await;
+    updated.context(|| format!("noting that {table} was {reason}"))?;
+    Ok(())
+}
+
 /// What keeps a stale table back.
 pub async fn note_gap(
     client: &impl GenericClient,
