@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::record::{self, Last, Outcome};
 use super::report::{Blame, BucketDifference, LISTED_MAX, Report};
-use super::verdict::local_buckets;
+use super::verdict::{computed_otherwise, local_buckets};
 use crate::archive::hand_files::HandFiles;
 use crate::load::Halt;
 use crate::target::postgres::local::Local;
@@ -20,6 +20,8 @@ pub(super) struct Proof {
     source: Buckets,
     /// Ours at the cut; `None` where a newer mark has discarded it.
     local: Option<Buckets>,
+    /// Columns that are computed otherwise there, where all else was the same.
+    pub computed_otherwise: Vec<String>,
     /// It says that the table differs.
     pub differs: bool,
 }
@@ -81,8 +83,16 @@ impl Proof {
         if theirs.k() != marked.k {
             return Err(unknown("it counts rows otherwise than its mark says"));
         }
+        let computed_otherwise = match digested.map(|digested| &digested.outcome) {
+            Some(Outcome::Done { answers, .. }) if ours.as_ref() == Some(&theirs) => {
+                computed_otherwise(proved, answers)
+            }
+            _ => Vec::new(),
+        };
         let differs = ours.as_ref().map_or(last.differs, |ours| *ours != theirs);
-        Ok(Proof { id: proof.id, cut: proof.cut, marked, source: theirs, local: ours, differs })
+        let differs = differs || !computed_otherwise.is_empty();
+        let (id, cut) = (proof.id, proof.cut);
+        Ok(Proof { id, cut, marked, source: theirs, local: ours, computed_otherwise, differs })
     }
 
     /// Bucket by bucket: where the archive has what production has, the copy is to blame; where it has something else than

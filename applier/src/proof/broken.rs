@@ -224,6 +224,7 @@ mod tests {
             bytes: 0,
             sha256: Digest::of(b""),
             not_comparable: vec![],
+            computed: BTreeMap::new(),
             foreign_keys,
             rules,
         }

@@ -10,7 +10,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::Relation;
 use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{
-    Buckets, Cut, Digester, Layout, Mark, MarkedTable, ProofId, prints_alike_here,
+    Buckets, Cut, Digester, Layout, Mark, MarkedTable, ProofId, RowHash, prints_alike_here,
 };
 use syncdata_service::config::{Config, Rule};
 use syncdata_service::faults;
@@ -63,6 +63,8 @@ struct Task {
     table: TableName,
     local: Table,
     layout: Layout,
+    /// Columns that both sides compute, whose values do not travel.
+    computed: Vec<String>,
     k: u8,
     files: String,
     /// What is asked after the digest, and what needs no asking.
@@ -86,8 +88,8 @@ impl Work {
             let task = match prepared(table, state, marked, here.remove(table), cut) {
                 Ok((local, layout, k)) => {
                     let files = files(client, local.oid).await?;
-                    let (questions, answers) = (Vec::new(), Answers::default());
-                    Ok(Task { table: table.clone(), local, layout, k, files, questions, answers })
+                    let (computed, questions, answers) = (Vec::new(), Vec::new(), Answers::default());
+                    Ok(Task { table: table.clone(), local, layout, computed, k, files, questions, answers })
                 }
                 Err(reason) => Err(reason),
             };
@@ -171,6 +173,17 @@ fn put_questions(
         let is_plain =
             |name: &&String| task.local.column(name).is_some_and(|at| !task.local.columns[at].generated);
         task.answers.plain_here = task.layout.generated.iter().filter(is_plain).cloned().collect();
+        let enums = &mark.tables[&task.table].relation.types;
+        for (name, type_name) in &task.layout.computed {
+            let here = task.local.column(name).map(|at| &task.local.columns[at]);
+            match here.filter(|here| here.generated) {
+                Some(here) if prints_alike_here(&here.type_name, type_name, enums) => {
+                    task.computed.push(name.clone());
+                }
+                Some(_) => task.answers.plain_here.push(name.clone()),
+                None => {}
+            }
+        }
     }
 }
 
@@ -228,8 +241,9 @@ async fn one(config: &Config, id: &ProofId, snapshot: &str, task: &Task, given_u
     }
     let reading = local.at_snapshot(snapshot, NO_INDEX, read_rows(local.session.client(), task));
     let outcome = match watched(&local, &watcher, task, given_up, reading).await {
-        Ok(buckets) => {
+        Ok((buckets, computed)) => {
             let answers = answers(config, &local, &watcher, snapshot, task, given_up).await;
+            let answers = Answers { computed, ..answers };
             Outcome::Done { rows: buckets.rows(), buckets: buckets.encode()?, answers }
         }
         Err(halt) => Outcome::Not(halt.into_words()),
@@ -310,7 +324,7 @@ async fn blocks_somebody(client: &Client, pid: i32) -> Result<bool> {
     Ok(row.context(|| "asking who waits for us".to_owned())?.get(0))
 }
 
-async fn read_rows(client: &Client, task: &Task) -> Result<Buckets, Halt> {
+async fn read_rows(client: &Client, task: &Task) -> Result<(Buckets, Sums), Halt> {
     let doing = || format!("digesting {}", task.table);
     if !lock(client, task).await? {
         return Err(Halt::refused(&task.table, "a TRUNCATE or DDL held it"));
@@ -318,14 +332,15 @@ async fn read_rows(client: &Client, task: &Task) -> Result<Buckets, Halt> {
     if files(client, task.local.oid).await? != task.files {
         return Err(Halt::refused(&task.table, "truncated meanwhile"));
     }
-    let buckets = rows(client, &task.local, &task.layout, task.k, drop)
-        .await
-        .map_err(|error| error.context(doing()))?;
+    let digester = Digester::new(task.layout.clone(), task.k).with_computed(&task.computed);
+    let columns = [task.layout.columns.as_slice(), &task.computed].concat();
+    let digested = read(client, &copy_statement(&task.local, &columns), digester, drop).await;
+    let digested = digested.map_err(|error| error.context(doing()))?;
     // A partition can come or go while rows are read.
     if files(client, task.local.oid).await? != task.files {
         return Err(Halt::refused(&task.table, "truncated meanwhile"));
     }
-    Ok(buckets)
+    Ok(digested)
 }
 
 /// All rows of a table that this session sees, as they lie. `told` hears how many they are so far.
@@ -334,17 +349,29 @@ pub(crate) async fn rows(
     table: &Table,
     layout: &Layout,
     k: u8,
-    mut told: impl FnMut(u64),
+    told: impl FnMut(u64),
 ) -> Result<Buckets> {
-    let statement = copy_statement(table, &layout.columns);
-    let answer = client.copy_out(&statement).await.context(|| statement.clone())?;
+    let (statement, digester) = (copy_statement(table, &layout.columns), Digester::new(layout.clone(), k));
+    Ok(read(client, &statement, digester, told).await?.0)
+}
+
+/// Of columns that are computed here.
+type Sums = BTreeMap<String, RowHash>;
+
+async fn read(
+    client: &Client,
+    statement: &str,
+    mut digester: Digester,
+    mut told: impl FnMut(u64),
+) -> Result<(Buckets, Sums)> {
+    let answer = client.copy_out(statement).await.context(|| statement.to_owned())?;
     let mut answer = std::pin::pin!(answer);
-    let mut digester = Digester::new(layout.clone(), k);
     while let Some(piece) = answer.try_next().await.context(|| "reading rows".to_owned())? {
         digester.push(&piece)?;
         told(digester.rows());
     }
-    digester.finish()
+    let computed = digester.computed();
+    Ok((digester.finish()?, computed))
 }
 
 pub(super) fn copy_statement(table: &Table, columns: &[String]) -> String {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use syncdata_formats::name::TableName;
-use syncdata_formats::proof::{ForeignKey, Layout, Mark, MarkedTable, RuleAnswer, Violators};
+use syncdata_formats::proof::{ForeignKey, Layout, Mark, MarkedTable, RowHash, RuleAnswer, Violators};
 use syncdata_service::config::Rule;
 use syncdata_service::postgres::CatalogKey;
 
@@ -16,9 +16,12 @@ use crate::table::Table;
 pub(super) struct Answers {
     pub keys: Vec<KeyAnswer>,
     pub rules: BTreeMap<String, RuleAnswer>,
-    /// Columns that production computes and that are plain ones here: no digest has them.
+    /// Columns that production computes and that are plain ones here, or may print otherwise: no digest has them.
     #[serde(default)]
     pub plain_here: Vec<String>,
+    /// Sums of columns that both sides compute and that do not travel.
+    #[serde(default)]
+    pub computed: BTreeMap<String, RowHash>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,6 +17,7 @@ use super::mend;
 use super::rebuilt::{Rebuilt, Wanted, not_applied};
 use super::record;
 use super::report::{Asked, Blame, Report};
+use super::verdict::computed_words;
 use crate::archive::hand_files::HandFiles;
 use crate::load::{Halt, Pair, Refusal};
 use crate::plan::offer::take_snapshot;
@@ -128,6 +129,8 @@ async fn compared(
     let untold = wanted.proved.as_ref().and_then(|(_, marked)| untold(&marked.relation, &pair));
     let is_open = report.differing == Some(0) && proof.is_some_and(|proof| proof.differs);
     let untold = untold.filter(|_| is_open);
+    let otherwise = proof.map(|proof| proof.computed_otherwise.clone()).unwrap_or_default();
+    let is_computed = is_open && !otherwise.is_empty();
     if asked.key.is_none() {
         describe(report, blamed);
         if let Some(column) = untold {
@@ -140,9 +143,20 @@ async fn compared(
             report.remedy =
                 Some(format!("a new snapshot: {take}; then here: syncdata-applier resync {word}"));
         }
+        if is_computed {
+            report.differing = None;
+            report.blame = Some(Blame::Local);
+            report.unknown = Some(format!("{}; all that travels is equal", computed_words(&otherwise)));
+            report.remedy = Some(format!(
+                "make these columns as they are at production, or the database with its collation; then: {}, and here: \
+                 syncdata-applier resync {}",
+                take_snapshot(&asked.table),
+                asked.table.shell_word()
+            ));
+        }
         note_blame(local, proof, report).await?;
     }
-    if untold.is_some() {
+    if untold.is_some() || is_computed {
         return Ok(());
     }
     if asked.repair && !report.buckets.is_empty() {

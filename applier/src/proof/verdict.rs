@@ -2,11 +2,12 @@
 
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::TableName;
-use syncdata_formats::proof::{Buckets, Comparison, Layout, ProofManifest, ProvedTable, Score};
+use syncdata_formats::proof::{Buckets, Comparison, Layout, ProofManifest, ProvedTable, RowHash, Score};
 use uuid::Uuid;
 
 use super::broken;
 use super::overall::Overall;
+use super::questions::Answers;
 use super::record::{self, Digested, Outcome, Waiting};
 use super::table_verdict::{CheckType, Verdict, Word};
 use crate::archive::source::Source;
@@ -111,7 +112,7 @@ async fn compare(
     let theirs = source.buckets(&proof.id, proved).await?;
     let ours = local_buckets(proved, buckets.0, buckets.1)?;
     let layout = Layout::of(&marked.relation);
-    Ok(said(table, proved, &layout, &buckets.2.plain_here, &Comparison::of(&theirs, &ours)))
+    Ok(said(table, proved, &layout, buckets.2, &Comparison::of(&theirs, &ours)))
 }
 
 /// Our own file, read as strictly as theirs.
@@ -127,12 +128,23 @@ pub(super) fn local_buckets(proved: &ProvedTable, rows: u64, file: &[u8]) -> Res
         .map_err(|error| Error::new(Kind::StateDamaged, "a digest of ours cannot be read").caused_by(error))
 }
 
-/// `plain_here`: columns that production computes and that are kept here, so that their values may be any.
+/// Columns that both sides compute, with other values. Where other columns differ too nobody knows that.
+pub(super) fn computed_otherwise(proved: &ProvedTable, answers: &Answers) -> Vec<String> {
+    let differs =
+        |(name, ours): &(&String, &RowHash)| proved.computed.get(*name).is_some_and(|theirs| theirs != *ours);
+    answers.computed.iter().filter(differs).map(|(name, _)| name.clone()).collect()
+}
+
+/// How it is said wherever it is said.
+pub(super) fn computed_words(columns: &[String]) -> String {
+    format!("computed otherwise than at production: {}", columns.join(", "))
+}
+
 fn said(
     table: &TableName,
     proved: &ProvedTable,
     layout: &Layout,
-    plain_here: &[String],
+    answers: &Answers,
     comparison: &Comparison,
 ) -> Vec<Verdict> {
     let rows = (Some(comparison.source_rows), Some(comparison.local_rows));
@@ -150,13 +162,27 @@ fn said(
         left_out: Vec::new(),
         parts: None,
     };
+    let plain_here = &answers.plain_here;
     let mut left_out = left_out(proved, layout);
     left_out.extend(plain_here.iter().map(String::as_str));
+    // An archiver of an earlier version has no sums.
+    left_out.extend(
+        answers.computed.keys().filter(|name| !proved.computed.contains_key(*name)).map(String::as_str),
+    );
     // Values that the stream does not say are in the image: what differs may be only these.
     let is_doubtful = !proved.not_comparable.is_empty();
-    let (is_equal, is_whole) = (comparison.is_equal(), left_out.is_empty());
+    let (has_same_rows, is_whole) = (comparison.is_equal(), left_out.is_empty());
+    let otherwise = if has_same_rows { computed_otherwise(proved, answers) } else { Vec::new() };
+    let is_equal = has_same_rows && otherwise.is_empty();
     let mut words = Vec::new();
-    if !is_equal {
+    if !otherwise.is_empty() {
+        words.push(format!(
+            "{}; see: syncdata-applier consistency rows {}",
+            computed_words(&otherwise),
+            table.shell_word()
+        ));
+    }
+    if !has_same_rows {
         let (some, all) = (comparison.differing.len(), 1_u64 << proved.k);
         words.push(format!(
             "{some} of {all} buckets differ; see: syncdata-applier consistency rows {}",
@@ -167,12 +193,16 @@ fn said(
         let equal = if is_equal { "; all other columns are equal" } else { "" };
         words.push(format!("not compared: {}{equal}", left_out.join(", ")));
     }
-    let computed = layout.generated.iter().filter(|name| !plain_here.contains(name));
+    let is_compared = |name: &String| has_same_rows && answers.computed.contains_key(name);
+    let computed = layout.generated.iter().filter(|name| !plain_here.contains(name) && !is_compared(name));
     let computed: Vec<&str> = computed.map(String::as_str).collect();
     if !computed.is_empty() {
         words.push(format!("generated, not compared: {}", computed.join(", ")));
     }
     let is_known = is_whole || !is_equal && !is_doubtful;
+    // In which rows it is otherwise nobody knows.
+    let (agreeing, all) = comparison.parts();
+    let parts = if otherwise.is_empty() { (agreeing, all) } else { (0, all) };
     let hash = Verdict {
         table: table.clone(),
         check: CheckType::DataHash,
@@ -180,12 +210,12 @@ fn said(
         local_rows: rows.1,
         // Rows in a bucket that differs may agree: nobody knows before the archive was asked.
         differing: (is_equal && is_whole).then_some(0),
-        score: is_known.then(|| score(comparison)),
+        score: is_known.then(|| Score::of(parts.0, parts.1, !is_equal).to_string()),
         verdict: word(is_equal, is_whole, is_doubtful),
         detail: (!words.is_empty()).then(|| words.join("; ")),
         is_over: is_equal,
         left_out: left_out.iter().map(|&name| name.to_owned()).collect(),
-        parts: is_known.then(|| comparison.parts()),
+        parts: is_known.then_some(parts),
     };
     vec![counts, hash]
 }
@@ -203,11 +233,6 @@ pub(crate) fn word(is_equal: bool, is_whole: bool, is_doubtful: bool) -> Word {
         (true, true) => Word::Equal,
         (true, false) => Word::NotProved,
     }
-}
-
-fn score(comparison: &Comparison) -> String {
-    let score: Score = comparison.score();
-    score.to_string()
 }
 
 #[cfg(test)]
@@ -247,12 +272,16 @@ mod tests {
             bytes: 0,
             sha256: Digest::of(b""),
             not_comparable: vec![],
+            computed: BTreeMap::new(),
             foreign_keys: vec![],
             rules: BTreeMap::new(),
         };
         let comparison = Comparison::of(&digest(theirs), &digest(ours));
         let table = "t".parse().expect("a name");
-        said(&table, &proved, &layout, &[], &comparison).into_iter().map(|v| (v.verdict, v.score)).collect()
+        said(&table, &proved, &layout, &Answers::default(), &comparison)
+            .into_iter()
+            .map(|v| (v.verdict, v.score))
+            .collect()
     }
 
     #[test]

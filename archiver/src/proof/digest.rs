@@ -12,7 +12,7 @@ use syncdata_formats::digest::Digest;
 use syncdata_formats::manifest::Gap;
 use syncdata_formats::name::TableName;
 use syncdata_formats::proof::{
-    Buckets, Digester, ForeignKey, Layout, Mark, ProofId, ProvedTable, RuleAnswer,
+    Buckets, Digester, ForeignKey, Layout, Mark, ProofId, ProvedTable, RowHash, RuleAnswer,
 };
 use syncdata_service::config::Rule;
 use syncdata_service::postgres::CatalogKey;
@@ -88,8 +88,8 @@ impl<'a> Digests<'a> {
             let read = self.read(client, table, neighbours, &mut progress).await;
             hold::release(client).await?;
             let reason = match read {
-                Ok((buckets, not_comparable)) => {
-                    self.keep(number, table, &buckets, not_comparable).await?;
+                Ok(read) => {
+                    self.keep(number, table, read).await?;
                     continue;
                 }
                 Err(Unread::All(error)) => return Err(error.context(format!("digesting {}", table.name))),
@@ -110,17 +110,19 @@ impl<'a> Digests<'a> {
         table: &Table,
         neighbours: &Neighbours,
         progress: &mut Progress,
-    ) -> Result<(Buckets, Vec<String>), Unread> {
+    ) -> Result<Digested, Unread> {
         hold::lock(client, table, neighbours).await?;
         neighbours.check(table).await?;
         let marked = &self.mark.tables[&table.name];
         let layout = Layout::of(&marked.relation);
-        let mut digester = Digester::new(layout.clone(), marked.k);
+        let computed: Vec<String> = layout.computed.iter().map(|(name, _)| name.clone()).collect();
+        let mut digester = Digester::new(layout.clone(), marked.k).with_computed(&computed);
         if self.is_degraded {
             // An old plugin prints it as null.
             digester = digester.looking_for_nan();
         }
-        let reading = rows(client, table, &layout, digester, &mut self.pace, progress);
+        let statement = copy_statement(table, &layout, &computed);
+        let reading = rows(client, table, &statement, digester, &mut self.pace, progress);
         let read = neighbours.give_way(table, reading).await?;
         // A partition can be attached while rows are read.
         neighbours.check(table).await?;
@@ -132,8 +134,7 @@ impl<'a> Digests<'a> {
         &mut self,
         number: usize,
         table: &Table,
-        buckets: &Buckets,
-        not_comparable: Vec<String>,
+        Digested { buckets, not_comparable, computed }: Digested,
     ) -> Result<()> {
         let file = buckets.encode()?;
         let marked = &self.mark.tables[&table.name];
@@ -145,6 +146,7 @@ impl<'a> Digests<'a> {
             bytes: file.len() as u64,
             sha256: Digest::of(&file),
             not_comparable,
+            computed,
             foreign_keys: Vec::new(),
             rules: BTreeMap::new(),
         };
@@ -203,20 +205,28 @@ impl<'a> Digests<'a> {
     }
 }
 
-/// All rows, and the columns that hold what the stream does not say.
+/// What came of the rows of a table.
+struct Digested {
+    buckets: Buckets,
+    /// Columns that hold what the stream does not say.
+    not_comparable: Vec<String>,
+    /// Sums of those that are computed and do not travel.
+    computed: BTreeMap<String, RowHash>,
+}
+
+/// All rows.
 async fn rows(
     client: &Client,
     table: &Table,
-    layout: &Layout,
+    statement: &str,
     mut digester: Digester,
     pace: &mut Pace,
     progress: &mut Progress,
-) -> Result<(Buckets, Vec<String>)> {
+) -> Result<Digested> {
     // The heap alone: an index may be broken.
     let sql = "SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off";
     client.batch_execute(sql).await.context(|| format!("preparing to read {}", table.name))?;
-    let statement = copy_statement(table, layout);
-    let answer = client.copy_out(&statement).await.context(|| format!("reading {}", table.name))?;
+    let answer = client.copy_out(statement).await.context(|| format!("reading {}", table.name))?;
     let mut answer = pin!(answer);
     let mut counted = 0;
     while let Some(piece) = answer.try_next().await.context(|| format!("reading {}", table.name))? {
@@ -229,15 +239,16 @@ async fn rows(
         }
     }
     progress.add(digester.rows() - counted);
-    let with_nan = digester.with_nan();
-    Ok((digester.finish()?, with_nan))
+    let (not_comparable, computed) = (digester.with_nan(), digester.computed());
+    Ok(Digested { buckets: digester.finish()?, not_comparable, computed })
 }
 
-/// COPY of the table itself asks no planner, and so looks into no index. It copies no partitions, and has no word for no
-/// columns.
-fn copy_statement(table: &Table, layout: &Layout) -> String {
-    let list = layout.columns.iter().map(|name| escape_identifier(name)).collect::<Vec<_>>().join(", ");
-    if table.is_partitioned() || layout.columns.is_empty() {
+/// COPY of the table itself asks no planner, and so looks into no index. It copies no partitions and nothing that is computed,
+/// and has no word for no columns.
+fn copy_statement(table: &Table, layout: &Layout, computed: &[String]) -> String {
+    let columns = layout.columns.iter().chain(computed);
+    let list = columns.map(|name| escape_identifier(name)).collect::<Vec<_>>().join(", ");
+    if table.is_partitioned() || layout.columns.is_empty() || !computed.is_empty() {
         return format!("COPY (SELECT {list} FROM {}) TO STDOUT", table.source());
     }
     format!("COPY {} ({list}) TO STDOUT", table.name.sql())

@@ -135,6 +135,7 @@ pub(crate) mod sample {
             bytes: buckets.len() as u64,
             sha256: Digest::of(buckets),
             not_comparable: vec![],
+            computed: BTreeMap::new(),
             foreign_keys: vec![],
             rules: BTreeMap::new(),
         };

@@ -5,6 +5,7 @@ mod alarms;
 mod blame;
 mod broken;
 mod cleared;
+mod computed;
 mod damage;
 mod drills;
 mod kinds;

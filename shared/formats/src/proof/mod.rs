@@ -90,6 +90,9 @@ pub struct ProvedTable {
     /// Columns that hold values of which production knows that the stream does not say them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_comparable: Vec<String>,
+    /// Columns that production computes and that do not travel, each with its sum.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub computed: BTreeMap<String, RowHash>,
     /// Foreign keys of the table that refer to tables which are captured too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub foreign_keys: Vec<ForeignKey>,

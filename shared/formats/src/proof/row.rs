@@ -2,7 +2,10 @@
 //!
 //! The image of a row is its compared columns, in their order: one byte, 0 for NULL and 1 for a value, and for a value four
 //! bytes of length and the text. Its hash is the first 16 bytes of SHA-256 over that. The first k bits of SHA-256 over the
-//! key columns' part of the image choose the bucket.
+//! key columns' part of the image choose the bucket. Columns that both sides compute
+//! have no place in it, and a sum of their own where their values do not travel.
+
+use std::collections::BTreeMap;
 
 use memchr::{memchr, memchr2};
 use sha2::{Digest as _, Sha256};
@@ -10,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::types::prints_alike;
 use super::{Buckets, RowHash};
 use crate::error::{Error, Kind, Result};
-use crate::relation::Relation;
+use crate::relation::{Generated, Relation};
 
 /// Which columns of a relation are compared, and which of them are its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub struct Layout {
     pub types: Vec<String>,
     /// Computed by either side for itself.
     pub generated: Vec<String>,
+    /// Those of them whose values do not travel, so that nobody has compared them before, with their types.
+    pub computed: Vec<(String, String)>,
     /// Of types that may print differently: nothing is said of them.
     pub not_comparable: Vec<String>,
     /// Whether the column at that place is of the key; all false: the whole image stands for the key.
@@ -33,13 +38,21 @@ impl Layout {
             columns: Vec::new(),
             types: Vec::new(),
             generated: Vec::new(),
+            computed: Vec::new(),
             not_comparable: Vec::new(),
             is_key: Vec::new(),
         };
         for column in &relation.columns {
-            if column.generated.is_some() {
+            let (does_travel, prints_alike) = (
+                column.generated != Some(Generated::Virtual),
+                prints_alike(&column.type_name, &relation.types),
+            );
+            if column.generated.is_some() && (does_travel || prints_alike) {
                 layout.generated.push(column.name.clone());
-            } else if prints_alike(&column.type_name, &relation.types) {
+                if !does_travel {
+                    layout.computed.push((column.name.clone(), column.type_name.clone()));
+                }
+            } else if prints_alike {
                 layout.is_key.push(relation.key.contains(&column.name));
                 layout.columns.push(column.name.clone());
                 layout.types.push(column.type_name.clone());
@@ -88,14 +101,28 @@ pub struct Digester {
     rest: Vec<u8>,
     scratch: Scratch,
     rows: u64,
+    /// Columns behind those of the layout, each with its sum.
+    computed: Vec<(String, u128)>,
     /// Of each column of numbers: whether a value was none. Empty: nobody asked.
     odd: Vec<Option<bool>>,
 }
 
 impl Digester {
     pub fn new(layout: Layout, k: u8) -> Digester {
-        let (rest, scratch, odd) = (Vec::new(), Scratch::default(), Vec::new());
-        Digester { layout, buckets: Buckets::new(k), rest, scratch, rows: 0, odd }
+        let (rest, scratch, computed, odd) = (Vec::new(), Scratch::default(), Vec::new(), Vec::new());
+        Digester { layout, buckets: Buckets::new(k), rest, scratch, rows: 0, computed, odd }
+    }
+
+    /// Takes these columns too, behind the others: each has a sum of its own, over all rows with what is compared of them.
+    #[must_use]
+    pub fn with_computed(self, columns: &[String]) -> Digester {
+        let computed = columns.iter().map(|name| (name.clone(), 0)).collect();
+        Digester { computed, ..self }
+    }
+
+    /// The sums so far.
+    pub fn computed(&self) -> BTreeMap<String, RowHash> {
+        self.computed.iter().map(|(name, sum)| (name.clone(), RowHash(*sum))).collect()
     }
 
     /// Looks for NaN and infinities too, in columns of numbers.
@@ -141,26 +168,31 @@ impl Digester {
 
     fn line(&mut self, line: &[u8]) -> Result<()> {
         self.scratch.clear();
-        let mut place = 0;
+        let (mut place, columns) = (0, self.layout.columns.len());
         // A table without a column that is compared has empty lines.
-        if !self.layout.columns.is_empty() || !line.is_empty() {
+        if columns + self.computed.len() > 0 || !line.is_empty() {
             let mut rest = Some(line);
             while let Some(text) = rest {
                 let (field, after) = match memchr(b'\t', text) {
                     Some(end) => (&text[..end], Some(&text[end + 1..])),
                     None => (text, None),
                 };
-                let Some(is_key) = self.layout.is_key.get(place) else {
-                    return Err(corrupt("a row has more columns than were asked for"));
-                };
-                self.scratch.push_field(field, *is_key)?;
+                match (self.layout.is_key.get(place), place.checked_sub(columns)) {
+                    (Some(is_key), _) => self.scratch.push_field(field, *is_key)?,
+                    (None, Some(computed)) if computed < self.computed.len() => {
+                        let hash = self.scratch.hash_with(field)?;
+                        let sum = &mut self.computed[computed].1;
+                        *sum = sum.wrapping_add(hash);
+                    }
+                    (None, _) => return Err(corrupt("a row has more columns than were asked for")),
+                }
                 if let Some(odd @ Some(false)) = self.odd.get_mut(place) {
                     *odd = Some(matches!(field, b"NaN" | b"Infinity" | b"-Infinity"));
                 }
                 (place, rest) = (place + 1, after);
             }
         }
-        if place != self.layout.columns.len() {
+        if place != columns + self.computed.len() {
             return Err(corrupt("a row has fewer columns than were asked for"));
         }
         let (hash, bucket) = self.scratch.finish(self.buckets.k());
@@ -220,6 +252,15 @@ impl Scratch {
         }
         self.note_key(from, is_key);
         Ok(())
+    }
+
+    /// Of the image with that column behind it; the image stays as it is.
+    fn hash_with(&mut self, field: &[u8]) -> Result<u128> {
+        let from = self.image.len();
+        self.push_field(field, false)?;
+        let whole: [u8; 32] = Sha256::digest(&self.image).into();
+        self.image.truncate(from);
+        Ok(u128::from_be_bytes(*whole.first_chunk().expect("32 bytes")))
     }
 
     fn begin(&mut self) {

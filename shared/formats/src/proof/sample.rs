@@ -27,6 +27,7 @@ pub(crate) fn proved(file: &[u8]) -> ProvedTable {
         bytes: file.len() as u64,
         sha256: Digest::of(file),
         not_comparable: vec![],
+        computed: BTreeMap::new(),
         foreign_keys: vec![],
         rules: BTreeMap::new(),
     }

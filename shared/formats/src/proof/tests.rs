@@ -72,6 +72,30 @@ fn rows_without_a_key_are_placed_by_all_they_have() {
 }
 
 #[test]
+fn what_is_computed_and_does_not_travel_has_a_sum_of_its_own() {
+    let mut relation = relation(&[("id", "integer"), ("k", "text"), ("m", "money"), ("s", "text")], &["id"]);
+    for (place, kind) in [(1, Generated::Virtual), (2, Generated::Virtual), (3, Generated::Stored)] {
+        relation.columns[place].generated = Some(kind);
+    }
+    let layout = Layout::of(&relation);
+    assert_eq!(layout.computed, [("k".to_owned(), "text".to_owned())]);
+    assert_eq!(layout.generated, ["k", "s"]);
+    assert_eq!(layout.not_comparable, ["m"]);
+    let sums = |rows: &[u8]| {
+        let mut digester = Digester::new(layout.clone(), 0).with_computed(&["k".to_owned()]);
+        digester.push(rows).expect("rows");
+        let computed = digester.computed();
+        (digester.finish().expect("whole rows").get(0), computed["k"])
+    };
+    let (rows, sum) = sums(b"1\ta\n2\tb\n");
+    assert_eq!(rows, digest(&relation, 0, b"1\n2\n").get(0), "the image of a row is what it was");
+    assert_eq!((rows, sum), sums(b"2\tb\n1\ta\n"), "in any order");
+    for other in [&b"1\tb\n2\ta\n"[..], b"1\ta\n2\t\n", b"1\ta\n2\t\\N\n", b"1\ta\n2\tB\n"] {
+        assert!(sums(other).0 == rows && sums(other).1 != sum, "{other:?}");
+    }
+}
+
+#[test]
 fn a_row_that_refers_to_nothing_is_told_by_its_key_and_its_reference() {
     let columns = [("id", "integer"), ("customer", "integer"), ("note", "text"), ("price", "money")];
     for (key, refers, told) in [
