@@ -1,6 +1,6 @@
 //! `retry`: lets tables out of quarantine and brings them to the checkpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use syncdata_formats::error::{Error, Kind, Result};
@@ -12,8 +12,10 @@ use super::{Answer, sync};
 use crate::plan::state::{Event, State, TableState};
 use crate::target::postgres::cursor;
 use crate::target::postgres::identity;
+use crate::target::postgres::kept;
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
+use crate::target::postgres::quarantine;
 
 /// What is asked for; it may travel to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,11 +54,15 @@ pub async fn release(config: &Config, retry: &Retry) -> Result<()> {
             error.context(format!("{table} is held together with what is to be tried again"))
         })?;
     }
+    let accepted = if accept_gap { losses(&local, &names, &states).await? } else { BTreeSet::new() };
     let release = async {
         for table in &names {
             if accept_gap {
                 cursor::accept_gap(local.session.client(), &local.meta, table).await?;
                 identity::forget_parts_and_types(local.session.client(), &local.meta, table).await?;
+            }
+            if let (true, Some(position)) = (accepted.contains(table), states[table].position) {
+                quarantine::note_incomplete(local.session.client(), &local.meta, table, position).await?;
             }
             cursor::change(local.session.client(), &local.meta, table, Event::Retried, None, None).await?;
         }
@@ -64,6 +70,45 @@ pub async fn release(config: &Config, retry: &Retry) -> Result<()> {
         ledger::log_command(local.session.client(), &local.meta, command, &names).await
     };
     local.in_transaction(release).await
+}
+
+/// Tables whose rows were lost here, apart from the gap. A pass says nothing of that where a table does not go on, and would
+/// never see it again: whoever goes on over it has to have read it first.
+async fn losses(
+    local: &Local,
+    names: &[TableName],
+    states: &BTreeMap<TableName, TableState>,
+) -> Result<BTreeSet<TableName>> {
+    let (client, meta) = (local.session.client(), &local.meta);
+    let hidden = identity::hidden_by_forgetting(client, meta, &names.iter().collect::<Vec<_>>()).await?;
+    let mut unread: BTreeMap<&TableName, String> = BTreeMap::new();
+    for (table, lost) in &hidden {
+        let words = kept::words(client, &lost.reason(table)).await?;
+        let known = states[table].reason.as_deref().unwrap_or_default();
+        if !known.contains(&words) {
+            let reason = unread.entry(table).or_insert_with(|| known.to_owned());
+            let and = if reason.is_empty() { "" } else { "; and " };
+            reason.push_str(&format!("{and}{words}"));
+        }
+    }
+    let Some((first, reason)) = unread.first_key_value() else {
+        return Ok(hidden.iter().map(|(table, _)| table.clone()).collect());
+    };
+    let refusal = Error::new(Kind::Conflict, format!("{first}: {reason}")).hint(
+        "nothing was released; where all of that does no harm, the same command once more goes on without it",
+    );
+    let note = async {
+        for (table, reason) in &unread {
+            let event = match states[*table].state {
+                State::Stale => Event::CutOff,
+                State::Live | State::Loading | State::Pending | State::Quarantined => Event::SetAside,
+            };
+            cursor::change(client, meta, table, event, None, Some(reason)).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    local.in_transaction(note).await?;
+    Err(refusal)
 }
 
 /// What one TRUNCATE named is released together. A table that is right again holds up no other.

@@ -1,5 +1,6 @@
 //! The applier as a program: its commands, its daemon, and what they say.
 
+mod accepted;
 mod alerts;
 mod altered_by_hand;
 mod altered_types;

@@ -171,8 +171,8 @@ impl TableStatus {
     pub fn incomplete_warning(&self) -> Option<String> {
         let lsn = self.incomplete_lsn?;
         Some(format!(
-            "{}: incomplete: its part of the transaction that ends at {lsn} was passed over (dead-letters skip); until a \
-             proof finds it equal, or: syncdata-applier resync {}",
+            "{}: incomplete: its part of the transaction that ends at {lsn} was passed over (dead-letters skip), or the loss of \
+             rows before that accepted (retry --accept-gap); until a proof finds it equal, or: syncdata-applier resync {}",
             self.table,
             TableName::word_of(&self.table)
         ))

@@ -121,6 +121,38 @@ pub async fn disown(client: &impl GenericClient, meta: &MetaSchema, table: &Tabl
     write(client, meta, table, &nobody, &Memory::default()).await
 }
 
+/// What nobody would see any more when that is forgotten. Tables that are others than before are seen all the same.
+pub async fn hidden_by_forgetting(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    tables: &[&TableName],
+) -> Result<Vec<(TableName, Lost)>> {
+    let found = found(client, tables).await?;
+    let oids: Vec<u32> = found.values().map(|found| found.oid).collect();
+    let types = named_types::of(client, &oids).await?;
+    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    let select = format!(
+        "SELECT table_name, local_oid, local_parts, local_columns, source_labels FROM {meta}.data_sync_table_state \
+         WHERE table_name = ANY ($1) AND noted_in = tableoid AND noted_at = {HERE}"
+    );
+    let rows = client.query(&select, &[&names]).await;
+    let mut hidden = Vec::new();
+    for row in rows.context(|| "reading which local tables those are".to_owned())? {
+        let name: &str = row.get(0);
+        let Some(now) = found.get(name).filter(|now| row.get::<_, Option<u32>>(1) == Some(now.oid)) else {
+            continue;
+        };
+        let parts: Vec<u32> = row.get::<_, Option<_>>(2).unwrap_or_default();
+        let is_gone = parts.iter().any(|part| !now.parts.contains(part));
+        let memory = row.get::<_, Option<&str>>(3).and_then(Memory::parse);
+        let named = memory.and_then(|memory| types.get(&now.oid)?.lost(&memory, &labels::parse(row.get(4))));
+        let table: TableName = name.parse()?;
+        hidden.extend(is_gone.then(|| (table.clone(), Lost::PartGone)));
+        hidden.extend(named.map(|lost| (table, lost)));
+    }
+    Ok(hidden)
+}
+
 /// An operator knows better what became of its partitions, and of the types of its columns.
 pub async fn forget_parts_and_types(
     client: &impl GenericClient,

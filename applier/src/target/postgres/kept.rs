@@ -15,7 +15,7 @@ const WORDS_BYTES_MAX: usize = 64 << 10;
 pub(crate) const RECORD_BYTES_MAX: usize = 64 << 20;
 
 /// The words, as far as they can be kept.
-pub(super) async fn words(client: &impl GenericClient, text: &str) -> Result<String> {
+pub(crate) async fn words(client: &impl GenericClient, text: &str) -> Result<String> {
     let mut end = text.len().min(WORDS_BYTES_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;

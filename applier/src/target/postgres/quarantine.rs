@@ -214,6 +214,23 @@ pub async fn note_skip(
     Ok(())
 }
 
+/// Rows of it are lost here, and somebody has accepted that. What was proved up to its position was proved of rows from before.
+pub async fn note_incomplete(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    position: Lsn,
+) -> Result<()> {
+    let after = Lsn::from_u64(position.as_u64() + 1);
+    let update = format!(
+        "UPDATE {meta}.data_sync_table_state SET incomplete_lsn = greatest(incomplete_lsn, $2::text::pg_lsn) \
+         WHERE table_name = $1"
+    );
+    let updated = client.execute(&update, &[&table.to_string(), &after.to_string()]).await;
+    updated.context(|| format!("noting that rows of {table} are lost"))?;
+    Ok(())
+}
+
 /// What data_sync_logs calls it; such lines stay for ever.
 pub const SKIP: &str = "dead-letters skip";
 
