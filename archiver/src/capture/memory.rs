@@ -12,6 +12,7 @@ use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_formats::snapshot::Seen;
 
 use super::published::Entered;
+use super::retyped::Alteration;
 use super::suspects::Postponed;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +96,16 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// Whether the catalog says of its columns now what it said then.
+    pub(super) fn has_columns_of(&self, now: &Known) -> bool {
+        let is_still = |(number, column): (&i16, &Attribute)| {
+            now.attributes.get(number).is_some_and(|now| column.is_still(now))
+        };
+        self.dropped == now.dropped
+            && self.attributes.len() == now.attributes.len()
+            && self.attributes.iter().all(is_still)
+    }
+
     /// Whether it may have had another name than this one meanwhile.
     pub(super) fn may_be_renamed(&self, now: &Known) -> bool {
         self.name != now.name || now.marks.may_be_renamed(&self.marks)
@@ -179,6 +190,9 @@ impl Marks {
 pub(crate) struct Attribute {
     pub name: String,
     pub type_name: String,
+    /// A type of the same name may be another one; 0 where an earlier version looked.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub type_oid: u32,
     /// Who wrote its row of pg_attribute last.
     pub mark: u32,
     /// What else stands there, in short.
@@ -195,6 +209,19 @@ pub(crate) struct Attribute {
     /// What its type consists of; `None` for a type that nobody can alter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_of: Option<MadeOf>,
+}
+
+impl Attribute {
+    /// Whether the catalog says of it now what it said then.
+    pub(super) fn is_still(&self, now: &Attribute) -> bool {
+        let type_oid = if self.type_oid == 0 { 0 } else { now.type_oid };
+        *self == Attribute { type_oid, ..now.clone() }
+    }
+
+    /// Whether it has another type now under the same name.
+    pub(super) fn has_namesake_of_its_type(&self, now: &Attribute) -> bool {
+        self.type_oid != 0 && self.type_oid != now.type_oid && self.type_name == now.type_name
+    }
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -218,14 +245,23 @@ pub(crate) struct MadeOf {
 pub(crate) struct Layout {
     /// By number.
     pub attributes: BTreeMap<i16, Attribute>,
+    /// Numbers of those that nobody has altered since the relation was made.
+    pub from_birth: BTreeSet<i16>,
     /// Numbers of columns that are gone, and who dropped them.
     pub dropped: BTreeMap<i16, u32>,
     /// With a TOAST table: who made that. Without: who wrote the table's row of pg_class, and those of its indexes.
     /// Whatever else any of these may be of: a later rewrite by ALTER TABLE would have left its own mark on all of them.
     pub written_by: Vec<u32>,
-    /// Who altered a type that its columns are made of.
-    pub types_altered_by: Vec<u32>,
+    /// What became of the types of its columns, by number, where they were altered.
+    pub alterations: BTreeMap<i16, Alteration>,
     pub sequences: Vec<OwnedSequence>,
+}
+
+impl Layout {
+    /// Who altered a type that its columns are made of.
+    pub(crate) fn types_altered_by(&self) -> impl Iterator<Item = u32> {
+        self.alterations.values().flat_map(|alteration| alteration.by.iter().copied())
+    }
 }
 
 /// SET UNLOGGED and SET LOGGED give it another file, from PostgreSQL 15 on.

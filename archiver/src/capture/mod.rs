@@ -11,6 +11,7 @@ pub(crate) mod memory;
 pub(crate) mod naming;
 pub(crate) mod position;
 mod published;
+mod retyped;
 pub(crate) mod shape;
 pub(crate) mod since;
 pub(crate) mod suspects;
@@ -24,11 +25,12 @@ use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_formats::{Error, Kind, Result};
 
 use changes::ANOTHER;
-pub(crate) use changes::PARTITION;
+pub(crate) use changes::{PARTITION, TYPE};
 pub(crate) use memory::{Attribute, Layout, MadeOf, Marks, Memory, OwnedSequence, Storage};
 use memory::{Captured, Known, Schema};
 use naming::Naming;
 pub(crate) use published::{CatalogRow, Publication, Stream};
+pub(crate) use retyped::{Alteration, Retyped};
 pub(crate) use tally::Tally;
 
 /// Partitions of partitions of partitions: more levels than anybody makes.
@@ -91,7 +93,9 @@ pub(crate) struct Capture {
     missed: Vec<Missed>,
     /// Relations whose columns were altered: what their rows may mean by names.
     naming: BTreeMap<u32, Naming>,
-    /// Who altered columns.
+    /// Relations with columns that are new, and whose types were altered since.
+    retyped: BTreeMap<u32, Retyped>,
+    /// Who altered columns, or types of those.
     altered_by: BTreeSet<u32>,
     /// Tables that the archive has, and that nobody remembers.
     heirs: Vec<Heir>,
@@ -298,7 +302,12 @@ impl Capture {
         self.naming.get(&oid)
     }
 
-    /// Whether that transaction altered columns.
+    /// The columns of a relation that are new, and whose types were altered since.
+    pub(crate) fn retyped(&self, oid: u32) -> Option<&Retyped> {
+        self.retyped.get(&oid)
+    }
+
+    /// Whether that transaction altered columns, or types of those.
     fn alters_columns(&self, xid: u32) -> bool {
         self.altered_by.contains(&xid)
     }

@@ -28,6 +28,8 @@ struct Candidate {
     mark: Option<u32>,
     /// Too short to be left out of an update.
     is_short: bool,
+    /// It was altered by nobody but who made the relation, which is new.
+    is_of_birth: bool,
 }
 
 /// How much of a row a list of names says.
@@ -61,8 +63,14 @@ pub(crate) enum Verdict {
 }
 
 impl Naming {
-    /// `None` where nothing was altered. Columns without storage are not said.
-    pub(super) fn between(then: Option<&Known>, now: &Known, unsaid: &[String]) -> Option<Naming> {
+    /// `None` where nothing was altered. Columns without storage are not said; those that are as they were born had one name
+    /// all the time.
+    pub(super) fn between(
+        then: Option<&Known>,
+        now: &Known,
+        unsaid: &[String],
+        from_birth: &BTreeSet<i16>,
+    ) -> Option<Naming> {
         // Earlier versions remembered no columns.
         if then.is_some_and(|then| then.attributes.is_empty()) {
             return None;
@@ -72,11 +80,14 @@ impl Naming {
         let mut columns = BTreeMap::new();
         for (number, column) in now.attributes.iter().filter(|(_, column)| !unsaid.contains(&column.name)) {
             let before = known(number);
+            let is_same =
+                before.map(|before| before.mark) == Some(column.mark) || from_birth.contains(number);
             let candidate = Candidate {
                 then: before.map(|before| before.name.clone()),
                 now: Some(column.name.clone()),
-                mark: (before.map(|before| before.mark) != Some(column.mark)).then_some(column.mark),
+                mark: (!is_same).then_some(column.mark),
                 is_short: column.is_short,
+                is_of_birth: then.is_none() && column.mark == now.marks.born,
             };
             columns.insert(*number, candidate);
         }
@@ -88,6 +99,7 @@ impl Naming {
                     now: None,
                     mark: Some(*mark),
                     is_short: before.is_some_and(|before| before.is_short),
+                    is_of_birth: false,
                 };
                 columns.insert(*number, candidate);
             }
@@ -157,7 +169,9 @@ struct Stretch<'a> {
 impl<'a> Stretch<'a> {
     /// The transactions that must be yet to come, if there is only one way to read these names.
     fn relies_on(&self, said: &[&String], naming: &Naming) -> Option<BTreeSet<u32>> {
-        let (meant, relies_on) = self.meant(said.len())?;
+        let Some((meant, relies_on)) = self.meant(said.len()) else {
+            return self.follow_inserts(said).then(BTreeSet::new);
+        };
         let fits = |(name, candidate): (&&String, &&Candidate)| {
             let is = |known: &Option<String>| known.as_ref() == Some(*name);
             let came_and_went = candidate.then.is_none() && candidate.now.is_none();
@@ -183,6 +197,16 @@ impl<'a> Stretch<'a> {
             }
             _ => None,
         }
+    }
+
+    /// Of a relation that is made in this very transaction all rows were inserted in the stream, and each of them said all
+    /// columns: one that had another name has shown there. Attaching a partition writes all columns again.
+    fn follow_inserts(&self, said: &[&String]) -> bool {
+        let mut open = self.open.iter().map(|(_, candidate)| candidate.now.as_ref());
+        let is_next = |name: &&String| open.any(|now| now == Some(*name));
+        self.says != Says::All
+            && self.open.iter().all(|(_, candidate)| candidate.is_of_birth)
+            && said.iter().all(is_next)
     }
 
     /// It was there, and so it is said.
@@ -277,7 +301,7 @@ mod tests {
             (&key_altered, none, Says::Some, "id", false),
             (&key_altered, none, Says::Some, "id d", true),
         ] {
-            let naming = Naming::between(Some(&then), &known(now), &[]).expect("altered");
+            let naming = Naming::between(Some(&then), &known(now), &[], &BTreeSet::new()).expect("altered");
             let said: Vec<String> = said.split(' ').map(str::to_owned).collect();
             let passed: BTreeSet<u32> = passed.iter().copied().collect();
             let verdict = naming.verdict(&said, says, Passed { before: &passed, xid: 20 });
@@ -287,14 +311,48 @@ mod tests {
                 "{now:?} {passed:?} {says:?} {said:?}: {verdict:?}"
             );
         }
-        assert_eq!(Naming::between(Some(&then), &then, &[]), None);
+        assert_eq!(Naming::between(Some(&then), &then, &[], &BTreeSet::new()), None);
+    }
+
+    #[test]
+    fn names_of_a_relation_that_is_new_are_those_that_its_rows_said_first() {
+        let mut now = known(&[(1, "id", 10), (2, "old_v", 10), (3, "v", 10), (4, "added", 11)]);
+        now.marks.born = 10;
+        let naming = |from_birth: &[i16]| {
+            let from_birth = from_birth.iter().copied().collect();
+            Naming::between(None, &now, &[], &from_birth).expect("altered")
+        };
+        let (before, none): (&[u32], &[u32]) = (&[10], &[]);
+        for (from_birth, passed, says, said, certain) in [
+            (&[1][..], none, Says::All, "id v", false),
+            (&[1], none, Says::All, "id old_v", true),
+            (&[1], none, Says::All, "id old_v v added", true),
+            (&[1], before, Says::All, "id old_v v", true),
+            (&[1], before, Says::All, "id old_v v added", true),
+            (&[1], none, Says::Some, "id", true),
+            // Whoever altered the last one later may have given it another name.
+            (&[], none, Says::Some, "id", false),
+            (&[4], none, Says::Some, "id", true),
+            (&[4], none, Says::Some, "id v", true),
+            (&[4], none, Says::Some, "v id", false),
+            (&[4], none, Says::AllButLong, "id v added", true),
+            (&[4], none, Says::All, "id v added", false),
+        ] {
+            let said: Vec<String> = said.split(' ').map(str::to_owned).collect();
+            let passed: BTreeSet<u32> = passed.iter().copied().collect();
+            let verdict = naming(from_birth).verdict(&said, says, Passed { before: &passed, xid: 10 });
+            let is_certain = verdict != Verdict::Unsure;
+            assert_eq!(is_certain, certain, "{from_birth:?} {passed:?} {says:?} {said:?}: {verdict:?}");
+        }
+        let all: BTreeSet<i16> = (1..=4).collect();
+        assert_eq!(Naming::between(None, &now, &[], &all), None);
     }
 
     #[test]
     fn what_a_row_means_may_rely_on_what_comes_later() {
         let then = known(&[(1, "id", OLD), (2, "d", OLD)]);
         let now = known(&[(1, "id", OLD), (2, "", 10), (3, "x", 10)]);
-        let naming = Naming::between(Some(&then), &now, &[]).expect("altered");
+        let naming = Naming::between(Some(&then), &now, &[], &BTreeSet::new()).expect("altered");
         let verdict = |said: &str, xid| {
             let said = ["id".to_owned(), said.to_owned()];
             naming.verdict(&said, Says::All, Passed { before: &BTreeSet::new(), xid })

@@ -8,8 +8,9 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
 use super::changes::{self, ANOTHER, PARTITION, REWRITTEN, TYPE};
+use super::naming::Naming;
 use super::suspects::{Birth, Postponed};
-use super::{Capture, Captured, Join, Known, Memory, Missed, Route, Truncation, published};
+use super::{Capture, Captured, Join, Known, Memory, Missed, Retyped, Route, Truncation, published};
 
 /// What an answer said of each relation, by oid.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +39,7 @@ pub(crate) struct Tally {
     pub oldest: Option<u32>,
     /// Transactions that the catalog did not show.
     pub unseen: BTreeSet<u32>,
-    /// Transactions that altered columns, and have committed.
+    /// Transactions that altered columns, or types of those, and have committed.
     pub altered: BTreeSet<u32>,
     /// What rows said was held to be certain because these would come later.
     pub relied_on: BTreeMap<u32, BTreeSet<TableName>>,
@@ -295,7 +296,9 @@ impl Capture {
             if self.relabelled.contains_key(oid) && !tally.written.contains(table) {
                 return None;
             }
-            if self.waits_for_birth(*oid, tally) {
+            if self.waits_for_birth(*oid, tally)
+                || !earlier.relations.contains_key(oid) && self.waits_for_columns(*oid, tally)
+            {
                 return None;
             }
             if earlier.relations.get(oid).is_some_and(is_renamed) || self.strangers.contains(table) {
@@ -328,6 +331,13 @@ impl Capture {
         Known { marks, ..known }
     }
 
+    /// Whether what altered its columns last, or their types, is yet to come.
+    fn waits_for_columns(&self, oid: u32, tally: &Tally) -> bool {
+        let names = self.naming.get(&oid).into_iter().flat_map(Naming::marks);
+        let types = self.retyped.get(&oid).into_iter().flat_map(Retyped::marks);
+        names.chain(types).any(|mark| !tally.altered.contains(&mark))
+    }
+
     /// With the columns as they are after the transactions that have been there.
     fn as_told(&self, oid: u32, now: &Known, earlier: &Memory, tally: &Tally) -> Known {
         let Some(then) = earlier.relations.get(&oid).filter(|_| self.naming.contains_key(&oid)) else {
@@ -342,6 +352,10 @@ impl Capture {
         for (number, mark) in now.dropped.iter().filter(|(_, mark)| tally.altered.contains(mark)) {
             attributes.remove(number);
             dropped.insert(*number, *mark);
+        }
+        // One whose type is altered later is new to the next answer as well.
+        if let Some(retyped) = self.retyped.get(&oid) {
+            attributes.retain(|_, column| !retyped.waits(&column.name, &tally.altered));
         }
         Known { attributes, dropped, ..now.clone() }
     }

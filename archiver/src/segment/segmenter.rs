@@ -20,7 +20,7 @@ use syncdata_formats::{Error, Kind, Result};
 
 use crate::capture::naming::{Naming, Passed, Says, Verdict};
 use crate::capture::shape::REWRITTEN;
-use crate::capture::{Capture, PARTITION, Tally, Target};
+use crate::capture::{Capture, PARTITION, TYPE, Tally, Target};
 use crate::segment::cut::{Place as CutPlace, Search};
 use crate::segment::targets::{Found, Order, Targets, is_virtual};
 use crate::source::event::{
@@ -265,26 +265,35 @@ impl<'a, F: Files> Segmenter<'a, F> {
         }
         let Some(target) = found.target(&self.tally) else { return Ok(()) };
         self.builder.begin(&target.table, op);
-        let builder = &mut self.builder;
+        let (builder, altered) = (&mut self.builder, &self.tally.altered);
         let (mut data, mut identity) = (Order::of(target), Order::of(target));
         let naming = found.route.oid.and_then(|oid| self.capture.naming(oid));
+        let retyped = found.route.oid.and_then(|oid| self.capture.retyped(oid));
+        let mut had_other_types = false;
         let (mut said, mut of_identity) = (Vec::new(), Vec::new());
         let name_of = |name: JsonString<'_>| unescape(name).unwrap_or_else(|_| name.to_owned());
         row.columns.each(|part, column| match part {
             _ if is_virtual(target, column.name) => {}
             Part::Columns => {
                 data.see(column.name);
+                had_other_types |=
+                    retyped.is_some_and(|of| !of.is_certain(&name_of(column.name), &column.value, altered));
                 said.extend(naming.map(|_| name_of(column.name)));
                 builder.data_column(column.name, &column.value);
             }
             Part::Identity => {
                 identity.see(column.name);
+                had_other_types |=
+                    retyped.is_some_and(|of| !of.is_certain(&name_of(column.name), &column.value, altered));
                 of_identity.extend(naming.map(|_| name_of(column.name)));
                 builder.old_key(column.name, &column.value);
             }
         })?;
         if data.is_another || identity.is_another {
             self.miss(&target.table, REWRITTEN);
+        }
+        if had_other_types {
+            self.miss(&target.table, TYPE);
         }
         if let Some(naming) = naming {
             self.check_names(naming, target, op, &said, &of_identity);

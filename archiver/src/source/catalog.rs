@@ -122,6 +122,9 @@ const SLOT: &str =
 /// other name: its command has written who owns the table or its TOAST table, and each command between the two has left
 /// something of the table's own making, a column, a dependency or an index, which takes two. A row that somebody wanted
 /// to change, and that was undone, tells no command.
+///
+/// A column is as it was born where the command that made the table wrote its row last, or the next one, with the default
+/// that stands there: CREATE TABLE takes more than one.
 const CATALOG: &str =
     "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
     i.inhparent,
@@ -139,6 +142,8 @@ const CATALOG: &str =
           a.attacl::text, (SELECT string_agg(o, ' ') FROM unnest(a.attoptions) o WHERE o LIKE 'n_distinct%'), f.oid)),
         NOT (a.attnotnull OR a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR a.attgenerated <> ''
           OR a.attacl IS NOT NULL), a.attlen <> -1,
+        coalesce(a.xmin = o.xmin AND a.xmax::text = '0' AND (a.cmin = o.cmin OR f.xmin = a.xmin AND f.cmin = a.cmin
+          AND a.cmin::text::int8 = o.cmin::text::int8 + 1), false),
         CASE WHEN a.attgenerated = 's' THEN coalesce(f.oid, '0'::oid) ELSE '0'::oid END, format_type(a.atttypid, a.atttypmod))
       FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p')),
@@ -457,10 +462,12 @@ fn layout(row: &Row, types: &Types) -> Result<Layout> {
     let names = row.get::<_, Vec<&str>>(14).into_iter().filter_map(numbered);
     let names: BTreeMap<i16, String> = names.map(|(name, number)| (number, name)).collect();
     for text in row.get::<_, Vec<&str>>(15) {
-        let (number, type_oid, attribute) = attribute(text).ok_or_else(|| numbers(text))?;
+        let (number, is_as_born, attribute) = attribute(text).ok_or_else(|| numbers(text))?;
         let name = names.get(&number).cloned().unwrap_or_default();
-        let alterable = types.get(&type_oid);
-        layout.types_altered_by.extend(alterable.iter().flat_map(|alterable| &alterable.altered_by));
+        let alterable = types.get(&attribute.type_oid);
+        let alteration = alterable.and_then(|alterable| alterable.alteration.clone());
+        layout.alterations.extend(alteration.map(|alteration| (number, alteration)));
+        layout.from_birth.extend(is_as_born.then_some(number));
         let made_of = alterable.map(|alterable| alterable.made_of.clone());
         layout.attributes.insert(number, Attribute { name, made_of, ..attribute });
     }
@@ -477,16 +484,17 @@ fn layout(row: &Row, types: &Types) -> Result<Layout> {
     Ok(layout)
 }
 
-/// `3 754 1043 -1234 t f 0 character varying(10)`
-fn attribute(text: &str) -> Option<(i16, u32, Attribute)> {
-    let mut words = text.splitn(8, ' ');
+/// `3 754 1043 -1234 t f t 0 character varying(10)`; with whether it is as it was born.
+fn attribute(text: &str) -> Option<(i16, bool, Attribute)> {
+    let mut words = text.splitn(9, ' ');
     let number = words.next()?.parse().ok()?;
     let (mark, type_oid) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let rest = words.next()?.parse().ok()?;
-    let (plain, is_short) = (words.next()? == "t", words.next()? == "t");
+    let (plain, is_short, is_as_born) = (words.next()? == "t", words.next()? == "t", words.next()? == "t");
     let (expression, type_name) = (words.next()?.parse().ok()?, words.next()?.to_owned());
-    let attribute = Attribute { type_name, mark, rest, plain, is_short, expression, ..Attribute::default() };
-    Some((number, type_oid, attribute))
+    let attribute =
+        Attribute { type_name, type_oid, mark, rest, plain, is_short, expression, ..Attribute::default() };
+    Some((number, is_as_born, attribute))
 }
 
 /// `3 754`

@@ -165,7 +165,7 @@ impl Chaos {
         let decade = self.random.below(NAMES);
         let decade = if self.random.below(4) > 0 { n } else { decade };
         let range = format!("FOR VALUES FROM ({}) TO ({})", decade * 10, decade * 10 + 10);
-        match self.random.below(62) {
+        match self.random.below(63) {
             0..=2 => format!("ALTER TABLE orders ATTACH PARTITION {table} {range}"),
             3..=4 => format!("ALTER TABLE orders DETACH PARTITION {table}"),
             5..=6 => format!("CREATE TABLE {table} PARTITION OF orders {range}"),
@@ -195,6 +195,12 @@ impl Chaos {
             61 => format!(
                 "CREATE TABLE x PARTITION OF orders {range}; {}; ALTER TABLE x RENAME TO t{n}",
                 self.write("orders", self_decade(decade))
+            ),
+            // And a column the name that another one had in its rows.
+            62 => format!(
+                "CREATE TABLE {table} (LIKE orders INCLUDING ALL); {}; ALTER TABLE {table} RENAME note TO was;
+                 ALTER TABLE {table} ADD note text; ALTER TABLE {table} DROP was",
+                self.write(&table, self_decade(decade))
             ),
             28..=31 => self.write("orders", self_decade(decade)),
             _ => self.write(&table, self_decade(decade)),

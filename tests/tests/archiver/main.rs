@@ -6,6 +6,7 @@ mod away;
 mod beside;
 mod between_polls;
 mod capture;
+mod columns;
 mod commands;
 mod counted;
 mod daemon;

@@ -60,6 +60,14 @@ pub(super) fn were_computed_anew(then: &Known, now: &Known) -> bool {
     now.attributes.iter().any(has_another)
 }
 
+/// Whether a column has another type that has the name of the one before: its values were computed anew.
+pub(super) fn have_other_types(then: &Known, now: &Known) -> bool {
+    let has_another = |(number, attribute): (&i16, &Attribute)| {
+        then.attributes.get(number).is_some_and(|before| before.has_namesake_of_its_type(attribute))
+    };
+    now.attributes.iter().any(has_another)
+}
+
 /// Some versions write the rows of all later columns again with the one whose type changes.
 fn is_beside_another(then: &Known, now: &BTreeMap<i16, Attribute>, number: i16, mark: u32) -> bool {
     let has_other_type = |(earlier, attribute): (&i16, &Attribute)| {
@@ -86,18 +94,16 @@ impl Changes<'_> {
         }
     }
 
-    /// Whether names in a relation's rows may be those of other columns than they are of now. Of a partition that was made
-    /// since: if its columns were altered after that.
+    /// Whether names in a relation's rows may be those of other columns than they are of now. Of one that was made since: if
+    /// its columns were altered after that, be it in the same transaction.
     fn naming(&self, oid: u32) -> Option<Naming> {
         let known = self.capture.relations.get(&oid).filter(|known| known.has_storage)?;
         let now = self.catalog.get(&oid)?;
         let then = self.memory.relations.get(&oid);
-        let may_differ = then.is_some()
-            || known.parent.is_some()
-                && self.is_born_since(now)
-                && (!known.dropped.is_empty()
-                    || known.attributes.values().any(|column| column.mark != now.marks.born));
-        may_differ.then(|| Naming::between(then, known, &now.virtual_columns)).flatten()
+        let may_differ = then.is_some() || self.is_born_since(now);
+        may_differ
+            .then(|| Naming::between(then, known, &now.virtual_columns, &now.layout.from_birth))
+            .flatten()
     }
 
     /// Of a relation that nobody has looked at before: whether its rows may have been altered outside of the stream, or
@@ -107,21 +113,22 @@ impl Changes<'_> {
         else {
             return;
         };
-        let Layout { attributes, written_by, types_altered_by, .. } = &now.layout;
-        let is_altered = !types_altered_by.iter().all(|mark| self.memory.is_old(*mark));
-        let is_touched = is_altered
-            || self.memory.may_have_renamed_schema(&now.name, &now.marks)
+        let Layout { attributes, written_by, from_birth, .. } = &now.layout;
+        let is_touched = self.memory.may_have_renamed_schema(&now.name, &now.marks)
             || if self.is_born_since(now) {
                 // A row that was written again after it was made, and says no more than a name and a type, may have said
-                // another name.
-                let mut later = attributes.values().filter(|attribute| attribute.mark != now.marks.born);
+                // another name, or another type.
+                let later = attributes.iter().filter(|(number, _)| !from_birth.contains(number));
+                let mut later = later.map(|(_, attribute)| attribute);
                 let last = attributes.keys().copied().max().unwrap_or_default();
                 let any_went = (1..last).any(|number| !attributes.contains_key(&number));
-                let marks: BTreeSet<u32> = later.clone().map(|attribute| attribute.mark).collect();
+                let marks = later.clone().map(|attribute| attribute.mark);
+                let marks: BTreeSet<u32> = marks.filter(|mark| *mark != now.marks.born).collect();
                 any_went || marks.len() > 1 || later.any(|attribute| attribute.plain)
             } else {
                 let is_old = |mark: &u32| self.memory.is_old(*mark);
-                !attributes.values().all(|attribute| is_old(&attribute.mark))
+                !now.layout.types_altered_by().all(|mark| is_old(&mark))
+                    || !attributes.values().all(|attribute| is_old(&attribute.mark))
                     || !written_by.is_empty() && !written_by.iter().any(is_old)
             };
         let table = self.capture.relations.get(&oid).and_then(|known| known.table.clone());

@@ -18,7 +18,8 @@
 //! | pg_namespace | rename, owner, rights | its tables had these names all the time |
 //!
 //! Enums and composites that columns are made of are compared by what they consist of ([`types`]): altered, they leave no
-//! mark on tables.
+//! mark on tables. Of a column that is new there is nothing to compare with: what its rows said before its type was altered
+//! is in doubt ([`retyped`](super::retyped)).
 //!
 //! A changed mark shows the last change only, and none of the earlier ones. The transaction that made a relation may have
 //! renamed it too: then both have one mark, and the order of commands inside of it tells
@@ -110,6 +111,7 @@ pub(super) fn find(capture: &mut Capture, catalog: &HashMap<u32, &CatalogTable>,
     changes.gone();
     changes.names();
     changes.names_of_columns();
+    changes.types_of_new_columns();
 }
 
 pub(super) struct Changes<'a> {

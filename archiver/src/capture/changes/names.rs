@@ -81,7 +81,7 @@ impl Changes<'_> {
             let Some(now) = root else { continue };
             let layout = &now.layout;
             let columns = layout.attributes.values().map(|attribute| attribute.mark);
-            let written = layout.written_by.iter().chain(&layout.types_altered_by).copied();
+            let written = layout.written_by.iter().copied().chain(layout.types_altered_by());
             let heir = Heir {
                 table: table.clone(),
                 is_partitioned: now.kind == RelationKind::Partitioned,

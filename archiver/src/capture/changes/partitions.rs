@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
-use super::columns::{types_explain, were_computed_anew, were_written_again};
+use super::columns::{have_other_types, types_explain, were_computed_anew, were_written_again};
 use super::storage::{Moved, moved};
 use super::types::{Altered, altered};
 use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION, REWRITTEN, TYPE};
@@ -54,7 +54,7 @@ impl Changes<'_> {
         if self.links(oid).iter().any(|link| !self.is_known(*link)) {
             return self.capture.miss(table, PARTITION, None);
         }
-        if passed_on {
+        if passed_on || have_other_types(then, &now) {
             return self.capture.miss(table, REWRITTEN, None);
         }
         match altered(then, &now) {
@@ -110,6 +110,11 @@ impl Changes<'_> {
         };
         if self.is_unseen(made.chain(named)) {
             return self.capture.miss(table, PARTITION, None);
+        }
+        let (begun, known) = (self.memory.begun.get(&oid), self.capture.relations.get(&oid));
+        // What rows of an answer that was cut said, was told from what it was then.
+        if then.is_none() && begun.zip(known).is_some_and(|(begun, known)| !begun.has_columns_of(known)) {
+            return self.capture.miss(table, REWRITTEN, None);
         }
         let has_other_schema = match then {
             Some(then) => now.marks.has_altered_schema(&then.marks),
@@ -252,9 +257,7 @@ impl Changes<'_> {
     /// Its rows lie elsewhere, and it has no TOAST table to tell why: a TRUNCATE that was the last change of all is one.
     fn expect_truncate(&mut self, oid: u32, table: TableName, marks: Marks) {
         let (then, now) = (self.memory.relations.get(&oid), self.capture.relations.get(&oid));
-        let has_same_columns = then
-            .zip(now)
-            .is_some_and(|(then, now)| (&then.attributes, &then.dropped) == (&now.attributes, &now.dropped));
+        let has_same_columns = then.zip(now).is_some_and(|(then, now)| then.has_columns_of(now));
         // It has to leave the publication before it can become unlogged; a partition that is published with its parent has not.
         let is_published = self.catalog.get(&oid).is_some_and(|table| table.is_published());
         let only_moved = has_same_columns && is_published;

@@ -9,7 +9,7 @@ use super::storage::{Moved, moved};
 use super::*;
 use crate::capture::memory::Captured;
 use crate::capture::tests::{looks_for, table};
-use crate::capture::{Marks, RelationKind, Storage, Tally, UNLOGGED};
+use crate::capture::{Attribute, Marks, RelationKind, Storage, Tally, UNLOGGED};
 
 const POSITION: Lsn = Lsn::from_u64(0x100);
 
@@ -271,4 +271,24 @@ fn names_that_left_are_not_remembered_without_end() {
     let then = crowd.remember(&crowded, &Tally::default(), &seen(), spans, true);
     assert_eq!(then.tables.len(), before.tables.len() + names::LEFT_MAX / 2);
     assert_eq!(missed(&capture(&["*"], &orders(), &then), &[]), [], "once");
+}
+
+#[test]
+fn a_type_of_the_same_name_is_another_one() {
+    let with_type = |type_oid: u32| {
+        let mut catalog = orders();
+        let json = r#"{"name": "m", "type_name": "mood", "mark": 1, "rest": 0, "plain": true}"#;
+        // As earlier versions have written it.
+        let column: Attribute = serde_json::from_str(json).expect("a column");
+        catalog[2].layout.attributes.insert(1, Attribute { type_oid, ..column });
+        catalog
+    };
+    for (then, now, is_told) in [(7, 7, false), (7, 8, true), (0, 8, false)] {
+        let memory = memory(&["other"], &with_type(then));
+        let told = capture(&["other"], &with_type(now), &memory);
+        let expected = [("other".to_owned(), REWRITTEN)];
+        assert_eq!(missed(&told, &[]), if is_told { &expected[..] } else { &[] }, "{then} {now}");
+        let still = memory.relations[&3].has_columns_of(&told.relations[&3]);
+        assert_eq!(still, !is_told, "{then} {now}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Whether a type that columns are made of was altered: no mark of a table says so.
 
-use crate::capture::Known;
+use super::{Changes, TYPE};
+use crate::capture::{Known, Retyped};
 
 /// What became of the values of a table's columns through their types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,4 +37,39 @@ pub(super) fn altered(then: &Known, now: &Known) -> Altered {
         }
     }
     altered
+}
+
+impl Changes<'_> {
+    /// Columns that came since the last look, and whose types were altered since. What those were made of when the column
+    /// came, nobody has seen.
+    pub(super) fn types_of_new_columns(&mut self) {
+        for oid in self.capture.relations.keys().copied().collect::<Vec<_>>() {
+            let table = self.capture.relations.get(&oid).and_then(|known| known.table.clone());
+            let Some(table) = table.filter(|table| !self.is_missed(table)) else { continue };
+            let Some(retyped) = self.retyped(oid) else { continue };
+            // Rows of these have been read without knowing of it.
+            if self.is_unseen(retyped.marks()) {
+                self.capture.miss(table, TYPE, None);
+            } else {
+                self.capture.altered_by.extend(retyped.marks());
+                self.capture.retyped.insert(oid, retyped);
+            }
+        }
+    }
+
+    fn retyped(&self, oid: u32) -> Option<Retyped> {
+        let known = self.capture.relations.get(&oid).filter(|known| known.has_storage)?;
+        let now = self.catalog.get(&oid)?;
+        let then = self.memory.relations.get(&oid);
+        // Earlier versions remembered no columns.
+        if then.map_or(!self.is_born_since(now), |then| then.attributes.is_empty()) {
+            return None;
+        }
+        let new = now.layout.alterations.iter().filter_map(|(number, alteration)| {
+            let is_new = then.is_none_or(|then| !then.attributes.contains_key(number));
+            let column = known.attributes.get(number).filter(|_| is_new)?;
+            Some((column.name.clone(), alteration.since(|mark| self.memory.is_old(mark))?))
+        });
+        Retyped::of(new)
+    }
 }
