@@ -63,12 +63,21 @@ BEGIN
     SELECT current_setting('syncdata.slot'), c.system_identifier::text, d.oid, pg_catalog.pg_current_snapshot()::text
     FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database();
   CREATE FUNCTION syncdata.fuse() RETURNS void LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp AS $fuse$
+    SET search_path = pg_catalog, pg_temp SET lock_timeout = '10ms' AS $fuse$
   BEGIN
+    -- A copy of the database, of which nobody reads the notes, may note nothing.
     IF pg_total_relation_size('syncdata.changes_0') + pg_total_relation_size('syncdata.changes_1')
-        > (SELECT r.guard_bytes FROM syncdata.reader r) THEN
+        > coalesce((SELECT r.guard_bytes FROM syncdata.reader r, pg_control_system() c, pg_database d
+            WHERE d.datname = current_database() AND r.database = d.oid
+              AND r.system_identifier = c.system_identifier::text), 0) THEN
       PERFORM setval('syncdata.change_id', 4611686018427387904);
     END IF;
+  EXCEPTION WHEN lock_not_available THEN
+    -- Notes that were read are being removed: the next one looks.
+    NULL;
+  WHEN OTHERS THEN
+    -- Nobody can tell: nothing is noted, which the reader sees, and no statement of yours fails.
+    PERFORM setval('syncdata.change_id', 4611686018427387904);
   END $fuse$;
   CREATE FUNCTION syncdata.note_truncate() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp AS $note$
@@ -99,6 +108,7 @@ UPDATE syncdata.reader SET rearmed = CASE WHEN pg_catalog.setval('syncdata.chang
 -- cannot be. The key is the primary key, else the index of the replica identity, else another unique index without NULLs.
 -- Keys whose text depends on settings are printed under ours. What the row trigger is given says to the reader which columns
 -- the key has, by number and name: the function means what they were called.
+-- The trigger has the table's number in its name: a partition may bring one of its own beside that of the table that takes it in.
 SELECT coalesce(statement, format('DO %L', format('BEGIN RAISE WARNING USING MESSAGE = %L; END', refusal))) FROM (
 -- tables
 WITH RECURSIVE wanted AS (
@@ -126,10 +136,13 @@ WITH RECURSIVE wanted AS (
 ), texts AS (
   SELECT oid, string_agg(format('concat(OLD.%I)', attname), ', ' ORDER BY place) AS before,
     string_agg(format('concat(NEW.%I)', attname), ', ' ORDER BY place) AS after, bool_and(is_plain) AS is_plain,
+    string_agg(format('OLD.%I', attname), ', ' ORDER BY place) AS values_before,
+    string_agg(format('NEW.%I', attname), ', ' ORDER BY place) AS values_after,
     string_agg(format('''%s:%s''', attnum, md5(attname)), ', ' ORDER BY place) AS arguments
   FROM columns GROUP BY oid
 ), named AS (
   SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, t.before, t.after, t.is_plain, t.arguments,
+    t.values_before, t.values_after,
     CASE WHEN c.relkind NOT IN ('r', 'p') OR c.relpersistence = 't' THEN 'it is no table that lasts'
       WHEN EXISTS (SELECT FROM tree JOIN pg_class p ON p.oid = tree.oid WHERE tree.root = c.oid AND p.relkind NOT IN ('r', 'p'))
         THEN 'a partition of it is a foreign table'
@@ -156,12 +169,18 @@ BEGIN
   BEGIN
     IF what <> 'I' THEN
       first := ARRAY[%3$s];
+      IF num_nulls(%9$s) > 0 THEN
+        RAISE null_value_not_allowed;
+      END IF;
     END IF;
     IF what <> 'D' THEN
       last := ARRAY[%4$s];
+      IF num_nulls(%10$s) > 0 THEN
+        RAISE null_value_not_allowed;
+      END IF;
     END IF;
   EXCEPTION WHEN OTHERS THEN
-    -- A column was renamed or dropped. Which row it was nobody knows: a key that is NULL is a gap of the table.
+    -- A column was renamed or dropped, or may be NULL by now. Which row it was nobody knows: a key that is NULL is a gap of the table.
     first := NULL;
     last := NULL;
     what := '?';
@@ -181,16 +200,19 @@ BEGIN
 END $note$;
 REVOKE ALL ON FUNCTION syncdata.note_%1$s() FROM PUBLIC;
 ALTER FUNCTION syncdata.note_%1$s() OWNER TO %5$I;
-CREATE OR REPLACE TRIGGER syncdata_note AFTER INSERT OR UPDATE OR DELETE ON %6$s FOR EACH ROW
+%11$sCREATE OR REPLACE TRIGGER syncdata_note_%1$s AFTER INSERT OR UPDATE OR DELETE ON %6$s FOR EACH ROW
   EXECUTE FUNCTION syncdata.note_%1$s(%8$s);
-ALTER TABLE %6$s ENABLE ALWAYS TRIGGER syncdata_note;
+ALTER TABLE %6$s ENABLE ALWAYS TRIGGER syncdata_note_%1$s;
 %7$sCOMMIT$statement$,
     oid, CASE WHEN is_plain THEN '' ELSE $$ SET "DateStyle" = 'ISO, MDY' SET "TimeZone" = 'UTC' SET "IntervalStyle" = 'postgres'
   SET extra_float_digits = 3 SET bytea_output = 'hex' SET lc_monetary = 'C'$$ END, before, after, :'owner', name,
     (SELECT string_agg(format('CREATE OR REPLACE TRIGGER syncdata_truncate AFTER TRUNCATE ON %1$s EXECUTE FUNCTION syncdata.note_truncate();
 ALTER TABLE ONLY %1$s ENABLE ALWAYS TRIGGER syncdata_truncate;
 ', format('%I.%I', n.nspname, p.relname)), '' ORDER BY p.oid)
-      FROM tree JOIN pg_class p ON p.oid = tree.oid JOIN pg_namespace n ON n.oid = p.relnamespace WHERE tree.root = named.oid), arguments) END
+      FROM tree JOIN pg_class p ON p.oid = tree.oid JOIN pg_namespace n ON n.oid = p.relnamespace WHERE tree.root = named.oid), arguments, values_before, values_after,
+    (SELECT string_agg(format('DROP TRIGGER %I ON %s;
+', t.tgname, name), '' ORDER BY t.oid) FROM pg_trigger t
+      WHERE t.tgrelid = named.oid AND t.tgparentid = 0 AND t.tgname ~ '^syncdata_note(_|$)' AND t.tgname <> 'syncdata_note_' || named.oid)) END
     AS statement
 FROM named
 -- end of tables

@@ -15,7 +15,7 @@ use syncdata_service::own_files;
 use tempfile::TempDir;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::archive::hand_files;
+use crate::archive::elsewhere::elsewhere;
 
 /// Its bytes are counted in these.
 const PERMIT_BYTES: u64 = 64 << 10;
@@ -40,10 +40,10 @@ pub(super) struct Room {
 impl Cache {
     /// For one command by hand: where the place belongs to another account, a folder that vanishes with the command.
     pub(super) fn open_by_hand(folder: PathBuf, bytes_max: u64) -> Result<Cache> {
-        match hand_files::elsewhere(&folder)? {
-            Some(elsewhere) => {
-                let cache = Cache::open(elsewhere.path().to_owned(), bytes_max)?;
-                Ok(Cache { _elsewhere: Some(Arc::new(elsewhere)), ..cache })
+        match elsewhere(&folder)? {
+            Some(place) => {
+                let cache = Cache::open(place.path().to_owned(), bytes_max)?;
+                Ok(Cache { _elsewhere: Some(Arc::new(place)), ..cache })
             }
             None => Cache::open(folder, bytes_max),
         }

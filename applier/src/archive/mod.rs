@@ -2,6 +2,7 @@
 
 mod cache;
 pub(crate) mod described;
+mod elsewhere;
 pub mod fetch;
 pub(crate) mod groups;
 pub mod hand_files;

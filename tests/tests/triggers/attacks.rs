@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::copy::{follow, world};
+use crate::script::{install, server, succeeded};
 use crate::troubles::{gaps, missed};
 
 #[tokio::test]
@@ -136,4 +137,85 @@ async fn a_key_is_compared_as_its_type_does() {
     world.source.execute("UPDATE t SET id = 'aBC', v = 3 WHERE v = 1; DELETE FROM t WHERE id = 'X'; UPDATE c SET id = 'c', f = '-0' WHERE id = 'a'").await;
     world.carry().await;
     world.assert_same(&["t", "c"]).await;
+}
+
+/// Of a partition too that had triggers of its own, whatever became of it; and no statement of production fails for them.
+#[tokio::test]
+async fn what_came_from_elsewhere_is_noted_for_what_it_is_now() {
+    let schema = "CREATE TABLE orders (id int, d int, v text, PRIMARY KEY (id, d)) PARTITION BY RANGE (d);
+        CREATE TABLE o1 PARTITION OF orders FOR VALUES FROM (0) TO (10);
+        CREATE TABLE users (id int PRIMARY KEY, v text); CREATE TABLE codes (code text NOT NULL UNIQUE, v text)";
+    let world = world(schema).await;
+    world.source.execute("INSERT INTO users VALUES (1, 'x'), (2, 'x')").await;
+    follow(&world, &["orders", "users", "codes"]).await;
+    // A table of its own first, with its own triggers; then a partition, taken out and in again.
+    world.source.execute("CREATE TABLE o2 (LIKE orders INCLUDING ALL)").await;
+    world.run_as_told(["setup", "--create-triggers"]).await;
+    let attach = "ALTER TABLE orders ATTACH PARTITION o2 FOR VALUES FROM (10) TO (20)";
+    world.source.execute(attach).await;
+    world.target.execute("CREATE TABLE o2 PARTITION OF orders FOR VALUES FROM (10) TO (20)").await;
+    let gaps = missed(&world).await;
+    assert!(gaps.is_subset(&["orders: partition changed".to_owned()].into()), "{gaps:?}");
+    world
+        .source
+        .execute("INSERT INTO orders VALUES (1, 11, 'y'), (2, 1, 'y'); UPDATE orders SET v = 'z'")
+        .await;
+    assert_eq!(missed(&world).await, BTreeSet::new());
+    world.source.execute("ALTER TABLE orders DETACH PARTITION o2").await;
+    world.run_as_told(["setup", "--create-triggers"]).await;
+    world.archiver(["run", "--once"]).run().await;
+    world.source.execute(attach).await;
+
+    // A table that a dump brought back has the triggers of the one that it was a dump of.
+    let arguments = "SELECT 'syncdata.note_' || 'users'::regclass::oid || '(' || (SELECT string_agg(quote_literal(a), ', ')
+        FROM unnest(string_to_array(encode(tgargs, 'escape'), '\\000')) a WHERE a <> '') || ')'
+        FROM pg_trigger WHERE tgrelid = 'users'::regclass AND tgname LIKE 'syncdata_note%'";
+    let function = world.source.value(arguments).await;
+    let name =
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = 'users'::regclass AND tgname LIKE 'syncdata_note%'";
+    let name = world.source.value(name).await;
+    world
+        .source
+        .execute(&format!(
+            "DROP TABLE users; CREATE TABLE users (id int PRIMARY KEY, v text); INSERT INTO users VALUES (1, 'x');
+             CREATE TRIGGER {name} AFTER INSERT OR UPDATE OR DELETE ON users FOR EACH ROW EXECUTE FUNCTION {function};
+             ALTER TABLE users ENABLE ALWAYS TRIGGER {name};
+             CREATE TRIGGER syncdata_truncate AFTER TRUNCATE ON users EXECUTE FUNCTION syncdata.note_truncate();
+             ALTER TABLE users ENABLE ALWAYS TRIGGER syncdata_truncate"
+        ))
+        .await;
+    let refused = world.archiver(["run", "--once"]).run().await.expect_code(2);
+    assert!(refused.stderr.contains("not all is noted of users"), "{refused}");
+    world.run_as_told(["setup", "--create-triggers"]).await;
+    let gaps = missed(&world).await;
+    assert!(gaps.contains("users: another table of this name"), "{gaps:?}");
+    let ours =
+        "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'users'::regclass AND tgname LIKE 'syncdata_note%'";
+    assert_eq!(world.source.value(ours).await, "1", "what notes for nobody is gone");
+
+    // What names a row may be NULL from now on.
+    world
+        .source
+        .execute("ALTER TABLE codes ALTER code DROP NOT NULL; INSERT INTO codes VALUES (NULL, 'n')")
+        .await;
+    let run = world.archiver(["run", "--once"]).run().await;
+    assert!(matches!(run.code(), Some(1 | 2)) && run.stderr.contains("codes"), "{run}");
+}
+
+/// Of a copy of the database, made with or without its rows, nobody reads the notes; and who removes those that were read is not
+/// waited for.
+#[tokio::test]
+async fn a_copy_of_the_database_notes_nothing_for_long_and_nobody_waits_for_the_fuse() {
+    for copied in ["DELETE FROM syncdata.reader", "UPDATE syncdata.reader SET database = 1"] {
+        let server = server("CREATE TABLE t (id int PRIMARY KEY)").await;
+        succeeded(&install(&server, "public.t"));
+        let holder = server.connect().await;
+        holder.batch_execute("BEGIN; LOCK syncdata.changes_1").await.expect("it is ours");
+        server.execute("SET lock_timeout = '1ms'; INSERT INTO t SELECT generate_series(-3000, -1)").await;
+        holder.batch_execute("COMMIT").await.expect("it is ours");
+        server.execute(copied).await;
+        server.execute("INSERT INTO t SELECT generate_series(1, 3000)").await;
+        let blown = "SELECT last_value >= 4611686018427387904 FROM syncdata.change_id";
+        assert_eq!(server.value(blown).await, "t", "{copied}");
+    }
 }

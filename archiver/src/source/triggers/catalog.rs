@@ -8,9 +8,11 @@ use tokio_postgres::GenericClient;
 use crate::capture::watch::Triggers;
 use crate::source::ask::many;
 
+/// A function notes for the table whose number it has: that of a table which is gone notes for nobody.
 const ALL: &str = "SELECT t.tgrelid,
     string_agg(concat_ws(' ', t.oid, t.xmin, t.tgenabled, f.xmin), ',' ORDER BY t.oid),
-    bool_or(t.tgname = 'syncdata_note'), bool_or(t.tgname = 'syncdata_truncate'), bool_and(t.tgenabled = 'A')
+    bool_or(t.tgname LIKE 'syncdata\\_note\\_%' AND (f.proname = 'note_' || t.tgrelid
+      OR f.proname IN (SELECT 'note_' || a.relid::oid FROM pg_partition_ancestors(t.tgrelid) a))), bool_or(t.tgname = 'syncdata_truncate'), bool_and(t.tgenabled = 'A')
   FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid JOIN pg_namespace n ON n.oid = f.pronamespace
   WHERE n.nspname = 'syncdata' GROUP BY t.tgrelid";
 

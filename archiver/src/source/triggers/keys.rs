@@ -41,9 +41,12 @@ struct KeyColumn {
 }
 
 /// The columns that a row trigger was given, by number and by what they were called, with the index that makes them a key. All of
-/// it, or there is no key. What a key WITHOUT OVERLAPS calls equal is equality no more, but of its types there is one.
+/// it, and none that may be NULL, or there is no key. A domain stands for its base: its checks are functions of others, which would run
+/// with our rights. What a key WITHOUT OVERLAPS calls equal is equality no more, but of its types there is one.
 const KEYS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', k.place, a.attname::text,
-    format_type(a.atttypid, a.atttypmod),
+    (WITH RECURSIVE below(type, modifier) AS (SELECT a.atttypid, a.atttypmod
+        UNION ALL SELECT d.typbasetype, d.typtypmod FROM below b JOIN pg_type d ON d.oid = b.type WHERE d.typtype = 'd')
+      SELECT format_type(b.type, b.modifier) FROM below b JOIN pg_type d ON d.oid = b.type WHERE d.typtype <> 'd'),
     (SELECT format('%I.%I', s.nspname, l.collname) FROM pg_collation l JOIN pg_namespace s ON s.oid = l.collnamespace
       WHERE l.oid = a.attcollation),
     (SELECT coalesce(format('OPERATOR(%I.%s)', s.nspname, o.oprname), 'OPERATOR(pg_catalog.=)')
@@ -56,7 +59,7 @@ const KEYS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 
     a.atttypid, a.attnum
   FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     CROSS JOIN LATERAL unnest(string_to_array(encode(t.tgargs, 'escape'), '\\000')) WITH ORDINALITY k(argument, place)
-    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
+    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped AND a.attnotnull
       AND k.argument = a.attnum || ':' || md5(a.attname)
     LEFT JOIN LATERAL (SELECT i.indkey::int2[] AS numbers, i.indclass::oid[] AS classes FROM pg_index i
       WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
@@ -65,7 +68,7 @@ const KEYS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 
           = ARRAY(SELECT split_part(u.argument, ':', 1) FROM unnest(string_to_array(encode(t.tgargs, 'escape'), '\\000')) u(argument)
             WHERE u.argument <> '' ORDER BY 1)
       ORDER BY i.indisprimary DESC, i.indexrelid LIMIT 1) x ON true
-  WHERE c.oid = ANY ($1) AND t.tgname = 'syncdata_note' AND k.argument <> ''
+  WHERE c.oid = ANY ($1) AND t.tgname = 'syncdata_note_' || c.oid AND k.argument <> ''
   ORDER BY c.oid, k.place";
 
 const COLUMNS: &str = "SELECT a.attrelid, a.attname::text, a.atttypid FROM pg_attribute a

@@ -82,7 +82,8 @@ pub(crate) async fn rotate(connection: &Connection, seen: &Seen) -> Result<()> {
     }
     if in_use >= ROTATE_BYTES {
         let sql =
-            format!("BEGIN READ WRITE; SELECT setval('syncdata.change_id', {}); COMMIT", (range + 1) << 32);
+            // The fuse may have blown since.
+            format!("BEGIN READ WRITE; SELECT setval('syncdata.change_id', {}) FROM syncdata.change_id WHERE last_value < {BLOWN}; COMMIT", (range + 1) << 32);
         in_its_own(connection, &sql, "taking the other table for notes").await?;
         info!(bytes = in_use, "notes go to the other table from now on");
     }
@@ -94,14 +95,16 @@ async fn empty(connection: &Connection, table: i64, seen: &Seen) -> Result<()> {
     let doing = "emptying the notes that were read";
     let client = connection.session.client();
     let begin = format!(
-        "BEGIN READ WRITE; SET LOCAL lock_timeout = {}; LOCK syncdata.changes_{table} IN ACCESS EXCLUSIVE MODE",
+        "BEGIN READ WRITE; SET LOCAL enable_seqscan = off; SET LOCAL lock_timeout = {}; LOCK syncdata.changes_{table} IN ACCESS EXCLUSIVE MODE",
         PATIENCE.as_millis()
     );
     let emptied = async {
         client.batch_execute(&begin).await.context(|| doing.to_owned())?;
-        // A transaction that took its number before the tables changed places may have written since.
+        // A transaction that took its number before the tables changed places may have written since. By the index: writers wait
+        // for this lock.
         let sql = format!(
-            "SELECT EXISTS (SELECT FROM syncdata.changes_{table} WHERE NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot))"
+            "SELECT EXISTS (SELECT FROM syncdata.changes_{table} WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot)
+               AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot))"
         );
         let text = text_of(seen);
         if one(client, doing, &sql, &[(&text, Type::TEXT)]).await?.get::<_, bool>(0) {
