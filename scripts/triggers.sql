@@ -158,7 +158,7 @@ DECLARE
   number bigint := nextval('syncdata.change_id');
   first text[];
   last text[];
-  what "char" := left(TG_OP, 1)::"char";
+  what "char" := left(TG_OP, 1);
 BEGIN
   IF number >= 4611686018427387904 THEN
     RETURN NULL;

@@ -54,6 +54,8 @@ impl WorldOptions {
 
     pub fn backup(mut self, options: sshd::Options) -> Self {
         self.backup = options;
+        // Who chooses it has it used.
+        self.over_sftp.get_or_insert(true);
         self
     }
 

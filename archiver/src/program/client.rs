@@ -54,10 +54,25 @@ pub(crate) async fn ask_settings(config: &Config) -> Result<Option<serde_json::V
     response.filter(control::Response::is_success).map(|response| response.read_json()).transpose()
 }
 
-/// Whether a daemon of the same archive answers that works in another spool than the one of our settings. One of another
-/// archive is none that could be asked for anything.
-pub(crate) async fn works_elsewhere(config: &Config) -> Result<bool> {
-    let Some(running) = ask_settings(config).await? else { return Ok(false) };
+/// Where a daemon works that answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Works {
+    Nowhere,
+    /// In the spool of our settings, as far as it tells already.
+    Here,
+    Elsewhere,
+}
+
+/// One of another archive is none that could be asked for anything.
+pub(crate) async fn daemon_works(config: &Config) -> Result<Works> {
+    let sockets = config.sockets(Program::Archiver);
+    let Some(response) = control::call_first(&sockets, Method::Post, "/settings", None).await? else {
+        return Ok(Works::Nowhere);
+    };
+    if !response.is_success() {
+        return Ok(Works::Here);
+    }
+    let running: serde_json::Value = response.read_json()?;
     let ours = config.describe_json();
     let differs = |key: &str| running[key]["value"] != ours[key]["value"];
     let of_archive = ["archive_host", "archive_port", "archive_user", "archive_dir"];
@@ -68,7 +83,7 @@ pub(crate) async fn works_elsewhere(config: &Config) -> Result<bool> {
         );
         return Err(Error::new(Kind::Refused, message).hint(RELOAD));
     }
-    Ok(differs("spool_dir"))
+    Ok(if differs("spool_dir") { Works::Elsewhere } else { Works::Here })
 }
 
 /// The daemon's own status; `None` when there is none.

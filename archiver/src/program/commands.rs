@@ -27,7 +27,7 @@ use crate::operations::setup::Wanted;
 use crate::poll::archiver::Archiver;
 use crate::program::answer::Answer;
 use crate::program::cli::{DeclareGapArguments, ProofArguments, Setup, SnapshotArguments, one_list};
-use crate::program::client;
+use crate::program::client::{self, Works};
 use crate::program::life;
 use crate::program::poll_log::PollLog;
 use crate::program::stopping::unless_stopped;
@@ -216,8 +216,11 @@ async fn take_snapshot(config: &Config, options: &Options, output: Output) -> Re
     stop.on_signals()?;
     let taking = async {
         // Its locks and its memory lie in the spool: a member of the daemon's group asks the daemon.
-        if !client::works_elsewhere(config).await? && !own_files::is_of_another(&config.spool_dir) {
-            remembered::refuse_second_spool(config).await?;
+        let works = client::daemon_works(config).await?;
+        if works != Works::Elsewhere && !own_files::is_of_another(&config.spool_dir) {
+            if works == Works::Nowhere {
+                remembered::refuse_second_spool(config).await?;
+            }
             return operations::snapshot::snapshot(config, options, poll).await;
         }
         match client::ask(config, "/snapshot", Some(&json!(options))).await? {
