@@ -54,9 +54,16 @@ struct Under {
     has_snapshot: bool,
 }
 
-pub(super) fn script(random: &mut Prng, tables: &[Table], rounds: usize, is_hard: bool) -> Vec<Step> {
+/// `follows` decides when the slot is followed, beside all the rest: what a seed told before, it tells still.
+pub(super) fn script(
+    random: &mut Prng,
+    follows: Prng,
+    tables: &[Table],
+    rounds: usize,
+    is_hard: bool,
+) -> Vec<Step> {
     let first = tables.iter().map(|table| statements::first_rows(random, table)).collect();
-    let mut writer = Writer { random, tables, is_hard, steps: Vec::new(), under: Under::default() };
+    let mut writer = Writer { random, follows, tables, is_hard, steps: Vec::new(), under: Under::default() };
     writer.steps = vec![Step::Work(first), Step::Poll(None), Step::Sync(None), Step::Compare];
     for _ in 0..rounds {
         writer.round();
@@ -67,6 +74,7 @@ pub(super) fn script(random: &mut Prng, tables: &[Table], rounds: usize, is_hard
 
 struct Writer<'a> {
     random: &'a mut Prng,
+    follows: Prng,
     tables: &'a [Table],
     is_hard: bool,
     steps: Vec<Step>,
@@ -119,7 +127,7 @@ impl Writer<'_> {
             self.under.daemon = true;
             self.steps.push(Step::Start);
         }
-        if !self.under.follower && self.random.chance(12) {
+        if !self.under.follower && self.follows.chance(12) {
             self.under.follower = true;
             self.steps.push(Step::Follow);
         }
@@ -155,9 +163,9 @@ impl Writer<'_> {
             let is_killed = self.random.chance(50);
             self.steps.push(Step::Stop(is_killed));
         }
-        if self.under.follower && self.random.chance(40) {
+        if self.under.follower && self.follows.chance(40) {
             self.under.follower = false;
-            let is_killed = self.random.chance(50);
+            let is_killed = self.follows.chance(50);
             self.steps.push(Step::StopFollowing(is_killed));
         }
         if self.under.held_up && self.random.chance(40) {

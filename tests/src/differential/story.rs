@@ -76,7 +76,7 @@ impl Story {
     pub async fn play(seed: u64, limits: Limits) -> Result<Story, Failure> {
         let mut random = Prng::new(seed);
         let mut story = Story::begin(seed, &mut random, limits).await;
-        let steps = script(&mut random, &story.tables, limits.rounds, limits.is_hard);
+        let steps = script(&mut random, Prng::new(!seed), &story.tables, limits.rounds, limits.is_hard);
         let ended = story.run(&steps).await;
         let kept = story.keep();
         match ended {
