@@ -51,20 +51,30 @@ pub(crate) async fn follower(world: &World) -> Daemon {
 /// Commits one more row, and waits until the archive has it, without asking anybody for a poll.
 pub(crate) async fn carried(world: &World, n: u32) {
     world.source.execute(&format!("INSERT INTO marks VALUES ({n})")).await;
-    until(&format!("mark {n} is archived"), async || {
-        let wanted = format!(r#""table":"marks","op":"INSERT","data":{{"id":{n}}}"#);
+    let wanted = format!(r#""table":"marks","op":"INSERT","data":{{"id":{n}}}"#);
+    let is_there = async || {
         let segments = reader::segments(world.archive_dir());
         segments.iter().rev().flat_map(|segment| &segment.lines).any(|line| line.contains(&wanted))
-    })
-    .await;
+    };
+    if !comes_to_pass(is_there).await {
+        let status = operator::status(world).await;
+        panic!("mark {n} is not archived: {status:#}");
+    }
 }
 
-pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    assert!(comes_to_pass(is_so).await, "it does not come to pass that {what}");
+}
+
+async fn comes_to_pass(mut is_so: impl AsyncFnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !is_so().await {
-        assert!(Instant::now() < deadline, "it does not come to pass that {what}");
+        if Instant::now() > deadline {
+            return false;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    true
 }
 
 pub(crate) async fn senders(world: &World) -> String {
