@@ -170,20 +170,19 @@ fn put_questions(
     let asked = Asked { mark, keys, rules, whitelist, ready: &ready };
     for task in tasks {
         (task.questions, task.answers) = asked.of(&task.table);
-        let is_plain =
-            |name: &&String| task.local.column(name).is_some_and(|at| !task.local.columns[at].generated);
-        task.answers.plain_here = task.layout.generated.iter().filter(is_plain).cloned().collect();
         let enums = &mark.tables[&task.table].relation.types;
+        let here = |name: &str| task.local.column(name).map(|at| &task.local.columns[at]);
         for (name, type_name) in &task.layout.computed {
-            let here = task.local.column(name).map(|at| &task.local.columns[at]);
-            match here.filter(|here| here.generated) {
+            match here(name) {
                 Some(here) if prints_alike_here(&here.type_name, type_name, enums) => {
                     task.computed.push(name.clone());
                 }
-                Some(_) => task.answers.plain_here.push(name.clone()),
+                Some(_) => task.answers.not_summed.push(name.clone()),
                 None => {}
             }
         }
+        let not_summed = task.layout.unsummed.iter().filter(|name| here(name).is_some()).cloned();
+        task.answers.not_summed.extend(not_summed);
     }
 }
 

@@ -16,9 +16,9 @@ use crate::table::Table;
 pub(super) struct Answers {
     pub keys: Vec<KeyAnswer>,
     pub rules: BTreeMap<String, RuleAnswer>,
-    /// Columns that production computes and that are plain ones here, or may print otherwise: no digest has them.
-    #[serde(default)]
-    pub plain_here: Vec<String>,
+    /// Columns that production computes, and that may print otherwise here: no digest has them.
+    #[serde(default, alias = "plain_here")]
+    pub not_summed: Vec<String>,
     /// Sums of columns that both sides compute and that do not travel.
     #[serde(default)]
     pub computed: BTreeMap<String, RowHash>,

@@ -162,9 +162,9 @@ fn said(
         left_out: Vec::new(),
         parts: None,
     };
-    let plain_here = &answers.plain_here;
+    let not_summed = &answers.not_summed;
     let mut left_out = left_out(proved, layout);
-    left_out.extend(plain_here.iter().map(String::as_str));
+    left_out.extend(not_summed.iter().map(String::as_str));
     // An archiver of an earlier version has no sums.
     left_out.extend(
         answers.computed.keys().filter(|name| !proved.computed.contains_key(*name)).map(String::as_str),
@@ -194,7 +194,7 @@ fn said(
         words.push(format!("not compared: {}{equal}", left_out.join(", ")));
     }
     let is_compared = |name: &String| has_same_rows && answers.computed.contains_key(name);
-    let computed = layout.generated.iter().filter(|name| !plain_here.contains(name) && !is_compared(name));
+    let computed = layout.generated.iter().filter(|name| !not_summed.contains(name) && !is_compared(name));
     let computed: Vec<&str> = computed.map(String::as_str).collect();
     if !computed.is_empty() {
         words.push(format!("generated, not compared: {}", computed.join(", ")));

@@ -2,8 +2,8 @@
 //!
 //! The image of a row is its compared columns, in their order: one byte, 0 for NULL and 1 for a value, and for a value four
 //! bytes of length and the text. Its hash is the first 16 bytes of SHA-256 over that. The first k bits of SHA-256 over the
-//! key columns' part of the image choose the bucket. Columns that both sides compute
-//! have no place in it, and a sum of their own where their values do not travel.
+//! key columns' part of the image choose the bucket. Columns that production computes
+//! have no place in it, and a sum of their own.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::types::prints_alike;
 use super::{Buckets, RowHash};
 use crate::error::{Error, Kind, Result};
-use crate::relation::{Generated, Relation};
+use crate::relation::Relation;
 
 /// Which columns of a relation are compared, and which of them are its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +24,10 @@ pub struct Layout {
     pub types: Vec<String>,
     /// Computed by either side for itself.
     pub generated: Vec<String>,
-    /// Those of them whose values do not travel, so that nobody has compared them before, with their types.
+    /// Those of them that have a sum, with their types: a dump that is restored computes anew what was compared once.
     pub computed: Vec<(String, String)>,
+    /// Those whose types may print differently: a copy that has them is not compared there.
+    pub unsummed: Vec<String>,
     /// Of types that may print differently: nothing is said of them.
     pub not_comparable: Vec<String>,
     /// Whether the column at that place is of the key; all false: the whole image stands for the key.
@@ -39,18 +41,17 @@ impl Layout {
             types: Vec::new(),
             generated: Vec::new(),
             computed: Vec::new(),
+            unsummed: Vec::new(),
             not_comparable: Vec::new(),
             is_key: Vec::new(),
         };
         for column in &relation.columns {
-            let (does_travel, prints_alike) = (
-                column.generated != Some(Generated::Virtual),
-                prints_alike(&column.type_name, &relation.types),
-            );
-            if column.generated.is_some() && (does_travel || prints_alike) {
+            let prints_alike = prints_alike(&column.type_name, &relation.types);
+            if column.generated.is_some() {
                 layout.generated.push(column.name.clone());
-                if !does_travel {
-                    layout.computed.push((column.name.clone(), column.type_name.clone()));
+                match prints_alike {
+                    true => layout.computed.push((column.name.clone(), column.type_name.clone())),
+                    false => layout.unsummed.push(column.name.clone()),
                 }
             } else if prints_alike {
                 layout.is_key.push(relation.key.contains(&column.name));
