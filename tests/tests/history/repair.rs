@@ -437,3 +437,32 @@ async fn no_replay_takes_rows_of_other_tables_along() {
     assert_eq!(copy.rows("SELECT count(*) FROM orders").await, "1");
     assert_eq!(copy.rows("SELECT count(*) FROM users WHERE id = 3").await, "0");
 }
+
+/// What no UPDATE writes: the row goes, and comes again.
+#[tokio::test]
+async fn a_column_that_is_always_an_identity_is_repaired_too() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE a (k text PRIMARY KEY, seq int GENERATED ALWAYS AS IDENTITY, v text, ours text DEFAULT 'ours')",
+    )
+    .await;
+    copy.forge.relation("a", &["k text not null", "seq integer not null always", "v text"], &["k"]);
+    let line = |k: &str, seq: u32| {
+        format!(r#"{{"table":"a","op":"INSERT","data":{{"k":"{k}","seq":{seq},"v":"v"}}}}"#)
+    };
+    copy.forge.segment(&[vec![line("a", 1), line("b", 2), line("c", 3)]]);
+    copy.applier(&["add-tables", "a"]).succeed().await;
+    copy.sync(0).await;
+    copy.server
+        .execute(
+            "DELETE FROM a WHERE k < 'c'; INSERT INTO a OVERRIDING SYSTEM VALUE VALUES ('a', 77, 'v', 'kept'), ('b', 1, 'bad', 'kept')",
+        )
+        .await;
+    let done = replay(&copy, &[&DAY[..], &["--json"]].concat(), 0).await.json();
+    assert_eq!(done["tables"]["a"]["changed"]["updated"], 2, "{done}");
+    let rows = "SELECT * FROM a ORDER BY 1";
+    assert_eq!(copy.rows(rows).await, "a,1,v,kept b,2,v,kept c,3,v,ours");
+    assert_eq!(
+        replay(&copy, &[&DAY[..], &["--json"]].concat(), 0).await.json()["tables"]["a"]["changed"]["updated"],
+        0
+    );
+}

@@ -66,7 +66,7 @@ pub async fn repair(config: &Config, order: &Order) -> Result<Report> {
     trail.reach_before(&order.range).await?;
 
     let names: Vec<TableName> = standing.states.keys().cloned().collect();
-    let tables = schema::load(local.session.client(), &names).await?;
+    let tables = schema::load_known(local.session.client(), &names, &standing.states).await?;
     let tables = tables.into_iter().map(|(name, table)| (name, Arc::new(table))).collect();
     let manifests = trail.manifests().iter().map(Verified::manifest).collect();
     let known = Known { range: order.range, manifests, tables: &tables, has_more: trail.has_more };

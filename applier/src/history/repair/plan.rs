@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use syncdata_formats::error::Result;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Generated, Manifest, Relation, ReplicaIdentity};
+use syncdata_formats::manifest::{Column, Generated, Manifest, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
+use syncdata_formats::printed::identifier;
 
 use crate::archive::range::TimeRange;
 use crate::load::columns;
@@ -90,6 +91,13 @@ impl Known<'_> {
         if position <= first.start_lsn {
             return Err(format!("it is {} at {position}, before the range", state.state));
         }
+        let was_set_aside = matches!(state.state, State::Quarantined | State::Stale);
+        if was_set_aside && state.paired.is_empty() && !state.source_columns.is_empty() {
+            return Err(
+                "into which of its columns its rows were written is not known any more; mend it with resync"
+                    .into(),
+            );
+        }
         if self.has_more && self.manifests.last().is_some_and(|last| position > last.end_lsn) {
             return Err(
                 "it was loaded from a base copy that is newer than the last pass: run sync first".into()
@@ -144,6 +152,15 @@ fn why_by_image(local: &Table, key: &[usize]) -> &'static str {
     "its rows may share their key for a moment (DEFERRABLE)"
 }
 
+/// A column whose name another one of the source has by now, by its number.
+fn of_another_column<'a>(relation: &'a Relation, local: &Table) -> Option<&'a str> {
+    let is_another = |column: &&Column| {
+        let known = local.source_columns.iter().find(|(_, name)| **name == column.name);
+        column.attnum.zip(known).is_some_and(|(number, (known, _))| number != *known)
+    };
+    relation.columns.iter().find(is_another).map(|column| column.name.as_str())
+}
+
 /// The key that the table has in all these segments, and its newest shape.
 fn key_of_all<'a>(
     relations: impl Iterator<Item = &'a Relation>,
@@ -156,6 +173,12 @@ fn key_of_all<'a>(
         }
         if let Some(reason) = newest.and_then(|before| columns::check_labels(before, relation).err()) {
             return Err(format!("after the range {reason}; mend it with resync"));
+        }
+        if let Some(name) = of_another_column(relation, local) {
+            let name = identifier(name);
+            return Err(format!(
+                "its column {name} of the range is another one than has that name now; mend it with resync"
+            ));
         }
         let fit = table::fit(relation, local).map_err(|difference| difference.to_string())?;
         if fit.key.by_image && !fit.key.columns.is_empty() {

@@ -7,6 +7,7 @@ use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::name::TableName;
 use tokio_postgres::{GenericClient, Row};
 
+use crate::plan::state::TableState;
 use crate::table::{Column, Shape, Table, TextEquality, UniqueIndex};
 
 const TABLES: &str = "
@@ -124,6 +125,21 @@ pub async fn load(client: &impl GenericClient, names: &[TableName]) -> Result<BT
         table.acts_on_update |= row.get::<_, bool>(5);
     }
     Ok(tables.into_values().map(|table| (table.name.clone(), table)).collect())
+}
+
+/// The same, each with what is known of the source's columns behind its own.
+pub async fn load_known(
+    client: &impl GenericClient,
+    names: &[TableName],
+    states: &BTreeMap<TableName, TableState>,
+) -> Result<BTreeMap<TableName, Table>> {
+    let mut tables = load(client, names).await?;
+    for (name, table) in &mut tables {
+        let Some(state) = states.get(name) else { continue };
+        table.source_columns.clone_from(&state.source_columns);
+        table.paired.clone_from(&state.paired);
+    }
+    Ok(tables)
 }
 
 /// The columns of tables, by the tables' numbers.

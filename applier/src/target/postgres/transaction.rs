@@ -198,18 +198,17 @@ impl Target for Postgres<'_> {
     }
 
     async fn tables(&mut self, names: &[TableName]) -> Result<BTreeMap<TableName, Arc<Table>>> {
-        let mut loaded = schema::load(self.local.session.client(), names).await?;
+        let mut loaded = schema::load_known(self.local.session.client(), names, &self.states).await?;
         for (name, table) in &mut loaded {
             let Some(state) = self.states.get(name) else { continue };
-            table.source_columns.clone_from(&state.source_columns);
-            table.paired.clone_from(&state.paired);
             table.source_key.clone_from(&state.source_key);
         }
         self.writer.meet(&loaded);
         let client = self.local.session.client();
         let [acting, watched] = rules::acting_and_watched(client, loaded.values()).await?;
         self.rules = acting;
-        self.writer.watched = Watched::over(client, watched, &self.writer.synced).await?;
+        self.writer.watched =
+            Watched::over(client, watched, &self.writer.synced, &self.watch.tables()).await?;
         Ok(loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect())
     }
 
