@@ -222,7 +222,7 @@ impl Loader<'_> {
         }
         let states = cursor::table_states(client, &self.local.meta).await?;
         let others = states.into_keys().filter(|other| other != name).collect();
-        let beside = bystanders::beside(client, &[&copy.table], others, &watch).await?;
+        let beside = bystanders::beside(self.local, &[&copy.table], others, &watch).await?;
         let mut brought = pair.bring_over(client).await;
         // Once is enough, if no trigger has changed what was brought.
         if let (Ok(_), Some(rule)) = (&brought, watched.get(name)) {

@@ -326,3 +326,108 @@ async fn a_trigger_is_watched_whatever_statements_write_into_the_table_that_it_c
     copy.applier(&["retry", "a", "x"]).succeed().await;
     assert_eq!(copy.rows(rows).await, "12,803,4");
 }
+
+/// Foreign keys lead to a table that is not synced, and its trigger comes back to one that is.
+#[tokio::test]
+async fn a_trigger_to_which_a_foreign_key_leads_is_watched_too() {
+    let mut copy = as_reporter(
+        "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE s (id int PRIMARY KEY, n int);
+         CREATE TABLE notes (p int REFERENCES p ON DELETE CASCADE); CREATE TABLE audit (id int);
+         CREATE FUNCTION writes() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.audit VALUES (OLD.p); RETURN NULL; END $$;
+         CREATE FUNCTION spoils() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN UPDATE public.s SET n = n + 100; RETURN NULL; END $$;
+         CREATE TRIGGER writes AFTER DELETE ON notes FOR EACH ROW EXECUTE FUNCTION writes();
+         CREATE TRIGGER spoils AFTER DELETE ON notes FOR EACH ROW EXECUTE FUNCTION spoils();
+         ALTER TABLE notes DISABLE TRIGGER spoils",
+    )
+    .await;
+    copy.forge.relation("p", &["id integer not null"], &["id"]);
+    copy.forge.relation("s", &["id integer not null", "n integer"], &["id"]);
+    copy.applier(&["add-tables", "p", "s"]).succeed().await;
+    let rows = (1..=4).map(|id| come("p", &format!(r#""id":{id}"#)));
+    copy.forge.segment(&[rows.chain([come("s", r#""id":1,"n":1"#)]).collect()]);
+    copy.sync(0).await;
+    copy.server.execute("INSERT INTO notes VALUES (1), (2), (3)").await;
+    copy.forge.segment(&[vec![gone("p", r#""id":1"#)]]);
+    copy.sync(0).await;
+    assert_eq!(states(&copy).await, "", "what changes no synced table is its owner's business");
+    assert_eq!(copy.rows("SELECT count(*) FROM audit").await, "1");
+
+    copy.server
+        .execute("ALTER TABLE notes ENABLE TRIGGER spoils; ALTER TABLE notes DISABLE TRIGGER writes")
+        .await;
+    copy.forge.segment(&[vec![gone("p", r#""id":2"#), come("s", r#""id":2,"n":1"#)]]);
+    let said = copy.sync(1).await;
+    assert_eq!(states(&copy).await, "p,quarantined", "{said}");
+    assert_eq!(copy.rows("SELECT * FROM s ORDER BY 1").await, "1,1 2,1", "{said}");
+    let remedy = r#"ALTER TABLE "public"."notes" DISABLE TRIGGER "spoils""#;
+    assert!(said.contains(remedy), "{said}");
+    copy.server.execute(remedy).await;
+    copy.applier(&["retry", "p"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM s ORDER BY 1").await, "1,1 2,1");
+    assert_eq!(copy.rows("SELECT * FROM p ORDER BY 1").await, "3 4");
+}
+
+/// A trigger of a table that is not synced, which acts when nobody writes any more.
+#[tokio::test]
+async fn a_trigger_that_is_reached_and_deferred_is_watched_too() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE s (id int PRIMARY KEY, n int); CREATE TABLE u (id int);
+         CREATE FUNCTION notes() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.u VALUES (NEW.id); RETURN NULL; END $$;
+         CREATE FUNCTION spoils() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN UPDATE public.s SET n = n + 100; RETURN NULL; END $$;
+         CREATE TRIGGER notes AFTER INSERT ON a FOR EACH ROW EXECUTE FUNCTION notes();
+         CREATE CONSTRAINT TRIGGER spoils AFTER INSERT ON u DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION spoils();
+         ALTER TABLE a ENABLE ALWAYS TRIGGER notes; ALTER TABLE u ENABLE ALWAYS TRIGGER spoils;
+         ALTER TABLE u DISABLE TRIGGER spoils",
+    )
+    .await;
+    copy.forge.relation("a", &["id integer not null"], &["id"]);
+    copy.forge.relation("s", &["id integer not null", "n integer"], &["id"]);
+    copy.applier(&["add-tables", "a", "s"]).succeed().await;
+    copy.forge.segment(&[vec![come("a", r#""id":1"#), come("s", r#""id":1,"n":1"#)]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT count(*) FROM u").await, "1");
+    copy.server.execute("ALTER TABLE u ENABLE ALWAYS TRIGGER spoils").await;
+    copy.forge.segment(&[vec![come("a", r#""id":2"#), come("s", r#""id":2,"n":1"#)]]);
+    let said = copy.sync(1).await;
+    assert_eq!(states(&copy).await, "a,quarantined", "{said}");
+    assert_eq!(copy.rows("SELECT * FROM s ORDER BY 1").await, "1,1 2,1", "{said}");
+    copy.server.execute("ALTER TABLE u DISABLE TRIGGER spoils").await;
+    copy.applier(&["retry", "a"]).succeed().await;
+    assert_eq!(copy.rows("SELECT * FROM s ORDER BY 1").await, "1,1 2,1");
+}
+
+/// Somebody has told a foreign key's trigger to act on what is applied.
+#[tokio::test]
+async fn a_foreign_key_that_acts_under_the_replica_role_is_noticed() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE);
+         DO $$ DECLARE t record; BEGIN
+             FOR t IN SELECT tgname, tgrelid::regclass AS tab FROM pg_trigger WHERE tgisinternal LOOP
+                 EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.tab, t.tgname);
+             END LOOP; END $$",
+    )
+    .await;
+    copy.forge.relation("p", &["id integer not null"], &["id"]);
+    copy.forge.relation("c", &["id integer not null", "p integer"], &["id"]);
+    copy.applier(&["add-tables", "p", "c"]).succeed().await;
+    copy.forge.segment(&[vec![come("c", r#""id":7,"p":null"#)]]);
+    copy.sync(0).await;
+    copy.forge.segment(&[vec![come("p", r#""id":1"#)]]);
+    let said = copy.sync(1).await;
+    assert_eq!(states(&copy).await, "p,quarantined", "{said}");
+    // Two triggers of the key act on the table.
+    for _ in 0..2 {
+        let remedy = r#"ALTER TABLE "public"."p" ENABLE TRIGGER "RI_ConstraintTrigger_a_"#;
+        let reason = copy.rows("SELECT reason FROM data_sync_table_state WHERE table_name = 'p'").await;
+        let at = reason.find(remedy).unwrap_or_else(|| panic!("{reason}"));
+        let statement: String = reason[at..].chars().take_while(|letter| *letter != ';').collect();
+        copy.server.execute(statement.trim_end_matches(',')).await;
+        copy.applier(&["retry", "p"]).run().await;
+    }
+    assert_eq!(states(&copy).await, "", "it is as it was made");
+}

@@ -38,7 +38,7 @@ impl Bystanders {
         };
         let written: Vec<TableName> = but.iter().copied().cloned().collect();
         let written = schema::load(client, &written).await?;
-        let beside = beside(client, &written.values().collect::<Vec<_>>(), others, &watch).await?;
+        let beside = beside(local, &written.values().collect::<Vec<_>>(), others, &watch).await?;
         let before = watch.count(client).await?;
         states.retain(|_, state| state.state == State::Live);
         Ok(Bystanders { watch, before, live: states.into_keys().collect(), beside })
@@ -68,15 +68,16 @@ impl Bystanders {
 
 /// Watches those others on which no foreign key acts, where a table that is written at once has a trigger that is watched.
 pub(crate) async fn beside(
-    client: &Client,
+    local: &Local,
     written: &[&Table],
     mut others: BTreeSet<TableName>,
     watch: &Watch,
 ) -> Result<Option<Beside>> {
+    let client = local.session.client();
     let [_, watched] = rules::acting_and_watched(client, written.iter().copied()).await?;
     let acted_on = watch.tables();
     others.retain(|other| !acted_on.contains(other));
-    Beside::of(client, watched, &others).await
+    Beside::of(client, watched, &others, local.replica).await
 }
 
 async fn touched(client: &Client, what: &str, other: &TableName) -> Result<Error> {

@@ -286,12 +286,20 @@ impl Target for Postgres<'_> {
                 Err(error) => return Ok(Some(violation(table.name.clone(), &error))),
             }
         }
-        if self.local.replica {
+        let watched = self.writer.watched.as_ref();
+        if self.local.replica && watched.is_none() {
             return Ok(None);
         }
+        let before = match watched {
+            Some(watched) => watched.count(client).await?,
+            None => BTreeMap::new(),
+        };
         let immediate = client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await;
         let Err(error) = immediate.map_err(|error| failure("checking deferred constraints", error)) else {
-            return Ok(None);
+            return Ok(match watched {
+                Some(watched) => watched.after_deferred(client, &before, written).await?.map(of_deferred),
+                None => None,
+            });
         };
         match blamed(&error, written) {
             Some(table) => Ok(Some(violation(table, &error))),
@@ -307,6 +315,17 @@ impl Target for Postgres<'_> {
 
     async fn roll_back(&mut self) {
         self.local.roll_back().await;
+    }
+}
+
+/// A deferred trigger that was reached from the table has changed rows that nobody wrote.
+fn of_deferred((changed, table, rule): (TableName, &TableName, &Rule)) -> Violation {
+    Violation {
+        table: table.clone(),
+        sqlstate: None,
+        reason: format!("{}: more rows of {changed} have changed than were written", rule.what(table)),
+        remedy: Some(format!("run: {}", rule.remedy())),
+        server_words: None,
     }
 }
 

@@ -1,5 +1,6 @@
-//! Triggers that come after what is written and were told to act on it (ENABLE ALWAYS). What they do beside the synced tables
-//! is their owner's business. That they change nothing in those shows in how many rows have changed.
+//! Triggers that come after what is written and were told to act on it (ENABLE ALWAYS), and those of tables to which foreign keys
+//! lead. What they do beside the synced tables is their owner's business. That they change nothing in those shows in how many rows
+//! have changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +10,7 @@ use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::Client;
 
 use crate::batch::BatchTable;
+use crate::table::Table;
 use crate::target::postgres::rules::Rule;
 use crate::target::{Rejection, postgres::cascades};
 
@@ -39,19 +41,23 @@ pub(in crate::target::postgres) struct Watched {
 }
 
 impl Watched {
-    /// `None`: there is no such trigger.
+    /// `None`: there is no such trigger. On some tables foreign keys act: where these alone lead to a trigger, what has changed
+    /// there is theirs, and looked at elsewhere.
     pub(in crate::target::postgres) async fn over(
         client: &Client,
         rules: BTreeMap<TableName, Rule>,
         synced: &BTreeSet<TableName>,
+        acted_on: &BTreeSet<TableName>,
     ) -> Result<Option<Watched>> {
         if rules.is_empty() {
             return Ok(None);
         }
         cascades::is_counting(client).await?;
-        let names: Vec<String> = synced.iter().map(ToString::to_string).collect();
-        let schemas: Vec<&str> = synced.iter().map(TableName::schema).collect();
-        let relations: Vec<&str> = synced.iter().map(TableName::name).collect();
+        let is_led = rules.values().all(Rule::is_led);
+        let looked_at = || synced.iter().filter(|name| !is_led || !acted_on.contains(*name));
+        let names: Vec<String> = looked_at().map(ToString::to_string).collect();
+        let schemas: Vec<&str> = looked_at().map(TableName::schema).collect();
+        let relations: Vec<&str> = looked_at().map(TableName::name).collect();
         let (mut tables, mut oids) = (Vec::new(), Vec::new());
         let rows = client.query(PARTS, &[&names, &schemas, &relations]).await;
         for row in rows.context(|| "looking for what triggers may change".to_owned())? {
@@ -118,6 +124,19 @@ impl Watched {
         }))
     }
 
+    /// Triggers that are deferred act now. The table of which they have changed rows, and the written one with its trigger.
+    pub(in crate::target::postgres) async fn after_deferred(
+        &self,
+        client: &Client,
+        before: &BTreeMap<TableName, i64>,
+        written: &[&Table],
+    ) -> Result<Option<(TableName, &TableName, &Rule)>> {
+        let now = self.count(client).await?;
+        let changed = now.into_iter().find(|(name, count)| before.get(name) != Some(count));
+        let of_written = written.iter().find_map(|table| self.rules.get_key_value(&table.name));
+        Ok(changed.zip(of_written).map(|((changed, _), (table, rule))| (changed, table, rule)))
+    }
+
     /// A table of the batch with such a trigger: that one, where it has some.
     fn to_blame<'a>(
         &'a self,
@@ -131,7 +150,11 @@ impl Watched {
             .or_else(|| names.find_map(|table| self.rules.get_key_value(&table.target.table.name)))
     }
 
-    async fn count(&self, client: &Client) -> Result<BTreeMap<TableName, i64>> {
+    /// How many rows of each this session has changed so far.
+    pub(in crate::target::postgres) async fn count(
+        &self,
+        client: &Client,
+    ) -> Result<BTreeMap<TableName, i64>> {
         let rows = client.query(COUNTED, &[&self.oids]).await;
         let rows = rows.context(|| "counting rows that triggers may have changed".to_owned())?;
         let mut counts = BTreeMap::new();
@@ -147,6 +170,8 @@ impl Watched {
 pub(crate) struct Beside {
     watched: Watched,
     before: BTreeMap<TableName, i64>,
+    /// Foreign keys are off: deferred triggers can act at any time.
+    replica: bool,
 }
 
 impl Beside {
@@ -155,16 +180,22 @@ impl Beside {
         client: &Client,
         rules: BTreeMap<TableName, Rule>,
         others: &BTreeSet<TableName>,
+        replica: bool,
     ) -> Result<Option<Beside>> {
-        let Some(watched) = Watched::over(client, rules, others).await? else {
+        let Some(watched) = Watched::over(client, rules, others, &BTreeSet::new()).await? else {
             return Ok(None);
         };
         let before = watched.count(client).await?;
-        Ok(Some(Beside { watched, before }))
+        Ok(Some(Beside { watched, before, replica }))
     }
 
     /// One that has changed, with the trigger that may have done that and its table.
     pub(crate) async fn changed(&self, client: &Client) -> Result<Option<(TableName, &TableName, &Rule)>> {
+        if self.replica {
+            let acting =
+                client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED").await;
+            acting.context(|| "waiting for deferred triggers".to_owned())?;
+        }
         let now = self.watched.count(client).await?;
         let changed = now.into_iter().find(|(name, count)| self.before.get(name) != Some(count));
         let first = self.watched.rules.iter().next();
