@@ -239,10 +239,15 @@ impl Spool {
         Ok((path, file))
     }
 
-    /// Gives up what was being written, so that its room is free.
+    /// Gives up what was being written, so that its room is free. Others of the process write beside it (alerts, curves, what
+    /// was done): theirs stay.
     pub(crate) fn discard_scratch(&self) -> Result<()> {
+        let is_ours = |name: &str| {
+            name.starts_with("segment-") && name.ends_with(".part")
+                || matches!(name, "state.json.part" | "reserve.part")
+        };
         for entry in read_folder(&self.folder.root)? {
-            if entry.file_name().to_string_lossy().ends_with(".part") {
+            if entry.file_name().to_str().is_some_and(is_ours) {
                 remove_if_there(&entry.path())?;
             }
         }

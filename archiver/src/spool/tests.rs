@@ -97,8 +97,11 @@ fn leftovers_of_a_crash_are_swept_out() {
     for path in [root.path().join("segment-0.part"), folder.join(name.file_name()), folder.join("x.part")] {
         fs::write(path, "half").expect("writes");
     }
+    // A task beside the poll is writing it.
+    fs::write(root.path().join("alerts.json.part"), "half").expect("writes");
     let spool = claimed(root.path());
     assert_eq!(spool.segments().count(), 0);
+    assert!(root.path().join("alerts.json.part").exists());
     assert_eq!(fs::read_dir(&folder).expect("lists").count(), 0);
     assert!(!root.path().join("segment-0.part").exists());
 }
