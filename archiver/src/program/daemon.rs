@@ -51,6 +51,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// While nothing commits, head.json says so often that it is as fresh.
 const IDLE_FOLLOW: Duration = Duration::from_secs(10);
 
+/// A copy that is seconds behind does not wait long because of what may pass by itself after all.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(60);
+
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 
 /// What a command asks the daemon to do between two polls.
@@ -145,7 +148,10 @@ pub(crate) async fn serve(config: Config, reload: impl Fn() -> Result<Config>) -
                 }
             }
             // Asking again soon helps nobody when a person has to act, and costs production a look at the slot.
-            Err(error) if error.kind().remedy() == Remedy::Operator => archiver.config.data_sync_freq,
+            Err(error) if error.kind().remedy() == Remedy::Operator => match archiver.config.follow {
+                true => FOLLOW_AGAIN.min(archiver.config.data_sync_freq),
+                false => archiver.config.data_sync_freq,
+            },
             _ => backoff.next(Dice::roll()).unwrap_or(archiver.config.data_sync_freq),
         };
         status.waits(pause);

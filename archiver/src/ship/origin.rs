@@ -13,9 +13,9 @@ use crate::source::connection::Connection;
 use crate::source::slot;
 use crate::spool::{HeldSnapshot, Origin, State};
 
-/// The slot, or why it is not there.
+/// The slot, or why it is not there. Whoever followed it before has let go of it.
 pub(crate) async fn read_slot(origin: &Origin, connection: &Connection, name: &SlotName) -> Result<Slot> {
-    let slot = slot::read(connection.session.client(), name).await;
+    let slot = slot::read_at_rest(connection, name).await;
     slot.map_err(|error| explain_missing_slot(error, origin, &connection.facts))
 }
 
