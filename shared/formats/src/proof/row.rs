@@ -121,15 +121,22 @@ impl Digester {
         Digester { computed, ..self }
     }
 
-    /// The sums so far.
+    /// The sums so far. A column in which NaN or an infinity was found has none: a copy cannot have been told of it.
     pub fn computed(&self) -> BTreeMap<String, RowHash> {
-        self.computed.iter().map(|(name, sum)| (name.clone(), RowHash(*sum))).collect()
+        let odd = self.odd.iter().skip(self.layout.columns.len()).copied().chain(std::iter::repeat(None));
+        let sums = self.computed.iter().zip(odd).filter(|(_, odd)| *odd != Some(true));
+        sums.map(|((name, sum), _)| (name.clone(), RowHash(*sum))).collect()
     }
 
     /// Looks for NaN and infinities too, in columns of numbers.
     #[must_use]
     pub fn looking_for_nan(self) -> Digester {
-        let odd = self.layout.types.iter().map(|name| is_number(name).then_some(false)).collect();
+        let type_of = |(name, _): &(String, u128)| {
+            let of = self.layout.computed.iter().find(|(computed, _)| computed == name);
+            of.map_or("", |(_, type_name)| type_name.as_str())
+        };
+        let types = self.layout.types.iter().map(String::as_str).chain(self.computed.iter().map(type_of));
+        let odd = types.map(|name| is_number(name).then_some(false)).collect();
         Digester { odd, ..self }
     }
 

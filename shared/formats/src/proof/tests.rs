@@ -96,6 +96,28 @@ fn what_is_computed_has_a_sum_of_its_own() {
 }
 
 #[test]
+fn a_computed_column_with_what_the_stream_cannot_say_has_no_sum() {
+    let mut relation = relation(&[("id", "integer"), ("n", "numeric"), ("t", "text")], &["id"]);
+    for place in [1, 2] {
+        relation.columns[place].generated = Some(Generated::Stored);
+    }
+    let names = |rows: &[u8], is_degraded: bool| {
+        let digester =
+            Digester::new(Layout::of(&relation), 0).with_computed(&["n".to_owned(), "t".to_owned()]);
+        let mut digester = if is_degraded { digester.looking_for_nan() } else { digester };
+        digester.push(rows).expect("rows");
+        assert_eq!(digester.with_nan(), Vec::<String>::new(), "the row's image has no such column");
+        digester.computed().into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(names(b"1\t2.5\tNaN\n", true), ["n", "t"]);
+    for odd in ["NaN", "Infinity", "-Infinity"] {
+        let rows = format!("1\t{odd}\ta\n2\t1\tb\n");
+        assert_eq!(names(rows.as_bytes(), true), ["t"]);
+        assert_eq!(names(rows.as_bytes(), false), ["n", "t"]);
+    }
+}
+
+#[test]
 fn a_row_that_refers_to_nothing_is_told_by_its_key_and_its_reference() {
     let columns = [("id", "integer"), ("customer", "integer"), ("note", "text"), ("price", "money")];
     for (key, refers, told) in [
