@@ -369,6 +369,60 @@ async fn a_trigger_to_which_a_foreign_key_leads_is_watched_too() {
     assert_eq!(copy.rows("SELECT * FROM p ORDER BY 1").await, "3 4");
 }
 
+/// The same where foreign keys act on the table that it changes, whose own changes come in the same transaction; and where rows move
+/// into other partitions, which counts as two changes.
+#[tokio::test]
+async fn what_a_trigger_changes_is_told_from_what_keys_and_moves_between_partitions_do() {
+    let mut copy = as_reporter(
+        "CREATE TABLE p (id int PRIMARY KEY, v text);
+         CREATE TABLE o (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE, n int);
+         CREATE TABLE ev (id int, day int, v text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+         CREATE TABLE ev_1 PARTITION OF ev FOR VALUES FROM (0) TO (10);
+         CREATE TABLE ev_2 PARTITION OF ev FOR VALUES FROM (10) TO (20);
+         CREATE TABLE notes (p int REFERENCES p ON DELETE CASCADE, o int, at timestamptz);
+         CREATE FUNCTION stamps() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN OLD.at = now(); RETURN OLD; END $$;
+         CREATE FUNCTION spoils() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN UPDATE public.o SET n = n + 100 WHERE id = OLD.o; RETURN NULL; END $$;
+         CREATE TRIGGER stamps BEFORE DELETE ON notes FOR EACH ROW EXECUTE FUNCTION stamps();
+         CREATE TRIGGER spoils AFTER DELETE ON notes FOR EACH ROW EXECUTE FUNCTION spoils();
+         ALTER TABLE notes DISABLE TRIGGER spoils",
+    )
+    .await;
+    copy.forge.relation("p", &["id integer not null", "v text"], &["id"]);
+    copy.forge.relation("o", &["id integer not null", "p integer", "n integer"], &["id"]);
+    copy.forge.relation("ev", &["id integer not null", "day integer not null", "v text"], &["id", "day"]);
+    copy.applier(&["add-tables", "p", "o", "ev"]).succeed().await;
+    let mut rows: Vec<String> = (1..=4).map(|id| come("p", &format!(r#""id":{id},"v":"v""#))).collect();
+    rows.extend((1..=8).map(|id| come("o", &format!(r#""id":{id},"p":{},"n":0"#, 1 + id % 4))));
+    rows.extend((1..=4).map(|id| come("ev", &format!(r#""id":{id},"day":1,"v":"v""#))));
+    copy.forge.segment(&[rows]);
+    copy.sync(0).await;
+    copy.server.execute("INSERT INTO notes VALUES (1, 5), (2, 6)").await;
+    copy.forge.segment(&[vec![
+        gone("o", r#""id":4"#),
+        gone("o", r#""id":8"#),
+        gone("p", r#""id":1"#),
+        changed("ev", r#""id":1,"day":1"#, r#""id":1,"day":11,"v":"v""#),
+        changed("ev", r#""id":2,"day":1"#, r#""id":2,"day":1,"v":"w""#),
+        changed("ev", r#""id":3,"day":1"#, r#""id":33,"day":12,"v":"x""#),
+    ]]);
+    let said = copy.sync(0).await;
+    assert_eq!(states(&copy).await, "", "{said}");
+    assert_eq!(copy.rows("SELECT * FROM ev ORDER BY 1").await, "1,11,v 2,1,w 4,1,v 33,12,x");
+
+    copy.server.execute("ALTER TABLE notes ENABLE TRIGGER spoils").await;
+    copy.forge.segment(&[vec![
+        gone("o", r#""id":1"#),
+        gone("o", r#""id":5"#),
+        gone("p", r#""id":2"#),
+        come("o", r#""id":9,"p":3,"n":0"#),
+    ]]);
+    let said = copy.sync(1).await;
+    assert_eq!(states(&copy).await, "p,quarantined", "{said}");
+    assert_eq!(copy.rows("SELECT sum(n) FROM o").await, "0", "{said}");
+}
+
 /// A trigger of a table that is not synced, which acts when nobody writes any more.
 #[tokio::test]
 async fn a_trigger_that_is_reached_and_deferred_is_watched_too() {

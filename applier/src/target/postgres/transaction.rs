@@ -207,8 +207,7 @@ impl Target for Postgres<'_> {
         let client = self.local.session.client();
         let [acting, watched] = rules::acting_and_watched(client, loaded.values()).await?;
         self.rules = acting;
-        self.writer.watched =
-            Watched::over(client, watched, &self.writer.synced, &self.watch.tables()).await?;
+        self.writer.watched = Watched::over(client, watched, &self.writer.synced).await?;
         Ok(loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect())
     }
 

@@ -447,7 +447,10 @@ impl Writer {
         }
 
         if let Some(watched) = &mut self.watched {
-            hits.iter().for_each(|hit| watched.hit(&hit.table, 1));
+            for hit in &hits {
+                watched.hit(&hit.table, 1);
+                watched.may_move(&hit.table, u64::from(hit.action != Action::Delete));
+            }
             twice.iter().for_each(|table| watched.be_unsure(table));
         }
         Ok(hits)

@@ -297,6 +297,9 @@ impl Writer {
             if let Some(watched) = &mut self.watched {
                 // Rows that go and come again are two changes each.
                 watched.hit(&target.table.name, hit + replaced);
+                if step.kind == StepKind::Update {
+                    watched.may_move(&target.table.name, hit);
+                }
             }
             missing += match step.kind {
                 StepKind::Delete => work.expected_deletes.saturating_sub(hit),
@@ -414,6 +417,9 @@ impl Writer {
             })?;
             if let Some(watched) = &mut self.watched {
                 watched.hit(name, statement.changes(hit));
+                if prepared.batch.records[*index as usize].op == Op::Update {
+                    watched.may_move(name, hit);
+                }
             }
             count(&mut oddities[table], statement, hit);
         }

@@ -18,7 +18,7 @@ use super::Prepared;
 
 /// The tables and their partitions.
 const PARTS: &str = "
-SELECT w.name, coalesce(t.relid::oid, c.oid) FROM unnest($1::text[], $2::text[], $3::text[]) AS w(name, schema, relation)
+SELECT w.name, coalesce(t.relid::oid, c.oid), c.relkind = 'p' FROM unnest($1::text[], $2::text[], $3::text[]) AS w(name, schema, relation)
 JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.relation
 LEFT JOIN LATERAL (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf) t ON true";
@@ -36,40 +36,54 @@ pub(in crate::target::postgres) struct Watched {
     oids: Vec<u32>,
     /// Rows that our statements have changed in this try.
     hits: BTreeMap<TableName, i64>,
+    /// How many of them may have moved into another partition, which counts as two.
+    may_move: BTreeMap<TableName, i64>,
     /// Tables of which nobody can say how many.
     unsure: BTreeSet<TableName>,
+    /// Those with partitions.
+    partitioned: BTreeSet<TableName>,
+    /// To all of the triggers only foreign keys lead.
+    is_led: bool,
 }
 
 impl Watched {
-    /// `None`: there is no such trigger. On some tables foreign keys act: where these alone lead to a trigger, what has changed
-    /// there is theirs, and looked at elsewhere.
+    /// `None`: there is no such trigger.
     pub(in crate::target::postgres) async fn over(
         client: &Client,
         rules: BTreeMap<TableName, Rule>,
         synced: &BTreeSet<TableName>,
-        acted_on: &BTreeSet<TableName>,
     ) -> Result<Option<Watched>> {
         if rules.is_empty() {
             return Ok(None);
         }
         cascades::is_counting(client).await?;
         let is_led = rules.values().all(Rule::is_led);
-        let looked_at = || synced.iter().filter(|name| !is_led || !acted_on.contains(*name));
-        let names: Vec<String> = looked_at().map(ToString::to_string).collect();
-        let schemas: Vec<&str> = looked_at().map(TableName::schema).collect();
-        let relations: Vec<&str> = looked_at().map(TableName::name).collect();
-        let (mut tables, mut oids) = (Vec::new(), Vec::new());
+        let names: Vec<String> = synced.iter().map(ToString::to_string).collect();
+        let schemas: Vec<&str> = synced.iter().map(TableName::schema).collect();
+        let relations: Vec<&str> = synced.iter().map(TableName::name).collect();
+        let (mut tables, mut oids, mut partitioned) = (Vec::new(), Vec::new(), BTreeSet::new());
         let rows = client.query(PARTS, &[&names, &schemas, &relations]).await;
         for row in rows.context(|| "looking for what triggers may change".to_owned())? {
-            tables.push(row.get::<_, &str>(0).parse()?);
+            let table: TableName = row.get::<_, &str>(0).parse()?;
+            if row.get(2) {
+                partitioned.insert(table.clone());
+            }
+            tables.push(table);
             oids.push(row.get(1));
         }
-        let (hits, unsure) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Some(Watched { rules, names: tables, oids, hits, unsure }))
+        let (hits, may_move, unsure) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Ok(Some(Watched { rules, names: tables, oids, hits, may_move, unsure, partitioned, is_led }))
     }
 
     pub(super) fn hit(&mut self, table: &TableName, rows: u64) {
         *self.hits.entry(table.clone()).or_default() += i64::try_from(rows).unwrap_or(i64::MAX);
+    }
+
+    /// Of those that were hit, so many were updated.
+    pub(super) fn may_move(&mut self, table: &TableName, rows: u64) {
+        if self.partitioned.contains(table) {
+            *self.may_move.entry(table.clone()).or_default() += i64::try_from(rows).unwrap_or(i64::MAX);
+        }
     }
 
     pub(super) fn be_unsure(&mut self, table: &TableName) {
@@ -88,6 +102,7 @@ impl Watched {
         prepared: &Prepared,
     ) -> Result<Option<BTreeMap<TableName, i64>>> {
         self.hits.clear();
+        self.may_move.clear();
         self.unsure.clear();
         match self.to_blame(prepared, None) {
             Some(_) => self.count(client).await.map(Some),
@@ -104,9 +119,14 @@ impl Watched {
         before: &BTreeMap<TableName, i64>,
     ) -> Result<Option<Rejection>> {
         let now = self.count(client).await?;
+        let of = |counts: &BTreeMap<TableName, i64>, name: &TableName| counts.get(name).copied().unwrap_or(0);
         let is_other = |(name, count): &(&TableName, &i64)| {
-            let changed = **count - before.get(*name).copied().unwrap_or(0);
-            self.unsure.contains(*name) || changed != self.hits.get(*name).copied().unwrap_or(0)
+            // What foreign keys do to a row twice is theirs, where nothing but they leads to a trigger.
+            if self.unsure.contains(*name) {
+                return !self.is_led;
+            }
+            let unsaid = **count - of(before, name) - of(&self.hits, name);
+            !(0..=of(&self.may_move, name)).contains(&unsaid)
         };
         let Some((changed, _)) = now.iter().find(is_other) else { return Ok(None) };
         let Some((table, rule)) = self.to_blame(prepared, Some(changed)) else { return Ok(None) };
@@ -182,7 +202,7 @@ impl Beside {
         others: &BTreeSet<TableName>,
         replica: bool,
     ) -> Result<Option<Beside>> {
-        let Some(watched) = Watched::over(client, rules, others, &BTreeSet::new()).await? else {
+        let Some(watched) = Watched::over(client, rules, others).await? else {
             return Ok(None);
         };
         let before = watched.count(client).await?;
