@@ -129,7 +129,7 @@ async fn killed_at_any_step_nothing_is_lost_and_nothing_comes_twice() {
 #[tokio::test]
 async fn a_daemon_goes_on_after_an_error_at_any_step() {
     let (world, mut workload) = world(WorldOptions::default()).await;
-    for step in STEPS {
+    for (number, step) in STEPS.iter().enumerate() {
         for visit in [1, 2] {
             workload.run(&world.source, 5).await;
             let daemon = world.archiver(["run"]).fault(&format!("{step}=error@{visit}")).spawn();
@@ -142,6 +142,9 @@ async fn a_daemon_goes_on_after_an_error_at_any_step() {
             assert_eq!(last.exit_code, 0, "{step}@{visit}: {first:?}, {second:?}, {last:?}\n{said}");
             daemon.stop().await.expect_code(0);
         }
-        replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+        // All of the archive is read for it.
+        if number % 5 == 0 || number + 1 == STEPS.len() {
+            replay::assert_equals(world.archive_dir(), &world.source, &TABLES).await;
+        }
     }
 }
