@@ -7,11 +7,15 @@ use syncdata_formats::error::{Error, Kind, Result};
 
 /// As hexadecimal digits.
 pub fn sha256_hex(key: &[u8], message: &[u8]) -> Result<String> {
+    Ok(sha256(key, message)?.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// 32 bytes.
+pub fn sha256(key: &[u8], message: &[u8]) -> Result<Vec<u8>> {
     let failed = |error| Error::new(Kind::Io, "making a keyed hash").caused_by(error);
     let key = PKey::hmac(key).map_err(failed)?;
     let mut signer = Signer::new(MessageDigest::sha256(), &key).map_err(failed)?;
-    let bytes = signer.sign_oneshot_to_vec(message).map_err(failed)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    signer.sign_oneshot_to_vec(message).map_err(failed)
 }
 
 /// A new key: bytes that nobody can guess.

@@ -27,4 +27,5 @@ pub mod progress;
 pub mod secret;
 pub mod service_account;
 pub mod small_file;
+pub mod web;
 pub mod webhook;

@@ -2,23 +2,18 @@
 //! may tell us where to go could have us ask whatever this host reaches.
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
-use openssl::ssl::{SslConnector, SslMethod};
 use serde_json::Value;
 use syncdata_formats::error::{Error, Kind, Result};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_openssl::SslStream;
 
-use crate::authorities;
 use crate::hmac;
 use crate::secret::Secret;
+use crate::web::{self, Failure, Stream};
 
 /// From the name to the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -111,32 +106,18 @@ impl Webhook {
     }
 
     async fn connect(&self) -> Result<Box<dyn Stream>> {
-        let failed = |error: std::io::Error| {
-            Error::new(Kind::Unreachable, format!("{self:?} is out of reach")).caused_by(error)
-        };
-        let plain = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
-        if self.uri.scheme_str() == Some("http") {
-            return Ok(Box::new(plain));
-        }
-        let refused = |error: &dyn std::fmt::Display| {
-            Error::new(Kind::Refused, format!("{self:?}: TLS failed: {error}")).hint(
+        let is_tls = self.uri.scheme_str() == Some("https");
+        web::connect(&self.host, self.port, is_tls).await.map_err(|failure| match failure {
+            Failure::OutOfReach(error) => {
+                Error::new(Kind::Unreachable, format!("{self:?} is out of reach")).caused_by(error)
+            }
+            Failure::Tls(error) => Error::new(Kind::Refused, format!("{self:?}: TLS failed: {error}")).hint(
                 "its certificate has to be signed by an authority that this machine trusts, or by one of the file that \
                  SSL_CERT_FILE in the environment of the daemon names; and made out to the host of alert_webhook",
-            )
-        };
-        let mut connector = SslConnector::builder(SslMethod::tls()).map_err(|error| refused(&error))?;
-        authorities::trust_machine(&mut connector).map_err(|error| refused(&error))?;
-        let ssl = connector.build().configure().and_then(|ssl| ssl.into_ssl(&self.host));
-        let stream = ssl.and_then(|ssl| SslStream::new(ssl, plain));
-        let mut stream = stream.map_err(|error| refused(&error))?;
-        Pin::new(&mut stream).connect().await.map_err(|error| refused(&error))?;
-        Ok(Box::new(stream))
+            ),
+        })
     }
 }
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 #[cfg(test)]
 mod tests {
