@@ -167,6 +167,11 @@ impl Archive for Attentive<'_> {
         self.hear(answer)
     }
 
+    fn list_after(&mut self, folder: &ArchivePath, name: &str) -> Result<Vec<Entry>> {
+        let answer = self.archive.list_after(folder, name);
+        self.hear(answer)
+    }
+
     fn stat(&mut self, path: &ArchivePath) -> Result<Option<Entry>> {
         let answer = self.archive.stat(path);
         self.hear(answer)
@@ -184,6 +189,11 @@ impl Archive for Attentive<'_> {
 
     fn room(&mut self) -> Result<Option<u64>> {
         let answer = self.archive.room();
+        self.hear(answer)
+    }
+
+    fn keeps_names(&mut self, path: &ArchivePath, content: &[u8]) -> Result<bool> {
+        let answer = self.archive.keeps_names(path, content);
         self.hear(answer)
     }
 }

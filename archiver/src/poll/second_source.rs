@@ -132,7 +132,7 @@ async fn what_any_source_yields_is_in_the_archive_once() {
     }
     assert_eq!(answers, 2);
 
-    let names = shipper.list(None).await.expect("lists");
+    let names = shipper.list().await.expect("lists");
     let origin = ChainTip::origin(spool.state().archive_id);
     let segments = shipper.read(origin, names, None).await.expect("a chain");
     let spans = segments.iter().map(|segment| (segment.manifest().start_lsn, segment.manifest().end_lsn));

@@ -75,7 +75,8 @@ pub(crate) async fn daemon_works(config: &Config) -> Result<Works> {
     let running: serde_json::Value = response.read_json()?;
     let ours = config.describe_json();
     let differs = |key: &str| running[key]["value"] != ours[key]["value"];
-    let of_archive = ["archive_host", "archive_port", "archive_user", "archive_dir"];
+    let of_archive =
+        ["archive_host", "archive_port", "archive_user", "archive_dir", "archive_url", "archive_endpoint"];
     if let Some(key) = of_archive.into_iter().find(|key| differs(key)) {
         let (its, ours) = (&running[key]["value"], &ours[key]["value"]);
         let message = format!(

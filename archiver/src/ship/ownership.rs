@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use syncdata_formats::chain::Verified;
 use syncdata_formats::head::Head;
 use syncdata_formats::identity::{ArchiveIdentity, IdentitySource};
-use syncdata_formats::layout::SegmentName;
+use syncdata_formats::layout::{SegmentName, SegmentSeq};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::FORMAT;
 use syncdata_formats::signature::VerifyKey;
@@ -184,9 +184,12 @@ pub(crate) fn check_identity(state: &State, identity: &ArchiveIdentity, location
 
 /// The archive may know more than a spool that was restored from a backup, or less than it shipped.
 async fn strangers(spool: &Spool, shipper: &Shipper, key: Option<&VerifyKey>) -> Result<Vec<Verified>> {
-    let listed = shipper.list(day_of_shipped(spool)).await?;
+    let listed = match shipped_last(spool) {
+        Some(place) => shipper.list_from(place).await?,
+        None => shipper.list().await?,
+    };
     if listed.last().is_none_or(|(_, newest)| newest.seq.get() < spool.state().shipped) {
-        check_rollback(spool, &shipper.list(None).await?, shipper.location())?;
+        check_rollback(spool, &shipper.list().await?, shipper.location())?;
     }
     let (known, tip) = (spool.state().shipped, spool.state().chain_tip());
     let (mut theirs, mut ours) = (listed, Vec::new());
@@ -207,11 +210,13 @@ async fn strangers(spool: &Spool, shipper: &Shipper, key: Option<&VerifyKey>) ->
 }
 
 /// Days never go back: what was shipped later lies in this folder or in a later one.
-fn day_of_shipped(spool: &Spool) -> Option<Day> {
+fn shipped_last(spool: &Spool) -> Option<(Day, SegmentSeq)> {
     let state = spool.state();
-    let last = state.tip.last.filter(|last| last.segment.seq.get() == state.shipped);
-    let held = || spool.segments().find(|segment| segment.name.seq.get() == state.shipped);
-    last.map(|last| last.day).or_else(|| held().map(|segment| segment.day))
+    let seq = SegmentSeq::new(state.shipped).ok()?;
+    let last = state.tip.last.filter(|last| last.segment.seq == seq);
+    let held = || spool.segments().find(|segment| segment.name.seq == seq);
+    let day = last.map(|last| last.day).or_else(|| held().map(|segment| segment.day))?;
+    Some((day, seq))
 }
 
 /// What the archive has lost since it was shipped is sent again if the spool still has all of it.

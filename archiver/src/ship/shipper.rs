@@ -5,14 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use syncdata_archive::{Archive, ArchiveHandle, Entry, listing, small, snapshots};
+use syncdata_archive::{Archive, ArchiveHandle, Entry, listing, probe, small, snapshots};
 use syncdata_formats::chain::{ChainTip, Verified};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::document::Document;
 use syncdata_formats::error::Context as _;
 use syncdata_formats::head::Head;
 use syncdata_formats::identity::ArchiveIdentity;
-use syncdata_formats::layout::{ArchivePath, SegmentName};
+use syncdata_formats::layout::{ArchivePath, SegmentName, SegmentSeq};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{Link, Manifest, Since};
 use syncdata_formats::name::TableName;
@@ -89,6 +89,7 @@ impl Shipper {
     pub(crate) async fn found(&self, identity: ArchiveIdentity) -> Result<()> {
         self.archive
             .run(move |archive| {
+                probe::require_names_kept(archive)?;
                 let path = ArchivePath::identity();
                 small::put(archive, &path, Document::Identity, &identity.encode()).map(drop)
             })
@@ -125,9 +126,14 @@ impl Shipper {
             .await
     }
 
-    /// The names of all manifests from a day on, in order of their numbers.
-    pub(crate) async fn list(&self, from: Option<Day>) -> Result<Vec<(Day, SegmentName)>> {
-        self.archive.run(move |archive| listing::manifests(archive, from)).await
+    /// The names of all manifests, in order of their numbers.
+    pub(crate) async fn list(&self) -> Result<Vec<(Day, SegmentName)>> {
+        self.archive.run(|archive| listing::manifests(archive, None)).await
+    }
+
+    /// From a number on, which lies under that day.
+    pub(crate) async fn list_from(&self, place: (Day, SegmentSeq)) -> Result<Vec<(Day, SegmentName)>> {
+        self.archive.run(move |archive| listing::manifests_from(archive, place)).await
     }
 
     /// What the chain says of captured tables.

@@ -1,5 +1,5 @@
-//! The archive on the backup host: a dumb place for files. Two implementations (a local directory, SFTP)
-//! keep the same promises, and one suite of tests runs against both.
+//! The archive on the backup host: a dumb place for files. Three implementations (a local directory, SFTP, object
+//! storage) keep the same promises, and one suite of tests runs against all.
 //!
 //! The trait blocks, because libssh2 does; `ArchiveHandle` runs it on a thread of its own.
 
@@ -7,10 +7,12 @@ mod content;
 mod directory;
 mod handle;
 pub mod listing;
+mod patience;
 pub mod probe;
 pub mod proofs;
 mod rolled;
 pub mod rollups;
+mod s3;
 mod sftp;
 pub mod small;
 pub mod snapshots;
@@ -20,8 +22,10 @@ use std::io::{self, Read, Seek, Write};
 
 pub use directory::DirectoryArchive;
 pub use handle::ArchiveHandle;
+pub use patience::Patience;
 pub use rolled::{Prefer, Rolled};
-pub use sftp::{Patience, SftpArchive};
+pub use s3::S3Archive;
+pub use sftp::SftpArchive;
 
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::Result;
@@ -40,6 +44,7 @@ pub fn open_preferring(settings: &ArchiveSettings, prefer: Prefer) -> Result<Box
     let plain: Box<dyn Archive> = match settings {
         ArchiveSettings::Directory(dir) => Box::new(DirectoryArchive::new(dir)),
         ArchiveSettings::Sftp(settings) => Box::new(SftpArchive::new(settings)?),
+        ArchiveSettings::S3(settings) => Box::new(S3Archive::new(settings)),
     };
     Ok(Box::new(Rolled::new(plain, prefer)))
 }
@@ -81,7 +86,7 @@ pub enum EntryKind {
 }
 
 pub trait Archive: Send {
-    /// For messages: the folder, or `sftp://user@host:port/folder`.
+    /// For messages: the folder, `sftp://user@host:port/folder`, or `s3://bucket/prefix`.
     fn location(&self) -> &str;
 
     /// Puts a file that never changes again. Once this has returned:
@@ -122,6 +127,13 @@ pub trait Archive: Send {
     /// The entries of a folder, sorted by name; empty when there is no such folder.
     fn list(&mut self, folder: &ArchivePath) -> Result<Vec<Entry>>;
 
+    /// Those after a name, in the order of names. Where a server lists all of a folder at once, nothing is won by it.
+    fn list_after(&mut self, folder: &ArchivePath, name: &str) -> Result<Vec<Entry>> {
+        let mut entries = self.list(folder)?;
+        entries.retain(|entry| entry.name.as_str() > name);
+        Ok(entries)
+    }
+
     /// The entry of that path (links are not followed), `None` when there is none.
     fn stat(&mut self, path: &ArchivePath) -> Result<Option<Entry>>;
 
@@ -133,6 +145,12 @@ pub trait Archive: Send {
 
     /// Bytes that are free for us where the archive lies; `None` where that is not said.
     fn room(&mut self) -> Result<Option<u64>>;
+
+    /// Tries, with a file of that name and content, whether a name that is taken stays as it is, where that is up to the
+    /// store and not to us: `Kind::Refused` if it does not. False where there is nothing to try. The file may stay.
+    fn keeps_names(&mut self, _path: &ArchivePath, _content: &[u8]) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 /// Takes so many bytes, and then no more.

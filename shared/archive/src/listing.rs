@@ -70,6 +70,24 @@ pub fn manifests(archive: &mut dyn Archive, from: Option<Day>) -> Result<Vec<(Da
     Ok(manifests)
 }
 
+/// Those of that number and later ones, where it lies under that day. Of a large folder only these are asked for.
+pub fn manifests_from(
+    archive: &mut dyn Archive,
+    (from, seq): (Day, SegmentSeq),
+) -> Result<Vec<(Day, SegmentName)>> {
+    let mut manifests = Vec::new();
+    let (days, _) = folders(archive)?;
+    for day in days.into_iter().filter(|day| *day >= from) {
+        let folder = ArchivePath::day(day);
+        // The names of its files begin with its number, and go on.
+        let entries =
+            if day == from { archive.list_after(&folder, &seq.to_string()) } else { archive.list(&folder) };
+        manifests.extend(entries?.iter().filter_map(manifest).map(|name| (day, name)));
+    }
+    manifests.sort_by_key(|(_, name)| name.seq);
+    Ok(manifests)
+}
+
 /// The folders of days, oldest first, and whatever else lies beside them.
 pub fn folders(archive: &mut dyn Archive) -> Result<(Vec<Day>, Vec<Entry>)> {
     let (mut days, mut others) = (Vec::new(), Vec::new());

@@ -352,6 +352,25 @@ impl Archive for Rolled {
         Ok(entries)
     }
 
+    fn list_after(&mut self, folder: &ArchivePath, name: &str) -> Result<Vec<Entry>> {
+        let Some(day) = folder.as_str().strip_prefix("segments/").and_then(|day| day.parse().ok()) else {
+            let mut entries = self.list(folder)?;
+            entries.retain(|entry| entry.name.as_str() > name);
+            return Ok(entries);
+        };
+        let mut entries = self.inner.list_after(folder, name)?;
+        if self.has_any != Some(false) {
+            let rolled = self.rolled_of_day(day, &entries)?;
+            entries.extend(rolled.into_iter().filter(|entry| entry.name.as_str() > name));
+            entries.sort();
+        }
+        Ok(entries)
+    }
+
+    fn keeps_names(&mut self, path: &ArchivePath, content: &[u8]) -> Result<bool> {
+        self.inner.keeps_names(path, content)
+    }
+
     fn stat(&mut self, path: &ArchivePath) -> Result<Option<Entry>> {
         let alone = self.inner.stat(path)?;
         let Some((day, file)) = parse_segment_path(path).filter(|_| alone.is_none()) else {

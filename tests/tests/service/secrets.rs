@@ -91,6 +91,21 @@ fn the_service_manager_hands_secrets_over() {
 }
 
 #[test]
+fn the_keys_of_a_store_are_a_credential_too() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("archive_credentials");
+    fs::write(&file, format!("aws_access_key_id = A\naws_secret_access_key = {CANARY}\n")).expect("writable");
+    chmod(&file, 0o400);
+    let settings = "archive_url = \"s3://backups/app\"\narchive_credentials_file = \"/etc/syncdata/none\"\n";
+    let config = load(settings, &[("CREDENTIALS_DIRECTORY", folder.path().to_str().expect("UTF-8"))]);
+    assert_eq!(setting(&config, "archive_credentials_file").origin, Origin::Credential(file));
+    let ArchiveSettings::S3(s3) = config.archive().expect("set") else { panic!("a bucket is set") };
+    let keys = s3.keys.read().expect("it is there");
+    assert_eq!((keys.id.as_str(), keys.secret.expose()), ("A", CANARY));
+    assert!(!format!("{config:?} {keys:?} {}", config.describe_json()).contains(CANARY));
+}
+
+#[test]
 fn a_secret_in_a_file_of_its_own_is_read_where_nothing_else_gives_it() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (secret, home) = (folder.path().join("secret"), folder.path().to_str().expect("UTF-8"));

@@ -10,7 +10,7 @@ use syncdata_service::config::{
 };
 use syncdata_service::postgres::SslMode;
 
-use crate::settings_file::{CANARY, SettingsFile, env, file, load, refusal, setting};
+use crate::settings_file::{CANARY, SettingsFile, chmod, env, file, load, refusal, setting};
 
 /// Every key: a value in the file, another one in the environment.
 const VALUES: &[(&str, &str, &str)] = &[
@@ -22,6 +22,10 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("archive_identity_passphrase", "\"canary-7d1f\"", "canary-7d1f-2"),
     ("archive_passphrase_file", "\"/k/secret\"", "/k/secret2"),
     ("archive_known_hosts", "\"/k/hosts\"", "/k/hosts2"),
+    ("archive_url", "\"s3://backups/app\"", "s3://other"),
+    ("archive_region", "\"eu-central-1\"", "auto"),
+    ("archive_endpoint", "\"https://minio.example:9000\"", "http://127.0.0.1:8333"),
+    ("archive_credentials_file", "\"/k/s3\"", "/k/s3-2"),
     ("pg_host", "\"db\"", "/var/run/postgresql"),
     ("pg_port", "5433", "5434"),
     ("pg_user", "\"me\"", "you"),
@@ -194,6 +198,64 @@ fn connection_settings_come_out_whole() {
 }
 
 #[test]
+fn an_archive_on_object_storage_has_its_place_and_the_usual_rest() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    fs::create_dir(home.path().join(".aws")).expect("writable");
+    let home_path = home.path().to_str().expect("UTF-8");
+    let s3 = |text: &str, vars: &[(&str, &str)]| {
+        let vars = [vars, &[("HOME", home_path)]].concat();
+        let config = load(&format!("archive_url = \"s3://backups/app/\"\n{text}"), &vars);
+        match config.archive().expect("it is set") {
+            ArchiveSettings::S3(s3) => s3.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let plain = s3("", &[]);
+    assert_eq!((plain.place.to_string().as_str(), plain.region.as_str()), ("s3://backups/app", "us-east-1"));
+    assert_eq!(plain.endpoint.to_string(), "https://s3.us-east-1.amazonaws.com");
+    fs::write(home.path().join(".aws/config"), "[default]\nregion = eu-west-3\n[profile x]\nregion = auto\n")
+        .expect("writable");
+    assert_eq!(s3("", &[]).endpoint.to_string(), "https://s3.eu-west-3.amazonaws.com");
+    assert_eq!(s3("", &[("AWS_PROFILE", "x")]).region, "auto");
+    assert_eq!(s3("", &[("AWS_REGION", "eu-north-1")]).region, "eu-north-1");
+    let named =
+        s3("archive_region = \"here\"\narchive_endpoint = \"http://[::1]:9000\"", &[("AWS_REGION", "there")]);
+    assert_eq!((named.region.as_str(), named.endpoint.to_string().as_str()), ("here", "http://[::1]:9000"));
+    let variable = [("AWS_ENDPOINT_URL_S3", "http://store:1"), ("AWS_ENDPOINT_URL", "http://store:2")];
+    assert_eq!(s3("", &variable).endpoint.to_string(), "http://store:1");
+
+    // The keys of the environment, of the usual file, and before both those of our own setting.
+    let id = |s3: &syncdata_service::config::S3Settings| s3.keys.read().map(|keys| keys.id);
+    assert!(id(&plain).expect_err("there is no file").report().contains("archive_credentials_file"));
+    let write = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        fs::write(&path, text).expect("writable");
+        chmod(&path, 0o600);
+    };
+    write(
+        ".aws/credentials",
+        "[default]\naws_access_key_id = A\naws_secret_access_key = s\n[x]\naws_access_key_id = X\naws_secret_access_key = s\n",
+    );
+    assert_eq!(id(&plain).expect("read when they are needed"), "A");
+    assert_eq!(id(&s3("", &[("AWS_PROFILE", "x")])).expect("there"), "X");
+    let vars = [("AWS_ACCESS_KEY_ID", "E"), ("AWS_SECRET_ACCESS_KEY", CANARY)];
+    let of_environment = s3("", &vars);
+    assert_eq!(id(&of_environment).expect("there"), "E");
+    assert!(!format!("{of_environment:?}").contains(CANARY), "{of_environment:?}");
+    write("ours", &format!("aws_access_key_id = O\naws_secret_access_key = {CANARY}\n"));
+    let of_ours = s3("archive_credentials_file = \"~/ours\"", &vars);
+    assert_eq!(id(&of_ours).expect("there"), "O");
+    assert!(!format!("{of_ours:?} {:?}", of_ours.keys.read()).contains(CANARY));
+
+    for other in ["archive_host = \"b\"\narchive_user = \"u\"", "archive_dir = \"/x\""] {
+        let report = refusal(&format!("archive_url = \"s3://backups\"\n{other}"), &[]);
+        assert!(report.contains("are both set") && report.contains("syncdata.toml:1"), "{report}");
+    }
+    let vars = [("SYNCDATA_ARCHIVE_URL", "s3://backups")];
+    assert!(refusal("archive_dir = \"/x\"", &vars).contains("environment SYNCDATA_ARCHIVE_URL"));
+}
+
+#[test]
 fn what_a_command_needs_and_nobody_set_is_named_with_its_places() {
     let config = load("", &[]);
     let archive = config.archive().expect_err("no archive_dir").report();
@@ -234,6 +296,10 @@ fn a_bad_value_is_told_key_place_and_what_is_taken() {
         ("metric_freq", "0", "at least a minute"),
         ("stale_after", "0", "at least a second"),
         ("archive_port", "0", "a port number"),
+        ("archive_url", "\"https://backups/app\"", "s3://backups/app"),
+        ("archive_url", "\"s3://Backups\"", "s3://backups/app"),
+        ("archive_endpoint", "\"minio.example\"", "a host, no path"),
+        ("archive_region", "\"eu central\"", "the name of a region"),
         ("pg_port", "65536", "a port number"),
         ("pg_port", "\"5432\"", "a port number"),
         ("pg_host", "5", "a text"),

@@ -308,7 +308,7 @@ pub fn archive_location(config: &Config) -> String {
         ArchiveSettings::Sftp(sftp) => {
             format!("sftp://{}@{}:{}{}", sftp.user, sftp.host, sftp.port, sftp.dir.display())
         }
-        ArchiveSettings::Directory(dir) => dir.display().to_string(),
+        ArchiveSettings::Directory(_) | ArchiveSettings::S3(_) => archive.place(),
     };
     config.archive().map(words).unwrap_or_else(|_| "-".to_owned())
 }

@@ -56,7 +56,8 @@ async fn identity(config: &Config, shipper: &Shipper) -> Result<Finding> {
 async fn rights(shipper: &Shipper) -> Finding {
     const SUBJECT: &str = "archive rights";
     match shipper.archive().run(probe::probe).await {
-        Ok(()) => Finding::ok(SUBJECT, "files can be written, renamed, replaced and removed"),
+        Ok(true) => Finding::ok(SUBJECT, "files can be written, renamed, replaced and removed"),
+        Ok(false) => Finding::ok(SUBJECT, "files can be created and removed, and none is written over"),
         Err(error) => failed(SUBJECT, &error),
     }
 }

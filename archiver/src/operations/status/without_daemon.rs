@@ -3,7 +3,7 @@
 use syncdata_formats::Result;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::time::Timestamp;
-use syncdata_service::config::Config;
+use syncdata_service::config::{ArchiveSettings, Config};
 use syncdata_service::disk::Room;
 
 use super::{Frame, SourceStatus, Status};
@@ -14,7 +14,7 @@ use crate::spool::executions;
 use crate::spool::holdings::Holdings;
 
 pub(crate) async fn without_daemon(config: &Config) -> Status {
-    let location = config.archive().map(|archive| format!("{}", archive.dir().display())).unwrap_or_default();
+    let location = config.archive().map(ArchiveSettings::place).unwrap_or_default();
     let frame = Frame {
         wal_guard: config.wal_guard.as_u64(),
         spool_max: config.spool_max.as_u64(),

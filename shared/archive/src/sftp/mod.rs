@@ -11,45 +11,18 @@ mod known_hosts;
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use self::connection::{Connection, Target};
 use self::folder::RemoteFolder;
 use self::identity::Identity;
+use super::patience::Patience;
 use super::{Archive, Content, Entry, Facts, Put};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::layout::ArchivePath;
 use syncdata_formats::time::Timestamp;
-use syncdata_service::backoff::{Backoff, Dice};
+use syncdata_service::backoff::Dice;
 use syncdata_service::config::SftpSettings;
-
-/// How long to wait for the backup host, and how often to call again.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// For reaching the host, and again for each answer until we are logged in.
-    pub connect: Duration,
-    /// For an answer after that: a busy disk may take its time to flush a large file.
-    pub answer: Duration,
-    /// Waits between attempts: doubling from `retry_first`, `retries` of them.
-    pub retry_first: Duration,
-    pub retries: u32,
-}
-
-impl Default for Patience {
-    /// Long enough for a hiccup. Longer absences are for the caller's own backoff.
-    fn default() -> Patience {
-        Patience {
-            connect: Duration::from_secs(10),
-            answer: Duration::from_secs(60),
-            retry_first: Duration::from_millis(250),
-            retries: 3,
-        }
-    }
-}
-
-/// The longest wait between two attempts.
-const RETRY_MOST: Duration = Duration::from_secs(10);
 
 /// An archive on a backup host, over SFTP.
 pub struct SftpArchive {
@@ -130,7 +103,7 @@ impl SftpArchive {
     /// Runs the job, on a new connection if this one breaks, until patience ends. `job` says whether it got on
     /// since its last attempt: that earns new patience.
     fn attempt<T>(&mut self, mut job: impl FnMut(&RemoteFolder<'_>, &mut bool) -> Result<T>) -> Result<T> {
-        let mut backoff = Backoff::bounded(self.patience.retry_first, RETRY_MOST, self.patience.retries);
+        let mut backoff = self.patience.backoff();
         loop {
             let mut got_on = false;
             let error = match self.connected().and_then(|folder| job(&folder, &mut got_on)) {

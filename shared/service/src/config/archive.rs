@@ -1,8 +1,8 @@
 //! Where the archive is: what `archive_*` in the settings says.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::Secret;
+use super::{S3Settings, Secret};
 
 /// Which archive.
 #[derive(Clone, Debug)]
@@ -11,14 +11,17 @@ pub enum ArchiveSettings {
     Directory(PathBuf),
     /// A folder of an SSH account that offers SFTP.
     Sftp(SftpSettings),
+    /// A place in a bucket of an object storage.
+    S3(S3Settings),
 }
 
 impl ArchiveSettings {
-    /// The folder, on whichever host.
-    pub fn dir(&self) -> &Path {
+    /// The folder, on whichever host, or the place in its bucket.
+    pub fn place(&self) -> String {
         match self {
-            ArchiveSettings::Directory(dir) => dir,
-            ArchiveSettings::Sftp(sftp) => &sftp.dir,
+            ArchiveSettings::Directory(dir) => dir.display().to_string(),
+            ArchiveSettings::Sftp(sftp) => sftp.dir.display().to_string(),
+            ArchiveSettings::S3(s3) => s3.place.to_string(),
         }
     }
 }

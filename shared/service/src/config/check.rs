@@ -7,20 +7,27 @@ use super::key::{RawArchive, RawPostgres, RawPrograms};
 use super::raw::{Given, Origin};
 use super::reading::{Reading, Setting};
 use super::rules::Rules;
-use super::{ArchiveSettings, Config, Key, Places, Secret, SftpSettings, file as settings_file, value};
+use super::s3::Usual;
+use super::{
+    ArchiveSettings, Config, Key, Places, S3Settings, Secret, SftpSettings, file as settings_file, value,
+};
 use crate::postgres::{PostgresSettings, SslFiles};
 use syncdata_formats::error::{Error, Kind, Result};
 
-/// `find` answers what was given for a key; `backup_dir` is where the earlier script kept its files.
-pub(super) fn check(
-    find: &impl Fn(&Key) -> Option<Given>,
-    rules: Rules,
-    file: settings_file::Found,
-    places: Places,
-    backup_dir: Option<PathBuf>,
-) -> Result<Config> {
+/// What counts beside settings.
+pub(super) struct Around {
+    pub file: settings_file::Found,
+    pub places: Places,
+    pub usual: Usual,
+    /// Where the earlier script kept its files.
+    pub backup_dir: Option<PathBuf>,
+}
+
+/// `find` answers what was given for a key.
+pub(super) fn check(find: &impl Fn(&Key) -> Option<Given>, rules: Rules, around: Around) -> Result<Config> {
+    let Around { file, places, usual, backup_dir } = around;
     let mut read = Reading::default();
-    let archive = archive(&mut read, RawArchive::collect(find), &places, &file)?;
+    let archive = archive(&mut read, RawArchive::collect(find), &places, &file, &usual)?;
     let postgres = postgres(&mut read, RawPostgres::collect(find), &places)?;
     let found = Found { archive, postgres, rules, file, places, backup_dir };
     programs(read, RawPrograms::collect(find), found)
@@ -41,6 +48,7 @@ fn archive(
     raw: RawArchive,
     places: &Places,
     file: &settings_file::Found,
+    usual: &Usual,
 ) -> Result<Option<ArchiveSettings>> {
     let RawArchive {
         archive_host,
@@ -51,7 +59,12 @@ fn archive(
         archive_identity_passphrase,
         archive_passphrase_file,
         archive_known_hosts,
+        archive_url,
+        archive_region,
+        archive_endpoint,
+        archive_credentials_file,
     } = raw;
+    one_place(&archive_url, [&archive_host, &archive_dir])?;
     let host = read.optional(archive_host, value::text)?;
     let user = read.optional(archive_user, value::text)?;
     let port = read.value(archive_port, value::port)?;
@@ -60,6 +73,10 @@ fn archive(
     let passphrase = one_secret(read, archive_identity_passphrase, archive_passphrase_file)?;
     let known_hosts =
         read.derived(archive_known_hosts, value::path, || shown(places.home.join(".ssh/known_hosts")))?;
+    let bucket = Bucket { archive_url, archive_region, archive_endpoint, archive_credentials_file };
+    if let Some(s3) = bucket.read(read, places, usual)? {
+        return Ok(Some(ArchiveSettings::S3(s3)));
+    }
     let Some(dir) = dir else { return Ok(None) };
     let Some(host) = host else { return Ok(Some(ArchiveSettings::Directory(places.expand(dir)))) };
     Ok(Some(ArchiveSettings::Sftp(SftpSettings {
@@ -72,6 +89,52 @@ fn archive(
         known_hosts: Some(places.expand(known_hosts)),
         passphrase: passphrase.map(|secret| secret.read(places)).transpose()?,
     })))
+}
+
+/// An archive is in one place.
+fn one_place(url: &Field, others: [&Field; 2]) -> Result<()> {
+    let Some(given) = &url.given else { return Ok(()) };
+    match others.into_iter().find_map(|other| Some((other.key.name, other.given.as_ref()?))) {
+        Some((name, other)) => {
+            let message =
+                format!("archive_url and {name} are both set: {} and {}", given.origin, other.origin);
+            Err(Error::new(Kind::BadInput, message)
+                .hint("object storage has no host and no folder: take one of the two out"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What is said of object storage.
+struct Bucket {
+    archive_url: Field,
+    archive_region: Field,
+    archive_endpoint: Field,
+    archive_credentials_file: Field,
+}
+
+impl Bucket {
+    /// Without `archive_url` the others have no meaning.
+    fn read(self, read: &mut Reading, places: &Places, usual: &Usual) -> Result<Option<S3Settings>> {
+        let Some(place) = read.optional(self.archive_url, value::bucket_place)? else {
+            read.optional(self.archive_region, value::region)?;
+            read.optional(self.archive_endpoint, value::endpoint)?;
+            read.optional(self.archive_credentials_file, value::path)?;
+            return Ok(None);
+        };
+        let region = read.derived(self.archive_region, value::region, || {
+            let region = usual.region();
+            (region.clone(), region)
+        })?;
+        let endpoint = read.derived(self.archive_endpoint, value::endpoint, || {
+            let endpoint = usual.endpoint(&region);
+            let shown = endpoint.to_string();
+            (endpoint, shown)
+        })?;
+        let file = read.optional(self.archive_credentials_file, value::path)?;
+        let file = file.map(|path| places.expand(path));
+        Ok(Some(S3Settings { place, endpoint, region, keys: usual.keys(file.as_deref()) }))
+    }
 }
 
 fn postgres(read: &mut Reading, raw: RawPostgres, places: &Places) -> Result<Option<PostgresSettings>> {

@@ -113,6 +113,10 @@ keys! {
         archive_identity_passphrase: None, Nothing, true, "passphrase of that key";
         archive_passphrase_file: None, Nothing, false, "file that holds it, in one line";
         archive_known_hosts: None, Derived("~/.ssh/known_hosts"), false, "host keys that are trusted";
+        archive_url: None, Nothing, false, "`s3://bucket/prefix`: an archive on object storage, in place of `archive_host` and `archive_dir`";
+        archive_region: None, Derived("AWS_REGION, then ~/.aws/config, then us-east-1"), false, "region of the bucket, which requests are signed for";
+        archive_endpoint: None, Derived("AWS_ENDPOINT_URL_S3, then Amazon's for the region"), false, "where the store answers, such as https://minio.example.com:9000";
+        archive_credentials_file: None, Derived("AWS_ACCESS_KEY_ID, then ~/.aws/credentials"), false, "file with `aws_access_key_id` and `aws_secret_access_key`, as ~/.aws/credentials has them";
     }
     RawPostgres {
         pg_host: Some("PG_HOST"), Text("127.0.0.1"), false, "name or address of the server next to the program, or the directory of its socket";

@@ -15,6 +15,7 @@ mod places;
 mod raw;
 mod reading;
 mod rules;
+mod s3;
 mod source;
 mod value;
 
@@ -38,6 +39,7 @@ pub use self::places::{Places, Program};
 pub use self::raw::Origin;
 pub use self::reading::Setting;
 pub use self::rules::Rule;
+pub use self::s3::{BucketPlace, Endpoint, S3KeySource, S3Keys, S3Settings};
 pub use self::source::Overrides;
 use self::source::{Credentials, SettingsFile};
 pub use self::value::split_list;
@@ -256,7 +258,11 @@ impl Config {
             .or_else(|| env_file.get("PG_BACKUP_DIR").map(|(value, _)| value.to_owned()))
             .filter(|path| !path.is_empty())
             .map(|path| places.expand(PathBuf::from(path)));
-        check::check(&find, file.rules.clone(), found, places, backup_dir)
+        let variable =
+            |name: &str| env(name).or_else(|| env_file.get(name).map(|(value, _)| value.to_owned()));
+        let usual = s3::Usual::find(&variable, &places);
+        let around = check::Around { file: found, places, usual, backup_dir };
+        check::check(&find, file.rules.clone(), around)
     }
 
     pub fn archive(&self) -> Result<&ArchiveSettings> {

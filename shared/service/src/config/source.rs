@@ -175,6 +175,7 @@ impl Credentials {
             ("pg_password", "pg_password"),
             ("archive_identity", "archive_identity_file"),
             ("archive_identity_passphrase", "archive_identity_passphrase"),
+            ("archive_credentials", "archive_credentials_file"),
             ("signing_key", "signing_key"),
             ("api_token", "api_token_file"),
         ] {
@@ -204,7 +205,7 @@ fn read_secret(path: &Path) -> Result<String> {
 mod tests {
     use super::*;
     use crate::config::file::Found;
-    use crate::config::{Places, check};
+    use crate::config::{Places, check, s3};
 
     /// Whatever the file holds, it is understood whole or refused with a line for the operator.
     #[test]
@@ -214,7 +215,13 @@ mod tests {
             let Ok(file) = SettingsFile::parse(&text, Path::new("/etc/syncdata.toml")) else { return false };
             let found = |key: &Key| file.get(key);
             let rules = file.rules.clone();
-            let checked = check::check(&found, rules, Found::default(), Places::find(&|_| None), None);
+            let around = check::Around {
+                file: Found::default(),
+                places: Places::find(&|_| None),
+                usual: s3::Usual::default(),
+                backup_dir: None,
+            };
+            let checked = check::check(&found, rules, around);
             if let Err(error) = &checked {
                 assert!(!error.one_line().is_empty());
             }

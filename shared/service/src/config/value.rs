@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use super::Secret;
 use super::raw::{Given, RawValue};
 use super::reading::Parsed;
-use super::{Confirm, OnError, Percent, QuarantineValues, Source};
+use super::{BucketPlace, Confirm, Endpoint, OnError, Percent, QuarantineValues, Source};
 use crate::postgres::SslMode;
 use crate::webhook::Webhook;
 use syncdata_formats::name::{SlotName, TablePattern};
@@ -208,6 +208,22 @@ pub(super) fn webhook(given: &Given) -> Parsed<Webhook> {
 
 pub(super) fn quarantine_values(given: &Given) -> Parsed<QuarantineValues> {
     choice(given, &[("keep", QuarantineValues::Keep), ("hash", QuarantineValues::Hash)])
+}
+
+pub(super) fn bucket_place(given: &Given) -> Parsed<BucketPlace> {
+    let accepted = || "a bucket and a prefix of plain names: s3://backups/app".to_owned();
+    text(given).ok().and_then(|text| BucketPlace::read(&text)).ok_or_else(accepted)
+}
+
+pub(super) fn endpoint(given: &Given) -> Parsed<Endpoint> {
+    let accepted = || "http:// or https:// and a host, no path: https://minio.example.com:9000".to_owned();
+    text(given).ok().and_then(|text| Endpoint::read(&text)).ok_or_else(accepted)
+}
+
+pub(super) fn region(given: &Given) -> Parsed<String> {
+    let accepted = || "the name of a region: eu-central-1, auto".to_owned();
+    let is_plain = |text: &String| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    text(given).ok().filter(is_plain).ok_or_else(accepted)
 }
 
 fn choice<T: Copy>(given: &Given, choices: &[(&str, T)]) -> Parsed<T> {
