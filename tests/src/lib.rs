@@ -16,6 +16,8 @@ pub mod proxy;
 pub mod record;
 mod scratch;
 pub mod sshd;
+pub mod store;
+pub mod store_proxy;
 pub mod workload;
 pub mod world;
 
@@ -29,5 +31,6 @@ pub use ports::{free_address, free_port};
 pub use postgres::{PostgresOptions, PostgresServer, StopMode};
 pub use program::{Daemon, Finished, Program};
 pub use sshd::Sshd;
+pub use store::Place;
 pub use workload::{Prng, Workload};
 pub use world::{World, WorldOptions};

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use crate::postgres::{PostgresOptions, PostgresServer};
 use crate::program::Program;
 use crate::scratch::Scratch;
 use crate::sshd::{self, Sshd};
+use crate::store::{Place, Who};
 
 /// How a world differs from the ordinary one.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub struct WorldOptions {
     target: PostgresOptions,
     backup: sshd::Options,
     over_sftp: Option<bool>,
+    storage: Option<SocketAddr>,
     plugin: Plugin,
     archiver: Table,
     applier: Table,
@@ -34,6 +37,7 @@ impl Default for WorldOptions {
             target: PostgresOptions::default().database("reporting"),
             backup: sshd::Options::default(),
             over_sftp: None,
+            storage: None,
             plugin: Plugin::chosen(),
             archiver: Table::new(),
             applier: Table::new(),
@@ -71,6 +75,12 @@ impl WorldOptions {
         self
     }
 
+    /// The archive is on object storage, which is asked at that address.
+    pub fn on_storage(mut self, address: SocketAddr) -> Self {
+        self.storage = Some(address);
+        self
+    }
+
     pub fn plugin(mut self, plugin: Plugin) -> Self {
         self.plugin = plugin;
         self
@@ -88,7 +98,7 @@ impl WorldOptions {
     }
 
     pub async fn start(self) -> World {
-        let WorldOptions { source, target, backup, over_sftp, plugin, mut archiver, applier } = self;
+        let WorldOptions { source, target, backup, over_sftp, storage, plugin, mut archiver, applier } = self;
         let source = match plugin {
             Plugin::Triggers => source.setting("wal_level", "replica"),
             Plugin::Wal2json | Plugin::Pgoutput => source,
@@ -112,10 +122,15 @@ impl WorldOptions {
             source,
             target,
             backup,
+            place: storage.map(|_| Place::new()),
             plugin,
             folder,
         };
-        world.write_settings(over_sftp.unwrap_or_else(is_sftp_chosen), archiver, applier);
+        let archive = match storage {
+            Some(address) => world.storage_settings(address),
+            None => world.archive_settings(over_sftp.unwrap_or_else(is_sftp_chosen)),
+        };
+        world.write_settings(archive, archiver, applier);
         world
     }
 }
@@ -161,6 +176,8 @@ pub struct World {
     /// The local server.
     pub target: PostgresServer,
     pub backup: Sshd,
+    /// Where the archive is instead, if it is on object storage.
+    pub place: Option<Place>,
     pub plugin: Plugin,
     archiver_host: Host,
     applier_host: Host,
@@ -231,6 +248,18 @@ impl World {
         self.backup.archive_dir()
     }
 
+    /// The place of an archive on object storage.
+    pub fn place(&self) -> &Place {
+        self.place.as_ref().expect("the world was started on_storage")
+    }
+
+    /// A copy of an archive on object storage, as it is now.
+    pub fn downloaded(&self) -> PathBuf {
+        let folder = self.folder().join("downloaded");
+        self.place().download(&folder);
+        folder
+    }
+
     pub fn spool_dir(&self) -> PathBuf {
         self.archiver_host.folder.join("spool")
     }
@@ -287,9 +316,7 @@ impl World {
         format!("ROW({})::text", columns.join(", "))
     }
 
-    fn write_settings(&mut self, over_sftp: bool, archiver: Table, applier: Table) {
-        let mut archive = self.archive_settings();
-        archive.retain(|key, _| over_sftp || key == "archive_dir");
+    fn write_settings(&mut self, archive: Table, archiver: Table, applier: Table) {
         // A proof by itself would come in the way of those who count segments.
         let archiver_own = toml::toml! { tables = ["*"] proof_every = 0 };
         let server = server_settings(&self.source, ARCHIVER_ROLE);
@@ -302,7 +329,18 @@ impl World {
         self.applier_host.write();
     }
 
-    fn archive_settings(&self) -> Table {
+    fn storage_settings(&self, address: SocketAddr) -> Table {
+        let keys = self.folder().join("keys");
+        self.place().write_keys(Who::Owner, &keys);
+        let settings: [(&str, Value); 3] = [
+            ("archive_url", self.place().url().into()),
+            ("archive_endpoint", format!("http://{address}").into()),
+            ("archive_credentials_file", path_value(&keys)),
+        ];
+        settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    fn archive_settings(&self, over_sftp: bool) -> Table {
         let backup = &self.backup;
         let settings: [(&str, Value); 6] = [
             ("archive_host", "127.0.0.1".into()),
@@ -312,7 +350,8 @@ impl World {
             ("archive_identity_file", path_value(&backup.identity_file())),
             ("archive_known_hosts", path_value(&backup.known_hosts())),
         ];
-        settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+        let chosen = settings.into_iter().filter(|(key, _)| over_sftp || *key == "archive_dir");
+        chosen.map(|(key, value)| (key.to_owned(), value)).collect()
     }
 }
 

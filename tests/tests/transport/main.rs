@@ -1,18 +1,20 @@
-//! The archive's transports: one suite of promises that the directory and SFTP both keep, then what only SSH
-//! can do wrong.
+//! The archive's transports: one suite of promises that a directory, SFTP and object storage all keep, then what only SSH
+//! and only a store can do wrong, and what both programs do over a store.
 
 mod conformance;
 mod faults;
 mod login;
+mod over_storage;
+mod storage;
 
 use std::io::Cursor;
 use std::time::Duration;
 
-use syncdata_archive::{Archive, Facts, Patience, Put, SftpArchive};
+use syncdata_archive::{Archive, Facts, Patience, Put, S3Archive, SftpArchive};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::layout::ArchivePath;
 use syncdata_formats::{Error, Kind, Result};
-use syncdata_service::config::SftpSettings;
+use syncdata_service::config::{S3Settings, SftpSettings};
 
 /// Short waits and no second attempt: the test sees the first failure.
 const IMPATIENT: Patience = Patience {
@@ -24,6 +26,10 @@ const IMPATIENT: Patience = Patience {
 
 fn sftp(settings: &SftpSettings) -> SftpArchive {
     SftpArchive::new(settings).expect("sound settings").with_patience(IMPATIENT).with_agent(None)
+}
+
+fn storage(settings: &S3Settings) -> S3Archive {
+    S3Archive::new(settings).with_patience(IMPATIENT)
 }
 
 fn path(text: &str) -> ArchivePath {
