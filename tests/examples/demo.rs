@@ -1,5 +1,5 @@
-//! The main job, watched: rows travel from a throw-away production through a real sshd into a throw-away
-//! copy, by the real programs. `scripts/demo` installs, builds and starts this.
+//! The main job, watched: rows travel from a throw-away production through a real sshd, or a real object storage, into a
+//! throw-away copy, by the real programs. `scripts/demo` installs, builds and starts this.
 #![expect(clippy::print_stdout, reason = "telling what happens is its job")]
 
 use std::cell::Cell;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use syncdata_tests::workload::{self, Workload};
-use syncdata_tests::{Finished, PostgresServer, World, WorldOptions};
+use syncdata_tests::{Finished, Place, PostgresServer, World, WorldOptions};
 
 /// A step that did not work, in words; the steps after it make no sense.
 type Step = Result<(), String>;
@@ -21,16 +21,22 @@ const TABLES: &str = "
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let keep = match std::env::args().nth(1).as_deref() {
-        None => false,
-        Some("--keep") => true,
-        Some(_) => {
-            println!("usage: scripts/demo [--keep]");
-            return ExitCode::from(2);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (mut keep, mut way) = (false, Way::Sftp);
+    let mut words = arguments.iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        match (word, if word == "--archive" { words.next() } else { None }) {
+            ("--keep", _) => keep = true,
+            ("--archive", Some("s3")) => way = Way::Storage,
+            ("--archive", Some("sftp")) => way = Way::Sftp,
+            _ => {
+                println!("usage: scripts/demo [--keep] [--archive sftp|s3]");
+                return ExitCode::from(2);
+            }
         }
-    };
+    }
     tokio::select! {
-        code = demonstrate(keep) => code,
+        code = demonstrate(keep, way) => code,
         // Leaving this function drops the world: servers stop, folders vanish.
         _ = tokio::signal::ctrl_c() => {
             println!("\nstopping the servers and removing their folders");
@@ -39,10 +45,27 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn demonstrate(keep: bool) -> ExitCode {
-    title("Starting production, a backup host and a local server");
+/// Where the archive is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Sftp,
+    Storage,
+}
+
+async fn demonstrate(keep: bool, way: Way) -> ExitCode {
     let tables: Vec<&str> = ["users", "sales.orders"].into_iter().chain(workload::TABLES).collect();
-    let world = WorldOptions::default().archiver_setting("tables", tables.clone()).start().await;
+    let options = WorldOptions::default().archiver_setting("tables", tables.clone());
+    let options = match way {
+        Way::Sftp => {
+            title("Starting production, a backup host and a local server");
+            options
+        }
+        Way::Storage => {
+            title("Starting production, an object storage and a local server");
+            options.on_storage(Place::new().address())
+        }
+    };
+    let world = options.start().await;
     let demo = Demo { world, tables, keep };
     match demo.play().await {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,7 +102,15 @@ impl Demo {
         let World { source, target, backup, .. } = &self.world;
         let version = source.value("SHOW server_version").await;
         say(&format!("production:   PostgreSQL {version} at {}:{}", source.host(), source.port()));
-        say(&format!("backup host:  sshd at 127.0.0.1:{}, sftp only, none of our code", backup.port()));
+        match &self.world.place {
+            None => say(&format!(
+                "backup host:  sshd at 127.0.0.1:{}, sftp only, none of our code",
+                backup.port()
+            )),
+            Some(place) => {
+                say(&format!("archive:      {} in SeaweedFS at {}", place.url(), place.endpoint()))
+            }
+        }
         say(&format!("local server: PostgreSQL {version} at {}:{}", target.host(), target.port()));
         say("The servers never talk to each other. The settings of the two programs:");
         show_file(self.world.archiver_config());
@@ -106,7 +137,8 @@ impl Demo {
              COMMIT",
         )
         .await;
-        say("The archiver reads the slot, writes a change file and ships it through SFTP:");
+        let way = if self.world.place.is_some() { "into the bucket" } else { "through SFTP" };
+        say(&format!("The archiver reads the slot, writes a change file and ships it {way}:"));
         self.archiver(&["run", "--once"]).await?;
         self.look_at_the_backup_host()?;
         say("The applier fetches it, checks it against its manifest, and applies it in one transaction:");
@@ -217,9 +249,13 @@ impl Demo {
 
     /// The newest change file and its manifest, with the tools that every backup host has.
     fn look_at_the_backup_host(&self) -> Step {
-        say("On the backup host lies, for anybody with stock tools to look at:");
-        let change_file = newest(self.world.archive_dir(), ".jsonl.zst")?;
-        let manifest = newest(self.world.archive_dir(), ".manifest.json")?;
+        say("In the archive lies, for anybody with stock tools to look at:");
+        let archive = match &self.world.place {
+            None => self.world.archive_dir().to_owned(),
+            Some(_) => self.world.downloaded(),
+        };
+        let change_file = newest(&archive, ".jsonl.zst")?;
+        let manifest = newest(&archive, ".manifest.json")?;
         show(Command::new("zstdcat").arg(&change_file))?;
         let facts = "{seq, previous, file, bytes, sha256, records, transactions, tables, start_lsn, end_lsn}";
         show(Command::new("jq").args(["-c", facts]).arg(&manifest))?;
@@ -241,15 +277,24 @@ impl Demo {
             let (host, port, user) = (server.host(), server.port(), server.user());
             say(&format!("{name}: {} -h {host} -p {port} -U {user} {}", psql.display(), server.database()));
         }
-        say(&format!("archive: {}", self.world.archive_dir().display()));
-        say(&format!(
-            "over SFTP: sftp -P {} -i {} -o UserKnownHostsFile={} {}@127.0.0.1:{}",
-            backup.port(),
-            backup.identity_file().display(),
-            backup.known_hosts().display(),
-            backup.user(),
-            self.world.archive_dir().display()
-        ));
+        if let Some(place) = &self.world.place {
+            say(&format!(
+                "archive: {} at {}, keys in {}/keys",
+                place.url(),
+                place.endpoint(),
+                self.world.folder().display()
+            ));
+        } else {
+            say(&format!("archive: {}", self.world.archive_dir().display()));
+            say(&format!(
+                "over SFTP: sftp -P {} -i {} -o UserKnownHostsFile={} {}@127.0.0.1:{}",
+                backup.port(),
+                backup.identity_file().display(),
+                backup.known_hosts().display(),
+                backup.user(),
+                self.world.archive_dir().display()
+            ));
+        }
         say("the programs, as the demo runs them:");
         for program in [self.world.archiver(["status"]), self.world.applier(["list-tables"])] {
             println!("  {}", program.shell_line());
