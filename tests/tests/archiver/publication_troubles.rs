@@ -17,8 +17,9 @@ async fn waiting_for_the_standby(world: &World, sql: &str) -> JoinHandle<()> {
     let client = world.source.connect().await;
     let sql = format!("SET synchronous_commit = on; {sql}");
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let before = world.source.value(waiting).await;
     let task = tokio::spawn(async move { client.batch_execute(&sql).await.expect("it commits at last") });
-    while world.source.value(waiting).await == "0" {
+    while world.source.value(waiting).await == before {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     task
@@ -75,6 +76,19 @@ async fn what_is_done_to_the_publication_by_a_commit_that_waits_for_a_standby_is
     // What has settled is in the stream again.
     world.source.execute("UPDATE a SET n = n + 1").await;
     assert_eq!(poll(&world).await, [].into());
+
+    // In a part of the transaction, as our event trigger does it, while nobody else gets a number and comes to an end.
+    standby.stop(StopMode::Fast);
+    let before = gaps(&world).len();
+    let in_a_part = format!("BEGIN; SAVEPOINT s; {publication} DROP TABLE a; RELEASE s; COMMIT");
+    let dropped = waiting_for_the_standby(&world, &in_a_part).await;
+    let updated = waiting_for_the_standby(&world, "UPDATE a SET n = n + 1").await;
+    world.archiver(["run", "--once"]).run().await.expect_code(1);
+    assert_eq!(gaps(&world).split_off(before), missed("a").into_iter().collect::<Vec<_>>());
+    standby.resume().await;
+    for waits in [dropped, updated] {
+        waits.await.expect("it ends");
+    }
 }
 
 /// What is printed of it is more than the gigabyte that a message may have.

@@ -18,10 +18,13 @@ const ROWS: &str = "SELECT p.oid, p.xmin::text::int8, r.prrelid, r.oid, r.xmin::
   FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname = $1";
 
 /// Somebody is taking the row away or writing it anew, and has perhaps committed before our position: a commit that waits
-/// for a standby is in the stream before anybody sees it. One that ended otherwise leaves its number behind.
+/// for a standby is in the stream before anybody sees it. One that ended otherwise leaves its number behind. The row has the
+/// half of the number that comes round: it is the nearest to the newest that the snapshot may show, and what is above that,
+/// as parts of transactions that are under way may be, had not ended.
 const LEAVING: &str = "(SELECT coalesce(CASE WHEN ROW.xmax::text = '0' OR age.full < 3 THEN false
+    WHEN age.full >= age.newest THEN true
     ELSE pg_xact_status(age.full::text::xid8) <> 'aborted' END, false)
-  FROM (SELECT newest - ((newest - ROW.xmax::text::int8) & 4294967295) AS full
+  FROM (SELECT newest, newest + ((ROW.xmax::text::int8 - newest + 2147483648) & 4294967295) - 2147483648 AS full
     FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS newest) AS now) AS age)";
 
 /// Tables whose updates could not be published, beside those that have no identity at all. Before 18 no generated column
