@@ -185,13 +185,14 @@ impl Marks {
     }
 }
 
-/// A column.
+/// A column. What an earlier version did not look at is 0, empty or no.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Attribute {
     pub name: String,
     pub type_name: String,
-    /// A type of the same name may be another one; 0 where an earlier version looked.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    /// A type of the same name may be another one.
+    #[serde(skip_serializing_if = "is_zero")]
     pub type_oid: u32,
     /// Who wrote its row of pg_attribute last.
     pub mark: u32,
@@ -200,14 +201,13 @@ pub(crate) struct Attribute {
     /// Nothing else does.
     pub plain: bool,
     /// No value of it is long enough to lie elsewhere.
-    #[serde(default)]
     pub is_short: bool,
     /// The oid of what a stored generated column is computed by, which SET EXPRESSION changes; 0 for others. Virtual ones
     /// do not travel.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub expression: u32,
     /// What its type consists of; `None` for a type that nobody can alter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub made_of: Option<MadeOf>,
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod naming;
 pub(crate) mod position;
 mod published;
 mod retyped;
+mod rewrite;
 pub(crate) mod shape;
 pub(crate) mod since;
 pub(crate) mod suspects;

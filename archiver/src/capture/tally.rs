@@ -7,8 +7,9 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
-use super::changes::{self, ANOTHER, PARTITION, REWRITTEN, TYPE};
+use super::changes::{ANOTHER, PARTITION, REWRITTEN, TYPE};
 use super::naming::Naming;
+use super::rewrite::{Moved, moved};
 use super::suspects::{Birth, Postponed};
 use super::{Capture, Captured, Join, Known, Memory, Missed, Retyped, Route, Truncation, published};
 
@@ -279,7 +280,7 @@ impl Capture {
         match earlier.relations.get(&oid) {
             Some(then) => {
                 let has_one_name = !then.may_be_renamed(now) && !now.marks.has_altered_schema(&then.marks);
-                has_one_name && changes::is_in_place(then, now)
+                has_one_name && moved(then.storage, now.storage) == Moved::No
             }
             None => now.marks.is_named_at_birth() && earlier.is_old(now.marks.schema),
         }

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 
-use super::{Attribute, Capture, CatalogTable, MadeOf, Storage};
+use super::rewrite::{
+    Moved, have_other_types, moved, types_explain, was_written_again, were_computed_anew, were_written_again,
+};
+use super::{Attribute, Capture, CatalogTable, Layout, MadeOf, RelationKind, Storage};
 
 pub(crate) const PARTITION: &str = "partition changed";
 const ANOTHER: &str = "another table of this name";
@@ -41,31 +44,18 @@ struct Part {
     triggers: String,
     notes_truncate: bool,
     /// By number.
-    columns: BTreeMap<i16, Meaning>,
-    /// It was made as a part of its parent: no row was in it before.
+    columns: BTreeMap<i16, Attribute>,
+    /// Every column that it ever had under our eyes, with its number.
+    #[serde(default)]
+    names: BTreeMap<String, i16>,
+    /// Numbers of columns that are gone, and who dropped them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    dropped: BTreeMap<i16, u32>,
+    /// The files of the sequences that its columns own.
+    #[serde(default)]
+    sequences: BTreeSet<u32>,
+    /// It was made as a part of its parent: no row was in it before, and none was written anew since.
     from_birth: bool,
-}
-
-/// What the text of a column's values depends on, beside the values.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Meaning {
-    type_name: String,
-    /// What it is computed by.
-    expression: u32,
-    made_of: Option<MadeOf>,
-}
-
-impl Meaning {
-    /// Whether values that nobody wrote have another text. Another type by name is looked at with the table's shape.
-    fn is_altered(&self, now: &Meaning) -> bool {
-        let is_renamed = |before: &MadeOf, now: &MadeOf| {
-            before.attributes != now.attributes
-                || before.labels.iter().any(|(oid, label)| now.labels.get(oid) != Some(label))
-        };
-        let made_of = self.made_of.as_ref().zip(now.made_of.as_ref());
-        self.type_name == now.type_name
-            && (self.expression != now.expression || made_of.is_some_and(|(then, now)| is_renamed(then, now)))
-    }
 }
 
 /// What the next batch comes after.
@@ -99,16 +89,15 @@ pub(crate) fn watched(
         if !ours.notes_rows || !ours.always || is_root && !ours.notes_truncate {
             unnoted.insert(target.table.clone());
         }
-        let columns = relation.layout.attributes.iter().map(|(number, attribute)| {
-            let Attribute { type_name, expression, made_of, .. } = attribute.clone();
-            (*number, Meaning { type_name, expression, made_of })
-        });
         let part = Part {
             storage: relation.storage,
             triggers: ours.text,
             notes_truncate: ours.notes_truncate,
-            columns: columns.collect(),
-            from_birth: from_birth.contains(&relation.oid),
+            columns: relation.layout.attributes.clone(),
+            names: relation.columns.clone(),
+            dropped: relation.layout.dropped.clone(),
+            sequences: relation.layout.sequences.iter().map(|sequence| sequence.file).collect(),
+            from_birth: from_birth.contains(&relation.oid) && !may_be_rewritten_since_birth(relation),
         };
         let watched = all.entry(target.table.clone()).or_insert(Watched { oid: 0, parts: BTreeMap::new() });
         if is_root {
@@ -117,6 +106,18 @@ pub(crate) fn watched(
         watched.parts.insert(relation.oid, part);
     }
     (all, unnoted)
+}
+
+/// Whether ALTER TABLE may have written the rows anew that a new relation has, and their keys: those were noted before.
+fn may_be_rewritten_since_birth(relation: &CatalogTable) -> bool {
+    let CatalogTable { layout, storage, marks, .. } = relation;
+    let is_in_place = relation.kind != RelationKind::Table || storage.file == relation.oid;
+    !is_in_place
+        && match storage.toast {
+            // A TRUNCATE leaves no mark on columns.
+            0 => layout.attributes.values().any(|attribute| attribute.mark != marks.born),
+            _ => !layout.written_by.contains(&marks.born),
+        }
 }
 
 impl Watched {
@@ -128,8 +129,14 @@ impl Watched {
         self.parts.keys().copied()
     }
 
-    /// Why changes of the table may be missing between the two looks, if so. `emptied`: relations whose TRUNCATE was noted.
-    pub(crate) fn missed(&self, now: &Watched, emptied: &BTreeSet<u32>) -> Option<&'static str> {
+    /// Why changes of the table may be missing between the two looks, if so. `layouts`: those of the later one. `emptied`:
+    /// relations whose TRUNCATE was noted.
+    pub(crate) fn missed(
+        &self,
+        now: &Watched,
+        layouts: &BTreeMap<u32, &Layout>,
+        emptied: &BTreeSet<u32>,
+    ) -> Option<&'static str> {
         if self.oid != now.oid {
             return Some(ANOTHER);
         }
@@ -148,18 +155,53 @@ impl Watched {
             if before.triggers != part.triggers {
                 return Some(TRIGGERS);
             }
-            let is_altered = |(number, now): (&i16, &Meaning)| {
-                before.columns.get(number).is_some_and(|then| then.is_altered(now))
-            };
-            if part.columns.iter().any(is_altered) {
+            let has_another_number =
+                |(name, number)| before.names.get(name).is_some_and(|then| then != number);
+            if part.names.iter().any(has_another_number)
+                || have_other_types(&before.columns, &part.columns)
+                || were_computed_anew(&before.columns, &part.columns)
+            {
+                return Some(REWRITTEN);
+            }
+            if before.has_altered_types(part) {
                 return Some(TYPE);
             }
-            let is_moved = before.storage.file != part.storage.file && !was_emptied && !emptied.contains(oid);
-            if is_moved && (!part.notes_truncate || before.may_be_rewritten(part)) {
+            let layout = layouts.get(oid).copied();
+            if before.may_be_rewritten(part, layout, was_emptied || emptied.contains(oid)) {
                 return Some(REWRITTEN);
             }
         }
         None
+    }
+
+    /// Whether columns of the key may have had other names for a while, and other columns theirs: the triggers go by names.
+    /// `key`: as they are called now.
+    pub(crate) fn may_have_lent_its_key(&self, now: &Watched, key: &[String]) -> bool {
+        let (Some(before), Some(now)) = (self.parts.get(&self.oid), now.parts.get(&now.oid)) else {
+            return false;
+        };
+        let is_altered = |number: &i16, column: &Attribute| {
+            before.columns.get(number).is_some_and(|then| then.mark != 0 && then.mark != column.mark)
+        };
+        let may_have_had_its_name = |number: &i16| {
+            !before.columns.contains_key(number) || was_written_again(&before.columns, &now.columns, *number)
+        };
+        now.columns.iter().any(|(of_key, column)| {
+            key.contains(&column.name)
+                && is_altered(of_key, column)
+                && (before.dropped != now.dropped
+                    || now.columns.keys().any(|number| number != of_key && may_have_had_its_name(number)))
+        })
+    }
+
+    /// Takes over the names that its columns had before.
+    pub(crate) fn remember_names(&mut self, then: &Watched) {
+        for (oid, part) in &mut self.parts {
+            let before = then.parts.get(oid).into_iter().flat_map(|before| &before.names);
+            for (name, number) in before {
+                part.names.entry(name.clone()).or_insert(*number);
+            }
+        }
     }
 
     /// Whether rows may have come into a partition and gone with a TRUNCATE that nobody noted: then the notes do not say which
@@ -170,14 +212,34 @@ impl Watched {
 }
 
 impl Part {
-    /// Whether the rows were written anew by something else than VACUUM FULL and CLUSTER, which leave the TOAST table, or by a
-    /// wider type. What was unlogged for a while may have lost rows.
-    fn may_be_rewritten(&self, now: &Part) -> bool {
-        let is_retyped = |(number, now): (&i16, &Meaning)| {
-            self.columns.get(number).is_some_and(|then| then.type_name != now.type_name)
+    /// Whether values that nobody wrote have another text. Another type by name is looked at with the table's shape.
+    fn has_altered_types(&self, now: &Part) -> bool {
+        let is_altered = |before: &MadeOf, now: &MadeOf| {
+            before.attributes != now.attributes
+                || before.labels.iter().any(|(oid, label)| now.labels.get(oid) != Some(label))
         };
-        let keeps_toast = self.storage.toast != 0 && self.storage.toast == now.storage.toast;
-        !keeps_toast && !now.columns.iter().any(is_retyped)
+        now.columns.iter().any(|(number, column)| {
+            let before = self.columns.get(number).filter(|before| before.type_name == column.type_name);
+            let made_of = before.and_then(|before| before.made_of.as_ref().zip(column.made_of.as_ref()));
+            made_of.is_some_and(|(before, now)| is_altered(before, now))
+        })
+    }
+
+    /// Whether its rows may have been written anew by something else than VACUUM FULL, CLUSTER or a wider type. What was
+    /// unlogged for a while may have lost rows. What came after a TRUNCATE was noted, by keys that may be others now.
+    fn may_be_rewritten(&self, now: &Part, layout: Option<&Layout>, was_emptied: bool) -> bool {
+        // It may be a TRUNCATE, before or after a rewrite.
+        if self.storage.file != now.storage.file && !now.notes_truncate && !was_emptied {
+            return true;
+        }
+        let is_explained =
+            || layout.is_some_and(|layout| types_explain(&self.columns, &self.sequences, layout));
+        match moved(self.storage, now.storage) {
+            Moved::No => false,
+            _ if is_explained() => false,
+            Moved::Anew => true,
+            Moved::Perhaps => !was_emptied || were_written_again(&self.columns, &now.columns),
+        }
     }
 }
 
@@ -191,13 +253,16 @@ mod tests {
             triggers: "7 754 A 700".into(),
             notes_truncate: true,
             columns: BTreeMap::from([(1, of_type("mood", &[(7, 1)]))]),
+            names: BTreeMap::new(),
+            dropped: BTreeMap::new(),
+            sequences: BTreeSet::new(),
             from_birth: false,
         }
     }
 
-    fn of_type(name: &str, labels: &[(u32, i32)]) -> Meaning {
+    fn of_type(name: &str, labels: &[(u32, i32)]) -> Attribute {
         let made_of = MadeOf { labels: labels.iter().copied().collect(), ..MadeOf::default() };
-        Meaning { type_name: name.into(), expression: 0, made_of: Some(made_of) }
+        Attribute { type_name: name.into(), made_of: Some(made_of), ..Attribute::default() }
     }
 
     fn table(oid: u32, parts: &[(u32, Part)]) -> Watched {
@@ -229,13 +294,82 @@ mod tests {
             (with(&|part| part.storage.file = 21), None),
             (with(&|part| part.storage = Storage { file: 21, toast: 22 }), Some(REWRITTEN)),
         ] {
-            assert_eq!(before.missed(&now, &BTreeSet::new()), missed, "{now:?}");
+            assert_eq!(before.missed(&now, &BTreeMap::new(), &BTreeSet::new()), missed, "{now:?}");
         }
         let quiet = |file| {
             let leaf = Part { notes_truncate: false, ..part(file) };
             table(1, &[(1, part(0)), (2, leaf)])
         };
-        assert_eq!(quiet(20).missed(&quiet(21), &BTreeSet::new()), Some(REWRITTEN));
-        assert_eq!(quiet(20).missed(&quiet(21), &BTreeSet::from([1])), None, "all of it was emptied");
+        let of_quiet = |emptied: &[u32]| {
+            quiet(20).missed(&quiet(21), &BTreeMap::new(), &emptied.iter().copied().collect())
+        };
+        assert_eq!(of_quiet(&[]), Some(REWRITTEN));
+        assert_eq!(of_quiet(&[1]), None, "all of it was emptied");
+    }
+
+    #[test]
+    fn a_wider_type_explains_that_rows_were_written_anew_only_if_it_did_that_last() {
+        let column = |type_name: &str, type_oid, mark| Attribute {
+            type_name: type_name.into(),
+            type_oid,
+            mark,
+            ..Attribute::default()
+        };
+        let columns = |day, note| BTreeMap::from([(1, column("integer", 23, 5)), (2, day), (3, note)]);
+        let (int, big) = (|mark| column("integer", 23, mark), |mark| column("bigint", 20, mark));
+        let (code, longer) = (
+            |mark| column("character varying(10)", 1043, mark),
+            |mark| column("character varying(20)", 1043, mark),
+        );
+        let of = |storage, columns: &BTreeMap<i16, Attribute>| {
+            let part = Part { storage, columns: columns.clone(), sequences: [40].into(), ..part(0) };
+            table(1, &[(1, part)])
+        };
+        let sequence = |file, mark| super::super::OwnedSequence { file, owner: 2, mark };
+        let (with_toast, plain) = ((9, 19), (0, 0));
+        for ((toast, toast_now), now, written_by, sequence, emptied, missed) in [
+            (with_toast, columns(big(8), code(5)), 8, sequence(40, 1), false, None),
+            (plain, columns(big(8), code(8)), 8, sequence(40, 1), false, None),
+            (with_toast, columns(big(8), code(5)), 9, sequence(40, 1), false, Some(REWRITTEN)),
+            (with_toast, columns(int(5), longer(8)), 8, sequence(40, 1), false, Some(REWRITTEN)),
+            // SET UNLOGGED and back, before it.
+            (with_toast, columns(big(8), code(5)), 8, sequence(41, 7), false, Some(REWRITTEN)),
+            (with_toast, columns(big(8), code(5)), 8, sequence(41, 8), false, None),
+            // Of another type by name the table's shape tells.
+            (with_toast, columns(column("boolean", 16, 8), code(5)), 8, sequence(40, 1), false, None),
+            (plain, columns(int(5), code(5)), 9, sequence(40, 1), true, None),
+            (plain, columns(int(9), code(5)), 9, sequence(40, 1), true, Some(REWRITTEN)),
+            (with_toast, columns(int(9), code(5)), 9, sequence(40, 1), true, Some(REWRITTEN)),
+            (plain, columns(column("integer", 77, 5), code(5)), 9, sequence(40, 1), true, Some(REWRITTEN)),
+        ] {
+            let before = of(Storage { file: 20, toast }, &columns(int(5), code(5)));
+            let layout = Layout {
+                attributes: now.clone(),
+                written_by: vec![written_by],
+                sequences: vec![sequence],
+                ..Layout::default()
+            };
+            let after = of(Storage { file: 21, toast: toast_now }, &now);
+            let emptied = emptied.then_some(1).into_iter().collect();
+            let found = before.missed(&after, &BTreeMap::from([(1, &layout)]), &emptied);
+            assert_eq!(found, missed, "{now:?} {layout:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_version_wrote_down_is_understood() {
+        let part: Part = serde_json::from_str(
+            r#"{"storage":{"file":20,"toast":9},"triggers":"","notes_truncate":true,"from_birth":false,
+                "columns":{"1":{"type_name":"integer","expression":0,"made_of":null}}}"#,
+        )
+        .expect("it is JSON");
+        let column = part.columns.get(&1).expect("the column");
+        assert_eq!((column.type_name.as_str(), column.mark, column.type_oid), ("integer", 0, 0));
+        let now = Part {
+            columns: [(1, Attribute { mark: 5, type_oid: 23, ..column.clone() })].into(),
+            ..part.clone()
+        };
+        let (then, now) = (table(1, &[(1, part)]), table(1, &[(1, now)]));
+        assert_eq!(then.missed(&now, &BTreeMap::new(), &BTreeSet::new()), None);
     }
 }

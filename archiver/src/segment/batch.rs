@@ -14,7 +14,7 @@ use syncdata_formats::snapshot::Seen;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::faults;
 use syncdata_service::postgres::{ServerContext as _, sqlstate};
-use tokio_postgres::{GenericClient, IsolationLevel};
+use tokio_postgres::IsolationLevel;
 use tracing::{info, warn};
 
 use crate::capture::position::next;
@@ -127,7 +127,7 @@ impl Reading<'_> {
         let standing = columns::standing(&tx, &capture, &catalog_tables).await?;
         let ours = triggers::catalog::triggers(&tx).await?;
         let from_birth = partition::from_birth(&tx).await?;
-        let (now, unnoted) = watch::watched(&capture, &catalog_tables, &ours, &from_birth);
+        let (mut now, unnoted) = watch::watched(&capture, &catalog_tables, &ours, &from_birth);
         if let Some(table) = unnoted.first() {
             let message =
                 format!("not all is noted of {table}: its triggers are missing, or not ENABLE ALWAYS");
@@ -138,12 +138,15 @@ impl Reading<'_> {
         }
 
         let noted = Noted::read(&tx, &since).await?;
+        let touched = now.values().map(Watched::oid).filter(|oid| noted.touched.contains(oid));
+        let touched = Table::read(&tx, &touched.collect::<Vec<u32>>()).await?;
         let is_silent = reader::is_blown(&tx).await?;
         // Transactions may have left something out that were open when all was noted again.
         let is_blown = is_silent || seen.xmin < reader.rearmed;
         let position = next(before);
         let mut missing: BTreeMap<TableName, &'static str> = BTreeMap::new();
         let mut is_exact = is_exact || is_first;
+        let layouts = catalog_tables.iter().map(|relation| (relation.oid, &relation.layout)).collect();
         for (table, watched) in &now {
             if noted.unknown.contains(&watched.oid()) || passed_over.contains(table) {
                 missing.insert(table.clone(), watch::UNKNOWN);
@@ -159,8 +162,16 @@ impl Reading<'_> {
             let is_cut = |oid: &u32| *oid != watched.oid() && noted.truncated.contains(oid);
             let cut =
                 !noted.truncated.contains(&watched.oid()) && watched.relations().any(|oid| is_cut(&oid));
-            let missed = then.missed(watched, &noted.truncated).or(cut.then_some(PART_TRUNCATED));
+            let key = touched.get(&watched.oid()).and_then(Option::as_ref).map(Table::key);
+            let is_lent = key.is_some_and(|key| then.may_have_lent_its_key(watched, &key));
+            let missed = then
+                .missed(watched, &layouts, &noted.truncated)
+                .or(cut.then_some(PART_TRUNCATED))
+                .or(is_lent.then_some(watch::UNKNOWN));
             missing.extend(missed.map(|reason| (table.clone(), reason)));
+        }
+        for (table, watched) in &mut now {
+            last.tables.get(table).into_iter().for_each(|then| watched.remember_names(then));
         }
         let mut shapes = spool.state().shapes.clone();
         shapes.look(standing.shapes, position);
@@ -168,7 +179,7 @@ impl Reading<'_> {
             missing.entry(table).or_insert(shape::REWRITTEN);
         }
 
-        let Touched { truncated, tables, xid } = Touched::read(&tx, &now, &noted, &missing).await?;
+        let Touched { truncated, tables, xid } = Touched::of(&now, &noted, &missing, touched)?;
         let batch = Batch { since, is_exact, after: before, position, at, xid, truncated, tables };
         let mut captured = spool.state().captured.clone();
         captured.look(&since::Look {
@@ -304,11 +315,12 @@ struct Touched {
 }
 
 impl Touched {
-    async fn read(
-        client: &impl GenericClient,
+    /// `found`: those that were touched, by what is noted of them.
+    fn of(
         tables: &BTreeMap<TableName, Watched>,
         noted: &Noted,
         missing: &BTreeMap<TableName, &'static str>,
+        mut found: BTreeMap<u32, Option<Table>>,
     ) -> Result<Touched> {
         let among = |oids: &BTreeSet<u32>| -> Vec<(u32, TableName)> {
             let concerned = tables.iter().filter(|(table, _)| !missing.contains_key(*table));
@@ -316,8 +328,6 @@ impl Touched {
             named.filter(|(oid, _)| oids.contains(oid)).collect()
         };
         let (truncated, touched) = (among(&noted.truncated), among(&noted.touched));
-        let oids: Vec<u32> = touched.iter().map(|(oid, _)| *oid).collect();
-        let mut found = Table::read(client, &oids).await?;
         let mut tables = Vec::new();
         for (oid, table) in &touched {
             tables.push(found.remove(oid).flatten().ok_or_else(|| does_not_fit(table))?);

@@ -1,81 +1,11 @@
-//! What the catalog says of columns: whether other types explain that the rows were written anew, and whether values may
-//! have been computed anew.
+//! What the catalog says of columns: which names they may have had, and of a relation that is new, whether anything was
+//! altered since it was made.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use syncdata_formats::types::{keeps_rows, keeps_text};
+use std::collections::BTreeSet;
 
 use super::{Changes, REWRITTEN};
+use crate::capture::Layout;
 use crate::capture::naming::Naming;
-use crate::capture::{Attribute, CatalogTable, Known, Layout};
-
-/// Whether rows lie elsewhere because columns have wider types now, and for no other reason that can be seen: the last
-/// rewrite was that of such a column. What was before it, the catalog does not say; but SET UNLOGGED and back would have
-/// given the sequences that the table owns other files, from PostgreSQL 15 on.
-pub(super) fn types_explain(then: &Known, now: &CatalogTable) -> bool {
-    let layout = &now.layout;
-    let retyped = layout.attributes.iter().filter_map(|(number, attribute)| {
-        let before = &then.attributes.get(number)?.type_name;
-        (before != &attribute.type_name).then_some((*number, before, &attribute.type_name))
-    });
-    let retyped: Vec<_> = retyped.collect();
-    // These are a gap by themselves.
-    if retyped.iter().any(|(_, before, after)| !keeps_text(before, after)) {
-        return true;
-    }
-    let wider = retyped.iter().filter(|(_, before, after)| !keeps_rows(before, after));
-    let wider: BTreeSet<i16> = wider.map(|(number, ..)| *number).collect();
-    let writer = layout.written_by.iter().find(|mark| {
-        // Some versions write the rows of all later columns again with the one whose type changes.
-        let first = layout.attributes.iter().find(|(_, attribute)| attribute.mark == **mark);
-        first.is_some_and(|(number, _)| wider.contains(number))
-    });
-    let Some(writer) = writer else { return false };
-    let mut other_files = layout.sequences.iter().filter(|sequence| !then.sequences.contains(&sequence.file));
-    // That of an identity column takes its type.
-    other_files.all(|sequence| sequence.mark == *writer && wider.contains(&sequence.owner))
-}
-
-/// Whether a column's values may have been computed anew: its row in the catalog was written again, and not because it has
-/// another type.
-pub(super) fn were_written_again(then: &Known, now: &Known) -> bool {
-    let was_written = |(number, attribute): (&i16, &Attribute)| {
-        then.attributes
-            .get(number)
-            .is_some_and(|before| before.mark != attribute.mark && before.type_name == attribute.type_name)
-            && !is_beside_another(then, &now.attributes, *number, attribute.mark)
-    };
-    now.attributes.iter().any(was_written)
-}
-
-/// Whether a stored generated column has another expression.
-pub(super) fn were_computed_anew(then: &Known, now: &Known) -> bool {
-    let has_another = |(number, attribute): (&i16, &Attribute)| {
-        then.attributes.get(number).is_some_and(|before| {
-            let expressions = (before.expression, attribute.expression);
-            before.type_name == attribute.type_name
-                && matches!(expressions, (1.., 1..) if expressions.0 != expressions.1)
-        })
-    };
-    now.attributes.iter().any(has_another)
-}
-
-/// Whether a column has another type that has the name of the one before: its values were computed anew.
-pub(super) fn have_other_types(then: &Known, now: &Known) -> bool {
-    let has_another = |(number, attribute): (&i16, &Attribute)| {
-        then.attributes.get(number).is_some_and(|before| before.has_namesake_of_its_type(attribute))
-    };
-    now.attributes.iter().any(has_another)
-}
-
-/// Some versions write the rows of all later columns again with the one whose type changes.
-fn is_beside_another(then: &Known, now: &BTreeMap<i16, Attribute>, number: i16, mark: u32) -> bool {
-    let has_other_type = |(earlier, attribute): (&i16, &Attribute)| {
-        let before = then.attributes.get(earlier);
-        attribute.mark == mark && before.is_some_and(|before| before.type_name != attribute.type_name)
-    };
-    now.range(..number).any(has_other_type)
-}
 
 impl Changes<'_> {
     /// Of tables that are not in doubt anyway.

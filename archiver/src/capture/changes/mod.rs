@@ -64,7 +64,7 @@
 //! not: then a relation that is new has rows which nobody knows, until the transaction comes that made it.
 //!
 //! A wider type may write all rows anew as well, and changes none: it explains that rows lie elsewhere, if its own
-//! rewrite was the last ([`columns`]). Not seen is what it hides: `SET UNLOGGED` and back before it in the same interval.
+//! rewrite was the last ([`rewrite`](super::rewrite)). Not seen is what it hides: `SET UNLOGGED` and back before it in the same interval.
 //! What other types of columns make of rows that are written anew is told from the types, in [`shape`](super::shape).
 //!
 //! What cannot be told is a gap of exactly the tables it concerns, for the length of the answer.
@@ -72,7 +72,6 @@
 mod columns;
 mod names;
 mod partitions;
-mod storage;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -82,7 +81,6 @@ use std::collections::HashMap;
 use syncdata_formats::name::TableName;
 
 use super::{Capture, CatalogTable, Doubt, Memory};
-pub(super) use storage::is_in_place;
 
 pub(crate) const NOT_CAPTURED: &str = "not captured meanwhile";
 pub(crate) const ANOTHER: &str = "another table of this name";

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::{TableName, TablePattern};
 
-use super::storage::{Moved, moved};
 use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION, REWRITTEN};
+use crate::capture::rewrite::{Moved, moved};
 use crate::capture::{Heir, Memory, Missed, RelationKind};
 
 /// So many take a few megabytes of the spool's state.

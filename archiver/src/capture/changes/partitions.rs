@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
-use super::columns::{have_other_types, types_explain, were_computed_anew, were_written_again};
-use super::storage::{Moved, moved};
 use super::types::{Altered, altered};
 use super::{ANOTHER, Changes, NOT_CAPTURED, PARTITION, REWRITTEN, TYPE};
+use crate::capture::rewrite::{
+    Moved, have_other_types, moved, types_explain, were_computed_anew, were_written_again,
+};
 use crate::capture::{
     CatalogTable, DEPTH_MAX, Join, Known, Marks, RelationKind, Route, Target, Truncation, in_order,
 };
@@ -54,7 +55,7 @@ impl Changes<'_> {
         if self.links(oid).iter().any(|link| !self.is_known(*link)) {
             return self.capture.miss(table, PARTITION, None);
         }
-        if passed_on || have_other_types(then, &now) {
+        if passed_on || have_other_types(&then.attributes, &now.attributes) {
             return self.capture.miss(table, REWRITTEN, None);
         }
         match altered(then, &now) {
@@ -78,18 +79,18 @@ impl Changes<'_> {
         } else if now.marks.has_altered_schema(&then.marks) {
             self.may_lodge(&now.name, &table);
         }
-        if were_computed_anew(then, &now) {
+        if were_computed_anew(&then.attributes, &now.attributes) {
             return self.capture.miss(table, REWRITTEN, None);
         }
         let Some(catalog) = self.catalog.get(&oid).copied() else { return };
         match moved(then.storage, now.storage) {
             Moved::No => {}
             // Its rows have the same text. Where they have another, that is told from the types.
-            _ if types_explain(then, catalog) => {}
+            _ if types_explain(&then.attributes, &then.sequences, &catalog.layout) => {}
             Moved::Anew => self.capture.miss(table, REWRITTEN, None),
             Moved::Perhaps => {
                 // A TRUNCATE leaves no mark on columns.
-                if were_written_again(then, &now) {
+                if were_written_again(&then.attributes, &now.attributes) {
                     self.doubt(&now.name, &table, REWRITTEN);
                 }
                 self.expect_truncate(oid, table, now.marks);

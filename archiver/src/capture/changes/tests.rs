@@ -5,9 +5,9 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
-use super::storage::{Moved, moved};
 use super::*;
 use crate::capture::memory::Captured;
+use crate::capture::rewrite::{Moved, moved};
 use crate::capture::tests::{looks_for, table};
 use crate::capture::{Attribute, Marks, RelationKind, Storage, Tally, UNLOGGED};
 
