@@ -143,6 +143,7 @@ impl Transaction<'_> {
         faults::hit("apply.begun")?;
         target.claim(self.checkpoint).await?;
         let states = target.states().await?;
+        self.make_tables(target, &states).await?;
         let tables = self.local_tables(target, &states).await?;
         let written: Vec<&TableName> = tables.keys().filter(|table| self.may_be_blamed(table)).collect();
         target.look_again(&written).await?;
@@ -169,6 +170,31 @@ impl Transaction<'_> {
         positions.nan_as_null = self.nan_as_null(&tables);
         target.commit(&positions).await?;
         Ok(Done::of(&positions))
+    }
+
+    /// A table begins as the first of the segments describes it that it takes something of.
+    async fn make_tables<T: Target>(
+        &self,
+        target: &mut T,
+        states: &BTreeMap<TableName, TableState>,
+    ) -> Result<(), Ended> {
+        let mut described = BTreeMap::new();
+        let mut first = BTreeMap::new();
+        for manifest in self.group.iter().map(|fetched| fetched.segment.manifest()) {
+            let before = TxPlace { seq: manifest.seq.get(), index: 0 };
+            for (name, relation) in &manifest.relations {
+                let is_stopped = self.stops.get(name).is_some_and(|stop| stop.before <= before);
+                let is_in_scope = states.get(name).is_some_and(|state| self.scope.contains(name, state));
+                if is_in_scope && !is_stopped && !described.contains_key(name) {
+                    described.insert(name, relation);
+                    first.insert(name, before);
+                }
+            }
+        }
+        match target.make(&described).await?.into_iter().next() {
+            Some((name, difference)) => Err(Ended::unfit(&name, first[&name], None, &difference)),
+            None => Ok(()),
+        }
     }
 
     /// A column that is new at the source, and is here already, has in every row what rows as old have there: all that

@@ -1,7 +1,7 @@
 //! Where rows end up: what a transaction asks of such a place.
 //!
 //! ```text
-//! begin ─▶ claim ─▶ states, tables ─▶ write, write … ─▶ check ─▶ commit, positions with it
+//! begin ─▶ claim ─▶ states, make, tables ─▶ write, write … ─▶ check ─▶ commit, positions with it
 //!    └────────────── roll back: nothing of it was ◀───────────┘
 //! ```
 
@@ -22,7 +22,7 @@ use crate::plan::GapName;
 use crate::plan::offer::CaptureSince;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::TableState;
-use crate::table::{SourceColumns, Table};
+use crate::table::{Difference, SourceColumns, Table};
 
 /// One transaction at a time. Rows and positions are committed together, or neither is: a target that has no
 /// transactions of its own carries the checkpoint in the file that makes the rows visible.
@@ -39,6 +39,15 @@ pub trait Target: Send {
 
     /// The tables that are kept up.
     fn states(&mut self) -> impl Future<Output = Result<BTreeMap<TableName, TableState>>> + Send;
+
+    /// Makes those of the tables that were never made, as they are described, where the target makes its tables itself. Which
+    /// of them it cannot have, and why.
+    fn make(
+        &mut self,
+        _described: &BTreeMap<&TableName, &Relation>,
+    ) -> impl Future<Output = Result<BTreeMap<TableName, Difference>>> + Send {
+        std::future::ready(Ok(BTreeMap::new()))
+    }
 
     /// Those of the tables that are there.
     fn tables(
