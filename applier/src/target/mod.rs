@@ -5,6 +5,8 @@
 //!    └────────────── roll back: nothing of it was ◀───────────┘
 //! ```
 
+#[cfg(feature = "duckdb")]
+pub mod duckdb;
 pub mod postgres;
 
 use std::collections::BTreeMap;
