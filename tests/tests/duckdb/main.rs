@@ -7,4 +7,5 @@ mod file;
 mod forged;
 mod kills;
 mod names;
+mod stops;
 mod types;
