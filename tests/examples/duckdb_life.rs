@@ -1,7 +1,8 @@
 //! A process that applies an archive to a DuckDB file, from its start to its end or to the fault that strikes it:
 //!
 //! `duckdb_life FILE ARCHIVE CACHE [stop|quarantine] TABLE…`, where `TABLE@base` begins with the newest base copy of it.
-//! `SYNCDATA_LIFE_BATCH` is how many records share a transaction, `SYNCDATA_LIFE_TEXT` lists columns that are kept as text.
+//! `SYNCDATA_LIFE_BATCH` is how many records share a transaction, `SYNCDATA_LIFE_MEMORY` how many bytes DuckDB may take, and
+//! `SYNCDATA_LIFE_TEXT` lists columns that are kept as text.
 //! It prints each table with its state and reason.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,12 +51,14 @@ async fn life() -> Result<String> {
         return Err(Error::new(Kind::BadInput, "duckdb_life FILE ARCHIVE CACHE stop|quarantine TABLE…"));
     };
     let variable = |name: &str| std::env::var(name).ok();
-    let batch = variable("SYNCDATA_LIFE_BATCH").and_then(|text| text.parse().ok()).unwrap_or(100_000);
+    let number =
+        |name: &str, otherwise: u64| variable(name).and_then(|text| text.parse().ok()).unwrap_or(otherwise);
+    let batch = number("SYNCDATA_LIFE_BATCH", 100_000);
     let text = variable("SYNCDATA_LIFE_TEXT").unwrap_or_default();
     let on_error = if on_error == "stop" { OnError::Stop } else { OnError::Quarantine };
     let options = Options {
         path: PathBuf::from(file),
-        memory_limit_bytes: 1 << 30,
+        memory_limit_bytes: number("SYNCDATA_LIFE_MEMORY", 1 << 30),
         threads: 2,
         text_columns: text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
     };

@@ -214,3 +214,20 @@ fn a_few_scattered_changes_write_no_large_table_anew() {
     let after = size();
     assert!(after < before + before / 4, "{before} bytes became {after}");
 }
+
+#[test]
+fn a_transaction_that_is_larger_than_the_memory_that_duckdb_may_take_is_written_all_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut forge = Forge::new(folder.path());
+    forge.relation("t", &["id integer not null", "note text"], &["id"]);
+    let (rows, note) = (120_000_u32, "0123456789abcdef".repeat(40));
+    let row = |id: u32| insert("t", &format!(r#""id":{id},"note":"{id} {note}""#));
+    forge.segment_of([(0..rows).map(row)]);
+    let change =
+        |id: u32| update("t", &format!(r#""id":{id},"note":"{note} {id}""#), &format!(r#""id":{id}"#));
+    forge.segment_of([(0..rows).map(change)]);
+    let file = File::new();
+    file.life(folder.path(), &["t"]).memory(48 << 20).batch(1_000_000).stopping().run();
+    let found = "SELECT count(*), count(DISTINCT id), count(*) FILTER (note LIKE '%f ' || id) FROM t";
+    assert_eq!(file.lines(found), [format!("{rows}|{rows}|{rows}")]);
+}

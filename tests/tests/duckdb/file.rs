@@ -79,6 +79,10 @@ impl Life<'_> {
         self.env("SYNCDATA_LIFE_TEXT", columns.to_owned())
     }
 
+    pub(super) fn memory(self, bytes: u64) -> Self {
+        self.env("SYNCDATA_LIFE_MEMORY", bytes.to_string())
+    }
+
     pub(super) fn fault(self, plan: String) -> Self {
         self.env("SYNCDATA_FAULTS", plan)
     }
