@@ -46,11 +46,10 @@ fn unsaid_of_all(relation: &Relation, names: &[String]) -> Option<String> {
     travel().find(is_missing).map(|(_, column)| column.name.clone())
 }
 
-/// The record names its row by columns of another key than the one that the relation has by now, and nothing is known of an
-/// earlier one: rows from before it may have been written over each other.
+/// The record names its row by columns of another key than the one that the relation has by now, or by all of them: that key
+/// may have been made, or been gone for a while, and rows from before it may have been written over each other.
 pub(super) fn is_of_other_key(relation: &Relation, fit: &Fit, names: &[String]) -> bool {
     fit.key.arbiter
-        && fit.table.source_key.is_none()
         && relation.replica_identity == ReplicaIdentity::Default
         && names.iter().any(|name| !relation.key.contains(name))
 }
@@ -58,7 +57,7 @@ pub(super) fn is_of_other_key(relation: &Relation, fit: &Fit, names: &[String]) 
 pub(super) fn other_key(table: &Table) -> Difference {
     Difference {
         what: format!(
-            "the key of {} has become another one at the source in the middle of a segment, and is the new one here: rows \
+            "the key of {} has become another one at the source in the middle of a segment, or was gone for a while: rows \
              from before may have been taken for each other",
             table.name
         ),

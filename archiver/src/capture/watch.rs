@@ -147,10 +147,14 @@ impl Watched {
         }
         for (oid, part) in &now.parts {
             let Some(before) = self.parts.get(oid) else {
-                if part.from_birth {
-                    continue;
+                if !part.from_birth {
+                    return Some(PARTITION);
                 }
-                return Some(PARTITION);
+                // What made it may have written its rows anew as well: of that only the columns of the whole table tell.
+                if part.storage.file != *oid && self.was_written_again(now) {
+                    return Some(REWRITTEN);
+                }
+                continue;
             };
             if before.triggers != part.triggers {
                 return Some(TRIGGERS);
@@ -172,6 +176,12 @@ impl Watched {
             }
         }
         None
+    }
+
+    /// Whether ALTER TABLE went over the columns of the table itself, whatever its parts say.
+    fn was_written_again(&self, now: &Watched) -> bool {
+        let whole = |watched: &Watched| watched.parts.get(&watched.oid).map(|part| part.columns.clone());
+        whole(self).zip(whole(now)).is_some_and(|(then, now)| were_written_again(&then, &now))
     }
 
     /// Whether columns of the key may have had other names for a while, and other columns theirs: the triggers go by names.

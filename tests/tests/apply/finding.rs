@@ -419,3 +419,21 @@ async fn a_base_copy_with_values_that_a_type_here_would_alter_is_refused() {
     copy.applier(&["resync", "d"]).succeed().await;
     assert_eq!(copy.rows("SELECT * FROM d ORDER BY id").await, "1,1.5 2,NULL 3,1.2345 9,1.5");
 }
+
+/// Without its key rows of one value are several for a while; a record that names its row by all columns is from then.
+#[tokio::test]
+async fn rows_from_while_a_key_was_gone_are_not_taken_for_each_other() {
+    let mut copy = LocalCopy::start("CREATE TABLE k (id int PRIMARY KEY, v text)").await;
+    copy.forge.relation("k", &["id integer not null", "v text"], &["id"]);
+    copy.applier(&["add-tables", "k"]).succeed().await;
+    copy.forge.segment(&[vec![insert("k", r#""id":1,"v":"a""#), insert("k", r#""id":3,"v":"c""#)]]);
+    copy.sync(0).await;
+    copy.forge.segment(&[
+        vec![insert("k", r#""id":1,"v":"b""#)],
+        vec![delete("k", r#""id":1,"v":"b""#)],
+        vec![insert("k", r#""id":4,"v":"d""#)],
+    ]);
+    let said = copy.sync(1).await;
+    assert!(said.contains("was gone for a while"), "{said}");
+    assert_eq!(copy.rows("SELECT state FROM data_sync_table_state").await, "quarantined");
+}

@@ -414,6 +414,16 @@ const CASES: &[Case] = &[
         )
     },
     Case {
+        make: "CREATE TABLE {t} (day int, note text, id int, PRIMARY KEY (id, day)) PARTITION BY RANGE (day)",
+        here: HERE_PARTED,
+        ..case(
+            "born_and_rewritten_at_once",
+            &["CREATE TABLE {t}_1 PARTITION OF {t} FOR VALUES FROM (0) TO (10); \
+               INSERT INTO {t} (id, day, note) VALUES (1, 1, 'one'); ALTER TABLE {t} ALTER id TYPE int USING id + 100"],
+            Some(REWRITTEN),
+        )
+    },
+    Case {
         make: PARTED,
         here: HERE_PARTED,
         ..case(
