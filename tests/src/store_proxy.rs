@@ -15,6 +15,8 @@ pub enum Trick {
     Answer(u16, &'static str),
     /// The store does it, and says this instead.
     SayInstead(u16),
+    /// Answered here with that body, and nothing that a store would say.
+    Say(u16, &'static str),
     /// A bit of the body is another one when it arrives.
     Corrupt,
 }
@@ -107,7 +109,11 @@ impl Shared {
             if let Trick::Answer(status, code) = trick {
                 let said =
                     format!("<Error><Code>{code}</Code><Message>as the test wants it</Message></Error>");
-                answer(client, status, if is_head { "" } else { &said })?;
+                answer(client, status, "", if is_head { "" } else { &said })?;
+                continue;
+            }
+            if let Trick::Say(status, said) = trick {
+                answer(client, status, "", said)?;
                 continue;
             }
             if trick == Trick::Corrupt
@@ -123,8 +129,8 @@ impl Shared {
             let document = if has_body { read_body(&mut from_store, &said)? } else { Vec::new() };
             match trick {
                 Trick::LoseAnswer => return Ok(()),
-                Trick::SayInstead(status) => answer(client, status, "")?,
-                Trick::Pass | Trick::Corrupt | Trick::Answer(..) => {
+                Trick::SayInstead(status) => answer(client, status, "ETag: \"told\"\r\n", "")?,
+                Trick::Pass | Trick::Corrupt | Trick::Answer(..) | Trick::Say(..) => {
                     let mut client = client;
                     client.write_all(said.as_bytes())?;
                     client.write_all(&document)?;
@@ -134,9 +140,10 @@ impl Shared {
     }
 }
 
-fn answer(mut client: &TcpStream, status: u16, body: &str) -> io::Result<()> {
+fn answer(mut client: &TcpStream, status: u16, headers: &str, body: &str) -> io::Result<()> {
     let length = body.len();
-    client.write_all(format!("HTTP/1.1 {status} x\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes())
+    let head = format!("HTTP/1.1 {status} x\r\n{headers}Content-Length: {length}\r\n\r\n");
+    client.write_all(format!("{head}{body}").as_bytes())
 }
 
 /// Up to the empty line; an error at the end.

@@ -115,6 +115,41 @@ fn of_two_archivers_the_later_one_is_told() {
     assert_eq!(place.read("head.json"), b"early");
 }
 
+/// A balancer or a page of maintenance says 200, or 404: nothing was kept, and nothing is missing.
+#[test]
+fn what_answers_in_the_place_of_the_store_is_not_believed() {
+    const PAGE: &str = "<html>back soon</html>";
+    let place = Place::new();
+    let (proxy, mut archive) = behind(&place);
+    proxy.plan(at_first(2, Trick::Say(200, PAGE), |asked| asked.method == "PUT"));
+    assert_eq!(put(&mut archive, &path(SEGMENT), b"ours").expect("written"), Put::Written);
+    assert_eq!(place.read(SEGMENT), b"ours");
+    proxy.plan(at_first(1, Trick::Say(200, PAGE), |asked| asked.method == "PUT"));
+    archive.replace(&ArchivePath::head(), b"1").expect("replaced");
+    assert_eq!(place.read("head.json"), b"1");
+    let content = content(LARGE_BYTES);
+    for said in [PAGE, ""] {
+        proxy.plan(at_first(1, Trick::Say(200, said), |asked| {
+            asked.method == "POST" && asked.path.contains("uploadId")
+        }));
+        let name = format!("segments/large{}", said.len());
+        assert_eq!(put(&mut archive, &path(&name), &content).expect("written"), Put::Written);
+        assert_eq!(place.read(&name), content);
+    }
+    // Amazon's takes no piece with a checksum unless it is said at the beginning which.
+    let begun = proxy.take_asked().into_iter().find(|asked| asked.path.ends_with("?uploads="));
+    let begun = begun.expect("it was begun");
+    assert_eq!(begun.header("x-amz-checksum-algorithm"), Some("SHA256"));
+    proxy.plan(at_first(1, Trick::Say(404, PAGE), |asked| asked.method == "GET"));
+    assert_eq!(read(&mut archive, &path(SEGMENT)).expect("read"), b"ours");
+    proxy.plan(|_| Trick::Say(404, PAGE));
+    assert_refused(
+        read(&mut archive, &path(SEGMENT)),
+        Kind::Unreachable,
+        &["what answered is not the store"],
+    );
+}
+
 #[test]
 fn a_large_file_does_not_take_a_name_that_was_taken_meanwhile() {
     let place = Place::new();
@@ -259,6 +294,18 @@ fn a_store_that_ignores_conditions_is_no_place_for_an_archive() {
         assert_refused(probe::require_names_kept(&mut archive), Kind::Refused, &[words, "another one"]);
         assert_refused(probe::probe(&mut archive), Kind::Refused, &[words]);
     }
+    // When pieces are put together it may be another one than when a file is written at once.
+    proxy.plan(|asked| match asked.method.as_str() {
+        "POST" if asked.path.contains("uploadId") => {
+            Trick::Say(200, "<CompleteMultipartUploadResult></CompleteMultipartUploadResult>")
+        }
+        _ => Trick::Pass,
+    });
+    assert_refused(
+        probe::require_names_kept(&mut archive),
+        Kind::Refused,
+        &["ignores If-None-Match when it puts the pieces of a file together"],
+    );
     proxy.plan(|asked| match asked.header("if-none-match") {
         Some(_) => Trick::Answer(501, "NotImplemented"),
         None => Trick::Pass,

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use hyper::Method;
 use syncdata_formats::error::{Context as _, Error, Kind, Result};
 use syncdata_formats::time::Timestamp;
 use syncdata_service::config::{Endpoint, S3Keys, S3Settings};
@@ -67,7 +68,12 @@ impl Client {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let document = self.wait(answer.document())?;
-        Ok(Ok(Said { etag: answer.header("etag").map(str::to_owned), document }))
+        let etag = answer.header("etag").map(str::to_owned);
+        // What was kept has one.
+        if request.method == Method::PUT && etag.as_ref().is_none_or(String::is_empty) {
+            return Ok(Err(Refusal::of_a_stranger(answer.status().as_u16())));
+        }
+        Ok(Ok(Said { etag, document }))
     }
 
     /// The answer with its body still to come, or a refusal.
@@ -85,9 +91,13 @@ impl Client {
         }
         let document = self.wait(answer.document())?;
         let refusal = Refusal::read(answer.status().as_u16(), date(&answer), &document);
-        if matches!(refusal.status, 401 | 403) {
+        if matches!(refusal.status, 401 | 403) || refusal.is_of_old_keys() {
             // New keys, if there are any, are read with the next connection.
             self.open = None;
+        }
+        if refusal.status == 404 && refusal.code.is_empty() && request.method != Method::HEAD {
+            // A store says what is not there.
+            return Ok(Err(Refusal::of_a_stranger(404)));
         }
         Ok(Err(refusal))
     }

@@ -487,15 +487,18 @@ impl Archive for S3Archive {
                 Kind::Refused,
                 format!("{} ignores {what}: names would not be safe in it", self.location),
             )
-            .hint(
-                "an archive needs a store that honours If-None-Match and If-Match of a PUT: use another one",
-            )
+            .hint("an archive needs a store that honours If-None-Match and If-Match: use another one")
         };
         let (twice, other) = (ignores("If-None-Match"), ignores("If-Match"));
+        let in_pieces = ignores("If-None-Match when it puts the pieces of a file together");
         // One that was left behind does as well.
         self.create(path, &content)?;
         if self.create(path, &content)? {
             return Err(twice);
+        }
+        let key = self.key(path);
+        if !upload::keeps_name(&mut self.client, &key, path, &content)? {
+            return Err(in_pieces);
         }
         let another = format!("\"{}\"", &Digest::of(b"another").to_string()[..32]);
         let put = Request::new(Method::PUT, Some(self.key(path)))

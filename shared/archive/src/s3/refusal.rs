@@ -5,6 +5,9 @@ use syncdata_formats::time::Timestamp;
 
 use super::xml::Element;
 
+/// No code of a store's.
+const STRANGER: &str = "NoAnswerOfAStore";
+
 /// An answer that is no success.
 #[derive(Debug)]
 pub(super) struct Refusal {
@@ -24,6 +27,12 @@ impl Refusal {
         }
     }
 
+    /// Something answered that is not the store: a balancer, a page of maintenance. It is asked again.
+    pub(super) fn of_a_stranger(status: u16) -> Refusal {
+        let message = "what answered is not the store".to_owned();
+        Refusal { status, code: STRANGER.to_owned(), message, date: None }
+    }
+
     pub(super) fn of(status: u16, date: Option<Timestamp>, error: &Element) -> Refusal {
         let text = |name| error.text_of(name).trim().chars().take(300).collect();
         Refusal { status, code: text("Code"), message: text("Message"), date }
@@ -36,12 +45,17 @@ impl Refusal {
 
     /// Of a bucket that is there.
     pub(super) fn is_missing(&self) -> bool {
-        self.status == 404 && self.code != "NoSuchBucket"
+        self.status == 404 && self.code != "NoSuchBucket" && self.code != STRANGER
+    }
+
+    /// The keys have been others since.
+    pub(super) fn is_of_old_keys(&self) -> bool {
+        matches!(self.code.as_str(), "ExpiredToken" | "InvalidToken")
     }
 
     /// Nobody's fault, and gone a moment later.
     fn is_passing(&self) -> bool {
-        const CODES: [&str; 8] = [
+        const CODES: [&str; 9] = [
             "SlowDown",
             "InternalError",
             "ServiceUnavailable",
@@ -51,6 +65,7 @@ impl Refusal {
             // Bytes were changed on the way: they are sent again.
             "BadDigest",
             "XAmzContentSHA256Mismatch",
+            STRANGER,
         ];
         self.status == 429
             || self.status >= 500 && !matches!(self.status, 501 | 505 | 507)

@@ -52,8 +52,13 @@ impl Request {
     #[must_use]
     pub(super) fn with_checksum(self, body: Bytes) -> Request {
         let request = self.body(body);
-        let checksum = openssl::base64::encode_block(request.sha256.as_bytes());
+        let checksum = request.checksum();
         request.header("x-amz-checksum-sha256", checksum)
+    }
+
+    /// Of the body, as stores write it.
+    pub(super) fn checksum(&self) -> String {
+        openssl::base64::encode_block(self.sha256.as_bytes())
     }
 
     /// As it stands behind the question mark, and as it is signed: in the order of the names.

@@ -73,14 +73,24 @@ struct Upload<'a> {
     key: &'a str,
     path: &'a ArchivePath,
     id: String,
-    /// What the store calls the pieces, in their order.
-    pieces: Vec<String>,
+    /// In their order.
+    pieces: Vec<Piece>,
+}
+
+struct Piece {
+    /// What the store calls it.
+    name: String,
+    /// Its SHA-256, as the store was told.
+    checksum: String,
 }
 
 impl<'a> Upload<'a> {
     fn begin(client: &'a mut Client, key: &'a str, path: &'a ArchivePath) -> Result<Upload<'a>> {
         let doing = format!("beginning to write {path}");
-        let begin = Request::new(Method::POST, Some(key.to_owned())).query("uploads", "");
+        // Amazon's takes no piece with a checksum of which it does not hear here.
+        let begin = Request::new(Method::POST, Some(key.to_owned()))
+            .query("uploads", "")
+            .header("x-amz-checksum-algorithm", "SHA256");
         let said =
             retried(client, |client| client.ask(&begin), &doing)?.map_err(|refusal| refusal.error(&doing))?;
         let id = Element::parse(&said.document)?.text_of("UploadId").to_owned();
@@ -118,21 +128,27 @@ impl<'a> Upload<'a> {
             .query("partNumber", number.to_string())
             .query("uploadId", &self.id)
             .with_checksum(Bytes::from(piece));
+        let checksum = put.checksum();
         let said = retried(self.client, |client| client.ask(&put), &doing)?
             .map_err(|refusal| refusal.error(&doing))?;
         let name =
             said.etag.ok_or_else(|| Error::new(Kind::Io, format!("{doing}: the store does not name it")))?;
-        self.pieces.push(name);
+        self.pieces.push(Piece { name, checksum });
         Ok(())
     }
 
     fn complete(&mut self) -> Result<Ended> {
         faults::hit("archive.before_rename")?;
+        self.put_together()
+    }
+
+    fn put_together(&mut self) -> Result<Ended> {
         let doing = format!("writing {}", self.path);
         let mut list = String::from("<CompleteMultipartUpload>");
-        for (number, name) in (1..).zip(&self.pieces) {
+        for (number, Piece { name, checksum }) in (1..).zip(&self.pieces) {
             let name = name.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
-            write!(list, "<Part><PartNumber>{number}</PartNumber><ETag>{name}</ETag></Part>")
+            let checksum = format!("<ChecksumSHA256>{checksum}</ChecksumSHA256>");
+            write!(list, "<Part><PartNumber>{number}</PartNumber><ETag>{name}</ETag>{checksum}</Part>")
                 .expect("a String takes all");
         }
         list.push_str("</CompleteMultipartUpload>");
@@ -157,12 +173,24 @@ impl<'a> Upload<'a> {
     }
 }
 
-/// Putting pieces together takes its time, and a failure may come after the head of a success.
+/// Putting pieces together takes its time, and a failure may come after the head of a success. What says neither is not the store's.
 fn whole(said: Said) -> Result<Said, Refusal> {
     match Element::parse(&said.document) {
         Ok(error) if error.name == "Error" => Err(Refusal::of(500, None, &error)),
-        _ => Ok(said),
+        Ok(result) if result.name == "CompleteMultipartUploadResult" => Ok(said),
+        _ => Err(Refusal::of_a_stranger(200)),
     }
+}
+
+/// Whether a name that is taken stays what it is when pieces are put together under it: asked with one piece of that content.
+pub(super) fn keeps_name(client: &mut Client, key: &str, path: &ArchivePath, content: &[u8]) -> Result<bool> {
+    let mut upload = Upload::begin(client, key, path)?;
+    let ended = upload.send_piece(content.to_vec()).and_then(|()| upload.put_together());
+    if !matches!(ended, Ok(Ended::Written)) {
+        // Best effort, as above.
+        let _ = upload.abort();
+    }
+    Ok(matches!(ended?, Ended::Taken))
 }
 
 /// Asked again while what is in the way passes. The last refusal is the caller's.

@@ -7,7 +7,7 @@ use super::key::{RawArchive, RawPostgres, RawPrograms};
 use super::raw::{Given, Origin};
 use super::reading::{Reading, Setting};
 use super::rules::Rules;
-use super::s3::Usual;
+use super::s3::{Endpoint, Usual};
 use super::{
     ArchiveSettings, Config, Key, Places, S3Settings, Secret, SftpSettings, file as settings_file, value,
 };
@@ -126,10 +126,13 @@ impl Bucket {
             let region = usual.region();
             (region.clone(), region)
         })?;
+        let usual_endpoint = match self.archive_endpoint.given {
+            Some(_) => Endpoint::of_region(&region),
+            None => usual.endpoint(&region)?,
+        };
         let endpoint = read.derived(self.archive_endpoint, value::endpoint, || {
-            let endpoint = usual.endpoint(&region);
-            let shown = endpoint.to_string();
-            (endpoint, shown)
+            let shown = usual_endpoint.to_string();
+            (usual_endpoint, shown)
         })?;
         let file = read.optional(self.archive_credentials_file, value::path)?;
         let file = file.map(|path| places.expand(path));

@@ -89,7 +89,7 @@ impl Endpoint {
         })
     }
 
-    fn of_region(region: &str) -> Endpoint {
+    pub(super) fn of_region(region: &str) -> Endpoint {
         let host = format!("s3.{region}.amazonaws.com");
         Endpoint { is_tls: true, authority: host.clone(), host, port: 443 }
     }
@@ -171,7 +171,8 @@ impl S3KeySource {
 pub(super) struct Usual {
     keys: Option<S3Keys>,
     region: Option<String>,
-    endpoint: Option<Endpoint>,
+    /// What it says, with the name of the variable that says it.
+    endpoint: Option<(&'static str, String)>,
     keys_file: PathBuf,
     settings_file: PathBuf,
     profile: String,
@@ -191,9 +192,9 @@ impl Usual {
                 token: get("AWS_SESSION_TOKEN").map(Secret::new),
             }),
             region: get("AWS_REGION").or_else(|| get("AWS_DEFAULT_REGION")),
-            endpoint: get("AWS_ENDPOINT_URL_S3")
-                .or_else(|| get("AWS_ENDPOINT_URL"))
-                .and_then(|text| Endpoint::read(&text)),
+            endpoint: ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+                .into_iter()
+                .find_map(|name| Some((name, get(name)?))),
             keys_file: file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"),
             settings_file: file("AWS_CONFIG_FILE", ".aws/config"),
             profile: get("AWS_PROFILE").unwrap_or_else(|| "default".to_owned()),
@@ -213,8 +214,16 @@ impl Usual {
         self.region.clone().or_else(in_file).unwrap_or_else(|| REGION.to_owned())
     }
 
-    pub(super) fn endpoint(&self, region: &str) -> Endpoint {
-        self.endpoint.clone().unwrap_or_else(|| Endpoint::of_region(region))
+    /// Where one is named that cannot be, another one is not asked for: keys and names would go there.
+    pub(super) fn endpoint(&self, region: &str) -> Result<Endpoint> {
+        let Some((name, text)) = &self.endpoint else { return Ok(Endpoint::of_region(region)) };
+        Endpoint::read(text).ok_or_else(|| {
+            // There may be a password in it.
+            let message = format!("{name} is no address of a store");
+            Error::new(Kind::BadInput, message).hint(
+                "it is http:// or https:// and a host, no path, as https://minio.example.com:9000: correct it, or set archive_endpoint",
+            )
+        })
     }
 
     /// `named` is what our own setting says.
