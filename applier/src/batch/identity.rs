@@ -51,6 +51,7 @@ fn unsaid_of_all(relation: &Relation, names: &[String]) -> Option<String> {
 pub(super) fn is_of_other_key(relation: &Relation, fit: &Fit, names: &[String]) -> bool {
     fit.key.arbiter
         && relation.replica_identity == ReplicaIdentity::Default
+        && !relation.key_kept
         && names.iter().any(|name| !relation.key.contains(name))
 }
 

@@ -39,6 +39,16 @@ pub(crate) struct Shape {
     pub columns: Vec<ShapeColumn>,
     /// The transactions that wrote what the catalog says of it.
     pub writers: BTreeSet<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyIndex>,
+}
+
+/// The index of a primary key. One that is dropped and made again is another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeyIndex {
+    pub oid: u32,
+    /// Where the catalog was read that showed it first.
+    pub seen_at: Lsn,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +65,9 @@ impl ShapeMemory {
     pub(crate) fn look(&mut self, mut now: BTreeMap<u32, Shape>, catalog_at: Lsn) {
         let at_odds = at_odds(&now);
         for (oid, shape) in &mut now {
-            let Some(before) = self.shapes.get(oid) else { continue };
+            let before = self.shapes.get(oid);
+            shape.date_key(before, catalog_at);
+            let Some(before) = before else { continue };
             if before.was_rewritten(shape) || before.has_got_any(shape, &at_odds) {
                 let doubt = self.in_doubt.entry(shape.table.clone()).or_default();
                 doubt.writers.extend(shape.writers.difference(&before.writers));
@@ -88,6 +100,12 @@ impl ShapeMemory {
             doubt.writers.retain(|writer| seen.get(writer).is_none_or(|ended| *ended > end));
             remains
         });
+    }
+
+    /// The key of this table has stood since a position before, as of the last look.
+    pub(crate) fn has_kept_key(&self, oid: u32, since: Lsn) -> bool {
+        let key = self.shapes.get(&oid).and_then(|shape| shape.key);
+        key.is_some_and(|key| key.seen_at <= since)
     }
 
     /// What rows older than the column have in it. The catalog forgets it when the table is written anew.
@@ -166,6 +184,14 @@ impl Shape {
         now.columns.iter().filter(is_new).any(|new| columns.contains(&(now.table.clone(), new.name.clone())))
     }
 
+    fn date_key(&mut self, before: Option<&Shape>, catalog_at: Lsn) {
+        let before = before.and_then(|before| before.key);
+        if let Some(key) = &mut self.key {
+            key.seen_at =
+                before.filter(|before| before.oid == key.oid).map_or(catalog_at, |before| before.seen_at);
+        }
+    }
+
     /// Of a partitioned table the first that was said: another one is of a partition that came later.
     fn keep_missing(&mut self, before: &Shape) {
         let is_partitioned = self.is_partitioned();
@@ -188,7 +214,7 @@ mod tests {
 
     fn shape(filenode: u32, columns: &[ShapeColumn]) -> Shape {
         let writers = BTreeSet::from([filenode, 100 + u32::try_from(columns.len()).expect("few")]);
-        Shape { table: "t".parse().expect("a name"), filenode, columns: columns.to_vec(), writers }
+        Shape { table: "t".parse().expect("a name"), filenode, columns: columns.to_vec(), writers, key: None }
     }
 
     #[test]
@@ -261,6 +287,20 @@ mod tests {
             }
             assert_eq!(memory.is_in_doubt(), is_gap, "what came later is in rows of its own");
         }
+    }
+
+    #[test]
+    fn a_key_has_stood_since_the_first_look_that_showed_its_index() {
+        let mut memory = ShapeMemory::default();
+        let lsn = Lsn::from_u64;
+        for (at, index, kept_since_200) in
+            [(100, Some(1), true), (300, Some(1), true), (400, None, false), (500, Some(2), false)]
+        {
+            let key = index.map(|oid| KeyIndex { oid, seen_at: lsn(0) });
+            memory.look(BTreeMap::from([(7, Shape { key, ..shape(10, &[]) })]), lsn(at));
+            assert_eq!(memory.has_kept_key(7, lsn(200)), kept_since_200, "{at}");
+        }
+        assert!(memory.has_kept_key(7, lsn(500)) && !memory.has_kept_key(8, lsn(500)));
     }
 
     #[test]

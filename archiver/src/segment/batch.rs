@@ -216,7 +216,7 @@ impl Reading<'_> {
         }
         let named: BTreeSet<TableName> =
             harvest.segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
-        let described = columns::relations(&tx, &named, &shapes, None).await?;
+        let described = columns::relations(&tx, &named, &shapes, None, None).await?;
         let oids: Vec<u32> = named.iter().filter_map(|table| now.get(table)).map(Watched::oid).collect();
         let described = with_keys(described, &Table::read(&tx, &oids).await?);
         tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;

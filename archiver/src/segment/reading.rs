@@ -266,7 +266,8 @@ impl Reading<'_> {
         let named: BTreeSet<TableName> =
             harvest.segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
         let relations =
-            columns::relations(&tx, &named, &shapes, publication::of(self.config).as_deref()).await?;
+            columns::relations(&tx, &named, &shapes, publication::of(self.config).as_deref(), Some(archived))
+                .await?;
         tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;
 
         let source = publish::source(

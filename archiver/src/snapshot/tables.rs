@@ -160,7 +160,8 @@ impl Table {
     ) -> Result<(Vec<Table>, Vec<LeftOut>)> {
         let mut standings = standings(client, names).await?;
         let closed = closed(&mut standings, role);
-        let mut relations = columns::relations(client, names, &ShapeMemory::default(), publication).await?;
+        let mut relations =
+            columns::relations(client, names, &ShapeMemory::default(), publication, None).await?;
         let mut sequences = sequences(client, names).await?;
         let table = |name: &TableName| {
             let (standing, relation) = (standings.remove(name)?, relations.remove(name)?);
@@ -186,7 +187,8 @@ impl Table {
         let name = BTreeSet::from([self.name.clone()]);
         let standing = standings(client, &name).await?.remove(&self.name);
         let publication = self.publication.as_deref();
-        let mut relations = columns::relations(client, &name, &ShapeMemory::default(), publication).await?;
+        let mut relations =
+            columns::relations(client, &name, &ShapeMemory::default(), publication, None).await?;
         let now = |(standing, relation): (Standing, _)| Table {
             relation,
             oid: standing.oid,

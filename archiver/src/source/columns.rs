@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use postgres_protocol::escape::escape_identifier;
+use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{Column, Generated, Identity, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
 use syncdata_formats::{Error, Kind, Result};
@@ -13,7 +14,7 @@ use tokio_postgres::{GenericClient, Row};
 use tracing::info;
 
 use super::ask::many;
-use crate::capture::shape::{self, Shape, ShapeColumn, ShapeMemory};
+use crate::capture::shape::{self, KeyIndex, Shape, ShapeColumn, ShapeMemory};
 use crate::capture::since::Sighting;
 use crate::capture::{Capture, CatalogTable};
 
@@ -72,7 +73,8 @@ const SHAPES: &str = "SELECT c.oid, c.relfilenode, s.xmin::text::int8, t.xmin::t
     c.relkind = 'p' OR c.relfilenode = c.oid,
     a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod),
     CASE WHEN a.atthasmissing THEN array_to_string(a.attmissingval, '') END,
-    c.xmin::text::int8, a.xmin::text::int8
+    c.xmin::text::int8, a.xmin::text::int8,
+    (SELECT x.indexrelid FROM pg_index x WHERE x.indrelid = c.oid AND x.indisprimary AND x.indimmediate AND x.indisvalid)
   FROM pg_class c JOIN pg_attribute s ON s.attrelid = c.oid AND s.attnum = -1 JOIN pg_type t ON t.oid = c.reltype
     LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
   WHERE c.oid = ANY($1) ORDER BY c.oid, a.attnum";
@@ -111,6 +113,7 @@ pub(crate) async fn standing(
             filenode: row.get(1),
             columns: Vec::new(),
             writers: BTreeSet::new(),
+            key: row.get::<_, Option<u32>>(11).map(|oid| KeyIndex { oid, seen_at: Lsn::default() }),
         };
         let shape = standing.shapes.entry(oid).or_insert_with(shape);
         shape.columns.extend(shape_column(row)?);
@@ -259,12 +262,14 @@ pub(crate) async fn with_any_rows(
 }
 
 /// The named tables as they are now; those that are gone have no entry. What the catalog has forgotten of old rows,
-/// `memory` may know. `publication`: what decides which changes are in the stream, where one does.
+/// `memory` may know. `publication`: what decides which changes are in the stream, where one does. `since`: where the changes
+/// begin that are described with them.
 pub(crate) async fn relations(
     client: &impl GenericClient,
     tables: &BTreeSet<TableName>,
     memory: &ShapeMemory,
     publication: Option<&str>,
+    since: Option<Lsn>,
 ) -> Result<BTreeMap<TableName, Relation>> {
     let (schemas, names): (Vec<&str>, Vec<&str>) = tables.iter().map(|t| (t.schema(), t.name())).unzip();
     let doing = "reading the columns of the source's tables";
@@ -291,7 +296,9 @@ pub(crate) async fn relations(
     }
     let described = |(oid, found): (u32, Found)| {
         let types = types.remove(&oid).unwrap_or_default();
-        (found.table, Relation::described(found.columns, found.key, found.identity, types))
+        let key_kept = since.is_some_and(|since| memory.has_kept_key(oid, since));
+        let relation = Relation::described(found.columns, found.key, found.identity, types);
+        (found.table, Relation { key_kept, ..relation })
     };
     Ok(found.into_iter().map(described).collect())
 }

@@ -12,6 +12,9 @@ use crate::digest::Digest;
 pub struct Relation {
     pub columns: Vec<Column>,
     pub key: Vec<String>,
+    /// The index of the key had stood from before the first change of the segment, and still did: no two rows had one key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub key_kept: bool,
     pub replica_identity: ReplicaIdentity,
     /// The labels, in their order, of the enum types that its columns have; a type by the name that columns have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -82,6 +85,7 @@ impl Relation {
         Relation {
             columns,
             key,
+            key_kept: false,
             replica_identity,
             types: BTreeMap::new(),
             fingerprint_version: FingerprintVersion::First,

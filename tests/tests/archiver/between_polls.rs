@@ -165,6 +165,9 @@ async fn identities_and_keys_that_change_in_the_middle_of_a_backlog() {
             &["CREATE UNIQUE INDEX by_day ON b (day)", "ALTER TABLE b REPLICA IDENTITY USING INDEX by_day", "UPDATE b SET note = 'z', id = id + 1 WHERE id > 1015",
               "UPDATE b SET day = day + 500 WHERE id < 1014", "DROP INDEX by_day", "INSERT INTO b VALUES (1, 1, 'one')"],
             &["UPDATE b SET note = 'lost'", "ALTER TABLE b REPLICA IDENTITY DEFAULT"],
+            // Two rows of one key for a while: the one that stays is not the one that came last.
+            &["ALTER TABLE b DROP CONSTRAINT b_pkey; ALTER TABLE b REPLICA IDENTITY FULL", "INSERT INTO b SELECT id, day, 'twin' FROM b",
+              "DELETE FROM b WHERE note = 'twin'", "ALTER TABLE b ADD PRIMARY KEY (id, day); ALTER TABLE b REPLICA IDENTITY DEFAULT"],
             &["UPDATE b SET note = 'found' WHERE id > 1010; DELETE FROM b WHERE id < 1012", "INSERT INTO a VALUES (77, 77, 'x') ON CONFLICT DO NOTHING"],
         ].into_iter().enumerate() {
             let gaps = story.after(statements).await;
@@ -175,8 +178,11 @@ async fn identities_and_keys_that_change_in_the_middle_of_a_backlog() {
                 assert_eq!(gaps, NONE, "{size} {number} {statements:?}");
             }
             // Rows of two keys in one answer are more than the copy can tell apart; it says so.
-            if story.state("b").await != "live" {
-                assert_eq!((number, story.state("b").await.as_str()), (1, "quarantined"), "{size}");
+            let is_clear = story.state("b").await == "live";
+            assert!(number != 4 || !is_clear, "{size}");
+            if !is_clear {
+                let said = (number, story.state("b").await);
+                assert!([1, 4].contains(&said.0) && said.1 == "quarantined", "{size} {said:?}");
                 story.mend().await;
             }
             assert_eq!(story.state("a").await, "live", "{size} {number}");
