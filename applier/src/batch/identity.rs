@@ -47,7 +47,8 @@ fn unsaid_of_all(relation: &Relation, names: &[String]) -> Option<String> {
 }
 
 /// The record names its row by columns of another key than the one that the relation has by now, or by all of them: that key
-/// may have been made, or been gone for a while, and rows from before it may have been written over each other.
+/// may have been made, or been gone for a while, and rows from before it may have been written over each other. Not
+/// where the source knows that it stood all the time.
 pub(super) fn is_of_other_key(relation: &Relation, fit: &Fit, names: &[String]) -> bool {
     fit.key.arbiter
         && relation.replica_identity == ReplicaIdentity::Default
