@@ -11,6 +11,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_formats::snapshot::Seen;
 
+use super::beside::Beside;
 use super::published::Entered;
 use super::retyped::Alteration;
 use super::suspects::Postponed;
@@ -49,6 +50,9 @@ pub(crate) struct Memory {
     /// Rows of the catalog that say what is published, where that does not count for all transactions yet.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub published: BTreeMap<u32, Entered>,
+    /// What transactions may still say that were open when something was altered that waits for no writer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Beside>,
     /// No transaction that the catalog shows now has this number or a higher one.
     #[serde(skip)]
     pub next: Option<u64>,

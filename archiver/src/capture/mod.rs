@@ -6,6 +6,7 @@
 //! A name in the stream is the one that a relation had when the row was written. [`changes`] tells what became of the
 //! relations since the last poll, which [`memory`] knows by their oids.
 
+mod beside;
 mod changes;
 pub(crate) mod memory;
 pub(crate) mod naming;
@@ -25,6 +26,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::{TableName, TablePattern};
 use syncdata_formats::{Error, Kind, Result};
 
+use beside::Beside;
 use changes::ANOTHER;
 pub(crate) use changes::{PARTITION, TYPE};
 pub(crate) use memory::{Attribute, Layout, MadeOf, Marks, Memory, OwnedSequence, Storage};
@@ -82,6 +84,10 @@ pub(crate) struct Capture {
     lodgers: BTreeMap<String, BTreeSet<TableName>>,
     /// Those whose schema is new or has other rights, and may have had another name besides.
     guests: BTreeMap<String, BTreeSet<TableName>>,
+    /// Those that transactions which are still open may call otherwise, by their own name.
+    elsewhere: BTreeMap<String, BTreeSet<Doubt>>,
+    /// What was altered since the last look and waited for no writer.
+    altered_beside_writers: Vec<Beside>,
     /// Relations that are new and whose rows are not known: they have none when the transaction begins that made them.
     awaited: BTreeMap<u32, u32>,
     /// As the catalog has them.
@@ -143,6 +149,8 @@ pub(crate) struct Route {
 pub(crate) struct Doubt {
     pub table: TableName,
     pub reason: &'static str,
+    /// Of transactions below this number alone.
+    pub before: Option<u32>,
 }
 
 /// Under which name a relation of the stream travels.
@@ -253,14 +261,16 @@ impl Capture {
         }
         // Dropped or renamed since, but its rows were written under a name that is listed.
         let listed = self.lists_name(relation);
-        let doubts = self.strangers.iter().cloned().map(|table| Doubt { table, reason: PARTITION });
+        let doubts =
+            self.strangers.iter().cloned().map(|table| Doubt { table, reason: PARTITION, before: None });
         let named_so = |map: &BTreeMap<String, BTreeSet<TableName>>| map.get(relation.name()).cloned();
         let lodgers = [&self.lodgers, &self.guests].into_iter().filter_map(named_so).flatten();
-        let lodgers = lodgers.map(|table| Doubt { table, reason: ANOTHER });
+        let lodgers = lodgers.map(|table| Doubt { table, reason: ANOTHER, before: None });
+        let elsewhere = self.elsewhere.get(relation.name()).into_iter().flatten().cloned();
         Route {
             oid: None,
             target: listed.then(|| Target::own(relation)),
-            doubts: doubts.chain(lodgers).collect(),
+            doubts: doubts.chain(lodgers).chain(elsewhere).collect(),
         }
     }
 
@@ -471,7 +481,10 @@ impl Capture {
 
     /// A row under a name that nobody knows may matter: it has to be looked for under all names.
     pub(crate) fn expects_strangers(&self) -> bool {
-        !self.strangers.is_empty() || !self.lodgers.is_empty() || !self.guests.is_empty()
+        !self.strangers.is_empty()
+            || !self.lodgers.is_empty()
+            || !self.guests.is_empty()
+            || !self.elsewhere.is_empty()
     }
 
     /// Rows may come under a name that no relation has now, and be of a captured table.

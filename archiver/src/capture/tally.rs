@@ -11,7 +11,7 @@ use super::changes::{ANOTHER, PARTITION, REWRITTEN, TYPE};
 use super::naming::Naming;
 use super::rewrite::{Moved, moved};
 use super::suspects::{Birth, Postponed};
-use super::{Capture, Captured, Join, Known, Memory, Missed, Retyped, Route, Truncation, published};
+use super::{Capture, Captured, Join, Known, Memory, Missed, Retyped, Route, Truncation, beside, published};
 
 /// What an answer said of each relation, by oid.
 #[derive(Clone, Debug, Default)]
@@ -143,9 +143,9 @@ impl Tally {
         });
     }
 
-    /// Something came under a name of which it is not known whose it was.
-    pub(crate) fn doubt(&mut self, route: &Route) {
-        for doubt in &route.doubts {
+    /// Something came under a name of which it is not known whose it was, in that transaction.
+    pub(crate) fn doubt(&mut self, route: &Route, xid: u32) {
+        for doubt in route.doubts.iter().filter(|doubt| doubt.is_of(xid)) {
             self.doubted.entry(doubt.table.clone()).or_insert(doubt.reason);
         }
     }
@@ -217,7 +217,8 @@ impl Capture {
         (from, position): (Lsn, Lsn),
         complete: bool,
     ) -> Memory {
-        let mut memory = Memory { position, ..earlier.clone() };
+        let beside = beside::remember(&self.altered_beside_writers, &earlier.beside, seen, complete);
+        let mut memory = Memory { position, beside, ..earlier.clone() };
         memory.patterns.extend(self.patterns.iter().map(ToString::to_string));
         if complete {
             (memory.is_heir, memory.interrupted) = (false, BTreeSet::new());

@@ -20,7 +20,7 @@ use syncdata_formats::{Error, Kind, Result};
 
 use crate::capture::naming::{Naming, Passed, Says, Verdict};
 use crate::capture::shape::REWRITTEN;
-use crate::capture::{Capture, PARTITION, TYPE, Tally, Target};
+use crate::capture::{Capture, Doubt, PARTITION, TYPE, Tally, Target};
 use crate::segment::cut::{Place as CutPlace, Search};
 use crate::segment::targets::{Found, Order, Targets, is_virtual};
 use crate::source::event::{
@@ -250,7 +250,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
     fn row<C: Columns>(&mut self, row: &Row<'_, C>) -> Result<()> {
         self.flush_truncates()?;
         let Some(found) = self.find(row.place.schema, row.place.table)? else { return Ok(()) };
-        self.tally.doubt(&found.route);
+        self.doubt(&found);
         self.see_whose(&row.place, &found);
         let op = match row.action {
             Action::Insert => Op::Insert,
@@ -301,6 +301,12 @@ impl<'a, F: Files> Segmenter<'a, F> {
         self.write(&target.table, op, row.place.lsn)
     }
 
+    fn doubt(&mut self, found: &Found) {
+        if let Some(open) = &self.transaction {
+            self.tally.doubt(&found.route, open.begin.xid);
+        }
+    }
+
     /// The relation that has the name now may not be the one that had it then.
     fn see_whose(&mut self, place: &Place<'_>, found: &Found) {
         let Some(open) = &self.transaction else { return };
@@ -311,8 +317,9 @@ impl<'a, F: Files> Segmenter<'a, F> {
             (Some(then), now) => {
                 let taken_for =
                     now.and_then(|_| found.target(&self.tally)).map(|target| target.table.clone());
-                let is_told =
-                    |table: &TableName| found.route.doubts.iter().any(|doubt| doubt.table == *table);
+                let tells =
+                    |doubt: &Doubt, table: &TableName| doubt.table == *table && doubt.is_of(open.begin.xid);
+                let is_told = |table: &TableName| found.route.doubts.iter().any(|doubt| tells(doubt, table));
                 let of = self.capture.names_of(then).map(|(_, table)| table.clone());
                 let tables = [taken_for, of.filter(|table| !is_told(table))];
                 tables.into_iter().flatten().for_each(|table| self.miss(&table, PARTITION));
@@ -356,7 +363,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
             self.truncated_at = Some(place.lsn);
         }
         let Some(found) = self.find(place.schema, place.table)? else { return Ok(()) };
-        self.tally.doubt(&found.route);
+        self.doubt(&found);
         self.see_whose(place, &found);
         self.emptied.extend(found.route.oid);
         let says_nothing = found.route.oid.is_some_and(|oid| self.emptied(oid));

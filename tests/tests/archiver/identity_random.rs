@@ -1,6 +1,8 @@
 //! DDL and DML at random, with polls in between, some of them killed, and the spool of a while ago brought back: in the
 //! end every copied table equals production, or is not live.
 //!
+//! A session of its own writes, and stays open over polls: schemas are renamed beside it.
+//!
 //! A gap is told with the next thing that the source writes, and so every round ends with a row of a table of its own.
 //!
 //! `SYNCDATA_IDENTITY_ROUNDS=200` runs so many rounds of one seed, `SYNCDATA_IDENTITY_SEED=7` chooses it.
@@ -11,6 +13,7 @@ use std::collections::BTreeSet;
 
 use syncdata_tests::cases;
 use syncdata_tests::workload::Prng;
+use tokio_postgres::Client;
 
 use crate::faults;
 use crate::story::Story;
@@ -37,6 +40,8 @@ struct Chaos {
     refused: usize,
     /// Steps in which production took nothing.
     idle: usize,
+    /// A transaction that has written and is open.
+    open: Option<Client>,
 }
 
 impl Chaos {
@@ -48,15 +53,16 @@ impl Chaos {
             story.world.set_archiver("poll_max_changes", 12);
             story.world.set_archiver("segment_max_changes", 5);
         }
-        Chaos { story, random, seed, done: Vec::new(), succeeded: 0, refused: 0, idle: 0 }
+        Chaos { story, random, seed, done: Vec::new(), succeeded: 0, refused: 0, idle: 0, open: None }
     }
 
     async fn round(&mut self) {
         self.done.clear();
         for _ in 0..12 + self.random.below(12) {
-            match self.random.below(20) {
+            match self.random.below(22) {
                 0..=3 => self.poll().await,
                 4 => self.change_settings(),
+                20..=21 => self.open_or_commit().await,
                 _ => self.transaction().await,
             }
         }
@@ -127,11 +133,36 @@ impl Chaos {
         self.story.set_tables(tables);
     }
 
+    async fn open_or_commit(&mut self) {
+        if self.commit().await {
+            return;
+        }
+        let n = self.random.below(NAMES);
+        let schema = ["", "", "other.", "another."][usize::try_from(self.random.below(4)).expect("small")];
+        let table = if n == 0 { "orders".to_owned() } else { format!("{schema}t{n}") };
+        let sql = format!("BEGIN; {}", self.write(&table, self_decade(n)));
+        let client = self.story.world.source.connect().await;
+        if client.batch_execute(&sql).await.is_ok() {
+            self.note(format!("-- stays open: {sql}"));
+            self.open = Some(client);
+        }
+    }
+
+    async fn commit(&mut self) -> bool {
+        let Some(open) = self.open.take() else { return false };
+        open.batch_execute("COMMIT").await.expect("nothing in it failed");
+        self.note("-- COMMIT of what was open");
+        true
+    }
+
     /// What production refuses has not happened: then something else is tried.
     async fn transaction(&mut self) {
         for _ in 0..ATTEMPTS_MAX {
             let sql = self.transaction_text();
-            let done = self.story.world.source.connect().await.batch_execute(&sql).await;
+            let client = self.story.world.source.connect().await;
+            // The open one holds a lock for as long as it likes.
+            client.batch_execute("SET lock_timeout = '100ms'").await.expect("a setting");
+            let done = client.batch_execute(&sql).await;
             if done.is_ok() {
                 self.succeeded += 1;
                 return self.note(sql);
@@ -165,7 +196,7 @@ impl Chaos {
         let decade = self.random.below(NAMES);
         let decade = if self.random.below(4) > 0 { n } else { decade };
         let range = format!("FOR VALUES FROM ({}) TO ({})", decade * 10, decade * 10 + 10);
-        match self.random.below(63) {
+        match self.random.below(66) {
             0..=2 => format!("ALTER TABLE orders ATTACH PARTITION {table} {range}"),
             3..=4 => format!("ALTER TABLE orders DETACH PARTITION {table}"),
             5..=6 => format!("CREATE TABLE {table} PARTITION OF orders {range}"),
@@ -202,6 +233,8 @@ impl Chaos {
                  ALTER TABLE {table} ADD note text; ALTER TABLE {table} DROP was",
                 self.write(&table, self_decade(decade))
             ),
+            63 => "ALTER SCHEMA other RENAME TO another".to_owned(),
+            64..=65 => "ALTER SCHEMA another RENAME TO other".to_owned(),
             28..=31 => self.write("orders", self_decade(decade)),
             _ => self.write(&table, self_decade(decade)),
         }
@@ -222,6 +255,7 @@ impl Chaos {
 
     /// All that waits is read, with all tables captured.
     async fn end(&mut self) {
+        self.commit().await;
         self.story.set_tables(&["*"]);
         self.story.world.source.execute("INSERT INTO written DEFAULT VALUES").await;
         let gaps = self.story.carry().await;

@@ -26,6 +26,7 @@ mod identity_random;
 mod locks;
 mod memory;
 mod names;
+mod open_writers;
 mod operator;
 mod partitions;
 mod past;

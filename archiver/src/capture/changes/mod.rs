@@ -53,8 +53,10 @@
 //! in the answer has a gap, and so have partitioned tables: which partitions went meanwhile, nobody can say.
 //!
 //! Writers and DDL cannot overlap on one table (a row's lock conflicts with that of DDL until the commit), which is why
-//! the order of commits is also the order of rows and DDL of a table. A schema that is renamed is not locked so; its
-//! tables have other names then, and that counts as any other rename. A schema's row that was written again
+//! the order of commits is also the order of rows and DDL of a table. A schema that is renamed is not locked so, nor are
+//! tables whose enums call a label otherwise: what was found out about these stays in doubt for all transactions that were
+//! open ([`beside`](super::beside)). The tables of a schema that is renamed have other names then, and that counts as any
+//! other rename. A schema's row that was written again
 //! and says the same as before: it was renamed there and back, a gap of the tables that rows came of meanwhile. One that
 //! says other rights, or that is new, may have had another name besides: its tables are guests. Their rows are looked for
 //! under the names of all schemas, and one under a name that nobody knows is a gap; their own names are in no doubt.
@@ -74,7 +76,7 @@ mod names;
 mod partitions;
 #[cfg(test)]
 mod tests;
-mod types;
+pub(super) mod types;
 
 use std::collections::HashMap;
 
@@ -110,6 +112,8 @@ pub(super) fn find(capture: &mut Capture, catalog: &HashMap<u32, &CatalogTable>,
     changes.names();
     changes.names_of_columns();
     changes.types_of_new_columns();
+    changes.altered_beside_writers();
+    changes.beside();
 }
 
 pub(super) struct Changes<'a> {
@@ -130,7 +134,7 @@ impl Changes<'_> {
     fn doubt(&mut self, name: &TableName, table: &TableName, reason: &'static str) {
         if self.capture.tables.contains(table) && !self.is_missed(table) {
             let route = self.capture.routes.entry(name.clone()).or_default();
-            route.doubts.insert(Doubt { table: table.clone(), reason });
+            route.doubts.insert(Doubt { table: table.clone(), reason, before: None });
         }
     }
 

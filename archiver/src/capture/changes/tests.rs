@@ -49,7 +49,7 @@ fn missed(capture: &Capture, rows: &[&str]) -> Vec<(String, &'static str)> {
     let mut tally = Tally { rows: capture.rows(), ..Tally::default() };
     for row in rows {
         let route = capture.route(&name(row));
-        tally.doubt(&route);
+        tally.doubt(&route, 7);
         route.oid.into_iter().for_each(|oid| tally.count(oid, Op::Insert));
     }
     let missed = capture.missed(&tally, true).into_iter();

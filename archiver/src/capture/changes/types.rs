@@ -13,6 +13,10 @@ pub(super) enum Altered {
     Values,
 }
 
+pub(in crate::capture) fn is_altered(then: &Known, now: &Known) -> bool {
+    altered(then, now) != Altered::No
+}
+
 /// A column that has another type by name is looked at elsewhere.
 pub(super) fn altered(then: &Known, now: &Known) -> Altered {
     let mut altered = Altered::No;
