@@ -47,6 +47,8 @@ pub(crate) struct CatalogTable {
     pub kind: RelationKind,
     /// The table that it is a partition of.
     pub partition_of: Option<u32>,
+    /// The tables that it inherits from (INHERITS): who reads these reads its rows too, and they are its own.
+    pub heir_of: Vec<u32>,
     /// Whether an UPDATE or DELETE can be decoded: the identity really has columns.
     pub identity_usable: bool,
     /// Columns without storage: a source may print them as null.
@@ -131,6 +133,8 @@ pub(crate) struct Capture {
     pub tables: BTreeSet<TableName>,
     /// Captured relations whose updates and deletes would be lost.
     pub without_identity: BTreeSet<TableName>,
+    /// Tables that inherit from captured ones and are captured by themselves under no name.
+    pub heirs_left_out: BTreeSet<String>,
     /// Listed names that stand in the catalog no more, though they once did.
     pub vanished: BTreeSet<TableName>,
 }
@@ -238,6 +242,7 @@ impl Capture {
             let ancestor = capture.captured_ancestor(table, &by_oid);
             capture.add(table, ancestor);
         }
+        capture.heirs_left_out = capture.heirs_left_out(catalog);
         capture.hides_commits = catalog.iter().any(|table| table.stream != Stream::Whole);
         capture.published = published::rows_of(catalog);
         capture.schemas = catalog.iter().map(schema_of).collect();
@@ -413,6 +418,29 @@ impl Capture {
             None => Err(Error::new(Kind::BadInput, format!("there is no table {name} in the source"))
                 .hint("correct the name in `tables`; outside of schema public it needs its schema, and capitals need quotes")),
         }
+    }
+
+    fn heirs_left_out(&self, catalog: &[CatalogTable]) -> BTreeSet<String> {
+        let is_captured = |relation: &CatalogTable| self.relations.contains_key(&relation.oid);
+        let mut found = BTreeSet::new();
+        for root in catalog.iter().filter(|relation| is_captured(relation)) {
+            let mut above = BTreeSet::from([root.oid]);
+            for _ in 0..DEPTH_MAX {
+                let heirs = catalog.iter().filter(|heir| heir.heir_of.iter().any(|oid| above.contains(oid)));
+                let heirs: Vec<&CatalogTable> = heirs.filter(|heir| !above.contains(&heir.oid)).collect();
+                if heirs.is_empty() {
+                    break;
+                }
+                above.extend(heirs.iter().map(|heir| heir.oid));
+                found.extend(heirs.into_iter().filter(|heir| !is_captured(heir)).map(|heir| {
+                    format!(
+                        "rows of {}, which inherits from {}, are not captured with it",
+                        heir.name, root.name
+                    )
+                }));
+            }
+        }
+        found
     }
 
     /// The listed relation nearest to the root among a relation and its ancestors.

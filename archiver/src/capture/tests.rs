@@ -8,6 +8,7 @@ impl CatalogTable {
             name: name.parse().expect("a name"),
             kind,
             partition_of,
+            heir_of: Vec::new(),
             identity_usable: true,
             virtual_columns: Vec::new(),
             storage: Default::default(),

@@ -411,6 +411,10 @@ async fn tables(config: &Config, connection: &Connection) -> Result<Vec<Finding>
         .remedy("give it a primary key, or run the statement as its owner")
         .statement(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql()))
     }));
+    findings.extend(capture.heirs_left_out.iter().map(|what| {
+        Finding::warn("tables", what)
+            .remedy("list that table in `tables` too, and sync both; SELECT … FROM ONLY reads the rows of one of them")
+    }));
     findings.push(snapshots(config, connection, &capture).await?);
     let not_captured: BTreeSet<String> = capture.passed_over(&catalog).collect();
     findings.extend(

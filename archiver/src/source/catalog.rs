@@ -171,7 +171,8 @@ const CATALOG: &str =
                 JOIN pg_attribute p ON p.attrelid = x.indexrelid AND p.attnum = 1, generate_series(0, 1) AS taken(n)
               WHERE x.indrelid IN (c.oid, c.reltoastrelid) AND p.xmin = o.xmin AND p.xmax::text = '0') AS step(id)
           WHERE step.id > o.cmin::text::int8 AND step.id < y.cmin::text::int8))
-      ELSE false END
+      ELSE false END,
+    ARRAY(SELECT h.inhparent FROM pg_inherits h WHERE h.inhrelid = c.oid AND NOT c.relispartition)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition AND NOT i.inhdetachpending
     LEFT JOIN pg_type y ON y.oid = c.reltype
@@ -437,6 +438,7 @@ fn catalog_table(row: &Row, types: &Types) -> Result<CatalogTable> {
         name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2))?,
         kind,
         partition_of: row.get(5),
+        heir_of: row.get(23),
         identity_usable: row.get(6),
         virtual_columns: row.get(7),
         storage: Storage { file: row.get(8), toast: row.get(9) },

@@ -25,7 +25,7 @@ pub(crate) async fn daemon(world: &World) -> Daemon {
 }
 
 /// Asks until the answer fits.
-async fn status_that(world: &World, fits: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn status_that(world: &World, fits: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let status = world.archiver(["status", "--json"]).run().await;

@@ -9,7 +9,9 @@ use syncdata_tests::disk::Disk;
 use syncdata_tests::program::Finished;
 use syncdata_tests::sshd;
 use syncdata_tests::world::{World, WorldOptions};
+use toml::Value;
 
+use crate::daemon::{daemon, status_that};
 use crate::scene::{self, poll};
 
 const USERS: &str = "CREATE TABLE users (id int PRIMARY KEY, name text)";
@@ -289,6 +291,35 @@ async fn a_slot_whose_wal_is_gone_is_named_with_what_comes_next() {
     world.archiver(["setup", "--create-slot"]).run().await.expect_code(0);
     let checked = world.archiver(["check"]).run().await.expect_code(0);
     assert_says(&checked, "ok    slot: syncdata_slot stands at ");
+}
+
+/// Who reads a table with heirs reads their rows too, in production. They are captured under their own names, if these are listed.
+#[tokio::test]
+async fn heirs_of_a_captured_table_that_are_not_captured_are_named() {
+    let schema =
+        "CREATE TABLE kept (id int PRIMARY KEY); CREATE TABLE heir (PRIMARY KEY (id)) INHERITS (kept);
+        CREATE TABLE grandheir (PRIMARY KEY (id)) INHERITS (heir)";
+    let listed = |tables: &[&str]| tables.iter().map(|&table| table.into()).collect::<Vec<Value>>();
+    let options =
+        WorldOptions::default().without_sftp().archiver_setting("tables", listed(&["kept", "grandheir"]));
+    let mut world = scene::world_with(options, schema).await;
+    poll(&world).await;
+    let words = "rows of heir, which inherits from kept, are not captured with it";
+    let checked = world.archiver(["check"]).run().await.expect_code(0);
+    assert_says(&checked, &format!("warn  tables: {words}"));
+    assert!(!checked.stdout.contains("grandheir, which"), "{checked}");
+    assert!(checked.stdout.contains("list that table in `tables` too"), "{checked}");
+    let daemon = daemon(&world).await;
+    let status = status_that(&world, |status| !status["last_poll"].is_null()).await;
+    assert_eq!(status["heirs_left_out"], serde_json::json!([words]));
+    let said = world.archiver(["status"]).succeed().await;
+    assert!(said.stdout.contains(words), "{said}");
+    daemon.stop().await.expect_code(0);
+    // As it says.
+    world.set_archiver("tables", listed(&["kept", "heir", "grandheir"]));
+    poll(&world).await;
+    let checked = world.archiver(["check"]).run().await.expect_code(0);
+    assert!(!checked.stdout.contains("inherits from"), "{checked}");
 }
 
 #[tokio::test]

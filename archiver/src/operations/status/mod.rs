@@ -71,6 +71,9 @@ pub(crate) struct Status {
     pub gaps: Vec<Gap>,
     pub tables: Vec<String>,
     pub tables_without_identity: Vec<String>,
+    /// In words: tables that inherit from captured ones (INHERITS), and are not captured.
+    #[serde(default)]
+    pub heirs_left_out: Vec<String>,
     #[serde(default)]
     pub disks: Vec<Room>,
     /// The newest `verify` of the whole archive on this host.
@@ -234,6 +237,7 @@ impl Status {
         self.tables = view.capture.tables.iter().map(ToString::to_string).collect();
         self.tables_without_identity =
             view.capture.without_identity.iter().map(ToString::to_string).collect();
+        self.heirs_left_out = view.capture.heirs_left_out.iter().cloned().collect();
         self.archive.free_bytes = view.archive_free.or(self.archive.free_bytes);
         self.archive.out_of_reach = outcome.away.as_ref().map(|error| error.one_line());
         self.problems = problems(self, outcome);

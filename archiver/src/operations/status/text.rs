@@ -87,6 +87,9 @@ impl Status {
         for degraded in &self.degraded {
             line("degraded", degraded);
         }
+        for heir in &self.heirs_left_out {
+            line("not captured", heir);
+        }
         for gap in &self.gaps {
             let tables = of_tables(gap);
             line("gap", &format_args!("after {} up to {}{tables}: {}", gap.from, gap.to, gap.reason));

@@ -19,6 +19,7 @@ fn capture() -> Capture {
         name: name.parse().expect("a name"),
         kind,
         partition_of,
+        heir_of: Vec::new(),
         identity_usable: true,
         virtual_columns: if oid == 1 { vec!["v\"".into()] } else { vec![] },
         storage: Default::default(),

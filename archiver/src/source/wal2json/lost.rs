@@ -120,6 +120,7 @@ mod tests {
             name: name.clone(),
             kind: RelationKind::Table,
             partition_of: None,
+            heir_of: Vec::new(),
             identity_usable: false,
             virtual_columns: Vec::new(),
             storage: Default::default(),
