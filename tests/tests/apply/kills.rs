@@ -162,6 +162,7 @@ async fn readers_never_see_half_a_transaction_and_win_over_a_truncate() {
         while !done.get() {
             assert_eq!(Bank::total(&copy).await, "2000");
             looks += 1;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         looks
     };

@@ -78,6 +78,8 @@ impl Reader {
             while !asked.load(Ordering::Relaxed) {
                 assert_eq!(look(&client).await, total, "half a transaction was seen");
                 looks += 1;
+                // Others want the processors too.
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
             looks
         });

@@ -281,6 +281,7 @@ async fn a_poll_takes_one_connection_and_locks_no_user_table() {
             break;
         }
         assert!(Instant::now() < deadline, "no peek was seen\n{}", archiver.stderr());
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     archiver.signal(Signal::STOP);
     let rows = world.source.query(sessions).await;

@@ -33,6 +33,7 @@ pub(crate) async fn status_that(world: &World, fits: impl Fn(&Value) -> bool) ->
             return status.json();
         }
         assert!(Instant::now() < deadline, "{status}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

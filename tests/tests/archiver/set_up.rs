@@ -278,6 +278,7 @@ async fn setup_without_a_slot_tells_whether_the_plugin_loads() {
             break;
         }
         assert!(Instant::now() < deadline, "{told}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -307,6 +308,7 @@ async fn without_wal2json_setup_offers_the_plugin_that_every_server_has() {
             break;
         }
         assert!(Instant::now() < deadline, "{told}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let told = world.archiver(["setup", "--create-slot"]).run().await.expect_code(1);
     assert!(told.stderr.contains(offer), "{told}");
