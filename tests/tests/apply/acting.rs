@@ -485,3 +485,147 @@ async fn a_foreign_key_that_acts_under_the_replica_role_is_noticed() {
     }
     assert_eq!(states(&copy).await, "", "it is as it was made");
 }
+
+/// Triggers of the copy change rows of a partitioned table beside its own changes: rows that are new, are overwritten, move between
+/// partitions, or go and come again, and none of that hides what the trigger does.
+#[tokio::test]
+async fn what_a_trigger_changes_does_not_pass_for_rows_that_move_between_partitions() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE p (id int, r text, v int, note text, PRIMARY KEY (id, r)) PARTITION BY LIST (r);
+         CREATE TABLE pa PARTITION OF p FOR VALUES IN ('a'); CREATE TABLE pb PARTITION OF p FOR VALUES IN ('b');
+         CREATE TABLE f (id float8, r int, v int, seq int GENERATED ALWAYS AS IDENTITY, PRIMARY KEY (id, r)) PARTITION BY LIST (r);
+         CREATE TABLE fa PARTITION OF f FOR VALUES IN (1); CREATE TABLE fb PARTITION OF f FOR VALUES IN (2);
+         CREATE TABLE o (id int PRIMARY KEY); CREATE TABLE audit (id int);
+         CREATE FUNCTION notes() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.audit VALUES (1); RETURN NULL; END $$;
+         CREATE FUNCTION touches() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN IF pg_trigger_depth() < 2 THEN UPDATE public.p SET note = 'touched' WHERE id = NEW.id; END IF; RETURN NULL; END $$;
+         CREATE FUNCTION takes() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN DELETE FROM public.p WHERE id = 6; DELETE FROM public.f WHERE id = 6; RETURN NULL; END $$;
+         CREATE TRIGGER notes AFTER INSERT ON o FOR EACH ROW EXECUTE FUNCTION notes();
+         CREATE TRIGGER takes AFTER INSERT ON o FOR EACH ROW EXECUTE FUNCTION takes();
+         CREATE TRIGGER touches AFTER UPDATE ON p FOR EACH ROW EXECUTE FUNCTION touches();
+         ALTER TABLE o DISABLE TRIGGER takes; ALTER TABLE p DISABLE TRIGGER touches; ALTER TABLE o ENABLE ALWAYS TRIGGER notes",
+    )
+    .await;
+    let p = ["id integer not null", "r text not null", "v integer", "note text"];
+    copy.forge.relation("p", &p, &["id", "r"]);
+    let f =
+        ["id double precision not null", "r integer not null", "v integer", "seq integer not null always"];
+    copy.forge.relation("f", &f, &["id", "r"]);
+    copy.forge.relation("o", &["id integer not null"], &["id"]);
+    copy.applier(&["add-tables", "p", "f", "o"]).succeed().await;
+    let in_p = |id: u32, r: &str, v: u32| format!(r#""id":{id},"r":"{r}","v":{v},"note":"n""#);
+    let in_f = |id: u32, r: u32, v: u32, seq: u32| format!(r#""id":{id},"r":{r},"v":{v},"seq":{seq}"#);
+    let mut rows: Vec<String> = (1..=700).map(|id| come("p", &in_p(id, "a", 0))).collect();
+    rows.extend((1..=9).map(|id| come("f", &in_f(id, 1, 0, id))));
+    copy.forge.segment(&[rows]);
+    copy.sync(0).await;
+
+    // All that may happen to rows, beside a trigger that changes none of them. Few rows travel otherwise than many.
+    let all = |o: u32, few: u32| {
+        let mut rows = vec![
+            come("o", &format!(r#""id":{o}"#)),
+            changed("p", &format!(r#""id":{few},"r":"a""#), &in_p(few, "b", 1)),
+            changed("p", &format!(r#""id":{},"r":"a""#, few + 1), &in_p(few + 1, "a", 1)),
+            come("p", &in_p(few + 2, "a", 1)),
+            come("p", &in_p(1000 + few, "a", 1)),
+            gone("p", &format!(r#""id":{},"r":"a""#, few + 3)),
+            changed("f", r#""id":1,"r":1"#, &in_f(1, 2, o, 1)),
+            changed("f", r#""id":2,"r":1"#, &in_f(2, 1, o, 200 + o)),
+            come("f", &in_f(3, 1, o, 3)),
+            come("f", &in_f(4, 1, o, 400 + o)),
+            come("f", &in_f(100 + o, 1, o, 500 + o)),
+        ];
+        rows.push(changed("f", r#""id":1,"r":2"#, &in_f(1, 1, o, 1)));
+        rows
+    };
+    copy.forge.segment(&[all(1, 10)]);
+    let many = (100..=699).flat_map(|id| {
+        let to = if id % 2 == 0 { "b" } else { "a" };
+        [come("p", &in_p(id + 2000, to, 1)), changed("p", &format!(r#""id":{id},"r":"a""#), &in_p(id, to, 2))]
+    });
+    copy.forge.segment(&[all(2, 20).into_iter().chain(many).collect()]);
+    // Rows of which the copy has some already.
+    let again = (2100..=2800).map(|id| come("p", &in_p(id, if id % 2 == 0 { "b" } else { "a" }, 1)));
+    copy.forge.segment(&[all(3, 30).into_iter().chain(again).collect()]);
+    let said = copy.sync(0).await;
+    assert_eq!(states(&copy).await, "", "{said}");
+    assert_eq!(copy.rows("SELECT count(*) FROM audit").await, "3");
+    let counted = "SELECT count(*), sum(v) FROM p UNION ALL SELECT count(*), sum(v) FROM f";
+    let before = copy.rows(counted).await;
+
+    // A deleted row is none that has moved, whatever else moves and comes.
+    copy.server.execute("ALTER TABLE o ENABLE ALWAYS TRIGGER takes").await;
+    copy.forge.segment(&[vec![
+        come("o", r#""id":4"#),
+        changed("p", r#""id":40,"r":"a""#, &in_p(40, "b", 0)),
+        come("p", &in_p(3000, "a", 0)),
+    ]]);
+    copy.sync(1).await;
+    assert_eq!(states(&copy).await, "o,quarantined");
+    copy.server.execute("ALTER TABLE o DISABLE TRIGGER takes").await;
+    copy.applier(&["retry", "o"]).succeed().await;
+    copy.server.execute("DELETE FROM p WHERE id = 3000; ALTER TABLE o ENABLE ALWAYS TRIGGER takes").await;
+    copy.forge.segment(&[vec![
+        come("o", r#""id":5"#),
+        come("f", &in_f(900, 1, 0, 900)),
+        changed("f", r#""id":5,"r":1"#, &in_f(5, 2, 0, 5)),
+    ]]);
+    copy.sync(1).await;
+    assert_eq!(states(&copy).await, "o,quarantined");
+    copy.server.execute("ALTER TABLE o DISABLE TRIGGER takes").await;
+    copy.applier(&["retry", "o"]).succeed().await;
+    copy.server.execute("DELETE FROM f WHERE id = 900").await;
+    assert_eq!(copy.rows(counted).await, before);
+
+    // As many rows as were updated.
+    copy.server.execute("ALTER TABLE p ENABLE ALWAYS TRIGGER touches").await;
+    copy.forge.segment(&[vec![
+        changed("p", r#""id":50,"r":"a""#, &in_p(50, "a", 0)),
+        changed("p", r#""id":51,"r":"a""#, &in_p(51, "a", 0)),
+    ]]);
+    copy.sync(1).await;
+    assert_eq!(states(&copy).await, "p,quarantined");
+    assert_eq!(copy.rows("SELECT count(*) FROM p WHERE note = 'touched'").await, "0");
+}
+
+/// A foreign key acts twice on a row, and one leads to a trigger that changes that row's table too.
+#[tokio::test]
+async fn a_trigger_does_not_hide_behind_a_row_on_which_keys_act_twice() {
+    let mut copy = as_reporter(
+        "CREATE TABLE g (id int PRIMARY KEY);
+         CREATE TABLE two (id int PRIMARY KEY, a int REFERENCES g ON DELETE SET NULL, b int REFERENCES g ON DELETE SET NULL, n int);
+         CREATE TABLE notes (g int REFERENCES g ON DELETE CASCADE); CREATE TABLE audit (id int);
+         CREATE FUNCTION writes() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.audit VALUES (1); RETURN NULL; END $$;
+         CREATE FUNCTION spoils() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN UPDATE public.two SET n = n + 100 WHERE id = 9; RETURN NULL; END $$;
+         CREATE TRIGGER writes AFTER DELETE ON notes FOR EACH ROW EXECUTE FUNCTION writes();
+         CREATE TRIGGER spoils AFTER DELETE ON notes FOR EACH ROW EXECUTE FUNCTION spoils();
+         ALTER TABLE notes DISABLE TRIGGER spoils",
+    )
+    .await;
+    copy.forge.relation("g", &["id integer not null"], &["id"]);
+    copy.forge.relation("two", &["id integer not null", "a integer", "b integer", "n integer"], &["id"]);
+    copy.applier(&["add-tables", "g", "two"]).succeed().await;
+    let row = |id: u32, g: &str| format!(r#""id":{id},"a":{g},"b":{g},"n":0"#);
+    let mut rows: Vec<String> = (1..=2).map(|id| come("g", &format!(r#""id":{id}"#))).collect();
+    rows.extend([come("two", &row(1, "1")), come("two", &row(2, "2")), come("two", &row(9, "null"))]);
+    copy.forge.segment(&[rows]);
+    copy.sync(0).await;
+    copy.server.execute("INSERT INTO notes VALUES (1), (2)").await;
+    let goes = |id: u32| {
+        let old = format!(r#""id":{id}"#);
+        vec![gone("g", &old), changed("two", &old, &row(id, "null"))]
+    };
+    copy.forge.segment(&[goes(1)]);
+    let said = copy.sync(0).await;
+    assert_eq!(states(&copy).await, "", "{said}");
+    assert_eq!(copy.rows("SELECT count(*) FROM audit").await, "1");
+    copy.server.execute("ALTER TABLE notes ENABLE TRIGGER spoils").await;
+    copy.forge.segment(&[goes(2)]);
+    let said = copy.sync(1).await;
+    assert_eq!(states(&copy).await, "g,quarantined", "{said}");
+    assert_eq!(copy.rows("SELECT sum(n) FROM two").await, "0");
+}

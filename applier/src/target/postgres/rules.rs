@@ -81,11 +81,6 @@ impl Rule {
         }
     }
 
-    /// Whether it is of another table than the one that is written, to which foreign keys lead.
-    pub(crate) fn is_led(&self) -> bool {
-        self.is_led
-    }
-
     pub(crate) fn remedy(&self) -> String {
         let what = match self.kind {
             What::Rule => "DISABLE RULE",

@@ -15,7 +15,7 @@ use crate::batch::Batch;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::{Event, State, TableState};
 use crate::table::Table;
-use crate::target::postgres::apply::{Actions, Watched, Writer, is_no_fault_of_a_record};
+use crate::target::postgres::apply::{Actions, Counts, Watched, Writer, is_no_fault_of_a_record};
 use crate::target::postgres::cascades::Watch;
 use crate::target::postgres::identity::{self, Moment};
 use crate::target::postgres::local::Local;
@@ -291,7 +291,7 @@ impl Target for Postgres<'_> {
         }
         let before = match watched {
             Some(watched) => watched.count(client).await?,
-            None => BTreeMap::new(),
+            None => Counts::new(),
         };
         let immediate = client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await;
         let Err(error) = immediate.map_err(|error| failure("checking deferred constraints", error)) else {

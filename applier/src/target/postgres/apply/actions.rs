@@ -1,7 +1,7 @@
 //! What foreign keys of the copy do beside what is written, where they act. Which rows a record makes them change is asked before
 //! it is written. The source's own keys would have changed the same rows: then the stream has a later change of each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use syncdata_formats::change::Op;
 use syncdata_formats::error::Result;
@@ -13,6 +13,7 @@ use tokio_postgres::Client;
 
 use super::param::TextParam;
 use super::row::{self, Acting, Acts};
+use super::watched::Changed;
 use super::{Failed, Prepared, Writer};
 use crate::batch::{Batch, Record};
 use crate::table::{Column, Table, TextEquality};
@@ -341,7 +342,7 @@ impl Writer {
         // By where they lie, with their places in `hits`; the record's own rows have none.
         let mut known: BTreeMap<(u32, String), Option<usize>> = BTreeMap::new();
         let mut hits: Vec<Hit> = Vec::new();
-        let mut twice: BTreeSet<TableName> = BTreeSet::new();
+        let mut again: Vec<TableName> = Vec::new();
         // What acts further: that key, and the rows on which it has acted.
         let mut further: Vec<(usize, Action, Vec<u32>, Vec<String>)> = Vec::new();
 
@@ -402,7 +403,7 @@ impl Writer {
                         hit.row.insert(name, batch.value(cell).map(str::to_owned));
                     }
                 }
-                note(&mut known, &mut hits, &mut twice, (oid, place.clone()), hit);
+                note(&mut known, &mut hits, &mut again, (oid, place.clone()), hit);
                 oids.push(oid);
                 places.push(place);
             }
@@ -435,7 +436,7 @@ impl Writer {
                 for row in rows {
                     let (oid, place): (u32, String) = (row.get(0), row.get(1));
                     let hit = fk.hit(next, row.get(2));
-                    if note(&mut known, &mut hits, &mut twice, (oid, place.clone()), hit) {
+                    if note(&mut known, &mut hits, &mut again, (oid, place.clone()), hit) {
                         oids.push(oid);
                         places.push(place);
                     }
@@ -448,10 +449,13 @@ impl Writer {
 
         if let Some(watched) = &mut self.watched {
             for hit in &hits {
-                watched.hit(&hit.table, 1);
-                watched.may_move(&hit.table, u64::from(hit.action != Action::Delete));
+                let changed = match hit.action {
+                    Action::Delete => Changed::deleted(1),
+                    Action::Set | Action::Nothing => Changed::updated(1),
+                };
+                watched.hit(&hit.table, changed);
             }
-            twice.iter().for_each(|table| watched.be_unsure(table));
+            again.iter().for_each(|table| watched.hit(table, Changed::updated(1)));
         }
         Ok(hits)
     }
@@ -462,7 +466,7 @@ impl Writer {
 fn note(
     known: &mut BTreeMap<(u32, String), Option<usize>>,
     hits: &mut Vec<Hit>,
-    twice: &mut BTreeSet<TableName>,
+    again: &mut Vec<TableName>,
     place: (u32, String),
     hit: Hit,
 ) -> bool {
@@ -471,10 +475,13 @@ fn note(
         hits.push(hit);
         return true;
     };
-    // How often it changes then depends on the names of triggers.
-    twice.insert(hit.table);
     let Some(earlier) = earlier.and_then(|at| hits.get_mut(at)) else { return false };
     let is_taken = hit.action == Action::Delete && earlier.action != Action::Delete;
+    let is_set_again = earlier.action == Action::Set && hit.action == Action::Set;
+    // Else how often it changes depends on the names of triggers: what is certain is counted, and more is not believed.
+    if is_set_again && hit.columns.iter().all(|column| !earlier.columns.contains(column)) {
+        again.push(hit.table);
+    }
     if is_taken {
         earlier.action = Action::Delete;
     } else {

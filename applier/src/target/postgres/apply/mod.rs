@@ -40,7 +40,8 @@ pub(crate) use self::sql::FREE_PLANS;
 use self::sql::Rows;
 use self::statements::Statements;
 pub(crate) use self::watched::Beside;
-pub(super) use self::watched::Watched;
+use self::watched::Changed;
+pub(super) use self::watched::{Counts, Watched};
 use crate::batch::{Cell, Record};
 use crate::table::{Fit, Table};
 use crate::target::postgres::step::{Body, Prepared, Step, StepKind};
@@ -292,52 +293,65 @@ impl Writer {
         let work = &prepared.work[table];
         let mut missing = work.missing;
         for step in &work.steps {
-            let (hit, replaced) = self.step(client, target, step, way).await?;
-            let hit = hit + replaced;
+            let (hit, replaced, there) = self.step(client, target, step, way).await?;
             if let Some(watched) = &mut self.watched {
-                // Rows that go and come again are two changes each.
-                watched.hit(&target.table.name, hit + replaced);
-                if step.kind == StepKind::Update {
-                    watched.may_move(&target.table.name, hit);
-                }
+                let changed = match step.kind {
+                    StepKind::Delete => Changed::deleted(hit),
+                    StepKind::Update => Changed::updated(hit),
+                    StepKind::Insert => {
+                        // Of those that were there, some have gone and come again.
+                        let overwritten = there.saturating_sub(replaced).min(hit);
+                        Changed::updated(overwritten).and(Changed::inserted(hit - overwritten))
+                    }
+                };
+                watched.hit(&target.table.name, changed.and(Changed::replaced(replaced)));
             }
             missing += match step.kind {
                 StepKind::Delete => work.expected_deletes.saturating_sub(hit),
                 StepKind::Update => (step.rows as u64).saturating_sub(hit),
                 StepKind::Insert => 0,
             };
+            let hit = hit + replaced;
         }
         Ok(missing)
     }
 
-    /// How many rows it hit, and how many it replaced.
+    /// How many rows it hit, how many it replaced, and onto how many that were there it wrote new ones, where that is asked.
     async fn step(
         &mut self,
         client: &Client,
         target: &Fit,
         step: &Step,
         way: Way,
-    ) -> Result<(u64, u64), Error> {
+    ) -> Result<(u64, u64, u64), Error> {
         let doing = || format!("writing into {}", target.table.name);
         let replaces = |hit: u64| {
             hit < step.rows as u64 && target.key.arbiter && !target.fixed(&step.columns).is_empty()
         };
         match &step.body {
             Body::Arrays(arrays) => {
+        let asks = step.kind == StepKind::Insert
+            && sql::overwrites(target, &step.columns)
+            && self.watched.as_ref().is_some_and(|watched| watched.tells_new_rows(&target.table.name));
                 let arrays = || arrays.iter().map(|array| ArrayParam(array.clone()));
                 let statement = self.prepared(client, &sql::statement(target, step, Rows::Arrays)).await?;
                 let hit = client.execute_raw(&statement, arrays()).await.context(doing)?;
                 if !replaces(hit) {
-                    return Ok((hit, 0));
+                    return Ok((hit, 0, there));
+                }
+                let mut there = 0;
+                if asks {
+                    let look = self.prepared(client, &sql::there(target, step, Rows::Arrays)).await?;
+                    there = client.execute_raw(&look, arrays()).await.context(doing)?;
                 }
                 let replace = self.prepared(client, &sql::replace(target, step, Rows::Arrays)).await?;
-                Ok((hit, client.execute_raw(&replace, arrays()).await.context(doing)?))
+                Ok((hit, client.execute_raw(&replace, arrays()).await.context(doing)?, there))
             }
             Body::Copy(text)
                 if step.kind == StepKind::Insert && (way == Way::Direct || !target.key.arbiter) =>
             {
                 let hit = copy(client, &sql::copy_to_table(&target.table, step), text).await;
-                Ok((hit.context(doing)?, 0))
+                Ok((hit.context(doing)?, 0, 0))
             }
             Body::Copy(text) => {
                 let stage = self.stage(client, target).await?;
@@ -345,9 +359,13 @@ impl Writer {
                 let staged = Rows::Staged(&stage);
                 let hit = freely(client, &sql::statement(target, step, staged)).await.context(doing)?;
                 if !replaces(hit) {
-                    return Ok((hit, 0));
+                    return Ok((hit, 0, there));
                 }
-                Ok((hit, freely(client, &sql::replace(target, step, staged)).await.context(doing)?))
+                Ok((hit, freely(client, &sql::replace(target, step, staged)).await.context(doing)?, there))
+                let mut there = 0;
+                if asks {
+                    there = freely(client, &sql::there(target, step, staged)).await.context(doing)?;
+                }
             }
         }
     }
@@ -384,7 +402,9 @@ impl Writer {
                     self.send(client, prepared, &std::mem::take(&mut pipeline), oddities).await?;
                     self.foresee(client, prepared, index).await?;
                 }
-                for statement in row::statements(&prepared.batch, record) {
+                let name = &prepared.batch.tables[record.table].target.table.name;
+                let tells = self.watched.as_ref().is_some_and(|watched| watched.tells_new_rows(name));
+                for statement in row::statements(&prepared.batch, record, tells) {
                     let of_record = |error| Failed::of(prepared, index, error);
                     let parsed = self.prepared(client, &statement.sql).await.map_err(of_record)?;
                     pipeline.push((index, statement, parsed));
@@ -413,13 +433,14 @@ impl Writer {
             let name = &prepared.batch.tables[table].target.table.name;
             let hit = answer.context(|| format!("writing into {name}")).map_err(|error| {
                 let value = parameter(&error).and_then(|number| statement.values.get(number - 1)).copied();
+        let mut there = None;
                 Failed { value, ..Failed::of(prepared, *index, error) }
             })?;
             if let Some(watched) = &mut self.watched {
-                watched.hit(name, statement.changes(hit));
-                if prepared.batch.records[*index as usize].op == Op::Update {
-                    watched.may_move(name, hit);
-                }
+                watched.hit(name, statement.changes(hit, there.take()));
+            }
+            if statement.says_what_is_there() {
+                there = Some(hit);
             }
             count(&mut oddities[table], statement, hit);
         }

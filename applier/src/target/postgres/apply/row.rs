@@ -5,6 +5,7 @@ use syncdata_formats::change::Op;
 use syncdata_formats::manifest::ReplicaIdentity;
 
 use super::sql;
+use super::watched::Changed;
 use crate::batch::{Batch, BatchTable, Cell, Record};
 use crate::table::{Fit, Shape, Table};
 
@@ -20,20 +21,35 @@ pub(super) struct RowStatement {
 /// What the number of rows is that a statement says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Says {
-    Changes,
+    /// Rows that are new, or were there and take other values.
+    Written,
+    Updated,
+    /// One that has taken other values, or two for one that has gone and come again.
+    UpdatedOrPairs,
+    Deleted,
     /// Rows that have gone and come again.
     Pairs,
     /// Rows that are there.
     Found,
+    /// The same under the key of the new row that comes next.
+    There,
 }
 
 impl RowStatement {
-    /// How many changes those rows are.
-    pub(super) fn changes(&self, rows: u64) -> u64 {
+    pub(super) fn says_what_is_there(&self) -> bool {
+        self.says == Says::There
+    }
+
+    /// What changes those rows are, where so many are known to have been there under the key of a new one.
+    pub(super) fn changes(&self, rows: u64, there: Option<u64>) -> Changed {
         match self.says {
-            Says::Changes => rows,
-            Says::Pairs => rows * 2,
-            Says::Found => 0,
+            Says::Written if there.is_some_and(|there| there > 0) => Changed::updated(rows),
+            Says::Written => Changed::inserted(rows),
+            Says::Updated => Changed::updated(rows),
+            Says::UpdatedOrPairs => Changed::updated(rows % 2).and(Changed::replaced(rows / 2)),
+            Says::Deleted => Changed::deleted(rows),
+            Says::Pairs => Changed::replaced(rows),
+            Says::Found | Says::There => Changed::default(),
         }
     }
 }
@@ -67,11 +83,11 @@ pub(super) enum Role {
     Nothing,
 }
 
-/// The statements of a record, in order.
-pub(super) fn statements(batch: &Batch, record: &Record) -> Vec<RowStatement> {
+/// The statements of a record, in order; whether a new row is there already is asked where somebody wants to know.
+pub(super) fn statements(batch: &Batch, record: &Record, tells_new_rows: bool) -> Vec<RowStatement> {
     let writer = Writer::new(batch, record);
     match record.op {
-        Op::Insert => writer.insert(),
+        Op::Insert => writer.insert(tells_new_rows),
         Op::Update => writer.update(),
         Op::Delete => vec![writer.delete()],
         // Done for the whole batch before any row.
@@ -127,8 +143,13 @@ impl<'a> Writer<'a> {
         Writer { batch, batch_table, target, data: batch.data(record).collect(), find }
     }
 
-    fn insert(&self) -> Vec<RowStatement> {
+    fn insert(&self, tells_new_rows: bool) -> Vec<RowStatement> {
         let mut statements = Vec::from_iter(self.replace_other());
+        let may_be_there = tells_new_rows && (self.target.key.arbiter || self.target.key.by_hand);
+        statements.extend(self.there().filter(|_| may_be_there).map(|(key, values)| {
+            let sql = format!("SELECT 1 FROM {} WHERE {key}", self.target.table.sql());
+            RowStatement { sql, values, role: Role::Any, says: Says::There }
+        }));
         statements.push(self.insert_or_overwrite());
         statements
     }
@@ -199,7 +220,7 @@ impl<'a> Writer<'a> {
         let name = table.name.sql();
         if self.data.is_empty() {
             let sql = format!("INSERT INTO {name} DEFAULT VALUES");
-            return RowStatement { sql, values: Vec::new(), role: Role::Any, says: Says::Changes };
+            return RowStatement { sql, values: Vec::new(), role: Role::Any, says: Says::Written };
         }
         let columns: Vec<usize> = self.data.iter().map(|field| field.0).collect();
         let values = self.data.iter().map(|field| field.1).collect();
@@ -221,7 +242,7 @@ impl<'a> Writer<'a> {
                 sql::on_conflict(self.target, &columns)
             )
         };
-        RowStatement { sql, values, role: Role::Any, says: Says::Changes }
+        RowStatement { sql, values, role: Role::Any, says: Says::Written }
     }
 
     /// For keys that ON CONFLICT cannot use: the row of that key takes the values, if it is there.
@@ -264,11 +285,11 @@ impl<'a> Writer<'a> {
         }
         let condition = self.condition(&mut values);
         let update = format!("UPDATE {} SET {} WHERE {condition}", table.sql(), assign.join(", "));
-        let sql = match self.fixed(&self.key_columns()) {
-            fixed if fixed.is_empty() => update,
-            fixed => self.update_or_replace(&update, &fixed, &mut values),
+        let (sql, says) = match self.fixed(&self.key_columns()) {
+            fixed if fixed.is_empty() => (update, Says::Updated),
+            fixed => (self.update_or_replace(&update, &fixed, &mut values), Says::UpdatedOrPairs),
         };
-        statements.push(RowStatement { sql, values, role: Role::Exactly, says: Says::Changes });
+        statements.push(RowStatement { sql, values, role: Role::Exactly, says });
         statements
     }
 
@@ -321,7 +342,7 @@ impl<'a> Writer<'a> {
         let mut values = Vec::new();
         let condition = self.condition(&mut values);
         let sql = format!("DELETE FROM {} WHERE {condition}", self.target.table.sql());
-        RowStatement { sql, values, role: Role::Exactly, says: Says::Changes }
+        RowStatement { sql, values, role: Role::Exactly, says: Says::Deleted }
     }
 
     /// Key columns whose text is another one afterwards.
@@ -339,7 +360,7 @@ impl<'a> Writer<'a> {
         let mut values = Vec::new();
         let condition = self.in_the_way(moved, &mut values);
         let sql = format!("DELETE FROM {} WHERE {condition}", self.target.table.sql());
-        RowStatement { sql, values, role: Role::Nothing, says: Says::Changes }
+        RowStatement { sql, values, role: Role::Nothing, says: Says::Deleted }
     }
 
     /// That row.

@@ -113,6 +113,17 @@ pub(super) fn replace(target: &Fit, step: &Step, rows: Rows<'_>) -> String {
     )
 }
 
+/// A row for each that is there under the key of one that an INSERT brings.
+pub(super) fn there(target: &Fit, step: &Step, rows: Rows<'_>) -> String {
+    let (source, matched) = (source(&target.table, step, rows), matched(target, step));
+    format!("SELECT 1 FROM {} AS t JOIN {source} ON {matched}", target.table.sql())
+}
+
+/// Whether an INSERT of these columns alters a row that is there.
+pub(super) fn overwrites(target: &Fit, columns: &[usize]) -> bool {
+    target.key.arbiter && columns.iter().any(|&column| !target.table.columns[column].identity_always)
+}
+
 /// ` AND t."n" IS NOT DISTINCT FROM …` for each of them.
 fn kept(target: &Fit, fixed: &[usize], value: impl Fn(usize) -> String) -> String {
     let column =

@@ -4,6 +4,7 @@ use syncdata_formats::name::TableName;
 use syncdata_service::postgres::failure;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use super::watched::Changed;
 use super::{Failed, Rejection, Writer, sql};
 use crate::table::Table;
 use crate::target::postgres::local::LOCK_TIMEOUT;
@@ -40,7 +41,7 @@ impl Writer {
         let names: Vec<TableName> = deleted.iter().map(|table| table.name.clone()).collect();
         let rows: Vec<u64> = rows.skip(before).take(names.len()).collect();
         if let Some(watched) = &mut self.watched {
-            names.iter().zip(rows).for_each(|(table, rows)| watched.hit(table, rows));
+            names.iter().zip(rows).for_each(|(table, rows)| watched.hit(table, Changed::deleted(rows)));
         }
         Ok(())
     }

@@ -24,9 +24,74 @@ JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.relation
 LEFT JOIN LATERAL (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf) t ON true";
 
 const COUNTED: &str = "
-SELECT pg_catalog.pg_stat_get_xact_tuples_inserted(t) + pg_catalog.pg_stat_get_xact_tuples_updated(t)
-    + pg_catalog.pg_stat_get_xact_tuples_deleted(t)
+SELECT pg_catalog.pg_stat_get_xact_tuples_inserted(t), pg_catalog.pg_stat_get_xact_tuples_updated(t),
+    pg_catalog.pg_stat_get_xact_tuples_deleted(t)
 FROM unnest($1::oid[]) WITH ORDINALITY AS u(t, place) ORDER BY place";
+
+/// How many rows of a table have changed. Kept apart: a row that moves into another partition is one that comes and one that
+/// goes, and what a trigger does must not pass for that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changed {
+    inserted: i64,
+    updated: i64,
+    deleted: i64,
+}
+
+impl Changed {
+    pub(super) fn inserted(rows: u64) -> Changed {
+        Changed { inserted: signed(rows), ..Changed::default() }
+    }
+
+    pub(super) fn updated(rows: u64) -> Changed {
+        Changed { updated: signed(rows), ..Changed::default() }
+    }
+
+    pub(super) fn deleted(rows: u64) -> Changed {
+        Changed { deleted: signed(rows), ..Changed::default() }
+    }
+
+    /// They have gone and come again.
+    pub(super) fn replaced(rows: u64) -> Changed {
+        Changed { inserted: signed(rows), updated: 0, deleted: signed(rows) }
+    }
+
+    pub(super) fn and(self, more: Changed) -> Changed {
+        Changed {
+            inserted: self.inserted + more.inserted,
+            updated: self.updated + more.updated,
+            deleted: self.deleted + more.deleted,
+        }
+    }
+
+    fn since(self, before: Changed) -> Changed {
+        Changed {
+            inserted: self.inserted - before.inserted,
+            updated: self.updated - before.updated,
+            deleted: self.deleted - before.deleted,
+        }
+    }
+
+    /// What is left when what was written is taken away. Updated rows may have moved into other partitions.
+    fn is_more_than(self, written: Changed, is_partitioned: bool) -> bool {
+        let left = self.since(written);
+        match is_partitioned {
+            true => left != Changed { inserted: left.deleted, updated: -left.deleted, deleted: left.deleted },
+            // Nothing moves: only what a trigger does adds to all of them.
+            false => left.inserted + left.updated + left.deleted != 0,
+        }
+    }
+}
+
+fn signed(rows: u64) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+/// Of each table.
+pub(crate) type Counts = BTreeMap<TableName, Changed>;
+
+fn of(counts: &Counts, name: &TableName) -> Changed {
+    counts.get(name).copied().unwrap_or_default()
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -34,16 +99,10 @@ pub(in crate::target::postgres) struct Watched {
     rules: BTreeMap<TableName, Rule>,
     names: Vec<TableName>,
     oids: Vec<u32>,
-    /// Rows that our statements have changed in this try.
-    hits: BTreeMap<TableName, i64>,
-    /// How many of them may have moved into another partition, which counts as two.
-    may_move: BTreeMap<TableName, i64>,
-    /// Tables of which nobody can say how many.
-    unsure: BTreeSet<TableName>,
+    /// Rows that our statements have changed in this try, and foreign keys for certain.
+    written: Counts,
     /// Those with partitions.
     partitioned: BTreeSet<TableName>,
-    /// To all of the triggers only foreign keys lead.
-    is_led: bool,
 }
 
 impl Watched {
@@ -57,7 +116,6 @@ impl Watched {
             return Ok(None);
         }
         cascades::is_counting(client).await?;
-        let is_led = rules.values().all(Rule::is_led);
         let names: Vec<String> = synced.iter().map(ToString::to_string).collect();
         let schemas: Vec<&str> = synced.iter().map(TableName::schema).collect();
         let relations: Vec<&str> = synced.iter().map(TableName::name).collect();
@@ -71,23 +129,17 @@ impl Watched {
             tables.push(table);
             oids.push(row.get(1));
         }
-        let (hits, may_move, unsure) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Ok(Some(Watched { rules, names: tables, oids, hits, may_move, unsure, partitioned, is_led }))
+        Ok(Some(Watched { rules, names: tables, oids, written: Counts::new(), partitioned }))
     }
 
-    pub(super) fn hit(&mut self, table: &TableName, rows: u64) {
-        *self.hits.entry(table.clone()).or_default() += i64::try_from(rows).unwrap_or(i64::MAX);
+    pub(super) fn hit(&mut self, table: &TableName, rows: Changed) {
+        let written = self.written.entry(table.clone()).or_default();
+        *written = written.and(rows);
     }
 
-    /// Of those that were hit, so many were updated.
-    pub(super) fn may_move(&mut self, table: &TableName, rows: u64) {
-        if self.partitioned.contains(table) {
-            *self.may_move.entry(table.clone()).or_default() += i64::try_from(rows).unwrap_or(i64::MAX);
-        }
-    }
-
-    pub(super) fn be_unsure(&mut self, table: &TableName) {
-        self.unsure.insert(table.clone());
+    /// Whether new rows have to be told from those that were there: a row that comes may be one that moved.
+    pub(super) fn tells_new_rows(&self, table: &TableName) -> bool {
+        self.partitioned.contains(table)
     }
 
     /// Whether the table has such a trigger.
@@ -96,14 +148,8 @@ impl Watched {
     }
 
     /// Before a try. `None`: the batch has nothing of tables with such triggers.
-    pub(super) async fn begin(
-        &mut self,
-        client: &Client,
-        prepared: &Prepared,
-    ) -> Result<Option<BTreeMap<TableName, i64>>> {
-        self.hits.clear();
-        self.may_move.clear();
-        self.unsure.clear();
+    pub(super) async fn begin(&mut self, client: &Client, prepared: &Prepared) -> Result<Option<Counts>> {
+        self.written.clear();
         match self.to_blame(prepared, None) {
             Some(_) => self.count(client).await.map(Some),
             None => Ok(None),
@@ -116,17 +162,13 @@ impl Watched {
         &self,
         client: &Client,
         prepared: &Prepared,
-        before: &BTreeMap<TableName, i64>,
+        before: &Counts,
     ) -> Result<Option<Rejection>> {
         let now = self.count(client).await?;
-        let of = |counts: &BTreeMap<TableName, i64>, name: &TableName| counts.get(name).copied().unwrap_or(0);
-        let is_other = |(name, count): &(&TableName, &i64)| {
-            // What foreign keys do to a row twice is theirs, where nothing but they leads to a trigger.
-            if self.unsure.contains(*name) {
-                return !self.is_led;
-            }
-            let unsaid = **count - of(before, name) - of(&self.hits, name);
-            !(0..=of(&self.may_move, name)).contains(&unsaid)
+        let is_other = |(name, count): &(&TableName, &Changed)| {
+            count
+                .since(of(before, name))
+                .is_more_than(of(&self.written, name), self.partitioned.contains(*name))
         };
         let Some((changed, _)) = now.iter().find(is_other) else { return Ok(None) };
         let Some((table, rule)) = self.to_blame(prepared, Some(changed)) else { return Ok(None) };
@@ -148,7 +190,7 @@ impl Watched {
     pub(in crate::target::postgres) async fn after_deferred(
         &self,
         client: &Client,
-        before: &BTreeMap<TableName, i64>,
+        before: &Counts,
         written: &[&Table],
     ) -> Result<Option<(TableName, &TableName, &Rule)>> {
         let now = self.count(client).await?;
@@ -171,25 +213,27 @@ impl Watched {
     }
 
     /// How many rows of each this session has changed so far.
-    pub(in crate::target::postgres) async fn count(
-        &self,
-        client: &Client,
-    ) -> Result<BTreeMap<TableName, i64>> {
+    pub(in crate::target::postgres) async fn count(&self, client: &Client) -> Result<Counts> {
         let rows = client.query(COUNTED, &[&self.oids]).await;
         let rows = rows.context(|| "counting rows that triggers may have changed".to_owned())?;
-        let mut counts = BTreeMap::new();
+        let mut counts = Counts::new();
         for (name, row) in self.names.iter().zip(rows) {
-            *counts.entry(name.clone()).or_insert(0) += row.get::<_, i64>(0);
+            let of_part = Changed { inserted: row.get(0), updated: row.get(1), deleted: row.get(2) };
+            let count = counts.entry(name.clone()).or_default();
+            *count = count.and(of_part);
         }
         Ok(counts)
     }
 }
 
-/// Synced tables beside those that are written at once, while one of these has such a trigger.
+/// Synced tables while some of them are written at once, and one of these has such a trigger: nothing changes in any of them but
+/// what is told.
 #[derive(Debug)]
 pub(crate) struct Beside {
     watched: Watched,
-    before: BTreeMap<TableName, i64>,
+    before: Counts,
+    /// Of those that are written.
+    written: Counts,
     /// Foreign keys are off: deferred triggers can act at any time.
     replica: bool,
 }
@@ -206,10 +250,37 @@ impl Beside {
             return Ok(None);
         };
         let before = watched.count(client).await?;
-        Ok(Some(Beside { watched, before, replica }))
+        Ok(Some(Beside { watched, before, written: Counts::new(), replica }))
     }
 
-    /// One that has changed, with the trigger that may have done that and its table.
+    pub(crate) async fn count(&self, client: &Client) -> Result<Counts> {
+        self.watched.count(client).await
+    }
+
+    pub(crate) fn leave_out(&mut self, table: &TableName) {
+        let all = self.watched.names.iter().cloned().zip(self.watched.oids.iter().copied());
+        let kept = all.filter(|(name, _)| name != table);
+        (self.watched.names, self.watched.oids) = kept.unzip();
+    }
+
+    /// So many rows of the table are changed on purpose.
+    pub(crate) fn expect(&mut self, table: &TableName, inserted: u64, updated: u64, deleted: u64) {
+        let told = Changed { inserted: signed(inserted), updated: signed(updated), deleted: signed(deleted) };
+        let written = self.written.entry(table.clone()).or_default();
+        *written = written.and(told);
+    }
+
+    /// What was rolled back since then is counted all the same.
+    pub(crate) async fn forget_since(&mut self, client: &Client, before: &Counts) -> Result<()> {
+        for (table, count) in self.count(client).await? {
+            let tried = count.since(of(before, &table));
+            let known = self.before.entry(table).or_default();
+            *known = known.and(tried);
+        }
+        Ok(())
+    }
+
+    /// One in which more has changed, with the trigger that may have done that and its table.
     pub(crate) async fn changed(&self, client: &Client) -> Result<Option<(TableName, &TableName, &Rule)>> {
         if self.replica {
             let acting =
@@ -217,7 +288,11 @@ impl Beside {
             acting.context(|| "waiting for deferred triggers".to_owned())?;
         }
         let now = self.watched.count(client).await?;
-        let changed = now.into_iter().find(|(name, count)| self.before.get(name) != Some(count));
+        let is_other = |(name, count): &(TableName, Changed)| {
+            let is_partitioned = self.watched.partitioned.contains(name);
+            count.since(of(&self.before, name)).is_more_than(of(&self.written, name), is_partitioned)
+        };
+        let changed = now.into_iter().find(is_other);
         let first = self.watched.rules.iter().next();
         Ok(changed.zip(first).map(|((changed, _), (table, rule))| (changed, table, rule)))
     }
