@@ -66,7 +66,7 @@ pub(crate) async fn fill(
     };
     let relation = Arc::new(relation);
     let target = table::fit_of_shadow(&relation, &shadow);
-    let shadow = shadow::index(client, &shadow, &target).await?;
+    let shadow = shadow::index(client, &table.name, &shadow, &target).await?;
     let described = matches!(base, Base::Snapshot(_));
     Ok(Copy { table: Arc::clone(table), shadow, relation, described, columns, transfer })
 }

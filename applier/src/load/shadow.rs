@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 use syncdata_formats::error::Result;
-use syncdata_service::postgres::ServerContext as _;
+use syncdata_service::postgres::{ServerContext as _, sqlstate};
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use syncdata_formats::name::TableName;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
+use super::Halt;
 use super::catch_up::Copy;
 use super::columns::OldValue;
 use crate::table::{Fit, Shape, Table};
@@ -89,7 +91,12 @@ pub(crate) async fn fill_old_rows(
 
 /// The key by which changes find their rows, built once the rows are there. Other indexes would only cost: no one
 /// else reads the shadow, and the table itself refuses what it must.
-pub(crate) async fn index(client: &Client, shadow: &Arc<Table>, target: &Fit) -> Result<Arc<Table>> {
+pub(crate) async fn index(
+    client: &Client,
+    table: &TableName,
+    shadow: &Arc<Table>,
+    target: &Fit,
+) -> Result<Arc<Table>, Halt> {
     let doing = || format!("indexing a shadow of {} columns", shadow.columns.len());
     let mut indexed = Table::clone(shadow);
     indexed.unique.retain(|unique| {
@@ -104,7 +111,16 @@ pub(crate) async fn index(client: &Client, shadow: &Arc<Table>, target: &Fit) ->
         let kind = if target.key.arbiter { "UNIQUE INDEX" } else { "INDEX" };
         let list = shadow.column_list(&unique.columns);
         let create = format!("CREATE {kind} ON {} ({list})", shadow.name.sql());
-        client.batch_execute(&create).await.context(doing)?;
+        match client.batch_execute(&create).await.context(doing) {
+            Err(error) if sqlstate(&error) == Some(&SqlState::UNIQUE_VIOLATION) => {
+                let reason = format!(
+                    "the base copy has two rows with the same ({list}), which is the key at the source, and unique here: an index of \
+                     production may be damaged, or a type or a collation here calls other values equal than there"
+                );
+                return Err(Halt::refused(table, reason));
+            }
+            done => done?,
+        }
     }
     let analyze = format!("ANALYZE {}", shadow.name.sql());
     client.batch_execute(&analyze).await.context(doing)?;

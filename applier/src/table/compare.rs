@@ -384,8 +384,8 @@ fn key(relation: &Relation, table: &Table) -> Key {
     // What an upsert would have to compare is not sent: a row that is in the way is an error.
     let is_unsent = of_key(|column| column.generated) && table.columns.iter().enumerate().any(is_other);
     let immediate = covering.iter().any(|unique| unique.immediate);
-    // Where the collation calls two keys of the source one, the second must be refused, not written over the first.
-    let is_loose = of_key(|column| column.is_loose) || covering.iter().any(|unique| unique.is_loose);
+    // Where the collation or the type calls two keys of the source one, the second must be refused, not written over the first.
+    let is_loose = of_key(super::Column::may_merge) || covering.iter().any(|unique| unique.is_loose);
     let arbiter =
         covering.iter().any(|unique| unique.immediate && !unique.overlaps) && !is_loose && !is_unsent;
     let exact = |&column: &usize| {

@@ -74,6 +74,9 @@ pub struct Column {
     pub equality: String,
     /// Its collation calls texts equal that are not the same: `a` and `A`.
     pub is_loose: bool,
+    /// Its type, or that of its elements, has an equality that is none of PostgreSQL's: what that calls equal may depend on
+    /// the locale of the database, as with `citext`.
+    pub has_own_equality: bool,
     /// A domain, a composite: its name is the source's, and says nothing of how it is defined here.
     pub is_by_name: bool,
     pub not_null: bool,
@@ -149,6 +152,7 @@ impl Column {
             text_equality: TextEquality::Exact,
             equality: "=".to_owned(),
             is_loose: false,
+            has_own_equality: false,
             is_by_name: false,
             not_null: false,
             has_default: false,
@@ -220,6 +224,11 @@ impl Fit {
 }
 
 impl Column {
+    /// Values that are not the same text may be equal here, and apart at the source.
+    pub fn may_merge(&self) -> bool {
+        self.is_loose || self.has_own_equality
+    }
+
     pub fn sql(&self) -> String {
         printed::identifier(&self.name)
     }

@@ -72,6 +72,8 @@ struct Production {
     /// How the key of a row is spelt: one spelling for each kind of key.
     spell: Option<fn(usize, usize) -> String>,
     spellings: usize,
+    /// The keys as they are in the table: an old key is said as it was written.
+    spelt: BTreeMap<usize, String>,
 }
 
 impl Production {
@@ -81,7 +83,9 @@ impl Production {
 
     fn key(&mut self, key: usize) -> String {
         self.spellings += 1;
-        self.spell.expect("set at the start")(key, self.spellings)
+        let spelt = self.spell.expect("set at the start")(key, self.spellings);
+        self.spelt.insert(key, spelt.clone());
+        spelt
     }
 
     fn is_free(&self, unique: Option<u8>, but_for: Option<usize>) -> bool {
@@ -102,7 +106,7 @@ impl Production {
     }
 
     fn write(&mut self, op: &str, old: Option<usize>, new: Option<(usize, bool)>) {
-        let old = old.map(|key| format!(r#","old_keys":{{{}}}"#, self.key(key))).unwrap_or_default();
+        let old = old.map(|key| format!(r#","old_keys":{{{}}}"#, self.spelt[&key])).unwrap_or_default();
         let new = new
             .map(|(key, with_text)| format!(r#","data":{}"#, self.image(key, with_text)))
             .unwrap_or_default();

@@ -51,6 +51,65 @@ async fn a_unique_index_of_another_collation_merges_no_rows() {
     }
 }
 
+/// What such a type calls equal depends on the locale of the database: production's may tell keys apart that are one here.
+#[tokio::test]
+async fn a_type_with_an_equality_of_its_own_merges_no_rows() {
+    let schema = "CREATE EXTENSION citext; CREATE TABLE p (k citext PRIMARY KEY, n int); \
+                  CREATE TABLE d (k citext PRIMARY KEY DEFERRABLE, n int); CREATE TABLE a (k citext[] PRIMARY KEY, n int); \
+                  CREATE TABLE t (k text PRIMARY KEY, n int)";
+    let mut copy = LocalCopy::start(schema).await;
+    assert_eq!(copy.rows("SELECT 'É'::citext = 'é'::citext").await, "t");
+    copy.forge.relation("p", &["k public.citext not null", "n integer"], &["k"]);
+    let columns = ["k public.citext not null", "n integer"];
+    copy.forge.relation_with("d", &columns, &["k"], ReplicaIdentity::Full);
+    copy.forge.relation("a", &["k public.citext[] not null", "n integer"], &["k"]);
+    copy.forge.relation("t", &["k text not null", "n integer"], &["k"]);
+    let rows = |upper: bool, n: u32| {
+        let k = if upper { "É" } else { "é" };
+        ["p", "d", "a", "t"].map(|table| match table {
+            "a" => insert(table, &format!(r#""k":"{{{k}}}","n":{n}"#)),
+            _ => insert(table, &format!(r#""k":"{k}","n":{n}"#)),
+        })
+    };
+    copy.forge.segment(&[rows(true, 1).to_vec()]);
+    copy.applier(&["add-tables", "p", "d", "a", "t"]).succeed().await;
+    copy.sync(0).await;
+    copy.forge.segment(&[rows(false, 2).to_vec()]);
+    copy.sync(1).await;
+    assert_eq!(copy.rows("SELECT * FROM t ORDER BY n").await, "É,1 é,2");
+    for table in ["p", "d", "a"] {
+        assert_eq!(copy.rows(&format!("SELECT n FROM {table}")).await, "1", "{table}");
+        assert_eq!(copy.state(table).await, "quarantined", "{table}");
+    }
+
+    // Without the index both have room.
+    for table in ["p", "d", "a"] {
+        copy.server.execute(&format!("ALTER TABLE {table} DROP CONSTRAINT {table}_pkey")).await;
+    }
+    copy.applier(&["retry", "p", "d", "a"]).run().await;
+    for table in ["p", "d", "a"] {
+        assert_eq!(copy.rows(&format!("SELECT n FROM {table} ORDER BY n")).await, "1 2", "{table}");
+    }
+}
+
+/// One spelling makes way for another one, as production's own type allows.
+#[tokio::test]
+async fn a_key_of_such_a_type_takes_another_spelling() {
+    let schema = "CREATE EXTENSION citext; CREATE TABLE p (k citext PRIMARY KEY, n int)";
+    let mut copy = LocalCopy::start(schema).await;
+    copy.forge.relation("p", &["k public.citext not null", "n integer"], &["k"]);
+    copy.applier(&["add-tables", "p"]).succeed().await;
+    copy.forge.segment(&[vec![insert("p", r#""k":"Ann","n":1"#), insert("p", r#""k":"Bob","n":1"#)]]);
+    copy.forge.segment(&[vec![
+        update("p", r#""k":"Ann""#, r#""k":"ANN","n":2"#),
+        delete("p", r#""k":"Bob""#),
+        insert("p", r#""k":"bob","n":2"#),
+    ]]);
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT * FROM p ORDER BY k").await, "ANN,2 bob,2");
+    assert_eq!(copy.rows("SELECT sum(rows_missing) FROM data_sync_logs").await, "0");
+}
+
 #[tokio::test]
 async fn values_that_the_source_has_twice_are_refused_by_a_constraint_of_ours_and_take_no_row_away() {
     let schema = "CREATE TABLE d (id int PRIMARY KEY DEFERRABLE, email text UNIQUE DEFERRABLE)";

@@ -352,6 +352,7 @@ fn users_table() -> Table {
         equality: "=".to_owned(),
         attnum: 0,
         is_loose: false,
+        has_own_equality: false,
         is_by_name: false,
         not_null,
         has_default: false,

@@ -378,3 +378,24 @@ async fn the_daemon_loads_beside_its_passes() {
     copy.applier(&["stop"]).succeed().await;
     daemon.ended().await.expect_code(0);
 }
+
+/// An index of production may be damaged: then a base copy has two rows of one key. That is its table's own affair.
+#[tokio::test]
+async fn a_base_copy_with_a_key_twice_refuses_its_table_alone() {
+    let mut copy = LocalCopy::start(
+        "CREATE TABLE users (id int PRIMARY KEY, name text); CREATE TABLE t (id int PRIMARY KEY, name text)",
+    )
+    .await;
+    copy.forge.relation("users", USERS, &["id"]);
+    copy.forge.relation("t", USERS, &["id"]);
+    copy.forge.segment(&[vec![insert(1, "one")]]);
+    copy.forge.snapshot(&[("users", &["1\tone", "1\ttwin"]), ("t", &["1\tof t"])]);
+    copy.forge.segment(&[vec![insert(2, "two")]]);
+    copy.applier(&["add-tables", "users", "t"]).succeed().await;
+    let said = copy.sync(1).await;
+    assert!(said.contains("users: quarantined: the base copy has two rows with the same (\"id\")"), "{said}");
+    assert_eq!(copy.rows("SELECT * FROM t").await, "1,of t");
+    assert_eq!(state(&copy, "t").await, "live");
+    copy.applier(&["resync", "users"]).run().await.expect_code(1);
+    assert_eq!(copy.rows("SELECT * FROM users").await, "");
+}

@@ -139,12 +139,12 @@ fn why_by_image(local: &Table, key: &[usize]) -> &'static str {
     let mut covering = local.unique.iter().filter(|unique| {
         unique.columns.len() == key.len() && key.iter().all(|column| unique.columns.contains(column))
     });
-    let is_loose = key.iter().any(|&column| local.columns[column].is_loose);
+    let is_loose = key.iter().any(|&column| local.columns[column].may_merge());
     if covering.clone().next().is_none() {
         return "its rows may share their key, which is not unique here";
     }
     if is_loose || covering.clone().any(|unique| unique.is_loose) {
-        return "keys that the source tells apart may be equal here, by their collation";
+        return "keys that the source tells apart may be equal here, by their collation or type";
     }
     if covering.any(|unique| unique.immediate) {
         return "ON CONFLICT cannot use the index of its key";

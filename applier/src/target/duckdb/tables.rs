@@ -192,6 +192,7 @@ fn table(name: &TableName, columns: Vec<Column>, known: &Known) -> Table {
         immediate: true,
         overlaps: false,
         is_loose: false,
+        has_own_equality: false,
     });
     Table {
         name: name.clone(),

@@ -31,7 +31,8 @@ SELECT a.attrelid, a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid,
     pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname),
     n.nspname = 'pg_catalog', t.typname::text, t.typtype = 'e', coalesce(l.collisdeterministic, true),
     a.attnotnull, a.atthasdef, a.attgenerated <> '', a.attidentity::text,
-    coalesce('OPERATOR(' || pg_catalog.quote_ident(own.nspname) || '.' || own.oprname || ')', '='),
+    coalesce('OPERATOR(' || pg_catalog.quote_ident(own.nspname) || '.'
+        || CASE WHEN own.is_whole THEN own.oprname END || ')', '='),
     element.typtype IN ('d', 'c', 'r', 'm') AND element.typnamespace <> 'pg_catalog'::regnamespace
     AND NOT (below.base IN ('text'::regtype, 'varchar'::regtype) AND below.modifier = -1),
     pg_catalog.format_type(below.base, greatest(a.atttypmod, below.modifier)),
@@ -39,7 +40,8 @@ SELECT a.attrelid, a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid,
     a.xmin::text::int8,
     a.attgenerated = 's' OR a.attidentity <> '' OR a.atthasdef AND NOT a.atthasmissing AND a.attgenerated = ''
         OR declared.typtype = 'd' AND (declared.typnotnull OR EXISTS (
-            SELECT FROM pg_catalog.pg_constraint k WHERE k.contypid = a.atttypid) OR declared.typbasetype <> below.base)
+            SELECT FROM pg_catalog.pg_constraint k WHERE k.contypid = a.atttypid) OR declared.typbasetype <> below.base),
+    own.oprname IS NOT NULL
 FROM pg_catalog.pg_attribute a
 JOIN below ON below.oid = a.atttypid
 JOIN pg_catalog.pg_type declared ON declared.oid = a.atttypid
@@ -49,14 +51,14 @@ JOIN pg_catalog.pg_type t ON t.oid = below.base
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
 LEFT JOIN LATERAL (
-    SELECT s.nspname, o.oprname
+    SELECT s.nspname, o.oprname, c.opcintype = below.base AS is_whole
     FROM pg_catalog.pg_opclass c
     JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
     JOIN pg_catalog.pg_amop e ON e.amopfamily = c.opcfamily AND e.amopstrategy = 3
         AND e.amoplefttype = c.opcintype AND e.amoprighttype = c.opcintype
     JOIN pg_catalog.pg_operator o ON o.oid = e.amopopr
     JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace
-    WHERE c.opcdefault AND c.opcintype = below.base AND s.nspname <> 'pg_catalog'
+    WHERE c.opcdefault AND c.opcintype IN (below.base, element.oid) AND (s.nspname <> 'pg_catalog' OR o.oid >= 16384)
     LIMIT 1
 ) AS own ON true
 WHERE a.attrelid = ANY($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
@@ -194,6 +196,7 @@ fn column(row: &Row) -> Column {
         },
         equality: row.get(13),
         is_loose: !deterministic,
+        has_own_equality: row.get(19),
         is_by_name: row.get(14),
         not_null: row.get(9),
         has_default: row.get(10),

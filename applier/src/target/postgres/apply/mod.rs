@@ -199,9 +199,14 @@ impl Writer {
         }
         for index in table.deferrable_unique() {
             // Of a constraint that is none of the key nobody says that the source has it too.
-            let is_sharing = shared.is_some_and(|key| {
-                key.len() == index.columns.len() && key.iter().all(|column| index.columns.contains(column))
-            });
+            // Nor that rows are the source's one row, where only the collation or the type here calls their keys equal.
+            let is_exact =
+                !index.is_loose && index.columns.iter().all(|&column| !table.columns[column].may_merge());
+            let is_sharing = is_exact
+                && shared.is_some_and(|key| {
+                    key.len() == index.columns.len()
+                        && key.iter().all(|column| index.columns.contains(column))
+                });
             let doing = || format!("looking for duplicates in {}", table.name);
             let look = sql::has_duplicates(table, &index.columns);
             let mut found: bool = client.query_one(&look, &[]).await.context(doing)?.get(0);
@@ -306,12 +311,12 @@ impl Writer {
                 };
                 watched.hit(&target.table.name, changed.and(Changed::replaced(replaced)));
             }
+            let hit = hit + replaced;
             missing += match step.kind {
                 StepKind::Delete => work.expected_deletes.saturating_sub(hit),
                 StepKind::Update => (step.rows as u64).saturating_sub(hit),
                 StepKind::Insert => 0,
             };
-            let hit = hit + replaced;
         }
         Ok(missing)
     }
@@ -325,24 +330,24 @@ impl Writer {
         way: Way,
     ) -> Result<(u64, u64, u64), Error> {
         let doing = || format!("writing into {}", target.table.name);
+        let asks = step.kind == StepKind::Insert
+            && sql::overwrites(target, &step.columns)
+            && self.watched.as_ref().is_some_and(|watched| watched.tells_new_rows(&target.table.name));
         let replaces = |hit: u64| {
             hit < step.rows as u64 && target.key.arbiter && !target.fixed(&step.columns).is_empty()
         };
         match &step.body {
             Body::Arrays(arrays) => {
-        let asks = step.kind == StepKind::Insert
-            && sql::overwrites(target, &step.columns)
-            && self.watched.as_ref().is_some_and(|watched| watched.tells_new_rows(&target.table.name));
                 let arrays = || arrays.iter().map(|array| ArrayParam(array.clone()));
-                let statement = self.prepared(client, &sql::statement(target, step, Rows::Arrays)).await?;
-                let hit = client.execute_raw(&statement, arrays()).await.context(doing)?;
-                if !replaces(hit) {
-                    return Ok((hit, 0, there));
-                }
                 let mut there = 0;
                 if asks {
                     let look = self.prepared(client, &sql::there(target, step, Rows::Arrays)).await?;
                     there = client.execute_raw(&look, arrays()).await.context(doing)?;
+                }
+                let statement = self.prepared(client, &sql::statement(target, step, Rows::Arrays)).await?;
+                let hit = client.execute_raw(&statement, arrays()).await.context(doing)?;
+                if !replaces(hit) {
+                    return Ok((hit, 0, there));
                 }
                 let replace = self.prepared(client, &sql::replace(target, step, Rows::Arrays)).await?;
                 Ok((hit, client.execute_raw(&replace, arrays()).await.context(doing)?, there))
@@ -357,15 +362,15 @@ impl Writer {
                 let stage = self.stage(client, target).await?;
                 copy(client, &sql::copy_to_stage(&stage, step), text).await.context(doing)?;
                 let staged = Rows::Staged(&stage);
+                let mut there = 0;
+                if asks {
+                    there = freely(client, &sql::there(target, step, staged)).await.context(doing)?;
+                }
                 let hit = freely(client, &sql::statement(target, step, staged)).await.context(doing)?;
                 if !replaces(hit) {
                     return Ok((hit, 0, there));
                 }
                 Ok((hit, freely(client, &sql::replace(target, step, staged)).await.context(doing)?, there))
-                let mut there = 0;
-                if asks {
-                    there = freely(client, &sql::there(target, step, staged)).await.context(doing)?;
-                }
             }
         }
     }
@@ -428,12 +433,12 @@ impl Writer {
             client.execute_raw(parsed, values)
         });
         let answers = join_all(sent).await;
+        let mut there = None;
         for ((index, statement, _), answer) in pipeline.iter().zip(answers) {
             let table = prepared.batch.records[*index as usize].table;
             let name = &prepared.batch.tables[table].target.table.name;
             let hit = answer.context(|| format!("writing into {name}")).map_err(|error| {
                 let value = parameter(&error).and_then(|number| statement.values.get(number - 1)).copied();
-        let mut there = None;
                 Failed { value, ..Failed::of(prepared, *index, error) }
             })?;
             if let Some(watched) = &mut self.watched {

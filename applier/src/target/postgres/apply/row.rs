@@ -465,11 +465,11 @@ impl Find {
 }
 
 impl crate::table::Column {
-    /// `"a" = $1`, by the equality that the type's own indexes use; where the collation calls other texts equal too, only
-    /// the same text.
+    /// `"a" = $1`, by the equality that the type's own indexes use; where the collation or the type calls other texts equal
+    /// too, only the same text.
     fn equals(&self, value: &str) -> String {
         let equal = format!("{} {} {value}", self.sql(), self.equality);
-        if !self.is_loose {
+        if !self.may_merge() {
             return equal;
         }
         let printed = |value: &str| format!("pg_catalog.format({}, {value})", escape_literal("%s"));
