@@ -158,24 +158,27 @@ async fn a_record_that_the_quarantine_cannot_hold_as_it_is_holds_up_its_table_al
     assert_eq!(copy.rows(kept).await, "t");
 }
 
-/// One encoding of PostgreSQL makes another character of one, and says nothing.
+/// One encoding of PostgreSQL makes another character of one, and says nothing; another one cuts and pads by bytes.
 #[tokio::test]
 async fn a_local_database_that_makes_another_character_of_one_takes_nothing() {
-    let mut copy = LocalCopy::start("SELECT 1").await;
-    let lossy = format!("{}_euc", copy.server.database());
-    copy.server
-        .execute(&format!("CREATE DATABASE {lossy} ENCODING 'EUC_JP' LOCALE 'C' TEMPLATE template0"))
-        .await;
-    copy.server.use_database(&lossy);
-    copy.server.execute("CREATE TABLE odd (id int PRIMARY KEY, v text)").await;
-    copy.forge.relation("odd", &["id integer not null", "v text"], &["id"]);
-    copy.forge.segment(&[vec![insert("odd", r#"{"id":1,"v":"\u00a6"}"#)]]);
-    for arguments in [&["add-tables", "odd"][..], &["sync"]] {
-        let refused = copy.applier(arguments).run().await.expect_code(2);
-        assert!(refused.stderr.contains("EUC_JP"), "{refused}");
+    for encoding in ["EUC_JP", "SQL_ASCII"] {
+        let mut copy = LocalCopy::start("SELECT 1").await;
+        let lossy = format!("{}_lossy", copy.server.database());
+        copy.server
+            .execute(&format!("CREATE DATABASE {lossy} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"))
+            .await;
+        copy.server.use_database(&lossy);
+        copy.server.execute("CREATE TABLE odd (id int PRIMARY KEY, v text, c char(5))").await;
+        copy.forge.relation("odd", &["id integer not null", "v text", "c character(5)"], &["id"]);
+        copy.forge.segment(&[vec![insert("odd", r#"{"id":1,"v":"\u00a6","c":"\u00e9    "}"#)]]);
+        for arguments in [&["add-tables", "odd"][..], &["sync"]] {
+            let refused = copy.applier(arguments).run().await.expect_code(2);
+            assert!(refused.stderr.contains(encoding), "{refused}");
+            assert!(refused.stderr.contains("make the local database anew, in UTF8"), "{refused}");
+        }
+        let check = copy.applier(&["check"]).run().await.expect_code(1);
+        assert!(check.stdout.contains(&format!("the local database is in {encoding}")), "{check}");
     }
-    let check = copy.applier(&["check"]).run().await.expect_code(1);
-    assert!(check.stdout.contains("the local database is in EUC_JP"), "{check}");
 }
 
 /// As where a pooler hands us another server's session between two transactions.

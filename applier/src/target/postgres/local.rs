@@ -100,17 +100,22 @@ impl Local {
         Ok(Local { session, meta, replica, logs_by_minute: config.follow, values })
     }
 
-    /// What the local database's encoding makes of texts, where that is another text. In all others of PostgreSQL a
-    /// character that they lack is refused with its record.
+    /// What the local database's encoding makes of texts, where that is another text or cannot be known. In all others of
+    /// PostgreSQL a character that they lack is refused with its record.
     pub async fn lossy_encoding(&self) -> Result<Option<String>> {
         let encoding = "SELECT pg_catalog.current_setting('server_encoding')";
         let row = self.session.client().query_one(encoding, &[]).await;
         let row = row.context(|| "asking for the database's encoding".to_owned())?;
         let encoding: &str = row.get(0);
-        let is_lossy = encoding == "EUC_JP";
-        Ok(is_lossy.then(|| {
-            format!("is in {encoding}, which makes another character (U+FFE4) of U+00A6, and says nothing")
-        }))
+        let what = match encoding {
+            "EUC_JP" => "makes another character (U+FFE4) of U+00A6, and says nothing",
+            "SQL_ASCII" => {
+                "knows no characters: the lengths of char(n) and varchar(n) are those of bytes, and values are cut or not padded \
+                 as at the source"
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(format!("is in {encoding}, which {what}")))
     }
 
     /// Everything that `work` does in this session, or nothing of it. A failure leaves the session ready for the next
