@@ -221,8 +221,9 @@ impl Loader<'_> {
             return Err(Halt::refused(name, rule.words(name)));
         }
         let states = cursor::table_states(client, &self.local.meta).await?;
-        let others = states.into_keys().filter(|other| other != name).collect();
-        let beside = bystanders::beside(self.local, &[&copy.table], others, &watch).await?;
+        let acted_on = watch.tables();
+        let others = states.into_keys().filter(|other| other != name && !acted_on.contains(other)).collect();
+        let beside = bystanders::beside(self.local, &[&copy.table], &others).await?;
         let mut brought = pair.bring_over(client).await;
         // Once is enough, if no trigger has changed what was brought.
         if let (Ok(_), Some(rule)) = (&brought, watched.get(name)) {

@@ -44,10 +44,10 @@ impl Repair<'_> {
         let wanted = self.put_together(&mut writer, wanted).await?;
         let mut entries = Vec::new();
         client.batch_execute(FREE_PLANS).await.context(|| "preparing the transaction".to_owned())?;
-        let bystanders = Bystanders::of(self.local, &self.plan.tables.keys().collect()).await?;
+        let mut bystanders = Bystanders::of(self.local, &self.plan.tables.keys().collect()).await?;
         for (name, table) in &self.plan.tables {
             let Some(wanted) = wanted.get(&name.to_string()) else { continue };
-            let (changed, not_rebuilt) = self.merge(wanted, &writer, table).await?;
+            let (changed, not_rebuilt) = self.merge(wanted, &writer, table, &mut bystanders).await?;
             if changed.total() > 0 {
                 cursor::outdate_digests(client, &self.local.meta, name, "replayed meanwhile").await?;
             }
@@ -152,13 +152,15 @@ impl Repair<'_> {
         wanted: &Wanted,
         writer: &Writer,
         plan: &TablePlan,
+        bystanders: &mut Bystanders,
     ) -> Result<(Changed, NotRebuilt)> {
         let client = self.local.session.client();
-        let merge = Merge {
+        let mut merge = Merge {
             shadow: &wanted.shadow,
             emptied: wanted.scan.emptied,
             strange: !wanted.scan.strange.is_empty(),
             replica: self.local.replica,
+            beside: bystanders.beside.as_mut(),
         };
         let done = merge.run(client).await?;
         if writer.duplicates(client, &plan.table).await? {

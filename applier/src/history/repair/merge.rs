@@ -10,6 +10,7 @@ use tokio_postgres::error::SqlState;
 use super::shadow::{RowState, STATE, Shadow};
 use crate::history::report::{Changed, NotRebuilt};
 use crate::table::{Column, TextEquality};
+use crate::target::postgres::apply::Beside;
 use crate::target::postgres::rules;
 
 /// Shown of the rows that could not be rebuilt.
@@ -24,10 +25,12 @@ pub(super) struct Merge<'a> {
     pub strange: bool,
     /// Foreign keys and ordinary triggers are off: a row may go and come again.
     pub replica: bool,
+    /// What is told how many rows change here, where triggers are watched.
+    pub beside: Option<&'a mut Beside>,
 }
 
 impl Merge<'_> {
-    pub(super) async fn run(&self, client: &Client) -> Result<(Changed, NotRebuilt)> {
+    pub(super) async fn run(&mut self, client: &Client) -> Result<(Changed, NotRebuilt)> {
         let doing = || format!("repairing {}", self.shadow.live.name);
         let live = &self.shadow.live;
         if let Some(rule) = rules::acting(client, std::iter::once(&**live)).await?.remove(&live.name) {
@@ -37,28 +40,35 @@ impl Merge<'_> {
         let analyze = format!("ANALYZE {}", self.shadow.sql());
         client.batch_execute(&analyze).await.context(doing)?;
         let deleted = client.execute(&self.delete(), &[]).await.context(doing)?;
-        let updated = self.run_update(client).await.context(doing)?;
+        let (updated, replaced) = self.run_update(client).await.context(doing)?;
         let defaults = self.defaults(client).await.context(doing)?;
         let inserted = client.execute(&self.insert(&defaults), &[]).await.context(doing)?;
         let not_rebuilt = self.not_rebuilt(client).await.context(doing)?;
-        Ok((Changed { inserted, updated, deleted }, not_rebuilt))
+        if let Some(beside) = &mut self.beside {
+            let [come, stay, go] = [inserted + replaced, updated, deleted + replaced];
+            beside.expect(&self.shadow.live.name, come, stay, go);
+        }
+        Ok((Changed { inserted, updated: updated + replaced, deleted }, not_rebuilt))
     }
 
-    /// Rows that change places in a unique or an exclusion constraint come in each other's way one by one. Then all that differ go,
-    /// and come again.
-    async fn run_update(&self, client: &Client) -> Result<u64, Error> {
+    /// How many were updated, and how many have gone and come again: rows that change places in a unique or an exclusion constraint
+    /// come in each other's way one by one, and then all that differ do that.
+    async fn run_update(&mut self, client: &Client) -> Result<(u64, u64), Error> {
         let doing = || "updating rows".to_owned();
         let may_go = self.replica || !self.shadow.live.is_referenced();
         if let Some(column) = self.other_identity(client).await? {
             if !may_go {
                 return Err(self.takes_others_along(column));
             }
-            client.batch_execute(&self.set_aside()).await.context(doing)?;
-            return client.execute(&self.bring_back(), &[]).await.context(doing);
+            return self.go_and_come(client).await;
         }
         if self.assigned().is_empty() {
-            return Ok(0);
+            return Ok((0, 0));
         }
+        let before = match &self.beside {
+            Some(beside) => Some(beside.count(client).await?),
+            None => None,
+        };
         client.batch_execute("SAVEPOINT syncdata_merge").await.context(doing)?;
         let updated = client.execute(&self.update(), &[]).await.context(doing);
         let in_the_way = |error: &Error| {
@@ -68,11 +78,22 @@ impl Merge<'_> {
         match updated {
             Err(error) if may_go && in_the_way(&error) => {
                 client.batch_execute("ROLLBACK TO SAVEPOINT syncdata_merge").await.context(doing)?;
-                client.batch_execute(&self.set_aside()).await.context(doing)?;
-                client.execute(&self.bring_back(), &[]).await.context(doing)
+                if let (Some(beside), Some(before)) = (&mut self.beside, &before) {
+                    beside.forget_since(client, before).await?;
+                }
+                self.go_and_come(client).await
             }
-            other => other,
+            other => Ok((other?, 0)),
         }
+    }
+
+    async fn go_and_come(&self, client: &Client) -> Result<(u64, u64), Error> {
+        let doing = || "updating rows".to_owned();
+        client.batch_execute(&self.set_aside()).await.context(doing)?;
+        let replaced = client.execute(&self.bring_back(), &[]).await.context(doing)?;
+        // The next table needs the name.
+        client.batch_execute("DROP TABLE pg_temp.syncdata_changed").await.context(doing)?;
+        Ok((0, replaced))
     }
 
     /// A column that no UPDATE writes, and that differs in a row.

@@ -21,8 +21,8 @@ pub struct Bystanders {
     watch: Watch,
     before: BTreeMap<TableName, i64>,
     live: BTreeSet<TableName>,
-    /// Where one of the tables that are repaired has a trigger that is watched.
-    beside: Option<Beside>,
+    /// Where one of the tables that are repaired has a trigger that is watched. These are among them.
+    pub(crate) beside: Option<Beside>,
 }
 
 impl Bystanders {
@@ -38,10 +38,20 @@ impl Bystanders {
         };
         let written: Vec<TableName> = but.iter().copied().cloned().collect();
         let written = schema::load(client, &written).await?;
-        let beside = beside(local, &written.values().collect::<Vec<_>>(), others, &watch).await?;
+        let acted_on = watch.tables();
+        let is_watched = |other: &TableName| !acted_on.contains(other);
+        let synced = others.into_iter().filter(is_watched).chain(written.keys().cloned()).collect();
+        let beside = beside(local, &written.values().collect::<Vec<_>>(), &synced).await?;
         let before = watch.count(client).await?;
         states.retain(|_, state| state.state == State::Live);
         Ok(Bystanders { watch, before, live: states.into_keys().collect(), beside })
+    }
+
+    /// What happens in that table shows otherwise.
+    pub fn leave_out(&mut self, table: &TableName) {
+        if let Some(beside) = &mut self.beside {
+            beside.leave_out(table);
+        }
     }
 
     /// `what` was changed meanwhile, in words.
@@ -66,18 +76,15 @@ impl Bystanders {
     }
 }
 
-/// Watches those others on which no foreign key acts, where a table that is written at once has a trigger that is watched.
+/// Watches those tables, where one that is written at once has a trigger that is watched.
 pub(crate) async fn beside(
     local: &Local,
     written: &[&Table],
-    mut others: BTreeSet<TableName>,
-    watch: &Watch,
+    others: &BTreeSet<TableName>,
 ) -> Result<Option<Beside>> {
     let client = local.session.client();
     let [_, watched] = rules::acting_and_watched(client, written.iter().copied()).await?;
-    let acted_on = watch.tables();
-    others.retain(|other| !acted_on.contains(other));
-    Beside::of(client, watched, &others, local.replica).await
+    Beside::of(client, watched, others, local.replica).await
 }
 
 async fn touched(client: &Client, what: &str, other: &TableName) -> Result<Error> {
