@@ -155,3 +155,47 @@ async fn a_range_from_before_columns_changed_names_is_written_into_no_other_colu
     assert_eq!(world.target.value(rows).await, "(1,a1,b1) (1,old,)", "{replayed}");
     assert!(replayed.stdout.contains("mend it with resync"), "{replayed}");
 }
+
+/// A column was renamed before the range, or after it; and here is one of ours that has its old name.
+#[tokio::test]
+async fn a_column_that_was_renamed_is_not_sought_under_its_old_name() {
+    let world = World::start().await;
+    let table = |name: &str| {
+        format!(
+            "CREATE TABLE {name} (id int PRIMARY KEY, a text, n int);
+        ALTER TABLE {name} ALTER a SET STORAGE EXTERNAL;"
+        )
+    };
+    world.execute_on_both(&["r", "plain", "own"].map(table).concat()).await;
+    world.make_slot().await;
+    world.applier(["add-tables", "r", "plain", "own"]).succeed().await;
+    let insert = |name: &str| format!("INSERT INTO {name} SELECT i, {BIG}, 0 FROM generate_series(1, 2) i;");
+    archive(&world, &["r", "plain"].map(insert).concat()).await;
+    world.applier(["sync"]).succeed().await;
+    let before = now(&world).await;
+    archive(&world, "INSERT INTO own VALUES (1, 'theirs', 0)").await;
+    world.applier(["sync"]).succeed().await;
+    let rename = "ALTER TABLE r RENAME a TO b; ALTER TABLE own RENAME a TO b";
+    archive(&world, rename).await;
+    world.target.execute(rename).await;
+    let from = now(&world).await;
+    archive(&world, "UPDATE r SET n = 1 WHERE id = 1; UPDATE plain SET n = 1 WHERE id = 1; INSERT INTO own VALUES (2, 'x', 0)").await;
+    world.applier(["sync"]).succeed().await;
+    world.assert_same(&["r", "plain", "own"]).await;
+    world.target.execute("ALTER TABLE own ADD a text; UPDATE own SET a = 'ours'").await;
+    let to = now(&world).await;
+    world.target.execute("DELETE FROM r WHERE id = 1; DELETE FROM plain WHERE id = 1").await;
+    let replayed =
+        world.applier(["replay", "--yes", "--from", &from, "--to", &to]).run().await.expect_code(1);
+    world.assert_same(&["plain"]).await;
+    assert_eq!(world.target.value("SELECT count(*) FROM r").await, "1", "{replayed}");
+    assert!(replayed.stdout.contains("r: left alone: "), "{replayed}");
+    assert!(replayed.stdout.contains("has another name now; mend it with resync"), "{replayed}");
+    let replayed =
+        world.applier(["replay", "--yes", "--from", &before, "--to", &from]).run().await.expect_code(1);
+    let own = "SELECT string_agg(o::text, ' ' ORDER BY id) FROM own o";
+    assert_eq!(world.target.value(own).await, "(1,theirs,0,ours) (2,x,0,ours)", "{replayed}");
+    assert!(replayed.stdout.contains("is called \"b\" by now"), "{replayed}");
+    assert!(replayed.stdout.contains("mend it with resync"), "{replayed}");
+    assert!(!replayed.stdout.contains("RENAME COLUMN"), "{replayed}");
+}

@@ -74,8 +74,9 @@ pub async fn repair(config: &Config, order: &Order) -> Result<Report> {
 
     let mut repair =
         Repair { files, local: &local, order, standing, trail, plan, hasher: KeyHasher::default() };
-    let (mut report, scans) = repair.scan().await?;
-    let searches = repair.look_back(&scans).await?;
+    let (mut report, mut scans) = repair.scan().await?;
+    let mut searches = repair.look_back(&scans).await?;
+    repair.leave_unreadable(&mut scans, &mut searches, &mut report);
     if !order.dry_run {
         local.in_transaction(repair.carry_out(scans, searches, &mut report)).await?;
     }
@@ -173,6 +174,16 @@ impl Repair<'_> {
             if seq < plan.first && plan.base.is_some_and(|base| manifest.start_lsn < base) {
                 search.give_up();
             }
+            // By a key, or under names, that the table does not have any more, records would be passed over.
+            if seq < plan.first
+                && search.wants(seq)
+                && let Some(relation) = manifest.relations.get(name)
+                && let Some(reason) = plan::other_before(relation, &plan.relation, &plan.table)
+            {
+                search.refuse(format!(
+                    "rows of the range have values that older changes tell, and there (segment {seq}) {reason}; mend it with resync"
+                ));
+            }
         }
         let wanted = |name: &&TableName| {
             searches.get(&name.to_string()).is_some_and(|search| search.wants(seq))
@@ -208,6 +219,18 @@ impl Repair<'_> {
             searches.insert(name, search);
         }
         Ok(())
+    }
+
+    /// Tables of which older records have to be read, and cannot.
+    fn leave_unreadable(&mut self, scans: &mut Scans, searches: &mut Searches, report: &mut Report) {
+        let is_refused = |_: &String, search: &mut Search| search.refused.is_some();
+        let refused: Vec<(String, Search)> = searches.extract_if(is_refused).collect();
+        for (name, search) in refused {
+            self.plan.tables.retain(|table, _| table.to_string() != name);
+            scans.remove(&name);
+            report.tables.remove(&name);
+            report.left_alone.insert(name, search.refused.unwrap_or_default());
+        }
     }
 
     /// From the range on up to where the tables stand, those with records of them.
@@ -280,8 +303,7 @@ impl Repair<'_> {
         let found: Vec<_> =
             self.plan.tables.keys().filter_map(|name| Some((name.clone(), keyless(name)?))).collect();
         for (name, place) in found {
-            let reason =
-                format!("segment {}, line {}, does not say the key of its row", place.tx.seq, place.line);
+            let reason = origins::keyless(place);
             self.plan.tables.remove(&name);
             scans.remove(&name.to_string());
             self.plan.left_alone.insert(name, reason);

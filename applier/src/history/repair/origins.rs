@@ -37,6 +37,8 @@ pub(super) struct Search {
     pub segments: BTreeSet<u64>,
     /// Which columns records of those segments tell.
     pub told: Told,
+    /// Why older records cannot be read: nothing can be told of the table then.
+    pub refused: Option<String>,
 }
 
 /// One reading of one segment.
@@ -52,6 +54,8 @@ pub(super) struct Reading {
     again: bool,
     /// A record of one of the keys is in it.
     hit: bool,
+    /// A record that does not say its key.
+    keyless: Option<Place>,
     told: Told,
 }
 
@@ -88,6 +92,7 @@ impl Search {
             reached: Vec::new(),
             again: false,
             hit: false,
+            keyless: None,
             told: Told::default(),
         }
     }
@@ -99,8 +104,9 @@ impl Search {
             reading.reached.extend(from);
         }
         shape.note(row, &mut reading.told);
-        if let Some(touch) = shape.touch(row) {
-            reading.step(touch);
+        match shape.touch(row) {
+            Some(touch) => reading.step(touch),
+            None => drop(reading.keyless.get_or_insert(place)),
         }
     }
 
@@ -109,6 +115,10 @@ impl Search {
         if reading.again {
             let Reading { seq, tracked, hit, told, .. } = reading;
             return Some(Reading { tracked, hit, told, ..self.begin(seq) });
+        }
+        if let Some(place) = reading.keyless {
+            self.refuse(keyless(place));
+            return None;
         }
         self.waiting.retain(|line, _| line.0 != reading.seq);
         if reading.hit {
@@ -136,6 +146,12 @@ impl Search {
     pub(super) fn give_up(&mut self) {
         self.waiting.clear();
         self.open.clear();
+    }
+
+    /// Nothing of the table can be told.
+    pub(super) fn refuse(&mut self, reason: String) {
+        self.give_up();
+        self.refused = Some(reason);
     }
 
     /// Rows that the archive does not tell whole remain.
@@ -186,6 +202,11 @@ impl Reading {
             self.now.insert(key, from);
         }
     }
+}
+
+/// Whose row a record is about cannot be told.
+pub(super) fn keyless(place: Place) -> String {
+    format!("segment {}, line {}, does not say the key of its row", place.tx.seq, place.line)
 }
 
 fn line_of(place: Place) -> (u64, u64) {

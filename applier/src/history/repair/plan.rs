@@ -161,6 +161,47 @@ fn of_another_column<'a>(relation: &'a Relation, local: &Table) -> Option<&'a st
     relation.columns.iter().find(is_another).map(|column| column.name.as_str())
 }
 
+/// A column that is called otherwise by now, while another one of the copy has its name: that one is not meant.
+fn of_own_column<'a>(relation: &'a Relation, local: &'a Table) -> Option<(&'a str, &'a str)> {
+    let is_own = |column: &&Column| local.column(&column.name).is_some();
+    relation.columns.iter().filter(is_own).find_map(|column| {
+        let now = local.source_columns.get(&column.attnum?).filter(|now| **now != column.name)?;
+        Some((column.name.as_str(), now.as_str()))
+    })
+}
+
+/// What of the table was another one before, so that what its records mean then cannot be told now; in words.
+pub(super) fn other_before(before: &Relation, now: &Relation, local: &Table) -> Option<String> {
+    if !table::is_same_key(&before.key, &now.key) {
+        return Some("its key was another one".into());
+    }
+    if before.replica_identity == ReplicaIdentity::Index {
+        return Some("its rows were named by another index than its key".into());
+    }
+    let renamed = before.columns.iter().find(|column| {
+        let later = now.columns.iter().find(|later| later.attnum == column.attnum);
+        let known = column.attnum.and_then(|number| local.source_columns.get(&number));
+        let names =
+            later.map(|later| &later.name).filter(|_| column.attnum.is_some()).into_iter().chain(known);
+        names.into_iter().any(|name| *name != column.name)
+    });
+    let taken = || of_another_column(before, local).map(identifier);
+    if let Some(name) = renamed.map(|column| identifier(&column.name)).or_else(taken) {
+        return Some(format!(
+            "its column {name} was another one than has that name now, or has another name now"
+        ));
+    }
+    // Without numbers a column that went and one that came may be the same.
+    let lacks = |one: &Relation, other: &Relation| {
+        one.columns.iter().any(|column| other.columns.iter().all(|other| other.name != column.name))
+    };
+    let is_numbered = |relation: &Relation| relation.columns.iter().all(|column| column.attnum.is_some());
+    if lacks(before, now) && lacks(now, before) && !(is_numbered(before) && is_numbered(now)) {
+        return Some("its columns had other names".into());
+    }
+    columns::check_labels(before, now).err()
+}
+
 /// The key that the table has in all these segments, and its newest shape.
 fn key_of_all<'a>(
     relations: impl Iterator<Item = &'a Relation>,
@@ -178,6 +219,14 @@ fn key_of_all<'a>(
             let name = identifier(name);
             return Err(format!(
                 "its column {name} of the range is another one than has that name now; mend it with resync"
+            ));
+        }
+        if let Some((name, now)) = of_own_column(relation, local) {
+            return Err(format!(
+                "its column {} of the range is called {} by now, and the copy has a column of its own of the first name; \
+                 mend it with resync",
+                identifier(name),
+                identifier(now)
             ));
         }
         let fit = table::fit(relation, local).map_err(|difference| difference.to_string())?;
