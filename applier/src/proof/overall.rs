@@ -61,11 +61,11 @@ impl Overall {
     }
 
     /// In the transaction of the verdicts.
-    pub(super) async fn note(&self, local: &Local, cut: &Cut) -> Result<()> {
+    pub(super) async fn note(&self, local: &Local, cut: &Cut, ordinal: i64) -> Result<()> {
         let insert = format!(
             "INSERT INTO {}.data_sync_consistency (proof_id, table_name, check_type, cut_lsn, source_rows, local_rows, \
-                 score, verdict, detail, finished_at) \
-             VALUES ($1, '{ALL}', 'data_hash', $2::text::pg_lsn, $3, $4, $5::text::numeric, $6, $7, clock_timestamp()) \
+                 score, verdict, detail, finished_at, ordinal) OVERRIDING SYSTEM VALUE \
+             VALUES ($1, '{ALL}', 'data_hash', $2::text::pg_lsn, $3, $4, $5::text::numeric, $6, $7, clock_timestamp(), $8) \
              ON CONFLICT (proof_id, table_name, check_type) DO UPDATE SET source_rows = EXCLUDED.source_rows, \
                  local_rows = EXCLUDED.local_rows, score = EXCLUDED.score, verdict = EXCLUDED.verdict, \
                  detail = EXCLUDED.detail, finished_at = EXCLUDED.finished_at",
@@ -73,8 +73,8 @@ impl Overall {
         );
         let lsn = cut.end_lsn.to_string();
         let Overall { proof_id, source_rows, local_rows, score, verdict, detail, .. } = self;
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
-            [proof_id, &lsn, source_rows, local_rows, score, &verdict.as_str(), detail];
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
+            [proof_id, &lsn, source_rows, local_rows, score, &verdict.as_str(), detail, &ordinal];
         let noted = local.session.client().execute(&insert, &values).await;
         noted.context(|| format!("noting what proof {proof_id} says of all tables"))?;
         Ok(())

@@ -72,9 +72,10 @@ async fn expect(
         "INSERT INTO {meta}.data_sync_digests (table_name, proof_id, cut_seq, cut_sha256, cut_lsn, marked, reason) \
          VALUES ($1, $2, $3, $4, $5::text::pg_lsn, $6, $7)"
     );
+    let ordinal = next_ordinal(local).await?;
     let waits = format!(
-        "INSERT INTO {meta}.data_sync_consistency (proof_id, table_name, check_type, cut_lsn, verdict, detail) \
-         SELECT $1, $2, c, $3::text::pg_lsn, 'waiting', 'for the proof of production' \
+        "INSERT INTO {meta}.data_sync_consistency (proof_id, table_name, check_type, cut_lsn, verdict, detail, ordinal) \
+         OVERRIDING SYSTEM VALUE SELECT $1, $2, c, $3::text::pg_lsn, 'waiting', 'for the proof of production', $4 \
          FROM unnest(ARRAY['row_count', 'data_hash']) AS c ON CONFLICT DO NOTHING"
     );
     let (id, seq) = (mark.id.as_str(), i64::try_from(cut.seq.get()).expect("ten digits"));
@@ -86,9 +87,17 @@ async fn expect(
             .map(|marked| serde_json::to_string(marked).expect("our documents have only names as keys"));
         let name = table.to_string();
         client.execute(&digest, &[&name, &id, &seq, &sha256, &lsn, &marked, reason]).await.context(noting)?;
-        client.execute(&waits, &[&id, &name, &lsn]).await.context(noting)?;
+        client.execute(&waits, &[&id, &name, &lsn, &ordinal]).await.context(noting)?;
     }
     Ok(())
+}
+
+/// After all that are there. Not what the column's own sequence says: where the rows of our tables were copied into tables that
+/// were made anew (a logical replica), that stands before them, and a new verdict would hide behind old ones.
+async fn next_ordinal(local: &Local) -> Result<i64> {
+    let select = format!("SELECT coalesce(max(ordinal), 0) + 1 FROM {}.data_sync_consistency", local.meta);
+    let row = local.session.client().query_one(&select, &[]).await;
+    Ok(row.context(|| "asking which verdict is the newest".to_owned())?.get(0))
 }
 
 /// Of a digest that is whole, or will never be.
@@ -214,14 +223,15 @@ pub(super) async fn conclude(
     let (client, meta) = (local.session.client(), &local.meta);
     let insert = format!(
         "INSERT INTO {meta}.data_sync_consistency (proof_id, table_name, check_type, cut_lsn, source_rows, local_rows, \
-             differing, score, verdict, detail, left_out, finished_at) \
-         VALUES ($1, $2, $3, $4::text::pg_lsn, $5, $6, $7, $8::text::numeric, $9, $10, $11, clock_timestamp()) \
+             differing, score, verdict, detail, left_out, finished_at, ordinal) OVERRIDING SYSTEM VALUE \
+         VALUES ($1, $2, $3, $4::text::pg_lsn, $5, $6, $7, $8::text::numeric, $9, $10, $11, clock_timestamp(), $12) \
          ON CONFLICT (proof_id, table_name, check_type) DO UPDATE SET source_rows = EXCLUDED.source_rows, \
              local_rows = EXCLUDED.local_rows, differing = EXCLUDED.differing, score = EXCLUDED.score, \
              verdict = EXCLUDED.verdict, detail = EXCLUDED.detail, left_out = EXCLUDED.left_out, finished_at = EXCLUDED.finished_at"
     );
     let number = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
     let conclude = async {
+        let ordinal = next_ordinal(local).await?;
         for verdict in verdicts {
             let lsn = cut.end_lsn.to_string();
             client
@@ -239,13 +249,14 @@ pub(super) async fn conclude(
                         &verdict.verdict.as_str(),
                         &verdict.detail,
                         &verdict.left_out,
+                        &ordinal,
                     ],
                 )
                 .await
                 .context(|| format!("noting what proof {id} says of {}", verdict.table))?;
         }
         if let Some(all) = all {
-            all.note(local, cut).await?;
+            all.note(local, cut, ordinal).await?;
         }
         let over = format!(
             "UPDATE {meta}.data_sync_consistency SET repaired_at = clock_timestamp() \

@@ -315,3 +315,41 @@ async fn a_table_that_was_passed_over_is_whole_again_when_a_proof_finds_it_equal
     scene::assert_all_equal(&world).await;
     assert!(!is_incomplete().await);
 }
+
+/// As in a logical replica of the copy: the rows of our tables are there, and their sequences begin anew.
+#[tokio::test]
+async fn a_newer_verdict_does_not_hide_behind_older_ones_whatever_numbers_come_next() {
+    let world = scene::world(WorldOptions::default()).await;
+    for _ in 0..3 {
+        prove(&world).await;
+        world.source.execute("UPDATE accounts SET balance = balance + 1 WHERE id = 1").await;
+        world.archiver(["run", "--once"]).succeed().await;
+        world.applier(["sync"]).succeed().await;
+    }
+    world
+        .target
+        .execute(
+            "INSERT INTO data_sync_quarantine (table_name, seq, reason, resolved_at) VALUES ('gone', 1, 'x', now());
+             ALTER TABLE data_sync_consistency ALTER ordinal RESTART; ALTER TABLE data_sync_drills ALTER id RESTART;
+             ALTER SEQUENCE data_sync_quarantine_id_seq RESTART; ALTER SEQUENCE data_sync_metrics_id_seq RESTART;
+             ALTER SEQUENCE tables_to_sync_id_seq RESTART; UPDATE entries SET amount = -1 WHERE id = 7",
+        )
+        .await;
+    prove_differing(&world).await;
+    assert_eq!(said_of(&world, "entries").await["verdict"], "differs");
+    assert_eq!(scene::status(&world).await.1, Some(1));
+    world.applier(["consistency", "repair", "entries"]).succeed().await;
+    prove(&world).await;
+    assert_all_equal(&world).await;
+    // Rows of other tables of ours have numbers too.
+    world.execute_on_both("CREATE TABLE late (id int PRIMARY KEY, v int)").await;
+    world.applier(["add-tables", "late"]).succeed().await;
+    world.target.execute("ALTER TABLE late ADD CONSTRAINT small CHECK (v < 100)").await;
+    world.source.execute("INSERT INTO late VALUES (1, 500)").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.applier(["sync"]).run().await.expect_code(1);
+    assert_eq!(
+        world.target.value("SELECT state FROM data_sync_table_state WHERE table_name = 'late'").await,
+        "quarantined"
+    );
+}

@@ -6,7 +6,7 @@ use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::faults;
 use syncdata_service::postgres::ServerContext as _;
 
-use postgres_protocol::escape::escape_identifier;
+use postgres_protocol::escape::{escape_identifier, escape_literal};
 use syncdata_service::postgres::Session;
 use tokio_postgres::GenericClient;
 
@@ -52,6 +52,10 @@ pub const TABLES: &[&str] = &[
     "sync_executions",
     "data_sync_alerts",
 ];
+
+/// Those whose rows a sequence numbers.
+const NUMBERED: &[&str] =
+    &["data_sync_metrics", "tables_to_sync", "data_sync_quarantine", "data_sync_drills"];
 
 /// Names that other tools may have taken, and the version from which on they are ours.
 const NEWER_NAMES: &[(&str, usize)] = &[("sync_executions", 14), ("data_sync_alerts", 16)];
@@ -118,12 +122,34 @@ pub async fn create(session: &mut Session, schema: &MetaSchema, stale_after: Dur
         )
         .hint("install the newer syncdata-applier again"));
     }
+    bring_sequences_on(session, schema).await?;
     let seconds = i64::try_from(stale_after.as_secs()).unwrap_or(i64::MAX);
     let update = format!(
         "UPDATE {schema}.data_sync_checkpoint SET stale_after = make_interval(secs => $1::bigint) \
          WHERE stale_after <> make_interval(secs => $1::bigint)"
     );
     session.client().execute(&update, &[&seconds]).await.context(|| "noting stale_after".to_owned())?;
+    Ok(())
+}
+
+/// Rows that were copied into tables that were made anew (a logical replica) have numbers that their sequences would give again.
+/// One that this role may not set stays where it is.
+async fn bring_sequences_on(session: &Session, schema: &MetaSchema) -> Result<()> {
+    let newest = NUMBERED.iter().map(|table| {
+        let name = escape_literal(&format!("{schema}.{table}"));
+        format!(
+            "SELECT pg_catalog.pg_get_serial_sequence({name}, 'id')::regclass AS name, \
+             (SELECT max(id)::int8 FROM {schema}.{table}) AS newest"
+        )
+    });
+    let bring_on = format!(
+        "SELECT pg_catalog.setval(name, newest) FROM ({}) AS s \
+         WHERE CASE WHEN pg_catalog.has_sequence_privilege(name, 'UPDATE') AND pg_catalog.has_sequence_privilege(name, 'SELECT') \
+             THEN newest > coalesce(pg_catalog.pg_sequence_last_value(name), 0) ELSE false END",
+        newest.collect::<Vec<_>>().join(" UNION ALL ")
+    );
+    let done = session.client().query(&bring_on, &[]).await;
+    done.context(|| "looking whether the numbers of our rows go on".to_owned())?;
     Ok(())
 }
 
