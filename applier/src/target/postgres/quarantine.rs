@@ -234,13 +234,14 @@ pub async fn note_incomplete(
 /// What data_sync_logs calls it; such lines stay for ever.
 pub const SKIP: &str = "dead-letters skip";
 
-/// Tables of which a transaction was passed over are whole again where a proof after it says so.
+/// Tables of which a transaction was passed over are whole again where a proof after it says so. What it left out may be what
+/// is missing.
 pub async fn end_incomplete(client: &impl GenericClient, meta: &MetaSchema) -> Result<()> {
     let update = format!(
         "UPDATE {meta}.data_sync_table_state s SET incomplete_lsn = NULL \
          WHERE incomplete_lsn IS NOT NULL AND EXISTS (SELECT FROM {meta}.data_sync_consistency c \
            WHERE c.table_name = s.table_name AND c.check_type = 'data_hash' AND c.cut_lsn >= s.incomplete_lsn \
-             AND (c.verdict = 'equal' OR c.repaired_at IS NOT NULL))"
+             AND coalesce(c.left_out, '{{}}') = '{{}}' AND (c.verdict = 'equal' OR c.repaired_at IS NOT NULL))"
     );
     client.execute(&update, &[]).await.context(|| "looking which tables are whole again".to_owned())?;
     Ok(())
