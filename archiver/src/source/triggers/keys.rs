@@ -134,9 +134,11 @@ impl Table {
         self.asked_of_key.values().cloned().collect()
     }
 
-    /// Keys that had a row in the snapshot before; all that were touched, where that snapshot is not known exactly.
+    /// Keys that had a row in the snapshot before; all that were touched, where that snapshot is not known exactly. As the
+    /// earliest note has them: so the row was called, for who compares texts.
     pub(super) fn gone(&self, since: &Seen, is_exact: bool) -> String {
-        let names = self.in_order.values().map(|place| format!("k.k{place}")).collect::<Vec<_>>().join(", ");
+        let names =
+            self.in_order.values().map(|place| format!("k.first{place}")).collect::<Vec<_>>().join(", ");
         let had_row = if is_exact {
             format!(
                 "WHERE (EXISTS (SELECT FROM {} r WHERE {}))::int - k.came + k.went > 0",
@@ -146,7 +148,14 @@ impl Table {
         } else {
             String::new()
         };
-        format!("COPY (SELECT {names} FROM ({}) k {had_row}) TO STDOUT", self.keys(since))
+        let first = |(place, column): (usize, &KeyColumn)| {
+            format!(
+                ", ((array_agg(n.key[{place}] ORDER BY n.change_id))[1])::{} AS first{place}",
+                column.type_name
+            )
+        };
+        let firsts: String = self.places().zip(&self.key).map(first).collect();
+        format!("COPY (SELECT {names} FROM ({}) k {had_row}) TO STDOUT", self.keys_with(since, &firsts))
     }
 
     /// The rows that the touched keys have now.
@@ -164,6 +173,11 @@ impl Table {
 
     /// Each key once, in the sense of its type, with how many rows came under it and how many went.
     fn keys(&self, since: &Seen) -> String {
+        self.keys_with(since, "")
+    }
+
+    /// The same with further values of each.
+    fn keys_with(&self, since: &Seen, more: &str) -> String {
         let column = |(place, column): (usize, &KeyColumn)| {
             let collation =
                 column.collation.as_ref().map_or_else(String::new, |name| format!(" COLLATE {name}"));
@@ -173,7 +187,7 @@ impl Table {
         let columns: Vec<String> = self.places().zip(&self.key).map(column).collect();
         let places: Vec<String> = self.places().map(|place| place.to_string()).collect();
         format!(
-            "SELECT {}, count(*) FILTER (WHERE n.op = 'I') AS came, count(*) FILTER (WHERE n.op = 'D') AS went \
+            "SELECT {}, count(*) FILTER (WHERE n.op = 'I') AS came, count(*) FILTER (WHERE n.op = 'D') AS went{more} \
              FROM syncdata.changes n WHERE n.relid = {} AND n.op IN ('I', 'U', 'D') AND {} GROUP BY {}",
             columns.join(", "),
             self.oid,
