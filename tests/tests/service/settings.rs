@@ -39,6 +39,13 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("data_sync_freq", "900", "20min"),
     ("follow", "true", "false"),
     ("follow_interval", "\"250ms\"", "2"),
+    ("target", "\"duckdb\"", "postgres"),
+    ("duckdb_database_path", "\"/data/copy.duckdb\"", "/data/other.duckdb"),
+    ("duckdb_memory_limit", "\"4GiB\"", "1GiB"),
+    ("duckdb_worker_threads", "2", "8"),
+    ("duckdb_text_columns", "[\"users.day\", \"sales.orders.total\"]", "users.name"),
+    ("publish", "\"duckdb\"", "none"),
+    ("publish_interval", "\"5min\"", "60"),
     ("metric_freq", "\"12h\"", "6"),
     ("slot_name", "\"slot_a\"", "slot_b"),
     ("source", "\"pgoutput\"", "wal2json"),
@@ -90,7 +97,7 @@ fn shown(name: &str, value: &str) -> String {
         return MASK.to_owned();
     }
     match value.strip_prefix('[') {
-        Some(list) if name == "tables" || name == "http_hosts" => {
+        Some(list) if ["tables", "http_hosts", "duckdb_text_columns"].contains(&name) => {
             list.strip_suffix(']').unwrap_or(list).replace(['"', ' '], "")
         }
         _ if name == "tables" => value.to_owned(),

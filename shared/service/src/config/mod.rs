@@ -53,13 +53,14 @@ use syncdata_formats::name::{SlotName, TablePattern};
 use syncdata_formats::signature::{SigningKey, VerifyKey};
 
 /// Settings that are numbers and nothing else: no unit, no word.
-const NUMBERS: [&str; 11] = [
+const NUMBERS: [&str; 12] = [
     "archive_port",
     "pg_port",
     "poll_max_changes",
     "segment_max_changes",
     "compression_level",
     "apply_batch_changes",
+    "duckdb_worker_threads",
     "log_keep_days",
     "sync_lag_alert_threshold_minutes",
     "dead_letter_queue_alert_threshold",
@@ -88,6 +89,22 @@ impl Source {
             Source::Triggers => "triggers",
         }
     }
+}
+
+/// Where the applier keeps the copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The server next to the program.
+    Postgres,
+    /// A DuckDB file.
+    Duckdb,
+}
+
+/// What readers of the copy get beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publish {
+    /// A copy of the DuckDB file.
+    Duckdb,
 }
 
 /// What has to hold a change before production may forget it.
@@ -128,6 +145,15 @@ pub struct Config {
     pub data_sync_freq: Duration,
     pub follow: bool,
     pub follow_interval: Duration,
+    pub target: Target,
+    duckdb_database_path: Option<PathBuf>,
+    pub duckdb_memory_limit: ByteSize,
+    pub duckdb_worker_threads: u16,
+    /// `table.column`
+    pub duckdb_text_columns: Vec<String>,
+    /// `None`: nothing is published.
+    pub publish: Option<Publish>,
+    pub publish_interval: Duration,
     pub metric_freq: Duration,
     pub slot_name: SlotName,
     pub source: Source,
@@ -273,6 +299,11 @@ impl Config {
         self.postgres.as_ref().ok_or_else(|| self.file.lacks("pg_database"))
     }
 
+    /// With `target = "duckdb"`.
+    pub fn duckdb_database_path(&self) -> Result<&Path> {
+        self.duckdb_database_path.as_deref().ok_or_else(|| self.file.lacks("duckdb_database_path"))
+    }
+
     pub fn settings_path(&self) -> Option<&Path> {
         self.file.path.as_deref()
     }
@@ -326,6 +357,11 @@ impl Config {
 
     /// Several daemons may share a machine, one for each database and slot: a command must not stop another's.
     fn who(&self) -> String {
+        if self.target == Target::Duckdb {
+            let path = self.duckdb_database_path.as_deref().unwrap_or(Path::new(""));
+            let who = ["duckdb", &path.to_string_lossy()];
+            return Digest::of(who.join("\0").as_bytes()).to_string()[..8].to_owned();
+        }
         let server = self.postgres.as_ref();
         let who = [
             server.map_or("", |server| &server.host),

@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use super::Secret;
 use super::raw::{Given, RawValue};
 use super::reading::Parsed;
-use super::{BucketPlace, Confirm, Endpoint, OnError, Percent, QuarantineValues, Source};
+use super::{BucketPlace, Confirm, Endpoint, OnError, Percent, Publish, QuarantineValues, Source, Target};
 use crate::postgres::SslMode;
 use crate::webhook::Webhook;
 use syncdata_formats::name::{SlotName, TablePattern};
@@ -171,6 +171,33 @@ pub(super) fn confirm(given: &Given) -> Parsed<Confirm> {
 pub(super) fn source(given: &Given) -> Parsed<Source> {
     let all = [Source::Wal2json, Source::Pgoutput, Source::Triggers];
     choice(given, &all.map(|source| (source.as_str(), source)))
+}
+
+pub(super) fn target(given: &Given) -> Parsed<Target> {
+    choice(given, &[("postgres", Target::Postgres), ("duckdb", Target::Duckdb)])
+}
+
+pub(super) fn publish(given: &Given) -> Parsed<Option<Publish>> {
+    choice(given, &[("none", None), ("duckdb", Some(Publish::Duckdb))])
+}
+
+pub(super) fn threads(given: &Given) -> Parsed<u16> {
+    let threads = whole(given).and_then(|number| u16::try_from(number).ok());
+    threads.filter(|threads| (1..=512).contains(threads)).ok_or_else(|| "a whole number, 1 to 512".to_owned())
+}
+
+/// Each with its table.
+pub(super) fn column_names(given: &Given) -> Parsed<Vec<String>> {
+    let accepted = || "a list of columns with their tables: users.name, sales.orders.total".to_owned();
+    let items = match &given.value {
+        RawValue::List(items) => items.clone(),
+        RawValue::Text(text) if !given.is_typed() => split_list(text).ok_or_else(accepted)?,
+        _ => return Err(accepted()),
+    };
+    let is_one = |item: &String| {
+        item.rsplit_once('.').is_some_and(|(table, column)| !table.is_empty() && !column.is_empty())
+    };
+    items.iter().all(is_one).then_some(items).ok_or_else(accepted)
 }
 
 pub(super) fn on_error(given: &Given) -> Parsed<OnError> {
