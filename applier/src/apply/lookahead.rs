@@ -21,6 +21,7 @@ pub struct Ahead<P> {
     held: Option<Result<Fetched>>,
     reading: Option<Reading<P>>,
     prepare: fn(Batch) -> P,
+    is_of_one_shape: bool,
 }
 
 impl<P: Send + 'static> Ahead<P> {
@@ -29,7 +30,14 @@ impl<P: Send + 'static> Ahead<P> {
         apply_batch_changes: u64,
         prepare: fn(Batch) -> P,
     ) -> Ahead<P> {
-        Ahead { stream, apply_batch_changes, next: Vec::new(), held: None, reading: None, prepare }
+        let (next, is_of_one_shape) = (Vec::new(), false);
+        Ahead { stream, apply_batch_changes, next, held: None, reading: None, prepare, is_of_one_shape }
+    }
+
+    /// Where that is asked for, all segments of a group describe each table alike.
+    #[must_use]
+    pub fn of_one_shape(self, is_of_one_shape: bool) -> Ahead<P> {
+        Ahead { is_of_one_shape, ..self }
     }
 
     /// Waits for the next group. Nothing is lost when it is no longer waited for.
@@ -88,7 +96,9 @@ impl<P: Send + 'static> Ahead<P> {
         let fits = |sum: u64, next: &Manifest| plan::fits(sum, next, self.apply_batch_changes);
         while !ends && let Ok(next) = self.stream.try_recv() {
             match next {
-                Ok(fetched) if fits(sum, fetched.segment.manifest()) => {
+                Ok(fetched)
+                    if fits(sum, fetched.segment.manifest()) && self.is_alike(fetched.segment.manifest()) =>
+                {
                     sum += records(&fetched);
                     ends = ends_here(&fetched);
                     self.next.push(fetched);
@@ -99,6 +109,11 @@ impl<P: Send + 'static> Ahead<P> {
                 }
             }
         }
+    }
+
+    fn is_alike(&self, next: &Manifest) -> bool {
+        let is_alike = |known: &Fetched| plan::is_of_one_shape(known.segment.manifest(), next);
+        !self.is_of_one_shape || self.next.iter().all(is_alike)
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) struct Groups<'a> {
     source: &'a Source,
     segments: Peekable<IntoIter<Verified>>,
     apply_batch_changes: u64,
+    is_of_one_shape: bool,
 }
 
 /// What one transaction takes.
@@ -31,7 +32,14 @@ pub(crate) struct Group {
 
 impl<'a> Groups<'a> {
     pub(crate) fn new(source: &'a Source, segments: Vec<Verified>, apply_batch_changes: u64) -> Groups<'a> {
-        Groups { source, segments: segments.into_iter().peekable(), apply_batch_changes }
+        let segments = segments.into_iter().peekable();
+        Groups { source, segments, apply_batch_changes, is_of_one_shape: false }
+    }
+
+    /// Where that is asked for, all segments of a group describe each table alike.
+    #[must_use]
+    pub(crate) fn of_one_shape(self, is_of_one_shape: bool) -> Groups<'a> {
+        Groups { is_of_one_shape, ..self }
     }
 
     /// The next group; segments that are not wanted are passed over. `None`: there are no more segments.
@@ -48,11 +56,17 @@ impl<'a> Groups<'a> {
             }
 
             let is_full = fetched.len() >= GROUP_SEGMENTS_MAX;
+            let next = self.segments.peek().map(Verified::manifest).filter(|_| self.is_of_one_shape);
+            let is_alike = |next: &Manifest| {
+                fetched.iter().all(|known| plan::is_of_one_shape(known.segment.manifest(), next))
+            };
+            let is_alike = next.is_none_or(is_alike);
             group = Some(Group { segments: fetched, end });
             // What the group holds of the cache it holds until its commit: to wait for more would be for ever.
             let next_fits = self.segments.peek().is_some_and(|next| {
                 !is_wanted(next.manifest())
                     || !is_full
+                        && is_alike
                         && plan::fits(records, next.manifest(), self.apply_batch_changes)
                         && self.source.has_room_for(next)
             });

@@ -4,20 +4,18 @@
 use std::collections::BTreeMap;
 
 use syncdata_formats::chain::Verified;
-use syncdata_formats::error::{Context as _, Result};
+use syncdata_formats::error::Result;
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 
 use super::context::{PassContext, clean};
+use super::copy::LocalCopy;
 use crate::archive::groups::Groups;
 use crate::archive::stretch::stretch;
-use crate::plan::state::{Event, State, TableState, Want};
+use crate::plan::position::{Applied, Checkpoint};
+use crate::plan::state::{State, TableState, Want};
 use crate::plan::{self, GapName, Scope};
-use crate::table::Table;
-use crate::target::postgres::cursor::{self, Applied, Checkpoint};
-use crate::target::postgres::quarantine::Resolution;
-use crate::target::postgres::{quarantine, schema};
 
 /// How much it took to bring tables up to the checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,15 +25,15 @@ pub(super) struct CaughtUp {
 }
 
 /// Applies to these tables what they lack, and makes those live that took it all.
-pub(super) async fn catch_up(
-    pass: &mut PassContext<'_>,
+pub(super) async fn catch_up<C: LocalCopy>(
+    pass: &mut PassContext<'_, C>,
     checkpoint: &Checkpoint,
     tables: &[TableName],
 ) -> Result<CaughtUp> {
-    let states = cursor::table_states(pass.local.session.client(), &pass.local.meta).await?;
+    let states = pass.copy.states().await?;
     let mut done = CaughtUp::default();
     if let Some(own) = checkpoint.segment {
-        for together in together(pass, tables, &states).await? {
+        for together in pass.copy.together(tables, &states).await? {
             let more = apply_lacking(pass, checkpoint, own, &together, &states).await?;
             done.segments += more.segments;
             done.records += more.records;
@@ -45,33 +43,8 @@ pub(super) async fn catch_up(
     Ok(done)
 }
 
-/// All at once. But where foreign keys act, a table that is ahead of one that it refers to would be acted upon by changes
-/// that are older than its rows, and nobody could tell: then the one that lags most goes first.
-async fn together(
-    pass: &PassContext<'_>,
-    tables: &[TableName],
-    states: &BTreeMap<TableName, TableState>,
-) -> Result<Vec<Vec<TableName>>> {
-    let position =
-        |table: &TableName| states.get(table).and_then(|state| state.position).unwrap_or(Lsn::ZERO);
-    let acts = |table: &Table| {
-        let is_ahead = |other: &&TableName| tables.contains(other) && position(other) > position(&table.name);
-        (table.acts_on_delete || table.acts_on_update)
-            && table.referenced_by.iter().any(|other| is_ahead(&other))
-    };
-    let local = schema::load(pass.local.session.client(), tables).await?;
-    if pass.local.replica || !local.values().any(acts) {
-        return Ok(vec![tables.to_vec()]);
-    }
-    let mut by_position: BTreeMap<Lsn, Vec<TableName>> = BTreeMap::new();
-    for table in tables {
-        by_position.entry(position(table)).or_default().push(table.clone());
-    }
-    Ok(by_position.into_values().collect())
-}
-
-async fn apply_lacking(
-    pass: &mut PassContext<'_>,
+async fn apply_lacking<C: LocalCopy>(
+    pass: &mut PassContext<'_, C>,
     checkpoint: &Checkpoint,
     own: Applied,
     tables: &[TableName],
@@ -83,7 +56,8 @@ async fn apply_lacking(
     let segments = stretch(pass.source, archive_id, own.link, own.end_lsn, from).await?;
     let mut scope = within_reach(pass, own, segments.first(), tables, states).await?;
 
-    let mut groups = Groups::new(pass.source, segments, pass.rules.apply_batch_changes);
+    let mut groups =
+        Groups::new(pass.source, segments, pass.rules.apply_batch_changes).of_one_shape(C::IS_OF_ONE_SHAPE);
     while !pass.stop.is_asked()
         && let Some(group) = groups.next(|_| true).await?
     {
@@ -102,23 +76,22 @@ async fn apply_lacking(
 
 /// Foreign keys of the copy keep it from its older changes, now and whenever they are tried again: what is left is a new
 /// base, if there is one.
-async fn make_anew(pass: &PassContext<'_>, table: &TableName) -> Result<()> {
+async fn make_anew<C: LocalCopy>(pass: &PassContext<'_, C>, table: &TableName) -> Result<()> {
     tracing::warn!(%table, "table cannot catch up beside those that refer to it; it is made anew");
-    cursor::want(pass.local.session.client(), &pass.local.meta, table, Some(Want::Rebuild)).await
+    pass.copy.want(table, Want::Rebuild).await
 }
 
 /// Those of the tables that have reached the checkpoint.
-async fn make_live(pass: &PassContext<'_>, checkpoint: &Checkpoint, tables: &[TableName]) -> Result<()> {
-    let (client, meta) = (pass.local.session.client(), &pass.local.meta);
-    for (table, state) in cursor::table_states(client, meta).await? {
+async fn make_live<C: LocalCopy>(
+    pass: &PassContext<'_, C>,
+    checkpoint: &Checkpoint,
+    tables: &[TableName],
+) -> Result<()> {
+    for (table, state) in pass.copy.states().await? {
         let is_whole = state.position.unwrap_or(Lsn::ZERO) >= checkpoint.end_lsn();
         let is_loading = state.state == State::Loading;
         if tables.contains(&table) && is_whole && is_loading {
-            let go_live = async {
-                cursor::change(client, meta, &table, Event::CaughtUp, None, None).await?;
-                quarantine::settle(client, meta, &table, Resolution::Applied).await
-            };
-            pass.local.in_transaction(go_live).await.context(|| format!("making {table} live"))?;
+            pass.copy.is_through(&table).await?;
             tracing::info!(%table, lsn = %checkpoint.end_lsn(), "table is live");
         }
     }
@@ -127,8 +100,8 @@ async fn make_live(pass: &PassContext<'_>, checkpoint: &Checkpoint, tables: &[Ta
 
 /// Those of the tables that the archive can still bring on from where they are. The others would become a mixture of
 /// what they are and what comes after a hole: they stay as they are, and are stale.
-async fn within_reach(
-    pass: &PassContext<'_>,
+async fn within_reach<C: LocalCopy>(
+    pass: &PassContext<'_, C>,
     own: Applied,
     first: Option<&Verified>,
     tables: &[TableName],
@@ -151,16 +124,10 @@ async fn within_reach(
     Ok(scope)
 }
 
-async fn cut_off(pass: &PassContext<'_>, table: &TableName, gap: GapName) -> Result<()> {
-    let (client, meta) = (pass.local.session.client(), &pass.local.meta);
-    let noting = || format!("noting that {table} is stale");
+async fn cut_off<C: LocalCopy>(pass: &PassContext<'_, C>, table: &TableName, gap: GapName) -> Result<()> {
     let remedy = plan::gap_remedy(table);
     let reason = format!("the archive no longer has the changes {gap} that it lacks; {remedy}");
-    let note = async {
-        cursor::change(client, meta, table, Event::CutOff, None, Some(&reason)).await?;
-        cursor::note_gap(client, meta, table, gap).await
-    };
-    pass.local.in_transaction(note).await.context(noting)?;
+    pass.copy.cut_off(table, &reason, gap).await?;
     pass.tally.table_set_aside(table, &reason);
     tracing::warn!(%table, lsn = %gap.from, "table is stale: the archive was pruned past it");
     Ok(())

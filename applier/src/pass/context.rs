@@ -7,32 +7,25 @@ use syncdata_service::config::Config;
 use syncdata_service::daemon::Stop;
 use syncdata_service::faults;
 
+use super::copy::LocalCopy;
+use super::tally::Tally;
 use crate::apply::lookahead::Ahead;
-use crate::apply::transaction::{self, Done, Rules};
+use crate::apply::transaction::{Done, Rules};
 use crate::archive::fetch::Fetched;
 use crate::archive::source::Source;
 use crate::plan::Scope;
+use crate::plan::position::Checkpoint;
 use crate::proof::Proofs;
-use crate::target::postgres::apply::Writer;
-use crate::target::postgres::cursor::Checkpoint;
-use crate::target::postgres::local::Local;
-use crate::target::postgres::step::Prepared;
-use crate::target::postgres::transaction::Postgres;
 
-use super::tally::Tally;
-
-/// What a pass works with: archive, target, settings.
+/// What a pass works with: archive, copy, settings.
 #[derive(Debug)]
-pub struct PassContext<'a> {
-    pub local: &'a Local,
+pub struct PassContext<'a, C> {
+    pub copy: C,
     pub source: &'a Source,
     pub rules: &'a Rules,
-    pub writer: Writer,
     /// Asked, the pass ends after the transaction that is under way.
     pub stop: Stop,
     pub tally: Arc<Tally>,
-    /// What is digested at marks; `None`: nothing is.
-    pub proofs: Option<Proving>,
 }
 
 /// How a pass has the copy digested where a mark is.
@@ -42,10 +35,9 @@ pub struct Proving {
     pub config: Config,
 }
 
-impl<'a> PassContext<'a> {
-    pub fn new(local: &'a Local, source: &'a Source, rules: &'a Rules) -> PassContext<'a> {
-        let writer = Writer::new(local.replica);
-        PassContext { local, source, rules, writer, stop: Stop::new(), tally: Arc::default(), proofs: None }
+impl<'a, C: LocalCopy> PassContext<'a, C> {
+    pub fn new(copy: C, source: &'a Source, rules: &'a Rules) -> PassContext<'a, C> {
+        PassContext { copy, source, rules, stop: Stop::new(), tally: Arc::default() }
     }
 
     /// Applies the group in one transaction and counts it.
@@ -54,20 +46,16 @@ impl<'a> PassContext<'a> {
         checkpoint: &Checkpoint,
         scope: &Scope,
         group: &[Fetched],
-        ahead: Option<&mut Ahead<Prepared>>,
+        ahead: Option<&mut Ahead<C::Prepared>>,
     ) -> Result<Done> {
-        let mut target = Postgres::new(self.local, &mut self.writer, self.rules.metric_freq);
-        let done = transaction::apply(&mut target, self.rules, checkpoint, scope, group, ahead).await;
+        let (done, beside) = self.copy.apply(self.rules, checkpoint, scope, group, ahead).await;
         let done = done.map_err(|error| match files(group) {
             Some(files) => error.of_file(files),
             None => error,
         })?;
         self.tally.add(group.len(), &done);
-        for (table, reason) in &done.set_aside {
+        for (table, reason) in done.set_aside.iter().chain(&beside) {
             self.tally.table_set_aside(table, reason);
-        }
-        for (table, reason) in target.set_aside_beside() {
-            self.tally.table_set_aside(&table, &reason);
         }
         Ok(done)
     }

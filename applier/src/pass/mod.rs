@@ -7,7 +7,9 @@
 
 mod catch_up;
 mod context;
+mod copy;
 mod local_tables;
+mod postgres;
 pub mod runner;
 mod tally;
 mod view;
@@ -15,7 +17,6 @@ mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use syncdata_formats::chain::Verified;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::head::Size;
 use syncdata_formats::layout::SegmentSeq;
@@ -28,19 +29,16 @@ use tokio::sync::mpsc;
 use self::catch_up::catch_up;
 use self::context::clean;
 pub use self::context::{PassContext, Proving};
+pub use self::copy::{LocalCopy, Reasons};
+pub use self::postgres::PostgresCopy;
 pub use self::tally::{Counts, Seen, TableCounts, Tally};
 use self::view::{View, is_about_the_archive};
 use crate::apply::lookahead::Ahead;
 use crate::archive::fetch::Fetched;
 use crate::plan::Scope;
 use crate::plan::offer::{Choice, Offer};
+use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::{Event, State, TableState, Want};
-use crate::proof::cut_after;
-use crate::target::postgres::apply::is_no_fault_of_a_record;
-use crate::target::postgres::cursor::{self, Checkpoint, Position};
-use crate::target::postgres::identity::Moment;
-use crate::target::postgres::step::Prepared;
-use crate::target::postgres::{captured, identity};
 
 /// What a pass did and what is left to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,33 +67,30 @@ impl Report {
 
 /// One pass over what is new in the archive.
 #[derive(Debug)]
-pub struct Pass<'a> {
-    context: PassContext<'a>,
+pub struct Pass<'a, C> {
+    context: PassContext<'a, C>,
 }
 
-impl<'a> Pass<'a> {
-    pub fn new(context: PassContext<'a>) -> Pass<'a> {
+impl<'a, C: LocalCopy> Pass<'a, C> {
+    pub fn new(context: PassContext<'a, C>) -> Pass<'a, C> {
         Pass { context }
     }
 
     /// Applies everything that is there. `Err` after sound segments leaves those applied.
     pub async fn run(&mut self) -> Result<Report> {
-        let client = self.context.local.session.client();
         let mut report = Report::default();
-        let states = cursor::table_states(client, &self.context.local.meta).await?;
+        let states = self.context.copy.states().await?;
         if states.is_empty() {
             tracing::warn!("No tables in whitelist");
             return Ok(report);
         }
 
         // Also while the archive is silent, or away.
-        self.look_at_local_tables(&states, Moment::Begin).await?;
-        let states = cursor::table_states(client, &self.context.local.meta).await?;
+        self.look_at_local_tables(&states, false).await?;
+        let states = self.context.copy.states().await?;
         let checkpoint = self.checkpoint(&states).await?;
-        let known = cursor::covered_at(client, &self.context.local.meta).await?;
-        if let Some(proving) = &self.context.proofs {
-            proving.proofs.resume(&proving.config, self.context.local, &checkpoint).await?;
-        }
+        let known = self.context.copy.covered_at().await?;
+        self.context.copy.resume_proofs(&checkpoint).await?;
         let mut view = View::of(self.context.source, &checkpoint, known).await?;
         self.context.tally.sees(view.head.as_ref().map(|head| head.covered_at), Timestamp::now());
         self.sweep(&states, &checkpoint)?;
@@ -104,7 +99,7 @@ impl<'a> Pass<'a> {
             settled => settled,
         };
 
-        let states = cursor::table_states(client, &self.context.local.meta).await?;
+        let states = self.context.copy.states().await?;
         let live = states.iter().filter(|(_, state)| state.state == State::Live);
         let live: BTreeSet<TableName> = live.map(|(table, _)| table.clone()).collect();
         // A base is loaded up to where the copy is: it has to get there, even with nothing to apply.
@@ -116,9 +111,9 @@ impl<'a> Pass<'a> {
         }
 
         // What a segment says of a table may make rows here wrong that it says nothing of.
-        let states = cursor::table_states(client, &self.context.local.meta).await?;
+        let states = self.context.copy.states().await?;
         let is_through = !self.context.stop.is_asked();
-        self.look_at_local_tables(&states, if is_through { Moment::End } else { Moment::Begin }).await?;
+        self.look_at_local_tables(&states, is_through).await?;
         // What keeps one table from its base keeps no other from going on.
         settled?;
         report.stopped = self.context.stop.is_asked();
@@ -128,8 +123,7 @@ impl<'a> Pass<'a> {
 
     /// The checkpoint, in the archive that it belongs to.
     async fn checkpoint(&self, states: &BTreeMap<TableName, TableState>) -> Result<Checkpoint> {
-        let (client, meta) = (self.context.local.session.client(), &self.context.local.meta);
-        let checkpoint = Checkpoint::read(client, meta).await?;
+        let checkpoint = self.context.copy.checkpoint().await?;
         let reached = states.values().filter_map(|state| state.position).max().unwrap_or(Lsn::ZERO);
         if checkpoint.archive_id.is_none() && checkpoint.segment.is_none() && reached > Lsn::ZERO {
             return Err(Error::new(
@@ -148,7 +142,7 @@ impl<'a> Pass<'a> {
             .hint("nothing was applied; check archive_dir. If production really has a new archive: resync --all --adopt")),
             Some(_) => Ok(checkpoint),
             None => {
-                cursor::adopt(client, meta, identity.archive_id).await?;
+                self.context.copy.adopt(identity.archive_id).await?;
                 tracing::info!(archive = %identity.archive_id, location = self.context.source.location(), "archive adopted");
                 Ok(Checkpoint { archive_id: Some(identity.archive_id), ..checkpoint })
             }
@@ -172,26 +166,19 @@ impl<'a> Pass<'a> {
         view: &View,
         report: &mut Report,
     ) -> Result<()> {
-        let (client, meta) = (self.context.local.session.client(), &self.context.local.meta);
         if checkpoint.segment.is_none() {
             for table in self.starting_with_the_archive(states, checkpoint, view).await? {
-                if let Some(lost) = identity::unfit_for_rows(client, meta, &table).await? {
-                    let reason = lost.reason(&table);
-                    cursor::change(client, meta, &table, Event::LoadFails, None, Some(&reason)).await?;
+                if let Some(reason) = self.context.copy.unfit_for_rows(&table).await? {
+                    self.context.copy.change(&table, Event::LoadFails, Some(&reason)).await?;
                     self.context.tally.table_set_aside(&table, &reason);
                     continue;
                 }
-                // Rows that are here are not production's, which has none: it is loaded beside them.
-                match identity::has_rows(client, &table).await {
-                    Ok(false) => {}
-                    Err(error) if is_no_fault_of_a_record(&error) => return Err(error),
-                    // Whoever loads it says what is in the way of looking.
-                    Ok(true) | Err(_) => continue,
+                // Rows that are here are not production's, which has none: it is loaded beside them. Where nobody can look,
+                // whoever loads it says what is in the way.
+                if self.context.copy.has_rows(&table).await? != Some(false) {
+                    continue;
                 }
-                let start = Some(Position { lsn: Lsn::ZERO, commit_time: None });
-                cursor::change(client, meta, &table, Event::NeedsNoBase, start, None).await?;
-                cursor::want(client, meta, &table, None).await?;
-                identity::note(client, meta, &table).await?;
+                self.context.copy.begin(&table, Position { lsn: Lsn::ZERO, commit_time: None }).await?;
                 tracing::info!(%table, "table starts from the archive's first segment");
             }
         }
@@ -224,8 +211,7 @@ impl<'a> Pass<'a> {
         match self.apply_stream(checkpoint, first, report).await {
             Err(error) if view.is_hint && is_about_the_archive(&error) => {
                 tracing::warn!(error = %error.one_line(), "looking for what head.json names");
-                let local = self.context.local;
-                let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await?;
+                let checkpoint = self.context.copy.checkpoint().await?;
                 *view = View::of(source, &checkpoint, None).await?;
                 self.context.tally.waits(view.after(&checkpoint).len(), view.size_after(&checkpoint));
                 let again = stream(&checkpoint, view);
@@ -266,7 +252,8 @@ impl<'a> Pass<'a> {
         stream: mpsc::Receiver<Result<Fetched>>,
         report: &mut Report,
     ) -> Result<Checkpoint> {
-        let mut ahead = Ahead::new(stream, self.context.rules.apply_batch_changes, Prepared::of);
+        let mut ahead = Ahead::new(stream, self.context.rules.apply_batch_changes, C::prepare)
+            .of_one_shape(C::IS_OF_ONE_SHAPE);
         loop {
             let group = tokio::select! {
                 next = ahead.group() => match next {
@@ -299,18 +286,16 @@ impl<'a> Pass<'a> {
         &mut self,
         checkpoint: &Checkpoint,
         group: &[Fetched],
-        ahead: Option<&mut Ahead<Prepared>>,
+        ahead: Option<&mut Ahead<C::Prepared>>,
         report: &mut Report,
     ) -> Result<Checkpoint> {
-        if let Some(proving) = &self.context.proofs {
-            proving.proofs.make_way(group.iter().map(|fetched| fetched.segment.manifest()));
-        }
+        self.context.copy.make_way(group);
         let done = self.context.apply(checkpoint, &Scope::Live, group, ahead).await?;
         let last = group.last().expect("it has one");
         let checkpoint = Checkpoint::after(&last.segment);
         let sizes = group.iter().map(|fetched| Size::of(fetched.segment.manifest()));
         self.context.tally.waits_less(group.len(), sizes.fold(Size::default(), Size::and));
-        self.prove(&last.segment, &checkpoint).await;
+        self.context.copy.prove(&last.segment, &checkpoint).await;
         report.segments += group.len() as u64;
         report.records += done.records;
         tracing::info!(
@@ -319,16 +304,6 @@ impl<'a> Pass<'a> {
         );
         clean(group)?;
         Ok(checkpoint)
-    }
-
-    /// Nobody moves the copy before this returns: the pass holds its lock.
-    async fn prove(&self, segment: &Verified, checkpoint: &Checkpoint) {
-        if let (Some(proving), Some(mark), Some(own)) =
-            (&self.context.proofs, &segment.manifest().proof, checkpoint.segment)
-        {
-            let cut = cut_after(&own);
-            proving.proofs.begin(&proving.config, self.context.local, mark, &cut).await;
-        }
     }
 
     /// Everything that the archive has is applied: as fresh as its head says.
@@ -346,10 +321,7 @@ impl<'a> Pass<'a> {
             let same = head.newest.map(|newest| Link { seq: newest.name.seq, sha256: newest.sha256 })
                 == checkpoint.segment.map(|segment| segment.link);
             if same {
-                let (client, meta) = (self.context.local.session.client(), &self.context.local.meta);
-                let tables = cursor::table_states(client, meta).await?;
-                captured::note_left(client, meta, &head.not_captured, tables.keys()).await?;
-                cursor::note_covered(client, meta, head).await?;
+                self.context.copy.note_covered(head).await?;
             } else {
                 tracing::warn!(
                     "head.json names another manifest than the one applied; its freshness is not taken"
@@ -360,16 +332,15 @@ impl<'a> Pass<'a> {
     }
 
     async fn describe(&self, report: &mut Report) -> Result<()> {
-        let states =
-            cursor::table_states(self.context.local.session.client(), &self.context.local.meta).await?;
-        let left = captured::left(self.context.local.session.client(), &self.context.local.meta).await?;
+        let states = self.context.copy.states().await?;
+        let left = self.context.copy.left().await?;
         report.tables = states.len();
         for (table, state) in states {
             report.waits_for_base |= state.wants().is_some();
             if state.state != State::Live {
                 report.unhealthy.insert(table, (state.state, state.reason.unwrap_or_default()));
-            } else if let Some(until) = left.get(&table.to_string()) {
-                report.unhealthy.insert(table, (State::Live, captured::words(until)));
+            } else if let Some(words) = left.get(&table.to_string()) {
+                report.unhealthy.insert(table, (State::Live, words.clone()));
             }
         }
         Ok(())

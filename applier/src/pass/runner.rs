@@ -12,7 +12,7 @@ use syncdata_service::config::Config;
 use syncdata_service::daemon::Stop;
 use syncdata_service::postgres::Canceller;
 
-use super::{Pass, PassContext, Proving, Report, Tally, waiting};
+use super::{Pass, PassContext, PostgresCopy, Proving, Report, Tally, waiting};
 use crate::apply::acks::Acks;
 use crate::apply::transaction::Rules;
 use crate::archive;
@@ -60,13 +60,13 @@ impl From<Report> for Synced {
 }
 
 impl Synced {
-    fn then(&mut self, later: Report) {
+    pub(crate) fn then(&mut self, later: Report) {
         let earlier = std::mem::replace(&mut self.pass, later);
         self.pass.segments += earlier.segments;
         self.pass.records += earlier.records;
     }
 
-    fn add(&mut self, loads: load::Report) {
+    pub(crate) fn add(&mut self, loads: load::Report) {
         self.pass.records += loads.records;
         self.pass.stopped |= loads.stopped;
         self.loaded.extend(loads.loaded);
@@ -357,11 +357,11 @@ impl Runner {
             forget_old_logs(local, self.config.log_keep_days).await;
         }
         let rules = rules(&self.config);
-        let mut context = PassContext::new(local, source, &rules);
+        let proving = Proving { proofs: Arc::clone(&self.proofs), config: self.config.clone() };
+        let copy = PostgresCopy::new(local, Some(proving));
+        let mut context = PassContext::new(copy, source, &rules);
         context.stop = self.stop.clone();
         context.tally = Arc::clone(&self.tally);
-        let proofs = Arc::clone(&self.proofs);
-        context.proofs = Some(Proving { proofs, config: self.config.clone() });
         let report = Pass::new(context).run().await?;
         if tidies {
             judge(local, source).await;
@@ -438,7 +438,7 @@ async fn count_waiting(local: &Local, source: &Source) {
     }
 }
 
-fn rules(config: &Config) -> Rules {
+pub(crate) fn rules(config: &Config) -> Rules {
     Rules {
         apply_batch_changes: u64::from(config.apply_batch_changes.get()),
         on_error: config.on_error,

@@ -10,7 +10,7 @@ use syncdata_formats::layout::SegmentName;
 use syncdata_formats::time::{Day, Timestamp};
 
 use crate::archive::source::Source;
-use crate::target::postgres::cursor::Checkpoint;
+use crate::plan::position::Checkpoint;
 
 /// The archive as one pass sees it.
 #[derive(Debug)]

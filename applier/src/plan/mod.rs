@@ -184,3 +184,15 @@ pub fn as_local(table: &Table) -> Relation {
 pub fn fits(records_so_far: u64, next: &Manifest, apply_batch_changes: u64) -> bool {
     records_so_far.saturating_add(next.records) <= apply_batch_changes
 }
+
+/// What is wrong with a table that the source captures no more.
+pub fn left_words(until: &str) -> String {
+    format!("captured no more: what committed after {until} is in no archive")
+}
+
+/// Whether no table is described otherwise in one of them than in the other.
+pub fn is_of_one_shape(one: &Manifest, other: &Manifest) -> bool {
+    one.relations.iter().all(|(name, relation)| {
+        other.relations.get(name).is_none_or(|known| known.fingerprint == relation.fingerprint)
+    })
+}

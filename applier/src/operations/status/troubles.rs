@@ -5,8 +5,8 @@ use syncdata_service::hops::{Action, Trouble};
 
 use super::hops::APPLY;
 use super::{Status, TableStatus};
+use crate::plan;
 use crate::plan::state::State;
-use crate::target::postgres::captured;
 
 pub(super) fn of_tables(status: &Status) -> Vec<Trouble> {
     let tables = &status.tables;
@@ -86,7 +86,7 @@ fn not_loaded(table: &TableStatus) -> Option<Trouble> {
 
 fn left(table: &TableStatus) -> Trouble {
     let until = table.captured_until.map_or_else(String::new, |until| until.to_string());
-    let words = format!("{} is {}", table.table, captured::words(&until));
+    let words = format!("{} is {}", table.table, plan::left_words(&until));
     let remedy = "If it is to go on: list it in `tables` of the archiver again, take a snapshot there, then a resync here. If it is \
                   gone at production, take it off the whitelist.";
     Trouble { action: None, ..of(table, words, Action::Run, "remove-tables", remedy) }

@@ -78,11 +78,6 @@ pub async fn left(client: &impl GenericClient, meta: &MetaSchema) -> Result<BTre
     rows.iter().map(|row| Ok((row.get(0), Timestamp::from_postgres(row.get(1))?.to_string()))).collect()
 }
 
-/// What is wrong with one.
-pub fn words(until: &str) -> String {
-    format!("captured no more: what committed after {until} is in no archive")
-}
-
 fn say(row: &Row) {
     let table: &str = row.get(0);
     match row.get(1) {
