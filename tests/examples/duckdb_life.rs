@@ -15,7 +15,7 @@ use syncdata_applier::apply::transaction::{self, Rules};
 use syncdata_applier::archive::source::Source;
 use syncdata_applier::plan::Scope;
 use syncdata_applier::plan::position::{Checkpoint, Position};
-use syncdata_applier::plan::state::{Event, State};
+use syncdata_applier::plan::state::{State, Want};
 use syncdata_applier::target::Target as _;
 use syncdata_applier::target::duckdb::{Duckdb, File, Options};
 use syncdata_archive::{ArchiveHandle, DirectoryArchive};
@@ -74,14 +74,16 @@ async fn life() -> Result<String> {
             Some(name) => (name.parse::<TableName>()?, true),
             None => (table.parse::<TableName>()?, false),
         };
-        if target.add(vec![name.clone()], Some("a test".to_owned())).await?.is_empty() {
+        target.add(vec![name.clone()], Want::Auto, Some("a test".to_owned())).await?;
+        // Also where an earlier life has come no further.
+        let states = target.table_states().await?;
+        if states.get(&name).is_some_and(|state| state.state != State::Pending) {
             continue;
         }
         if is_copied {
             copy(&mut target, &source, &name).await?;
         } else {
-            let start = Some(Position { lsn: Lsn::ZERO, commit_time: None });
-            target.change(name, Event::NeedsNoBase, start, None).await?;
+            target.begin_without_base(name, Position { lsn: Lsn::ZERO, commit_time: None }).await?;
         }
     }
     apply_all(&mut target, &source, &rules).await?;
@@ -97,7 +99,7 @@ async fn apply_all(target: &mut Duckdb, source: &Source, rules: &Rules) -> Resul
     let live = states.iter().filter(|(_, state)| state.state == State::Live);
     let live: BTreeSet<TableName> = live.map(|(table, _)| table.clone()).collect();
     let stream = source.stream(checkpoint.tip(archive_id), names, None, live);
-    let mut ahead = Ahead::new(stream, rules.apply_batch_changes, Duckdb::prepare);
+    let mut ahead = Ahead::new(stream, rules.apply_batch_changes, Duckdb::prepare).of_one_shape(true);
     while let Some(group) = ahead.group().await {
         let group = group?;
         transaction::apply(target, rules, &checkpoint, &Scope::Live, &group, Some(&mut ahead)).await?;
@@ -123,7 +125,7 @@ async fn copy(target: &mut Duckdb, source: &Source, table: &TableName) -> Result
         return done;
     }
     let position = Position { lsn: snapshot.start_lsn, commit_time: Some(snapshot.taken_at) };
-    target.end_base(table.clone(), position, position).await?;
+    target.end_base(table.clone(), position, position, i64::MAX).await?;
     target.commit_base().await
 }
 

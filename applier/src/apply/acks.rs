@@ -1,19 +1,23 @@
 //! Tells the archive how far this copy is, so that nothing is pruned that it still needs. An account that may only read
 //! does not: then nobody waits for this copy, and a prune past it takes a resync.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use syncdata_service::postgres::ServerContext as _;
 
 use syncdata_formats::ack::{Ack, AckName};
-use syncdata_formats::error::Result;
+use syncdata_formats::error::{Error, Result};
 use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::FORMAT;
+use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::SnapshotId;
 use syncdata_formats::time::Timestamp;
 
 use crate::archive::source::Source;
-use crate::target::postgres::cursor::{self, Checkpoint};
+use crate::plan::position::Checkpoint;
+use crate::plan::state::TableState;
+use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
 
 /// An acknowledgement says when it was made: one that nobody renews is taken for that of a copy that is gone.
@@ -47,17 +51,48 @@ impl Acks {
         if self.told().is_refused {
             return;
         }
-        let Err(error) = self.try_to_tell(local, source).await else { return };
-        // What is transient is tried again by the next pass.
-        self.told().is_refused = !error.kind().is_transient();
-        tracing::debug!(error = %error.one_line(), "the archive takes no acknowledgement: prunes do not wait for us");
+        if let Err(error) = self.try_to_tell(local, source).await {
+            self.not_told(&error);
+        }
     }
 
     async fn try_to_tell(&self, local: &Local, source: &Source) -> Result<()> {
         let (client, meta) = (local.session.client(), &local.meta);
         let checkpoint = Checkpoint::read(client, meta).await?;
-        let Some(archive_id) = checkpoint.archive_id else { return Ok(()) };
         let states = cursor::table_states(client, meta).await?;
+        let name = async {
+            // What is pruned because of this must not be needed again after a crash.
+            local.in_transaction(cursor::be_durable(client, meta)).await?;
+            name(local).await
+        };
+        self.say(source, &checkpoint, &states, name).await
+    }
+
+    /// The same of another copy, whose commits are on the disk, under a name that no other one has.
+    pub async fn tell_as(
+        &self,
+        source: &Source,
+        name: &str,
+        checkpoint: &Checkpoint,
+        states: &BTreeMap<TableName, TableState>,
+    ) {
+        if self.told().is_refused {
+            return;
+        }
+        let said = self.say(source, checkpoint, states, async { name.parse() }).await;
+        if let Err(error) = said {
+            self.not_told(&error);
+        }
+    }
+
+    async fn say(
+        &self,
+        source: &Source,
+        checkpoint: &Checkpoint,
+        states: &BTreeMap<TableName, TableState>,
+        name: impl Future<Output = Result<AckName>>,
+    ) -> Result<()> {
+        let Some(archive_id) = checkpoint.archive_id else { return Ok(()) };
         let positions =
             states.values().filter(|table| table.state.needs_changes()).filter_map(|table| table.position);
         let needed = positions.min().unwrap_or(checkpoint.end_lsn()).min(checkpoint.end_lsn());
@@ -75,15 +110,19 @@ impl Acks {
             }
             told.loading.clone()
         };
-        // What is pruned because of this must not be needed again after a crash.
-        local.in_transaction(cursor::be_durable(client, meta)).await?;
-        let name = name(local).await?;
+        let name = name.await?;
         let (end_lsn, at) = (needed, Timestamp::now());
         source
             .acknowledge(Ack { format: FORMAT, archive_id, name, seq, end_lsn, at, loading: loading.clone() })
             .await?;
         self.told().last = Some((seq, loading, Instant::now()));
         Ok(())
+    }
+
+    fn not_told(&self, error: &Error) {
+        // What is transient is tried again by the next pass.
+        self.told().is_refused = !error.kind().is_transient();
+        tracing::debug!(error = %error.one_line(), "the archive takes no acknowledgement: prunes do not wait for us");
     }
 
     /// A panic elsewhere leaves what was said.

@@ -21,6 +21,8 @@ pub(crate) struct Stop {
     pub held_with: Vec<TableName>,
     /// What is told to be done may leave other rows than the source has: nothing but a new base makes it live.
     pub in_doubt: bool,
+    /// What is told to be done is a statement for the server that has the table.
+    pub is_statement: bool,
 }
 
 impl<E: Into<Error>> From<E> for Ended {
@@ -42,7 +44,16 @@ impl Ended {
         let (seq, sqlstate, server_words) = (before.seq, None, None);
         let poison = Poison { table: table.clone(), seq, line, sqlstate, reason, remedy, server_words };
         let (held_with, in_doubt) = (Vec::new(), *in_doubt);
-        Ended::Stop(table.clone(), Box::new(Stop { before, poison, held_with, in_doubt }))
+        let stop = Stop { before, poison, held_with, in_doubt, is_statement: true };
+        Ended::Stop(table.clone(), Box::new(stop))
+    }
+
+    /// The target says that it cannot have the table so, and what to do.
+    pub(crate) fn refused(table: &TableName, before: TxPlace, difference: &Difference) -> Ended {
+        match Ended::unfit(table, before, None, difference) {
+            Ended::Stop(table, stop) => Ended::Stop(table, Box::new(Stop { is_statement: false, ..*stop })),
+            failed @ Ended::Failed(_) => failed,
+        }
     }
 
     /// One TRUNCATE names the table and others that cannot take it: none of them does, until all do.
@@ -64,7 +75,7 @@ impl Ended {
             remedy: Some(remedy),
             server_words: None,
         };
-        let stop = Stop { before: place.tx, poison, held_with: with, in_doubt: false };
+        let stop = Stop { before: place.tx, poison, held_with: with, in_doubt: false, is_statement: false };
         Ended::Stop(table.clone(), Box::new(stop))
     }
 
@@ -73,7 +84,8 @@ impl Ended {
         let Rejection { table, place, sqlstate, reason, remedy, server_words, in_doubt } = rejection;
         let (seq, line) = (place.tx.seq, Some(place.line));
         let poison = Poison { table: table.clone(), seq, line, sqlstate, reason, remedy, server_words };
-        Ended::Stop(table, Box::new(Stop { before: place.tx, poison, held_with: Vec::new(), in_doubt }))
+        let (before, held_with) = (place.tx, Vec::new());
+        Ended::Stop(table, Box::new(Stop { before, poison, held_with, in_doubt, is_statement: false }))
     }
 }
 

@@ -91,7 +91,10 @@ pub async fn apply<T: Target>(
         match transaction.attempt(target, ahead.as_deref_mut()).await {
             Ok(done) => return Ok(done),
             Err(Ended::Failed(error)) => return Err(error),
-            Err(Ended::Stop(table, stop)) => {
+            Err(Ended::Stop(table, mut stop)) => {
+                if let Some(remedy) = T::remedy(&table).filter(|_| stop.is_statement) {
+                    stop.poison.remedy = Some(format!("run: {remedy}"));
+                }
                 if rules.on_error == OnError::Stop {
                     if stop.in_doubt {
                         target.disown(&table).await?;
@@ -172,7 +175,7 @@ impl Transaction<'_> {
         Ok(Done::of(&positions))
     }
 
-    /// A table begins as the first of the segments describes it that it takes something of.
+    /// A table begins as the first of the segments describes it that it takes something of, and becomes what that says.
     async fn make_tables<T: Target>(
         &self,
         target: &mut T,
@@ -184,15 +187,20 @@ impl Transaction<'_> {
             let before = TxPlace { seq: manifest.seq.get(), index: 0 };
             for (name, relation) in &manifest.relations {
                 let is_stopped = self.stops.get(name).is_some_and(|stop| stop.before <= before);
-                let is_in_scope = states.get(name).is_some_and(|state| self.scope.contains(name, state));
-                if is_in_scope && !is_stopped && !described.contains_key(name) {
+                let state = states.get(name).filter(|state| self.scope.contains(name, state));
+                let takes = |state: &TableState| {
+                    let has_it = state.position.is_some_and(|position| position >= manifest.end_lsn);
+                    let gap = plan::gap(manifest, name, state);
+                    !has_it && gap.is_none_or(|gap| gap.from > manifest.start_lsn)
+                };
+                if state.is_some_and(takes) && !is_stopped && !described.contains_key(name) {
                     described.insert(name, relation);
                     first.insert(name, before);
                 }
             }
         }
         match target.make(&described).await?.into_iter().next() {
-            Some((name, difference)) => Err(Ended::unfit(&name, first[&name], None, &difference)),
+            Some((name, difference)) => Err(Ended::refused(&name, first[&name], &difference)),
             None => Ok(()),
         }
     }
@@ -370,7 +378,8 @@ impl Transaction<'_> {
         let before = self.beginning();
         let (seq, line) = (before.seq, None);
         let poison = Poison { table: table.clone(), seq, line, sqlstate, reason, remedy, server_words };
-        Ended::Stop(table, Box::new(Stop { before, poison, held_with: Vec::new(), in_doubt: false }))
+        let stop = Stop { before, poison, held_with: Vec::new(), in_doubt: false, is_statement: false };
+        Ended::Stop(table, Box::new(stop))
     }
 
     /// The first transaction of the group.

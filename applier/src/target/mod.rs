@@ -42,8 +42,11 @@ pub trait Target: Send {
     /// The tables that are kept up.
     fn states(&mut self) -> impl Future<Output = Result<BTreeMap<TableName, TableState>>> + Send;
 
-    /// Makes those of the tables that were never made, as they are described, where the target makes its tables itself. Which
-    /// of them it cannot have, and why.
+    /// All segments of a transaction describe each of its tables alike.
+    const IS_OF_ONE_SHAPE: bool = false;
+
+    /// Makes those of the tables that were never made, and brings the others to how they are described, where the target makes
+    /// its tables itself. Which of them it cannot have so, and why.
     fn make(
         &mut self,
         _described: &BTreeMap<&TableName, &Relation>,
@@ -65,10 +68,13 @@ pub trait Target: Send {
     /// The first of these columns in which some row that is here has another value than that.
     fn other_values(
         &mut self,
-        _table: &Table,
-        _columns: &[(usize, Option<String>)],
-    ) -> impl Future<Output = Result<Option<usize>>> + Send {
-        std::future::ready(Ok(None))
+        table: &Table,
+        columns: &[(usize, Option<String>)],
+    ) -> impl Future<Output = Result<Option<usize>>> + Send;
+
+    /// What is to be run about a table that is not as the archive describes it; `None`: the statement that is said with it.
+    fn remedy(_table: &TableName) -> Option<String> {
+        None
     }
 
     /// What will be done about the table may leave other rows than the source has: only a new base makes it live. Outside a

@@ -301,6 +301,10 @@ impl Target for Memory {
         Ok(BTreeMap::from([(users(), Arc::new(users_table()))]))
     }
 
+    async fn other_values(&mut self, _: &Table, _: &[(usize, Option<String>)]) -> Result<Option<usize>> {
+        Ok(None)
+    }
+
     async fn write(&mut self, batch: &Batch) -> Result<Outcome> {
         for (number, record) in batch.records.iter().enumerate() {
             if number == batch.records.len() / 2 && self.is_killed(Kill::InBatch) {

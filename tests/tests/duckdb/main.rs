@@ -7,5 +7,6 @@ mod file;
 mod forged;
 mod kills;
 mod names;
+mod schema;
 mod stops;
 mod types;

@@ -37,10 +37,14 @@ def number(value, kind):
         # Python has none of its own: the fewest digits that lead to the same one.
         import struct
 
-        single = struct.pack("f", value)
+        bits = struct.unpack("I", struct.pack("f", abs(value)))[0]
+        beside = [struct.unpack("f", struct.pack("I", bits + step))[0] for step in (-1, 1) if bits + step >= 0]
+        beside = [2 * abs(value) - beside[0] if other == float("inf") else other for other in beside]
         for digits in range(1, 10):
             shortest = f"{value:.{digits}g}"
-            if struct.pack("f", float(shortest)) == single:
+            said = abs(float(shortest))
+            # What lies half way to another one does not lead to it, as PostgreSQL sees it.
+            if all(abs(said - abs(value)) < abs(said - other) for other in beside):
                 break
     sign, digits, exponent = Decimal(shortest).as_tuple()
     mantissa = "".join(map(str, digits)).lstrip("0")

@@ -10,8 +10,9 @@ use super::database::Database;
 use super::error::DuckdbContext as _;
 use super::stage::{self, Field, Stage};
 use super::{cursor, tables};
+use crate::plan::position::Position;
 use crate::plan::state::{Event, State};
-use crate::table::{Difference, Table};
+use crate::table::{Difference, Table, source_columns};
 
 /// Makes the table anew, without rows. `Err`: it cannot be.
 pub(super) fn begin(
@@ -63,16 +64,51 @@ pub(super) fn append(
             in_doubt: false,
         }));
     }
-    let values: Vec<String> = (0..table.columns.len()).map(|column| stage.value(column, "NULL")).collect();
+    let values: Vec<String> = tables::here(&table).map(|column| stage.value(column, "NULL")).collect();
     let insert = format!(
-        "INSERT INTO {} SELECT {} FROM {} AS s ORDER BY s.n",
+        "INSERT INTO {} ({}) SELECT {} FROM {} AS s ORDER BY s.n",
         tables::sql(database, name),
+        tables::column_list(&table),
         values.join(", "),
         stage.sql()
     );
     let inserted = database.connection.execute(&insert, []).context(doing)?;
     stage.drop(database)?;
     Ok(Ok(inserted as u64))
+}
+
+/// Whatever rows it has are none of ours, and its first change makes it.
+pub(super) fn forget(database: &Database, name: &TableName) -> Result<()> {
+    let is_ours = cursor::tables(database)?.get(name).is_some_and(|known| known.relation.is_some());
+    if !is_ours {
+        return Ok(());
+    }
+    let drop = format!("DROP TABLE IF EXISTS {}", tables::sql(database, name));
+    database.connection.execute_batch(&drop).context(|| format!("dropping {name}"))?;
+    cursor::note(
+        database,
+        name,
+        "relation = NULL, source_key = NULL, source_columns = NULL, gone = '[]'",
+        &[],
+    )
+}
+
+/// The base, and what came after it up to there, is in the table.
+pub(super) fn end(
+    database: &Database,
+    name: &TableName,
+    position: Position,
+    base: Position,
+    asked: i64,
+) -> Result<()> {
+    cursor::change(database, name, Event::Loaded, Some(position), None)?;
+    let relation = cursor::tables(database)?.remove(name).and_then(|known| known.relation);
+    let key = relation.as_ref().map(|relation| cursor::json(&relation.key));
+    let columns = relation.as_ref().map(|relation| cursor::json(&source_columns(relation)));
+    let set = "load = CASE WHEN load_asked > ? THEN load END, gap = NULL, incomplete_lsn = NULL, is_disowned = false, \
+        base_lsn = ?, nan_as_null = '[]', changed_lsn = position_lsn, changed_at = position_time, source_key = ?, \
+        source_columns = ?";
+    cursor::note(database, name, set, &[&asked, &base.lsn.as_u64(), &key, &columns])
 }
 
 /// For each column of the table, where a line has it.

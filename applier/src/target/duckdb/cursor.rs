@@ -3,14 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
+use std::time::Duration;
 
 use duckdb::{Row, params};
 use syncdata_formats::digest::Digest;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Link, Relation};
-use syncdata_formats::name::TableName;
+use syncdata_formats::manifest::{Column, Link, Relation};
+use syncdata_formats::name::{TableName, TablePattern};
+use syncdata_formats::time::Timestamp;
 use uuid::Uuid;
 
 use super::database::Database;
@@ -64,6 +66,14 @@ pub(super) fn adopt(database: &Database, archive_id: Uuid) -> Result<()> {
     Ok(())
 }
 
+/// What tells this copy from every other one.
+pub(super) fn copy_id(database: &Database) -> Result<Uuid> {
+    let select = format!("SELECT CAST(min(copy_id) AS VARCHAR) FROM {}", database.own("data_sync_version"));
+    let id: duckdb::Result<Option<String>> = database.connection.query_row(&select, [], |row| row.get(0));
+    let id = id.context(|| "reading which copy this is".to_owned())?.unwrap_or_default();
+    id.parse().map_err(|_| Error::bad_input("a uuid", &id))
+}
+
 /// In the transaction of the rows.
 pub(super) fn move_checkpoint(database: &Database, checkpoint: &Checkpoint, end: Position) -> Result<()> {
     let Some(Applied { link, end_lsn, day }) = checkpoint.segment else { return Ok(()) };
@@ -92,12 +102,67 @@ pub(super) fn note_capture_since(database: &Database, since: &CaptureSince) -> R
     Ok(())
 }
 
+/// What the manifests up to the checkpoint say of it; nothing where none of them did.
+pub(super) fn capture_since(database: &Database) -> Result<CaptureSince> {
+    let select = format!("SELECT max(capture_since) FROM {}", database.own("data_sync_checkpoint"));
+    let text: duckdb::Result<Option<String>> = database.connection.query_row(&select, [], |row| row.get(0));
+    let Some(text) = text.context(|| "reading the checkpoint".to_owned())? else {
+        return Ok(CaptureSince::new());
+    };
+    serde_json::from_str(&text).map_err(|error| {
+        Error::new(Kind::StateDamaged, "data_sync_checkpoint.capture_since cannot be read").caused_by(error)
+    })
+}
+
+/// Notes how fresh the copy is: all of the archive is applied, and it covers all up to there.
+pub(super) fn note_covered(database: &Database, covered: Lsn, at: Timestamp) -> Result<()> {
+    let update = format!(
+        "UPDATE {} SET covered_lsn = ?, covered_at = {TIME} WHERE epoch_us(covered_at) IS DISTINCT FROM ?",
+        database.own("data_sync_checkpoint")
+    );
+    let at = at.as_micros();
+    let noted = database.connection.execute(&update, params![covered.as_u64(), at, at]);
+    noted.context(|| "noting the freshness".to_owned())?;
+    Ok(())
+}
+
+/// How fresh the head was that was noted last.
+pub(super) fn covered_at(database: &Database) -> Result<Option<Timestamp>> {
+    let select = format!("SELECT epoch_us(max(covered_at)) FROM {}", database.own("data_sync_checkpoint"));
+    let at: duckdb::Result<Option<i64>> = database.connection.query_row(&select, [], |row| row.get(0));
+    at.context(|| "reading the checkpoint".to_owned())?.map(Timestamp::from_micros).transpose()
+}
+
+/// Up to where everything that committed is in the live tables.
+pub(super) fn reached(database: &Database) -> Result<Lsn> {
+    let select = format!(
+        "SELECT greatest(max(end_lsn), coalesce(max(covered_lsn), 0)) FROM {}",
+        database.own("data_sync_checkpoint")
+    );
+    let lsn: duckdb::Result<u64> = database.connection.query_row(&select, [], |row| row.get(0));
+    Ok(Lsn::from_u64(lsn.context(|| "reading the checkpoint".to_owned())?))
+}
+
+/// How often the freshness view calls a copy fresh.
+pub(super) fn note_stale_after(database: &Database, stale_after: Duration) -> Result<()> {
+    let update = format!(
+        "UPDATE {} SET stale_after = to_seconds(?) WHERE stale_after IS DISTINCT FROM to_seconds(?)",
+        database.own("data_sync_checkpoint")
+    );
+    let seconds = i64::try_from(stale_after.as_secs()).unwrap_or(i64::MAX);
+    let noted = database.connection.execute(&update, [seconds, seconds]);
+    noted.context(|| "noting stale_after".to_owned())?;
+    Ok(())
+}
+
 /// What is kept of a table beside its state.
 #[derive(Debug)]
 pub(super) struct Known {
     pub state: TableState,
-    /// The description by which it was made.
+    /// The description by which it is as it is.
     pub relation: Option<Relation>,
+    /// Columns that it had and the source has not: older records may name them.
+    pub gone: Vec<Column>,
     /// Its rows may be others than the source has.
     pub is_disowned: bool,
 }
@@ -110,7 +175,7 @@ pub(super) fn tables(database: &Database) -> Result<BTreeMap<TableName, Known>> 
          (SELECT max(end_lsn) FROM {}) THEN 'loading' ELSE coalesce(s.state, 'pending') END, \
          s.position_lsn, s.reason, coalesce(s.accepted_gaps, '[]'), s.load, coalesce(s.load_asked, 0), \
          coalesce(s.held_with, '[]'), s.source_columns, s.source_key, s.base_lsn, s.relation, \
-         coalesce(s.is_disowned, false) \
+         coalesce(s.is_disowned, false), coalesce(s.gone, '[]') \
          FROM {} w LEFT JOIN {} s USING (table_name) ORDER BY w.id",
         database.own("data_sync_checkpoint"),
         database.own("tables_to_sync"),
@@ -154,7 +219,8 @@ fn known(row: &Row<'_>) -> Result<(TableName, Known)> {
     };
     let relation = text(11)?.map(|text| serde_json::from_str(&text)).transpose().map_err(unreadable)?;
     let is_disowned = row.get(12).context(|| "reading a table's state".to_owned())?;
-    Ok((name, Known { state, relation, is_disowned }))
+    let gone = serde_json::from_str(text(13)?.as_deref().unwrap_or("[]")).map_err(unreadable)?;
+    Ok((name, Known { state, relation, gone, is_disowned }))
 }
 
 fn list<T: FromStr<Err = Error>>(text: Option<&str>) -> Result<Vec<T>> {
@@ -166,24 +232,6 @@ fn list<T: FromStr<Err = Error>>(text: Option<&str>) -> Result<Vec<T>> {
 
 pub(super) fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("names and numbers are its keys")
-}
-
-/// Puts tables on the whitelist; which of them are new there.
-pub(super) fn add(database: &Database, names: &[TableName], creator: Option<&str>) -> Result<Vec<TableName>> {
-    let doing = || "adding tables".to_owned();
-    let insert = format!(
-        "INSERT INTO {w} (id, table_name, creator) SELECT (SELECT coalesce(max(id), 0) + 1 FROM {w}), ?, ? \
-         WHERE NOT EXISTS (FROM {w} WHERE table_name = ?)",
-        w = database.own("tables_to_sync")
-    );
-    let mut added = Vec::new();
-    for name in names {
-        let text = name.to_string();
-        if database.connection.execute(&insert, params![text, creator, text]).context(doing)? == 1 {
-            added.push(name.clone());
-        }
-    }
-    Ok(added)
 }
 
 /// Something happens to a table: the only place that writes a state. Its position stays where it is, unless another one is
@@ -294,6 +342,34 @@ pub(super) fn note_captured(database: &Database, captured: &[TableName]) -> Resu
         }
     }
     Ok(())
+}
+
+/// As head.json says of the newest manifest's tables: these left since. Before its freshness is noted.
+pub(super) fn note_left(database: &Database, left: &[TablePattern]) -> Result<()> {
+    let tables = tables(database)?;
+    for table in tables.keys().filter(|table| left.iter().any(|pattern| pattern.matches(table))) {
+        let set = format!(
+            "captured_until = coalesce(captured_until, (SELECT coalesce(max(covered_at), position_time, now()) FROM {}))",
+            database.own("data_sync_checkpoint")
+        );
+        note(database, table, &set, &[])?;
+    }
+    Ok(())
+}
+
+/// The tables of the whitelist that are captured no more, each with the time after which nothing of it is in the archive.
+pub(super) fn left(database: &Database) -> Result<BTreeMap<String, Timestamp>> {
+    let doing = || "reading which tables are captured".to_owned();
+    let select = format!(
+        "SELECT s.table_name, epoch_us(s.captured_until) FROM {} s JOIN {} w USING (table_name) \
+         WHERE s.captured_until IS NOT NULL",
+        database.own("data_sync_table_state"),
+        database.own("tables_to_sync")
+    );
+    let mut statement = database.connection.prepare(&select).context(doing)?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)));
+    let rows: Vec<(String, i64)> = rows.context(doing)?.collect::<duckdb::Result<_>>().context(doing)?;
+    rows.into_iter().map(|(table, at)| Ok((table, Timestamp::from_micros(at)?))).collect()
 }
 
 /// Notes columns in which NaN and infinities arrive as NULL. Whether that was new.

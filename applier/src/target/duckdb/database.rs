@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::path::PathBuf;
 
-use duckdb::{Config, Connection};
+use duckdb::{AccessMode, Config, Connection};
 use syncdata_formats::error::Result;
 
 use super::error::DuckdbContext as _;
@@ -19,6 +19,13 @@ pub struct Options {
     pub text_columns: Vec<String>,
 }
 
+impl Options {
+    /// To look at a file only.
+    pub fn to_read(path: PathBuf) -> Options {
+        Options { path, memory_limit_bytes: 256 << 20, threads: 1, text_columns: Vec::new() }
+    }
+}
+
 /// The connection, and what its statements name.
 pub(super) struct Database {
     pub connection: Connection,
@@ -31,20 +38,42 @@ pub(super) struct Database {
 }
 
 impl Database {
+    /// Makes the file where there is none.
     pub(super) fn open(options: Options) -> Result<Database> {
+        Database::open_as(options, AccessMode::ReadWrite)
+    }
+
+    /// Nothing of it is changed, and who else reads it goes on.
+    pub(super) fn open_to_read(options: Options) -> Result<Database> {
+        Database::open_as(options, AccessMode::ReadOnly)
+    }
+
+    fn open_as(options: Options, mode: AccessMode) -> Result<Database> {
         let Options { path, memory_limit_bytes, threads, text_columns } = options;
         let doing = || format!("opening {}", path.display());
         let connection = config(memory_limit_bytes, threads)
+            .and_then(|config| config.access_mode(mode))
             .and_then(|config| Connection::open_with_flags(&path, config))
             .context(doing)?;
+        let stem: String =
+            connection.query_row("SELECT current_database()", [], |row| row.get(0)).context(doing)?;
+        Database::of(connection, stem, text_columns)
+    }
+
+    fn of(connection: Connection, stem: String, text_columns: Vec<String>) -> Result<Database> {
+        let doing = || format!("opening {stem}");
         // What is printed has the zone of whoever reads; what we read and print is UTC. Without the extension nothing else is.
         if has_setting(&connection, "TimeZone").context(doing)? {
             connection.execute_batch("SET TimeZone = 'UTC'").context(doing)?;
         }
-        let stem: String =
-            connection.query_row("SELECT current_database()", [], |row| row.get(0)).context(doing)?;
         let catalog = quoted(&stem);
         Ok(Database { connection, catalog, stem, text_columns, is_open: Cell::new(false) })
+    }
+
+    /// Another connection to the same file, which sees what is committed.
+    pub(super) fn beside(&self) -> Result<Database> {
+        let connection = self.connection.try_clone().context(|| "connecting once more".to_owned())?;
+        Database::of(connection, self.stem.clone(), self.text_columns.clone())
     }
 
     /// A table of ours.

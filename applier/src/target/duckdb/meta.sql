@@ -2,8 +2,9 @@
 -- the view prints as PostgreSQL does, and lists are JSON. No constraints: nobody else writes.
 CREATE SCHEMA {c}.syncdata;
 
-CREATE TABLE {c}.syncdata.data_sync_version (version INTEGER NOT NULL);
-INSERT INTO {c}.syncdata.data_sync_version VALUES (1);
+-- The number tells this copy from every other one, wherever its file lies.
+CREATE TABLE {c}.syncdata.data_sync_version (version INTEGER NOT NULL, copy_id UUID NOT NULL DEFAULT gen_random_uuid());
+INSERT INTO {c}.syncdata.data_sync_version (version) VALUES (1);
 
 CREATE TABLE {c}.syncdata.tables_to_sync (
     id BIGINT NOT NULL,
@@ -50,7 +51,8 @@ CREATE TABLE {c}.syncdata.data_sync_table_state (
     changed_lsn UBIGINT,
     changed_at TIMESTAMPTZ,
     is_disowned BOOLEAN NOT NULL DEFAULT false,  -- its rows may be others than the source has
-    relation VARCHAR                 -- the description by which the table was made
+    relation VARCHAR,                -- the description by which the table is as it is
+    gone VARCHAR NOT NULL DEFAULT '[]'  -- columns that it had and the source has not: older records may name them
 );
 
 CREATE TABLE {c}.syncdata.data_sync_quarantine (

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use duckdb::params;
 use syncdata_formats::error::Result;
+use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 
 use super::database::Database;
@@ -75,6 +76,45 @@ pub(super) fn log(database: &Database, entries: &[Entry], apply: Duration) -> Re
             .execute(params![table, status, rows, entry.archive_ref, entry.error, missing, transfer, apply])
             .context(doing)?;
     }
+    Ok(())
+}
+
+/// What failed without being about a table.
+pub(super) fn log_failure(database: &Database, archive_ref: Option<&str>, words: &str) -> Result<()> {
+    let insert = format!(
+        "INSERT INTO {} (table_name, status, archive_ref, error_detail) VALUES ('*', 'FAILED', ?, ?)",
+        database.own("data_sync_logs")
+    );
+    let noted = database.connection.execute(&insert, params![archive_ref, words]);
+    noted.context(|| "writing data_sync_logs".to_owned())?;
+    Ok(())
+}
+
+/// That an operator has said something of these tables.
+pub(super) fn log_command(database: &Database, command: &str, tables: &[TableName]) -> Result<()> {
+    let insert = format!(
+        "INSERT INTO {} (table_name, status, archive_ref) VALUES (?, 'SUCCESS', ?)",
+        database.own("data_sync_logs")
+    );
+    for table in tables {
+        let noted = database.connection.execute(&insert, [table.to_string().as_str(), command]);
+        noted.context(|| "writing data_sync_logs".to_owned())?;
+    }
+    Ok(())
+}
+
+/// Lines that are older than so many days, but for changes that somebody has gone on without; 0 keeps all.
+pub(super) fn forget_old(database: &Database, days: u32) -> Result<()> {
+    if days == 0 {
+        return Ok(());
+    }
+    let micros = i64::from(days) * 24 * 3600 * 1_000_000;
+    let delete = format!(
+        "DELETE FROM {} WHERE epoch_us(sync_time) < epoch_us(now()) - ? \
+         AND archive_ref IS DISTINCT FROM 'retry --accept-gap'",
+        database.own("data_sync_logs")
+    );
+    database.connection.execute(&delete, [micros]).context(|| "forgetting old logs".to_owned())?;
     Ok(())
 }
 

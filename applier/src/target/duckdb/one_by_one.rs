@@ -11,6 +11,7 @@ use super::error::DuckdbContext as _;
 use super::names::{self, quoted};
 use super::stage::{Field, Stage, rejection};
 use super::tables::{self, mapping};
+use super::types::Mapping;
 use crate::batch::{Batch, Cell};
 use crate::table::Table;
 use crate::target::{Oddities, Rejection};
@@ -29,7 +30,8 @@ pub(super) fn write(
         return Ok(Err(hides_rows(&batch.records[records[0] as usize], local, column)));
     }
     // What a record says of the row that it is about stands beside what it says of the new one.
-    let all: Vec<usize> = (0..local.columns.len()).collect();
+    let named: Vec<usize> = (0..local.columns.len()).collect();
+    let all: Vec<usize> = tables::here(local).collect();
     let stage = Stage::new("syncdata_stage", local, &all, all.clone());
     stage.make(database)?;
     let rows = records.iter().map(|&index| {
@@ -37,7 +39,7 @@ pub(super) fn write(
         let old = all.iter().map(move |&column| {
             batch.old_keys(record).find(|(at, _)| *at == column).and_then(|(_, cell)| batch.value(cell))
         });
-        let new = all.iter().map(move |&column| {
+        let new = named.iter().map(move |&column| {
             let cell = batch.data(record).find(|(at, _)| *at == column).map(|(_, cell)| cell);
             match cell.filter(|cell| *cell != Cell::ABSENT) {
                 Some(cell) => Field::Value(batch.value(cell)),
@@ -56,13 +58,14 @@ pub(super) fn write(
         let values: Vec<String> = all.iter().map(|&column| stage.value(column, &old(column))).collect();
         values.join(", ")
     };
+    let columns = tables::column_list(local);
     let insert = format!(
-        "INSERT INTO {name} SELECT {} FROM {} AS s WHERE s.n = ?",
+        "INSERT INTO {name} ({columns}) SELECT {} FROM {} AS s WHERE s.n = ?",
         values(&|_| "NULL".to_owned()),
         stage.sql()
     );
     let replace = format!(
-        "INSERT INTO {name} SELECT {} FROM {} AS s, {name} AS o WHERE s.n = ? AND o.rowid = ?",
+        "INSERT INTO {name} ({columns}) SELECT {} FROM {} AS s, {name} AS o WHERE s.n = ? AND o.rowid = ?",
         values(&|column| format!("o.{}", quoted(&local.columns[column].name))),
         stage.sql()
     );
@@ -75,7 +78,8 @@ pub(super) fn write(
             database.connection.execute(&insert, [number]).context(doing)?;
             continue;
         }
-        let said: BTreeSet<usize> = batch.old_keys(record).map(|(column, _)| column).collect();
+        let said = batch.old_keys(record).map(|(column, _)| column);
+        let said: BTreeSet<usize> = said.filter(|column| all.contains(column)).collect();
         let Some(row) = find(database, &stage, local, &said, number)? else {
             oddities.missing += 1;
             continue;
@@ -99,8 +103,13 @@ fn find(
 ) -> Result<Option<i64>> {
     let same = said.iter().map(|&place| {
         let column = &table.columns[place];
-        let read = mapping(column).read(&format!("s.k{place}"));
-        format!(" AND o.{} IS NOT DISTINCT FROM {read}", quoted(&column.name))
+        let (name, read) = (quoted(&column.name), mapping(column).read(&format!("s.k{place}")));
+        // -0 is equal to 0, and another value.
+        let sign = match mapping(column) {
+            Mapping::Float(_) => format!(" AND signbit(o.{name}) IS NOT DISTINCT FROM signbit({read})"),
+            _ => String::new(),
+        };
+        format!(" AND o.{name} IS NOT DISTINCT FROM {read}{sign}")
     });
     let select = format!(
         "SELECT min(o.rowid) FROM {} AS o, {} AS s WHERE s.n = ?{}",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use syncdata_formats::error::Result;
-use syncdata_formats::manifest::{Generated, Relation};
+use syncdata_formats::manifest::{self, Generated, Relation};
 use syncdata_formats::name::TableName;
 
 use super::cursor::{self, Known};
@@ -13,12 +13,42 @@ use super::names::{self, quoted};
 use super::types::Mapping;
 use crate::table::{Column, Difference, Shape, Table, TextEquality, UniqueIndex};
 
+/// What DuckDB calls no type: the column is not in the file, and what records say of it is left out.
+const GONE: &str = "GONE";
+
 /// What a column's values are kept in.
 pub(super) fn mapping(column: &Column) -> Mapping {
     match column.base_type.as_str() {
-        "VARCHAR" => Mapping::Text,
+        "VARCHAR" | GONE => Mapping::Text,
         _ => Mapping::of(&column.type_name),
     }
+}
+
+/// The columns of a table that are in the file. Those come first.
+pub(super) fn here(table: &Table) -> impl Iterator<Item = usize> + Clone {
+    (0..table.columns.len()).filter(|&column| is_here(&table.columns[column]))
+}
+
+pub(super) fn is_here(column: &Column) -> bool {
+    column.base_type != GONE
+}
+
+/// `"id", "name"`: those of its columns that are here.
+pub(super) fn column_list(table: &Table) -> String {
+    here(table).map(|column| quoted(&table.columns[column].name)).collect::<Vec<_>>().join(", ")
+}
+
+/// What makes a table what it is at the source again.
+pub(super) fn resync(table: &TableName) -> String {
+    format!(
+        "syncdata-applier resync {}  # from a snapshot that is newer: syncdata-archiver snapshot, on the production host",
+        table.shell_word()
+    )
+}
+
+/// Whether the settings keep the column as text.
+pub(super) fn is_text(database: &Database, table: &TableName, column: &str) -> bool {
+    database.text_columns.contains(&format!("{table}.{column}"))
 }
 
 /// `"copy"."main"."users"`.
@@ -33,7 +63,7 @@ pub(super) fn make(database: &Database, table: &TableName, relation: &Relation) 
     let columns = relation.columns.iter().filter(|column| column.generated != Some(Generated::Virtual));
     let columns: Vec<String> = columns
         .map(|column| {
-            let is_text = database.text_columns.contains(&format!("{table}.{}", column.name));
+            let is_text = is_text(database, table, &column.name);
             let mapping = if is_text { Mapping::Text } else { Mapping::of(&column.type_name) };
             format!("{} {}", quoted(&column.name), mapping.sql())
         })
@@ -46,8 +76,9 @@ pub(super) fn make(database: &Database, table: &TableName, relation: &Relation) 
         columns.join(", ")
     );
     database.connection.execute_batch(&statements).context(doing)?;
-    let (relation, key) = (cursor::json(relation), cursor::json(&relation.key));
-    cursor::note(database, table, "relation = ?, source_key = ?", &[&relation, &key])
+    // By which key its rows were taken is noted with them.
+    let set = "relation = ?, source_key = NULL, source_columns = NULL, gone = '[]'";
+    cursor::note(database, table, set, &[&cursor::json(relation)])
 }
 
 /// Why the file cannot have that table, beside those that it has and is about to have.
@@ -135,6 +166,47 @@ pub(super) fn has_rows(database: &Database, table: &TableName) -> Result<bool> {
     database.connection.query_row(&select, [], |row| row.get(0)).context(doing)
 }
 
+/// The first of these columns in which some row has another value than that.
+pub(super) fn other_values(
+    database: &Database,
+    table: &Table,
+    columns: &[(usize, Option<String>)],
+) -> Result<Option<usize>> {
+    let doing = || format!("looking at newer columns of {}", table.name);
+    for (place, missing) in columns {
+        let column = &table.columns[*place];
+        if !is_here(column) {
+            continue;
+        }
+        let (name, mapping) = (quoted(&column.name), mapping(column));
+        let other = match (missing, mapping.kept("CAST(? AS VARCHAR)")) {
+            (None, _) => format!("{name} IS NOT NULL"),
+            // No value of the column has that text.
+            (Some(text), Some(kept)) if !keeps(database, &kept, text).context(doing)? => {
+                return Ok(Some(*place));
+            }
+            (Some(_), _) => format!("{name} IS DISTINCT FROM {}", mapping.read("CAST(? AS VARCHAR)")),
+        };
+        let select = format!("SELECT EXISTS (FROM {} WHERE {other})", sql(database, &table.name));
+        let found = database
+            .connection
+            .query_row(&select, duckdb::params_from_iter(missing.iter()), |row| row.get(0));
+        if found.context(doing)? {
+            return Ok(Some(*place));
+        }
+    }
+    Ok(None)
+}
+
+/// `kept` is an expression that names its parameter as often as it likes.
+fn keeps(database: &Database, kept: &str, text: &str) -> duckdb::Result<bool> {
+    let select = format!(
+        "SELECT {} FROM (SELECT CAST(? AS VARCHAR) AS said)",
+        kept.replace("CAST(? AS VARCHAR)", "said")
+    );
+    database.connection.query_row(&select, [text], |row| row.get(0))
+}
+
 /// Those of the tables that are there, with their columns as DuckDB's catalog has them.
 pub(super) fn load(
     database: &Database,
@@ -144,49 +216,52 @@ pub(super) fn load(
     let mut tables = BTreeMap::new();
     for name in names {
         let Some(known) = known.get(name) else { continue };
-        let columns = columns(database, name, known.relation.as_ref())?;
-        if !columns.is_empty() {
-            tables.insert(name.clone(), table(name, columns, known));
+        let mut columns = columns(database, name, known.relation.as_ref())?;
+        if columns.is_empty() {
+            continue;
         }
+        let is_here = |gone: &&manifest::Column| columns.iter().any(|column| column.name == gone.name);
+        let gone = known.gone.iter().filter(|gone| !is_here(gone));
+        let gone: Vec<Column> = gone.map(|gone| Column::plain(&gone.name, &gone.type_name, GONE)).collect();
+        columns.extend(gone);
+        tables.insert(name.clone(), table(name, columns, known));
     }
     Ok(tables)
 }
 
-fn columns(database: &Database, table: &TableName, relation: Option<&Relation>) -> Result<Vec<Column>> {
+/// The columns of a table in the file and their types, as DuckDB's catalog has them.
+pub(super) fn kept(database: &Database, table: &TableName) -> Result<Vec<(String, String)>> {
     let doing = || format!("looking at {table}");
-    let select = "SELECT column_name, data_type, column_index FROM duckdb_columns() \
+    let select = "SELECT column_name, data_type FROM duckdb_columns() \
         WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index";
     let mut statement = database.connection.prepare(select).context(doing)?;
-    let mut rows =
-        statement.query([database.stem.as_str(), names::schema(table), table.name()]).context(doing)?;
+    let values = [database.stem.as_str(), names::schema(table), table.name()];
+    let rows = statement.query_map(values, |row| Ok((row.get(0)?, row.get(1)?)));
+    rows.context(doing)?.collect::<duckdb::Result<_>>().context(doing)
+}
+
+/// Those of ours: what somebody else has added is none of the source's.
+fn columns(database: &Database, table: &TableName, relation: Option<&Relation>) -> Result<Vec<Column>> {
+    let Some(relation) = relation else { return Ok(Vec::new()) };
     let mut columns = Vec::new();
-    while let Some(row) = rows.next().context(doing)? {
-        let (name, kept_as): (String, String) = (row.get(0).context(doing)?, row.get(1).context(doing)?);
-        let number: i32 = row.get(2).context(doing)?;
-        let source = relation.and_then(|relation| relation.columns.iter().find(|column| column.name == name));
+    for (number, (name, kept_as)) in (1..).zip(kept(database, table)?) {
+        let Some(source) = relation.columns.iter().find(|column| column.name == name) else { continue };
         // A type that nobody but somebody else has given it is not the source's.
-        let type_name = match source {
-            Some(source) if kept_as == "VARCHAR" || kept_as == Mapping::of(&source.type_name).sql() => {
-                source.type_name.clone()
-            }
-            _ => kept_as.clone(),
-        };
-        let mapping = if kept_as == "VARCHAR" { Mapping::Text } else { Mapping::of(&type_name) };
+        let is_ours = kept_as == "VARCHAR" || kept_as == Mapping::of(&source.type_name).sql();
+        let type_name = if is_ours { &source.type_name } else { &kept_as };
+        let mapping = if kept_as == "VARCHAR" { Mapping::Text } else { Mapping::of(type_name) };
         let text_equality =
             if mapping.is_told_by_text() { TextEquality::Exact } else { TextEquality::Unknown };
-        columns.push(Column {
-            attnum: i16::try_from(number).unwrap_or(0),
-            text_equality,
-            ..Column::plain(&name, &type_name, &kept_as)
-        });
+        columns.push(Column { attnum: number, text_equality, ..Column::plain(&name, type_name, &kept_as) });
     }
     Ok(columns)
 }
 
 fn table(name: &TableName, columns: Vec<Column>, known: &Known) -> Table {
     let place = |name: &String| columns.iter().position(|column| column.name == *name);
-    let key: Option<Vec<usize>> =
-        known.state.source_key.as_ref().and_then(|key| key.iter().map(place).collect());
+    // The file has no index: what the source keeps unique, netting does.
+    let key = known.relation.as_ref().map(|relation| &relation.key);
+    let key: Option<Vec<usize>> = key.and_then(|key| key.iter().map(place).collect());
     let unique = key.filter(|key| !key.is_empty()).map(|columns| UniqueIndex {
         columns,
         immediate: true,

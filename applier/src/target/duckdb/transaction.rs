@@ -9,13 +9,12 @@ use syncdata_formats::manifest::Relation;
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 use syncdata_service::faults;
-use uuid::Uuid;
 
 use super::cursor::{self, Known, json};
 use super::database::Database;
 use super::file::File;
 use super::work::Prepared;
-use super::{base, notes, tables, write};
+use super::{base, follow, notes, tables, write};
 use crate::batch::Batch;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::{Event, TableState};
@@ -25,7 +24,7 @@ use crate::target::{Outcome, Positions, SetAside, Target, Violation};
 /// The transaction in which a group of segments is applied.
 #[derive(Debug)]
 pub struct Duckdb {
-    file: File,
+    pub(super) file: File,
     metric_freq: Duration,
     known: Arc<BTreeMap<TableName, Known>>,
 }
@@ -33,37 +32,6 @@ pub struct Duckdb {
 impl Duckdb {
     pub fn new(file: File, metric_freq: Duration) -> Duckdb {
         Duckdb { file, metric_freq, known: Arc::default() }
-    }
-
-    pub async fn checkpoint(&self) -> Result<Checkpoint> {
-        self.file.run(cursor::checkpoint).await
-    }
-
-    /// Notes which archive this copy belongs to, unless it belongs to one.
-    pub async fn adopt(&self, archive_id: Uuid) -> Result<()> {
-        self.file.run(move |database| cursor::adopt(database, archive_id)).await
-    }
-
-    /// Puts tables on the whitelist; which of them are new there.
-    pub async fn add(&self, names: Vec<TableName>, creator: Option<String>) -> Result<Vec<TableName>> {
-        let add = move |database: &Database| {
-            database.in_transaction(|| cursor::add(database, &names, creator.as_deref()))
-        };
-        self.file.run(add).await
-    }
-
-    /// Something happens to a table outside of a transaction.
-    pub async fn change(
-        &self,
-        table: TableName,
-        event: Event,
-        position: Option<Position>,
-        reason: Option<String>,
-    ) -> Result<()> {
-        let change = move |database: &Database| {
-            database.in_transaction(|| cursor::change(database, &table, event, position, reason.as_deref()))
-        };
-        self.file.run(change).await
     }
 
     /// In a transaction: the table is made anew, without rows, for those of a base copy. `Err`: it cannot be.
@@ -86,15 +54,27 @@ impl Duckdb {
         self.file.run(move |database| base::append(database, &table, &columns, &lines)).await
     }
 
-    /// In a transaction: the base and what came after it up to there is in the table. It is live with the commit.
-    pub async fn end_base(&mut self, table: TableName, position: Position, base: Position) -> Result<()> {
-        let end = move |database: &Database| {
-            cursor::change(database, &table, Event::Loaded, Some(position), None)?;
-            let set = "load = NULL, gap = NULL, incomplete_lsn = NULL, is_disowned = false, base_lsn = ?, \
-                changed_lsn = position_lsn, changed_at = position_time";
-            cursor::note(database, &table, set, &[&base.lsn.as_u64()])
-        };
-        self.file.run(end).await
+    /// In a transaction: there are no rows of it, and its first change makes it.
+    pub async fn forget_base(&mut self, table: TableName) -> Result<()> {
+        self.file.run(move |database| base::forget(database, &table)).await
+    }
+
+    /// In a transaction: the table as its base has made it.
+    pub async fn loaded_base(&mut self, table: TableName) -> Result<BTreeMap<TableName, Arc<Table>>> {
+        self.known = Arc::new(self.file.run(cursor::tables).await?);
+        self.tables(&[table]).await
+    }
+
+    /// In a transaction: the base and what came after it up to there is in the table. It goes on from there with the commit. A
+    /// wish that has come since its base was chosen (`asked` is known) stays.
+    pub async fn end_base(
+        &mut self,
+        table: TableName,
+        position: Position,
+        base: Position,
+        asked: i64,
+    ) -> Result<()> {
+        self.file.run(move |database| base::end(database, &table, position, base, asked)).await
     }
 
     /// In a transaction: ends it, with nothing but what was asked for.
@@ -105,6 +85,12 @@ impl Duckdb {
 
 impl Target for Duckdb {
     type Prepared = Prepared;
+
+    const IS_OF_ONE_SHAPE: bool = true;
+
+    fn remedy(table: &TableName) -> Option<String> {
+        Some(tables::resync(table))
+    }
 
     fn prepare(batch: Batch) -> Prepared {
         Prepared::of(batch)
@@ -139,8 +125,13 @@ impl Target for Duckdb {
         &mut self,
         described: &BTreeMap<&TableName, &Relation>,
     ) -> Result<BTreeMap<TableName, Difference>> {
-        let is_new = |name: &TableName| self.known.get(name).is_some_and(|known| known.relation.is_none());
-        let described = described.iter().filter(|(name, _)| is_new(name));
+        let is_other = |name: &TableName, relation: &Relation| match self.known.get(name) {
+            Some(known) => {
+                known.relation.as_ref().is_none_or(|made| made.fingerprint != relation.fingerprint)
+            }
+            None => false,
+        };
+        let described = described.iter().filter(|(name, relation)| is_other(name, relation));
         let described: BTreeMap<TableName, Relation> =
             described.map(|(name, relation)| ((*name).clone(), (*relation).clone())).collect();
         if described.is_empty() {
@@ -177,6 +168,15 @@ impl Target for Duckdb {
         }
     }
 
+    async fn other_values(
+        &mut self,
+        table: &Table,
+        columns: &[(usize, Option<String>)],
+    ) -> Result<Option<usize>> {
+        let (table, columns) = (table.clone(), columns.to_vec());
+        self.file.run(move |database| tables::other_values(database, &table, &columns)).await
+    }
+
     async fn disown(&mut self, table: &TableName) -> Result<()> {
         let table = table.clone();
         self.file.run(move |database| database.in_transaction(|| disown(database, &table))).await
@@ -209,7 +209,8 @@ impl Target for Duckdb {
     }
 }
 
-/// Makes those that were never made. What is kept of the tables then, where that is something else; and which cannot be.
+/// Makes those that were never made, and brings the others to how they are described. What is kept of the tables then, where
+/// that is something else; and which cannot be.
 #[allow(clippy::type_complexity, reason = "two answers of one job")]
 fn make(
     database: &Database,
@@ -219,15 +220,22 @@ fn make(
     let mut refused = BTreeMap::new();
     let mut made = Vec::new();
     for (name, relation) in described {
+        let of_table = &known[name];
         let others = known.iter().filter(|(_, other)| other.relation.is_some()).map(|(other, _)| other);
-        let difference =
-            tables::refused(database, name, relation, others.chain(&made)).or(tables::taken(database, name)?);
+        let refusal = tables::refused(database, name, relation, others.chain(&made));
+        let difference = match (&of_table.relation, refusal) {
+            (_, Some(difference)) => Some(difference),
+            (None, None) => tables::taken(database, name)?,
+            (Some(before), None) => follow::follow(database, name, of_table, before, relation)?.err(),
+        };
         match difference {
             Some(difference) => drop(refused.insert(name.clone(), difference)),
             None => {
-                tables::make(database, name, relation)?;
+                if of_table.relation.is_none() {
+                    tables::make(database, name, relation)?;
+                    tracing::info!(table = %name, "table made as the archive describes it");
+                }
                 made.push(name.clone());
-                tracing::info!(table = %name, "table made as the archive describes it");
             }
         }
     }

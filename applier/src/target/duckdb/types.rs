@@ -102,7 +102,7 @@ impl Mapping {
         let value = self.read(text);
         match self {
             Mapping::Text => None,
-            Mapping::Float(_) => Some(kept_as_float(text, &value)),
+            Mapping::Float(name) => Some(kept_as_float(text, &value, if name == "FLOAT" { 9 } else { 17 })),
             Mapping::Boolean => Some(format!("{text} IN ('t', 'f')")),
             _ => self.print(&value).map(|printed| format!("({printed} IS NOT DISTINCT FROM {text})")),
         }
@@ -115,14 +115,19 @@ impl Mapping {
     }
 }
 
-/// Two shortest texts of one number have the same digits, wherever they put the point and the exponent. Past its range a
-/// number is infinite or zero, and then it has not.
-fn kept_as_float(text: &str, value: &str) -> String {
+/// A number is what its text says where it has the digits of that text: printed by DuckDB, or rounded to as many, of at most
+/// that many that tell its type's numbers apart. (The shortest text that DuckDB finds has other digits than PostgreSQL's where
+/// a number lies half way between two.) Past its range a number is infinite or zero, and has none of them.
+fn kept_as_float(text: &str, value: &str, digits_max: u32) -> String {
     let digits = |text: &str| format!("trim(regexp_replace(ltrim({text}, '-'), '(e.*|\\.)', '', 'g'), '0')");
-    let (said, printed) = (digits(text), digits(&format!("CAST({value} AS VARCHAR)")));
+    let said = digits(text);
+    let printed = digits(&format!("CAST({value} AS VARCHAR)"));
+    let rounded = format!("printf('%.' || (length({said}) - 1) || 'e', CAST({value} AS DOUBLE))");
+    let rounded = digits(&rounded);
     format!(
         "({text} IN ('NaN', 'Infinity', '-Infinity') \
-         OR coalesce({text} SIMILAR TO '-?[0-9]+(\\.[0-9]+)?(e[-+][0-9]+)?' AND isfinite({value}) AND {said} = {printed} \
+         OR coalesce({text} SIMILAR TO '-?[0-9]+(\\.[0-9]+)?(e[-+][0-9]+)?' AND isfinite({value}) \
+         AND ({said} = {printed} OR CASE WHEN length({said}) BETWEEN 1 AND {digits_max} THEN {said} = {rounded} END) \
          AND starts_with({text}, '-') = signbit({value}), false))"
     )
 }

@@ -17,6 +17,7 @@ use super::stage::{self, Altered, Field, Stage};
 use super::work::{Kind, Staged, Work, staged};
 use super::{one_by_one, tables};
 use crate::batch::{Cell, Record};
+use crate::table::Table;
 use crate::target::{Oddities, Outcome, Rejection};
 
 /// All of the batch, or the record that is to blame: whoever asked rolls back then.
@@ -60,7 +61,7 @@ impl Writing<'_> {
         let key: &[usize] = if target.key.nettable { &target.key.columns } else { &[] };
         let nothing = vec![Cell::ABSENT; target.table.columns.len()];
         let rows = || staged(net, &moved, &nothing, !key.is_empty());
-        let counts = Counts::of(rows(), target.table.columns.len());
+        let counts = Counts::of(rows(), &target.table);
         if counts.rows == 0 {
             return Ok(Ok(Oddities { missing: net.missing + moved.missing, replaced: moved.replaced }));
         }
@@ -99,7 +100,8 @@ impl Writing<'_> {
     /// From the stage into the table; how many rows were not here. So many of those that go are known to be here.
     fn bring_in(&self, stage: &Stage<'_>, counts: &Counts, known: u64) -> Result<u64> {
         let net = &self.work.nets[self.table];
-        let (table, columns) = (self.sql(), &self.work.batch.tables[self.table].target.table.columns);
+        let (table, local) = (self.sql(), &*self.work.batch.tables[self.table].target.table);
+        let columns = &local.columns;
         let mut missing = 0;
         let same = stage.same_key();
         if counts.deletes > 0 {
@@ -138,7 +140,7 @@ impl Writing<'_> {
         }
         let old = |column: usize| if keeps_old { format!("old.c{column}") } else { "NULL".to_owned() };
         let values: Vec<String> =
-            (0..columns.len()).map(|column| stage.value(column, &old(column))).collect();
+            tables::here(local).map(|column| stage.value(column, &old(column))).collect();
         let from = match keeps_old {
             true => format!(
                 "{} AS s LEFT JOIN temp.main.syncdata_old AS old ON old.n = s.n \
@@ -147,7 +149,11 @@ impl Writing<'_> {
             ),
             false => format!("{} AS s WHERE s.kind = 2", stage.sql()),
         };
-        let insert = format!("INSERT INTO {table} SELECT {} FROM {from} ORDER BY s.n", values.join(", "));
+        let insert = format!(
+            "INSERT INTO {table} ({}) SELECT {} FROM {from} ORDER BY s.n",
+            tables::column_list(local),
+            values.join(", ")
+        );
         self.execute(&insert)?;
         if keeps_old {
             self.execute("DROP TABLE temp.main.syncdata_old")?;
@@ -235,9 +241,9 @@ struct Counts {
 }
 
 impl Counts {
-    fn of<'a>(rows: impl Iterator<Item = Staged<'a>>, columns: usize) -> Counts {
+    fn of<'a>(rows: impl Iterator<Item = Staged<'a>>, table: &Table) -> Counts {
         let mut counts = Counts::default();
-        let mut unchanged = vec![false; columns];
+        let mut unchanged = vec![false; table.columns.len()];
         for row in rows {
             counts.rows += 1;
             match row.kind {
@@ -252,7 +258,7 @@ impl Counts {
                 *unchanged |= *cell == Cell::ABSENT;
             }
         }
-        counts.unchanged = (0..columns).filter(|&column| unchanged[column]).collect();
+        counts.unchanged = tables::here(table).filter(|&column| unchanged[column]).collect();
         counts
     }
 }
