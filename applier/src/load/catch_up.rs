@@ -44,7 +44,7 @@ impl Known {
     }
 
     /// Whether some of the segment's transactions may be known: its file has to be looked through.
-    fn reaches_into(&self, manifest: &Manifest) -> bool {
+    pub(super) fn reaches_into(&self, manifest: &Manifest) -> bool {
         let seen_upto = self.snapshot.as_ref().map_or(Lsn::ZERO, |snapshot| snapshot.end_lsn);
         manifest.start_lsn < self.upto.max(seen_upto)
     }
@@ -187,7 +187,7 @@ fn task(
 }
 
 /// The first transaction that is not known, and those after it that are.
-fn passed_over(fetched: &Fetched, file: &Path, known: &Known) -> Result<(u64, HashSet<u64>)> {
+pub(super) fn passed_over(fetched: &Fetched, file: &Path, known: &Known) -> Result<(u64, HashSet<u64>)> {
     let commits = reader::commits(&fetched.segment, file, fetched.line_bytes_max)?;
     let places = (0_u64..).zip(&commits);
     let mut known = places.filter(|(_, commit)| known.has(commit)).map(|(place, _)| place).peekable();

@@ -8,28 +8,37 @@ use syncdata_formats::name::TableName;
 use syncdata_service::config::Config;
 
 use crate::archive;
-use crate::plan::offer::{Choice, Offer};
+use crate::archive::source::Source;
+use crate::plan::offer::{CaptureSince, Choice, Offer};
 use crate::plan::state::Want;
 use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
 
 /// What loading a new table will come to, in words. `Err`: there is no such base.
-pub async fn foresee(
-    config: &Config,
-    local: &Local,
+pub type Foreseen = Vec<(TableName, Result<String, String>)>;
+
+pub async fn foresee(config: &Config, local: &Local, tables: &[TableName], want: Want) -> Result<Foreseen> {
+    let source = archive::open::open_by_hand(config)?;
+    let reached = cursor::reached(local.session.client(), &local.meta).await?;
+    let since = cursor::capture_since(local.session.client(), &local.meta).await?;
+    foresee_from(&source, reached, since, tables, want).await
+}
+
+/// The same for a copy that has reached that, and knows since when tables are captured.
+pub(crate) async fn foresee_from(
+    source: &Source,
+    reached: Lsn,
+    mut since: CaptureSince,
     tables: &[TableName],
     want: Want,
-) -> Result<Vec<(TableName, Result<String, String>)>> {
-    let source = archive::open::open_by_hand(config)?;
+) -> Result<Foreseen> {
     let identity = source.identity().await?;
     let snapshots = source.snapshots(identity.archive_id).await?;
     let listing = source.list(None).await?;
-    let reached = cursor::reached(local.session.client(), &local.meta).await?;
     // A copy that has nothing yet gets as far as the archive before it loads.
     let newest = listing.names().map(|(_, name)| name.end_lsn).max();
     let head = source.head().await?.map(|head| head.covered_lsn);
     let reached = reached.max(newest.unwrap_or(Lsn::ZERO)).max(head.unwrap_or(Lsn::ZERO));
-    let mut since = cursor::capture_since(local.session.client(), &local.meta).await?;
     if since.is_empty()
         && let Some((day, name)) = listing.names().next()
     {

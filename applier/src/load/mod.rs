@@ -13,6 +13,8 @@ mod bring_over;
 pub(crate) mod catch_up;
 pub(crate) mod columns;
 mod difference;
+#[cfg(feature = "duckdb")]
+pub mod duckdb;
 mod fill;
 mod foresee;
 mod hold;
@@ -36,7 +38,9 @@ pub(crate) use self::catch_up::{Copy, Known};
 pub use self::difference::Changes;
 pub(crate) use self::difference::Pair;
 pub(crate) use self::fill::fill;
-pub use self::foresee::foresee;
+#[cfg(feature = "duckdb")]
+pub(crate) use self::foresee::foresee_from;
+pub use self::foresee::{Foreseen, foresee};
 use self::loader::Loader;
 pub(crate) use self::refusal::{Halt, Refusal};
 use crate::apply::acks::Acks;

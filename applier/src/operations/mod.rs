@@ -9,6 +9,8 @@ pub mod consistency;
 pub mod dashboard;
 pub mod dead_letters;
 pub mod drill;
+#[cfg(feature = "duckdb")]
+pub(crate) mod duckdb;
 pub mod executions;
 pub mod history;
 pub mod list_tables;

@@ -65,7 +65,7 @@ pub async fn resync(config: Config, resync: &Resync) -> Result<Answer> {
     Ok(Answer { exit_code: answer.exit_code.max(u8::from(!is_done)), ..answer })
 }
 
-pub(super) fn is_made(state: &TableState) -> bool {
+pub(crate) fn is_made(state: &TableState) -> bool {
     state.state == State::Live && state.wants().is_none()
 }
 
@@ -82,7 +82,8 @@ pub async fn request(config: &Config, resync: &Resync) -> Result<Vec<TableName>>
         return Err(Error::new(Kind::NotFound, "No tables in whitelist"));
     }
     let names: Vec<TableName> = tables.iter().map(|(table, _)| table.clone()).collect();
-    let starts_over = starts_over(config, &local, resync).await?;
+    let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await;
+    let starts_over = starts_over(config, checkpoint, resync).await?;
 
     let (client, meta) = (local.session.client(), &local.meta);
     let ask = async {
@@ -105,10 +106,14 @@ pub async fn request(config: &Config, resync: &Resync) -> Result<Vec<TableName>>
 }
 
 /// The archive to begin with, when what is here cannot go on from where it is.
-async fn starts_over(config: &Config, local: &Local, resync: &Resync) -> Result<Option<uuid::Uuid>> {
+pub(super) async fn starts_over(
+    config: &Config,
+    checkpoint: Result<Checkpoint>,
+    resync: &Resync,
+) -> Result<Option<uuid::Uuid>> {
     let source = archive::open::open_by_hand(config)?;
     let identity = source.identity().await?;
-    let checkpoint = match Checkpoint::read(local.session.client(), &local.meta).await {
+    let checkpoint = match checkpoint {
         Err(error) if error.kind() == Kind::StateDamaged && resync.all => {
             return Ok(Some(identity.archive_id));
         }
@@ -145,6 +150,13 @@ async fn starts_over(config: &Config, local: &Local, resync: &Resync) -> Result<
 
 async fn wanted(local: &Local, resync: &Resync) -> Result<Vec<(TableName, TableState)>> {
     let states = cursor::table_states(local.session.client(), &local.meta).await?;
+    wanted_of(states, resync)
+}
+
+pub(super) fn wanted_of(
+    states: BTreeMap<TableName, TableState>,
+    resync: &Resync,
+) -> Result<Vec<(TableName, TableState)>> {
     if resync.all {
         return Ok(states.into_iter().collect());
     }

@@ -43,17 +43,7 @@ pub async fn release(config: &Config, retry: &Retry) -> Result<()> {
     let local = Local::open(config).await?;
     local.lock_pass().await?;
     let states = cursor::table_states(local.session.client(), &local.meta).await?;
-    let asked_states = asked.iter().map(|table| states.get(table).ok_or_else(|| not_listed(table)));
-    let asked_states: Vec<&TableState> = asked_states.collect::<Result<_>>()?;
-    for (table, state) in asked.iter().zip(asked_states) {
-        check(table, state, accept_gap)?;
-    }
-    let names = with_held(asked, &states);
-    for table in &names {
-        check(table, &states[table], accept_gap).map_err(|error| {
-            error.context(format!("{table} is held together with what is to be tried again"))
-        })?;
-    }
+    let names = released(asked, &states, accept_gap)?;
     let accepted = if accept_gap { losses(&local, &names, &states).await? } else { BTreeSet::new() };
     let release = async {
         for table in &names {
@@ -70,6 +60,26 @@ pub async fn release(config: &Config, retry: &Retry) -> Result<()> {
         ledger::log_command(local.session.client(), &local.meta, command, &names).await
     };
     local.in_transaction(release).await
+}
+
+/// All that go on together where these do. `Err`: one of them may not.
+pub(super) fn released(
+    asked: Vec<TableName>,
+    states: &BTreeMap<TableName, TableState>,
+    accept_gap: bool,
+) -> Result<Vec<TableName>> {
+    let asked_states = asked.iter().map(|table| states.get(table).ok_or_else(|| not_listed(table)));
+    let asked_states: Vec<&TableState> = asked_states.collect::<Result<_>>()?;
+    for (table, state) in asked.iter().zip(asked_states) {
+        check(table, state, accept_gap)?;
+    }
+    let names = with_held(asked, states);
+    for table in &names {
+        check(table, &states[table], accept_gap).map_err(|error| {
+            error.context(format!("{table} is held together with what is to be tried again"))
+        })?;
+    }
+    Ok(names)
 }
 
 /// Tables whose rows were lost here, apart from the gap. A pass says nothing of that where a table does not go on, and would

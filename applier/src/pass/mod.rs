@@ -8,6 +8,8 @@
 mod catch_up;
 mod context;
 mod copy;
+#[cfg(feature = "duckdb")]
+mod duckdb;
 mod local_tables;
 mod postgres;
 pub mod runner;

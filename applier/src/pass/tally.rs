@@ -98,7 +98,7 @@ impl Tally {
     }
 
     /// A pass came to its end, however it did.
-    pub(super) fn pass_took(&self, took: Duration) {
+    pub(crate) fn pass_took(&self, took: Duration) {
         self.lock().passes.add(took);
     }
 
@@ -108,7 +108,7 @@ impl Tally {
         counts.last_error = Some(error.with_hint());
     }
 
-    pub(super) fn loaded(&self, report: &load::Report) {
+    pub(crate) fn loaded(&self, report: &load::Report) {
         let mut counts = self.lock();
         counts.records += report.records;
         counts.loads_failed += report.refused.len() as u64;

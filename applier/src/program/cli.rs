@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use syncdata_archive::verify;
-use syncdata_formats::error::{Context as _, Result};
-use syncdata_service::config::{Config, Files, Overrides, Program};
+use syncdata_formats::error::{Context as _, Error, Kind, Result};
+use syncdata_service::config::{Config, Files, Overrides, Program, Target};
 use syncdata_service::confirm::confirm;
 use syncdata_service::output::{Output, refuse_usage};
 use syncdata_service::{log, manual};
@@ -19,6 +19,8 @@ use uuid::Uuid;
 use super::arguments::{
     AsOfArguments, Consistency, DeadLetters, From, HistoryArguments, ReplayArguments, SetupArguments,
 };
+#[cfg(feature = "duckdb")]
+use super::duckdb;
 use super::{check, client, commands, completions, daemon, setup};
 use crate::operations::Answer;
 use crate::operations::as_of::as_of;
@@ -222,7 +224,7 @@ fn answer(cli: Cli, output: Output) -> Result<ExitCode> {
             let config = Config::of_process(Program::Applier, &cli.global.files(), &Overrides::default())?;
             let ran = verify::run(&config, &arguments, output)?;
             // Without a database it is a machine that only looks at archives.
-            if let (Some(last), Ok(_)) = (ran.whole, config.postgres()) {
+            if let (Some(last), Ok(_), Target::Postgres) = (ran.whole, config.postgres(), config.target) {
                 let noted = runtime()?.block_on(verified::note(&config, last));
                 if let Err(error) = noted {
                     tracing::info!(error = %error.one_line(), "status does not know of this verification");
@@ -243,6 +245,9 @@ fn runtime() -> Result<Runtime> {
 async fn with_settings(global: &Global, command: Command, output: Output) -> Result<ExitCode> {
     let load = || Config::of_process(Program::Applier, &global.files(), &Overrides::default());
     let config = load()?;
+    if config.target == Target::Duckdb && !matches!(command, Command::Config) {
+        return with_file(config, load, command, output).await;
+    }
     let answer = match command {
         Command::Start => {
             daemon::serve(config, load).await?;
@@ -289,6 +294,71 @@ async fn with_settings(global: &Global, command: Command, output: Output) -> Res
         }
     };
     Ok(print(&answer, output))
+}
+
+/// Where the copy is a DuckDB file.
+#[cfg(feature = "duckdb")]
+async fn with_file(
+    config: Config,
+    load: impl Fn() -> Result<Config>,
+    command: Command,
+    output: Output,
+) -> Result<ExitCode> {
+    use crate::operations::duckdb::Asked;
+
+    let refused = |command: &str| {
+        Err(Error::new(Kind::BadInput, format!("{command}: not with target = \"duckdb\""))
+            .hint("what works with a DuckDB file: docs/duckdb.md"))
+    };
+    let answer = match command {
+        Command::Start => {
+            duckdb::serve(config, load).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Check => return Ok(output.findings(&duckdb::check(&config).await)),
+        Command::DaemonEnded => return daemon::ended(&config).await,
+        Command::Stop => client::stop(&config).await?,
+        Command::Status => duckdb::status(&config).await?,
+        Command::Sync => duckdb::ask(config, Asked::Sync).await?,
+        Command::AddTables { tables, from, wait } => {
+            duckdb::add_tables(config, tables, from.want(), wait).await?
+        }
+        Command::RemoveTables { tables } => duckdb::ask(config, Asked::RemoveTables { tables }).await?,
+        Command::ListTables { complete: Some(wanted) } => duckdb::names(&config, wanted).await,
+        Command::ListTables { complete: None } => duckdb::list_tables(&config).await?,
+        Command::Retry { tables, accept_gap } => {
+            duckdb::ask(config, Asked::Retry(Retry { tables, accept_gap })).await?
+        }
+        Command::Resync { tables, all, adopt } => {
+            duckdb::ask(config, Asked::Resync(Resync::new(tables, all, adopt)?)).await?
+        }
+        Command::Clear { yes } => {
+            duckdb::clear(config, |question| Ok(yes || confirm("clear", question)?)).await?
+        }
+        Command::Setup(_) => return refused("setup"),
+        Command::Uninstall { .. } => return refused("uninstall"),
+        Command::History(_) => return refused("history"),
+        Command::Executions { .. } => return refused("executions"),
+        Command::DeadLetters(_) => return refused("dead-letters"),
+        Command::Drill { .. } => return refused("drill"),
+        Command::Consistency(_) => return refused("consistency"),
+        Command::AsOf(_) => return refused("as-of"),
+        Command::Replay(_) => return refused("replay"),
+        Command::Verify(_) | Command::Completions { .. } | Command::Man { .. } | Command::Config => {
+            unreachable!("they need no copy")
+        }
+    };
+    Ok(print(&answer, output))
+}
+
+#[cfg(not(feature = "duckdb"))]
+async fn with_file(_: Config, _: impl Fn() -> Result<Config>, _: Command, _: Output) -> Result<ExitCode> {
+    std::future::ready(Err(Error::new(
+        Kind::BadInput,
+        "target = \"duckdb\": this syncdata-applier was built without DuckDB",
+    )
+    .hint("install the package syncdata-applier-duckdb in its place")))
+    .await
 }
 
 fn print(answer: &Answer, output: Output) -> ExitCode {

@@ -7,6 +7,8 @@ mod client;
 mod commands;
 mod completions;
 mod daemon;
+#[cfg(feature = "duckdb")]
+mod duckdb;
 mod metrics;
 mod request;
 mod setup;

@@ -234,6 +234,31 @@ async fn settings_are_shown_with_their_origin_and_without_secrets() {
 }
 
 #[test]
+fn a_program_that_was_built_without_duckdb_refuses_that_target() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("copy.duckdb");
+    for command in ["sync", "status", "start", "list-tables"] {
+        let program = syncdata_tests::program::program("syncdata-applier");
+        let output = std::process::Command::new(program)
+            .arg(command)
+            .env_clear()
+            .env("HOME", folder.path())
+            .env("SYNCDATA_TARGET", "duckdb")
+            .env("SYNCDATA_DUCKDB_DATABASE_PATH", &file)
+            .env("SYNCDATA_ARCHIVE_DIR", folder.path())
+            .output()
+            .expect("it runs");
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{command}: {words}");
+        assert!(
+            words.contains("was built without DuckDB") && words.contains("syncdata-applier-duckdb"),
+            "{words}"
+        );
+        assert!(!file.exists());
+    }
+}
+
+#[test]
 fn the_unit_files_are_sound_and_tightly_sandboxed() {
     let units = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
     let folder = tempfile::tempdir().expect("a folder");

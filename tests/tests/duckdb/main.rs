@@ -3,10 +3,13 @@
 
 mod base;
 mod changes;
+mod commands;
 mod file;
 mod forged;
 mod kills;
 mod names;
+mod publish;
 mod schema;
 mod stops;
 mod types;
+mod world;

@@ -17,7 +17,7 @@ use crate::target::postgres::local::Local;
 
 pub(crate) async fn all(config: &Config) -> Vec<Finding> {
     // Settings that cannot be used end the command before it gets here.
-    let mut findings = vec![Finding::ok("settings", "understood; `config` shows them and their origins")];
+    let mut findings = vec![understood()];
     let newest = match archive::look(config, &mut findings).await {
         Ok(newest) => newest,
         Err(error) => {
@@ -39,6 +39,26 @@ pub(crate) async fn all(config: &Config) -> Vec<Finding> {
     findings
 }
 
+fn understood() -> Finding {
+    Finding::ok("settings", "understood; `config` shows them and their origins")
+}
+
+/// Where no server is next to the program.
+#[cfg(feature = "duckdb")]
+pub(super) async fn of_archive(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![understood()];
+    if let Err(error) = archive::look(config, &mut findings).await {
+        findings.push(failed("archive", &error));
+    }
+    findings
+}
+
+/// How tables of the whitelist are.
+#[cfg(feature = "duckdb")]
+pub(super) fn of_tables(tables: &[crate::operations::status::TableStatus]) -> Vec<Finding> {
+    tables.iter().flat_map(states::of_table).collect()
+}
+
 async fn of_server(config: &Config, local: &Local, newest: &Newest, findings: &mut Vec<Finding>) {
     if let Err(error) = server::look(config, local, newest, findings).await {
         findings.push(failed("local server", &error));
@@ -48,7 +68,7 @@ async fn of_server(config: &Config, local: &Local, newest: &Newest, findings: &m
     }
 }
 
-fn failed(subject: &str, error: &Error) -> Finding {
+pub(super) fn failed(subject: &str, error: &Error) -> Finding {
     let finding = Finding::of_error(subject, error);
     match finding.remedy {
         Some(_) => finding,

@@ -17,7 +17,7 @@ pub(super) async fn look(local: &Local, findings: &mut Vec<Finding>) -> Result<(
     Ok(())
 }
 
-fn of_table(table: &TableStatus) -> Vec<Finding> {
+pub(super) fn of_table(table: &TableStatus) -> Vec<Finding> {
     let (name, word) = (&table.table, TableName::word_of(&table.table));
     let because = table.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let command = |command: &str| format!("syncdata-applier {command} {word}");
