@@ -343,21 +343,22 @@ impl Config {
 
     /// Where the applier of these settings keeps segments. Two copies on one machine must not write into each other's.
     pub fn cache_of_copy(&self) -> PathBuf {
-        self.cache_dir.join(self.who())
+        self.cache_dir.join(self.who(Program::Applier))
     }
 
     fn socket_name(&self, program: Program) -> String {
-        format!("{}-{}.sock", program.name(), self.who())
+        format!("{}-{}.sock", program.name(), self.who(program))
     }
 
     /// A file of this copy's in the state folder: several daemons may share that.
     pub fn state_file_of_copy(&self, name: &str) -> PathBuf {
-        self.places.state.join(format!("{name}-{}.json", self.who()))
+        self.places.state.join(format!("{name}-{}.json", self.who(Program::Applier)))
     }
 
     /// Several daemons may share a machine, one for each database and slot: a command must not stop another's.
-    fn who(&self) -> String {
-        if self.target == Target::Duckdb {
+    fn who(&self, program: Program) -> String {
+        // Settings may be those of both programs, and the file is the applier's.
+        if program == Program::Applier && self.target == Target::Duckdb {
             let path = self.duckdb_database_path.as_deref().unwrap_or(Path::new(""));
             let who = ["duckdb", &path.to_string_lossy()];
             return Digest::of(who.join("\0").as_bytes()).to_string()[..8].to_owned();
@@ -476,5 +477,23 @@ mod tests {
         assert_eq!(socket("a", Program::Applier), socket("a", Program::Applier));
         assert_ne!(socket("a", Program::Applier), socket("b", Program::Applier));
         assert_ne!(socket("a", Program::Applier), socket("a", Program::Archiver));
+    }
+
+    #[test]
+    fn the_file_of_the_copy_tells_appliers_apart_and_not_archivers() {
+        let socket = |target: &str, path: &str, program| {
+            let env = |name: &str| match name {
+                "SYNCDATA_TARGET" => Some(target.to_owned()),
+                "SYNCDATA_DUCKDB_DATABASE_PATH" => Some(path.to_owned()),
+                _ => None,
+            };
+            Config::load(None, env, &Overrides::default()).expect("right").socket(program)
+        };
+        let applier = |target, path| socket(target, path, Program::Applier);
+        assert_eq!(applier("duckdb", "/a"), applier("duckdb", "/a"));
+        assert_ne!(applier("duckdb", "/a"), applier("duckdb", "/b"));
+        assert_ne!(applier("duckdb", "/a"), applier("postgres", "/a"));
+        let archiver = |target| socket(target, "/a", Program::Archiver);
+        assert_eq!(archiver("duckdb"), archiver("postgres"));
     }
 }
