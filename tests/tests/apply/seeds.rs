@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use syncdata_formats::manifest::{Manifest, OpCounts};
 use syncdata_tests::workload::TABLES;
