@@ -357,7 +357,7 @@ async fn with_file(_: Config, _: impl Fn() -> Result<Config>, _: Command, _: Out
         Kind::BadInput,
         "target = \"duckdb\": this syncdata-applier was built without DuckDB",
     )
-    .hint("install the package syncdata-applier-duckdb in its place")))
+    .hint("build one with the feature duckdb: docs/duckdb.md")))
     .await
 }
 

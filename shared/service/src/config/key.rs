@@ -134,7 +134,7 @@ keys! {
         data_sync_freq: Some("DATA_SYNC_FREQ"), Text("600"), false, "time between two polls or passes; seconds when it is a bare number; at least 5, or 60 where a slot is read";
         follow: None, Text("false"), false, "whether changes are carried over as they commit: the archiver reads the slot as a stream, the applier looks at the archive every `follow_interval`";
         follow_interval: None, Text("500ms"), false, "the least time between two polls or passes of `follow`, at least 100ms";
-        target: None, Text("postgres"), false, "where the applier keeps the copy: postgres, the server next to it, or duckdb, a DuckDB file (the package syncdata-applier-duckdb)";
+        target: None, Text("postgres"), false, "where the applier keeps the copy: postgres, the server next to it, or duckdb, a DuckDB file (a syncdata-applier that was built with the feature duckdb)";
         duckdb_database_path: Some("DUCKDB_DATABASE_PATH"), Nothing, false, "the DuckDB file, with `target = \"duckdb\"`";
         duckdb_memory_limit: Some("DUCKDB_MEMORY_LIMIT"), Text("2GiB"), false, "memory that DuckDB may take";
         duckdb_worker_threads: Some("DUCKDB_WORKER_THREADS"), Text("4"), false, "threads that DuckDB may take";
