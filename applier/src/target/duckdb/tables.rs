@@ -267,7 +267,6 @@ fn table(name: &TableName, columns: Vec<Column>, known: &Known) -> Table {
         immediate: true,
         overlaps: false,
         is_loose: false,
-        has_own_equality: false,
     });
     Table {
         name: name.clone(),
