@@ -5,7 +5,7 @@
 //! polls later, and under the names of that time. So what the look found that first showed the alteration stays in doubt
 //! for every transaction that may have been open then, until all of them have ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use syncdata_formats::name::TableName;
@@ -67,13 +67,27 @@ pub(super) fn remember(altered: &[Beside], earlier: &[Beside], seen: &Seen, comp
 impl Changes<'_> {
     /// Alterations that this look shows and the last one did not.
     pub(super) fn altered_beside_writers(&mut self) {
+        let mut doubted: BTreeMap<&str, Vec<(&TableName, &TableName)>> = BTreeMap::new();
+        for (name, route) in &self.capture.routes {
+            let now = route.doubts.iter().filter(|doubt| doubt.before.is_none());
+            doubted.entry(name.name()).or_default().extend(now.map(|doubt| (name, &doubt.table)));
+        }
         let relations = self.capture.relations.iter().filter(|(_, known)| known.has_storage);
-        let found: Vec<Beside> =
-            relations.flat_map(|(oid, now)| self.altered_beside_its_writers(*oid, now)).collect();
+        let altered = relations.flat_map(|(oid, now)| {
+            let doubted = doubted.get(now.name.name()).map_or(&[][..], Vec::as_slice);
+            self.altered_beside_its_writers(*oid, now, doubted)
+        });
+        let found: Vec<Beside> = altered.collect();
         self.capture.altered_beside_writers = found;
     }
 
-    fn altered_beside_its_writers(&self, oid: u32, now: &Known) -> Vec<Beside> {
+    /// `doubted`: the names of any schema under which rows are in doubt, each with the table that they may be of.
+    fn altered_beside_its_writers(
+        &self,
+        oid: u32,
+        now: &Known,
+        doubted: &[(&TableName, &TableName)],
+    ) -> Vec<Beside> {
         let Some(table) = &now.table else { return Vec::new() };
         let then = self.memory.relations.get(&oid);
         let has_other_schema = match then {
@@ -98,13 +112,10 @@ impl Changes<'_> {
             let own =
                 then.map(|then| &then.name).into_iter().chain([&now.name]).filter(|_| what != What::Guest);
             // Names that passed from one schema to another meanwhile.
-            let others = self.capture.routes.iter().filter(|(name, route)| {
-                let is_doubt = |doubt: &Doubt| doubt.before.is_none() && doubt.table == *table;
-                what != What::Labels && name.name() == now.name.name() && route.doubts.iter().any(is_doubt)
-            });
+            let others = doubted.iter().filter(|(_, of)| what != What::Labels && *of == table);
             Beside {
                 table: table.clone(),
-                names: own.chain(others.map(|(name, _)| name)).cloned().collect(),
+                names: own.chain(others.map(|(name, _)| *name)).cloned().collect(),
                 own_name: now.name.name().to_owned(),
                 what,
                 before: 0,

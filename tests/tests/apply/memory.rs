@@ -5,11 +5,11 @@ use std::time::Duration;
 use syncdata_tests::LocalCopy;
 
 /// Several times what a batch may hold, so that all batches that are ever alive at once are full.
-const ROWS: u64 = 10_000_000;
-const KIB_MAX: u64 = 512 * 1024;
+const ROWS: u64 = 6_000_000;
+const KIB_MAX: u64 = 384 * 1024;
 
 #[tokio::test]
-async fn ten_million_rows_in_one_transaction_take_no_more_than_512_mib() {
+async fn six_million_rows_in_one_transaction_take_no_more_than_384_mib() {
     let mut copy = LocalCopy::start("CREATE TABLE numbers (id int PRIMARY KEY, v int)").await;
     copy.forge.relation("numbers", &["id integer not null", "v integer"], &["id"]);
     let insert =
@@ -47,25 +47,25 @@ const TEXTS: &str =
 #[tokio::test]
 async fn a_record_longer_than_line_max_sets_its_table_aside_in_bounded_memory() {
     let mut copy = LocalCopy::start(TEXTS).await;
-    copy.set("SYNCDATA_LINE_MAX", "100MiB");
-    let (peak, run) = pass_with_a_record_of(&mut copy, 250 << 20).await;
+    copy.set("SYNCDATA_LINE_MAX", "50MiB");
+    let (peak, run) = pass_with_a_record_of(&mut copy, 150 << 20).await;
     let run = run.expect_code(1);
-    assert!(run.stdout.contains("numbers: quarantined: a record of 2621"), "{run}");
+    assert!(run.stdout.contains("numbers: quarantined: a record of 1572"), "{run}");
     assert!(run.stdout.contains("line_max"), "{run}");
-    assert!(peak < 200 * 1024, "{peak} KiB");
+    assert!(peak < 140 * 1024, "{peak} KiB");
     assert_eq!(copy.rows("SELECT count(*) FROM others").await, "3");
     let place = "SELECT seq, line, record IS NULL FROM data_sync_quarantine";
     assert_eq!(copy.rows(place).await, "1,4,t");
     copy.applier(&["verify"]).succeed().await;
     // The next one is read on, and what is allowed to be longer is taken.
-    copy.set("SYNCDATA_LINE_MAX", "300MiB");
+    copy.set("SYNCDATA_LINE_MAX", "200MiB");
     copy.applier(&["retry", "numbers"]).succeed().await;
-    assert_eq!(copy.rows("SELECT length(v) FROM numbers").await, (250 << 20).to_string());
+    assert_eq!(copy.rows("SELECT length(v) FROM numbers").await, (150 << 20).to_string());
 }
 
 #[tokio::test]
 async fn nobody_holds_a_record_that_is_longer_than_line_max() {
-    let (record, most) = (300 << 20, 200 * 1024);
+    let (record, most) = (150 << 20, 120 * 1024);
     let mut copy = LocalCopy::start(TEXTS).await;
     copy.set("SYNCDATA_LINE_MAX", "1MiB");
     // A pass, which also counts what waits for the table.
