@@ -135,6 +135,11 @@ impl Sshd {
         fs::read_to_string(self.folder().join("sshd.log")).unwrap_or_default()
     }
 
+    /// Of the server and its sessions.
+    pub fn processes(&self) -> Vec<u32> {
+        self.listener.as_ref().map_or_else(Vec::new, |listener| family(listener.id()))
+    }
+
     /// As a crash of the backup host: every process is killed at once.
     pub fn stop(&mut self) {
         let Some(mut listener) = self.listener.take() else { return };

@@ -26,6 +26,7 @@ use crate::poll::strangers::Asked;
 use crate::segment::cut::Watch;
 use crate::ship::shipper::Shipper;
 use crate::ship::{origin, ownership};
+use crate::source::ask::Plans;
 use crate::source::connection::{Connection, Work, while_in_use};
 use crate::source::followable;
 use crate::source::look::Look;
@@ -218,6 +219,7 @@ impl Archiver {
         let stream = stream.map_err(|error| error.context("following the slot"))?;
         info!(slot = %self.config.slot_name, "the slot is followed");
         connection.stream = Some(Arc::new(stream));
+        connection.plans = Plans::kept();
         Ok(true)
     }
 
@@ -343,7 +345,7 @@ impl Archiver {
     /// Everything is looked at before anything is done.
     pub(crate) async fn begin<'a>(&'a mut self, connection: &'a mut Connection) -> Result<Poll<'a>> {
         let config = &self.config;
-        reader::expect(connection.session.client(), config).await?;
+        reader::expect(&connection.asked(), config).await?;
         let key = self.signing_key.as_ref().map(SigningKey::verify_key);
         let met = ownership::meet(&mut self.spool, config, connection, &self.shipper, key.as_ref()).await?;
         let state = met.state(&self.spool);
@@ -360,8 +362,8 @@ impl Archiver {
             }
         }
         let publication = publication::of(config);
-        publication::keep(connection, config, &state.memory).await?;
-        let mut look = Look::take(connection.session.client(), publication.as_deref()).await?;
+        let before = publication::keep(connection, config, &state.memory).await?;
+        let mut look = Look::take(&connection.asked(), publication.as_deref(), before).await?;
         let position = look.position;
         let history =
             origin::history(state, &self.snapshots, connection, &position, &config.postgres()?.user).await?;

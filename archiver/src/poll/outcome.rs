@@ -60,7 +60,7 @@ impl View {
         name: &SlotName,
         plugin: Option<About>,
     ) -> Result<View> {
-        let client = connection.session.client();
+        let client = &connection.asked();
         let slot = Slot::read(client, name).await?;
         let flush = Position::read(client).await?.flush;
         let leftover = match &slot {

@@ -211,7 +211,7 @@ impl<'a> Poll<'a> {
     pub(super) async fn look_around(&mut self) -> Result<()> {
         self.spool.sweep(self.config.spool_max.as_u64())?;
         // As late as can be: a slot that was made again has handed out fewer than this one by now.
-        self.slot = slot::read(self.connection.session.client(), &self.config.slot_name).await?;
+        self.slot = slot::read(&self.connection.asked(), &self.config.slot_name).await?;
         let transactions = self.slot.transactions;
         self.spool.update(|state| state.slot_transactions = transactions)?;
         let view = View::look(self.connection, &self.config.slot_name, Some(self.source.about())).await?;

@@ -228,11 +228,12 @@ impl Reading<'_> {
         lines_max: Option<u32>,
     ) -> Result<Answer> {
         let (waiting, stream) = (connection.waiting.clone(), connection.stream.clone());
+        let plans = connection.plans.clone();
         let tx = connection.transaction().await?;
         let settings = pinned().read_back(&tx).await?;
         let mut capture = self.capture(&look.schemas, &look.tables, memory)?;
         capture.doubt_all_of(&look.unsettled, memory);
-        let standing = columns::standing(&tx, &capture, &look.tables).await?;
+        let standing = columns::standing(&plans.of(&tx), &capture, &look.tables).await?;
         // What committed before this is in the catalog.
         let catalog_at = catalog::insert_position(&tx).await?;
         let (mut captured, mut shapes) = (spool.state().captured.clone(), spool.state().shapes.clone());
@@ -262,12 +263,17 @@ impl Reading<'_> {
             upto: end,
         });
         self.place_at_end(spool, end, &mut harvest);
-        let slot = slot::read(&tx, &self.config.slot_name).await?;
+        let slot = slot::read(&plans.of(&tx), &self.config.slot_name).await?;
         let named: BTreeSet<TableName> =
             harvest.segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
-        let relations =
-            columns::relations(&tx, &named, &shapes, publication::of(self.config).as_deref(), Some(archived))
-                .await?;
+        let relations = columns::relations(
+            &plans.of(&tx),
+            &named,
+            &shapes,
+            publication::of(self.config).as_deref(),
+            Some(archived),
+        )
+        .await?;
         tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;
 
         let source = publish::source(
@@ -394,9 +400,11 @@ impl Reading<'_> {
         connection: &mut Connection,
         state: &State,
     ) -> Result<(ManifestSource, Capture)> {
+        let plans = connection.plans.clone();
         let tx = connection.transaction().await?;
         let settings = pinned().read_back(&tx).await?;
-        let (schemas, catalog) = catalog::catalog(&tx, publication::of(self.config).as_deref()).await?;
+        let (schemas, catalog) =
+            catalog::catalog(&plans.of(&tx), publication::of(self.config).as_deref()).await?;
         let capture = self.capture(&schemas, &catalog, &state.memory)?;
         drop(tx);
         let source =

@@ -125,7 +125,7 @@ async fn holders(client: &Client, newest: u64) -> Result<Vec<String>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-async fn flush_position(client: &impl GenericClient) -> Result<Lsn> {
+async fn flush_position(client: &(impl GenericClient + Sync)) -> Result<Lsn> {
     let row = client.query_typed("SELECT pg_current_wal_flush_lsn()", &[]).await;
     let rows = row.context(|| "asking the source how far its WAL is written".to_owned())?;
     let row = rows.first().ok_or_else(|| Error::new(Kind::NotFound, "no answer"))?;

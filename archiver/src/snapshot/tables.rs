@@ -120,7 +120,7 @@ const SEQUENCES: &str = "SELECT tn.nspname::text, t.relname::text, sn.nspname::t
 
 impl Selection<'_> {
     /// The names of the tables, as the catalog is now.
-    pub(crate) async fn resolve(&self, client: &impl GenericClient) -> Result<BTreeSet<TableName>> {
+    pub(crate) async fn resolve(&self, client: &(impl GenericClient + Sync)) -> Result<BTreeSet<TableName>> {
         let (schemas, catalog) = catalog::catalog(client, self.publication.as_deref()).await?;
         self.select(&schemas, &catalog)
     }
@@ -153,7 +153,7 @@ impl Table {
     /// The tables in the order of their names, and those whose rows might be kept from us, with the statements that a
     /// DBA has to run.
     pub(crate) async fn read_all(
-        client: &impl GenericClient,
+        client: &(impl GenericClient + Sync),
         names: &BTreeSet<TableName>,
         role: &str,
         publication: Option<&str>,
@@ -183,7 +183,7 @@ impl Table {
     }
 
     /// The same table once more, `None` when there is none of that name and number any more.
-    pub(crate) async fn as_it_is_now(&self, client: &impl GenericClient) -> Result<Option<Table>> {
+    pub(crate) async fn as_it_is_now(&self, client: &(impl GenericClient + Sync)) -> Result<Option<Table>> {
         let name = BTreeSet::from([self.name.clone()]);
         let standing = standings(client, &name).await?.remove(&self.name);
         let publication = self.publication.as_deref();
@@ -246,7 +246,7 @@ impl Table {
 }
 
 async fn standings(
-    client: &impl GenericClient,
+    client: &(impl GenericClient + Sync),
     names: &BTreeSet<TableName>,
 ) -> Result<HashMap<TableName, Standing>> {
     let rows = about(client, STANDING, names, "asking what may be read of the tables").await?;
@@ -334,7 +334,7 @@ fn closed(standings: &mut HashMap<TableName, Standing>, role: &str) -> Vec<LeftO
 }
 
 async fn sequences(
-    client: &impl GenericClient,
+    client: &(impl GenericClient + Sync),
     names: &BTreeSet<TableName>,
 ) -> Result<HashMap<TableName, BTreeMap<String, Option<i64>>>> {
     let rows = about(client, SEQUENCES, names, "reading the sequences of the tables").await?;
@@ -352,7 +352,7 @@ async fn sequences(
 }
 
 async fn about(
-    client: &impl GenericClient,
+    client: &(impl GenericClient + Sync),
     sql: &str,
     names: &BTreeSet<TableName>,
     doing: &str,

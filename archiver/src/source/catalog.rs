@@ -10,10 +10,10 @@ use syncdata_formats::name::{SlotName, TableName};
 use syncdata_formats::snapshot::Seen;
 use syncdata_formats::time::Timestamp;
 use syncdata_formats::{Error, Kind, Result};
+use tokio_postgres::Row;
 use tokio_postgres::types::{PgLsn, Type};
-use tokio_postgres::{GenericClient, Row};
 
-use super::ask::{many, one};
+use super::ask::{Asked, many, one};
 use super::pages::Pages;
 use super::pgoutput::published;
 use super::triggers::reader::{self, Reader};
@@ -206,7 +206,7 @@ impl Facts {
         }
     }
 
-    pub(crate) async fn read(client: &impl GenericClient) -> Result<Facts> {
+    pub(crate) async fn read(client: &impl Asked) -> Result<Facts> {
         let row = one(client, "asking the source what it is", FACTS, &[]).await?;
         let version: String = row.get(3);
         Ok(Facts {
@@ -229,7 +229,7 @@ impl Position {
     /// A position after all that had committed when it was asked for. A commit that nobody waits for
     /// (synchronous_commit = off) is there for every reader before it is flushed, which is what can be decoded: the
     /// server is waited for, which flushes within three times wal_writer_delay.
-    pub(crate) async fn settled(client: &impl GenericClient) -> Result<Position> {
+    pub(crate) async fn settled(client: &impl Asked) -> Result<Position> {
         // That setting is at most 10 s.
         const PATIENCE: Duration = Duration::from_secs(60);
         let started = Instant::now();
@@ -251,7 +251,7 @@ impl Position {
     }
 
     /// The same as far as it comes in a moment, and what it should be.
-    pub(crate) async fn soon(client: &impl GenericClient) -> Result<(Position, Lsn)> {
+    pub(crate) async fn soon(client: &impl Asked) -> Result<(Position, Lsn)> {
         const ROUNDS_MAX: u32 = 20;
         let mut position = Position::read(client).await?;
         let written = insert_position(client).await?;
@@ -266,7 +266,7 @@ impl Position {
         Ok((position, written))
     }
 
-    pub(crate) async fn read(client: &impl GenericClient) -> Result<Position> {
+    pub(crate) async fn read(client: &impl Asked) -> Result<Position> {
         // The clock first: what had committed then was flushed before the position is read.
         let row = one(client, "asking the source for its WAL position", POSITION, &[]).await?;
         Ok(Position {
@@ -279,13 +279,13 @@ impl Position {
 }
 
 /// Where the newest record ends: whatever is visible now was written before.
-pub(crate) async fn insert_position(client: &impl GenericClient) -> Result<Lsn> {
+pub(crate) async fn insert_position(client: &impl Asked) -> Result<Lsn> {
     let row = one(client, "asking the source for its WAL position", INSERT_POSITION, &[]).await?;
     Ok(pages(&row).end_before(lsn(row.get(0))))
 }
 
 /// Where the record begins that comes after one which ends there.
-pub(crate) async fn begin_after(client: &impl GenericClient, end: Lsn) -> Result<Lsn> {
+pub(crate) async fn begin_after(client: &impl Asked, end: Lsn) -> Result<Lsn> {
     let row = one(client, "asking the source how its WAL is laid out", INSERT_POSITION, &[]).await?;
     Ok(pages(&row).begin_after(end))
 }
@@ -299,7 +299,7 @@ const INSERT_POSITION: &str = "SELECT pg_current_wal_insert_lsn(), current_setti
     pg_size_bytes(current_setting('wal_segment_size'))";
 
 impl Slot {
-    pub(crate) async fn read(client: &impl GenericClient, name: &SlotName) -> Result<Option<Slot>> {
+    pub(crate) async fn read(client: &impl Asked, name: &SlotName) -> Result<Option<Slot>> {
         let rows =
             many(client, "asking the source for the slot", SLOT, &[(&name.as_str(), Type::TEXT)]).await?;
         if rows.is_empty() {
@@ -346,7 +346,7 @@ impl Slot {
 
 /// The schemas that are not the system's, and what lies in them. Where the stream is that of a publication, with the place of each in it.
 pub(crate) async fn catalog(
-    client: &impl GenericClient,
+    client: &impl Asked,
     publication: Option<&str>,
 ) -> Result<(BTreeSet<String>, Vec<CatalogTable>)> {
     let rows = many(client, "reading the source's catalog", SCHEMAS, &[]).await?;
@@ -361,13 +361,13 @@ pub(crate) async fn catalog(
 }
 
 /// Production's clock where the transaction began.
-pub(crate) async fn transaction_time(client: &impl GenericClient) -> Result<Timestamp> {
+pub(crate) async fn transaction_time(client: &impl Asked) -> Result<Timestamp> {
     let sql = "SELECT (extract(epoch FROM now()) * 1000000)::int8";
     Timestamp::from_micros(one(client, "asking the source for its time", sql, &[]).await?.get(0))
 }
 
 /// Which transactions a statement shows.
-pub(crate) async fn seen(client: &impl GenericClient) -> Result<Seen> {
+pub(crate) async fn seen(client: &impl Asked) -> Result<Seen> {
     let row =
         one(client, "asking the source for its snapshot", "SELECT pg_current_snapshot()::text", &[]).await?;
     let text: &str = row.get(0);
@@ -375,7 +375,7 @@ pub(crate) async fn seen(client: &impl GenericClient) -> Result<Seen> {
 }
 
 impl OldestTransaction {
-    pub(crate) async fn read(client: &impl GenericClient) -> Result<Option<OldestTransaction>> {
+    pub(crate) async fn read(client: &impl Asked) -> Result<Option<OldestTransaction>> {
         let rows = many(client, "asking for the oldest transaction", OLDEST, &[]).await?;
         Ok(rows.first().map(|row| OldestTransaction {
             pid: row.get(0),
@@ -387,12 +387,7 @@ impl OldestTransaction {
 
 /// Where a timeline left its parent, from the history file that the server keeps: `None` when `from` is no
 /// ancestor. The function that reads it must have been granted to our role.
-pub(crate) async fn switch_point(
-    client: &impl GenericClient,
-    from: u32,
-    to: u32,
-    user: &str,
-) -> Result<Option<Lsn>> {
+pub(crate) async fn switch_point(client: &impl Asked, from: u32, to: u32, user: &str) -> Result<Option<Lsn>> {
     let path = format!("pg_wal/{to:08X}.history");
     let sql = "SELECT pg_read_file($1)";
     let row = one(client, "reading the server's timeline history", sql, &[(&path, Type::TEXT)])

@@ -13,7 +13,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{GenericClient, Row};
 use tracing::info;
 
-use super::ask::many;
+use super::ask::{Asked, many};
 use crate::capture::shape::{self, KeyIndex, Shape, ShapeColumn, ShapeMemory};
 use crate::capture::since::Sighting;
 use crate::capture::{Capture, CatalogTable};
@@ -95,7 +95,7 @@ pub(crate) struct Standing {
 
 /// The captured tables and their partitions.
 pub(crate) async fn standing(
-    client: &impl GenericClient,
+    client: &impl Asked,
     capture: &Capture,
     catalog: &[CatalogTable],
 ) -> Result<Standing> {
@@ -147,7 +147,7 @@ pub(crate) struct RowsCounted {
 
 /// Each by itself, those that should have the fewest rows first, and all in ten seconds.
 pub(crate) async fn with_rows(
-    client: &impl GenericClient,
+    client: &(impl GenericClient + Sync),
     tables: &BTreeMap<TableName, u64>,
 ) -> Result<RowsCounted> {
     const BUDGET: Duration = Duration::from_secs(10);
@@ -217,7 +217,7 @@ impl Numbers {
 }
 
 pub(crate) async fn with_numbers(
-    client: &impl GenericClient,
+    client: &(impl GenericClient + Sync),
     tables: &BTreeSet<TableName>,
 ) -> Result<Vec<Numbers>> {
     let sql = "SELECT n.nspname::text, c.relname::text, c.relkind = 'p', array_agg(a.attname::text ORDER BY a.attnum)
@@ -239,7 +239,7 @@ pub(crate) async fn with_numbers(
 
 /// Those of the tables that have a row, or that we may not look into.
 pub(crate) async fn with_any_rows(
-    client: &impl GenericClient,
+    client: &(impl GenericClient + Sync),
     tables: &BTreeSet<TableName>,
 ) -> Result<BTreeSet<TableName>> {
     let doing = "looking which tables have rows";
@@ -265,7 +265,7 @@ pub(crate) async fn with_any_rows(
 /// `memory` may know. `publication`: what decides which changes are in the stream, where one does. `since`: where the changes
 /// begin that are described with them.
 pub(crate) async fn relations(
-    client: &impl GenericClient,
+    client: &impl Asked,
     tables: &BTreeSet<TableName>,
     memory: &ShapeMemory,
     publication: Option<&str>,

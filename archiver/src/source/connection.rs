@@ -11,9 +11,10 @@ use syncdata_service::config::Config;
 use syncdata_service::postgres::{Session, sqlstate};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
-use tokio_postgres::{IsolationLevel, Transaction};
+use tokio_postgres::{Client, IsolationLevel, Transaction};
 use tracing::warn;
 
+use crate::source::ask::{Planned, Plans};
 use crate::source::catalog::Facts;
 use crate::source::pinned::{APPLICATION_NAME, pinned};
 use crate::source::stream::Stream;
@@ -39,6 +40,8 @@ pub(crate) struct Connection {
     pub waiting: Waiting,
     /// The slot as a stream, while it is followed: nobody can peek at it then.
     pub stream: Option<Arc<Stream>>,
+    /// Of the questions that come again and again, once it was followed.
+    pub plans: Plans,
 }
 
 impl Connection {
@@ -65,7 +68,12 @@ impl Connection {
                 "its text has no known encoding and cannot be archived faithfully; convert the database",
             ));
         }
-        Ok(Connection { session, facts, waiting, stream: None })
+        Ok(Connection { session, facts, waiting, stream: None, plans: Plans::default() })
+    }
+
+    /// For questions that each poll has.
+    pub(crate) fn asked(&self) -> Planned<'_, Client> {
+        self.plans.of(self.session.client())
     }
 
     /// Keeps others with the same work away, on whatever host: the lock goes when the connection does.

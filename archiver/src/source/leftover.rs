@@ -11,6 +11,7 @@ use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::{ToSql, Type};
 
+use crate::source::ask::Asked;
 use crate::source::catalog::Slot;
 use crate::source::slot;
 
@@ -24,7 +25,7 @@ pub(crate) struct Leftover {
 impl Leftover {
     /// Whoever asks has found our own slot, which is `beside`.
     pub(crate) async fn find(
-        client: &impl GenericClient,
+        client: &impl Asked,
         name: &SlotName,
         beside: &Slot,
         flush: Lsn,
@@ -39,7 +40,7 @@ impl Leftover {
         Ok(Some(Leftover { name, retained_bytes }))
     }
 
-    pub(crate) async fn drop(&self, client: &impl GenericClient) -> Result<()> {
+    pub(crate) async fn drop(&self, client: &(impl GenericClient + Sync)) -> Result<()> {
         let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&self.name.as_str(), Type::NAME)];
         let dropped = client.query_typed(&Leftover::statement("$1"), &parameters).await;
         dropped.context(|| format!("dropping the slot {}", self.name)).map(|_| ())

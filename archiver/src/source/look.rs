@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use syncdata_formats::Result;
 use syncdata_formats::snapshot::Seen;
-use tokio_postgres::GenericClient;
 use tracing::debug;
 
+use super::ask::Asked;
 use super::catalog::{self, Position};
 use crate::capture::{CatalogTable, NO_IDENTITY, RelationKind, UNLOGGED};
 
@@ -29,8 +29,17 @@ pub(crate) struct Look {
 impl Look {
     /// A catalog that is read before the position shows nothing that comes after it, and one that is read after the
     /// position shows all that comes before. Where both say the same, it is the catalog at the position.
-    pub(crate) async fn take(client: &impl GenericClient, publication: Option<&str>) -> Result<Look> {
-        let (_, mut before) = catalog::catalog(client, publication).await?;
+    ///
+    /// `before`: it was read a moment ago.
+    pub(crate) async fn take(
+        client: &impl Asked,
+        publication: Option<&str>,
+        before: Option<Vec<CatalogTable>>,
+    ) -> Result<Look> {
+        let mut before = match before {
+            Some(before) => before,
+            None => catalog::catalog(client, publication).await?.1,
+        };
         let mut attempt = 0;
         loop {
             attempt += 1;

@@ -4,7 +4,7 @@
 //! on, knows nothing else of it.
 
 mod answer;
-mod ask;
+pub(crate) mod ask;
 pub(crate) mod catalog;
 pub(crate) mod columns;
 pub(crate) mod connection;

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 
 use syncdata_formats::Result;
-use tokio_postgres::GenericClient;
 
-use super::ask::many;
+use super::ask::{Asked, many};
 
 /// A table that is attached has all rows of its columns written again; of one that was made so they are as old as the
 /// table, and say that they are another's.
@@ -16,7 +15,7 @@ const FROM_BIRTH: &str = "SELECT i.inhrelid FROM pg_inherits i
       AND a.xmin = o.xmin AND a.cmin = o.cmin AND a.xmax::text = '0')";
 
 /// Their oids.
-pub(crate) async fn from_birth(client: &impl GenericClient) -> Result<BTreeSet<u32>> {
+pub(crate) async fn from_birth(client: &impl Asked) -> Result<BTreeSet<u32>> {
     let rows = many(client, "asking which partitions were made as such", FROM_BIRTH, &[]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

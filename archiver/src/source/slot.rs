@@ -13,10 +13,10 @@ use syncdata_service::config::{Config, Source};
 use syncdata_service::faults;
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{db_error, sqlstate};
-use tokio_postgres::GenericClient;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{PgLsn, Type};
 
+use crate::source::ask::{Asked, many};
 use crate::source::catalog::Slot;
 use crate::source::connection::Connection;
 use crate::source::role;
@@ -38,7 +38,7 @@ pub(crate) enum Trouble {
 /// Moves the slot to `upto`, of which all is durable, and makes sure that it moved. Called again, it goes on
 /// where it was: a slot that stands there already is success.
 pub(crate) async fn confirm(connection: &Connection, slot: &SlotName, upto: Lsn) -> Result<Slot> {
-    let client = connection.session.client();
+    let client = &connection.asked();
     let before = read(client, slot).await?;
     if before.confirmed_flush_lsn >= Some(upto) {
         return Ok(before);
@@ -61,12 +61,7 @@ pub(crate) async fn confirm(connection: &Connection, slot: &SlotName, upto: Lsn)
 }
 
 /// The process that sends the stream moves the slot. While it is busy it hears of it late, which is no trouble.
-async fn confirm_to(
-    stream: &Stream,
-    client: &impl GenericClient,
-    slot: &SlotName,
-    upto: Lsn,
-) -> Result<Slot> {
+async fn confirm_to(stream: &Stream, client: &impl Asked, slot: &SlotName, upto: Lsn) -> Result<Slot> {
     const LOOKS_MAX: u32 = 100;
     const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
     stream.confirm(upto);
@@ -98,7 +93,7 @@ pub(crate) async fn release_wal(connection: &Connection, slot: &SlotName, upto: 
 }
 
 /// The slot, which must be there and usable.
-pub(crate) async fn read(client: &impl GenericClient, name: &SlotName) -> Result<Slot> {
+pub(crate) async fn read(client: &impl Asked, name: &SlotName) -> Result<Slot> {
     if let Some(slot) = Slot::read(client, name).await? {
         return usable(name, slot);
     }
@@ -115,7 +110,7 @@ pub(crate) async fn read(client: &impl GenericClient, name: &SlotName) -> Result
 pub(crate) async fn read_at_rest(connection: &Connection, name: &SlotName) -> Result<Slot> {
     const LOOKS_MAX: u32 = 60;
     const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
-    let client = connection.session.client();
+    let client = &connection.asked();
     let mut slot = read(client, name).await?;
     for _ in 0..LOOKS_MAX {
         if connection.stream.is_some() || slot.active_pid.is_none() {
@@ -138,7 +133,7 @@ pub(crate) fn is_ours(slot: &Slot) -> bool {
 }
 
 /// A slot that is missing because somebody was changing its plugin: nothing is lost.
-pub(crate) async fn refuse_half_switched(client: &impl GenericClient, name: &SlotName) -> Result<()> {
+pub(crate) async fn refuse_half_switched(client: &impl Asked, name: &SlotName) -> Result<()> {
     let Ok(aside) = aside(name) else { return Ok(()) };
     let Some(found) = Slot::read(client, &aside).await? else { return Ok(()) };
     let message =
@@ -150,7 +145,7 @@ pub(crate) async fn refuse_half_switched(client: &impl GenericClient, name: &Slo
 }
 
 /// The same before anything was archived from it: one that is not there has never been, as far as anybody knows.
-pub(crate) async fn read_first(client: &impl GenericClient, name: &SlotName) -> Result<Slot> {
+pub(crate) async fn read_first(client: &impl Asked, name: &SlotName) -> Result<Slot> {
     match Slot::read(client, name).await? {
         Some(slot) => usable(name, slot),
         None => {
@@ -169,20 +164,20 @@ pub(crate) fn remedy_for_none(nearest: Option<&str>) -> String {
 }
 
 /// A slot of this database that one mistake at the keyboard, or two, would make of the name.
-pub(crate) async fn nearly(client: &impl GenericClient, name: &SlotName) -> Result<Option<String>> {
+pub(crate) async fn nearly(client: &impl Asked, name: &SlotName) -> Result<Option<String>> {
     let mut names = names(client).await?.into_iter();
     Ok(names.find(|there| (1..=2).contains(&strsim::osa_distance(name.as_str(), there))))
 }
 
-async fn names(client: &impl GenericClient) -> Result<Vec<String>> {
+async fn names(client: &impl Asked) -> Result<Vec<String>> {
     let sql = "SELECT slot_name::text FROM pg_replication_slots
         WHERE slot_type = 'logical' AND database = current_database() AND NOT temporary ORDER BY 1";
-    let rows = client.query_typed(sql, &[]).await.context(|| "asking the source for its slots".to_owned())?;
+    let rows = many(client, "asking the source for its slots", sql, &[]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Among the slots that this database has, the one whose name is most like it.
-pub(crate) async fn nearest(client: &impl GenericClient, name: &SlotName) -> Result<Option<String>> {
+pub(crate) async fn nearest(client: &impl Asked, name: &SlotName) -> Result<Option<String>> {
     let near = |name_there: String| (strsim::jaro_winkler(name.as_str(), &name_there), name_there);
     let best = names(client).await?.into_iter().map(near).max_by(|a, b| a.0.total_cmp(&b.0));
     // Below that, the suggestion would be a guess.

@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use syncdata_formats::{Error, Result};
-use syncdata_service::postgres::ServerContext as _;
-use tokio_postgres::GenericClient;
 
+use super::ask::{Asked, many};
 use crate::capture::{Alteration, MadeOf};
 
 pub(super) type Types = HashMap<u32, Alterable>;
@@ -53,10 +52,9 @@ const ALTERABLE: &str = "WITH RECURSIVE below(root, type) AS (
   FROM facts GROUP BY root";
 
 /// Those that columns of tables have, by their numbers.
-pub(super) async fn alterable(client: &impl GenericClient) -> Result<Types> {
+pub(super) async fn alterable(client: &impl Asked) -> Result<Types> {
     let mut types = Types::new();
-    let rows = client.query_typed(ALTERABLE, &[]).await;
-    for row in &rows.context(|| "reading what the source's types are made of".to_owned())? {
+    for row in &many(client, "reading what the source's types are made of", ALTERABLE, &[]).await? {
         let labels: Result<BTreeMap<u32, i32>> = row.get::<_, Vec<&str>>(2).into_iter().map(label).collect();
         let made_of = MadeOf { attributes: row.get(1), labels: labels?, is_nested: row.get(3) };
         let by: BTreeSet<u32> =

@@ -42,7 +42,8 @@ pub(crate) async fn run(arguments: &Arguments) {
         }
     }
 
-    let before = [cpu(daemons[0].id()), cpu(daemons[1].id())];
+    let daemon_ids = [daemons[0].id(), daemons[1].id()];
+    let before = Used::look(&world, daemon_ids).await;
     let begun = Instant::now();
     let last = arguments.rate * arguments.seconds;
     let (committed, ours, theirs) = tokio::join!(
@@ -51,9 +52,9 @@ pub(crate) async fn run(arguments: &Arguments) {
         look(&native, last)
     );
     let took = begun.elapsed();
-    let after = [cpu(daemons[0].id()), cpu(daemons[1].id())];
+    let after = Used::look(&world, daemon_ids).await;
     tokio::time::sleep(IDLE).await;
-    let idle = [cpu(daemons[0].id()), cpu(daemons[1].id())];
+    let idle = Used::look(&world, daemon_ids).await;
 
     say(&format!(
         "lag, {} transactions a second for {} s, follow_interval {interval}",
@@ -61,10 +62,17 @@ pub(crate) async fn run(arguments: &Arguments) {
     ));
     say(&format!("  ours    {}", percentiles(&committed, &ours)));
     say(&format!("  native  {}", percentiles(&committed, &theirs)));
-    for (n, name) in ["archiver", "applier"].into_iter().enumerate() {
-        let busy = share(after[n] - before[n], took);
-        say(&format!("  {name}: {busy:.1} % of a core, idle {:.2} %", share(idle[n] - after[n], IDLE)));
+    for (n, name) in WHOSE.into_iter().enumerate() {
+        let busy = share(after.times[n].saturating_sub(before.times[n]), took);
+        let idle = share(idle.times[n].saturating_sub(after.times[n]), IDLE);
+        say(&format!("  {name}: {busy:.1} % of a core, idle {idle:.2} %"));
     }
+    let (busy, idle) = (after.calls.saturating_sub(before.calls), idle.calls.saturating_sub(after.calls));
+    say(&format!(
+        "  the backup host's sftp processes read and write {:.0} times a second, idle {:.1}",
+        busy as f64 / took.as_secs_f64(),
+        idle as f64 / IDLE.as_secs_f64()
+    ));
     for daemon in &mut daemons {
         stop(daemon);
     }
@@ -132,6 +140,49 @@ fn percentiles(committed: &[Instant], seen: &[Instant]) -> String {
     lags.sort();
     let at = |percent: usize| lags[(lags.len() - 1) * percent / 100].as_secs_f64();
     format!("p50 {:.3} s, p99 {:.3} s, at most {:.3} s", at(50), at(99), at(100))
+}
+
+/// In this order everywhere.
+const WHOSE: [&str; 5] = [
+    "archiver",
+    "applier",
+    "production's processes that serve the archiver",
+    "production's process that serves the native subscription",
+    "the backup host",
+];
+
+/// What was used so far.
+struct Used {
+    /// Of a core, by each of [`WHOSE`].
+    times: [Duration; 5],
+    /// Reads and writes of the backup host's processes; each request of SFTP is a few of them.
+    calls: u64,
+}
+
+impl Used {
+    async fn look(world: &World, [archiver, applier]: [u32; 2]) -> Used {
+        let ours = serving(&world.source, "application_name LIKE 'syncdata%'").await;
+        let native = serving(&world.source, "application_name = 'native'").await;
+        let host = world.backup.processes();
+        let all = |processes: &[u32]| processes.iter().map(|process| cpu(*process)).sum();
+        Used {
+            times: [cpu(archiver), cpu(applier), all(&ours), all(&native), all(&host)],
+            calls: host.iter().map(|process| calls(*process)).sum(),
+        }
+    }
+}
+
+async fn serving(source: &PostgresServer, whom: &str) -> Vec<u32> {
+    let sql = format!("SELECT coalesce(string_agg(pid::text, ' '), '') FROM pg_stat_activity WHERE {whom}");
+    let pids = source.value(&sql).await;
+    pids.split(' ').filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// 0 for a process of somebody else, unless root asks.
+fn calls(process: u32) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
+    let of = |name| io.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    of("syscr:").unwrap_or(0) + of("syscw:").unwrap_or(0)
 }
 
 /// What the process has had of a core, of user and system time.

@@ -1,7 +1,7 @@
 //! Measures: runs of ours and of a peer take turns, and what is printed is their ratio.
 //!
 //! `scripts/bench capture` reads one backlog from a slot, with the archiver and with one plain COPY of the peek, through either plugin, and what triggers noted of the same.
-//! `scripts/bench triggers` writes rows with our triggers and without, and says what they add to a row.
+//! `scripts/bench triggers` writes rows with our triggers, with the plainest trigger that notes a key, and without, and says what they add to a row.
 //! `scripts/bench apply` applies one captured archive, and lets native logical replication apply the same changes.
 //! `scripts/bench snapshot` copies a table three times, unchanged and with 1 % of its rows updated, and has psql and zstd
 //! copy it too; `--rows 5000000` is 1 GB.

@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal};
 use syncdata_tests::program::Daemon;
 use syncdata_tests::workload::TABLES;
 use syncdata_tests::world::Plugin;
-use syncdata_tests::{Prng, Workload, World, WorldOptions};
+use syncdata_tests::{Prng, Workload, World, WorldOptions, cases};
 
 use crate::{operator, reader, replay, scene};
 
@@ -151,12 +151,9 @@ async fn killed_anywhere(plugin: Plugin) {
 
 #[tokio::test]
 async fn a_follower_that_is_killed_at_any_step_loses_and_repeats_nothing() {
-    killed_anywhere(Plugin::Wal2json).await;
-}
-
-#[tokio::test]
-async fn a_follower_of_pgoutput_that_is_killed_at_any_step_loses_and_repeats_nothing() {
-    killed_anywhere(Plugin::Pgoutput).await;
+    for plugin in cases([Plugin::Wal2json, Plugin::Pgoutput]) {
+        killed_anywhere(plugin).await;
+    }
 }
 
 /// The server hears of us while it sends what takes longer than its patience, and while nothing of it is ours.
@@ -184,12 +181,9 @@ async fn huge(plugin: Plugin) {
 
 #[tokio::test]
 async fn a_huge_transaction_does_not_end_the_stream() {
-    huge(Plugin::Wal2json).await;
-}
-
-#[tokio::test]
-async fn a_huge_transaction_does_not_end_the_stream_of_pgoutput() {
-    huge(Plugin::Pgoutput).await;
+    for plugin in cases([Plugin::Wal2json, Plugin::Pgoutput]) {
+        huge(plugin).await;
+    }
 }
 
 #[tokio::test]

@@ -7,11 +7,11 @@ use syncdata_tests::World;
 use crate::operator::SLOT;
 use crate::reader;
 
-const ROWS: u64 = 2_000_000;
-const KIB_MAX: u64 = 256 * 1024;
+const ROWS: u64 = 500_000;
+const KIB_MAX: u64 = 64 * 1024;
 
 #[tokio::test]
-async fn two_million_rows_in_one_transaction_take_no_more_than_256_mib() {
+async fn half_a_million_rows_in_one_transaction_take_no_more_than_64_mib() {
     let world = World::start().await;
     world.source.execute("CREATE TABLE numbers (id int PRIMARY KEY, text text)").await;
     world.source.execute(SLOT).await;

@@ -23,8 +23,8 @@ fn archived(world: &World) -> u64 {
     segments.iter().filter_map(|segment| segment.manifest["records"].as_u64()).sum()
 }
 
-/// Little on disk, and more than a gigabyte printed: each character becomes six.
-const POISON: &str = "repeat(chr(1), 180000000)";
+/// Little on disk, and more than a gigabyte printed: each character becomes two.
+const POISON: &str = "repeat('\"', 540000000)";
 
 /// The arguments of the command that the message says to run.
 fn advised(said: &str) -> Vec<String> {

@@ -11,7 +11,7 @@ use crate::scene::{self, TABLES, assert_all_equal, proofs, status};
 
 /// Proofs under load; the soak runs them in full.
 fn rounds() -> u32 {
-    std::env::var("SYNCDATA_PROOFS").ok().and_then(|text| text.parse().ok()).unwrap_or(8)
+    std::env::var("SYNCDATA_PROOFS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
 }
 
 /// Sessions that write until they are told to stop: savepoints, prepared transactions, TOAST, key moves, truncates.

@@ -5,10 +5,9 @@
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use syncdata_formats::Result;
-use tokio_postgres::GenericClient;
 use tokio_postgres::types::{ToSql, Type};
 
-use crate::source::ask::many;
+use crate::source::ask::{Asked, many};
 
 /// What may take an identity away, with all that goes by CASCADE: a column of a type or a collation that is dropped takes
 /// its index along, and so does one of a typed or inheriting table. Not the statements about publications: it makes such.
@@ -136,7 +135,7 @@ pub(crate) fn removal(publication: &str) -> Vec<String> {
 }
 
 /// Both of them, and nobody has switched them off.
-pub(crate) async fn exists(client: &impl GenericClient, publication: &str) -> Result<bool> {
+pub(crate) async fn exists(client: &impl Asked, publication: &str) -> Result<bool> {
     let sql = "SELECT count(*) FROM pg_event_trigger WHERE evtname = ANY($1) AND evtenabled = 'A'";
     let names: Vec<String> = TRIGGERS.iter().map(|(suffix, ..)| format!("{publication}{suffix}")).collect();
     let rows = many(client, "looking for the event triggers", sql, &[(&names, Type::TEXT_ARRAY)]).await?;
@@ -144,7 +143,7 @@ pub(crate) async fn exists(client: &impl GenericClient, publication: &str) -> Re
 }
 
 /// Whether our role may change the publication through the function.
-pub(crate) async fn may_change(client: &impl GenericClient, publication: &str) -> Result<bool> {
+pub(crate) async fn may_change(client: &impl Asked, publication: &str) -> Result<bool> {
     let sql = "SELECT FROM pg_proc p WHERE p.proname = $1 AND p.pronamespace = 'public'::regnamespace \
         AND p.prosecdef AND has_function_privilege(p.oid, 'EXECUTE')";
     let name = format!("{publication}{CHANGE_SUFFIX}");
@@ -158,7 +157,7 @@ pub(crate) fn call(publication: &str, verb: &str, table: &str) -> String {
 }
 
 /// How many published tables there are of which an UPDATE would fail now.
-pub(crate) async fn endangered(client: &impl GenericClient, publication: &str) -> Result<usize> {
+pub(crate) async fn endangered(client: &impl Asked, publication: &str) -> Result<usize> {
     let sql = ENDANGERED.replace("PUB", "$1");
     let parameters = [(&publication as &(dyn ToSql + Sync), Type::TEXT)];
     let doing = "looking for tables that lost their identity";

@@ -11,13 +11,12 @@ use syncdata_formats::name::{SlotName, TableName};
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::{Config, Source};
 use syncdata_service::postgres::{ServerContext as _, sqlstate};
-use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 use tracing::{info, warn};
 
 use super::{guard, publication_of};
 use crate::capture::{Capture, CatalogTable, Memory, RelationKind};
-use crate::source::ask::many;
+use crate::source::ask::{Asked, many};
 use crate::source::catalog;
 use crate::source::connection::Connection;
 
@@ -83,11 +82,7 @@ impl Plan {
     }
 
     /// The same for our role: through the function that a superuser made for it, where there is one.
-    pub(crate) async fn commands(
-        &self,
-        client: &impl GenericClient,
-        publication: &str,
-    ) -> Result<Vec<String>> {
+    pub(crate) async fn commands(&self, client: &impl Asked, publication: &str) -> Result<Vec<String>> {
         if !guard::may_change(client, publication).await? {
             return Ok(self.statements(publication));
         }
@@ -102,19 +97,26 @@ impl Plan {
 }
 
 /// Makes the publication that of the captured tables, as far as our role may. What it may not is named by `check`, and is
-/// a gap until somebody does it.
-pub(crate) async fn keep(connection: &mut Connection, config: &Config, memory: &Memory) -> Result<()> {
-    let Some(publication) = of(config) else { return Ok(()) };
-    let (schemas, catalog) = catalog::catalog(connection.session.client(), Some(&publication)).await?;
+/// a gap until somebody does it. The catalog that it saw, where that is still so.
+pub(crate) async fn keep(
+    connection: &mut Connection,
+    config: &Config,
+    memory: &Memory,
+) -> Result<Option<Vec<CatalogTable>>> {
+    let Some(publication) = of(config) else { return Ok(None) };
+    let (schemas, catalog) = catalog::catalog(&connection.asked(), Some(&publication)).await?;
     // What is wrong with the settings is said where the stream is read.
-    let Ok(capture) = Capture::resolve(&config.tables, &schemas, &catalog, memory) else { return Ok(()) };
+    let Ok(capture) = Capture::resolve(&config.tables, &schemas, &catalog, memory) else { return Ok(None) };
     let plan = Plan::of(&capture, &catalog);
-    let client = connection.session.client();
+    let client = &connection.asked();
     let statements = match exists(client, &publication).await? {
         true => plan.commands(client, &publication).await?,
         // Somebody dropped it. What was written meanwhile is missing.
         false => vec![creation(&publication, &plan.add, connection.facts.major())],
     };
+    if statements.is_empty() {
+        return Ok(Some(catalog));
+    }
     for statement in statements {
         match change(connection, &publication, &statement).await {
             Ok(()) => info!(statement, "the publication was changed"),
@@ -124,7 +126,7 @@ pub(crate) async fn keep(connection: &mut Connection, config: &Config, memory: &
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Without waiting for a standby: nobody else could see what was changed meanwhile.
@@ -154,7 +156,7 @@ pub(crate) fn creation(publication: &str, tables: &[TableName], major: u32) -> S
     )
 }
 
-pub(crate) async fn exists(client: &impl GenericClient, publication: &str) -> Result<bool> {
+pub(crate) async fn exists(client: &impl Asked, publication: &str) -> Result<bool> {
     let sql = "SELECT FROM pg_publication WHERE pubname = $1";
     Ok(!many(client, "reading the publication", sql, &[(&publication, Type::TEXT)]).await?.is_empty())
 }

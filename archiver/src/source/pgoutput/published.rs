@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syncdata_formats::Result;
-use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 
 use crate::capture::{CatalogRow, CatalogTable, NO_IDENTITY, Publication, RelationKind, Stream};
-use crate::source::ask::many;
+use crate::source::ask::{Asked, many};
 use crate::source::partition;
 
 /// What all of it has to be. The fields of younger versions are asked for as JSON.
@@ -28,8 +27,8 @@ const LEAVING: &str = "(SELECT coalesce(CASE WHEN ROW.xmax::text = '0' OR age.fu
     FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS newest) AS now) AS age)";
 
 /// Tables whose updates could not be published, beside those that have no identity at all. Before 18 no generated column
-/// is published, and from 18 on none that is not stored.
-const UNPUBLISHABLE: &str = "SELECT c.oid FROM pg_class c WHERE c.relkind = 'r' AND EXISTS (
+/// is published, and from 18 on none that is not stored. The system's own tables have numbers below 16384.
+const UNPUBLISHABLE: &str = "SELECT c.oid FROM pg_class c WHERE c.relkind = 'r' AND c.oid >= 16384 AND EXISTS (
     SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
       AND CASE WHEN c.relreplident = 'f' THEN a.attgenerated = 'v'
         ELSE (a.attgenerated = 'v' OR a.attgenerated <> '' AND current_setting('server_version_num')::int < 180000)
@@ -41,11 +40,7 @@ const KEYED: &str = "SELECT c.oid FROM pg_class c WHERE c.relkind = 'p' AND EXIS
     WHERE x.indrelid = c.oid AND x.indisprimary AND x.indisvalid AND x.indimmediate)";
 
 /// Adds to the catalog which tables are published, and takes out those that cannot be.
-pub(crate) async fn look(
-    client: &impl GenericClient,
-    publication: &str,
-    tables: &mut [CatalogTable],
-) -> Result<()> {
+pub(crate) async fn look(client: &impl Asked, publication: &str, tables: &mut [CatalogTable]) -> Result<()> {
     let doing = "reading the publication";
     let mut published: BTreeMap<u32, Vec<CatalogRow>> = BTreeMap::new();
     let leaving = |row: &str| LEAVING.replace("ROW", row);

@@ -17,7 +17,7 @@ const ALL: &str = "SELECT t.tgrelid,
   WHERE n.nspname = 'syncdata' GROUP BY t.tgrelid";
 
 /// Of every relation that has some of ours.
-pub(crate) async fn triggers(client: &impl GenericClient) -> Result<BTreeMap<u32, Triggers>> {
+pub(crate) async fn triggers(client: &(impl GenericClient + Sync)) -> Result<BTreeMap<u32, Triggers>> {
     let rows = many(client, "reading our triggers", ALL, &[]).await?;
     let triggers = rows.iter().map(|row| {
         let triggers = Triggers {

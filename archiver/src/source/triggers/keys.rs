@@ -79,7 +79,7 @@ impl Table {
     /// Those of these tables, by oid, whose rows can be found by what is noted. What is wrong with another one, its triggers do not
     /// fit to it any more.
     pub(crate) async fn read(
-        client: &impl GenericClient,
+        client: &(impl GenericClient + Sync),
         oids: &[u32],
     ) -> Result<BTreeMap<u32, Option<Table>>> {
         let doing = "reading the keys of tables that were touched";
@@ -241,7 +241,7 @@ pub(crate) fn is_of_values(error: &Error) -> bool {
 }
 
 /// Those of the tables whose rows our role does not see, or not all of them.
-pub(crate) async fn unreadable(client: &impl GenericClient, oids: &[u32]) -> Result<Vec<String>> {
+pub(crate) async fn unreadable(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result<Vec<String>> {
     let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE c.oid = ANY ($1) AND NOT c.relispartition AND (row_security_active(c.oid)
         OR NOT has_table_privilege(c.oid, 'SELECT') OR NOT has_schema_privilege(n.oid, 'USAGE')) ORDER BY 1, 2";

@@ -29,7 +29,7 @@ pub(crate) struct Noted {
 
 impl Noted {
     /// In the snapshot of the transaction.
-    pub(crate) async fn read(client: &impl GenericClient, since: &Seen) -> Result<Noted> {
+    pub(crate) async fn read(client: &(impl GenericClient + Sync), since: &Seen) -> Result<Noted> {
         let sql = format!(
             "SELECT relid, bool_or(op IN ('I', 'U', 'D')), bool_or(op = 'T'), bool_or(op = '?'), max(xid::text::numeric)::text
              FROM syncdata.changes WHERE {} GROUP BY relid",

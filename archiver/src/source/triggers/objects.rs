@@ -17,7 +17,7 @@ pub(crate) fn creation(owner: &str, slot: &SlotName) -> String {
 
 /// What makes the triggers of these tables: statements that are a transaction each, or why there can be none.
 pub(crate) async fn for_tables(
-    client: &impl GenericClient,
+    client: &(impl GenericClient + Sync),
     owner: &str,
     slot: &SlotName,
     oids: &[u32],
@@ -36,7 +36,7 @@ pub(crate) async fn for_tables(
 }
 
 /// What takes all of it away: a transaction each, the schema last.
-pub(crate) async fn removal(client: &impl GenericClient) -> Result<Vec<String>> {
+pub(crate) async fn removal(client: &(impl GenericClient + Sync)) -> Result<Vec<String>> {
     let rows = many(client, "asking which triggers are ours", section(REMOVAL, "tables"), &[]).await?;
     let objects = section(REMOVAL, "objects").to_owned();
     Ok(rows.iter().map(|row| row.get(1)).chain([objects]).collect())

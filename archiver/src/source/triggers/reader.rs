@@ -4,9 +4,8 @@ use syncdata_formats::name::SlotName;
 use syncdata_formats::snapshot::Seen;
 use syncdata_formats::{Error, Kind, Result};
 use syncdata_service::config::{Config, Source};
-use tokio_postgres::GenericClient;
 
-use crate::source::ask::{many, one};
+use crate::source::ask::{Asked, many, one};
 
 /// Past this number nothing is noted.
 pub(crate) const BLOWN: i64 = 1 << 62;
@@ -43,7 +42,7 @@ const READER: &str = "SELECT slot, system_identifier, database, guard_bytes, bat
   FROM syncdata.reader";
 
 /// `None` where there is no schema of ours, or none that our role may read.
-pub(crate) async fn read(client: &impl GenericClient) -> Result<Option<Reader>> {
+pub(crate) async fn read(client: &impl Asked) -> Result<Option<Reader>> {
     if many(client, "looking for the schema syncdata", THERE, &[]).await?.is_empty() {
         return Ok(None);
     }
@@ -66,7 +65,7 @@ pub(crate) async fn read(client: &impl GenericClient) -> Result<Option<Reader>> 
 }
 
 /// Where triggers are read: that there is something to read, in words that say what to do.
-pub(crate) async fn expect(client: &impl GenericClient, config: &Config) -> Result<()> {
+pub(crate) async fn expect(client: &impl Asked, config: &Config) -> Result<()> {
     if config.source != Source::Triggers || read(client).await?.is_some() {
         return Ok(());
     }
@@ -83,7 +82,7 @@ pub(crate) fn missing(slot: &SlotName) -> Error {
 
 /// Whether notes were left out because nobody read the ones before. Asked after a snapshot was taken, `false` means that
 /// whatever the snapshot shows was noted.
-pub(crate) async fn is_blown(client: &impl GenericClient) -> Result<bool> {
+pub(crate) async fn is_blown(client: &impl Asked) -> Result<bool> {
     let sql = format!("SELECT last_value >= {BLOWN} FROM syncdata.change_id");
     Ok(one(client, "asking whether all is noted", &sql, &[]).await?.get(0))
 }
