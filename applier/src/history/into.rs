@@ -265,7 +265,7 @@ impl<'a> Looking<'a> {
                 Some(relation) => relation.clone(),
                 None => crate::plan::as_local(table),
             };
-            match table::fit(&relation, table) {
+            match table::fit_of_changes(&relation, table) {
                 Ok(target) => {
                     let key = &target.key.columns;
                     let shape = Shape::new(table, key, &relation, &self.hasher);

@@ -177,7 +177,8 @@ fn task(
             true => Arc::clone(&copy.shadow),
             false => Arc::new(Table { source_key: Some(key_before), ..Table::clone(&copy.shadow) }),
         };
-        let target = Arc::new(table::fit_of_shadow(&relation, &shadow));
+        let target =
+            Arc::new(table::with_a_key_that_stood(&relation, table::fit_of_shadow(&relation, &shadow)));
         let until = known.until.filter(|until| until.seq == manifest.seq.get()).map(|until| until.index);
         let admission = Admission { target, relation, from, until, skip: skip.clone() };
         admitted.insert(name.to_string(), admission);

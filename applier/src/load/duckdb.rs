@@ -325,7 +325,8 @@ impl Loading<'_> {
         let manifest = fetched.segment.manifest();
         let relation =
             manifest.relations.get(name).map_or_else(|| Arc::clone(relation), |it| Arc::new(it.clone()));
-        let target = table::fit(&relation, &local).map_err(|difference| Halt::refused(name, difference))?;
+        let target =
+            table::fit_of_changes(&relation, &local).map_err(|difference| Halt::refused(name, difference))?;
         let (from, skip) = match known.reaches_into(manifest) {
             true => catch_up::passed_over(fetched, file, known)?,
             false => (0, HashSet::new()),

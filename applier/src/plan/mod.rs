@@ -132,7 +132,7 @@ pub fn share(
         Some(relation) => relation.clone(),
         None => as_local(local),
     };
-    match table::fit(&relation, local) {
+    match table::fit_of_changes(&relation, local) {
         Ok(target) => {
             Share::Some { target: Arc::new(target), relation: Arc::new(relation), from: position, until }
         }

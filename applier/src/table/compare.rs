@@ -62,6 +62,23 @@ pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Fit, Difference> {
     Ok(fit_of_shadow(relation, table))
 }
 
+/// The same for what a segment says of rows. Where its key may be younger than they are, rows that were there together may
+/// share it: the second must be refused, and which of them is meant their other values tell. With the identity that tables
+/// have by themselves nothing names such a row.
+pub fn fit_of_changes(relation: &Relation, table: &Arc<Table>) -> Result<Fit, Difference> {
+    Ok(with_a_key_that_stood(relation, fit(relation, table)?))
+}
+
+pub(crate) fn with_a_key_that_stood(relation: &Relation, fit: Fit) -> Fit {
+    let is_named_otherwise =
+        matches!(relation.replica_identity, ReplicaIdentity::Full | ReplicaIdentity::Index);
+    if relation.key_kept || !is_named_otherwise {
+        return fit;
+    }
+    let columns = fit.key.columns;
+    Fit { key: Key { columns, ..Key::none(relation) }, ..fit }
+}
+
 /// The same of a shadow, whose table was compared: it is made for what the source sends.
 pub(crate) fn fit_of_shadow(relation: &Relation, shadow: &Arc<Table>) -> Fit {
     Fit { table: Arc::clone(shadow), key: key(relation, shadow) }
@@ -352,17 +369,24 @@ fn other_type(table: &Table, column: &manifest::Column, local: &Column) -> Diffe
     }
 }
 
+impl Key {
+    /// Only what a record says names its row.
+    fn none(relation: &Relation) -> Key {
+        Key {
+            columns: Vec::new(),
+            arbiter: false,
+            by_hand: false,
+            deferrable: false,
+            by_image: relation.replica_identity == ReplicaIdentity::Full,
+            nettable: false,
+        }
+    }
+}
+
 /// The columns by which `old_keys` and `data` name the same row, if there are such.
 fn key(relation: &Relation, table: &Table) -> Key {
     let is_full = relation.replica_identity == ReplicaIdentity::Full;
-    let none = Key {
-        columns: Vec::new(),
-        arbiter: false,
-        by_hand: false,
-        deferrable: false,
-        by_image: is_full,
-        nettable: false,
-    };
+    let none = Key::none(relation);
     // The index that `index` means is not named; its columns stand in each row's `old_keys`.
     let named_by_primary_key = match relation.replica_identity {
         ReplicaIdentity::Default | ReplicaIdentity::Full | ReplicaIdentity::Nothing => true,

@@ -14,9 +14,10 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::printed;
 
 pub use self::compare::{
-    Difference, fit, is_told_by_mark, lacking, newer, other_old_values, source_columns, unclear,
+    Difference, fit, fit_of_changes, is_told_by_mark, lacking, newer, other_old_values, source_columns,
+    unclear,
 };
-pub(crate) use self::compare::{fit_of_shadow, is_same_key, same_family};
+pub(crate) use self::compare::{fit_of_shadow, is_same_key, same_family, with_a_key_that_stood};
 pub(crate) use self::faithful::converts_exactly;
 pub(crate) use self::labels::{Renamed, renamed};
 pub use self::memory::Altered;

@@ -13,7 +13,7 @@ use syncdata_formats::snapshot::Seen;
 
 use super::changes::types::is_altered;
 use super::changes::{ANOTHER, Changes, PARTITION, TYPE};
-use super::{Doubt, Known};
+use super::{Doubt, Known, Retyped};
 
 /// What rows of one relation may say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,8 +105,8 @@ impl Changes<'_> {
             () if has_other_schema => Some(What::Guest),
             () => None,
         };
-        let has_other_labels =
-            self.capture.retyped.contains_key(&oid) || then.is_some_and(|then| is_altered(then, now));
+        let has_other_labels = self.capture.retyped.get(&oid).is_some_and(Retyped::has_new_columns)
+            || then.is_some_and(|then| is_altered(then, now));
         let what = what.into_iter().chain(has_other_labels.then_some(What::Labels));
         let beside = |what| {
             let own =

@@ -97,6 +97,9 @@ pub(crate) struct Known {
     /// Rows came under its name, and not yet what made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unborn: Option<u32>,
+    /// What its enums call their labels has been told in a segment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub labels_told: bool,
 }
 
 impl Known {

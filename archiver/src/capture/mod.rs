@@ -102,7 +102,7 @@ pub(crate) struct Capture {
     missed: Vec<Missed>,
     /// Relations whose columns were altered: what their rows may mean by names.
     naming: BTreeMap<u32, Naming>,
-    /// Relations with columns that are new, and whose types were altered since.
+    /// Relations with columns whose types were altered.
     retyped: BTreeMap<u32, Retyped>,
     /// Who altered columns, or types of those.
     altered_by: BTreeSet<u32>,
@@ -569,6 +569,7 @@ impl Known {
             suspected: false,
             postponed: None,
             unborn: None,
+            labels_told: false,
         }
     }
 }

@@ -246,6 +246,7 @@ mod tests {
             suspected: false,
             postponed: None,
             unborn: None,
+            labels_told: false,
         };
         for (number, name, mark) in columns {
             let is_short = *name == name.to_lowercase();

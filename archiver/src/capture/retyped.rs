@@ -1,7 +1,8 @@
-//! Columns that came since the last look, and whose types were altered since.
+//! Columns whose types were altered since the last look.
 //!
-//! Of columns that were looked at before, what their types consist of is compared. Of these, a row may have said a label
-//! that has another name now, or a composite with fewer attributes, and nobody would know. What a row says after the last
+//! Of columns that were looked at before, what their types consist of is compared. Of those that came since, a row may have
+//! said a label that has another name now, or a composite with fewer attributes, and nobody would know; and of an enum that
+//! was looked at before, a label that came since and has another name already, or one that no segment has told. What a row says after the last
 //! transaction that altered the type is certain. So is a label that nobody has written again since its type was made, or
 //! since before the row: labels that only come are no doubt about others.
 
@@ -18,7 +19,17 @@ pub(crate) struct Alteration {
 
 /// The columns of one relation, by name.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Retyped(BTreeMap<String, Alteration>);
+pub(crate) struct Retyped(BTreeMap<String, Column>);
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Column {
+    pub alteration: Alteration,
+    /// It came since the last look.
+    pub is_new: bool,
+    /// What the labels were called at the last look was told in a segment, and nothing but that can be said of it: whoever
+    /// reads the next one hears which are gone, and looks for them in what that one brings.
+    pub is_told: bool,
+}
 
 impl Alteration {
     /// Without what is old; `None` if all of it is.
@@ -35,28 +46,46 @@ impl Alteration {
 }
 
 impl Retyped {
-    pub(super) fn of(columns: impl Iterator<Item = (String, Alteration)>) -> Option<Retyped> {
-        let columns: BTreeMap<String, Alteration> = columns.collect();
+    pub(super) fn of(columns: impl Iterator<Item = (String, Column)>) -> Option<Retyped> {
+        let columns: BTreeMap<String, Column> = columns.collect();
         (!columns.is_empty()).then_some(Retyped(columns))
     }
 
+    pub(super) fn has_new_columns(&self) -> bool {
+        self.0.values().any(|column| column.is_new)
+    }
+
     pub(super) fn marks(&self) -> impl Iterator<Item = u32> {
-        self.0.values().flat_map(|alteration| alteration.by.iter().copied())
+        self.0.values().flat_map(|column| column.alteration.by.iter().copied())
+    }
+
+    /// Of columns that came since.
+    pub(super) fn marks_of_new_columns(&self) -> impl Iterator<Item = u32> {
+        let new = self.0.values().filter(|column| column.is_new);
+        new.flat_map(|column| column.alteration.by.iter().copied())
     }
 
     /// Whether the type of that column is altered by a transaction that has not committed `before`.
     pub(super) fn waits(&self, column: &str, before: &BTreeSet<u32>) -> bool {
-        self.0.get(column).is_some_and(|alteration| !alteration.is_over(before))
+        self.0.get(column).is_some_and(|column| column.is_new && !column.alteration.is_over(before))
     }
 
-    /// Whether a value, as JSON, has the same text in a row of today.
-    pub(crate) fn is_certain(&self, column: &str, value: &str, before: &BTreeSet<u32>) -> bool {
-        let Some(alteration) = self.0.get(column) else { return true };
+    /// Whether a value, as JSON, has the same text in a row of today, or whoever reads it is told. `is_first`: no segment
+    /// before this one has told anything of the table since the last look.
+    pub(crate) fn is_certain(
+        &self,
+        column: &str,
+        value: &str,
+        before: &BTreeSet<u32>,
+        is_first: bool,
+    ) -> bool {
+        let Some(Column { alteration, is_told, .. }) = self.0.get(column) else { return true };
         let is_label = |label: &String| {
             let written = alteration.labels.get(label);
             written.is_some_and(|by| by.is_none_or(|by| before.contains(&by)))
         };
         value == "null"
+            || *is_told && is_first
             || alteration.is_over(before)
             || serde_json::from_str(value).is_ok_and(|label: String| is_label(&label))
     }
@@ -78,8 +107,10 @@ mod tests {
             ("c", composite),
             ("rests", Alteration { by: [5].into(), ..Alteration::default() }),
         ];
-        let since =
-            columns.iter().filter_map(|(name, of)| Some(((*name).to_owned(), of.since(|mark| mark == 5)?)));
+        let since = columns.iter().filter_map(|(name, of)| {
+            let alteration = of.since(|mark| mark == 5)?;
+            Some(((*name).to_owned(), Column { alteration, is_new: true, is_told: false }))
+        });
         let retyped = Retyped::of(since).expect("altered");
         assert_eq!(retyped.marks().collect::<BTreeSet<_>>(), [10, 11].into());
         let none: &[u32] = &[];
@@ -100,8 +131,22 @@ mod tests {
             ("other", r#""sad""#, none, true),
         ] {
             let before: BTreeSet<u32> = before.iter().copied().collect();
-            assert_eq!(retyped.is_certain(column, value, &before), is_certain, "{column} {value} {before:?}");
+            assert_eq!(
+                retyped.is_certain(column, value, &before, true),
+                is_certain,
+                "{column} {value} {before:?}"
+            );
         }
         assert!(retyped.waits("m", &[10].into()) && !retyped.waits("m", &[10, 11].into()));
+    }
+    #[test]
+    fn what_a_label_was_called_is_told_with_the_first_segment_alone() {
+        let alteration = Alteration { by: [10].into(), labels: [("blue".to_owned(), Some(10))].into() };
+        let column = Column { alteration, is_new: false, is_told: true };
+        let retyped = Retyped::of([("m".to_owned(), column)].into_iter()).expect("altered");
+        let none = BTreeSet::new();
+        assert!(retyped.is_certain("m", r#""sad""#, &none, true));
+        assert!(!retyped.is_certain("m", r#""sad""#, &none, false));
+        assert!(!retyped.waits("m", &none) && !retyped.has_new_columns());
     }
 }

@@ -63,7 +63,7 @@ pub(crate) struct ShapeColumn {
 impl ShapeMemory {
     /// Takes in what the catalog shows, by oid, as of `catalog_at`.
     pub(crate) fn look(&mut self, mut now: BTreeMap<u32, Shape>, catalog_at: Lsn) {
-        let at_odds = at_odds(&now);
+        let at_odds = self.agree(&mut now);
         for (oid, shape) in &mut now {
             let before = self.shapes.get(oid);
             shape.date_key(before, catalog_at);
@@ -108,41 +108,43 @@ impl ShapeMemory {
         key.is_some_and(|key| key.seen_at <= since)
     }
 
-    /// What rows older than the column have in it. The catalog forgets it when the table is written anew.
-    pub(crate) fn missing(&self, oid: u32, attnum: u16) -> Option<&str> {
-        self.shapes.get(&oid)?.column(attnum)?.missing.as_deref()
+    /// What rows older than the column have in it, where the column is known. The catalog forgets it when the table is written
+    /// anew.
+    pub(crate) fn missing(&self, oid: u32, attnum: u16) -> Option<Option<&str>> {
+        Some(self.shapes.get(&oid)?.column(attnum)?.missing.as_deref())
     }
-}
 
-/// Columns of which the partitions of a table have different values in their older rows: nothing says that of the table.
-fn at_odds(shapes: &BTreeMap<u32, Shape>) -> BTreeSet<(TableName, String)> {
-    let (mut said, mut at_odds) = (BTreeMap::new(), BTreeSet::new());
-    for shape in shapes.values().filter(|shape| !shape.is_partitioned()) {
-        for ShapeColumn { name, missing, .. } in &shape.columns {
-            let Some(missing) = missing else { continue };
-            let place = (shape.table.clone(), name.clone());
-            if said.entry(place.clone()).or_insert(missing) != &missing {
-                at_odds.insert(place);
+    /// A partitioned table has no rows that could be older than a column: what they have is what those partitions agree on
+    /// that were there before it came. One that came later has rows of its own, and says nothing of theirs. Where nobody knows
+    /// which was there, those speak that have something to say. The columns of which they say different things.
+    fn agree(&self, now: &mut BTreeMap<u32, Shape>) -> BTreeSet<(TableName, String)> {
+        type Said = BTreeSet<Option<String>>;
+        let mut said: BTreeMap<(TableName, String), (Said, Said)> = BTreeMap::new();
+        for (oid, shape) in now.iter().filter(|(_, shape)| !shape.is_partitioned()) {
+            let was_there = self.shapes.get(oid).is_some_and(|before| before.table == shape.table);
+            for column in &shape.columns {
+                let (old, all) = said.entry((shape.table.clone(), column.name.clone())).or_default();
+                if was_there {
+                    old.insert(column.missing.clone());
+                }
+                if column.missing.is_some() {
+                    all.insert(column.missing.clone());
+                }
             }
         }
-    }
-    at_odds
-}
-
-/// A partitioned table has no rows that could be older than a column: what they have is what its partitions agree on.
-pub(crate) fn agree(shapes: &mut BTreeMap<u32, Shape>) {
-    let mut said: BTreeMap<(TableName, String), BTreeSet<String>> = BTreeMap::new();
-    for shape in shapes.values().filter(|shape| !shape.is_partitioned()) {
-        for column in &shape.columns {
-            let place = (shape.table.clone(), column.name.clone());
-            said.entry(place).or_default().extend(column.missing.clone());
+        let mut at_odds = BTreeSet::new();
+        for shape in now.values_mut().filter(|shape| shape.is_partitioned()) {
+            for column in &mut shape.columns {
+                let place = (shape.table.clone(), column.name.clone());
+                let (old, all) = said.get(&place).cloned().unwrap_or_default();
+                let speak = if old.is_empty() { all } else { old };
+                if speak.len() > 1 {
+                    at_odds.insert(place);
+                }
+                column.missing = speak.first().filter(|_| speak.len() == 1).cloned().flatten();
+            }
         }
-    }
-    for shape in shapes.values_mut().filter(|shape| shape.is_partitioned()) {
-        for column in &mut shape.columns {
-            let said = said.get(&(shape.table.clone(), column.name.clone())).filter(|said| said.len() == 1);
-            column.missing = said.and_then(|said| said.first().cloned());
-        }
+        at_odds
     }
 }
 
@@ -192,13 +194,13 @@ impl Shape {
         }
     }
 
-    /// Of a partitioned table the first that was said: another one is of a partition that came later.
+    /// Of a partitioned table what was said when the column came: another value is of a partition that came later.
     fn keep_missing(&mut self, before: &Shape) {
         let is_partitioned = self.is_partitioned();
         for column in &mut self.columns {
-            let was_said = before.column(column.attnum).is_some_and(|before| before.missing.is_some());
-            if column.missing.is_none() || is_partitioned && was_said {
-                column.missing = before.column(column.attnum).and_then(|before| before.missing.clone());
+            let Some(known) = before.column(column.attnum) else { continue };
+            if column.missing.is_none() || is_partitioned {
+                column.missing.clone_from(&known.missing);
             }
         }
     }
@@ -278,12 +280,16 @@ mod tests {
             });
             shape(filenode, &[column(1, "id", "integer")].into_iter().chain(more).collect::<Vec<_>>())
         };
-        for (at_once, later, is_gap) in [("x", "y", false), ("y", "y", true)] {
+        for (one, other, is_gap) in [("x", "x", false), ("x", "y", true)] {
             let mut memory = ShapeMemory::default();
-            memory.look(BTreeMap::from([(7, of(10, &[]))]), Lsn::from_u64(100));
-            for other in [at_once, later] {
-                let now = BTreeMap::from([(7, of(10, &["x"])), (8, of(11, &[other]))]);
-                memory.look(now, Lsn::from_u64(200));
+            memory.look(
+                BTreeMap::from([(7, of(0, &[])), (8, of(10, &[])), (9, of(11, &[]))]),
+                Lsn::from_u64(100),
+            );
+            for later in ["of its own", "of its own too"] {
+                let now =
+                    [(7, of(0, &[""])), (8, of(10, &[one])), (9, of(11, &[other])), (10, of(12, &[later]))];
+                memory.look(BTreeMap::from(now), Lsn::from_u64(200));
             }
             assert_eq!(memory.is_in_doubt(), is_gap, "what came later is in rows of its own");
         }
@@ -315,8 +321,8 @@ mod tests {
         let mut memory = ShapeMemory::default();
         memory.look(with(Some("x")), Lsn::from_u64(100));
         memory.look(with(None), Lsn::from_u64(200));
-        assert_eq!(memory.missing(7, 3), Some("x"));
-        assert_eq!((memory.missing(7, 1), memory.missing(8, 3)), (None, None));
+        assert_eq!(memory.missing(7, 3), Some(Some("x")));
+        assert_eq!((memory.missing(7, 1), memory.missing(8, 3)), (Some(None), None));
         assert!(memory.in_doubt.is_empty());
     }
 
@@ -326,18 +332,53 @@ mod tests {
             let more = ShapeColumn { missing: missing.map(str::to_owned), ..column(attnum, "more", "text") };
             shape(filenode, &[column(1, "id", "integer"), more])
         };
+        let bare = |filenode: u32| shape(filenode, &[column(1, "id", "integer")]);
         let mut memory = ShapeMemory::default();
         // The root, whose numbers are others than those of a partition that was attached.
-        let mut see = |leaves: &[(u32, Shape)], said: Option<&str>| {
+        let mut see = |root: Shape, leaves: &[(u32, Shape)], said: Option<Option<&str>>| {
             let mut now: BTreeMap<u32, Shape> = leaves.iter().cloned().collect();
-            now.insert(7, of(0, 3, None));
-            agree(&mut now);
+            now.insert(7, root);
             memory.look(now, Lsn::from_u64(100));
             assert_eq!(memory.missing(7, 3), said);
         };
-        see(&[(8, of(10, 3, None))], None);
-        see(&[(8, of(10, 3, Some("x"))), (9, of(11, 5, Some("x")))], Some("x"));
-        see(&[(8, of(12, 3, None)), (9, of(13, 5, None))], Some("x"));
-        see(&[(8, of(12, 3, None)), (9, of(13, 5, Some("of its own")))], Some("x"));
+        see(bare(0), &[(8, bare(10)), (9, bare(11))], None);
+        let root = || of(0, 3, None);
+        see(root(), &[(8, of(10, 3, Some("x"))), (9, of(11, 5, Some("x")))], Some(Some("x")));
+        see(root(), &[(8, of(12, 3, None)), (9, of(13, 5, None))], Some(Some("x")));
+        see(root(), &[(8, of(12, 3, None)), (9, of(13, 5, Some("of its own")))], Some(Some("x")));
+    }
+
+    #[test]
+    fn a_partition_that_comes_with_or_after_a_column_says_nothing_of_older_rows_of_the_table() {
+        let of = |filenode: u32, missing: Option<&str>| {
+            let more = ShapeColumn { missing: missing.map(str::to_owned), ..column(3, "more", "text") };
+            shape(filenode, &[column(1, "id", "integer"), more])
+        };
+        let bare = |filenode: u32| shape(filenode, &[column(1, "id", "integer")]);
+        for is_at_once in [true, false] {
+            let mut memory = ShapeMemory::default();
+            let at = Lsn::from_u64(100);
+            memory.look(BTreeMap::from([(7, bare(0)), (8, bare(10))]), at);
+            if !is_at_once {
+                memory.look(BTreeMap::from([(7, of(0, None)), (8, of(10, None))]), at);
+            }
+            memory.look(BTreeMap::from([(7, of(0, None)), (8, of(10, None)), (9, of(11, Some("7")))]), at);
+            assert_eq!(memory.missing(7, 3), Some(None), "its rows have NULL");
+            assert!(!memory.is_in_doubt());
+        }
+    }
+
+    #[test]
+    fn partitions_of_which_one_had_nothing_in_its_old_rows_are_a_gap() {
+        let of = |filenode: u32, missing: Option<&str>| {
+            let more = ShapeColumn { missing: missing.map(str::to_owned), ..column(3, "more", "text") };
+            shape(filenode, &[column(1, "id", "integer"), more])
+        };
+        let bare = |filenode: u32| shape(filenode, &[column(1, "id", "integer")]);
+        let mut memory = ShapeMemory::default();
+        memory.look(BTreeMap::from([(7, bare(0)), (8, bare(10)), (9, bare(11))]), Lsn::from_u64(100));
+        let now = BTreeMap::from([(7, of(0, None)), (8, of(10, None)), (9, of(11, Some("7")))]);
+        memory.look(now, Lsn::from_u64(200));
+        assert!(memory.is_in_doubt());
     }
 }

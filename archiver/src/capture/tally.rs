@@ -11,7 +11,9 @@ use super::changes::{ANOTHER, PARTITION, REWRITTEN, TYPE};
 use super::naming::Naming;
 use super::rewrite::{Moved, moved};
 use super::suspects::{Birth, Postponed};
-use super::{Capture, Captured, Join, Known, Memory, Missed, Retyped, Route, Truncation, beside, published};
+use super::{
+    Attribute, Capture, Captured, Join, Known, Memory, Missed, Retyped, Route, Truncation, beside, published,
+};
 
 /// What an answer said of each relation, by oid.
 #[derive(Clone, Debug, Default)]
@@ -244,6 +246,14 @@ impl Capture {
             if let Some(rows) = tally.rows.get(oid) {
                 known.rows = *rows;
             }
+            let is_still = |(number, then): (&i16, &Attribute)| {
+                known.attributes.get(number).is_none_or(|now| now.made_of == then.made_of)
+            };
+            let was_told = |then: &Known| {
+                then.labels_told && then.table == known.table && then.attributes.iter().all(is_still)
+            };
+            known.labels_told = known.table.as_ref().is_some_and(|table| tally.written.contains(table))
+                || earlier.relations.get(oid).is_some_and(was_told);
             // Rows that are in doubt, or in no stream, were not counted as they are.
             let is_missed = known.table.as_ref().is_some_and(|table| missed.contains(table));
             known.suspected = !is_missed && tally.suspects.contains(oid);
@@ -336,7 +346,7 @@ impl Capture {
     /// Whether what altered its columns last, or their types, is yet to come.
     fn waits_for_columns(&self, oid: u32, tally: &Tally) -> bool {
         let names = self.naming.get(&oid).into_iter().flat_map(Naming::marks);
-        let types = self.retyped.get(&oid).into_iter().flat_map(Retyped::marks);
+        let types = self.retyped.get(&oid).into_iter().flat_map(Retyped::marks_of_new_columns);
         names.chain(types).any(|mark| !tally.altered.contains(&mark))
     }
 

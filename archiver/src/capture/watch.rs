@@ -28,6 +28,8 @@ pub(crate) struct Triggers {
     pub notes_truncate: bool,
     /// All of them are ENABLE ALWAYS.
     pub always: bool,
+    /// Those that note rows came with the table, and nobody has touched them since.
+    pub from_birth: bool,
 }
 
 /// A table as it was when a batch was read.
@@ -56,6 +58,9 @@ struct Part {
     sequences: BTreeSet<u32>,
     /// It was made as a part of its parent: no row was in it before, and none was written anew since.
     from_birth: bool,
+    /// What notes its rows was never off.
+    #[serde(default)]
+    noted_from_birth: bool,
 }
 
 /// What the next batch comes after.
@@ -98,6 +103,7 @@ pub(crate) fn watched(
             dropped: relation.layout.dropped.clone(),
             sequences: relation.layout.sequences.iter().map(|sequence| sequence.file).collect(),
             from_birth: from_birth.contains(&relation.oid) && !may_be_rewritten_since_birth(relation),
+            noted_from_birth: ours.from_birth,
         };
         let watched = all.entry(target.table.clone()).or_insert(Watched { oid: 0, parts: BTreeMap::new() });
         if is_root {
@@ -149,6 +155,9 @@ impl Watched {
             let Some(before) = self.parts.get(oid) else {
                 if !part.from_birth {
                     return Some(PARTITION);
+                }
+                if !part.noted_from_birth {
+                    return Some(TRIGGERS);
                 }
                 // What made it may have written its rows anew as well: of that only the columns of the whole table tell.
                 if part.storage.file != *oid && self.was_written_again(now) {
@@ -267,6 +276,7 @@ mod tests {
             dropped: BTreeMap::new(),
             sequences: BTreeSet::new(),
             from_birth: false,
+            noted_from_birth: true,
         }
     }
 

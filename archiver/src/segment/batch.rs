@@ -354,7 +354,9 @@ fn with_keys(
         });
         let identity = if by_primary_key { ReplicaIdentity::Default } else { ReplicaIdentity::Index };
         let Relation { columns, key, types, .. } = relation;
-        (name, Relation::described(columns, key, identity, types))
+        // What is read are rows that were there together: no two of them ever shared a key.
+        let described = Relation::described(columns, key, identity, types);
+        (name, Relation { key_kept: !described.key.is_empty(), ..described })
     };
     relations.into_iter().map(with_key).collect()
 }

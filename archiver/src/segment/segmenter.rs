@@ -269,6 +269,8 @@ impl<'a, F: Files> Segmenter<'a, F> {
         let (mut data, mut identity) = (Order::of(target), Order::of(target));
         let naming = found.route.oid.and_then(|oid| self.capture.naming(oid));
         let retyped = found.route.oid.and_then(|oid| self.capture.retyped(oid));
+        let is_first = retyped.is_some()
+            && !self.finished.iter().any(|finished| finished.summary.tables.contains_key(&target.table));
         let mut had_other_types = false;
         let (mut said, mut of_identity) = (Vec::new(), Vec::new());
         let name_of = |name: JsonString<'_>| unescape(name).unwrap_or_else(|_| name.to_owned());
@@ -276,15 +278,17 @@ impl<'a, F: Files> Segmenter<'a, F> {
             _ if is_virtual(target, column.name) => {}
             Part::Columns => {
                 data.see(column.name);
-                had_other_types |=
-                    retyped.is_some_and(|of| !of.is_certain(&name_of(column.name), &column.value, altered));
+                had_other_types |= retyped.is_some_and(|of| {
+                    !of.is_certain(&name_of(column.name), &column.value, altered, is_first)
+                });
                 said.extend(naming.map(|_| name_of(column.name)));
                 builder.data_column(column.name, &column.value);
             }
             Part::Identity => {
                 identity.see(column.name);
-                had_other_types |=
-                    retyped.is_some_and(|of| !of.is_certain(&name_of(column.name), &column.value, altered));
+                had_other_types |= retyped.is_some_and(|of| {
+                    !of.is_certain(&name_of(column.name), &column.value, altered, is_first)
+                });
                 of_identity.extend(naming.map(|_| name_of(column.name)));
                 builder.old_key(column.name, &column.value);
             }

@@ -14,22 +14,20 @@ use tokio_postgres::{GenericClient, Row};
 use tracing::info;
 
 use super::ask::{Asked, many};
-use crate::capture::shape::{self, KeyIndex, Shape, ShapeColumn, ShapeMemory};
+use crate::capture::shape::{KeyIndex, Shape, ShapeColumn, ShapeMemory};
 use crate::capture::since::Sighting;
 use crate::capture::{Capture, CatalogTable};
 
 /// Columns with what old rows have in them, as the type's output function prints it. A partitioned table has no rows
 /// of its own: there it is what its partitions agree on. A DEFERRABLE primary key is no key here: rows share its values
-/// for a moment, and PostgreSQL itself names no row by it. A constant is a tree of constants and their conversions alone.
+/// for a moment, and PostgreSQL itself names no row by it; nor is one that not every partition has so, as while it is
+/// given to one after the other. A constant is a tree of constants and their conversions alone.
 /// What the server computes and keeps is in no publication before 18: there it travels as little as what it does not keep.
 /// Nothing here locks a table: `pg_partition_tree` and `pg_get_expr` of a relation would, and polls would wait for
 /// whoever holds one, and others for them.
 const RELATIONS: &str =
     "SELECT n.nspname::text, c.relname::text, c.relreplident::text,
-    ARRAY(SELECT a.attname::text FROM pg_index x, unnest(x.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
-      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
-      WHERE x.indrelid = c.oid AND x.indisprimary AND x.indimmediate AND k.place <= x.indnkeyatts ORDER BY k.place),
-    a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+    key.columns, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull,
     CASE WHEN a.attgenerated = 's' AND $3 AND current_setting('server_version_num')::int < 180000 THEN 'v'
       ELSE a.attgenerated::text END,
     a.attidentity::text, a.attnum,
@@ -50,6 +48,16 @@ const RELATIONS: &str =
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN unnest($1::text[], $2::text[]) AS wanted(nspname, relname)
       ON wanted.nspname = n.nspname AND wanted.relname = c.relname
+    CROSS JOIN LATERAL (SELECT ARRAY(
+      SELECT a.attname::text FROM pg_index x, unnest(x.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+      WHERE x.indrelid = c.oid AND x.indisprimary AND x.indimmediate AND x.indisvalid AND k.place <= x.indnkeyatts
+        AND (c.relkind = 'r' OR NOT EXISTS (WITH RECURSIVE tree(oid) AS (SELECT c.oid
+            UNION ALL SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
+          SELECT FROM tree JOIN pg_class p ON p.oid = tree.oid AND p.relkind = 'r'
+          WHERE NOT EXISTS (SELECT FROM pg_index y
+            WHERE y.indrelid = p.oid AND y.indisprimary AND y.indimmediate AND y.indisvalid)))
+      ORDER BY k.place) OFFSET 0) AS key(columns)
     LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
   WHERE c.relkind IN ('r', 'p')
@@ -129,7 +137,6 @@ pub(crate) async fn standing(
             standing.tables.insert(target.table.clone(), sighting);
         }
     }
-    shape::agree(&mut standing.shapes);
     Ok(standing)
 }
 
@@ -337,7 +344,10 @@ fn column(row: &Row, oid: u32, memory: &ShapeMemory) -> Result<Option<Column>> {
     };
     let attnum = number(row.get(9))?;
     // What was said first stays: a partition may come that has another value in rows of its own.
-    let missing = memory.missing(oid, attnum).map(str::to_owned).or_else(|| row.get(10));
+    let missing = match memory.missing(oid, attnum) {
+        Some(known) => known.map(str::to_owned),
+        None => row.get(10),
+    };
     Ok(Some(Column {
         name,
         type_name: row.get(5),

@@ -181,9 +181,9 @@ async fn a_prune_that_races_a_resync_takes_nothing_that_it_needs() {
 #[tokio::test]
 async fn a_table_that_is_larger_than_memory_may_be_takes_no_more_on_either_side() {
     // Half as much again as either may take.
-    const ROWS: u64 = 300_000;
+    const ROWS: u64 = 600_000;
     const ROW_BYTES: u64 = 400;
-    const KIB_MAX: u64 = 80 * 1024;
+    const KIB_MAX: u64 = 160 * 1024;
     let options = WorldOptions::default().without_sftp();
     let world = options.start().await;
     world

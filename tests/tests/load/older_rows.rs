@@ -256,3 +256,46 @@ async fn a_head_that_names_what_is_not_there_is_a_hint_only() {
     world.applier(["sync"]).succeed().await;
     world.assert_same(&["t"]).await;
 }
+
+/// It was empty, and has another value than NULL in rows that are older than the column; the table has rows that have NULL.
+#[tokio::test]
+async fn a_partition_that_comes_later_says_nothing_of_older_rows_of_its_table() {
+    let world = World::start().await;
+    let make = "CREATE TABLE ev (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
+        CREATE TABLE ev_1 PARTITION OF ev FOR VALUES FROM (0) TO (100)";
+    world.execute_on_both(make).await;
+    world.source.execute("INSERT INTO ev VALUES (1, 1), (2, 2)").await;
+    world.source.execute(SLOT).await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.archiver(["snapshot"]).succeed().await;
+    world.applier(["add-tables", "ev"]).succeed().await;
+    world.source.execute("INSERT INTO ev VALUES (3, 3)").await;
+    world.carry().await;
+    world.applier(["sync"]).succeed().await;
+    let attach = |from: u32, more: &str| {
+        format!(
+            "CREATE TABLE ev_{from} (id int PRIMARY KEY, n int); ALTER TABLE ev_{from} ADD {more} int DEFAULT 7;
+             ALTER TABLE ev ATTACH PARTITION ev_{from} FOR VALUES FROM ({from}) TO ({from} + 100)"
+        )
+    };
+    // In one answer with the column, and after it.
+    world.execute_on_both("ALTER TABLE ev ADD c int").await;
+    world.execute_on_both(&attach(100, "c")).await;
+    world.source.execute("INSERT INTO ev VALUES (4, 4, 4), (101, 1, 9)").await;
+    world.carry().await;
+    world.execute_on_both("ALTER TABLE ev ADD d int").await;
+    world.source.execute("INSERT INTO ev VALUES (5, 5, 5, 5)").await;
+    world.carry().await;
+    world
+        .execute_on_both(&attach(200, "c").replace(
+            "ALTER TABLE ev ATTACH",
+            "ALTER TABLE ev_200 ADD d int DEFAULT 8; ALTER TABLE ev ATTACH",
+        ))
+        .await;
+    world.source.execute("INSERT INTO ev VALUES (201, 1, 1, 1)").await;
+    world.carry().await;
+    world.assert_same(&["ev"]).await;
+    world.applier(["resync", "ev"]).succeed().await;
+    world.assert_same(&["ev"]).await;
+    assert_eq!(state(&world, "ev").await.0, "live");
+}

@@ -114,6 +114,47 @@ async fn partitions_travel_as_their_root() {
     world.assert_same(&["p"]).await;
 }
 
+/// Its rows were loaded while nothing was noted of them, and then it looks as if nothing had ever been off.
+#[tokio::test]
+async fn a_new_partition_whose_triggers_were_off_for_a_while_is_a_gap() {
+    let schema = "CREATE TABLE p (a int, b int, v text, PRIMARY KEY (a, b)) PARTITION BY RANGE (a);
+        CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)";
+    for (turned, is_gap) in [
+        ("ALTER TABLE p2 DISABLE TRIGGER ALL; INSERT INTO p VALUES (11, 1, 'loaded'); ENABLE", true),
+        (
+            "BEGIN; MAKE; ALTER TABLE p2 DISABLE TRIGGER ALL; INSERT INTO p VALUES (11, 1, 'loaded'); ENABLE; COMMIT",
+            true,
+        ),
+        ("INSERT INTO p VALUES (11, 1, 'loaded')", false),
+        ("BEGIN; SAVEPOINT s; MAKE; INSERT INTO p VALUES (11, 1, 'loaded'); COMMIT", false),
+    ] {
+        let world = world(schema).await;
+        world.source.execute("INSERT INTO p VALUES (1, 1, 'x')").await;
+        follow(&world, &["p"]).await;
+        let note = world
+            .source
+            .value("SELECT tgname FROM pg_trigger WHERE tgrelid = 'p'::regclass AND tgname ~ 'note'")
+            .await;
+        let make = "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)";
+        let enable =
+            format!("ALTER TABLE p2 ENABLE TRIGGER ALL; ALTER TABLE p2 ENABLE ALWAYS TRIGGER {note}");
+        world.target.execute(make).await;
+        if !turned.contains("MAKE") {
+            world.source.execute(make).await;
+        }
+        world.source.execute(&turned.replace("MAKE", make).replace("ENABLE", &enable)).await;
+        world.source.execute("INSERT INTO p VALUES (12, 1, 'noted')").await;
+        let polled = world.archiver(["run", "--once"]).run().await.expect_code(i32::from(is_gap));
+        world.applier(["sync"]).run().await;
+        let state =
+            world.target.value("SELECT state FROM data_sync_table_state WHERE table_name = 'p'").await;
+        assert_eq!(state == "live", !is_gap, "{turned}: {state}, {polled}");
+        if !is_gap {
+            world.assert_same(&["p"]).await;
+        }
+    }
+}
+
 /// What a poll reads goes away once it is safe, without anybody waiting.
 #[tokio::test]
 async fn notes_that_were_read_make_room() {

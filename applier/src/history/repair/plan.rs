@@ -229,7 +229,7 @@ fn key_of_all<'a>(
                 identifier(now)
             ));
         }
-        let fit = table::fit(relation, local).map_err(|difference| difference.to_string())?;
+        let fit = table::fit_of_changes(relation, local).map_err(|difference| difference.to_string())?;
         if fit.key.by_image && !fit.key.columns.is_empty() {
             return Err(format!(
                 "{}: which of them a change was about only all of its values tell; mend it with resync",

@@ -111,7 +111,7 @@ pub(super) fn find(capture: &mut Capture, catalog: &HashMap<u32, &CatalogTable>,
     changes.gone();
     changes.names();
     changes.names_of_columns();
-    changes.types_of_new_columns();
+    changes.types_of_columns();
     changes.altered_beside_writers();
     changes.beside();
 }

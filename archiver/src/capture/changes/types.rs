@@ -1,7 +1,8 @@
 //! Whether a type that columns are made of was altered: no mark of a table says so.
 
 use super::{Changes, TYPE};
-use crate::capture::{Known, Retyped};
+use crate::capture::retyped::Column;
+use crate::capture::{Attribute, Known, Retyped};
 
 /// What became of the values of a table's columns through their types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,15 +45,14 @@ pub(super) fn altered(then: &Known, now: &Known) -> Altered {
 }
 
 impl Changes<'_> {
-    /// Columns that came since the last look, and whose types were altered since. What those were made of when the column
-    /// came, nobody has seen.
-    pub(super) fn types_of_new_columns(&mut self) {
+    /// Columns whose types were altered since the last look, and of which a row may say what nobody has seen.
+    pub(super) fn types_of_columns(&mut self) {
         for oid in self.capture.relations.keys().copied().collect::<Vec<_>>() {
             let table = self.capture.relations.get(&oid).and_then(|known| known.table.clone());
             let Some(table) = table.filter(|table| !self.is_missed(table)) else { continue };
             let Some(retyped) = self.retyped(oid) else { continue };
             // Rows of these have been read without knowing of it.
-            if self.is_unseen(retyped.marks()) {
+            if self.is_unseen(retyped.marks_of_new_columns()) {
                 self.capture.miss(table, TYPE, None);
             } else {
                 self.capture.altered_by.extend(retyped.marks());
@@ -69,11 +69,26 @@ impl Changes<'_> {
         if then.map_or(!self.is_born_since(now), |then| then.attributes.is_empty()) {
             return None;
         }
-        let new = now.layout.alterations.iter().filter_map(|(number, alteration)| {
-            let is_new = then.is_none_or(|then| !then.attributes.contains_key(number));
-            let column = known.attributes.get(number).filter(|_| is_new)?;
-            Some((column.name.clone(), alteration.since(|mark| self.memory.is_old(mark))?))
+        let altered = now.layout.alterations.iter().filter_map(|(number, alteration)| {
+            let column = known.attributes.get(number)?;
+            let before = then.and_then(|then| Some((then, then.attributes.get(number)?)));
+            let is_told = match before {
+                None => false,
+                Some((then, before)) => then.labels_told && has_only_other_names(before, column)?,
+            };
+            let alteration = alteration.since(|mark| self.memory.is_old(mark))?;
+            Some((column.name.clone(), Column { alteration, is_new: before.is_none(), is_told }))
         });
-        Retyped::of(new)
+        Retyped::of(altered)
     }
+}
+
+/// Of an enum that was looked at before: whether labels of then have other names, and no other one came. `None` for other
+/// types, and for what lies in arrays and composites: what those consist of is compared, their values are not taken apart.
+fn has_only_other_names(before: &Attribute, now: &Attribute) -> Option<bool> {
+    let (before, now) = before.made_of.as_ref().zip(now.made_of.as_ref())?;
+    if now.is_nested || now.labels.is_empty() {
+        return None;
+    }
+    Some(before.labels != now.labels && now.labels.keys().all(|oid| before.labels.contains_key(oid)))
 }
