@@ -105,7 +105,9 @@ impl Difference<'_> {
         let text = |of: &str, column: &usize| {
             let name = self.pair.table.columns[*column].sql();
             // A cast to text is another text for some types than what they print.
-            format!("CASE WHEN {of}.{name} IS NOT NULL THEN pg_catalog.format('%s', {of}.{name}) END")
+            format!(
+                "CASE WHEN pg_catalog.num_nulls({of}.{name}) = 0 THEN pg_catalog.format('%s', {of}.{name}) END"
+            )
         };
         let all =
             |of: &str| self.pair.columns.iter().map(|column| text(of, column)).collect::<Vec<_>>().join(", ");

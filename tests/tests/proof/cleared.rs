@@ -356,3 +356,20 @@ async fn a_table_of_which_only_keys_differ_is_named_with_the_check_that_says_so(
     let checked = world.applier(["consistency", "check", "entries"]).run().await.expect_code(1);
     assert!(checked.stdout.contains("entries referential_integrity: differs"), "{checked}");
 }
+
+/// A row value with a NULL in it is neither NULL nor NOT NULL.
+#[tokio::test]
+async fn a_composite_with_a_null_in_it_is_named_where_it_differs() {
+    let world = scene::world(WorldOptions::default()).await;
+    world.execute_on_both("CREATE TYPE pair AS (a int, b text)").await;
+    let columns = "id int PRIMARY KEY, p pair";
+    add(&world, "pairs", columns, columns, "VALUES (1, ROW(1, NULL)), (2, NULL)").await;
+    world.carry().await;
+    world.target.execute("UPDATE pairs SET p = ROW(2, NULL) WHERE id = 1; UPDATE pairs SET p = ROW(NULL, NULL) WHERE id = 2").await;
+    let found = rows(&world, "pairs", 1).await;
+    assert_eq!(found["differing"], 2, "{found}");
+    for row in found["rows"].as_array().expect("a list") {
+        assert_eq!(row["columns"].as_array().map(Vec::len), Some(1), "{found}");
+        assert_eq!(row["columns"][0]["column"], "p", "{found}");
+    }
+}
