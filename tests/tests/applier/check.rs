@@ -1,6 +1,7 @@
 //! `check`: every line with its remedy; warnings alone are success.
 
 use serde_json::Value;
+use syncdata_formats::manifest::ReplicaIdentity;
 use syncdata_formats::signature::SigningKey;
 use syncdata_tests::{Finished, LocalCopy};
 
@@ -337,6 +338,37 @@ async fn keys_that_are_sorted_by_another_version_of_a_collation_take_nothing() {
         }
         copy.sync(0).await;
         assert_eq!(copy.rows("SELECT name FROM names").await, "a");
+    }
+}
+
+/// Rows of a table without a key are found by any index that fits, also by one of a partition.
+#[tokio::test]
+async fn an_index_that_tells_no_rows_apart_finds_them_all_the_same() {
+    for schema in [
+        "CREATE TABLE a (name text COLLATE here, v int); CREATE INDEX ON a (name)",
+        "CREATE TABLE a (name text COLLATE here, v int) PARTITION BY LIST (v); \
+         CREATE TABLE one PARTITION OF a FOR VALUES IN (1); CREATE INDEX ON one (name)",
+    ] {
+        let mut copy = LocalCopy::start(&format!(
+            "CREATE COLLATION here (provider = icu, locale = 'en'); {schema}; CREATE TABLE b (id int PRIMARY KEY)"
+        ))
+        .await;
+        copy.forge.relation_with("a", &["name text", "v integer"], &[], ReplicaIdentity::Full);
+        let a =
+            |op: &str, side: &str| format!(r#"{{"table":"a","op":"{op}","{side}":{{"name":"x","v":1}}}}"#);
+        copy.forge.segment(&[vec![a("INSERT", "data")]]);
+        copy.applier(&["add-tables", "a"]).succeed().await;
+        copy.sync(0).await;
+        copy.server.execute("UPDATE pg_collation SET collversion = '1.2.3' WHERE collname = 'here'").await;
+        copy.forge.segment(&[vec![a("DELETE", "old_keys")]]);
+        let refused = copy.applier(&["sync"]).run().await.expect_code(2);
+        assert!(refused.stderr.contains("by which an index of a is sorted"), "{refused}");
+        let (_, remedy) = refused.stderr.split_once("nothing was applied; run: ").expect("a remedy");
+        for statement in remedy.lines().next().expect("one line").split("; ") {
+            copy.server.execute(statement).await;
+        }
+        copy.sync(0).await;
+        assert_eq!(copy.rows("SELECT count(*) FROM a").await, "0");
     }
 }
 

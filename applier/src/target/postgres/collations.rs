@@ -11,18 +11,22 @@ use tokio_postgres::GenericClient;
 
 use crate::target::postgres::meta::MetaSchema;
 
-/// By which collations rows of the tables are told apart. The database's own is `default`.
+/// By which collations rows of the tables are told apart, or found: any index may be used for that. The database's own is
+/// `default`.
 const USED: &str = "
 SELECT n.nspname = 'pg_catalog' AND k.collname = 'default', w.name,
     pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(k.collname),
-    k.collversion, pg_catalog.pg_collation_actual_version(k.oid)
+    k.collversion, pg_catalog.pg_collation_actual_version(k.oid), i.indisunique
 FROM unnest($1::text[], $2::text[], $3::text[]) AS w(name, schema, relation)
 JOIN pg_catalog.pg_namespace t ON t.nspname = w.schema
 JOIN pg_catalog.pg_class c ON c.relnamespace = t.oid AND c.relname = w.relation
-JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisunique
+CROSS JOIN LATERAL (SELECT c.oid UNION SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p) AS part(oid)
+JOIN pg_catalog.pg_index i ON i.indrelid = part.oid
+JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+JOIN pg_catalog.pg_am m ON m.oid = x.relam AND m.amname = 'btree'
 CROSS JOIN LATERAL pg_catalog.unnest(i.indcollation::oid[]) AS u(collatoid)
 JOIN pg_catalog.pg_collation k ON k.oid = u.collatoid JOIN pg_catalog.pg_namespace n ON n.oid = k.collnamespace
-ORDER BY 2, 3";
+ORDER BY i.indisunique DESC, w.name, 4";
 
 /// Before PostgreSQL 15 nobody has noted that.
 const OF_DATABASE: &str = "
@@ -36,7 +40,7 @@ pub(crate) struct Moved {
     pub remedy: String,
 }
 
-/// The first collation of a key of the whitelist that is of another version now.
+/// The first collation of an index of the whitelist's tables that is of another version now.
 pub(crate) async fn moved(client: &impl GenericClient, meta: &MetaSchema) -> Result<Option<Moved>> {
     let doing = || "looking at the collations of keys".to_owned();
     let select = format!("SELECT table_name FROM {meta}.tables_to_sync");
@@ -53,6 +57,7 @@ pub(crate) async fn moved(client: &impl GenericClient, meta: &MetaSchema) -> Res
     let mut seen: BTreeSet<String> = BTreeSet::new();
     for row in client.query(USED, &[&names, &schemas, &relations]).await.context(doing)? {
         let (is_default, table, collation): (bool, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        let what = if row.get(5) { "the key" } else { "an index" };
         if !seen.insert(collation.to_owned()) {
             continue;
         }
@@ -74,7 +79,7 @@ pub(crate) async fn moved(client: &impl GenericClient, meta: &MetaSchema) -> Res
         };
         return Ok(Some(Moved {
             what: format!(
-                "collation {collation}, by which the key of {table} is sorted, is of version {actual} here, and its indexes are of \
+                "collation {collation}, by which {what} of {table} is sorted, is of version {actual} here, and its indexes are of \
                  {noted}: rows would not be found"
             ),
             remedy: format!("REINDEX DATABASE {}; {refresh}", identifier(database)),
