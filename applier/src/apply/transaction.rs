@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Manifest, OpCounts};
+use syncdata_formats::manifest::{Manifest, OpCounts, Relation};
 use syncdata_formats::name::TableName;
 use syncdata_service::config::OnError;
 use syncdata_service::faults;
@@ -25,7 +25,7 @@ use crate::batch::TxPlace;
 use crate::plan::position::Checkpoint;
 use crate::plan::state::TableState;
 use crate::plan::{self, Scope};
-use crate::table::{self, Table};
+use crate::table::{self, SourceColumns, Table};
 use crate::target::{CutOff, Oddities, Outcome, Poison, Positions, SetAside, Target, Violation};
 
 /// What all transactions of a pass have in common.
@@ -169,7 +169,7 @@ impl Transaction<'_> {
         let moved: Vec<TableName> = later.states.keys().copied().cloned().collect();
         let mut positions = self.positions(&states, moved, layout.cut_off, &findings, started)?;
         positions.columns = self.columns(&positions, &tables);
-        positions.described = self.described(&positions.moved);
+        positions.described = self.described(&positions, &states);
         positions.nan_as_null = self.nan_as_null(&tables);
         target.commit(&positions).await?;
         Ok(Done::of(&positions))
@@ -215,8 +215,13 @@ impl Transaction<'_> {
     ) -> Result<(), Ended> {
         for (name, table) in tables {
             let Some(state) = states.get(name) else { continue };
-            // Where nothing is noted yet, the rows that are here have what the first stretch of them says.
+            // Where nothing is noted yet, the rows that are here have what the first stretch of them says, but for columns that
+            // came here later than the rows.
             let mut known = table.source_columns.clone();
+            let newer_in = |relation: &Relation, known: &SourceColumns| match &state.vouched {
+                Some(vouched) if known.is_empty() => table::newer_than_vouched(relation, vouched, table),
+                _ => table::newer(relation, known, table),
+            };
             for fetched in self.group {
                 let manifest = fetched.segment.manifest();
                 let gap = plan::gap(manifest, name, state);
@@ -225,12 +230,12 @@ impl Transaction<'_> {
                     break;
                 }
                 let marked = manifest.proof.as_ref().and_then(|mark| mark.tables.get(name));
-                let marked = marked.map(|marked| table::newer(&marked.relation, &known, table));
+                let marked = marked.map(|marked| newer_in(&marked.relation, &known));
                 // A mark that says nothing of older rows may come from a catalog that has forgotten.
                 let mut newer: Vec<_> =
                     marked.into_iter().flatten().filter(|(_, missing)| missing.is_some()).collect();
                 if let Some(relation) = manifest.relations.get(name) {
-                    newer.extend(table::newer(relation, &known, table));
+                    newer.extend(newer_in(relation, &known));
                     if known.is_empty() {
                         known = table::source_columns(relation);
                     }

@@ -90,7 +90,7 @@ impl Shape {
     pub(super) fn new(table: &Arc<Table>, key: &[usize], relation: &Relation, hasher: &KeyHasher) -> Shape {
         let column = |&column: &usize| {
             let column = &table.columns[column];
-            (column.name.clone(), column.text_equality)
+            (column.name.clone(), column.shared_equality())
         };
         Shape {
             table: Arc::clone(table),

@@ -23,7 +23,7 @@ use tokio_postgres::Client;
 use super::Halt;
 use crate::archive::fetch::FetchedPart;
 use crate::archive::source::Source;
-use crate::table::{Difference, Table, lacking};
+use crate::table::{Column, Difference, Table, lacking};
 use crate::target::postgres::apply::altered;
 
 /// Pieces of at most 256 KiB between the thread and the connection.
@@ -60,12 +60,14 @@ impl Way {
             return Ok(Way { table: table.name.clone(), copy: straight, by_text: None });
         }
         let list = table.column_list(&columns);
-        let cast = |column: &usize, to: &str| {
-            let sql = table.columns[*column].sql();
-            if by_name(&column) { format!("{sql}::{to} AS {sql}") } else { sql }
+        let cast = |column: &usize, value: &dyn Fn(&Column, &str) -> String| {
+            let local = &table.columns[*column];
+            let sql = local.sql();
+            if by_name(&column) { format!("{} AS {sql}", value(local, &sql)) } else { sql }
         };
-        let texts: Vec<String> = columns.iter().map(|column| cast(column, "text")).collect();
-        let values = columns.iter().map(|column| cast(column, &table.columns[*column].type_name));
+        let text = |_: &Column, sql: &str| format!("{sql}::text");
+        let texts: Vec<String> = columns.iter().map(|column| cast(column, &text)).collect();
+        let values = columns.iter().map(|column| cast(column, &altered::converted));
         let look = columns.iter().filter(by_name).map(|&column| {
             let column = &table.columns[column];
             let altered = altered::is_altered(column, &column.sql());

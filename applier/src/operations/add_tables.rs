@@ -119,7 +119,7 @@ async fn add_one(
         }
         cursor::want(client, meta, table, want).await?;
         if position.is_some() {
-            identity::note(client, meta, table).await?;
+            identity::vouch(client, meta, table).await?;
         }
         let insert = format!(
             "INSERT INTO {meta}.tables_to_sync (table_name, creator) VALUES ($1, session_user) \

@@ -9,7 +9,7 @@ use syncdata_service::config::OnError;
 
 use super::Pass;
 use super::copy::LocalCopy;
-use crate::plan::state::TableState;
+use crate::plan::state::{State, TableState};
 use crate::target::{Entry, Poison};
 
 /// What data_sync_logs names where no segment is to blame.
@@ -22,7 +22,10 @@ impl<C: LocalCopy> Pass<'_, C> {
         states: &BTreeMap<TableName, TableState>,
         is_end: bool,
     ) -> Result<()> {
-        let has_rows = |state: &TableState| state.position.is_some() && state.wants().is_none();
+        // One that waits for a new base is live with the rows that it has.
+        let has_rows = |state: &TableState| {
+            state.position.is_some() && (state.wants().is_none() || state.state == State::Live)
+        };
         let tables: Vec<&TableName> =
             states.iter().filter(|(_, state)| has_rows(state)).map(|(table, _)| table).collect();
         let mut lost = self.context.copy.look(&tables, is_end).await?;

@@ -6,6 +6,7 @@
 //!    └────────── emptied, started over            └─ a gap cuts it off ─▶ stale (a new base: live)
 //! ```
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -182,6 +183,8 @@ pub struct TableState {
     pub source_columns: SourceColumns,
     /// Where they are here, as far as that is known.
     pub paired: PairedColumns,
+    /// Columns that were here when somebody vouched for the rows, by their numbers here.
+    pub vouched: Option<BTreeSet<i16>>,
     /// The key of the source by which its rows were taken last, as far as that is known.
     pub source_key: Option<Vec<String>>,
     /// Where the base copy began that its rows came with; `None`: it was made of changes alone, or nobody knows.

@@ -475,6 +475,7 @@ mod tests {
                 held_with: vec![],
                 source_columns: Default::default(),
                 paired: Default::default(),
+                vouched: None,
                 source_key: None,
                 base: None,
             };

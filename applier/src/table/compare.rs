@@ -1,9 +1,11 @@
 //! Whether the changes of an archived table can be written into the local one without loss.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use syncdata_formats::manifest::{self, Generated, Relation, ReplicaIdentity};
+use syncdata_formats::name::TableName;
 use syncdata_formats::printed::{identifier, literal};
 use syncdata_formats::types::printable;
 
@@ -59,14 +61,46 @@ pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Fit, Difference> {
             in_doubt: false,
         });
     }
-    Ok(fit_of_shadow(relation, table))
+    whole(relation, fit_of_shadow(relation, table))
+}
+
+fn whole(relation: &Relation, fit: Fit) -> Result<Fit, Difference> {
+    match computed_otherwise(relation, &fit.table).filter(|_| !fit.key.nettable) {
+        Some(difference) => Err(difference),
+        None => Ok(fit),
+    }
+}
+
+/// A partition computes a column otherwise than its table: where rows are looked at, that shows in their values.
+fn computed_otherwise(relation: &Relation, table: &Table) -> Option<Difference> {
+    let stored = relation.columns.iter().filter(|column| column.generated == Some(Generated::Stored));
+    let mut here = stored.filter_map(|column| table.columns.iter().find(|local| local.name == column.name));
+    let (column, partition) =
+        here.find_map(|local| Some((local.sql(), local.computed_otherwise_in.as_ref()?)))?;
+    let name = &table.name;
+    Some(Difference {
+        what: format!(
+            "partition {partition} computes {column} by another expression than {name}, and no key tells its rows apart: \
+             whether that comes to what the source sent cannot be seen"
+        ),
+        remedy: format!(
+            "ALTER TABLE {} DETACH PARTITION {}  -- make {column} there anew by the expression that {name} has, and attach it \
+             again; then run: syncdata-applier resync {}",
+            name.sql(),
+            partition
+                .parse::<TableName>()
+                .map_or_else(|_| identifier(partition), |partition| partition.sql()),
+            name.shell_word()
+        ),
+        in_doubt: true,
+    })
 }
 
 /// The same for what a segment says of rows. Where its key may be younger than they are, rows that were there together may
 /// share it: the second must be refused, and which of them is meant their other values tell. With the identity that tables
 /// have by themselves nothing names such a row.
 pub fn fit_of_changes(relation: &Relation, table: &Arc<Table>) -> Result<Fit, Difference> {
-    Ok(with_a_key_that_stood(relation, fit(relation, table)?))
+    whole(relation, with_a_key_that_stood(relation, fit(relation, table)?))
 }
 
 pub(crate) fn with_a_key_that_stood(relation: &Relation, fit: Fit) -> Fit {
@@ -269,6 +303,21 @@ pub fn newer(relation: &Relation, known: &SourceColumns, table: &Table) -> Vec<(
     relation.columns.iter().filter(is_newer).filter_map(here).collect()
 }
 
+/// The same where somebody vouched for the rows that are here, and no numbers are known yet: columns that came here since then.
+pub fn newer_than_vouched(
+    relation: &Relation,
+    vouched: &BTreeSet<i16>,
+    table: &Table,
+) -> Vec<(usize, Option<String>)> {
+    let newer = |column: &manifest::Column| {
+        let place = table.column(&column.name)?;
+        let local = &table.columns[place];
+        let is_newer = column.generated.is_none() && !local.generated && !vouched.contains(&local.attnum);
+        (is_newer && column.attnum.is_some()).then(|| (place, column.missing.clone()))
+    };
+    relation.columns.iter().filter_map(newer).collect()
+}
+
 /// Rows here have something else in a column than rows which are as old have at the source.
 pub fn other_old_values(table: &Table, column: usize, missing: Option<&str>) -> Difference {
     let local = &table.columns[column];
@@ -379,6 +428,7 @@ impl Key {
             deferrable: false,
             by_image: relation.replica_identity == ReplicaIdentity::Full,
             nettable: false,
+            keeps: false,
         }
     }
 }
@@ -429,6 +479,7 @@ fn key(relation: &Relation, table: &Table) -> Key {
         arbiter,
         by_image,
         nettable,
+        keeps: false,
     }
 }
 

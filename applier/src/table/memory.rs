@@ -33,6 +33,9 @@ pub(crate) struct Memory {
     /// `None`: they were not looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     types: Option<Types>,
+    /// Columns that were here when somebody vouched for the rows, by their numbers here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vouched: Option<BTreeSet<i16>>,
 }
 
 /// What types are made of that can be altered beside the table, by what stays when they are: labels of enums, attributes
@@ -229,6 +232,7 @@ impl Memory {
             filled: self.filled.clone(),
             functions: self.functions,
             types: Some(types),
+            vouched: self.vouched.clone(),
         }
     }
 }

@@ -14,8 +14,8 @@ use syncdata_formats::name::TableName;
 use syncdata_formats::printed;
 
 pub use self::compare::{
-    Difference, fit, fit_of_changes, is_told_by_mark, lacking, newer, other_old_values, source_columns,
-    unclear,
+    Difference, fit, fit_of_changes, is_told_by_mark, lacking, newer, newer_than_vouched, other_old_values,
+    source_columns, unclear,
 };
 pub(crate) use self::compare::{fit_of_shadow, is_same_key, same_family, with_a_key_that_stood};
 pub(crate) use self::faithful::converts_exactly;
@@ -80,11 +80,15 @@ pub struct Column {
     pub has_own_equality: bool,
     /// A domain, a composite: its name is the source's, and says nothing of how it is defined here.
     pub is_by_name: bool,
+    /// Somebody has made a cast of text to it: values have to go through its input function.
+    pub has_own_cast: bool,
     pub not_null: bool,
     pub has_default: bool,
     pub generated: bool,
     /// The number of the expression that computes it, which another one does not have.
     pub expression: Option<u32>,
+    /// A partition that computes it by another expression.
+    pub computed_otherwise_in: Option<String>,
     /// The transaction that altered it last; 0: nobody knows.
     pub altered_in: u32,
     /// Where it came to a table with rows, they may have been written anew for it.
@@ -139,6 +143,8 @@ pub struct Key {
     pub by_image: bool,
     /// Changes may be netted by the text of the key.
     pub nettable: bool,
+    /// A row that is there under the key of a new one stays as it is.
+    pub keeps: bool,
 }
 
 impl Column {
@@ -155,10 +161,12 @@ impl Column {
             is_loose: false,
             has_own_equality: false,
             is_by_name: false,
+            has_own_cast: false,
             not_null: false,
             has_default: false,
             generated: false,
             expression: None,
+            computed_otherwise_in: None,
             altered_in: 0,
             rewrites: false,
             identity_always: false,
@@ -227,7 +235,13 @@ impl Fit {
 impl Column {
     /// Values that are not the same text may be equal here, and apart at the source.
     pub fn may_merge(&self) -> bool {
-        self.is_loose || self.has_own_equality
+        let is_told_by_owner = self.is_by_name && self.text_equality != TextEquality::Exact;
+        self.is_loose || self.has_own_equality || is_told_by_owner
+    }
+
+    /// When two texts of it are the same value to the source as well as here.
+    pub fn shared_equality(&self) -> TextEquality {
+        if self.may_merge() { TextEquality::Unknown } else { self.text_equality }
     }
 
     pub fn sql(&self) -> String {

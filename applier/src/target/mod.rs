@@ -112,7 +112,7 @@ pub struct Positions {
     pub captured: Option<Vec<TableName>>,
     /// Columns of the source that are called otherwise than before.
     pub columns: Vec<(TableName, SourceColumns)>,
-    /// How the source describes the tables that moved, where they changed.
+    /// How the source describes the tables that moved, or ended on the way, where they changed.
     pub described: Vec<(TableName, Relation)>,
     /// Columns of tables in which the source cannot say NaN and infinities: they arrived as NULL.
     pub nan_as_null: BTreeMap<TableName, Vec<String>>,

@@ -4,6 +4,7 @@ mod accepted;
 mod alerts;
 mod altered_by_hand;
 mod altered_types;
+mod baselines;
 mod by_hand;
 mod check;
 mod clear;

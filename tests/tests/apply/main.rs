@@ -5,6 +5,7 @@ mod archives;
 mod bank;
 mod basics;
 mod between_passes;
+mod by_name;
 mod cascades;
 mod computed_elsewhere;
 mod disk;

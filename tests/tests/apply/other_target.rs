@@ -290,6 +290,7 @@ impl Target for Memory {
             held_with: Vec::new(),
             source_columns: Default::default(),
             paired: Default::default(),
+            vouched: None,
             source_key: None,
             base: None,
         };
@@ -349,6 +350,7 @@ fn users_table() -> Table {
         type_name: type_name.to_owned(),
         plain_type: type_name.to_owned(),
         expression: None,
+        computed_otherwise_in: None,
         altered_in: 0,
         rewrites: false,
         base_type: type_name.to_owned(),
@@ -358,6 +360,7 @@ fn users_table() -> Table {
         is_loose: false,
         has_own_equality: false,
         is_by_name: false,
+        has_own_cast: false,
         not_null,
         has_default: false,
         generated: false,

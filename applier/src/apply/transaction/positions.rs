@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use syncdata_formats::error::Result;
 use syncdata_formats::lsn::Lsn;
-use syncdata_formats::manifest::{Generated, OpCounts, Relation};
+use syncdata_formats::manifest::{Generated, Manifest, OpCounts, Relation};
 use syncdata_formats::name::TableName;
 use syncdata_formats::time::Timestamp;
 
@@ -76,11 +76,23 @@ impl Transaction<'_> {
         waiting.collect()
     }
 
-    /// As the segments that have changes of each say it, one after the other: a label may have had a name in between.
-    pub(super) fn described(&self, moved: &[TableName]) -> Vec<(TableName, Relation)> {
+    /// As the segments that have changes of each say it, one after the other: a label may have had a name in between. Also
+    /// of tables that ended in the middle, up to there.
+    pub(super) fn described(
+        &self,
+        positions: &Positions,
+        states: &BTreeMap<TableName, TableState>,
+    ) -> Vec<(TableName, Relation)> {
         let mut described: Vec<(TableName, Relation)> = Vec::new();
-        for name in moved {
-            let manifests = self.group.iter().map(|fetched| fetched.segment.manifest());
+        let aside = positions.set_aside.iter().map(|stop| &stop.poison.table);
+        let cut = positions.cut_off.iter().map(|cut| &cut.table);
+        for name in positions.moved.iter().chain(aside).chain(cut) {
+            let Some(upto) = self.upto(positions, name) else { continue };
+            let position = states.get(name).and_then(|state| state.position);
+            let takes = |manifest: &&Manifest| {
+                manifest.start_lsn < upto && position.is_none_or(|position| position < manifest.end_lsn)
+            };
+            let manifests = self.group.iter().map(|fetched| fetched.segment.manifest()).filter(takes);
             let mut last: Option<&Relation> = None;
             for relation in manifests.filter_map(|manifest| manifest.relations.get(name)) {
                 if last.is_none_or(|last| last.fingerprint != relation.fingerprint) {
@@ -99,16 +111,19 @@ impl Transaction<'_> {
         tables: &BTreeMap<TableName, Arc<Table>>,
     ) -> Vec<(TableName, SourceColumns)> {
         let columns = |(name, table): (&TableName, &Arc<Table>)| {
-            let upto = if positions.moved.contains(name) {
-                self.end()
-            } else {
-                let stop = positions.set_aside.iter().find(|stop| stop.poison.table == *name);
-                let cut = positions.cut_off.iter().find(|cut| cut.table == *name);
-                stop.map(|stop| stop.position.lsn).or_else(|| cut.map(|cut| cut.position))?
-            };
-            Some((name.clone(), self.new_columns(table, upto)?))
+            Some((name.clone(), self.new_columns(table, self.upto(positions, name)?)?))
         };
         tables.iter().filter_map(columns).collect()
+    }
+
+    /// Where the table stands after the group. Neither moved nor ended: it took nothing of it.
+    fn upto(&self, positions: &Positions, name: &TableName) -> Option<Lsn> {
+        if positions.moved.contains(name) {
+            return Some(self.end());
+        }
+        let stop = positions.set_aside.iter().find(|stop| stop.poison.table == *name);
+        let cut = positions.cut_off.iter().find(|cut| cut.table == *name);
+        stop.map(|stop| stop.position.lsn).or_else(|| cut.map(|cut| cut.position))
     }
 
     /// What the source calls the table's columns now, if that is news: of those that are here under these names. (A

@@ -18,7 +18,11 @@ use super::shadow::{RowState, STATE, Shadow};
 use crate::apply::reader;
 use crate::batch::{Batch, Limits, Place};
 use crate::history::keys::{KeyHash, Shape, Touch};
+use crate::table::Fit;
 use crate::target::postgres::step::{COPY_ROWS_MIN, Prepared};
+
+/// No table has a name that ends so.
+const LEFT: &str = "\0left";
 
 #[derive(Debug)]
 pub(super) enum Item {
@@ -64,6 +68,14 @@ impl Wanted {
             return Some(Standing::Asked);
         }
         self.found.contains(&key).then_some(Standing::Passed)
+    }
+
+    /// What is noted where the row of that key is no longer.
+    fn state_without(&self, key: KeyHash) -> Option<RowState> {
+        match self.standing(key)? {
+            Standing::Asked => Some(RowState::Gone),
+            Standing::Passed => Some(RowState::Aside),
+        }
     }
 }
 
@@ -131,8 +143,10 @@ impl Feed<'_> {
                         (_, Standing::Passed) => Some(RowState::Aside),
                     };
                     self.part(wanted, shape, row, state, place)?;
-                }
-                if old != new {
+                    if old != new {
+                        self.left(wanted, shape, row, old, place)?;
+                    }
+                } else if old != new {
                     self.gone(wanted, shape, row, old, place)?;
                 }
             }
@@ -149,12 +163,30 @@ impl Feed<'_> {
         key: KeyHash,
         place: Place,
     ) -> Result<()> {
-        let state = match wanted.standing(key) {
-            Some(Standing::Asked) => RowState::Gone,
-            Some(Standing::Passed) => RowState::Aside,
-            None => return Ok(()),
-        };
+        let Some(state) = wanted.state_without(key) else { return Ok(()) };
         self.upsert(wanted, row, shape.old_key(row), state, place)
+    }
+
+    /// The row that was there has moved away: what is there now, if anything, is that row, to the server under the same key.
+    fn left(
+        &mut self,
+        wanted: &Wanted,
+        shape: &Shape,
+        row: &Row<'_>,
+        key: KeyHash,
+        place: Place,
+    ) -> Result<()> {
+        let Some(state) = wanted.state_without(key) else { return Ok(()) };
+        if wanted.shadow.target.key.nettable {
+            return self.upsert(wanted, row, shape.old_key(row), state, place);
+        }
+        let mut data = shape.old_key(row);
+        data.push(state_field(state));
+        // Under a name of its own: it goes where that table does, and is written otherwise.
+        let table = Cow::Owned(format!("{}{LEFT}", row.table));
+        let mark = Row { op: Op::Insert, data, old_keys: Vec::new(), table, ..row.clone() };
+        self.make_room(mark.op);
+        push(&mut self.in_order, &mark, &wanted.shadow.left, &wanted.shadow, place)
     }
 
     fn upsert<'r>(
@@ -185,16 +217,16 @@ impl Feed<'_> {
     }
 
     fn push(&mut self, wanted: &Wanted, row: &Row<'_>, place: Place) -> Result<()> {
-        if self.batch.is_full(Limits::of_memory(), row.op)
-            || self.in_order.is_full(Limits::of_memory(), row.op)
-        {
-            self.flush();
-        }
+        self.make_room(row.op);
         let shadow = &wanted.shadow;
         let batch = if shadow.target.key.nettable { &mut self.batch } else { &mut self.in_order };
-        batch
-            .push(row, &shadow.target, &shadow.relation, place)
-            .map_err(|difference| Error::new(Kind::Conflict, difference.to_string()))
+        push(batch, row, &shadow.target, shadow, place)
+    }
+
+    fn make_room(&mut self, next: Op) {
+        if self.batch.is_full(Limits::of_memory(), next) || self.in_order.is_full(Limits::of_memory(), next) {
+            self.flush();
+        }
     }
 
     fn flush(&mut self) {
@@ -211,6 +243,12 @@ impl Feed<'_> {
     fn send(&mut self, item: Item) {
         self.open &= self.items.blocking_send(Ok(item)).is_ok();
     }
+}
+
+fn push(batch: &mut Batch, row: &Row<'_>, target: &Arc<Fit>, shadow: &Shadow, place: Place) -> Result<()> {
+    batch
+        .push(row, target, &shadow.relation, place)
+        .map_err(|difference| Error::new(Kind::Conflict, difference.to_string()))
 }
 
 fn state_field<'r>(state: RowState) -> (Cow<'r, str>, Value<'r>) {

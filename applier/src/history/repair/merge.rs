@@ -134,15 +134,22 @@ impl Merge<'_> {
     }
 
     fn delete(&self) -> String {
-        let (live, shadow, matched) = (self.live(), self.shadow.sql(), self.matched());
+        let (live, shadow) = (self.live(), self.shadow.sql());
         if self.emptied {
+            let matched = self.matched();
             let there = state_is(&[RowState::Whole, RowState::Part]);
             return format!(
                 "DELETE FROM {live} AS t WHERE NOT EXISTS (SELECT FROM {shadow} AS s WHERE {there} AND {matched})"
             );
         }
         let gone = state_is(&[RowState::Gone]);
-        format!("DELETE FROM {live} AS t USING {shadow} AS s WHERE {gone} AND {matched}")
+        // Of keys that the source may tell apart, the one that is gone, and no other.
+        let spelt = self.key().map(|column| match column.may_merge() {
+            true => format!(" AND {}", same_text(column, "t", "s")),
+            false => String::new(),
+        });
+        let (matched, spelt) = (self.matched(), spelt.collect::<String>());
+        format!("DELETE FROM {live} AS t USING {shadow} AS s WHERE {gone} AND {matched}{spelt}")
     }
 
     fn update(&self) -> String {
@@ -348,11 +355,15 @@ impl Merge<'_> {
 fn equal(column: &Column, one: &str, other: &str) -> String {
     let sql = column.sql();
     let equal = format!("{one}.{sql} {} {other}.{sql}", column.equality);
-    let printed = |row: &str| format!("pg_catalog.format('%s', {row}.{sql}) COLLATE \"C\"");
     match column.is_loose {
         false => equal,
-        true => format!("({equal} AND {} = {})", printed(one), printed(other)),
+        true => format!("({equal} AND {})", same_text(column, one, other)),
     }
+}
+
+fn same_text(column: &Column, one: &str, other: &str) -> String {
+    let printed = |row: &str| format!("pg_catalog.format('%s', {row}.{}) COLLATE \"C\"", column.sql());
+    format!("{} = {}", printed(one), printed(other))
 }
 
 fn state_is(states: &[RowState]) -> String {

@@ -292,7 +292,7 @@ impl Repair<'_> {
     fn incomparable(&self) -> HashSet<String> {
         let unknown = |plan: &TablePlan| {
             let mut key = plan.key.iter();
-            key.any(|&column| plan.table.columns[column].text_equality == TextEquality::Unknown)
+            key.any(|&column| plan.table.columns[column].shared_equality() == TextEquality::Unknown)
         };
         let tables = self.plan.tables.iter().filter(|(_, plan)| unknown(plan));
         tables.map(|(name, _)| name.to_string()).collect()

@@ -53,6 +53,8 @@ pub(super) struct Shadow {
     pub live: Arc<Table>,
     /// The temporary table as the writer of batches sees it.
     pub target: Arc<Fit>,
+    /// The same for marks where a row has left its key: one that is there has another spelling of it, and stays.
+    pub left: Arc<Fit>,
     pub relation: Arc<Relation>,
     /// Local columns that the archive has values for.
     pub written: Vec<usize>,
@@ -112,7 +114,8 @@ impl Shadow {
         });
         let key_names = key.iter().map(|&column| live.columns[column].name.clone()).collect();
         let relation = Relation::new(described.collect(), key_names, ReplicaIdentity::Default);
-        let nettable = key.iter().all(|&column| live.columns[column].text_equality != TextEquality::Unknown);
+        let nettable =
+            key.iter().all(|&column| live.columns[column].shared_equality() != TextEquality::Unknown);
         let table = Table {
             name,
             oid: 0,
@@ -138,10 +141,14 @@ impl Shadow {
             deferrable: false,
             by_image: false,
             nettable,
+            keeps: false,
         };
+        let table = Arc::new(table);
+        let left = Fit { table: Arc::clone(&table), key: Key { keeps: true, ..key.clone() } };
         Ok(Shadow {
             live: Arc::clone(live),
-            target: Arc::new(Fit { table: Arc::new(table), key }),
+            target: Arc::new(Fit { table, key }),
+            left: Arc::new(left),
             relation: Arc::new(relation),
             written,
             has_holes,
@@ -225,7 +232,8 @@ fn groups(live: &Table, key: &[usize], written: &[usize], forms: &[&Vec<String>]
     groups.into_values().collect()
 }
 
-/// A column without everything that makes a row refused.
+/// A column without everything that makes a row refused. Rows of the shadow are told apart by its index alone, as the server
+/// compares them.
 fn plain(column: &Column) -> Column {
     Column {
         not_null: false,
@@ -233,6 +241,9 @@ fn plain(column: &Column) -> Column {
         identity: false,
         identity_always: false,
         generated: column.generated,
+        is_loose: false,
+        has_own_equality: false,
+        is_by_name: false,
         ..column.clone()
     }
 }

@@ -205,6 +205,7 @@ fn known(row: &Row<'_>) -> Result<(TableName, Known)> {
         reason: text(3)?,
         accepted_gaps: list(text(4)?.as_deref())?,
         load: text(5)?.as_deref().map(Want::from_str).transpose()?,
+        vouched: None,
         load_asked: row.get(6).context(|| "reading a table's state".to_owned())?,
         held_with: list(text(7)?.as_deref())?,
         // What cannot be read is as good as nothing: it is only there to tell a new name from a new column.

@@ -278,6 +278,7 @@ impl Notes {
         let keys: BTreeMap<TableName, Vec<String>> = positions
             .described
             .iter()
+            .filter(|(table, _)| positions.moved.contains(table))
             .map(|(table, relation)| (table.clone(), relation.key.clone()))
             .collect();
         Notes {

@@ -57,6 +57,21 @@ pub async fn has_rows(client: &impl GenericClient, table: &TableName) -> Result<
 /// Notes which table the position is about: the one that has the name now, with its columns. In the transaction of its
 /// rows.
 pub async fn note(client: &impl GenericClient, meta: &MetaSchema, table: &TableName) -> Result<()> {
+    note_as(client, meta, table, false).await
+}
+
+/// The same where somebody says that the rows which are here are those of the position.
+pub async fn vouch(client: &impl GenericClient, meta: &MetaSchema, table: &TableName) -> Result<()> {
+    note_as(client, meta, table, true).await?;
+    labels::vouch(client, meta, table).await
+}
+
+async fn note_as(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    table: &TableName,
+    is_vouched: bool,
+) -> Result<()> {
     let before = files::oldest_open(client).await?;
     let found = found(client, &[table]).await?;
     let Some(found) = found.into_values().next() else { return Ok(()) };
@@ -76,6 +91,7 @@ pub async fn note(client: &impl GenericClient, meta: &MetaSchema, table: &TableN
     // The rows are of this very transaction: the next pass looks at them again.
     memory.seen = Some(Seen { before, changed: Some(String::new()) });
     memory.functions = Some(Ours::of(client, meta).await?.functions);
+    memory.vouched = is_vouched.then(|| columns.iter().map(|column| column.attnum).collect());
     write(client, meta, table, &found, &memory).await
 }
 

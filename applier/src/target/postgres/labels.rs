@@ -109,6 +109,20 @@ pub(crate) async fn begin(
     write(client, meta, table, Some(&of(relation)), &OldLabels::new()).await
 }
 
+/// Somebody says that the rows which are here are the source's: what labels are called here is what they are called there.
+pub(super) async fn vouch(client: &impl GenericClient, meta: &MetaSchema, table: &TableName) -> Result<()> {
+    let loaded = schema::load(client, std::slice::from_ref(table)).await?;
+    let Some(found) = loaded.get(table) else { return Ok(()) };
+    let select = "SELECT a.attname::text, ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e \
+        WHERE e.enumtypid = a.atttypid ORDER BY e.enumsortorder) \
+        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid AND t.typtype = 'e' \
+        WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
+    let rows = client.query(select, &[&found.oid]).await;
+    let rows = rows.context(|| format!("reading the labels of {table}"))?;
+    let labels: Labels = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    write(client, meta, table, Some(&labels), &OldLabels::new()).await
+}
+
 /// The first row of each table that has an old label; what no row has any more is forgotten.
 pub(super) async fn look(
     client: &impl GenericClient,

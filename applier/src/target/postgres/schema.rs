@@ -41,7 +41,17 @@ SELECT a.attrelid, a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid,
     a.attgenerated = 's' OR a.attidentity <> '' OR a.atthasdef AND NOT a.atthasmissing AND a.attgenerated = ''
         OR declared.typtype = 'd' AND (declared.typnotnull OR EXISTS (
             SELECT FROM pg_catalog.pg_constraint k WHERE k.contypid = a.atttypid) OR declared.typbasetype <> below.base),
-    own.oprname IS NOT NULL
+    own.oprname IS NOT NULL,
+    EXISTS (SELECT FROM pg_catalog.pg_cast k WHERE k.castsource = 'text'::regtype AND k.casttarget = below.base
+        AND k.castfunc <> 0 AND k.oid >= 16384),
+    CASE WHEN a.attgenerated = 's' THEN (
+        SELECT ps.nspname || '.' || p.relname FROM pg_catalog.pg_partition_tree(a.attrelid) tree
+        JOIN pg_catalog.pg_class p ON p.oid = tree.relid JOIN pg_catalog.pg_namespace ps ON ps.oid = p.relnamespace
+        JOIN pg_catalog.pg_attribute pa ON pa.attrelid = p.oid AND pa.attname = a.attname
+        JOIN pg_catalog.pg_attrdef pd ON pd.adrelid = p.oid AND pd.adnum = pa.attnum
+        JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE tree.isleaf AND pg_catalog.pg_get_expr(pd.adbin, pd.adrelid) <> pg_catalog.pg_get_expr(d.adbin, d.adrelid)
+        ORDER BY 1 LIMIT 1) END
 FROM pg_catalog.pg_attribute a
 JOIN below ON below.oid = a.atttypid
 JOIN pg_catalog.pg_type declared ON declared.oid = a.atttypid
@@ -198,6 +208,8 @@ fn column(row: &Row) -> Column {
         is_loose: !deterministic,
         has_own_equality: row.get(19),
         is_by_name: row.get(14),
+        has_own_cast: row.get(20),
+        computed_otherwise_in: row.get(21),
         not_null: row.get(9),
         has_default: row.get(10),
         generated: row.get(11),

@@ -89,8 +89,13 @@ fn work(batch: &Batch, table: usize, copy_rows_min: usize) -> TableWork {
     let target = &batch.tables[table].target;
     let net = Net::of(batch, table);
     let keys = &target.key.columns;
+    // Values of an array are cast, those of a COPY go through the input functions.
+    let has_own_cast = target.table.columns.iter().any(|column| column.has_own_cast);
     let body = |columns: &[usize], rows: &[Row]| {
-        if rows.len() >= copy_rows_min || text_bytes(batch, &net, columns, rows) > ARRAY_BYTES_MAX {
+        if has_own_cast
+            || rows.len() >= copy_rows_min
+            || text_bytes(batch, &net, columns, rows) > ARRAY_BYTES_MAX
+        {
             Body::Copy(copy_text(batch, &net, columns, rows))
         } else {
             Body::Arrays(columns.iter().map(|&column| text_array(batch, &net, column, rows)).collect())

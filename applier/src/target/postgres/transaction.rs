@@ -109,7 +109,8 @@ impl<'a> Postgres<'a> {
         // The last description of each counts.
         let keys: BTreeMap<&TableName, &Vec<String>> =
             positions.described.iter().map(|(table, relation)| (table, &relation.key)).collect();
-        let keys = keys.into_iter().filter(|(table, key)| known(table) != Some(*key));
+        let keys = keys.into_iter().filter(|(table, _)| positions.moved.contains(table));
+        let keys = keys.filter(|(table, key)| known(table) != Some(*key));
         let keys: Vec<(&TableName, &[String])> = keys.map(|(table, key)| (table, key.as_slice())).collect();
         cursor::note_keys(client, meta, &keys).await?;
         for (table, relation) in positions.described.iter().filter(|(_, relation)| !relation.types.is_empty())
@@ -213,7 +214,9 @@ impl Target for Postgres<'_> {
 
     async fn look_again(&mut self, tables: &[&TableName]) -> Result<()> {
         let has_rows = |table: &&&TableName| {
-            self.states.get(**table).is_some_and(|state| state.position.is_some() && state.wants().is_none())
+            self.states.get(**table).is_some_and(|state| {
+                state.position.is_some() && (state.wants().is_none() || state.state == State::Live)
+            })
         };
         let tables: Vec<&TableName> = tables.iter().filter(has_rows).copied().collect();
         let (client, meta) = (self.local.session.client(), &self.local.meta);

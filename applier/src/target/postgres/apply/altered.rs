@@ -77,7 +77,15 @@ async fn ask(client: &Client, column: &Column, texts: Vec<&str>) -> Result<HashS
 
 /// Whether the text comes back as another one. An explicit cast rounds and cuts what an assignment does, and more.
 pub(crate) fn is_altered(column: &Column, text: &str) -> String {
-    format!("pg_catalog.format('%s', {text}::{}) COLLATE \"C\" <> {text}", column.type_name)
+    format!("pg_catalog.format('%s', {}) COLLATE \"C\" <> {text}", converted(column, text))
+}
+
+/// The text as a value of the column's type.
+pub(crate) fn converted(column: &Column, text: &str) -> String {
+    match column.has_own_cast {
+        true => format!("{}::{}", column.parsed(text), column.type_name),
+        false => format!("{text}::{}", column.type_name),
+    }
 }
 
 fn what(table: &Table, column: &Column) -> String {

@@ -122,7 +122,8 @@ async fn compute_again(
     }
     let (names, arrays) = arrays(rows, plain.len(), columns.len());
     let unnested: Vec<String> = (1..=names.len()).map(|n| format!("${n}::text[]")).collect();
-    let parsed = plain.iter().enumerate().map(|(n, &c)| format!(", u.k{n}::{}", local.columns[c].base_type));
+    let parsed =
+        plain.iter().enumerate().map(|(n, &c)| format!(", {}", local.columns[c].parsed(&format!("u.k{n}"))));
     let written = plain.iter().map(|&c| format!(", {}", local.columns[c].sql()));
     let differs = differs(local, columns);
     let select = format!(
@@ -209,7 +210,7 @@ async fn compare(
     let unnested: Vec<String> = (1..=names.len()).map(|n| format!("${n}::text[]")).collect();
     let equal = keys.iter().enumerate().map(|(n, &key)| {
         let column = &local.columns[key];
-        format!("t.{} {} u.k{n}::{}", column.sql(), column.equality, column.base_type)
+        format!("t.{} {} {}", column.sql(), column.equality, column.parsed(&format!("u.k{n}")))
     });
     let equal: Vec<String> = equal.collect();
     let differs = differs(local, columns);

@@ -476,6 +476,15 @@ impl crate::table::Column {
         format!("({equal} AND {} COLLATE \"C\" = {})", printed(&self.sql()), printed(value))
     }
 
+    /// The text as the type reads it: not by a cast that somebody has made.
+    pub(crate) fn parsed(&self, text: &str) -> String {
+        let base = &self.base_type;
+        match self.has_own_cast && !self.plain_type.ends_with("[]") {
+            true => format!("((ARRAY[{text}]::text[])::text::{base}[])[1]"),
+            false => format!("{text}::{base}"),
+        }
+    }
+
     /// `"a"` prints as the text $1. (NULL would print as the empty text does.)
     fn prints(&self, value: &str) -> String {
         let sql = self.sql();

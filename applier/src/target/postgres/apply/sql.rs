@@ -143,7 +143,7 @@ pub(super) fn on_conflict(target: &Fit, columns: &[usize]) -> String {
         .map(|&c| format!("{0} = EXCLUDED.{0}", table.columns[c].sql()))
         .collect();
     let key = table.column_list(&target.key.columns);
-    if set.is_empty() {
+    if set.is_empty() || target.key.keeps {
         format!(" ON CONFLICT ({key}) DO NOTHING")
     } else {
         let kept = kept(target, &target.fixed(columns), |c| format!("EXCLUDED.{}", table.columns[c].sql()));

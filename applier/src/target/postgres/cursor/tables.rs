@@ -38,6 +38,7 @@ pub async fn table_states(
     for row in rows {
         let name = whitelisted(row.get(0))?;
         let position: Option<&str> = row.get(2);
+        let memory = row.get::<_, Option<&str>>(8).and_then(Memory::parse).unwrap_or_default();
         let state = TableState {
             state: row.get::<_, &str>(1).parse()?,
             position: position.map(str::parse).transpose()?,
@@ -50,7 +51,8 @@ pub async fn table_states(
                 .get::<_, Option<&str>>(7)
                 .and_then(|text| serde_json::from_str(text).ok())
                 .unwrap_or_default(),
-            paired: row.get::<_, Option<&str>>(8).and_then(Memory::parse).unwrap_or_default().paired,
+            paired: memory.paired,
+            vouched: memory.vouched,
             load_asked: row.get(9),
             source_key: row.get::<_, Option<&str>>(10).and_then(|text| serde_json::from_str(text).ok()),
             base: row.get::<_, Option<&str>>(11).map(str::parse).transpose()?,
