@@ -49,6 +49,7 @@ impl Loader<'_> {
         let position = checkpoint.end_lsn().max(work.base.end());
         let bring = async {
             writer.begin(client).await?;
+            self.local.announce_writes().await?;
             control(client, FREE_PLANS).await?;
             checkpoint.claim(client, meta).await?;
 
@@ -216,7 +217,8 @@ impl Loader<'_> {
         control(client, "SAVEPOINT syncdata_table").await?;
         let watch = self.watch(&copy.table).await?;
         let before = watch.count(client).await?;
-        let [mut acting, watched] = rules::acting_and_watched(client, [&*copy.table].into_iter()).await?;
+        let [mut acting, watched] =
+            rules::acting_and_watched(client, meta, [&*copy.table].into_iter()).await?;
         if let Some(rule) = acting.remove(name) {
             return Err(Halt::refused(name, rule.words(name)));
         }

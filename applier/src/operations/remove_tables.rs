@@ -10,6 +10,7 @@ use super::whitelist::{matching, named, not_found};
 use crate::target::postgres::cursor;
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
+use crate::target::postgres::local_writes;
 use crate::target::postgres::quarantine::{self, Resolution};
 
 /// Takes tables off the whitelist, all or none; their rows stay.
@@ -38,5 +39,7 @@ pub async fn remove_tables(config: &Config, patterns: &[String]) -> Result<Answe
         Ok::<_, Error>(())
     };
     local.in_transaction(remove).await?;
+    // Nobody keeps them in step any more: everybody may write them.
+    local_writes::keep(&local, config.local_writes).await?;
     Ok(named("removed", &names))
 }

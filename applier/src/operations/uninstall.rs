@@ -11,6 +11,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
+use crate::target::postgres::local_writes::{self, Relation};
 use crate::target::postgres::meta::{self, MetaSchema};
 
 /// What was found and done; `None`: an operator was asked, and said no. `role` is that of the settings, `config` may connect
@@ -57,12 +58,18 @@ async fn remove_ours(local: &Local) -> Result<Finding> {
     let (client, meta) = (local.session.client(), &local.meta);
     let version = meta::version(&local.session, meta).await?;
     let tables: Vec<String> = meta::tables_of(version).map(|table| format!("{meta}.{table}")).collect();
+    let refusing = local_writes::standing(client, meta).await?;
+    let triggers: Vec<String> = refusing.iter().flat_map(Relation::drops).collect();
     let remove = format!(
-        "DROP VIEW IF EXISTS {meta}.data_sync_freshness RESTRICT;
+        "{}
+         DROP VIEW IF EXISTS {meta}.data_sync_freshness RESTRICT;
          DROP FUNCTION IF EXISTS {meta}.data_sync_require_fresh(interval, text[]) RESTRICT;
          DROP FUNCTION IF EXISTS {meta}.data_sync_wait_for(pg_lsn, interval, text[]) RESTRICT;
          DROP TABLE IF EXISTS {} RESTRICT;
-         DROP FUNCTION IF EXISTS {meta}.data_sync_line_made() RESTRICT",
+         DROP FUNCTION IF EXISTS {meta}.data_sync_line_made() RESTRICT;
+         DROP FUNCTION IF EXISTS {meta}.data_sync_writer_named() RESTRICT;
+         DROP FUNCTION IF EXISTS {meta}.data_sync_refuse_write() RESTRICT",
+        triggers.join("\n"),
         tables.join(", ")
     );
     let doing = || format!("removing our tables from schema {meta}");
@@ -78,6 +85,16 @@ async fn remove_ours(local: &Local) -> Result<Finding> {
                 let refused =
                     Error::new(Kind::Refused, format!("something else was built on our tables: {what}"));
                 return Err(refused.hint("nothing was removed; drop what it names, or keep our tables"));
+            }
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) && !triggers.is_empty() => {
+                let refused =
+                    Error::new(Kind::Refused, "this role may not drop the triggers that refuse local writes");
+                let theirs = refusing.iter().filter(|relation| !relation.is_owner).flat_map(Relation::drops);
+                let theirs: Vec<String> = theirs.collect();
+                return Err(refused.hint(format!(
+                    "nothing was removed; run as the tables' owner, then this command again: {}",
+                    theirs.join(" ")
+                )));
             }
             removed => removed.context(doing).map(drop)?,
         }

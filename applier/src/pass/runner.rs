@@ -25,7 +25,7 @@ use crate::proof::{self, Proofs};
 use crate::target::postgres::cursor::Checkpoint;
 use crate::target::postgres::executions::{self, Came, Trigger};
 use crate::target::postgres::local::Local;
-use crate::target::postgres::{ledger, quarantine};
+use crate::target::postgres::{ledger, local_writes, quarantine};
 
 /// A pass is tried again so often, within about a minute, before its trouble is reported.
 const RETRIES: u32 = 8;
@@ -355,6 +355,7 @@ impl Runner {
     async fn pass_with(&self, local: &Local, source: &Source, tidies: bool) -> Result<Report> {
         if tidies {
             forget_old_logs(local, self.config.log_keep_days).await;
+            local_writes::keep(local, self.config.local_writes).await?;
         }
         let rules = rules(&self.config);
         let proving = Proving { proofs: Arc::clone(&self.proofs), config: self.config.clone() };

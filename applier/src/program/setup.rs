@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use syncdata_formats::error::Result;
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, LocalWrites};
 use syncdata_service::confirm::confirm;
 use syncdata_service::finding::{Finding, Level, worst};
 use syncdata_service::output::Output;
@@ -24,7 +24,7 @@ pub(super) async fn set_up(config: &Config, arguments: &SetupArguments, output: 
         findings.extend(check::all(config).await);
     }
     let is_done = worst(&findings) != Level::Fail;
-    let next = next(&done, arguments, &findings);
+    let next = next(config, &done, arguments, &findings);
     if output.is_json() {
         output.document(&json!({"healthy": is_done, "findings": findings, "next": next}), "");
         return Ok(ExitCode::from(u8::from(!is_done)));
@@ -66,7 +66,7 @@ pub(super) async fn uninstall(
 }
 
 /// What to do, in this order.
-fn next(done: &SetUp, arguments: &SetupArguments, findings: &[Finding]) -> Vec<String> {
+fn next(config: &Config, done: &SetUp, arguments: &SetupArguments, findings: &[Finding]) -> Vec<String> {
     let failed = findings.iter().filter(|finding| finding.level == Level::Fail);
     let lacks_statements = failed.clone().any(|finding| !finding.statements.is_empty());
     if lacks_statements {
@@ -93,6 +93,14 @@ fn next(done: &SetUp, arguments: &SetupArguments, findings: &[Finding]) -> Vec<S
         }
         [] => {}
         here => next.push(format!("syncdata-applier add-tables {}", here.join(" "))),
+    }
+    if config.local_writes == LocalWrites::Allow {
+        let again =
+            if arguments.create_role { "; this command, run again, grants what it takes" } else { "" };
+        next.push(format!(
+            "local_writes = \"block\" in the settings ({}): nobody but syncdata writes the copy then, not even by mistake{again}",
+            config.settings_file()
+        ));
     }
     next.push("systemctl enable --now syncdata-applier  # or: syncdata-applier start".to_owned());
     next

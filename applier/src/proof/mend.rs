@@ -25,6 +25,7 @@ pub(super) async fn repair(
     let client = local.session.client();
     let writer = Writer::new(local.replica);
     writer.begin(client).await?;
+    local.announce_writes().await?;
     let Changes { inserted, updated, deleted } = alone(local, pair).await?;
     faults::hit("proof.repaired")?;
     if writer.duplicates(client, pair.table).await? {
@@ -58,7 +59,7 @@ pub(super) async fn repair(
 /// along that are right.
 async fn alone(local: &Local, pair: &Pair<'_>) -> Result<Changes> {
     let (client, name) = (local.session.client(), &pair.table.name);
-    if let Some(rule) = rules::acting(client, std::iter::once(pair.table)).await?.remove(name) {
+    if let Some(rule) = rules::acting(client, &local.meta, std::iter::once(pair.table)).await?.remove(name) {
         let hint = format!("nothing was changed; run: {}", rule.remedy());
         return Err(Error::new(Kind::Rejected, rule.what(name)).hint(hint));
     }

@@ -16,6 +16,7 @@ mod executions;
 mod follow;
 mod health;
 mod heirs;
+mod local_writes;
 mod numbers;
 mod restored;
 mod restored_elsewhere;

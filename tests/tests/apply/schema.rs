@@ -219,6 +219,32 @@ async fn a_label_that_got_another_name_and_comes_no_more_is_noticed() {
     world.assert_same(&["t"]).await;
 }
 
+/// It is run by hand, where whatever is written by hand is refused.
+#[tokio::test]
+async fn the_statement_for_a_label_goes_past_what_refuses_local_writes() {
+    let options = WorldOptions::default().without_sftp().applier_setting("local_writes", "block");
+    let world = options.start().await;
+    let of_source = "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood)";
+    world.source.execute(of_source).await;
+    world.target.execute("CREATE TABLE t (id int PRIMARY KEY, m text)").await;
+    world.source.execute(SLOT).await;
+    world.source.execute("INSERT INTO t VALUES (1, 'sad')").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    world.applier(["add-tables", "t"]).succeed().await;
+    world.applier(["sync"]).succeed().await;
+    world.source.execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'").await;
+    world.source.execute("INSERT INTO t VALUES (2, 'ok')").await;
+    world.archiver(["run", "--once"]).succeed().await;
+    let said = world.applier(["sync"]).run().await.expect_code(1);
+    let statement = statement_without_words(&said);
+    let update = r#"UPDATE "public"."t" SET "m" = 'blue' WHERE "m" = 'sad'"#;
+    assert_eq!(statement, format!("BEGIN; SET LOCAL session_replication_role = replica; {update}; COMMIT"));
+    world.target.connect().await.batch_execute(update).await.expect_err("it is refused");
+    world.target.execute(&statement).await;
+    world.applier(["retry", "t"]).succeed().await;
+    world.assert_same(&["t"]).await;
+}
+
 fn statement_without_words(sync: &Finished) -> String {
     statement(sync).split("  -- ").next().expect("a statement").to_owned()
 }

@@ -174,6 +174,16 @@ fn commands_that_do_not_work_on_a_file_are_refused_by_name() {
         let (code, _, err) = copy.run(&["start"]);
         assert!(code == 2 && err.contains("not with target = \"duckdb\""), "{more}: {err}");
     }
+    // A promise that a file does not keep while nobody has it open.
+    let copy = Copy::with(archive.archive(), "local_writes = \"block\"");
+    for arguments in [&["start"][..], &["sync"], &["add-tables", "users"], &["clear", "--yes"]] {
+        let (code, _, err) = copy.run(arguments);
+        let expected = "local_writes = \"block\": not with target = \"duckdb\"";
+        assert!(code == 2 && err.contains(expected) && err.contains("take it out"), "{arguments:?}: {err}");
+    }
+    let (code, out, _) = copy.run(&["check"]);
+    assert!(code == 1 && out.contains("fail  settings: local_writes"), "{out}");
+    assert!(!copy.file.path().exists());
     assert!(!copy.file.path().exists());
 }
 

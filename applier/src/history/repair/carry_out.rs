@@ -39,6 +39,7 @@ impl Repair<'_> {
         let client = self.local.session.client();
         let mut writer = Writer::new(self.local.replica);
         writer.begin(client).await?;
+        self.local.announce_writes().await?;
         self.standing.checkpoint.claim(client, &self.local.meta).await?;
         let wanted = self.wanted(scans, searches, report).await?;
         let wanted = self.put_together(&mut writer, wanted).await?;
@@ -157,6 +158,7 @@ impl Repair<'_> {
         let client = self.local.session.client();
         let mut merge = Merge {
             shadow: &wanted.shadow,
+            meta: &self.local.meta,
             emptied: wanted.scan.emptied,
             strange: !wanted.scan.strange.is_empty(),
             replica: self.local.replica,

@@ -11,6 +11,7 @@ use super::shadow::{RowState, STATE, Shadow};
 use crate::history::report::{Changed, NotRebuilt};
 use crate::table::{Column, TextEquality};
 use crate::target::postgres::apply::Beside;
+use crate::target::postgres::meta::MetaSchema;
 use crate::target::postgres::rules;
 
 /// Shown of the rows that could not be rebuilt.
@@ -19,6 +20,8 @@ const EXAMPLES_MAX: i64 = 20;
 /// How a shadow is brought over.
 pub(super) struct Merge<'a> {
     pub shadow: &'a Shadow,
+    /// Where our own tables are.
+    pub meta: &'a MetaSchema,
     /// What is not told is not there: the range emptied the table.
     pub emptied: bool,
     /// Columns were renamed or dropped: what a default would be is not known.
@@ -33,7 +36,9 @@ impl Merge<'_> {
     pub(super) async fn run(&mut self, client: &Client) -> Result<(Changed, NotRebuilt)> {
         let doing = || format!("repairing {}", self.shadow.live.name);
         let live = &self.shadow.live;
-        if let Some(rule) = rules::acting(client, std::iter::once(&**live)).await?.remove(&live.name) {
+        if let Some(rule) =
+            rules::acting(client, self.meta, std::iter::once(&**live)).await?.remove(&live.name)
+        {
             let hint = format!("nothing was changed; run: {}", rule.remedy());
             return Err(Error::new(Kind::Rejected, rule.what(&live.name)).hint(hint));
         }

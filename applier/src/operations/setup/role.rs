@@ -4,7 +4,7 @@
 use syncdata_formats::error::Result;
 use syncdata_formats::name::TableName;
 use syncdata_formats::printed::{identifier, literal, unless};
-use syncdata_service::config::Config;
+use syncdata_service::config::{Config, LocalWrites};
 use syncdata_service::finding::Finding;
 use syncdata_service::postgres::ServerContext as _;
 use syncdata_service::postgres::{PostgresSettings, Session, new_password};
@@ -153,6 +153,20 @@ async fn missing(session: &Session, config: &Config, tables: &[TableName]) -> Re
         let table = TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))?;
         let rights = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE";
         statements.push(format!("GRANT {rights} ON TABLE {} TO {quoted};", table.sql()));
+    }
+
+    if config.local_writes == LocalWrites::Block {
+        // Of the partitions too: each has its own.
+        let sql = "SELECT DISTINCT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(part.relname)
+            FROM unnest($2::text[], $3::text[]) AS wanted(schema, name)
+            JOIN pg_namespace of_table ON of_table.nspname = wanted.schema
+            JOIN pg_class c ON c.relnamespace = of_table.oid AND c.relname = wanted.name AND c.relkind IN ('r', 'p')
+            CROSS JOIN LATERAL (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid)) AS tree(oid)
+            JOIN pg_class part ON part.oid = tree.oid JOIN pg_namespace n ON n.oid = part.relnamespace
+            WHERE NOT has_table_privilege($1, part.oid, 'TRIGGER') ORDER BY 1";
+        for row in client.query_typed(sql, &parameters).await.context(doing)? {
+            statements.push(format!("GRANT TRIGGER ON TABLE {} TO {quoted};", row.get::<_, &str>(0)));
+        }
     }
     Ok(statements)
 }

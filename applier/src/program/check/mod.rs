@@ -2,6 +2,7 @@
 
 mod archive;
 mod local_shape;
+mod local_writes;
 mod server;
 mod states;
 mod tables;
@@ -65,6 +66,9 @@ async fn of_server(config: &Config, local: &Local, newest: &Newest, findings: &m
     }
     if let Err(error) = tables::look(local, newest, findings).await {
         findings.push(failed("tables", &error));
+    }
+    if let Err(error) = local_writes::look(config, local, findings).await {
+        findings.push(failed("local writes", &error));
     }
 }
 

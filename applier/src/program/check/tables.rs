@@ -17,6 +17,7 @@ use crate::plan;
 use crate::table::{self, Difference, Table, UniqueIndex};
 use crate::target::postgres::cursor;
 use crate::target::postgres::local::Local;
+use crate::target::postgres::local_writes;
 use crate::target::postgres::schema;
 use crate::target::postgres::{meta, others};
 
@@ -32,7 +33,7 @@ SELECT c.oid, current_user::text, array_remove(ARRAY[
     row_security_active(c.oid)
 FROM pg_class c WHERE c.oid = ANY($1)";
 
-/// Of the partitions too. Internal ones are the foreign keys' own.
+/// Of the partitions too. Internal ones are the foreign keys' own; ours let through what is applied.
 const TRIGGERS: &str = "
 SELECT below.root, t.tgname::text, t.tgrelid::regclass::text, t.tgenabled::text
 FROM (
@@ -40,7 +41,9 @@ FROM (
     UNION SELECT root, leaf.relid FROM unnest($1::oid[]) AS root, pg_partition_tree(root) AS leaf
 ) AS below
 JOIN pg_trigger t ON t.tgrelid = below.relid
-WHERE NOT t.tgisinternal AND (t.tgenabled IN ('A', 'R') OR t.tgenabled = 'O' AND NOT $2)
+WHERE NOT t.tgisinternal AND NOT EXISTS (
+    SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE p.oid = t.tgfoid AND t.tgtype & 3 <> 3 AND p.proname = $3 AND n.nspname = $4)
+AND (t.tgenabled IN ('A', 'R') OR t.tgenabled = 'O' AND NOT $2)
 ORDER BY 3, 2";
 
 /// Foreign keys that change rows by themselves, outside the replica role or switched on under it; exclusion
@@ -229,7 +232,11 @@ async fn rights(local: &Local, tables: &BTreeMap<u32, Arc<Table>>) -> Result<Vec
 
 async fn triggers(local: &Local, tables: &BTreeMap<u32, Arc<Table>>) -> Result<Vec<Finding>> {
     let oids: Vec<u32> = tables.keys().copied().collect();
-    let rows = local.session.client().query(TRIGGERS, &[&oids, &local.replica]).await;
+    let rows = local
+        .session
+        .client()
+        .query(TRIGGERS, &[&oids, &local.replica, &local_writes::FUNCTION, &local.meta.name()])
+        .await;
     let mut findings = Vec::new();
     for row in rows.context(|| "reading the triggers".to_owned())? {
         let (name, table, enabled): (&str, &str, &str) = (row.get(1), row.get(2), row.get(3));

@@ -9,7 +9,7 @@ use serde_json::json;
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::backoff::{Backoff, Dice};
 use syncdata_service::checks;
-use syncdata_service::config::{Config, Program};
+use syncdata_service::config::{Config, LocalWrites, Program};
 use syncdata_service::control::{self, Method};
 use syncdata_service::daemon::{Heartbeat, Phase, Reloads, Stop, notify};
 use syncdata_service::finding::Finding;
@@ -34,6 +34,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// What somebody asked for is done by whoever owns the file, or by this process.
 pub(super) async fn ask(config: Config, asked: Asked) -> Result<Answer> {
+    refuse_block(&config)?;
     let stop = Stop::new();
     stop.on_signals()?;
     let deadline = Instant::now() + PATIENCE;
@@ -95,6 +96,7 @@ pub(super) async fn add_tables(
 
 /// `confirm` is asked whether to go on.
 pub(super) async fn clear(config: Config, confirm: impl FnOnce(&str) -> Result<bool>) -> Result<Answer> {
+    refuse_block(&config)?;
     let listed = list_tables(&config).await?;
     let names: Vec<&str> = listed.text.lines().collect();
     if names.is_empty() {
@@ -173,10 +175,23 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Settings of a daemon that have no meaning with a DuckDB file.
+fn refused(setting: &str) -> Error {
+    Error::new(Kind::BadInput, format!("{setting}: not with target = \"duckdb\""))
+}
+
+/// What is promised and cannot be kept: while no process of ours has the file, anybody may open it who may write it.
+fn refuse_block(config: &Config) -> Result<()> {
+    match config.local_writes {
+        LocalWrites::Allow => Ok(()),
+        LocalWrites::Block => Err(refused("local_writes = \"block\"").hint(
+            "take it out; the daemon locks everybody else out of the file, and the copy for readers (publish) is read-only",
+        )),
+    }
+}
+
+/// Settings that have no meaning with a DuckDB file.
 fn refusals(config: &Config) -> Result<()> {
-    let refused =
-        |setting: &str| Error::new(Kind::BadInput, format!("{setting}: not with target = \"duckdb\""));
+    refuse_block(config)?;
     if config.follow {
         return Err(refused("follow").hint("take it out; data_sync_freq may be as low as 5"));
     }

@@ -83,7 +83,7 @@ pub(crate) async fn beside(
     others: &BTreeSet<TableName>,
 ) -> Result<Option<Beside>> {
     let client = local.session.client();
-    let [_, watched] = rules::acting_and_watched(client, written.iter().copied()).await?;
+    let [_, watched] = rules::acting_and_watched(client, &local.meta, written.iter().copied()).await?;
     Beside::of(client, watched, others, local.replica).await
 }
 

@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 
 use crate::table::Table;
 use crate::target::postgres::local::Local;
+use crate::target::postgres::writers::UNDER_REPLICA;
 
 // A partition stands for its root; what a partition inherits its root says.
 const OUTSIDERS: &str = "
@@ -35,6 +36,7 @@ struct Outsider {
 /// In a transaction that somebody else commits.
 pub async fn empty(local: &Local, tables: &BTreeMap<TableName, Table>) -> Result<()> {
     let client = local.session.client();
+    local.announce_writes().await?;
     let oids: Vec<u32> = tables.values().map(|table| table.oid).collect();
     let rows = client.query(OUTSIDERS, &[&oids]).await.context(doing)?;
     let outsider = |row: &tokio_postgres::Row| Outsider {
@@ -54,13 +56,16 @@ pub async fn empty(local: &Local, tables: &BTreeMap<TableName, Table>) -> Result
         outsider.check(client, tables).await?;
     }
 
+    if local.replica && local.may_be_refused().await? {
+        run(client, UNDER_REPLICA).await?;
+    }
     if !truncated.is_empty() {
         let list: Vec<String> = truncated.iter().map(|table| table.sql()).collect();
         run(client, &format!("TRUNCATE {}", list.join(", "))).await?;
     }
     if !deleted.is_empty() {
         let prepare = match local.replica {
-            true => "SET LOCAL session_replication_role = replica",
+            true => UNDER_REPLICA,
             false => "SET CONSTRAINTS ALL DEFERRED",
         };
         run(client, prepare).await?;

@@ -21,7 +21,7 @@ use crate::target::postgres::restored::{Origin, Ours};
 use crate::target::postgres::{copied_lines, heirs, named_types, nested, others, schema};
 
 /// This server and this database, which no other has in common.
-const HERE: &str = "(SELECT s.system_identifier || '/' || d.oid FROM pg_catalog.pg_control_system() s, \
+pub(super) const HERE: &str = "(SELECT s.system_identifier || '/' || d.oid FROM pg_catalog.pg_control_system() s, \
     pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())";
 
 /// What keeps rows from a table that has none of its position yet. A table that is not there has no such thing.

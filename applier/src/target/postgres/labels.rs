@@ -14,6 +14,7 @@ use tokio_postgres::GenericClient;
 use crate::table::{Renamed, renamed};
 use crate::target::postgres::meta::MetaSchema;
 use crate::target::postgres::schema;
+use crate::target::postgres::writers::{self, UNDER_REPLICA};
 
 /// The labels of each column of an enum type.
 pub(super) type Labels = BTreeMap<String, Vec<String>>;
@@ -28,12 +29,14 @@ pub struct OldLabel {
     new: Option<String>,
     /// Of the column here, as a statement names it, where it is an enum.
     enum_type: Option<String>,
+    /// Writes of others are refused here: under the replica role they are not.
+    is_guarded: bool,
 }
 
 impl OldLabel {
     /// What happened, and what to do.
     pub(super) fn reason(&self, table: &TableName) -> String {
-        let OldLabel { column, old, new, enum_type } = self;
+        let OldLabel { column, old, new, enum_type, is_guarded } = self;
         let column = identifier(column);
         let what =
             format!("label {old:?} in column {column} of {table} has another name at the source by now");
@@ -44,12 +47,19 @@ impl OldLabel {
                 literal(old),
                 literal(new)
             ),
-            (Some(new), None) => format!(
-                "{what}; run: UPDATE {} SET {column} = {} WHERE {column} = {}  -- then: syncdata-applier retry {word}",
-                table.sql(),
-                literal(new),
-                literal(old)
-            ),
+            (Some(new), None) => {
+                let update = format!(
+                    "UPDATE {} SET {column} = {} WHERE {column} = {}",
+                    table.sql(),
+                    literal(new),
+                    literal(old)
+                );
+                let update = match is_guarded {
+                    true => format!("BEGIN; {UNDER_REPLICA}; {update}; COMMIT"),
+                    false => update,
+                };
+                format!("{what}; run: {update}  -- then: syncdata-applier retry {word}")
+            }
             (None, _) => format!(
                 "{what}; run: syncdata-applier resync {word}  # from a snapshot that is newer: syncdata-archiver snapshot, \
                  on the production host"
@@ -139,7 +149,7 @@ pub(super) async fn look(
     for row in rows.context(|| "reading which labels have other names".to_owned())? {
         let name: TableName = row.get::<_, &str>(0).parse()?;
         let old: OldLabels = serde_json::from_str(row.get(1)).unwrap_or_default();
-        match first(client, &name, &old).await? {
+        match first(client, meta, &name, &old).await? {
             Some(label) => drop(found.insert(name, label)),
             None => write(client, meta, &name, None, &OldLabels::new()).await?,
         }
@@ -147,7 +157,12 @@ pub(super) async fn look(
     Ok(found)
 }
 
-async fn first(client: &impl GenericClient, name: &TableName, old: &OldLabels) -> Result<Option<OldLabel>> {
+async fn first(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    name: &TableName,
+    old: &OldLabels,
+) -> Result<Option<OldLabel>> {
     let loaded = schema::load(client, std::slice::from_ref(name)).await?;
     let Some(table) = loaded.get(name) else { return Ok(None) };
     for (column, labels) in old {
@@ -167,7 +182,8 @@ async fn first(client: &impl GenericClient, name: &TableName, old: &OldLabels) -
             if row.get(0) {
                 let enum_type = row.get::<_, bool>(1).then(|| local.type_name.clone());
                 let (column, old) = (column.clone(), label.clone());
-                return Ok(Some(OldLabel { column, old, new: new.clone(), enum_type }));
+                let is_guarded = writers::triggers_stand(client, meta).await?;
+                return Ok(Some(OldLabel { column, old, new: new.clone(), enum_type, is_guarded }));
             }
         }
     }

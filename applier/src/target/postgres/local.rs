@@ -5,13 +5,14 @@ use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_service::postgres::ServerContext as _;
 
 use postgres_protocol::escape::escape_literal;
-use syncdata_service::config::{Config, QuarantineValues};
+use syncdata_service::config::{Config, LocalWrites, QuarantineValues};
 use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
 use tokio_postgres::error::SqlState;
 
 use crate::target::postgres::collations;
 use crate::target::postgres::meta::{self, MetaSchema};
 use crate::target::postgres::values::Values;
+use crate::target::postgres::writers;
 
 /// Advisory locks: the first number spells "sync".
 const LOCK_CLASS: i32 = 0x7379_6e63;
@@ -45,6 +46,8 @@ pub struct Local {
     pub meta: MetaSchema,
     /// It may switch foreign keys and triggers off for itself.
     pub replica: bool,
+    /// Triggers that refuse local writes may be there: a transaction that may not take the replica role says that it is ours.
+    writes_guarded: bool,
     /// Lines of data_sync_logs are of a table and a minute, not of a segment.
     pub logs_by_minute: bool,
     /// What is kept of records that tables cannot take.
@@ -97,7 +100,23 @@ impl Local {
             QuarantineValues::Hash => Values::Hashed { key_file: config.places.state.join("quarantine.key") },
         };
         let meta = MetaSchema::new(&config.meta_schema);
-        Ok(Local { session, meta, replica, logs_by_minute: config.follow, values })
+        let blocks = config.local_writes == LocalWrites::Block;
+        let writes_guarded = blocks || !replica && writers::triggers_stand(session.client(), &meta).await?;
+        Ok(Local { session, meta, replica, writes_guarded, logs_by_minute: config.follow, values })
+    }
+
+    /// In each transaction that writes into synced tables, before it does: triggers that refuse local writes let it through.
+    /// Under the replica role, which it may take, they do not fire.
+    pub async fn announce_writes(&self) -> Result<()> {
+        match self.writes_guarded && !self.replica {
+            true => writers::register(self.session.client(), &self.meta).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Whether triggers that refuse local writes may be there, in this moment.
+    pub(super) async fn may_be_refused(&self) -> Result<bool> {
+        Ok(self.writes_guarded || writers::triggers_stand(self.session.client(), &self.meta).await?)
     }
 
     /// What the local database's encoding makes of texts, where that is another text or cannot be known. In all others of

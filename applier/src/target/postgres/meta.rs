@@ -35,6 +35,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_21.sql"),
     include_str!("meta_22.sql"),
     include_str!("meta_23.sql"),
+    include_str!("meta_24.sql"),
 ];
 
 /// Names of ours that are never synced.
@@ -51,6 +52,7 @@ pub const TABLES: &[&str] = &[
     "data_sync_version",
     "sync_executions",
     "data_sync_alerts",
+    "data_sync_writers",
 ];
 
 /// Those whose rows a sequence numbers.

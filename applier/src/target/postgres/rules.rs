@@ -10,18 +10,23 @@ use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::GenericClient;
 
 use crate::table::Table;
+use crate::target::postgres::meta::MetaSchema;
+use crate::target::postgres::writers;
 
 /// Those that act in this session, under the role that it has now: rules of INSERT, UPDATE and DELETE, and triggers that see
 /// a row before it is written, which may write another one. Triggers that come afterwards act because this session may not have
 /// the replica role; or because they were told to act on what is applied (ENABLE ALWAYS): those are watched, but for the
 /// DEFERRABLE ones. Foreign keys act under the replica role where somebody has told their triggers to. Without it foreign keys
-/// lead on: what they change in another table, its triggers see, and what these do is watched too.
+/// lead on: what they change in another table, its triggers see, and what these do is watched too. Our own refuse local writes, and
+/// let ours through as they are; made by somebody to act before a row, the same function would leave rows out.
 const ACTING: &str = "
 WITH RECURSIVE w AS (
     SELECT root, root AS relid FROM pg_catalog.unnest($1::oid[]) AS root
     UNION SELECT root, leaf.relid FROM pg_catalog.unnest($1::oid[]) AS root, pg_catalog.pg_partition_tree(root) AS leaf
 ), own AS (
-    SELECT CASE pg_catalog.current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END AS enabled
+    SELECT CASE pg_catalog.current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END AS enabled,
+        (SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+         WHERE p.proname = $3 AND p.pronargs = 0 AND n.nspname = $2) AS refusing
 ), reached AS (
     SELECT w.root, w.relid, false AS is_led FROM w
     UNION
@@ -34,7 +39,7 @@ WITH RECURSIVE w AS (
     UNION ALL
     SELECT t.oid, t.tgrelid, t.tgname, 'trigger',
         t.tgtype & 3 <> 3 AND t.tgenabled <> 'O' AND NOT t.tgdeferrable FROM pg_catalog.pg_trigger t, own
-    WHERE NOT t.tgisinternal AND t.tgenabled IN ('A', own.enabled)
+    WHERE NOT t.tgisinternal AND t.tgenabled IN ('A', own.enabled) AND (t.tgfoid IS DISTINCT FROM own.refusing OR t.tgtype & 3 = 3)
     UNION ALL
     SELECT t.oid, t.tgrelid, t.tgname, 'key', false
     FROM own, pg_catalog.pg_trigger t JOIN pg_catalog.pg_constraint f ON f.oid = t.tgconstraint
@@ -104,9 +109,10 @@ fn led(table: &TableName) -> String {
 /// Of each table that has some, the first.
 pub(crate) async fn acting(
     client: &impl GenericClient,
+    meta: &MetaSchema,
     tables: impl Iterator<Item = &Table>,
 ) -> Result<BTreeMap<TableName, Rule>> {
-    let mut found = all(client, tables).await?;
+    let mut found = all(client, meta, tables).await?;
     found.retain(|_, rule| !rule.is_watched);
     Ok(found)
 }
@@ -114,19 +120,22 @@ pub(crate) async fn acting(
 /// The same, and apart from them tables of which only what comes afterwards acts.
 pub(crate) async fn acting_and_watched(
     client: &impl GenericClient,
+    meta: &MetaSchema,
     tables: impl Iterator<Item = &Table>,
 ) -> Result<[BTreeMap<TableName, Rule>; 2]> {
-    let (watched, acting) = all(client, tables).await?.into_iter().partition(|(_, rule)| rule.is_watched);
+    let found = all(client, meta, tables).await?;
+    let (watched, acting) = found.into_iter().partition(|(_, rule)| rule.is_watched);
     Ok([acting, watched])
 }
 
 async fn all(
     client: &impl GenericClient,
+    meta: &MetaSchema,
     tables: impl Iterator<Item = &Table>,
 ) -> Result<BTreeMap<TableName, Rule>> {
     let names: BTreeMap<u32, &TableName> = tables.map(|table| (table.oid, &table.name)).collect();
     let oids: Vec<u32> = names.keys().copied().collect();
-    let rows = client.query(ACTING, &[&oids]).await;
+    let rows = client.query(ACTING, &[&oids, &meta.name(), &writers::FUNCTION]).await;
     let mut found = BTreeMap::new();
     for row in rows.context(|| "looking for rules and triggers of the local tables".to_owned())? {
         let Some(root) = names.get(&row.get(0)) else { continue };

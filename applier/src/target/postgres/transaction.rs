@@ -180,7 +180,8 @@ impl Target for Postgres<'_> {
     async fn begin(&mut self) -> Result<()> {
         self.touched.clear();
         self.local.begin().await?;
-        self.writer.begin(self.local.session.client()).await
+        self.writer.begin(self.local.session.client()).await?;
+        self.local.announce_writes().await
     }
 
     async fn claim(&mut self, checkpoint: &Checkpoint) -> Result<()> {
@@ -206,7 +207,7 @@ impl Target for Postgres<'_> {
         }
         self.writer.meet(&loaded);
         let client = self.local.session.client();
-        let [acting, watched] = rules::acting_and_watched(client, loaded.values()).await?;
+        let [acting, watched] = rules::acting_and_watched(client, &self.local.meta, loaded.values()).await?;
         self.rules = acting;
         self.writer.watched = Watched::over(client, watched, &self.writer.synced).await?;
         Ok(loaded.into_iter().map(|(name, table)| (name, Arc::new(table))).collect())

@@ -245,6 +245,7 @@ fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config>
         apply_batch_changes,
         on_error,
         quarantine_values,
+        local_writes,
         stale_after,
         meta_schema,
         http_listen,
@@ -304,6 +305,7 @@ fn programs(mut read: Reading, raw: RawPrograms, found: Found) -> Result<Config>
         apply_batch_changes: read.value(apply_batch_changes, value::count)?,
         on_error: read.value(on_error, value::on_error)?,
         quarantine_values: read.value(quarantine_values, value::quarantine_values)?,
+        local_writes: read.value(local_writes, value::local_writes)?,
         stale_after: read.derived(stale_after, value::seconds, || {
             let age = data_sync_freq.saturating_mul(3);
             (age, age.as_secs().to_string())

@@ -159,6 +159,7 @@ keys! {
         apply_batch_changes: None, Text("100000"), false, "changes of small segments that share one local transaction";
         on_error: None, Text("quarantine"), false, "quarantine sets the table aside that cannot take a change; stop stops everything";
         quarantine_values: None, Text("keep"), false, "keep or hash: whether data_sync_quarantine holds the values of a record that a table could not take, or keyed hashes of them";
+        local_writes: None, Text("allow"), false, "allow or block: whether others than the applier may write the synced tables of the copy; block refuses it with triggers";
         stale_after: None, Derived("3 × data_sync_freq"), false, "age at which data counts as stale";
         meta_schema: None, Text("public"), false, "schema of our own tables";
         http_listen: None, Nothing, false, "address for the HTTP API, /status, /health and /metrics, such as 127.0.0.1:9187";

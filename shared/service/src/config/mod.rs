@@ -134,6 +134,15 @@ pub enum QuarantineValues {
     Hash,
 }
 
+/// What becomes of what others than the applier write into synced tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalWrites {
+    /// It stays, until production changes the same rows.
+    Allow,
+    /// It is refused.
+    Block,
+}
+
 /// Every setting, checked. Only what all commands need is required at load; `archive` and `postgres` ask for
 /// what their users need.
 #[derive(Clone, Debug)]
@@ -173,6 +182,7 @@ pub struct Config {
     pub apply_batch_changes: NonZeroU32,
     pub on_error: OnError,
     pub quarantine_values: QuarantineValues,
+    pub local_writes: LocalWrites,
     pub stale_after: Duration,
     pub meta_schema: String,
     pub http_listen: Option<SocketAddr>,

@@ -10,7 +10,9 @@ use bytesize::ByteSize;
 use super::Secret;
 use super::raw::{Given, RawValue};
 use super::reading::Parsed;
-use super::{BucketPlace, Confirm, Endpoint, OnError, Percent, Publish, QuarantineValues, Source, Target};
+use super::{
+    BucketPlace, Confirm, Endpoint, LocalWrites, OnError, Percent, Publish, QuarantineValues, Source, Target,
+};
 use crate::postgres::SslMode;
 use crate::webhook::Webhook;
 use syncdata_formats::name::{SlotName, TablePattern};
@@ -251,6 +253,12 @@ pub(super) fn region(given: &Given) -> Parsed<String> {
     let accepted = || "the name of a region: eu-central-1, auto".to_owned();
     let is_plain = |text: &String| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     text(given).ok().filter(is_plain).ok_or_else(accepted)
+}
+
+/// What is promised for later is not taken for something else meanwhile.
+pub(super) fn local_writes(given: &Given) -> Parsed<LocalWrites> {
+    let chosen = choice(given, &[("allow", LocalWrites::Allow), ("block", LocalWrites::Block)]);
+    chosen.map_err(|accepted| format!("{accepted} (track is not built yet)"))
 }
 
 fn choice<T: Copy>(given: &Given, choices: &[(&str, T)]) -> Parsed<T> {

@@ -1,0 +1,8 @@
+
+BEGIN
+    -- Triggers that cannot be dropped refuse nothing any more.
+    IF TG_OP = 'DELETE' THEN
+        RETURN OLD;
+    END IF;
+    RETURN NEW;
+END
