@@ -7,6 +7,7 @@ CREATE TABLE {s}.data_sync_writers (
 REVOKE ALL ON {s}.data_sync_writers FROM PUBLIC;
 
 -- A role that was granted all tables of the schema is not taken for the applier.
+DROP FUNCTION IF EXISTS {s}.data_sync_writer_named();
 CREATE FUNCTION {s}.data_sync_writer_named() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class c WHERE c.oid = TG_RELID), 'USAGE') THEN
