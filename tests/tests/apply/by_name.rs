@@ -3,7 +3,7 @@
 
 use syncdata_formats::manifest::ReplicaIdentity;
 use syncdata_tests::LocalCopy;
-use syncdata_tests::record::{insert, update};
+use syncdata_tests::record::{delete, insert, update};
 
 #[tokio::test]
 async fn a_type_that_is_known_by_its_name_alone_merges_no_rows() {
@@ -44,6 +44,27 @@ async fn a_type_that_is_known_by_its_name_alone_merges_no_rows() {
             "{table}"
         );
     }
+}
+
+/// Composites are compared by an operator that takes all of them.
+#[tokio::test]
+async fn a_row_is_found_by_a_composite() {
+    let mut copy =
+        LocalCopy::start("CREATE TYPE nm AS (a text); CREATE TABLE c (k nm PRIMARY KEY, n int)").await;
+    copy.forge.relation("c", &["k public.nm not null", "n integer"], &["k"]);
+    let row = |key: &str, n: u32| format!(r#""k":"{key}","n":{n}"#);
+    copy.forge.segment(&[vec![
+        insert("c", &row("(A)", 1)),
+        insert("c", &row("(B)", 1)),
+        insert("c", &row("(C)", 1)),
+        insert("c", &row("(A)", 2)),
+        update("c", r#""k":"(A)""#, &row("(A)", 3)),
+        update("c", r#""k":"(B)""#, &row("(b)", 2)),
+        delete("c", r#""k":"(C)""#),
+    ]]);
+    copy.applier(&["add-tables", "c"]).succeed().await;
+    copy.sync(0).await;
+    assert_eq!(copy.rows("SELECT k::text || n FROM c ORDER BY n").await, "(b)2 (A)3");
 }
 
 const CASTS: &str = r"

@@ -468,7 +468,9 @@ impl crate::table::Column {
     /// `"a" = $1`, by the equality that the type's own indexes use; where the collation or the type calls other texts equal
     /// too, only the same text.
     fn equals(&self, value: &str) -> String {
-        let equal = format!("{} {} {value}", self.sql(), self.equality);
+        // An operator of all composites, or of all ranges, says nothing of this one.
+        let typed = if self.is_by_name { format!("{value}::{}", self.base_type) } else { value.to_owned() };
+        let equal = format!("{} {} {typed}", self.sql(), self.equality);
         if !self.may_merge() {
             return equal;
         }
