@@ -100,6 +100,9 @@ pub(crate) struct Known {
     /// What its enums call their labels has been told in a segment.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub labels_told: bool,
+    /// What made it has come.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_told: bool,
 }
 
 impl Known {

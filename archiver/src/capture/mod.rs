@@ -55,6 +55,7 @@ pub(crate) struct CatalogTable {
     pub virtual_columns: Vec<String>,
     pub storage: Storage,
     pub marks: Marks,
+    pub making: Making,
     /// With their numbers. Empty for kinds that are not captured.
     pub columns: BTreeMap<String, i16>,
     pub layout: Layout,
@@ -74,6 +75,22 @@ pub(crate) const NO_IDENTITY: RelationKind = RelationKind::NotCaptured("a table 
 
 /// A table whose changes are in no stream.
 pub(crate) const UNLOGGED: RelationKind = RelationKind::NotCaptured("an unlogged table");
+
+/// How a partition came to be that was made and attached in one transaction, or in one part of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Making {
+    /// It was made as a partition: nothing could be in it before it was one.
+    pub as_part: bool,
+    /// It was the first that this transaction wrote: no row of it came before.
+    pub is_first: bool,
+}
+
+impl Making {
+    /// By their oids.
+    pub(crate) fn as_parts(catalog: &[CatalogTable]) -> BTreeSet<u32> {
+        catalog.iter().filter(|table| table.making.as_part).map(|table| table.oid).collect()
+    }
+}
 
 /// What is captured, and under which name.
 #[derive(Clone, Debug, Default)]
@@ -112,8 +129,14 @@ pub(crate) struct Capture {
     relabelled: BTreeMap<u32, TableName>,
     /// Relations that become partitions of a captured table within the answer.
     joins: BTreeMap<u32, Join>,
+    /// Relations that were made as tables of their own and attached by who made them: they may have been filled before that.
+    filled: BTreeMap<u32, Filled>,
     /// Partitions that are new, and who made them.
     births: BTreeMap<u32, u32>,
+    /// Those of which what made them was in an answer before.
+    told: BTreeSet<u32>,
+    /// Those that were the first that somebody wrote.
+    made_first: BTreeSet<u32>,
     /// Those under whose names rows came in an answer before.
     unborn: BTreeSet<u32>,
     /// Relations whose rows lie elsewhere now: by TRUNCATE, if the answer has one of that transaction.
@@ -197,6 +220,16 @@ pub(crate) struct Join {
     /// The transactions in which that happens; the last one counts.
     pub xids: BTreeSet<u32>,
     /// Its rows may lie in it without ever having been in the stream.
+    pub tainted: bool,
+}
+
+/// A relation that was no partition when it was made, and one when that was over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Filled {
+    pub table: TableName,
+    /// The transactions, or parts of them, that made and attached it, or what it is a partition of.
+    pub by: BTreeSet<u32>,
+    /// Its rows may have been written anew meanwhile.
     pub tainted: bool,
 }
 
@@ -330,6 +363,22 @@ impl Capture {
 
     pub(crate) fn joins(&self) -> impl Iterator<Item = (u32, &Join)> {
         self.joins.iter().map(|(oid, join)| (*oid, join))
+    }
+
+    pub(crate) fn filled(&self) -> impl Iterator<Item = (u32, &Filled)> {
+        self.filled.iter().map(|(oid, filled)| (*oid, filled))
+    }
+
+    /// Whether a row of the relation says none of a column that has values of its own there.
+    pub(crate) fn lacks_any(&self, oid: u32, said: &BTreeSet<String>) -> bool {
+        let Some(known) = self.relations.get(&oid) else { return false };
+        let is_virtual = |name: &String| {
+            let route = self.routes.get(&known.name).and_then(|route| route.target.as_ref());
+            route.is_some_and(|target| target.virtual_columns.contains(name))
+        };
+        // What is computed from the others is computed anew with a column that comes.
+        let stored = known.attributes.values().filter(|column| column.expression == 0);
+        stored.map(|column| &column.name).any(|name| !said.contains(name) && !is_virtual(name))
     }
 
     pub(crate) fn truncation(&self, oid: u32) -> Option<&Truncation> {
@@ -570,6 +619,7 @@ impl Known {
             postponed: None,
             unborn: None,
             labels_told: false,
+            is_told: false,
         }
     }
 }

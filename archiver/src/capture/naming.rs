@@ -247,6 +247,7 @@ mod tests {
             postponed: None,
             unborn: None,
             labels_told: false,
+            is_told: false,
         };
         for (number, name, mark) in columns {
             let is_short = *name == name.to_lowercase();

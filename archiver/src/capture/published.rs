@@ -31,8 +31,6 @@ pub(crate) enum Stream {
 pub(crate) struct Publication {
     /// The rows of the catalog that say that it is published; none when it is not, or not all of it.
     pub rows: Vec<CatalogRow>,
-    /// It was made as a partition of what it is a partition of.
-    pub part_from_birth: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +120,7 @@ impl Changes<'_> {
                 return true;
             }
             let is_old_part = relation.marks.attached.is_some_and(|attached| self.memory.is_old(attached));
-            if !is_old_part && !publication.part_from_birth {
+            if !is_old_part && !relation.making.as_part {
                 return false;
             }
             next = relation.partition_of.and_then(|parent| self.catalog.get(&parent));

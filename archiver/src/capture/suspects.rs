@@ -2,12 +2,13 @@
 //!
 //! Two things hide so:
 //! - A partition that was made since the last poll may have had a namesake before, whose rows came under the same name. A
-//!   row of a transaction before the one that made it is its namesake's. Within that transaction, and where it was made in
-//!   a savepoint, whose number the stream does not tell, nobody can say.
+//!   row that commits before what made it is its namesake's, whichever of the two got its number first. Within that
+//!   transaction, unless it wrote nothing before, and where the partition was made in a savepoint, whose number the stream
+//!   does not tell, nobody can say.
 //! - Rows that were written unlogged after the TRUNCATE that explains where the others are.
 //!
 //! Our own count of such a relation begins with 0 and is exact if nothing is hidden. Production's count decides, at the
-//! first poll that can take it.
+//! first poll that can take it. It decides of rows that came; of one that was altered or went it tells nothing: a gap.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub(crate) struct Birth {
     had_earlier: bool,
     /// The transaction that made it has rows under its name, or may have.
     had_own: bool,
+    /// Not all of these rows are new ones.
+    altered: bool,
 }
 
 /// Why a relation was not counted.
@@ -83,12 +86,14 @@ impl Birth {
         if self.is_over {
             return;
         }
-        match xid.wrapping_sub(born).cast_signed() {
-            0 => self.had_own = true,
-            // What got its number later did not write before.
-            1.. => self.is_over = true,
-            _ => self.had_earlier = true,
-        }
+        // Who got its number later may have written before all the same.
+        self.had_own |= xid == born;
+        self.had_earlier |= xid != born;
+    }
+
+    /// What a row says that came is not new.
+    pub(crate) fn alters(&mut self) {
+        self.altered |= !self.is_over;
     }
 
     /// It has rows of its own.
@@ -109,9 +114,20 @@ impl Capture {
     /// Partitions under whose names rows of another relation came.
     pub(super) fn had_namesakes(&self, tally: &Tally) -> impl Iterator<Item = u32> {
         let had_one = |(oid, birth): (&u32, &Birth)| {
-            (birth.is_told && (birth.had_earlier || self.unborn.contains(oid))).then_some(*oid)
+            let is_known = birth.is_told && (birth.had_earlier || self.unborn.contains(oid));
+            (is_known || birth.altered && birth.is_in_doubt()).then_some(*oid)
         };
         tally.births.iter().filter_map(had_one)
+    }
+
+    /// What made a partition has come.
+    pub(super) fn is_told(&self, oid: u32, tally: &Tally) -> bool {
+        self.told.contains(&oid) || tally.births.get(&oid).is_some_and(|birth| birth.is_told)
+    }
+
+    /// That transaction made the partition before it wrote anything else.
+    pub(crate) fn is_made_first(&self, oid: u32, xid: u32) -> bool {
+        self.made_first.contains(&oid) && self.births.get(&oid) == Some(&xid)
     }
 
     /// Who is yet to come that made a partition of which rows have come.
@@ -137,7 +153,8 @@ impl Capture {
         let emptied =
             self.truncations().map(|(oid, _)| oid).filter(|oid| tally.truncations.contains_key(oid));
         let is_there = |oid: &u32| self.relations.get(oid).is_some_and(|known| known.table.is_some());
-        earlier.chain(births).chain(emptied).filter(is_there).collect()
+        let unborn = self.unborn.iter().copied();
+        earlier.chain(births).chain(unborn).chain(emptied).filter(is_there).collect()
     }
 }
 

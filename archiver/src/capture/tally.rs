@@ -274,7 +274,9 @@ impl Capture {
                 let is_missed = known.table.as_ref().is_some_and(|table| missed.contains(table));
                 let is_counted = !others.contains(oid) && (!is_missed || self.was_counted(*oid, earlier));
                 let rows = tally.rows.get(oid).copied().flatten().filter(|_| is_counted);
-                (*oid, Known { rows, ..known.clone() })
+                let (unborn, is_told) =
+                    (self.unborn(*oid, tally).filter(|_| !is_missed), self.is_told(*oid, tally));
+                (*oid, Known { rows, unborn, is_told, ..known.clone() })
             };
             memory.begun = new.map(begun).collect();
         }

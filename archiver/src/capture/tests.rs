@@ -15,6 +15,7 @@ impl CatalogTable {
             marks: Default::default(),
             columns: Default::default(),
             layout: Default::default(),
+            making: Default::default(),
             stream: Default::default(),
         }
     }

@@ -12,10 +12,9 @@ use syncdata_service::finding::Finding;
 use syncdata_service::postgres::{PinnedSettings, ServerContext as _, Session, sqlstate};
 
 use crate::capture::watch::{self, Watched};
-use crate::capture::{Capture, CatalogTable, Memory};
+use crate::capture::{Capture, CatalogTable, Making, Memory};
 use crate::source::catalog;
 use crate::source::connection::Connection;
-use crate::source::partition;
 use crate::source::pinned::APPLICATION_NAME;
 use crate::source::triggers::keys::{self, Table};
 use crate::source::triggers::noted::Noted;
@@ -182,8 +181,7 @@ async fn missing(
 ) -> Result<BTreeMap<TableName, u32>> {
     let capture = Capture::resolve(&config.tables, schemas, tables, &Memory::default())?;
     let triggers = triggers::catalog::triggers(client).await?;
-    let (watched, unnoted) =
-        watch::watched(&capture, tables, &triggers, &partition::from_birth(client).await?);
+    let (watched, unnoted) = watch::watched(&capture, tables, &triggers, &Making::as_parts(tables));
     let oids: Vec<u32> = watched.values().map(Watched::oid).collect();
     // What is noted may be another key than it has now.
     let fits = Table::read(client, &oids).await?;

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::capture::position::next;
 use crate::capture::watch::{self, LastBatch, Watched};
-use crate::capture::{shape, since};
+use crate::capture::{Making, shape, since};
 use crate::segment::cut::Place;
 use crate::segment::publish::{self, Circumstances, publish};
 use crate::segment::reading::{Batch as Answer, Reading, Taken, read_into};
@@ -28,7 +28,6 @@ use crate::segment::segmenter::Segmenter;
 use crate::source::catalog::{self, Position, Slot};
 use crate::source::columns;
 use crate::source::connection::Connection;
-use crate::source::partition;
 use crate::source::pinned::pinned;
 use crate::source::production::Session;
 use crate::source::triggers::batch::{Batch, are_as_seen, moved};
@@ -126,7 +125,7 @@ impl Reading<'_> {
         let capture = self.capture(&schemas, &catalog_tables, &spool.state().memory)?;
         let standing = columns::standing(&tx, &capture, &catalog_tables).await?;
         let ours = triggers::catalog::triggers(&tx).await?;
-        let from_birth = partition::from_birth(&tx).await?;
+        let from_birth = Making::as_parts(&catalog_tables);
         let (mut now, unnoted) = watch::watched(&capture, &catalog_tables, &ours, &from_birth);
         if let Some(table) = unnoted.first() {
             let message =

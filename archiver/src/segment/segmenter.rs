@@ -20,7 +20,8 @@ use syncdata_formats::{Error, Kind, Result};
 
 use crate::capture::naming::{Naming, Passed, Says, Verdict};
 use crate::capture::shape::REWRITTEN;
-use crate::capture::{Capture, Doubt, PARTITION, TYPE, Tally, Target};
+use crate::capture::suspects::Birth;
+use crate::capture::{Capture, Doubt, Filled, PARTITION, TYPE, Tally, Target};
 use crate::segment::cut::{Place as CutPlace, Search};
 use crate::segment::targets::{Found, Order, Targets, is_virtual};
 use crate::source::event::{
@@ -80,11 +81,15 @@ pub(crate) struct Segmenter<'a, F: Files> {
 }
 
 /// A relation that becomes a partition in the transaction whose rows are coming.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Entering {
-    /// It had no rows before this transaction, or none any more when it became one.
+    table: TableName,
+    /// It had no rows before this transaction, or none any more when it became one, and what came since is new rows alone:
+    /// wherever among them it became one, they are its table's from there on.
     is_clean: bool,
     had_rows: bool,
+    /// This transaction made it, or a part of it, which may be one of another.
+    is_new: bool,
 }
 
 /// The transaction whose rows are coming.
@@ -233,16 +238,44 @@ impl<'a, F: Files> Segmenter<'a, F> {
             self.tally.joined.insert(xid);
             if join.xids.is_subset(&self.tally.joined) && !archived_already {
                 let is_clean = self.tally.is_empty(oid) && !join.tainted;
-                self.entering.insert(oid, Entering { is_clean, had_rows: false });
+                let table = join.table.clone();
+                self.entering.insert(oid, Entering { table, is_clean, had_rows: false, is_new: false });
             }
+        }
+        // A part of a transaction has a higher number than the whole, which is all that the stream tells.
+        let may_be = |by: &u32| xid.wrapping_sub(*by).cast_signed() <= 0;
+        let is_to_come = |by: &u32| may_be(by) && !self.tally.joined.contains(by);
+        let filled = self.capture.filled().filter(|(_, filled)| filled.by.iter().any(is_to_come));
+        for (oid, Filled { table, tainted, .. }) in filled.filter(|_| !archived_already) {
+            let (table, is_clean) = (table.clone(), !tainted);
+            self.entering.insert(oid, Entering { table, is_clean, had_rows: false, is_new: true });
+        }
+        if self.capture.filled().any(|(_, filled)| filled.by.contains(&xid)) {
+            self.tally.joined.insert(xid);
+        }
+    }
+
+    /// A row comes of a table, and of that relation: whether it became a part of the table before or after, is to be all
+    /// the same.
+    fn see_entering(&mut self, table: &TableName, oid: Option<u32>, is_insert: bool) {
+        if self.entering.is_empty() {
+            return;
+        }
+        if let Some(entering) = oid.and_then(|oid| self.entering.get_mut(&oid)) {
+            entering.is_clean &= is_insert;
+            entering.had_rows = true;
+            return;
+        }
+        for entering in self.entering.values_mut().filter(|entering| entering.table == *table) {
+            entering.is_clean &= !entering.had_rows;
         }
     }
 
     /// What a relation held when it became a partition, its table has gained, and the stream does not say so.
     fn check_entered(&mut self) {
-        for (oid, entered) in std::mem::take(&mut self.entering) {
-            if let Some(join) = self.capture.join(oid).filter(|_| !entered.is_clean) {
-                self.miss(&join.table, PARTITION);
+        for entered in std::mem::take(&mut self.entering).into_values() {
+            if !entered.is_clean && (entered.had_rows || !entered.is_new) {
+                self.miss(&entered.table, PARTITION);
             }
         }
     }
@@ -251,19 +284,17 @@ impl<'a, F: Files> Segmenter<'a, F> {
         self.flush_truncates()?;
         let Some(found) = self.find(row.place.schema, row.place.table)? else { return Ok(()) };
         self.doubt(&found);
-        self.see_whose(&row.place, &found);
         let op = match row.action {
             Action::Insert => Op::Insert,
             Action::Update => Op::Update,
             Action::Delete => Op::Delete,
         };
+        self.see_whose(&row.place, &found, op);
         if let Some(oid) = found.route.oid {
             self.tally.count(oid, op);
-            if let Some(entering) = self.entering.get_mut(&oid) {
-                entering.had_rows = true;
-            }
         }
         let Some(target) = found.target(&self.tally) else { return Ok(()) };
+        self.see_entering(&target.table, found.route.oid, op == Op::Insert);
         self.builder.begin(&target.table, op);
         let (builder, altered) = (&mut self.builder, &self.tally.altered);
         let (mut data, mut identity) = (Order::of(target), Order::of(target));
@@ -293,8 +324,12 @@ impl<'a, F: Files> Segmenter<'a, F> {
                 builder.old_key(column.name, &column.value);
             }
         })?;
+        let may_lack = op == Op::Insert && !data.has_all();
         if data.is_another || identity.is_another {
             self.miss(&target.table, REWRITTEN);
+        }
+        if may_lack && found.route.oid.is_some_and(|oid| self.entering.contains_key(&oid)) {
+            self.check_columns(row, &found, target)?;
         }
         if had_other_types {
             self.miss(&target.table, TYPE);
@@ -305,6 +340,18 @@ impl<'a, F: Files> Segmenter<'a, F> {
         self.write(&target.table, op, row.place.lsn)
     }
 
+    /// A column that came after the row has a value in it that the table's own column may not have there.
+    fn check_columns<C: Columns>(&mut self, row: &Row<'_, C>, found: &Found, target: &Target) -> Result<()> {
+        let mut said = BTreeSet::new();
+        row.columns.each(|_, column| {
+            said.insert(unescape(column.name).unwrap_or_else(|_| column.name.to_owned()));
+        })?;
+        if found.route.oid.is_some_and(|oid| self.capture.lacks_any(oid, &said)) {
+            self.miss(&target.table, REWRITTEN);
+        }
+        Ok(())
+    }
+
     fn doubt(&mut self, found: &Found) {
         if let Some(open) = &self.transaction {
             self.tally.doubt(&found.route, open.begin.xid);
@@ -312,10 +359,16 @@ impl<'a, F: Files> Segmenter<'a, F> {
     }
 
     /// The relation that has the name now may not be the one that had it then.
-    fn see_whose(&mut self, place: &Place<'_>, found: &Found) {
+    fn see_whose(&mut self, place: &Place<'_>, found: &Found, op: Op) {
         let Some(open) = &self.transaction else { return };
         match (place.oid, found.route.oid) {
-            (None, Some(now)) => self.tally.comes_under(now, open.begin.xid, self.capture),
+            (None, Some(now)) if self.capture.is_made_first(now, open.begin.xid) => {}
+            (None, Some(now)) => {
+                self.tally.comes_under(now, open.begin.xid, self.capture);
+                if matches!(op, Op::Update | Op::Delete) {
+                    self.tally.births.get_mut(&now).into_iter().for_each(Birth::alters);
+                }
+            }
             (None, None) => {}
             (Some(then), Some(now)) if then == now => self.tally.is_its_own(now, self.capture),
             (Some(then), now) => {
@@ -368,8 +421,12 @@ impl<'a, F: Files> Segmenter<'a, F> {
         }
         let Some(found) = self.find(place.schema, place.table)? else { return Ok(()) };
         self.doubt(&found);
-        self.see_whose(place, &found);
+        self.see_whose(place, &found, Op::Truncate);
         self.emptied.extend(found.route.oid);
+        let is_of_another = found.route.oid.is_none_or(|oid| !self.entering.contains_key(&oid));
+        if let Some(target) = found.target(&self.tally).filter(|_| is_of_another) {
+            self.see_entering(&target.table, None, false);
+        }
         let says_nothing = found.route.oid.is_some_and(|oid| self.emptied(oid));
         match found.target(&self.tally) {
             // There was nothing to remove.
@@ -387,7 +444,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
         }
         let was_empty = self.tally.is_empty(oid);
         self.tally.emptied(oid);
-        match self.entering.get_mut(&oid) {
+        match self.entering.get_mut(&oid).filter(|entering| !entering.is_new) {
             Some(entering) => {
                 // Rows of this transaction before it have travelled already.
                 let is_tainted = self.capture.join(oid).is_none_or(|join| join.tainted);

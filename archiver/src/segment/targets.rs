@@ -68,21 +68,30 @@ impl Targets {
 pub(super) struct Order<'a> {
     names: &'a [String],
     next: usize,
+    passed_over: bool,
     pub is_another: bool,
 }
 
 impl<'a> Order<'a> {
     pub(super) fn of(target: &'a Target) -> Order<'a> {
-        Order { names: &target.columns, next: 0, is_another: false }
+        Order { names: &target.columns, next: 0, passed_over: false, is_another: false }
     }
 
     pub(super) fn see(&mut self, printed: JsonString<'_>) {
         // A row may leave out values that did not change. A name that the table does not have says nothing here.
         let later = &self.names[self.next..];
         match later.iter().position(|name| says(printed, name)) {
-            Some(place) => self.next += place + 1,
+            Some(place) => {
+                self.passed_over |= place > 0;
+                self.next += place + 1;
+            }
             None => self.is_another |= self.names[..self.next].iter().any(|name| says(printed, name)),
         }
+    }
+
+    /// Whether the row says every column.
+    pub(super) fn has_all(&self) -> bool {
+        !self.passed_over && self.next == self.names.len()
     }
 }
 

@@ -15,12 +15,13 @@ use tokio_postgres::types::{PgLsn, Type};
 
 use super::ask::{Asked, many, one};
 use super::pages::Pages;
+use super::partition;
 use super::pgoutput::published;
 use super::triggers::reader::{self, Reader};
 use super::types::{self, Types};
 use crate::capture::position::{self, NAME};
 use crate::capture::{
-    Attribute, CatalogTable, Layout, Marks, OwnedSequence, RelationKind, Storage, Stream, UNLOGGED,
+    Attribute, CatalogTable, Layout, Making, Marks, OwnedSequence, RelationKind, Storage, Stream, UNLOGGED,
 };
 
 /// What does not change while a session lives.
@@ -354,6 +355,8 @@ pub(crate) async fn catalog(
     let rows = many(client, "reading the source's catalog", CATALOG, &[]).await?;
     let types = types::alterable(client).await?;
     let mut tables = rows.iter().map(|row| catalog_table(row, &types)).collect::<Result<Vec<_>>>()?;
+    let making = partition::making(client).await?;
+    tables.iter_mut().for_each(|table| table.making = making.get(&table.oid).copied().unwrap_or_default());
     if let Some(publication) = publication {
         published::look(client, publication, &mut tables).await?;
     }
@@ -449,6 +452,7 @@ fn catalog_table(row: &Row, types: &Types) -> Result<CatalogTable> {
         },
         columns: row.get::<_, Vec<&str>>(14).into_iter().filter_map(numbered).collect(),
         layout: layout(row, types)?,
+        making: Making::default(),
         stream: Stream::default(),
     })
 }

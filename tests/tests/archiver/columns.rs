@@ -79,7 +79,8 @@ const WORK: &[&str] = &[
      UPDATE n1 SET n = 2 WHERE id < 3; DELETE FROM n1 WHERE id = 2; UPDATE n1 SET id = 7 WHERE id = 3; COMMIT",
     "BEGIN; CREATE TABLE s2_2 (LIKE s2 INCLUDING ALL);
      INSERT INTO s2_2 SELECT 2, n, string_agg(md5(g::text || n), '') FROM generate_series(1, 400) g, generate_series(1, 3) n GROUP BY n;
-     UPDATE s2_2 SET id = 7 WHERE id = 1; DELETE FROM s2_2 WHERE id = 2; ALTER TABLE s2 ATTACH PARTITION s2_2 FOR VALUES IN (2); COMMIT",
+     ALTER TABLE s2 ATTACH PARTITION s2_2 FOR VALUES IN (2); COMMIT",
+    "UPDATE s2_2 SET id = 7 WHERE id = 1; DELETE FROM s2_2 WHERE id = 2",
     "CREATE TABLE n2 (id int PRIMARY KEY, v text)",
     "INSERT INTO n2 SELECT n, string_agg(md5(g::text || n), '') FROM generate_series(1, 400) g, generate_series(1, 3) n GROUP BY n",
     "ALTER TABLE n2 ADD w int DEFAULT 7",

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod anew;
+mod attached;
 mod away;
 mod beside;
 mod between_polls;

@@ -11,7 +11,7 @@ use crate::capture::rewrite::{
     Moved, have_other_types, moved, types_explain, were_computed_anew, were_written_again,
 };
 use crate::capture::{
-    CatalogTable, DEPTH_MAX, Join, Known, Marks, RelationKind, Route, Target, Truncation, in_order,
+    CatalogTable, DEPTH_MAX, Filled, Join, Known, Marks, RelationKind, Route, Target, Truncation, in_order,
 };
 
 impl Changes<'_> {
@@ -40,6 +40,9 @@ impl Changes<'_> {
 
     /// It was part of the table at the last poll and is now.
     fn kept(&mut self, oid: u32, table: TableName, then: &Known) {
+        if then.unborn.is_some() {
+            self.may_be_filled(oid, &table);
+        }
         let now = self.capture.relations.get_mut(&oid).expect("the caller found it");
         (now.rows, now.suspected) = (then.rows, then.suspected);
         if let Some(born) = then.unborn {
@@ -127,15 +130,36 @@ impl Changes<'_> {
         let joins = links.iter().filter_map(|link| {
             let marks = self.catalog.get(link)?.marks;
             let attached = marks.attached?;
-            let from_birth = !self.memory.relations.contains_key(link) && attached == marks.born;
+            let at_once = !self.memory.relations.contains_key(link) && attached == marks.born;
             let long_ago = is_new_to_us && self.memory.is_old(attached);
-            (!from_birth && !long_ago).then_some(attached)
+            (!at_once && !long_ago).then_some(attached)
         });
         let xids: BTreeSet<u32> = joins.collect();
         if xids.is_empty() {
+            self.may_be_filled(now.oid, &table);
             self.is_part_from_birth(now, table);
         } else if now.kind != RelationKind::Partitioned {
             self.joins(now, table, then, xids);
+        }
+    }
+
+    /// What made it, or a table that it is a partition of, did not make it as a partition, and attached it.
+    fn may_be_filled(&mut self, oid: u32, table: &TableName) {
+        let Some(now) = self.catalog.get(&oid).filter(|now| now.kind == RelationKind::Table) else { return };
+        if self.memory.begun.get(&oid).is_some_and(|begun| begun.is_told) {
+            return;
+        }
+        let links = self.links(oid);
+        let links = links.iter().filter_map(|link| self.catalog.get(link));
+        let is_one = |link: &&&CatalogTable| {
+            link.marks.attached == Some(link.marks.born)
+                && !link.making.as_part
+                && !self.memory.is_old(link.marks.born)
+        };
+        let by: BTreeSet<u32> = links.filter(is_one).map(|link| link.marks.born).collect();
+        if !by.is_empty() {
+            let filled = Filled { table: table.clone(), by, tainted: now.storage.file != oid };
+            self.capture.filled.insert(oid, filled);
         }
     }
 
@@ -145,7 +169,7 @@ impl Changes<'_> {
             let rows = self.rows_of_new(now);
             self.capture.relations.get_mut(&now.oid).expect("it is captured").rows = rows;
             if marks.is_named_at_birth() {
-                self.capture.births.insert(now.oid, marks.born);
+                self.is_born(now);
             }
             // Its TOAST table would be as old as it is, if only TRUNCATE had given it another file.
             let is_rewritten = now.storage.toast != 0 && !now.layout.written_by.contains(&marks.born);
@@ -167,6 +191,22 @@ impl Changes<'_> {
         if is_renamed || self.memory.may_have_renamed_schema(&now.name, &marks) {
             self.doubt(&now.name, &table, PARTITION);
             self.capture.strangers.insert(table);
+        }
+    }
+
+    /// Up to what made it, rows under its name are another's. An answer that was cut may have had some of that.
+    fn is_born(&mut self, now: &CatalogTable) {
+        let begun = self.memory.begun.get(&now.oid);
+        if begun.is_some_and(|begun| begun.is_told) {
+            self.capture.told.insert(now.oid);
+            return;
+        }
+        self.capture.births.insert(now.oid, now.marks.born);
+        if begun.is_some_and(|begun| begun.unborn.is_some()) {
+            self.capture.unborn.insert(now.oid);
+        }
+        if now.making.is_first {
+            self.capture.made_first.insert(now.oid);
         }
     }
 

@@ -75,6 +75,7 @@ fn a_partition_from_birth_needs_no_gap() {
     let mut catalog = orders();
     let mut born = table(4, "orders_2", RelationKind::Table, Some(1));
     born.marks = Marks { changed: 12, named: 11, born: 11, attached: Some(11), ..Marks::default() };
+    born.making.as_part = true;
     catalog.push(born);
     let capture = capture(&["orders"], &catalog, &memory);
     assert_eq!(missed(&capture, &["orders_2"]), []);

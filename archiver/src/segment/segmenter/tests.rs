@@ -26,6 +26,7 @@ fn capture() -> Capture {
         marks: Default::default(),
         columns: Default::default(),
         layout: Default::default(),
+        making: Default::default(),
         stream: Default::default(),
     };
     let catalog = [

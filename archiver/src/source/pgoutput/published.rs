@@ -7,7 +7,6 @@ use tokio_postgres::types::Type;
 
 use crate::capture::{CatalogRow, CatalogTable, NO_IDENTITY, Publication, RelationKind, Stream};
 use crate::source::ask::{Asked, many};
-use crate::source::partition;
 
 /// What all of it has to be. The fields of younger versions are asked for as JSON.
 const ROWS: &str = "SELECT p.oid, p.xmin::text::int8, r.prrelid, r.oid, r.xmin::text::int8,
@@ -64,8 +63,7 @@ pub(crate) async fn look(client: &impl Asked, publication: &str, tables: &mut [C
     let oids = async |sql| -> Result<BTreeSet<u32>> {
         Ok(many(client, doing, sql, &[]).await?.iter().map(|row| row.get(0)).collect())
     };
-    let (unpublishable, from_birth) = (oids(UNPUBLISHABLE).await?, partition::from_birth(client).await?);
-    let keyed = oids(KEYED).await?;
+    let (unpublishable, keyed) = (oids(UNPUBLISHABLE).await?, oids(KEYED).await?);
     for table in tables {
         if table.kind == RelationKind::Partitioned {
             table.identity_usable = keyed.contains(&table.oid);
@@ -74,10 +72,8 @@ pub(crate) async fn look(client: &impl Asked, publication: &str, tables: &mut [C
         {
             table.kind = NO_IDENTITY;
         }
-        table.stream = Stream::Published(Publication {
-            rows: published.remove(&table.oid).unwrap_or_default(),
-            part_from_birth: from_birth.contains(&table.oid),
-        });
+        let rows = published.remove(&table.oid).unwrap_or_default();
+        table.stream = Stream::Published(Publication { rows });
     }
     Ok(())
 }

@@ -127,6 +127,7 @@ mod tests {
             marks: Default::default(),
             columns: Default::default(),
             layout: Default::default(),
+            making: Default::default(),
             stream: Default::default(),
         };
         let patterns = [TablePattern::Table(name.clone())];
