@@ -365,7 +365,9 @@ impl<'a, F: Files> Segmenter<'a, F> {
             (None, Some(now)) if self.capture.is_made_first(now, open.begin.xid) => {}
             (None, Some(now)) => {
                 self.tally.comes_under(now, open.begin.xid, self.capture);
-                if matches!(op, Op::Update | Op::Delete) {
+                // Of a table of its own a namesake was captured too: what it altered had come, and is counted.
+                let is_partition = found.route.target.as_ref().is_some_and(|target| target.is_partition);
+                if is_partition && matches!(op, Op::Update | Op::Delete) {
                     self.tally.births.get_mut(&now).into_iter().for_each(Birth::alters);
                 }
             }
