@@ -32,18 +32,24 @@ impl<C: LocalCopy> Pass<'_, C> {
         // The others are not said to be right.
         lost.retain(|table, _| states[table].state.goes_on());
         for (table, reason) in lost {
-            self.set_aside(&table, reason).await?;
+            let waits = states[&table].wants().is_some();
+            self.set_aside(&table, reason, waits).await?;
         }
         Ok(())
     }
 
-    async fn set_aside(&self, table: &TableName, reason: String) -> Result<()> {
-        if self.context.rules.on_error == OnError::Stop {
+    /// `waits`: what makes it right again is asked for already, and is not kept waiting.
+    async fn set_aside(&self, table: &TableName, reason: String, waits: bool) -> Result<()> {
+        if self.context.rules.on_error == OnError::Stop && !waits {
             let message = format!("Failed to apply changes of {table}: {reason}");
             return Err(Error::new(Kind::Rejected, message)
                 .hint("nothing was applied; mend the cause, or set on_error = \"quarantine\""));
         }
-        tracing::error!(%table, reason, "Failed to apply changes: the table is quarantined, the others go on");
+        if waits {
+            tracing::warn!(%table, reason, "the table is quarantined until its new base is here");
+        } else {
+            tracing::error!(%table, reason, "Failed to apply changes: the table is quarantined, the others go on");
+        }
         let checkpoint = self.context.copy.checkpoint().await?;
         let poison = Poison {
             server_words: None,
