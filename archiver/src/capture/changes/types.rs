@@ -76,7 +76,10 @@ impl Changes<'_> {
                 None => false,
                 Some((then, before)) => then.labels_told && has_only_other_names(before, column)?,
             };
-            let alteration = alteration.since(|mark| self.memory.is_old(mark))?;
+            // What the labels of a column were that was there is compared: what the last look saw of them is no question.
+            let was_seen =
+                |mark| before.is_some() && self.memory.seen.as_ref().is_some_and(|seen| seen.has(mark));
+            let alteration = alteration.since(|mark| self.memory.is_old(mark) || was_seen(mark))?;
             Some((column.name.clone(), Column { alteration, is_new: before.is_none(), is_told }))
         });
         Retyped::of(altered)
