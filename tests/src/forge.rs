@@ -100,7 +100,9 @@ impl Forge {
     pub fn relation_with(&mut self, table: &str, columns: &[&str], key: &[&str], identity: ReplicaIdentity) {
         let columns = columns.iter().map(|text| column(text)).collect();
         let key = key.iter().map(|&name| name.to_owned()).collect();
-        self.describe(table, Relation::new(columns, key, identity));
+        // Its key has stood all the time. With the identity that tables have by themselves that says nothing.
+        let key_kept = identity != ReplicaIdentity::Default;
+        self.describe(table, Relation { key_kept, ..Relation::new(columns, key, identity) });
     }
 
     /// The same with all that a catalog says.
