@@ -289,6 +289,8 @@ impl PostgresServer {
     fn spawn(&mut self) {
         let mut command = Command::new(self.installation.program("postgres"));
         command.arg("-D").arg(self.data_folder());
+        // Else every session would look up by itself what it calls.
+        command.env("LD_BIND_NOW", "1");
         self.process = Some(Process::spawn(&command, &self.account, "QUIT", &self.log_file()));
     }
 

@@ -83,7 +83,7 @@ async fn the_daemon_answers_commands_and_keeps_others_from_its_slot() {
 async fn long_poll(world: &World) {
     world
         .source
-        .execute("INSERT INTO users SELECT n, repeat('x', 200) FROM generate_series(1, 600000) n")
+        .execute("INSERT INTO users SELECT n, repeat('x', 200) FROM generate_series(1, 300000) n")
         .await;
 }
 
@@ -155,7 +155,7 @@ async fn all_is_archived(world: &World) {
     world.archiver(["run", "--once"]).patience(Duration::from_secs(300)).succeed().await;
     let segments = reader::segments(world.archive_dir());
     let records: u64 = segments.iter().map(|s| s.manifest["records"].as_u64().expect("a number")).sum();
-    assert_eq!(records, 600_000);
+    assert_eq!(records, 300_000);
 }
 
 #[tokio::test]

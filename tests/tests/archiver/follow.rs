@@ -118,14 +118,14 @@ async fn what_commits_is_archived_at_once_through_pgoutput() {
     archives_all(Plugin::Pgoutput).await;
 }
 
-/// Every step of a poll, and the one that only a follower takes.
-async fn killed_anywhere(plugin: Plugin) {
+/// Every step of a poll, and the one that only a follower takes; the plugins take turns.
+async fn killed_anywhere(plugin: Plugin, first: u64) {
     const SEEDS: u64 = 20;
     let options = options(plugin).archiver_setting("segment_max_changes", 12);
     let (world, mut workload) = with_workload(options).await;
     world.archiver(["run", "--once"]).succeed().await;
     let steps: Vec<&str> = crate::faults::FOLLOW_STEPS.to_vec();
-    for seed in 0..SEEDS {
+    for seed in (first..SEEDS).step_by(2) {
         let mut random = Prng::new(seed);
         let step = steps[usize::try_from(seed).expect("a few") % steps.len()];
         // It begins to follow once.
@@ -151,8 +151,8 @@ async fn killed_anywhere(plugin: Plugin) {
 
 #[tokio::test]
 async fn a_follower_that_is_killed_at_any_step_loses_and_repeats_nothing() {
-    for plugin in cases([Plugin::Wal2json, Plugin::Pgoutput]) {
-        killed_anywhere(plugin).await;
+    for (plugin, first) in [(Plugin::Wal2json, 0), (Plugin::Pgoutput, 1)] {
+        killed_anywhere(plugin, first).await;
     }
 }
 
@@ -168,7 +168,7 @@ async fn huge(plugin: Plugin) {
     carried(&world, 1).await;
     for table in ["other", "big"] {
         let insert = format!(
-            "INSERT INTO {table} SELECT n, repeat(md5(n::text), 4) FROM generate_series(1, 300000) n"
+            "INSERT INTO {table} SELECT n, repeat(md5(n::text), 4) FROM generate_series(1, 150000) n"
         );
         world.source.execute(&insert).await;
     }

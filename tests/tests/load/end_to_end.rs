@@ -154,7 +154,7 @@ async fn a_prune_that_races_a_resync_takes_nothing_that_it_needs() {
     let arguments = [&["add-tables"], TABLES.as_slice()].concat();
     world.applier(arguments).succeed().await;
     world.applier(["sync"]).succeed().await;
-    for round in 0..6 {
+    for round in 0..4 {
         let write = format!(
             "UPDATE accounts SET balance = {round} WHERE id % 7 = {round}; INSERT INTO log VALUES ('round {round}', NULL)"
         );

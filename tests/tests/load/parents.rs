@@ -98,6 +98,27 @@ async fn a_child_that_is_held_up_is_not_believed_after_a_cascade() {
     copy.sync(0).await;
 }
 
+/// By their names the child comes first, and a parent with rows of ours before the children that hold it.
+#[tokio::test]
+async fn tables_that_refer_to_each_other_are_loaded_together_whatever_their_names() {
+    let mut copy = as_reporter(
+        "CREATE TABLE p (id int PRIMARY KEY, v text); CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p);
+         CREATE TABLE z (id int PRIMARY KEY, p int REFERENCES p)",
+    )
+    .await;
+    copy.forge.relation("z", &["id integer not null", "p integer"], &["id"]);
+    copy.applier(&["add-tables", "p", "c", "z"]).succeed().await;
+    copy.forge.segment(&[vec![parent(1, "x"), child(7, 1), child(3, 1).replace(r#""c""#, r#""z""#)]]);
+    copy.sync(0).await;
+    copy.applier(&["clear", "--yes"]).succeed().await;
+    copy.applier(&["resync", "--all"]).succeed().await;
+    copy.server.execute("INSERT INTO p VALUES (5, 'ours'); INSERT INTO z VALUES (9, 5)").await;
+    copy.applier(&["resync", "--all"]).succeed().await;
+    assert_eq!(live(&copy).await, "c p z");
+    let rows = "SELECT 'p', id FROM p UNION ALL SELECT 'c', id FROM c UNION ALL SELECT 'z', id FROM z";
+    assert_eq!(copy.rows(rows).await, "p,1 c,7 z,3");
+}
+
 /// Its rows have no key of their own, and children refer to another column.
 #[tokio::test]
 async fn a_parent_without_a_key_is_made_anew_and_keeps_its_children() {
