@@ -380,7 +380,7 @@ fn unreachable_from(base: &Base, stretch: &Stretch<'_>, known: &Known, table: &T
 fn cannot_be_made(halt: Halt) -> Error {
     match halt {
         Halt::Failed(error) => error,
-        Halt::Refused(Refusal { table, reason }) => Error::new(
+        Halt::Refused(Refusal { table, reason, .. }) => Error::new(
             Kind::Rejected,
             format!("{table} cannot be made as it was: {reason}"),
         )

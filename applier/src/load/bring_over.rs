@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use syncdata_formats::error::Result;
+use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{Generated, OpCounts};
 use syncdata_formats::name::TableName;
 use syncdata_service::faults;
+use syncdata_service::postgres::sqlstate;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::difference::{Changes, Pair};
 use super::loader::{Loader, Work, control};
@@ -28,6 +31,14 @@ use crate::target::postgres::{labels, rules};
 struct Turns<'a> {
     done: &'a BTreeMap<TableName, Loaded>,
     to_come: &'a [TableName],
+}
+
+/// What became of those that were brought over together, and whose rows changed beside theirs.
+#[derive(Default)]
+struct Brought {
+    loaded: BTreeMap<TableName, Loaded>,
+    refused: BTreeMap<TableName, String>,
+    touched: BTreeSet<TableName>,
 }
 
 impl Loader<'_> {
@@ -56,21 +67,8 @@ impl Loader<'_> {
             let mut later = self.leave(work).await?;
             later.extend(self.hold(work).await?);
             let names = work.copies.keys().filter(|name| !later.contains_key(*name)).cloned();
-            let names: Vec<TableName> = names.collect();
-            let (mut loaded, mut refused, mut touched) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-            for (place, name) in names.iter().enumerate() {
-                let turns = Turns { done: &loaded, to_come: &names[place + 1..] };
-                match self.bring_one_over(work, writer, name, &turns).await {
-                    Ok((changes, others)) => {
-                        touched.extend(others);
-                        loaded.insert(name.clone(), Loaded { base: work.base.name(), changes, position });
-                    }
-                    Err(Halt::Refused(Refusal { table, reason })) => {
-                        refused.insert(table, reason);
-                    }
-                    Err(Halt::Failed(error)) => return Err(error),
-                }
-            }
+            let Brought { loaded, refused, touched } =
+                self.bring_all_over(work, writer, names.collect(), position).await?;
 
             for table in touched.difference(&loaded.keys().cloned().collect()) {
                 self.note_touched(table).await?;
@@ -123,6 +121,45 @@ impl Loader<'_> {
             self.put_off(&table, reason).await?;
         }
         Ok(())
+    }
+
+    /// What a foreign key is in the way of has another turn where one of the others came: the child before its parent, the
+    /// parent whose children go.
+    async fn bring_all_over(
+        &self,
+        work: &Work<'_>,
+        writer: &Writer,
+        names: Vec<TableName>,
+        position: Lsn,
+    ) -> Result<Brought> {
+        let mut brought = Brought::default();
+        let mut turn = names;
+        loop {
+            let (before, mut tied) = (brought.loaded.len(), Vec::new());
+            for (place, name) in turn.iter().enumerate() {
+                let to_come: Vec<TableName> = turn[place + 1..].iter().chain(&tied).cloned().collect();
+                let turns = Turns { done: &brought.loaded, to_come: &to_come };
+                match self.bring_one_over(work, writer, name, &turns).await {
+                    Ok((changes, others)) => {
+                        brought.touched.extend(others);
+                        brought.refused.remove(name);
+                        let base = work.base.name();
+                        brought.loaded.insert(name.clone(), Loaded { base, changes, position });
+                    }
+                    Err(Halt::Refused(Refusal { reason, is_tied, .. })) => {
+                        brought.refused.insert(name.clone(), reason);
+                        if is_tied {
+                            tied.push(name.clone());
+                        }
+                    }
+                    Err(Halt::Failed(error)) => return Err(error),
+                }
+            }
+            if brought.loaded.len() == before {
+                return Ok(brought);
+            }
+            turn = tied;
+        }
     }
 
     /// No pass and no command runs meanwhile. What was made for tables that somebody has taken off the whitelist, emptied or
@@ -277,7 +314,10 @@ impl Loader<'_> {
                 if !is_of_a_row(&error) {
                     return Err(Halt::Failed(error));
                 }
-                Halt::refused(name, error.one_line())
+                match sqlstate(&error) {
+                    Some(&SqlState::FOREIGN_KEY_VIOLATION) => Halt::tied(name, error.one_line()),
+                    _ => Halt::refused(name, error.one_line()),
+                }
             }
         };
         control(client, "ROLLBACK TO SAVEPOINT syncdata_table").await?;

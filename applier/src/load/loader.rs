@@ -300,7 +300,7 @@ impl Loader<'_> {
                     group.iter().for_each(|fetched| work.count(fetched.segment.manifest()));
                     return Ok(());
                 }
-                Err(Halt::Refused(Refusal { table, reason })) => {
+                Err(Halt::Refused(Refusal { table, reason, .. })) => {
                     work.copies.remove(&table);
                     self.fail(&table, &reason).await?;
                 }

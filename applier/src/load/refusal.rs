@@ -19,6 +19,8 @@ use crate::target::postgres::ledger::{self, Entry};
 pub(crate) struct Refusal {
     pub table: TableName,
     pub reason: String,
+    /// A foreign key is in the way: of rows that may come, or go, with another table.
+    pub is_tied: bool,
 }
 
 /// What ends the work on a table: what was asked of it cannot be had, or asking failed.
@@ -32,7 +34,11 @@ pub(crate) enum Halt {
 
 impl Halt {
     pub(crate) fn refused(table: &TableName, reason: impl ToString) -> Halt {
-        Halt::Refused(Refusal { table: table.clone(), reason: reason.to_string() })
+        Halt::Refused(Refusal { table: table.clone(), reason: reason.to_string(), is_tied: false })
+    }
+
+    pub(crate) fn tied(table: &TableName, reason: impl ToString) -> Halt {
+        Halt::Refused(Refusal { table: table.clone(), reason: reason.to_string(), is_tied: true })
     }
 
     /// Where both come to the same: nothing is known of this table.

@@ -21,29 +21,56 @@ WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'";
 // source: a domain, a composite or a range, alone or in an array. (Texts without a limit keep every text.) For a column that
 // comes rows are written anew where its value is another one for each of them, or may be refused.
 const COLUMNS: &str = "
-WITH RECURSIVE below(oid, base, modifier) AS (
-    SELECT t.oid, t.oid, -1 FROM pg_catalog.pg_type t WHERE t.typtype <> 'd'
+WITH RECURSIVE below(declared, oid, modifier) AS (
+    SELECT DISTINCT a.atttypid, a.atttypid, -1 FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid = ANY($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
     UNION ALL
-    SELECT t.oid, below.base, greatest(below.modifier, t.typtypmod) FROM below
-    JOIN pg_catalog.pg_type t ON t.typbasetype = below.oid AND t.typtype = 'd'
+    SELECT below.declared, t.typbasetype, greatest(below.modifier, t.typtypmod) FROM below
+    JOIN pg_catalog.pg_type t ON t.oid = below.oid AND t.typtype = 'd'
+),
+types AS MATERIALIZED (
+    SELECT declared.oid AS declared, below.oid AS base, below.modifier, n.nspname, t.typname, t.typtype,
+        element.oid AS element,
+        element.typtype IN ('d', 'c', 'r', 'm') AND element.typnamespace <> 'pg_catalog'::regnamespace AS is_theirs,
+        declared.typtype = 'd' AND (declared.typnotnull OR EXISTS (
+            SELECT FROM pg_catalog.pg_constraint k WHERE k.contypid = declared.oid) OR declared.typbasetype <> below.oid)
+            AS is_checked,
+        EXISTS (SELECT FROM pg_catalog.pg_cast k WHERE k.castsource = 'text'::regtype AND k.casttarget = below.oid
+            AND k.castfunc <> 0 AND k.oid >= 16384) AS has_cast
+    FROM below
+    JOIN pg_catalog.pg_type t ON t.oid = below.oid AND t.typtype <> 'd'
+    JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+    JOIN pg_catalog.pg_type declared ON declared.oid = below.declared
+    JOIN pg_catalog.pg_type element
+        ON element.oid = CASE WHEN declared.typcategory = 'A' AND declared.typelem <> 0 THEN declared.typelem ELSE declared.oid END
+),
+compared AS MATERIALIZED (
+    SELECT types.*, own.nspname AS own_schema, own.oprname, own.is_whole FROM types
+    LEFT JOIN LATERAL (
+        SELECT s.nspname, o.oprname, c.opcintype = types.base AS is_whole
+        FROM pg_catalog.pg_opclass c
+        JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
+        JOIN pg_catalog.pg_amop e ON e.amopfamily = c.opcfamily AND e.amopstrategy = 3
+            AND e.amoplefttype = c.opcintype AND e.amoprighttype = c.opcintype
+        JOIN pg_catalog.pg_operator o ON o.oid = e.amopopr
+        JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace
+        WHERE c.opcdefault AND c.opcintype IN (types.base, types.element) AND (s.nspname <> 'pg_catalog' OR o.oid >= 16384)
+        LIMIT 1
+    ) AS own ON true
 )
 SELECT a.attrelid, a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
-    pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname),
-    n.nspname = 'pg_catalog', t.typname::text, t.typtype = 'e', coalesce(l.collisdeterministic, true),
+    pg_catalog.quote_ident(t.nspname) || '.' || pg_catalog.quote_ident(t.typname),
+    t.nspname = 'pg_catalog', t.typname::text, t.typtype = 'e', coalesce(l.collisdeterministic, true),
     a.attnotnull, a.atthasdef, a.attgenerated <> '', a.attidentity::text,
-    coalesce('OPERATOR(' || pg_catalog.quote_ident(own.nspname) || '.'
-        || CASE WHEN own.is_whole THEN own.oprname END || ')', '='),
-    element.typtype IN ('d', 'c', 'r', 'm') AND element.typnamespace <> 'pg_catalog'::regnamespace
-    AND NOT (below.base IN ('text'::regtype, 'varchar'::regtype) AND below.modifier = -1),
-    pg_catalog.format_type(below.base, greatest(a.atttypmod, below.modifier)),
+    coalesce('OPERATOR(' || pg_catalog.quote_ident(t.own_schema) || '.'
+        || CASE WHEN t.is_whole THEN t.oprname END || ')', '='),
+    t.is_theirs AND NOT (t.base IN ('text'::regtype, 'varchar'::regtype) AND t.modifier = -1),
+    pg_catalog.format_type(t.base, greatest(a.atttypmod, t.modifier)),
     (SELECT d.oid FROM pg_catalog.pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated <> ''),
     a.xmin::text::int8,
-    a.attgenerated = 's' OR a.attidentity <> '' OR a.atthasdef AND NOT a.atthasmissing AND a.attgenerated = ''
-        OR declared.typtype = 'd' AND (declared.typnotnull OR EXISTS (
-            SELECT FROM pg_catalog.pg_constraint k WHERE k.contypid = a.atttypid) OR declared.typbasetype <> below.base),
-    own.oprname IS NOT NULL,
-    EXISTS (SELECT FROM pg_catalog.pg_cast k WHERE k.castsource = 'text'::regtype AND k.casttarget = below.base
-        AND k.castfunc <> 0 AND k.oid >= 16384),
+    a.attgenerated = 's' OR a.attidentity <> '' OR a.atthasdef AND NOT a.atthasmissing AND a.attgenerated = '' OR t.is_checked,
+    t.oprname IS NOT NULL,
+    t.has_cast,
     CASE WHEN a.attgenerated = 's' THEN (
         SELECT ps.nspname || '.' || p.relname FROM pg_catalog.pg_partition_tree(a.attrelid) tree
         JOIN pg_catalog.pg_class p ON p.oid = tree.relid JOIN pg_catalog.pg_namespace ps ON ps.oid = p.relnamespace
@@ -53,24 +80,8 @@ SELECT a.attrelid, a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid,
         WHERE tree.isleaf AND pg_catalog.pg_get_expr(pd.adbin, pd.adrelid) <> pg_catalog.pg_get_expr(d.adbin, d.adrelid)
         ORDER BY 1 LIMIT 1) END
 FROM pg_catalog.pg_attribute a
-JOIN below ON below.oid = a.atttypid
-JOIN pg_catalog.pg_type declared ON declared.oid = a.atttypid
-JOIN pg_catalog.pg_type element
-    ON element.oid = CASE WHEN declared.typcategory = 'A' AND declared.typelem <> 0 THEN declared.typelem ELSE declared.oid END
-JOIN pg_catalog.pg_type t ON t.oid = below.base
-JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+JOIN compared t ON t.declared = a.atttypid
 LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
-LEFT JOIN LATERAL (
-    SELECT s.nspname, o.oprname, c.opcintype = below.base AS is_whole
-    FROM pg_catalog.pg_opclass c
-    JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
-    JOIN pg_catalog.pg_amop e ON e.amopfamily = c.opcfamily AND e.amopstrategy = 3
-        AND e.amoplefttype = c.opcintype AND e.amoprighttype = c.opcintype
-    JOIN pg_catalog.pg_operator o ON o.oid = e.amopopr
-    JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace
-    WHERE c.opcdefault AND c.opcintype IN (below.base, element.oid) AND (s.nspname <> 'pg_catalog' OR o.oid >= 16384)
-    LIMIT 1
-) AS own ON true
 WHERE a.attrelid = ANY($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum";
 
