@@ -268,7 +268,8 @@ impl Transaction<'_> {
         let Some(column) = target.other_values(table, newer).await? else { return Ok(()) };
         let missing = newer.iter().find(|(place, _)| *place == column);
         let missing = missing.and_then(|(_, missing)| missing.as_deref());
-        let difference = table::other_old_values(table, column, missing);
+        let mut difference = table::other_old_values(table, column, missing);
+        difference.remedy = target.as_ours(difference.remedy).await?;
         let before = TxPlace { seq: manifest.seq.get(), index: 0 };
         Err(Ended::unfit(&table.name, before, None, &difference))
     }

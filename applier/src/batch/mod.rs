@@ -269,9 +269,19 @@ impl BatchTable {
         self.relation.replica_identity
     }
 
+    fn source_of(&self, column: &table::Column) -> Option<&manifest::Column> {
+        table::source_of(&self.relation, &self.target.table, column)
+    }
+
+    /// Local columns that values of rows go into.
+    pub fn written(&self) -> impl Iterator<Item = usize> + '_ {
+        let forms = self.forms.iter().filter(|form| form.side != Side::OldKeys);
+        forms.flat_map(|form| form.columns.iter().flatten().copied())
+    }
+
     /// Whether the source has such a column.
     pub fn is_of_source(&self, column: &table::Column) -> bool {
-        self.relation.columns.iter().any(|source| source.name == column.name)
+        self.source_of(column).is_some()
     }
 
     /// Columns that both sides compute and keep, by their names.
@@ -286,7 +296,7 @@ impl BatchTable {
     pub fn other_types(&self) -> impl Iterator<Item = (usize, &str)> {
         let local = self.target.table.columns.iter().enumerate();
         local.filter_map(|(place, column)| {
-            let source = self.relation.columns.iter().find(|source| source.name == column.name)?;
+            let source = self.source_of(column)?;
             let is_other = !column.generated && source.type_name != column.type_name;
             is_other.then_some((place, source.type_name.as_str()))
         })
@@ -294,19 +304,24 @@ impl BatchTable {
 
     /// Whether values of that column are equal here just when the source prints the same text.
     pub fn is_exact(&self, column: &table::Column) -> bool {
-        let source = self.relation.columns.iter().find(|source| source.name == column.name);
         let is_of_family = |source: &manifest::Column| same_family(&source.type_name, &column.type_name);
-        column.text_equality == TextEquality::Exact && source.is_some_and(is_of_family)
+        column.text_equality == TextEquality::Exact && self.source_of(column).is_some_and(is_of_family)
     }
 
     /// Whether a value of that column prints here as it does at the source: 1.5 and 1.50 are one number, and so are
     /// 1e+06 and 1000000.
     pub fn prints_alike(&self, column: &table::Column) -> bool {
-        const NUMBERS: [&str; 4] =
-            ["pg_catalog.\"numeric\"", "pg_catalog.numeric", "pg_catalog.float4", "pg_catalog.float8"];
-        let source = self.relation.columns.iter().find(|source| source.name == column.name);
+        const NUMBERS: [&str; 7] = [
+            "pg_catalog.\"numeric\"",
+            "pg_catalog.numeric",
+            "pg_catalog.float4",
+            "pg_catalog.float8",
+            "pg_catalog._numeric",
+            "pg_catalog._float4",
+            "pg_catalog._float8",
+        ];
         !NUMBERS.contains(&column.base_type.as_str())
-            || source.is_some_and(|source| source.type_name == column.type_name)
+            || self.source_of(column).is_some_and(|source| source.type_name == column.type_name)
     }
 
     fn new_form(&self, fields: &Fields<'_>, side: Side) -> Result<Form, Difference> {

@@ -1,6 +1,6 @@
 //! Brings shadows up to date: applies the changes of segments, exactly those that are not in them yet.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +72,14 @@ impl Copy {
         self.add_columns(relation);
     }
 
+    /// A row had that column, under a name that no description has: the source renamed it since.
+    fn add_written(&mut self, place: usize) {
+        if !self.table.columns[place].generated && !self.columns.contains(&place) {
+            self.columns.push(place);
+            self.columns.sort_unstable();
+        }
+    }
+
     /// Columns that the table has by then: a proof may speak of them before any change does.
     pub(crate) fn add_columns(&mut self, relation: &Relation) {
         for column in &relation.columns {
@@ -112,21 +120,29 @@ pub(crate) async fn catch_up(
     };
     let expected = tasks.len();
     let (mut done, mut ends) = (CaughtUp::default(), 0);
+    let mut written: BTreeSet<(TableName, usize)> = BTreeSet::new();
     let mut reading = Reading::start(tasks, Prepared::of)?;
     while let Some(item) = reading.next().await {
         match item? {
-            Item::Batch { netting, .. } => match writer.apply(session, &*netting.prepared().await?).await? {
-                Outcome::Applied(oddities) => {
-                    for (shadow, found) in oddities {
-                        *done.missing.entry(real(&shadow)).or_default() += found.missing;
+            Item::Batch { netting, .. } => {
+                let prepared = netting.prepared().await?;
+                for table in &prepared.batch.tables {
+                    let name = real(&table.target.table.name);
+                    written.extend(table.written().map(|column| (name.clone(), column)));
+                }
+                match writer.apply(session, &prepared).await? {
+                    Outcome::Applied(oddities) => {
+                        for (shadow, found) in oddities {
+                            *done.missing.entry(real(&shadow)).or_default() += found.missing;
+                        }
+                    }
+                    Outcome::Rejected(rejection) => {
+                        let (seq, line) = (rejection.place.tx.seq, rejection.place.line);
+                        let reason = format!("segment {seq}, line {line}: {}", rejection.words());
+                        return Err(Halt::refused(&real(&rejection.table), reason));
                     }
                 }
-                Outcome::Rejected(rejection) => {
-                    let (seq, line) = (rejection.place.tx.seq, rejection.place.line);
-                    let reason = format!("segment {seq}, line {line}: {}", rejection.words());
-                    return Err(Halt::refused(&real(&rejection.table), reason));
-                }
-            },
+            }
             Item::Segment(end) => {
                 ends += 1;
                 done.records += end.counts.values().map(|counts| counts.total()).sum::<u64>();
@@ -141,6 +157,9 @@ pub(crate) async fn catch_up(
     }
     if ends != expected {
         return Err(Halt::Failed(Error::new(Kind::Io, "the reader ended early")));
+    }
+    for (table, column) in written {
+        copies.get_mut(&table).expect("one of them").add_written(column);
     }
     // What shares a key with what came now was there before: a row of the base that the change is older than.
     let is_full = |copy: &&Copy| copy.relation.replica_identity == ReplicaIdentity::Full;
@@ -169,14 +188,14 @@ fn task(
             None => Arc::clone(&copy.relation),
         };
         let key_before = copy.relation.key.clone();
+        let source_columns = table::source_columns(&copy.relation);
         copy.meet(&relation);
         // First against the table itself: a difference names that one.
         let refused = |difference| Halt::refused(name, difference);
         table::fit(&relation, &copy.table).map_err(refused)?;
-        let shadow = match table::is_same_key(&key_before, &relation.key) {
-            true => Arc::clone(&copy.shadow),
-            false => Arc::new(Table { source_key: Some(key_before), ..Table::clone(&copy.shadow) }),
-        };
+        let source_key = Some(key_before).filter(|key| !table::is_same_key(key, &relation.key));
+        let source_key = source_key.or_else(|| copy.shadow.source_key.clone());
+        let shadow = Arc::new(Table { source_key, source_columns, ..Table::clone(&copy.shadow) });
         let target =
             Arc::new(table::with_a_key_that_stood(&relation, table::fit_of_shadow(&relation, &shadow)));
         let until = known.until.filter(|until| until.seq == manifest.seq.get()).map(|until| until.index);

@@ -30,12 +30,14 @@ pub(crate) async fn fill(
             let copy = &snapshot.tables[&table.name];
             table::fit(&copy.relation, table).map_err(refused)?;
             let way = parts::Way::new(copy, table, &shadow.name).map_err(|difference| {
-                // The table is as it is on purpose: it is the copy that is old.
+                // The copy is old, or the table lacks what it should have: who made it knows.
                 let reason = format!(
-                    "{}, and {} has it; a newer base copy is needed, {}",
+                    "{}, and {} has it; where the source has dropped or renamed it since, a newer base copy is needed, {}; \
+                     else run: {}",
                     difference.what,
                     base.name(),
-                    take_snapshot(&table.name)
+                    take_snapshot(&table.name),
+                    difference.remedy
                 );
                 Halt::refused(&table.name, reason)
             })?;

@@ -36,7 +36,7 @@ pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Fit, Difference> {
         return Err(difference);
     }
     for column in &relation.columns {
-        let Some(local) = table.columns.iter().find(|local| local.name == column.name) else { continue };
+        let Some(local) = here(relation, table, column) else { continue };
         let is_faithful = match (column.generated, local.generated) {
             (None, true) => return Err(generated_here(table, local)),
             (Some(Generated::Virtual), false) => return Err(computed_there(table, local)),
@@ -47,7 +47,7 @@ pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Fit, Difference> {
             return Err(other_type(table, column, local));
         }
     }
-    let extra = |local: &&Column| relation.columns.iter().all(|column| column.name != local.name);
+    let extra = |local: &&Column| source_of(relation, table, local).is_none();
     let required =
         |local: &&Column| local.not_null && !local.has_default && !local.generated && !local.identity;
     if let Some(local) = table.columns.iter().filter(extra).find(required) {
@@ -62,6 +62,27 @@ pub fn fit(relation: &Relation, table: &Arc<Table>) -> Result<Fit, Difference> {
         });
     }
     whole(relation, fit_of_shadow(relation, table))
+}
+
+/// The column here that values of the source's go into: by its name, or by the one that it had when the table took its last
+/// change. The description is later than the rows that it comes with: they have the old name, and rows after them the new one.
+fn here<'t>(relation: &Relation, table: &'t Table, column: &manifest::Column) -> Option<&'t Column> {
+    let by_name = table.columns.iter().find(|local| local.name == column.name);
+    by_name.or_else(|| {
+        let old = table.source_columns.get(&column.attnum?)?;
+        let is_taken = relation.columns.iter().any(|other| other.name == *old);
+        table.columns.iter().find(|local| !is_taken && local.name == *old)
+    })
+}
+
+/// The same the other way round.
+pub fn source_of<'r>(relation: &'r Relation, table: &Table, local: &Column) -> Option<&'r manifest::Column> {
+    let by_name = relation.columns.iter().find(|column| column.name == local.name);
+    by_name.or_else(|| {
+        let (number, _) = table.source_columns.iter().find(|(_, known)| **known == local.name)?;
+        let column = relation.columns.iter().find(|column| column.attnum == Some(*number))?;
+        table.columns.iter().all(|other| other.name != column.name).then_some(column)
+    })
 }
 
 fn whole(relation: &Relation, fit: Fit) -> Result<Fit, Difference> {
@@ -399,7 +420,7 @@ fn computed_there(table: &Table, local: &super::Column) -> Difference {
 }
 
 fn other_type(table: &Table, column: &manifest::Column, local: &Column) -> Difference {
-    let name = identifier(&column.name);
+    let name = local.sql();
     let alter =
         format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {}", table.name.sql(), printable(&column.type_name));
     let in_doubt = !converts_exactly(&local.plain_type, &column.type_name);

@@ -15,7 +15,7 @@ use syncdata_formats::printed;
 
 pub use self::compare::{
     Difference, fit, fit_of_changes, is_told_by_mark, lacking, newer, newer_than_vouched, other_old_values,
-    source_columns, unclear,
+    source_columns, source_of, unclear,
 };
 pub(crate) use self::compare::{fit_of_shadow, is_same_key, same_family, with_a_key_that_stood};
 pub(crate) use self::faithful::converts_exactly;

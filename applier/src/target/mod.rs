@@ -72,6 +72,11 @@ pub trait Target: Send {
         columns: &[(usize, Option<String>)],
     ) -> impl Future<Output = Result<Option<usize>>> + Send;
 
+    /// The statement as somebody else may run it here: their writes may be refused.
+    fn as_ours(&mut self, statement: String) -> impl Future<Output = Result<String>> + Send {
+        std::future::ready(Ok(statement))
+    }
+
     /// What is to be run about a table that is not as the archive describes it; `None`: the statement that is said with it.
     fn remedy(_table: &TableName) -> Option<String> {
         None

@@ -1,5 +1,8 @@
 //! `local_writes = "block"`: whoever is not the applier cannot write the copy, and the applier can do all that it does.
 
+use std::collections::BTreeMap;
+
+use syncdata_formats::manifest::{Column, Relation, ReplicaIdentity};
 use syncdata_tests::LocalCopy;
 
 use super::{rename, two_tables};
@@ -250,6 +253,42 @@ async fn what_foreign_keys_do_to_rows_of_the_applier_passes_too() {
 }
 
 /// A line of ours counts in its own transaction alone.
+/// What the doctor prescribes can be taken.
+#[tokio::test]
+async fn what_people_are_told_to_write_they_may_write() {
+    let mut copy = blocked(None).await;
+    let column = |attnum, name: &str, type_name: &str, missing: Option<&str>| Column {
+        name: name.into(),
+        type_name: type_name.into(),
+        not_null: name == "id",
+        attnum: Some(attnum),
+        missing: missing.map(str::to_owned),
+        ..Column::default()
+    };
+    let mut columns = vec![column(1, "id", "integer", None), column(2, "name", "text", None)];
+    let users = |columns: &[Column]| {
+        Relation::described(columns.to_vec(), vec!["id".into()], ReplicaIdentity::Default, BTreeMap::new())
+    };
+    copy.forge.describe("users", users(&columns));
+    copy.forge.segment(&[vec![rename(1, "numbered")]]);
+    copy.sync(0).await;
+    copy.server.execute("ALTER TABLE users ADD COLUMN tier text").await;
+    columns.push(column(3, "tier", "text", Some("it's  -- basic")));
+    copy.forge.describe("users", users(&columns));
+    copy.forge.segment(&[vec![
+        r#"{"table":"users","op":"INSERT","data":{"id":50,"name":"new","tier":"gold"}}"#.to_owned(),
+    ]]);
+    let said = copy.sync(1).await;
+    let (_, statement) = said.split_once("run: ").expect("a remedy");
+    let statement = statement.lines().next().expect("a line");
+    assert!(statement.starts_with("BEGIN; SET LOCAL session_replication_role"), "{said}");
+    copy.server.execute(statement).await;
+    copy.applier(&["retry", "users"]).succeed().await;
+    copy.sync(0).await;
+    let tiers = "SELECT string_agg(DISTINCT tier, ', ' ORDER BY tier) FROM users";
+    assert_eq!(copy.rows(tiers).await, "gold, it's  -- basic");
+}
+
 #[tokio::test]
 async fn nobody_is_taken_for_the_applier_because_of_what_it_left() {
     let mut copy = blocked(Some(", TRIGGER")).await;

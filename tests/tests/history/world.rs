@@ -199,3 +199,28 @@ async fn a_column_that_was_renamed_is_not_sought_under_its_old_name() {
     assert!(replayed.stdout.contains("mend it with resync"), "{replayed}");
     assert!(!replayed.stdout.contains("RENAME COLUMN"), "{replayed}");
 }
+
+/// The archive knows the values under the former name: rows that were spoilt are not called mended without them.
+#[tokio::test]
+async fn a_table_whose_column_was_renamed_since_the_range_is_left_alone() {
+    let world = World::start().await;
+    world.execute_on_both("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
+    world.make_slot().await;
+    world.applier(["add-tables", "t"]).succeed().await;
+    world.archiver(["run", "--once"]).succeed().await;
+    let from = now(&world).await;
+    archive(&world, "INSERT INTO t VALUES (1, 'a'), (2, 'b')").await;
+    let to = now(&world).await;
+    world.applier(["sync"]).succeed().await;
+    let rename = "ALTER TABLE t RENAME v TO w";
+    archive(&world, rename).await;
+    world.target.execute(rename).await;
+    archive(&world, "INSERT INTO t VALUES (3, 'c')").await;
+    world.applier(["sync"]).succeed().await;
+    world.target.execute("UPDATE t SET w = 'spoilt' WHERE id < 3").await;
+    let replayed =
+        world.applier(["replay", "--yes", "--from", &from, "--to", &to]).run().await.expect_code(1);
+    assert!(replayed.stdout.contains("t: left alone: "), "{replayed}");
+    assert!(replayed.stdout.contains("is called \"w\" by now; mend it with resync"), "{replayed}");
+    assert_eq!(world.target.value("SELECT count(*) FROM t WHERE w = 'spoilt'").await, "2");
+}

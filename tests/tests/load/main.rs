@@ -10,6 +10,7 @@ mod let_go;
 mod older_rows;
 mod own_rows;
 mod parents;
+mod renamed_meanwhile;
 mod truncates;
 
 use syncdata_tests::LocalCopy;

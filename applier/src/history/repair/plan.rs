@@ -161,10 +161,10 @@ fn of_another_column<'a>(relation: &'a Relation, local: &Table) -> Option<&'a st
     relation.columns.iter().find(is_another).map(|column| column.name.as_str())
 }
 
-/// A column that is called otherwise by now, while another one of the copy has its name: that one is not meant.
-fn of_own_column<'a>(relation: &'a Relation, local: &'a Table) -> Option<(&'a str, &'a str)> {
-    let is_own = |column: &&Column| local.column(&column.name).is_some();
-    relation.columns.iter().filter(is_own).find_map(|column| {
+/// A column that is called otherwise by now: without it no row is as the archive says, and another one of the copy that has
+/// its name is not meant.
+fn called_otherwise<'a>(relation: &'a Relation, local: &'a Table) -> Option<(&'a str, &'a str)> {
+    relation.columns.iter().find_map(|column| {
         let now = local.source_columns.get(&column.attnum?).filter(|now| **now != column.name)?;
         Some((column.name.as_str(), now.as_str()))
     })
@@ -221,10 +221,13 @@ fn key_of_all<'a>(
                 "its column {name} of the range is another one than has that name now; mend it with resync"
             ));
         }
-        if let Some((name, now)) = of_own_column(relation, local) {
+        if let Some((name, now)) = called_otherwise(relation, local) {
+            let here = match local.column(name) {
+                Some(_) => ", and the copy has a column of its own of the first name",
+                None => "",
+            };
             return Err(format!(
-                "its column {} of the range is called {} by now, and the copy has a column of its own of the first name; \
-                 mend it with resync",
+                "its column {} of the range is called {} by now{here}; mend it with resync",
                 identifier(name),
                 identifier(now)
             ));

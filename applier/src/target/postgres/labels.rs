@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use postgres_protocol::escape::escape_literal;
 use syncdata_formats::error::Result;
-use syncdata_formats::manifest::Relation;
+use syncdata_formats::manifest::{Column, Relation};
 use syncdata_formats::name::TableName;
 use syncdata_formats::printed::{identifier, literal};
 use syncdata_service::postgres::ServerContext as _;
 use tokio_postgres::GenericClient;
 
-use crate::table::{Renamed, renamed};
+use crate::table::{Renamed, SourceColumns, renamed};
 use crate::target::postgres::meta::MetaSchema;
 use crate::target::postgres::schema;
 use crate::target::postgres::writers::{self, UNDER_REPLICA};
@@ -68,12 +68,13 @@ impl OldLabel {
     }
 }
 
-/// What the source's labels are now. In the transaction of the rows.
+/// What the source's labels are now, and what its columns were called before. In the transaction of the rows.
 pub(super) async fn note(
     client: &impl GenericClient,
     meta: &MetaSchema,
     table: &TableName,
     relation: &Relation,
+    names_before: &SourceColumns,
 ) -> Result<()> {
     let labels = of(relation);
     let noting = || format!("noting the labels of {table}");
@@ -84,10 +85,15 @@ pub(super) async fn note(
     };
     let old: Option<OldLabels> =
         row.get::<_, Option<&str>>(1).and_then(|text| serde_json::from_str(text).ok());
-    let (known, mut old) = (parse(row.get(0)), old.unwrap_or_default());
+    let known = parse(row.get(0));
     if known == labels {
         return Ok(());
     }
+    let renames = renames(relation, names_before);
+    let known = under_new_names(known, &renames);
+    let mut old = under_new_names(old.unwrap_or_default(), &renames);
+    let unknown = labels.iter().filter(|(column, _)| !known.contains_key(*column));
+    old.extend(strange(client, table, unknown).await?);
     for (column, before) in &known {
         let Some(now) = labels.get(column) else { continue };
         for gone in before.iter().filter(|label| !now.contains(label)) {
@@ -101,7 +107,61 @@ pub(super) async fn note(
         let Some(now) = labels.get(column) else { continue };
         names.iter_mut().filter(|(name, _)| now.contains(name)).for_each(|(_, new)| *new = None);
     }
+    // Here the column has its former name until somebody renames it.
+    for (was, now) in renames.iter().filter(|(was, _)| !labels.contains_key(*was)) {
+        if let Some(names) = old.get(now).cloned() {
+            old.insert(was.clone(), names);
+        }
+    }
     write(client, meta, table, Some(&labels), &old).await
+}
+
+/// Columns that have other names by now, by their numbers.
+fn renames(relation: &Relation, names_before: &SourceColumns) -> BTreeMap<String, String> {
+    let renamed = |column: &Column| {
+        let was = names_before.get(&column.attnum?).filter(|was| **was != column.name)?;
+        Some((was.clone(), column.name.clone()))
+    };
+    relation.columns.iter().filter_map(renamed).collect()
+}
+
+fn under_new_names<T>(noted: BTreeMap<String, T>, renames: &BTreeMap<String, String>) -> BTreeMap<String, T> {
+    let now = |name: String| renames.get(&name).cloned().unwrap_or(name);
+    noted.into_iter().map(|(column, about)| (now(column), about)).collect()
+}
+
+/// Texts in columns of which nobody has said the labels so far, and that are none of theirs: rows that somebody vouched for
+/// may be older than a new name. A column that is an enum here has labels of its own.
+async fn strange(
+    client: &impl GenericClient,
+    table: &TableName,
+    labels: impl Iterator<Item = (&String, &Vec<String>)>,
+) -> Result<OldLabels> {
+    const NAMED_MAX: u32 = 10;
+    let labels: Vec<(&String, &Vec<String>)> = labels.collect();
+    let mut strange = OldLabels::new();
+    if labels.is_empty() {
+        return Ok(strange);
+    }
+    let loaded = schema::load(client, std::slice::from_ref(table)).await?;
+    let Some(local) = loaded.get(table) else { return Ok(strange) };
+    for (column, labels) in labels {
+        let Some(place) = local.column(column) else { continue };
+        let name = local.columns[place].sql();
+        let text = format!("pg_catalog.format({}, {name})", escape_literal("%s"));
+        let select = format!(
+            "SELECT DISTINCT {text} FROM {} WHERE {name} IS NOT NULL AND {text} <> ALL ($1) AND NOT EXISTS ( \
+                SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+                WHERE a.attrelid = $2 AND a.attname = $3 AND t.typtype = 'e') LIMIT {NAMED_MAX}",
+            local.sql()
+        );
+        let rows = client.query(&select, &[labels, &local.oid, column]).await;
+        let rows = rows.context(|| format!("looking for texts that are no label in {table}"))?;
+        if !rows.is_empty() {
+            strange.insert(column.clone(), rows.iter().map(|row| (row.get(0), None)).collect());
+        }
+    }
+    Ok(strange)
 }
 
 /// What was noted. What cannot be read is as good as nothing known.
@@ -141,7 +201,7 @@ pub(super) async fn look(
 ) -> Result<BTreeMap<TableName, OldLabel>> {
     let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
     let select = format!(
-        "SELECT table_name, old_labels FROM {meta}.data_sync_table_state \
+        "SELECT table_name, old_labels, source_labels FROM {meta}.data_sync_table_state \
          WHERE table_name = ANY ($1) AND old_labels IS NOT NULL"
     );
     let rows = client.query(&select, &[&names]).await;
@@ -149,12 +209,19 @@ pub(super) async fn look(
     for row in rows.context(|| "reading which labels have other names".to_owned())? {
         let name: TableName = row.get::<_, &str>(0).parse()?;
         let old: OldLabels = serde_json::from_str(row.get(1)).unwrap_or_default();
-        match first(client, meta, &name, &old).await? {
-            Some(label) => drop(found.insert(name, label)),
-            None => write(client, meta, &name, None, &OldLabels::new()).await?,
+        match first(client, meta, &name, &old, &parse(row.get(2))).await? {
+            Old::Found(label) => drop(found.insert(name, label)),
+            Old::Nowhere(left) => write(client, meta, &name, None, &left).await?,
         }
     }
     Ok(found)
+}
+
+/// What became of old labels.
+enum Old {
+    Found(OldLabel),
+    /// No row has one; but these have not been looked for, because their column is not here under that name.
+    Nowhere(OldLabels),
 }
 
 async fn first(
@@ -162,13 +229,19 @@ async fn first(
     meta: &MetaSchema,
     name: &TableName,
     old: &OldLabels,
-) -> Result<Option<OldLabel>> {
+    labels: &Labels,
+) -> Result<Old> {
     let loaded = schema::load(client, std::slice::from_ref(name)).await?;
-    let Some(table) = loaded.get(name) else { return Ok(None) };
-    for (column, labels) in old {
+    let Some(table) = loaded.get(name) else { return Ok(Old::Nowhere(old.clone())) };
+    let mut left = old.clone();
+    for (column, names) in old {
         let Some(place) = table.column(column) else { continue };
+        left.remove(column);
+        // Under the name that it has at the source and under its former one it is one column.
+        let is_of_source = |column: &String| labels.contains_key(column);
+        left.retain(|other, same| same != names || is_of_source(other) == is_of_source(column));
         let local = &table.columns[place];
-        for (label, new) in labels {
+        for (label, new) in names {
             let select = format!(
                 "SELECT EXISTS (SELECT FROM {} WHERE pg_catalog.format({}, {}) = $1), \
                  EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
@@ -183,11 +256,11 @@ async fn first(
                 let enum_type = row.get::<_, bool>(1).then(|| local.type_name.clone());
                 let (column, old) = (column.clone(), label.clone());
                 let is_guarded = writers::triggers_stand(client, meta).await?;
-                return Ok(Some(OldLabel { column, old, new: new.clone(), enum_type, is_guarded }));
+                return Ok(Old::Found(OldLabel { column, old, new: new.clone(), enum_type, is_guarded }));
             }
         }
     }
-    Ok(None)
+    Ok(Old::Nowhere(left))
 }
 
 fn of(relation: &Relation) -> Labels {

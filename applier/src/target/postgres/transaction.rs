@@ -14,7 +14,7 @@ use tokio_postgres::error::SqlState;
 use crate::batch::Batch;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::{Event, State, TableState};
-use crate::table::Table;
+use crate::table::{SourceColumns, Table, source_columns};
 use crate::target::postgres::apply::{Actions, Counts, Watched, Writer, is_no_fault_of_a_record};
 use crate::target::postgres::cascades::Watch;
 use crate::target::postgres::identity::{self, Moment};
@@ -22,7 +22,7 @@ use crate::target::postgres::local::Local;
 use crate::target::postgres::lost::Lost;
 use crate::target::postgres::rules::Rule;
 use crate::target::postgres::step::Prepared;
-use crate::target::postgres::{captured, cursor, labels, ledger, older, quarantine, rules, schema};
+use crate::target::postgres::{captured, cursor, labels, ledger, older, quarantine, rules, schema, writers};
 use crate::target::{Outcome, Positions, SetAside, Target, Violation};
 
 /// The transaction in which a group of segments is applied.
@@ -113,9 +113,14 @@ impl<'a> Postgres<'a> {
         let keys = keys.filter(|(table, key)| known(table) != Some(*key));
         let keys: Vec<(&TableName, &[String])> = keys.map(|(table, key)| (table, key.as_slice())).collect();
         cursor::note_keys(client, meta, &keys).await?;
-        for (table, relation) in positions.described.iter().filter(|(_, relation)| !relation.types.is_empty())
-        {
-            labels::note(client, meta, table, relation).await?;
+        let names = |table: &TableName| self.states.get(table).map(|state| state.source_columns.clone());
+        let mut names_before: BTreeMap<&TableName, SourceColumns> = BTreeMap::new();
+        for (table, relation) in &positions.described {
+            let before = names_before.entry(table).or_insert_with(|| names(table).unwrap_or_default());
+            if !relation.types.is_empty() {
+                labels::note(client, meta, table, relation, before).await?;
+            }
+            *before = source_columns(relation);
         }
         for cut in &positions.cut_off {
             let position = Some(Position { lsn: cut.position, commit_time: cut.commit_time });
@@ -246,6 +251,10 @@ impl Target for Postgres<'_> {
         columns: &[(usize, Option<String>)],
     ) -> Result<Option<usize>> {
         older::other_values(self.local.session.client(), table, columns).await
+    }
+
+    async fn as_ours(&mut self, statement: String) -> Result<String> {
+        writers::as_ours(self.local.session.client(), &self.local.meta, statement).await
     }
 
     async fn write(&mut self, batch: &Prepared) -> Result<Outcome> {

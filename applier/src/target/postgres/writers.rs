@@ -20,6 +20,22 @@ const STAND: &str = "SELECT EXISTS (
         AND d.classid = 'pg_catalog.pg_trigger'::regclass
     WHERE n.nspname = $1 AND p.proname = $2)";
 
+/// A statement for people, with its comment: where their writes are refused it has to be run under the replica role.
+pub(super) async fn as_ours(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    statement: String,
+) -> Result<String> {
+    if !triggers_stand(client, meta).await? {
+        return Ok(statement);
+    }
+    // A value may look like the beginning of a comment.
+    let is_whole = |place: &usize| statement[..*place].matches('\'').count() % 2 == 0;
+    let comment = statement.rfind("  -- ").filter(is_whole).unwrap_or(statement.len());
+    let (written, comment) = statement.split_at(comment);
+    Ok(format!("BEGIN; {UNDER_REPLICA}; {written}; COMMIT{comment}"))
+}
+
 /// Whether there are such triggers.
 pub(super) async fn triggers_stand(client: &impl GenericClient, meta: &MetaSchema) -> Result<bool> {
     let row = client.query_one(STAND, &[&meta.name(), &FUNCTION]).await;
