@@ -8,12 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_formats::snapshot::Seen;
 
 use super::changes::types::is_altered;
 use super::changes::{ANOTHER, Changes, PARTITION, TYPE};
-use super::{Doubt, Known, Retyped};
+use super::{Doubt, Known, Open, Retyped};
 
 /// What rows of one relation may say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,9 +26,12 @@ pub(crate) struct Beside {
     /// and under one of any schema that nobody knows.
     pub own_name: String,
     pub what: What,
-    /// Those of transactions below this number.
+    /// Those of transactions below this number,
     #[serde(default)]
     pub before: u64,
+    /// or that wrote before this position: the highest number that a look knows of may not be the last that was given.
+    #[serde(default)]
+    pub upto: Lsn,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,19 +53,23 @@ impl Beside {
 }
 
 impl Doubt {
-    /// Whether it is about that transaction.
-    pub(crate) fn is_of(&self, xid: u32) -> bool {
-        self.before.is_none_or(|before| xid.wrapping_sub(before).cast_signed() < 0)
+    /// Whether it is about that transaction, which wrote its first row there.
+    pub(crate) fn is_of(&self, xid: u32, written_from: Lsn) -> bool {
+        let may_be = |open: Open| {
+            let is_older = open.before.is_some_and(|before| xid.wrapping_sub(before).cast_signed() < 0);
+            is_older || written_from < open.upto
+        };
+        self.open.is_none_or(may_be)
     }
 }
 
-/// What is to be remembered after a look that showed these alterations for the first time. Once an answer has been read up
-/// to a look, what had ended by then is no question any more.
-pub(super) fn remember(altered: &[Beside], earlier: &[Beside], seen: &Seen, complete: bool) -> Vec<Beside> {
+/// What is to be remembered after a look that showed these alterations for the first time, at that position. When all have
+/// ended that were open then, the slot will say ([`Memory::read_from`](super::Memory::read_from)).
+pub(super) fn remember(altered: &[Beside], earlier: &[Beside], seen: &Seen, upto: Lsn) -> Vec<Beside> {
     let is_seen_again = |known: &Beside| altered.iter().any(|former| former.is_of_the_same(known));
     let known = earlier.iter().filter(|known| !is_seen_again(known)).cloned();
-    let new = altered.iter().map(|former| Beside { before: seen.xmax, ..former.clone() });
-    known.chain(new).filter(|former| !complete || seen.xmin < former.before).collect()
+    let new = altered.iter().map(|former| Beside { before: seen.xmax, upto, ..former.clone() });
+    known.chain(new).collect()
 }
 
 impl Changes<'_> {
@@ -69,7 +77,7 @@ impl Changes<'_> {
     pub(super) fn altered_beside_writers(&mut self) {
         let mut doubted: BTreeMap<&str, Vec<(&TableName, &TableName)>> = BTreeMap::new();
         for (name, route) in &self.capture.routes {
-            let now = route.doubts.iter().filter(|doubt| doubt.before.is_none());
+            let now = route.doubts.iter().filter(|doubt| doubt.open.is_none());
             doubted.entry(name.name()).or_default().extend(now.map(|doubt| (name, &doubt.table)));
         }
         let relations = self.capture.relations.iter().filter(|(_, known)| known.has_storage);
@@ -119,6 +127,7 @@ impl Changes<'_> {
                 own_name: now.name.name().to_owned(),
                 what,
                 before: 0,
+                upto: Lsn::default(),
             }
         };
         what.map(beside).collect()
@@ -135,7 +144,8 @@ impl Changes<'_> {
             };
             // The upper half of the number says how often the lower one came round.
             let before = u32::try_from(former.before & u64::from(u32::MAX)).ok();
-            let doubt = Doubt { table: table.clone(), reason, before };
+            let open = Some(Open { before, upto: former.upto });
+            let doubt = Doubt { table: table.clone(), reason, open };
             for name in &former.names {
                 self.capture.routes.entry(name.clone()).or_default().doubts.insert(doubt.clone());
             }

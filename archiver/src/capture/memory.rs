@@ -5,6 +5,7 @@
 //! [`changes`](super::changes).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use syncdata_formats::lsn::Lsn;
@@ -50,6 +51,12 @@ pub(crate) struct Memory {
     /// Rows of the catalog that say what is published, where that does not count for all transactions yet.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub published: BTreeMap<u32, Entered>,
+    /// Who altered types, as looks have shown, and where the first of these looks was.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub types_altered: BTreeMap<u32, Lsn>,
+    /// What the labels of enums are called, by the type's oid.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<u32, Vec<String>>,
     /// What transactions may still say that were open when something was altered that waits for no writer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub beside: Vec<Beside>,
@@ -114,6 +121,11 @@ impl Known {
         self.dropped == now.dropped
             && self.attributes.len() == now.attributes.len()
             && self.attributes.iter().all(is_still)
+    }
+
+    /// Whether a column of it has that type.
+    pub(super) fn has_type(&self, oid: u32) -> bool {
+        self.attributes.values().any(|column| column.type_oid == oid)
     }
 
     /// Whether it may have had another name than this one meanwhile.
@@ -250,6 +262,9 @@ pub(crate) struct MadeOf {
     pub is_nested: bool,
 }
 
+/// The labels of an enum in their order, with their oids.
+pub(crate) type Labels = Arc<[(u32, String)]>;
+
 /// What the catalog says of the rows of a table beside their place. Empty for kinds that are not captured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Layout {
@@ -264,6 +279,8 @@ pub(crate) struct Layout {
     pub written_by: Vec<u32>,
     /// What became of the types of its columns, by number, where they were altered.
     pub alterations: BTreeMap<i16, Alteration>,
+    /// What the labels of its columns' own enums are called, by the type's oid.
+    pub labels: BTreeMap<u32, Labels>,
     pub sequences: Vec<OwnedSequence>,
 }
 
@@ -401,6 +418,16 @@ impl Memory {
     pub(crate) fn uncountable(&self) -> impl Iterator<Item = (&TableName, u32)> {
         let refused = |known: &Known| known.postponed.filter(|_| known.suspected).map(Postponed::refused);
         self.relations.values().filter_map(move |known| Some((&known.name, refused(known)?)))
+    }
+
+    /// For a slot that has to be read from `restart` on: rows that were written before that have all been handed out.
+    pub(crate) fn read_from(mut self, restart: Option<Lsn>) -> Memory {
+        let Some(restart) = restart else { return self };
+        let xmin = self.seen.as_ref().map_or(0, |seen| seen.xmin);
+        self.beside.retain(|former| former.upto > restart || former.before > xmin);
+        let types_altered = std::mem::take(&mut self.types_altered);
+        let is_still = |(mark, looked_at): &(u32, Lsn)| *looked_at > restart || !self.is_old(*mark);
+        Memory { types_altered: types_altered.into_iter().filter(is_still).collect(), ..self }
     }
 
     /// With what the catalog shows now.

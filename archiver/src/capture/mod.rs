@@ -29,11 +29,11 @@ use syncdata_formats::{Error, Kind, Result};
 use beside::Beside;
 use changes::ANOTHER;
 pub(crate) use changes::{PARTITION, TYPE};
-pub(crate) use memory::{Attribute, Layout, MadeOf, Marks, Memory, OwnedSequence, Storage};
+pub(crate) use memory::{Attribute, Labels, Layout, MadeOf, Marks, Memory, OwnedSequence, Storage};
 use memory::{Captured, Known, Schema};
 use naming::Naming;
 pub(crate) use published::{CatalogRow, Publication, Stream};
-pub(crate) use retyped::{Alteration, Retyped};
+pub(crate) use retyped::{Alteration, Retyped, Written};
 pub(crate) use tally::Tally;
 
 /// Partitions of partitions of partitions: more levels than anybody makes.
@@ -109,6 +109,10 @@ pub(crate) struct Capture {
     altered_beside_writers: Vec<Beside>,
     /// Relations that are new and whose rows are not known: they have none when the transaction begins that made them.
     awaited: BTreeMap<u32, u32>,
+    /// Who altered types, as no look has shown before.
+    types_altered: BTreeSet<u32>,
+    /// What the labels of enums are called, by the type's oid.
+    labels: BTreeMap<u32, Labels>,
     /// As the catalog has them.
     schemas: BTreeMap<u32, Schema>,
     /// Relations whose rows cannot have been counted.
@@ -123,6 +127,8 @@ pub(crate) struct Capture {
     retyped: BTreeMap<u32, Retyped>,
     /// Who altered columns, or types of those.
     altered_by: BTreeSet<u32>,
+    /// Tables that the archive has from before.
+    inherited: BTreeSet<TableName>,
     /// Tables that the archive has, and that nobody remembers.
     heirs: Vec<Heir>,
     /// Relations whose enums call labels otherwise, and their tables.
@@ -176,8 +182,25 @@ pub(crate) struct Route {
 pub(crate) struct Doubt {
     pub table: TableName,
     pub reason: &'static str,
-    /// Of transactions below this number alone.
+    /// Of transactions alone that may have been open at a look.
+    pub open: Option<Open>,
+}
+
+/// Transactions that may have been open at a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Open {
+    /// They have a number below this one,
     pub before: Option<u32>,
+    /// or wrote before this position.
+    pub upto: Lsn,
+}
+
+/// What stretch of the slot was read, and the catalog of which position told what to make of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub from: Lsn,
+    pub to: Lsn,
+    pub looked_at: Lsn,
 }
 
 /// Under which name a relation of the stream travels.
@@ -267,7 +290,8 @@ impl Capture {
             Error::new(Kind::BadInput, "No tables in whitelist")
                 .hint("list tables in the setting `tables`, for example tables = [\"users\", \"sales.*\"]")
         });
-        let mut capture = Capture { patterns: patterns.to_vec(), ..Capture::default() };
+        let (patterns_of, inherited) = (patterns.to_vec(), memory.inherited.clone());
+        let mut capture = Capture { patterns: patterns_of, inherited, ..Capture::default() };
         let mut check = |pattern| capture.check(pattern, schemas, catalog, memory).err();
         let mistakes: Vec<Error> = patterns.iter().filter_map(&mut check).chain(nothing).collect();
         let by_oid: HashMap<u32, &CatalogTable> = catalog.iter().map(|table| (table.oid, table)).collect();
@@ -279,6 +303,8 @@ impl Capture {
         capture.hides_commits = catalog.iter().any(|table| table.stream != Stream::Whole);
         capture.published = published::rows_of(catalog);
         capture.schemas = catalog.iter().map(schema_of).collect();
+        let captured = catalog.iter().filter(|table| capture.relations.contains_key(&table.oid));
+        capture.labels = captured.flat_map(|table| table.layout.labels.clone()).collect();
         changes::find(&mut capture, &by_oid, memory);
         (capture, mistakes.into_iter().next())
     }
@@ -292,6 +318,16 @@ impl Capture {
         self.uncounted.extend(relations);
     }
 
+    /// The archive has the table from before, and perhaps base copies of it.
+    pub(crate) fn inherits(&self, table: &TableName) -> bool {
+        self.inherited.contains(table)
+    }
+
+    /// What older rows of these have in columns that came is not known.
+    pub(crate) fn doubt_heirs(&mut self, tables: &BTreeSet<TableName>) {
+        tables.iter().cloned().for_each(|table| self.miss(table, changes::REWRITTEN, None));
+    }
+
     /// What becomes of the rows of a relation of the stream.
     pub(crate) fn route(&self, relation: &TableName) -> Route {
         if let Some(known) = self.routes.get(relation) {
@@ -300,10 +336,10 @@ impl Capture {
         // Dropped or renamed since, but its rows were written under a name that is listed.
         let listed = self.lists_name(relation);
         let doubts =
-            self.strangers.iter().cloned().map(|table| Doubt { table, reason: PARTITION, before: None });
+            self.strangers.iter().cloned().map(|table| Doubt { table, reason: PARTITION, open: None });
         let named_so = |map: &BTreeMap<String, BTreeSet<TableName>>| map.get(relation.name()).cloned();
         let lodgers = [&self.lodgers, &self.guests].into_iter().filter_map(named_so).flatten();
-        let lodgers = lodgers.map(|table| Doubt { table, reason: ANOTHER, before: None });
+        let lodgers = lodgers.map(|table| Doubt { table, reason: ANOTHER, open: None });
         let elsewhere = self.elsewhere.get(relation.name()).into_iter().flatten().cloned();
         Route {
             oid: None,
@@ -349,6 +385,13 @@ impl Capture {
     /// What rows of the relation may mean by the names of columns; `None` where each name means the one that has it.
     pub(crate) fn naming(&self, oid: u32) -> Option<&Naming> {
         self.naming.get(&oid)
+    }
+
+    /// What the labels of a column are called where the answer ends, if it is of an enum.
+    pub(crate) fn labels(&self, oid: u32, number: u16, type_name: &str) -> Option<&[(u32, String)]> {
+        let column = self.relations.get(&oid)?.attributes.get(&i16::try_from(number).ok()?)?;
+        let labels = self.labels.get(&column.type_oid)?;
+        (column.type_name == type_name).then_some(labels)
     }
 
     /// The columns of a relation that are new, and whose types were altered since.

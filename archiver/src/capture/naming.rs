@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use syncdata_formats::lsn::Lsn;
+
 use super::Known;
 
 /// Of a relation whose columns were altered since the last poll.
@@ -47,7 +49,7 @@ pub(crate) enum Says {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Passed<'a> {
     /// Who altered columns, and committed before.
-    pub before: &'a BTreeSet<u32>,
+    pub before: &'a BTreeMap<u32, Lsn>,
     /// The transaction that wrote the row.
     pub xid: u32,
 }
@@ -115,7 +117,7 @@ impl Naming {
     /// Whose the names are that a row says, in their order.
     pub(crate) fn verdict(&self, said: &[String], says: Says, passed: Passed<'_>) -> Verdict {
         let is_open =
-            |candidate: &Candidate| candidate.mark.is_some_and(|mark| !passed.before.contains(&mark));
+            |candidate: &Candidate| candidate.mark.is_some_and(|mark| !passed.before.contains_key(&mark));
         let certain: BTreeMap<&str, i16> = self
             .columns
             .iter()
@@ -305,7 +307,7 @@ mod tests {
         ] {
             let naming = Naming::between(Some(&then), &known(now), &[], &BTreeSet::new()).expect("altered");
             let said: Vec<String> = said.split(' ').map(str::to_owned).collect();
-            let passed: BTreeSet<u32> = passed.iter().copied().collect();
+            let passed: BTreeMap<u32, Lsn> = passed.iter().map(|xid| (*xid, Lsn::default())).collect();
             let verdict = naming.verdict(&said, says, Passed { before: &passed, xid: 20 });
             assert_eq!(
                 verdict != Verdict::Unsure,
@@ -341,7 +343,7 @@ mod tests {
             (&[4], none, Says::All, "id v added", false),
         ] {
             let said: Vec<String> = said.split(' ').map(str::to_owned).collect();
-            let passed: BTreeSet<u32> = passed.iter().copied().collect();
+            let passed: BTreeMap<u32, Lsn> = passed.iter().map(|xid| (*xid, Lsn::default())).collect();
             let verdict = naming(from_birth).verdict(&said, says, Passed { before: &passed, xid: 10 });
             let is_certain = verdict != Verdict::Unsure;
             assert_eq!(is_certain, certain, "{from_birth:?} {passed:?} {says:?} {said:?}: {verdict:?}");
@@ -357,7 +359,7 @@ mod tests {
         let naming = Naming::between(Some(&then), &now, &[], &BTreeSet::new()).expect("altered");
         let verdict = |said: &str, xid| {
             let said = ["id".to_owned(), said.to_owned()];
-            naming.verdict(&said, Says::All, Passed { before: &BTreeSet::new(), xid })
+            naming.verdict(&said, Says::All, Passed { before: &BTreeMap::new(), xid })
         };
         assert_eq!(verdict("d", 9), Verdict::Certain { relies_on: [10].into() });
         assert_eq!(verdict("x", 9), Verdict::Unsure);

@@ -11,6 +11,8 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 use syncdata_formats::types::keeps_text;
 
+use super::Capture;
+
 /// The reason of the gap.
 pub(crate) const REWRITTEN: &str = "rewritten by ALTER TABLE";
 
@@ -20,6 +22,10 @@ pub(crate) struct ShapeMemory {
     shapes: BTreeMap<u32, Shape>,
     /// Tables that were rewritten at some position.
     in_doubt: BTreeMap<TableName, Doubt>,
+    /// Partitioned tables that the archive has from before, and whose partitions did not have the same in old rows when we
+    /// saw them first: what the table's had, nobody can say.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    unknown: BTreeSet<TableName>,
 }
 
 /// Where a table was rewritten: by these transactions, and at the latest there.
@@ -58,24 +64,35 @@ pub(crate) struct ShapeColumn {
     pub type_name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
+    /// The oid of the label that this is: it may get another name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<u32>,
 }
 
 impl ShapeMemory {
-    /// Takes in what the catalog shows, by oid, as of `catalog_at`.
-    pub(crate) fn look(&mut self, mut now: BTreeMap<u32, Shape>, catalog_at: Lsn) {
-        let at_odds = self.agree(&mut now);
+    /// Takes in what the catalog shows, by oid, as of `catalog_at`, with the labels that enums have.
+    pub(crate) fn look(&mut self, mut now: BTreeMap<u32, Shape>, catalog_at: Lsn, capture: &Capture) {
+        let Agreed { at_odds, unknown } = self.agree(&mut now);
         for (oid, shape) in &mut now {
             let before = self.shapes.get(oid);
             shape.date_key(before, catalog_at);
+            before.into_iter().for_each(|before| shape.keep_missing(before));
+            shape.name_labels(*oid, capture);
             let Some(before) = before else { continue };
             if before.was_rewritten(shape) || before.has_got_any(shape, &at_odds) {
                 let doubt = self.in_doubt.entry(shape.table.clone()).or_default();
                 doubt.writers.extend(shape.writers.difference(&before.writers));
                 doubt.upto = doubt.upto.max(catalog_at);
             }
-            shape.keep_missing(before);
         }
         self.shapes = now;
+        self.unknown.extend(unknown);
+        self.unknown.retain(|table| capture.inherits(table));
+    }
+
+    /// Tables of which nobody can say what older base copies lack.
+    pub(crate) fn unknown(&self) -> &BTreeSet<TableName> {
+        &self.unknown
     }
 
     /// Tables that were rewritten after that position, as far as is known with what was seen.
@@ -116,8 +133,8 @@ impl ShapeMemory {
 
     /// A partitioned table has no rows that could be older than a column: what they have is what those partitions agree on
     /// that were there before it came. One that came later has rows of its own, and says nothing of theirs. Where nobody knows
-    /// which was there, those speak that have something to say. The columns of which they say different things.
-    fn agree(&self, now: &mut BTreeMap<u32, Shape>) -> BTreeSet<(TableName, String)> {
+    /// which was there, those speak that have something to say.
+    fn agree(&self, now: &mut BTreeMap<u32, Shape>) -> Agreed {
         type Said = BTreeSet<Option<String>>;
         let mut said: BTreeMap<(TableName, String), (Said, Said)> = BTreeMap::new();
         for (oid, shape) in now.iter().filter(|(_, shape)| !shape.is_partitioned()) {
@@ -127,25 +144,37 @@ impl ShapeMemory {
                 if was_there {
                     old.insert(column.missing.clone());
                 }
-                if column.missing.is_some() {
-                    all.insert(column.missing.clone());
-                }
+                all.insert(column.missing.clone());
             }
         }
-        let mut at_odds = BTreeSet::new();
-        for shape in now.values_mut().filter(|shape| shape.is_partitioned()) {
+        let mut agreed = Agreed::default();
+        for (oid, shape) in now.iter_mut().filter(|(_, shape)| shape.is_partitioned()) {
+            let is_new = !self.shapes.contains_key(oid);
             for column in &mut shape.columns {
                 let place = (shape.table.clone(), column.name.clone());
                 let (old, all) = said.get(&place).cloned().unwrap_or_default();
-                let speak = if old.is_empty() { all } else { old };
+                if is_new && all.len() > 1 {
+                    agreed.unknown.insert(shape.table.clone());
+                }
+                let speak =
+                    if old.is_empty() { all.into_iter().filter(Option::is_some).collect() } else { old };
                 if speak.len() > 1 {
-                    at_odds.insert(place);
+                    agreed.at_odds.insert(place);
                 }
                 column.missing = speak.first().filter(|_| speak.len() == 1).cloned().flatten();
             }
         }
-        at_odds
+        agreed
     }
+}
+
+/// What comes of asking partitions for what old rows have.
+#[derive(Debug, Default)]
+struct Agreed {
+    /// Columns of which they say different things.
+    at_odds: BTreeSet<(TableName, String)>,
+    /// Tables that are new to us, and of which they do.
+    unknown: BTreeSet<TableName>,
 }
 
 impl Doubt {
@@ -201,7 +230,20 @@ impl Shape {
             let Some(known) = before.column(column.attnum) else { continue };
             if column.missing.is_none() || is_partitioned {
                 column.missing.clone_from(&known.missing);
+                column.label = known.label.filter(|_| known.type_name == column.type_name);
             }
+        }
+    }
+
+    /// Old rows that have a label have it under the name that it has now.
+    fn name_labels(&mut self, oid: u32, capture: &Capture) {
+        for column in &mut self.columns {
+            let Some(missing) = &mut column.missing else { continue };
+            let labels = capture.labels(oid, column.attnum, &column.type_name).unwrap_or_default();
+            let named = labels.iter().find(|(_, name)| name == missing).map(|(label, _)| *label);
+            column.label = column.label.or(named);
+            let now = labels.iter().find(|(label, _)| Some(*label) == column.label);
+            now.into_iter().for_each(|(_, name)| missing.clone_from(name));
         }
     }
 }
@@ -248,9 +290,13 @@ mod tests {
             (10, vec![column(2, "id", "integer"), column(1, "v", "integer")], true),
         ] {
             let mut memory = ShapeMemory::default();
-            memory.look(BTreeMap::from([(7, before.clone())]), Lsn::from_u64(100));
+            memory.look(BTreeMap::from([(7, before.clone())]), Lsn::from_u64(100), &Capture::default());
             assert!(memory.in_doubt.is_empty(), "the first look compares with nothing");
-            memory.look(BTreeMap::from([(7, shape(filenode, &columns))]), Lsn::from_u64(200));
+            memory.look(
+                BTreeMap::from([(7, shape(filenode, &columns))]),
+                Lsn::from_u64(200),
+                &Capture::default(),
+            );
             assert_eq!(!memory.in_doubt.is_empty(), rewritten, "{filenode} {columns:?}");
             let mut other = memory.clone();
             memory.told(&BTreeMap::new(), Lsn::from_u64(199));
@@ -285,11 +331,12 @@ mod tests {
             memory.look(
                 BTreeMap::from([(7, of(0, &[])), (8, of(10, &[])), (9, of(11, &[]))]),
                 Lsn::from_u64(100),
+                &Capture::default(),
             );
             for later in ["of its own", "of its own too"] {
                 let now =
                     [(7, of(0, &[""])), (8, of(10, &[one])), (9, of(11, &[other])), (10, of(12, &[later]))];
-                memory.look(BTreeMap::from(now), Lsn::from_u64(200));
+                memory.look(BTreeMap::from(now), Lsn::from_u64(200), &Capture::default());
             }
             assert_eq!(memory.is_in_doubt(), is_gap, "what came later is in rows of its own");
         }
@@ -303,7 +350,7 @@ mod tests {
             [(100, Some(1), true), (300, Some(1), true), (400, None, false), (500, Some(2), false)]
         {
             let key = index.map(|oid| KeyIndex { oid, seen_at: lsn(0) });
-            memory.look(BTreeMap::from([(7, Shape { key, ..shape(10, &[]) })]), lsn(at));
+            memory.look(BTreeMap::from([(7, Shape { key, ..shape(10, &[]) })]), lsn(at), &Capture::default());
             assert_eq!(memory.has_kept_key(7, lsn(200)), kept_since_200, "{at}");
         }
         assert!(memory.has_kept_key(7, lsn(500)) && !memory.has_kept_key(8, lsn(500)));
@@ -319,8 +366,8 @@ mod tests {
             )])
         };
         let mut memory = ShapeMemory::default();
-        memory.look(with(Some("x")), Lsn::from_u64(100));
-        memory.look(with(None), Lsn::from_u64(200));
+        memory.look(with(Some("x")), Lsn::from_u64(100), &Capture::default());
+        memory.look(with(None), Lsn::from_u64(200), &Capture::default());
         assert_eq!(memory.missing(7, 3), Some(Some("x")));
         assert_eq!((memory.missing(7, 1), memory.missing(8, 3)), (Some(None), None));
         assert!(memory.in_doubt.is_empty());
@@ -338,7 +385,7 @@ mod tests {
         let mut see = |root: Shape, leaves: &[(u32, Shape)], said: Option<Option<&str>>| {
             let mut now: BTreeMap<u32, Shape> = leaves.iter().cloned().collect();
             now.insert(7, root);
-            memory.look(now, Lsn::from_u64(100));
+            memory.look(now, Lsn::from_u64(100), &Capture::default());
             assert_eq!(memory.missing(7, 3), said);
         };
         see(bare(0), &[(8, bare(10)), (9, bare(11))], None);
@@ -358,11 +405,15 @@ mod tests {
         for is_at_once in [true, false] {
             let mut memory = ShapeMemory::default();
             let at = Lsn::from_u64(100);
-            memory.look(BTreeMap::from([(7, bare(0)), (8, bare(10))]), at);
+            memory.look(BTreeMap::from([(7, bare(0)), (8, bare(10))]), at, &Capture::default());
             if !is_at_once {
-                memory.look(BTreeMap::from([(7, of(0, None)), (8, of(10, None))]), at);
+                memory.look(BTreeMap::from([(7, of(0, None)), (8, of(10, None))]), at, &Capture::default());
             }
-            memory.look(BTreeMap::from([(7, of(0, None)), (8, of(10, None)), (9, of(11, Some("7")))]), at);
+            memory.look(
+                BTreeMap::from([(7, of(0, None)), (8, of(10, None)), (9, of(11, Some("7")))]),
+                at,
+                &Capture::default(),
+            );
             assert_eq!(memory.missing(7, 3), Some(None), "its rows have NULL");
             assert!(!memory.is_in_doubt());
         }
@@ -376,9 +427,13 @@ mod tests {
         };
         let bare = |filenode: u32| shape(filenode, &[column(1, "id", "integer")]);
         let mut memory = ShapeMemory::default();
-        memory.look(BTreeMap::from([(7, bare(0)), (8, bare(10)), (9, bare(11))]), Lsn::from_u64(100));
+        memory.look(
+            BTreeMap::from([(7, bare(0)), (8, bare(10)), (9, bare(11))]),
+            Lsn::from_u64(100),
+            &Capture::default(),
+        );
         let now = BTreeMap::from([(7, of(0, None)), (8, of(10, None)), (9, of(11, Some("7")))]);
-        memory.look(now, Lsn::from_u64(200));
+        memory.look(now, Lsn::from_u64(200), &Capture::default());
         assert!(memory.is_in_doubt());
     }
 }

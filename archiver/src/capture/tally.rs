@@ -12,7 +12,8 @@ use super::naming::Naming;
 use super::rewrite::{Moved, moved};
 use super::suspects::{Birth, Postponed};
 use super::{
-    Attribute, Capture, Captured, Join, Known, Memory, Missed, Retyped, Route, Truncation, beside, published,
+    Attribute, Capture, Captured, Join, Known, Memory, Missed, Retyped, Route, Span, Truncation, beside,
+    published,
 };
 
 /// What an answer said of each relation, by oid.
@@ -42,8 +43,8 @@ pub(crate) struct Tally {
     pub oldest: Option<u32>,
     /// Transactions that the catalog did not show.
     pub unseen: BTreeSet<u32>,
-    /// Transactions that altered columns, or types of those, and have committed.
-    pub altered: BTreeSet<u32>,
+    /// Transactions that altered columns, or types of those, and where their commits ended.
+    pub altered: BTreeMap<u32, Lsn>,
     /// What rows said was held to be certain because these would come later.
     pub relied_on: BTreeMap<u32, BTreeSet<TableName>>,
 }
@@ -78,9 +79,9 @@ impl Tally {
     }
 
     /// A transaction has come to its end.
-    pub(crate) fn committed(&mut self, xid: u32, capture: &Capture) {
+    pub(crate) fn committed(&mut self, xid: u32, end_lsn: Lsn, capture: &Capture) {
         if capture.alters_columns(xid) {
-            self.altered.insert(xid);
+            self.altered.insert(xid, end_lsn);
             self.relied_on.remove(&xid);
         }
         let born = capture.births.iter().filter(|(_, born)| **born == xid);
@@ -145,9 +146,9 @@ impl Tally {
         });
     }
 
-    /// Something came under a name of which it is not known whose it was, in that transaction.
-    pub(crate) fn doubt(&mut self, route: &Route, xid: u32) {
-        for doubt in route.doubts.iter().filter(|doubt| doubt.is_of(xid)) {
+    /// Something came under a name of which it is not known whose it was, in that transaction, which wrote its first row there.
+    pub(crate) fn doubt(&mut self, route: &Route, xid: u32, written_from: Lsn) {
+        for doubt in route.doubts.iter().filter(|doubt| doubt.is_of(xid, written_from)) {
             self.doubted.entry(doubt.table.clone()).or_insert(doubt.reason);
         }
     }
@@ -210,17 +211,17 @@ impl Capture {
         missed
     }
 
-    /// What the next answer should know of this one, which was read from `from` to `position`.
+    /// What the next answer should know of this one.
     pub(crate) fn remember(
         &self,
         earlier: &Memory,
         tally: &Tally,
         seen: &Seen,
-        (from, position): (Lsn, Lsn),
+        Span { from, to, looked_at }: Span,
         complete: bool,
     ) -> Memory {
-        let beside = beside::remember(&self.altered_beside_writers, &earlier.beside, seen, complete);
-        let mut memory = Memory { position, beside, ..earlier.clone() };
+        let beside = beside::remember(&self.altered_beside_writers, &earlier.beside, seen, looked_at);
+        let mut memory = Memory { position: to, beside, ..earlier.clone() };
         memory.patterns.extend(self.patterns.iter().map(ToString::to_string));
         if complete {
             (memory.is_heir, memory.interrupted) = (false, BTreeSet::new());
@@ -232,10 +233,18 @@ impl Capture {
             memory.unseen.extend(&tally.unseen);
             memory.relations = self.relations.clone();
             memory.schemas = self.schemas.clone();
+            memory.types_altered.extend(self.types_altered.iter().map(|mark| (*mark, looked_at)));
+            memory.labels = self.labels.iter().map(|(oid, labels)| (*oid, names_of(labels))).collect();
             memory.begun = BTreeMap::new();
         } else {
             memory.unseen.extend(&tally.unseen);
-            memory.relations.extend(self.settled(earlier, tally));
+            let settled = self.settled(earlier, tally);
+            let is_settled = |oid: &u32| settled.values().any(|known| known.has_type(*oid));
+            // Some segment has told them as they are called now.
+            memory.labels.retain(|oid, then| {
+                !is_settled(oid) || self.labels.get(oid).is_none_or(|now| names_of(now) == *then)
+            });
+            memory.relations.extend(settled);
         }
         memory.is_of_a_look = complete;
         let missed: BTreeSet<TableName> =
@@ -349,7 +358,7 @@ impl Capture {
     fn waits_for_columns(&self, oid: u32, tally: &Tally) -> bool {
         let names = self.naming.get(&oid).into_iter().flat_map(Naming::marks);
         let types = self.retyped.get(&oid).into_iter().flat_map(Retyped::marks_of_new_columns);
-        names.chain(types).any(|mark| !tally.altered.contains(&mark))
+        names.chain(types).any(|mark| !tally.altered.contains_key(&mark))
     }
 
     /// With the columns as they are after the transactions that have been there.
@@ -359,11 +368,11 @@ impl Capture {
         };
         let Known { mut attributes, mut dropped, .. } = then.clone();
         for (number, column) in
-            now.attributes.iter().filter(|(_, column)| tally.altered.contains(&column.mark))
+            now.attributes.iter().filter(|(_, column)| tally.altered.contains_key(&column.mark))
         {
             attributes.insert(*number, column.clone());
         }
-        for (number, mark) in now.dropped.iter().filter(|(_, mark)| tally.altered.contains(mark)) {
+        for (number, mark) in now.dropped.iter().filter(|(_, mark)| tally.altered.contains_key(mark)) {
             attributes.remove(number);
             dropped.insert(*number, *mark);
         }
@@ -401,6 +410,10 @@ impl Capture {
             tables.insert(table.clone(), Captured { oid, left: None });
         }
     }
+}
+
+fn names_of(labels: &[(u32, String)]) -> Vec<String> {
+    labels.iter().map(|(_, name)| name.clone()).collect()
 }
 
 impl Join {

@@ -173,7 +173,7 @@ impl Reading<'_> {
             last.tables.get(table).into_iter().for_each(|then| watched.remember_names(then));
         }
         let mut shapes = spool.state().shapes.clone();
-        shapes.look(standing.shapes, position);
+        shapes.look(standing.shapes, position, &capture);
         for table in shapes.rewritten_after(&BTreeMap::new(), before) {
             missing.entry(table).or_insert(shape::REWRITTEN);
         }
@@ -215,7 +215,7 @@ impl Reading<'_> {
         }
         let named: BTreeSet<TableName> =
             harvest.segments.iter().flat_map(|segment| segment.summary.tables.keys().cloned()).collect();
-        let described = columns::relations(&tx, &named, &shapes, None, None).await?;
+        let described = columns::relations(&tx, &named, &shapes, None, None, None).await?;
         let oids: Vec<u32> = named.iter().filter_map(|table| now.get(table)).map(Watched::oid).collect();
         let described = with_keys(described, &Table::read(&tx, &oids).await?);
         tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::capture::shape::{self, ShapeMemory};
 use crate::capture::since::{self, CaptureMemory};
 use crate::capture::suspects::{Postponed, Uncounted};
-use crate::capture::{Capture, CatalogTable, Memory};
+use crate::capture::{Capture, CatalogTable, Memory, Span};
 use crate::segment::absent::Absent;
 use crate::segment::cut::{Place, Watch};
 use crate::segment::empty::{Claims, Counted};
@@ -111,6 +111,7 @@ impl Reading<'_> {
         // What was said before is not about this answer.
         connection.session.take_notices();
         let memory = spool.state().memory.at(before).or_since(slot.catalog_xmin).until(&look.seen);
+        let memory = memory.read_from(slot.restart_lsn);
         let mut answer = self.ask(connection, spool, look, &memory, upto, lines_max).await?;
         faults::pass("read.answer_complete").await?;
         let said = connection.session.take_notices();
@@ -186,7 +187,8 @@ impl Reading<'_> {
             spool.state().memory.clone()
         } else {
             let position = spool.position().max(absent.missed_to);
-            capture.remember(&memory, &tally, &look.seen, (before, position), complete)
+            let span = Span { from: before, to: position, looked_at: flush };
+            capture.remember(&memory, &tally, &look.seen, span, complete)
         };
         spool.update(|state| {
             state.warned = lost.added_to(warned);
@@ -243,7 +245,8 @@ impl Reading<'_> {
             position: spool.position(),
             catalog_at,
         });
-        shapes.look(standing.shapes, catalog_at);
+        shapes.look(standing.shapes, catalog_at, &capture);
+        capture.doubt_heirs(shapes.unknown());
 
         let stretch = Stretch { capture: &capture, upto, lines_max };
         let (start, archived) = (spool.state().tip.end_lsn, spool.position());
@@ -254,6 +257,7 @@ impl Reading<'_> {
             .searching(self.watch.search().map(|search| search.within(&capture.tables)));
         let session = Session { tx: &tx, waiting: &waiting, stream: stream.as_deref(), batch: None };
         let (mut harvest, read) = read_into(self.source, &session, &stretch, segmenter).await?;
+        faults::pass("read.stretch_read").await?;
 
         let complete = upto >= look.position.flush && !read.was_cut;
         let end = harvest.position.max(if complete { look.position.flush } else { archived });
@@ -272,6 +276,7 @@ impl Reading<'_> {
             &shapes,
             publication::of(self.config).as_deref(),
             Some(archived),
+            Some(&capture),
         )
         .await?;
         tx.commit().await.context(|| "ending the transaction on the source".to_owned())?;

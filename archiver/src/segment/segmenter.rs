@@ -21,7 +21,7 @@ use syncdata_formats::{Error, Kind, Result};
 use crate::capture::naming::{Naming, Passed, Says, Verdict};
 use crate::capture::shape::REWRITTEN;
 use crate::capture::suspects::Birth;
-use crate::capture::{Capture, Doubt, Filled, PARTITION, TYPE, Tally, Target};
+use crate::capture::{Capture, Doubt, Filled, PARTITION, TYPE, Tally, Target, Written};
 use crate::segment::cut::{Place as CutPlace, Search};
 use crate::segment::targets::{Found, Order, Targets, is_virtual};
 use crate::source::event::{
@@ -100,6 +100,8 @@ struct Open {
     archived_already: bool,
     /// It has rows of tables that a proof is about.
     concerns: bool,
+    /// Where its first row was written.
+    written_from: Option<Lsn>,
 }
 
 /// A change file that needs only a name and a manifest.
@@ -221,7 +223,8 @@ impl<'a, F: Files> Segmenter<'a, F> {
             return Err(out_of_order("a transaction begins inside another"));
         }
         let archived_already = begin.lies_before(self.archived);
-        self.transaction = Some(Open { begin, rows: 0, archived_already, concerns: false });
+        self.transaction =
+            Some(Open { begin, rows: 0, archived_already, concerns: false, written_from: None });
         if !archived_already {
             self.tally.began(begin.xid, self.capture);
         }
@@ -282,6 +285,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
 
     fn row<C: Columns>(&mut self, row: &Row<'_, C>) -> Result<()> {
         self.flush_truncates()?;
+        self.written_at(&row.place);
         let Some(found) = self.find(row.place.schema, row.place.table)? else { return Ok(()) };
         self.doubt(&found);
         let op = match row.action {
@@ -296,12 +300,16 @@ impl<'a, F: Files> Segmenter<'a, F> {
         let Some(target) = found.target(&self.tally) else { return Ok(()) };
         self.see_entering(&target.table, found.route.oid, op == Op::Insert);
         self.builder.begin(&target.table, op);
-        let (builder, altered) = (&mut self.builder, &self.tally.altered);
+        let builder = &mut self.builder;
         let (mut data, mut identity) = (Order::of(target), Order::of(target));
         let naming = found.route.oid.and_then(|oid| self.capture.naming(oid));
         let retyped = found.route.oid.and_then(|oid| self.capture.retyped(oid));
-        let is_first = retyped.is_some()
-            && !self.finished.iter().any(|finished| finished.summary.tables.contains_key(&target.table));
+        let written = Written {
+            from: self.transaction.as_ref().and_then(|open| open.written_from).unwrap_or_default(),
+            altered: &self.tally.altered,
+            is_first: retyped.is_some()
+                && !self.finished.iter().any(|finished| finished.summary.tables.contains_key(&target.table)),
+        };
         let mut had_other_types = false;
         let (mut said, mut of_identity) = (Vec::new(), Vec::new());
         let name_of = |name: JsonString<'_>| unescape(name).unwrap_or_else(|_| name.to_owned());
@@ -309,17 +317,15 @@ impl<'a, F: Files> Segmenter<'a, F> {
             _ if is_virtual(target, column.name) => {}
             Part::Columns => {
                 data.see(column.name);
-                had_other_types |= retyped.is_some_and(|of| {
-                    !of.is_certain(&name_of(column.name), &column.value, altered, is_first)
-                });
+                had_other_types |=
+                    retyped.is_some_and(|of| !of.is_certain(&name_of(column.name), &column.value, written));
                 said.extend(naming.map(|_| name_of(column.name)));
                 builder.data_column(column.name, &column.value);
             }
             Part::Identity => {
                 identity.see(column.name);
-                had_other_types |= retyped.is_some_and(|of| {
-                    !of.is_certain(&name_of(column.name), &column.value, altered, is_first)
-                });
+                had_other_types |=
+                    retyped.is_some_and(|of| !of.is_certain(&name_of(column.name), &column.value, written));
                 of_identity.extend(naming.map(|_| name_of(column.name)));
                 builder.old_key(column.name, &column.value);
             }
@@ -352,9 +358,15 @@ impl<'a, F: Files> Segmenter<'a, F> {
         Ok(())
     }
 
+    fn written_at(&mut self, place: &Place<'_>) {
+        if let Some(open) = &mut self.transaction {
+            open.written_from.get_or_insert(place.lsn);
+        }
+    }
+
     fn doubt(&mut self, found: &Found) {
         if let Some(open) = &self.transaction {
-            self.tally.doubt(&found.route, open.begin.xid);
+            self.tally.doubt(&found.route, open.begin.xid, open.written_from.unwrap_or_default());
         }
     }
 
@@ -376,8 +388,10 @@ impl<'a, F: Files> Segmenter<'a, F> {
             (Some(then), now) => {
                 let taken_for =
                     now.and_then(|_| found.target(&self.tally)).map(|target| target.table.clone());
-                let tells =
-                    |doubt: &Doubt, table: &TableName| doubt.table == *table && doubt.is_of(open.begin.xid);
+                let from = open.written_from.unwrap_or_default();
+                let tells = |doubt: &Doubt, table: &TableName| {
+                    doubt.table == *table && doubt.is_of(open.begin.xid, from)
+                };
                 let is_told = |table: &TableName| found.route.doubts.iter().any(|doubt| tells(doubt, table));
                 let of = self.capture.names_of(then).map(|(_, table)| table.clone());
                 let tables = [taken_for, of.filter(|table| !is_told(table))];
@@ -421,6 +435,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
             self.flush_truncates()?;
             self.truncated_at = Some(place.lsn);
         }
+        self.written_at(place);
         let Some(found) = self.find(place.schema, place.table)? else { return Ok(()) };
         self.doubt(&found);
         self.see_whose(place, &found, Op::Truncate);
@@ -516,7 +531,7 @@ impl<'a, F: Files> Segmenter<'a, F> {
         if open.begin != commit.begin() {
             return Err(out_of_order("a commit of another transaction than began"));
         }
-        self.tally.committed(commit.xid, self.capture);
+        self.tally.committed(commit.xid, commit.end_lsn, self.capture);
         let it = ArchivedCommit { end_lsn: commit.end_lsn, xid: commit.xid, ts: commit.committed_at };
         self.newest = Some(it);
         if self.watched.contains(&commit.xid) {

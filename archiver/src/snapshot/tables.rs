@@ -161,7 +161,7 @@ impl Table {
         let mut standings = standings(client, names).await?;
         let closed = closed(&mut standings, role);
         let mut relations =
-            columns::relations(client, names, &ShapeMemory::default(), publication, None).await?;
+            columns::relations(client, names, &ShapeMemory::default(), publication, None, None).await?;
         let mut sequences = sequences(client, names).await?;
         let table = |name: &TableName| {
             let (standing, relation) = (standings.remove(name)?, relations.remove(name)?);
@@ -188,7 +188,7 @@ impl Table {
         let standing = standings(client, &name).await?.remove(&self.name);
         let publication = self.publication.as_deref();
         let mut relations =
-            columns::relations(client, &name, &ShapeMemory::default(), publication, None).await?;
+            columns::relations(client, &name, &ShapeMemory::default(), publication, None, None).await?;
         let now = |(standing, relation): (Standing, _)| Table {
             relation,
             oid: standing.oid,

@@ -469,6 +469,8 @@ fn layout(row: &Row, types: &Types) -> Result<Layout> {
         let alteration = alterable.and_then(|alterable| alterable.alteration.clone());
         layout.alterations.extend(alteration.map(|alteration| (number, alteration)));
         layout.from_birth.extend(is_as_born.then_some(number));
+        let labels = alterable.and_then(|alterable| alterable.labels.clone());
+        layout.labels.extend(labels.map(|labels| (attribute.type_oid, labels)));
         let made_of = alterable.map(|alterable| alterable.made_of.clone());
         layout.attributes.insert(number, Attribute { name, made_of, ..attribute });
     }

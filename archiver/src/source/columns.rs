@@ -270,13 +270,15 @@ pub(crate) async fn with_any_rows(
 
 /// The named tables as they are now; those that are gone have no entry. What the catalog has forgotten of old rows,
 /// `memory` may know. `publication`: what decides which changes are in the stream, where one does. `since`: where the changes
-/// begin that are described with them.
+/// begin that are described with them. `capture`: the catalog as it was where they end, which has the labels that they may
+/// say; a label may get another name before it is asked for here.
 pub(crate) async fn relations(
     client: &impl Asked,
     tables: &BTreeSet<TableName>,
     memory: &ShapeMemory,
     publication: Option<&str>,
     since: Option<Lsn>,
+    capture: Option<&Capture>,
 ) -> Result<BTreeMap<TableName, Relation>> {
     let (schemas, names): (Vec<&str>, Vec<&str>) = tables.iter().map(|t| (t.schema(), t.name())).unzip();
     let doing = "reading the columns of the source's tables";
@@ -302,7 +304,13 @@ pub(crate) async fn relations(
         types.entry(row.get(0)).or_default().insert(row.get(1), row.get(2));
     }
     let described = |(oid, found): (u32, Found)| {
-        let types = types.remove(&oid).unwrap_or_default();
+        let mut types = types.remove(&oid).unwrap_or_default();
+        for column in capture.into_iter().flat_map(|_| &found.columns) {
+            let labels =
+                capture.zip(column.attnum).and_then(|(of, number)| of.labels(oid, number, &column.type_name));
+            let names = labels.map(|labels| labels.iter().map(|(_, name)| name.clone()).collect());
+            types.extend(names.map(|names| (column.type_name.clone(), names)));
+        }
         let key_kept = since.is_some_and(|since| memory.has_kept_key(oid, since));
         let relation = Relation::described(found.columns, found.key, found.identity, types);
         (found.table, Relation { key_kept, ..relation })
@@ -324,6 +332,7 @@ fn shape_column(row: &Row) -> Result<Option<ShapeColumn>> {
         name: row.get(6),
         type_name: row.get(7),
         missing: row.get(8),
+        label: None,
     }))
 }
 

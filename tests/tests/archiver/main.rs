@@ -24,6 +24,7 @@ mod handover;
 mod hidden;
 mod identity;
 mod identity_random;
+mod labels;
 mod locks;
 mod memory;
 mod names;

@@ -19,7 +19,8 @@
 //!
 //! Enums and composites that columns are made of are compared by what they consist of ([`types`]): altered, they leave no
 //! mark on tables. Of a column that is new there is nothing to compare with: what its rows said before its type was altered
-//! is in doubt ([`retyped`](super::retyped)).
+//! is in doubt ([`retyped`](super::retyped)). So is what a label that is new was called before, and what was written by who
+//! was open when a type was altered.
 //!
 //! A changed mark shows the last change only, and none of the earlier ones. The transaction that made a relation may have
 //! renamed it too: then both have one mark, and the order of commands inside of it tells
@@ -112,6 +113,7 @@ pub(super) fn find(capture: &mut Capture, catalog: &HashMap<u32, &CatalogTable>,
     changes.names();
     changes.names_of_columns();
     changes.types_of_columns();
+    changes.newly_altered_types();
     changes.altered_beside_writers();
     changes.beside();
 }
@@ -134,7 +136,7 @@ impl Changes<'_> {
     fn doubt(&mut self, name: &TableName, table: &TableName, reason: &'static str) {
         if self.capture.tables.contains(table) && !self.is_missed(table) {
             let route = self.capture.routes.entry(name.clone()).or_default();
-            route.doubts.insert(Doubt { table: table.clone(), reason, before: None });
+            route.doubts.insert(Doubt { table: table.clone(), reason, open: None });
         }
     }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::capture::memory::Captured;
 use crate::capture::rewrite::{Moved, moved};
 use crate::capture::tests::{looks_for, table};
-use crate::capture::{Attribute, Marks, RelationKind, Storage, Tally, UNLOGGED};
+use crate::capture::{Attribute, Marks, RelationKind, Span, Storage, Tally, UNLOGGED};
 
 const POSITION: Lsn = Lsn::from_u64(0x100);
 
@@ -27,10 +27,14 @@ fn capture(patterns: &[&str], catalog: &[CatalogTable], memory: &Memory) -> Capt
     Capture::resolve(&patterns, &BTreeSet::new(), catalog, memory).expect("resolves")
 }
 
+fn span(from: Lsn, to: Lsn) -> Span {
+    Span { from, to, looked_at: to }
+}
+
 /// What a first poll remembers; then every partition is known to be empty.
 fn memory(patterns: &[&str], catalog: &[CatalogTable]) -> Memory {
     let first = capture(patterns, catalog, &Memory::default());
-    let spans = (Lsn::from_u64(0), POSITION);
+    let spans = span(Lsn::from_u64(0), POSITION);
     let mut memory = first.remember(&Memory::default(), &Tally::default(), &seen(), spans, true);
     memory.relations.values_mut().for_each(|known| known.rows = Some(0));
     memory
@@ -49,7 +53,7 @@ fn missed(capture: &Capture, rows: &[&str]) -> Vec<(String, &'static str)> {
     let mut tally = Tally { rows: capture.rows(), ..Tally::default() };
     for row in rows {
         let route = capture.route(&name(row));
-        tally.doubt(&route, 7);
+        tally.doubt(&route, 7, POSITION);
         route.oid.into_iter().for_each(|oid| tally.count(oid, Op::Insert));
     }
     let missed = capture.missed(&tally, true).into_iter();
@@ -181,7 +185,7 @@ fn a_database_that_was_made_again_is_looked_at_as_for_the_first_time() {
 fn a_table_that_left_and_returns_is_a_gap_from_then_on() {
     let before = memory(&["*"], &orders());
     let narrow = capture(&["orders"], &orders(), &before);
-    let spans = (POSITION, Lsn::from_u64(0x200));
+    let spans = span(POSITION, Lsn::from_u64(0x200));
     let between = narrow.remember(&before, &Tally::default(), &seen(), spans, true);
     assert_eq!(between.captured(), [name("orders")].into());
     let capture = capture(&["*"], &orders(), &between);
@@ -226,7 +230,7 @@ fn an_unlogged_partition_is_told_once() {
     catalog[1].kind = UNLOGGED;
     let told = capture(&["orders"], &catalog, &memory);
     assert_eq!(missed(&told, &[]), [("orders".to_owned(), NOT_CAPTURED)]);
-    let spans = (POSITION, Lsn::from_u64(0x200));
+    let spans = span(POSITION, Lsn::from_u64(0x200));
     let then = told.remember(&memory, &Tally::default(), &seen(), spans, true);
     assert_eq!(missed(&capture(&["orders"], &catalog, &then), &[]), []);
     // Logged for a while, so that there may be a snapshot from between.
@@ -249,7 +253,7 @@ fn a_table_that_cannot_be_captured_any_more_is_a_gap_and_stops_no_other() {
         let expected = [("other".to_owned(), NOT_CAPTURED)];
         assert_eq!(missed(&told, &[]), if is_told { &expected[..] } else { &[] }, "{patterns:?}");
         assert_eq!(travels(&told, "orders_1").as_deref(), Some("orders"));
-        let spans = (POSITION, Lsn::from_u64(0x200));
+        let spans = span(POSITION, Lsn::from_u64(0x200));
         let then = told.remember(&memory, &Tally::default(), &seen(), spans, true);
         assert_eq!(missed(&capture(patterns, &catalog, &then), &[]), [], "once");
     }
@@ -268,7 +272,7 @@ fn names_that_left_are_not_remembered_without_end() {
     assert_eq!(told.len(), names::LEFT_MAX / 2 + 1);
     assert!(told.contains(&("staging_0".to_owned(), NOT_CAPTURED)), "the oldest");
     assert_eq!(crowd.missed(&Tally::default(), true)[0].since, Some(Lsn::from_u64(1)));
-    let spans = (POSITION, Lsn::from_u64(0x200));
+    let spans = span(POSITION, Lsn::from_u64(0x200));
     let then = crowd.remember(&crowded, &Tally::default(), &seen(), spans, true);
     assert_eq!(then.tables.len(), before.tables.len() + names::LEFT_MAX / 2);
     assert_eq!(missed(&capture(&["*"], &orders(), &then), &[]), [], "once");

@@ -1,5 +1,9 @@
 //! Whether a type that columns are made of was altered: no mark of a table says so.
 
+use std::collections::BTreeMap;
+
+use syncdata_formats::lsn::Lsn;
+
 use super::{Changes, TYPE};
 use crate::capture::retyped::Column;
 use crate::capture::{Attribute, Known, Retyped};
@@ -72,26 +76,40 @@ impl Changes<'_> {
         let altered = now.layout.alterations.iter().filter_map(|(number, alteration)| {
             let column = known.attributes.get(number)?;
             let before = then.and_then(|then| Some((then, then.attributes.get(number)?)));
-            let is_told = match before {
-                None => false,
-                Some((then, before)) => then.labels_told && has_only_other_names(before, column)?,
+            let is_told =
+                before.is_some_and(|(then, before)| then.labels_told && has_only_other_names(before, column));
+            let told = self.memory.labels.get(&column.type_oid).filter(|_| is_told);
+            // What an earlier look has shown of a column that was there is a question for those alone who were open then.
+            let shown = self.memory.types_altered.iter().filter(|_| before.is_some());
+            let shown: BTreeMap<u32, Lsn> = shown.map(|(mark, at)| (*mark, *at)).collect();
+            let is_past = |mark: u32| self.memory.is_old(mark) && !shown.contains_key(&mark);
+            let column_of = |alteration| Column {
+                alteration,
+                is_new: before.is_none(),
+                told: told.cloned().unwrap_or_default(),
+                told_at: self.memory.position,
+                shown: shown.clone(),
             };
-            // What the labels of a column were that was there is compared: what the last look saw of them is no question.
-            let was_seen =
-                |mark| before.is_some() && self.memory.seen.as_ref().is_some_and(|seen| seen.has(mark));
-            let alteration = alteration.since(|mark| self.memory.is_old(mark) || was_seen(mark))?;
-            Some((column.name.clone(), Column { alteration, is_new: before.is_none(), is_told }))
+            Some((column.name.clone(), column_of(alteration.since(is_past)?)))
         });
         Retyped::of(altered)
     }
+
+    /// Alterations of types that no look has shown before, of whatever table.
+    pub(super) fn newly_altered_types(&mut self) {
+        let marks = self.catalog.values().flat_map(|now| now.layout.types_altered_by());
+        let is_known = |mark: &u32| self.memory.types_altered.contains_key(mark) || self.memory.is_old(*mark);
+        self.capture.types_altered = marks.filter(|mark| !is_known(mark)).collect();
+    }
 }
 
-/// Of an enum that was looked at before: whether labels of then have other names, and no other one came. `None` for other
-/// types, and for what lies in arrays and composites: what those consist of is compared, their values are not taken apart.
-fn has_only_other_names(before: &Attribute, now: &Attribute) -> Option<bool> {
-    let (before, now) = before.made_of.as_ref().zip(now.made_of.as_ref())?;
-    if now.is_nested || now.labels.is_empty() {
-        return None;
-    }
-    Some(before.labels != now.labels && now.labels.keys().all(|oid| before.labels.contains_key(oid)))
+/// Of an enum that was looked at before: whether labels of then have other names, and no other one came. Arrays and
+/// composites are in doubt as a whole where a label has another name.
+fn has_only_other_names(before: &Attribute, now: &Attribute) -> bool {
+    let both = before.made_of.as_ref().zip(now.made_of.as_ref());
+    both.is_some_and(|(before, now)| {
+        !now.is_nested
+            && before.labels != now.labels
+            && now.labels.keys().all(|oid| before.labels.contains_key(oid))
+    })
 }

@@ -44,7 +44,7 @@ fn escape(part: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::{CatalogTable, Memory, RelationKind, Tally};
+    use crate::capture::{CatalogTable, Memory, RelationKind, Span, Tally};
     use syncdata_formats::lsn::Lsn;
     use syncdata_formats::snapshot::Seen;
 
@@ -77,7 +77,8 @@ mod tests {
     fn rows_under_names_that_nobody_knows_are_looked_for_under_all_names() {
         let seen = Seen { xmin: 10, xmax: 10, xip: Vec::new() };
         let first = capture("sales.*", &catalog(), &Memory::default());
-        let spans = (Lsn::default(), Lsn::from_u64(8));
+        let to = Lsn::from_u64(8);
+        let spans = Span { from: Lsn::default(), to, looked_at: to };
         let mut memory = first.remember(&Memory::default(), &Tally::default(), &seen, spans, true);
         memory.relations.values_mut().for_each(|known| known.rows = Some(0));
         let mut renamed = catalog();
