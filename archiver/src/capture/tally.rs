@@ -12,8 +12,7 @@ use super::naming::Naming;
 use super::rewrite::{Moved, moved};
 use super::suspects::{Birth, Postponed};
 use super::{
-    Attribute, Capture, Captured, Join, Known, Memory, Missed, Retyped, Route, Span, Truncation, beside,
-    published,
+    Attribute, Capture, Captured, Known, Memory, Missed, Retyped, Route, Span, Truncation, beside, published,
 };
 
 /// What an answer said of each relation, by oid.
@@ -414,12 +413,4 @@ impl Capture {
 
 fn names_of(labels: &[(u32, String)]) -> Vec<String> {
     labels.iter().map(|(_, name)| name.clone()).collect()
-}
-
-impl Join {
-    /// The transaction in which it happened was there, or nothing depends on where it was.
-    fn came_true(&self, oid: u32, tally: &Tally) -> bool {
-        let is_empty = tally.is_empty(oid) && !tally.touched.contains(&oid) && !self.tainted;
-        is_empty || self.xids.is_subset(&tally.joined)
-    }
 }

@@ -3,6 +3,7 @@
 //! A file ends at the first commit past its limits and never inside a transaction. Nothing is collected: a line
 //! goes into the file's compressor as it comes, and one transaction may be larger than the machine.
 
+mod entering;
 #[cfg(test)]
 mod tests;
 
@@ -21,13 +22,14 @@ use syncdata_formats::{Error, Kind, Result};
 use crate::capture::naming::{Naming, Passed, Says, Verdict};
 use crate::capture::shape::REWRITTEN;
 use crate::capture::suspects::Birth;
-use crate::capture::{Capture, Doubt, Filled, PARTITION, TYPE, Tally, Target, Written};
+use crate::capture::{Capture, Doubt, PARTITION, TYPE, Tally, Target, Written};
 use crate::segment::cut::{Place as CutPlace, Search};
 use crate::segment::targets::{Found, Order, Targets, is_virtual};
 use crate::source::event::{
     Action, Begin, Columns, Event, JsonString, Part, Place, Row, Transaction, unescape,
 };
 use crate::spool::ArchivedCommit;
+use entering::Entering;
 
 /// When a change file is long enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,18 +80,6 @@ pub(crate) struct Segmenter<'a, F: Files> {
     /// A place that is looked for.
     search: Option<Search>,
     cut: Option<CutPlace>,
-}
-
-/// A relation that becomes a partition in the transaction whose rows are coming.
-#[derive(Clone, Debug)]
-struct Entering {
-    table: TableName,
-    /// It had no rows before this transaction, or none any more when it became one, and what came since is new rows alone:
-    /// wherever among them it became one, they are its table's from there on.
-    is_clean: bool,
-    had_rows: bool,
-    /// This transaction made it, or a part of it, which may be one of another.
-    is_new: bool,
 }
 
 /// The transaction whose rows are coming.
@@ -235,54 +225,6 @@ impl<'a, F: Files> Segmenter<'a, F> {
         Ok(())
     }
 
-    /// From this transaction on, rows of some relations may be those of the table that they have become a partition of.
-    fn see_joins(&mut self, xid: u32, archived_already: bool) {
-        for (oid, join) in self.capture.joins().filter(|(_, join)| join.xids.contains(&xid)) {
-            self.tally.joined.insert(xid);
-            if join.xids.is_subset(&self.tally.joined) && !archived_already {
-                let is_clean = self.tally.is_empty(oid) && !join.tainted;
-                let table = join.table.clone();
-                self.entering.insert(oid, Entering { table, is_clean, had_rows: false, is_new: false });
-            }
-        }
-        // A part of a transaction has a higher number than the whole, which is all that the stream tells.
-        let may_be = |by: &u32| xid.wrapping_sub(*by).cast_signed() <= 0;
-        let is_to_come = |by: &u32| may_be(by) && !self.tally.joined.contains(by);
-        let filled = self.capture.filled().filter(|(_, filled)| filled.by.iter().any(is_to_come));
-        for (oid, Filled { table, tainted, .. }) in filled.filter(|_| !archived_already) {
-            let (table, is_clean) = (table.clone(), !tainted);
-            self.entering.insert(oid, Entering { table, is_clean, had_rows: false, is_new: true });
-        }
-        if self.capture.filled().any(|(_, filled)| filled.by.contains(&xid)) {
-            self.tally.joined.insert(xid);
-        }
-    }
-
-    /// A row comes of a table, and of that relation: whether it became a part of the table before or after, is to be all
-    /// the same.
-    fn see_entering(&mut self, table: &TableName, oid: Option<u32>, is_insert: bool) {
-        if self.entering.is_empty() {
-            return;
-        }
-        if let Some(entering) = oid.and_then(|oid| self.entering.get_mut(&oid)) {
-            entering.is_clean &= is_insert;
-            entering.had_rows = true;
-            return;
-        }
-        for entering in self.entering.values_mut().filter(|entering| entering.table == *table) {
-            entering.is_clean &= !entering.had_rows;
-        }
-    }
-
-    /// What a relation held when it became a partition, its table has gained, and the stream does not say so.
-    fn check_entered(&mut self) {
-        for entered in std::mem::take(&mut self.entering).into_values() {
-            if !entered.is_clean && (entered.had_rows || !entered.is_new) {
-                self.miss(&entered.table, PARTITION);
-            }
-        }
-    }
-
     fn row<C: Columns>(&mut self, row: &Row<'_, C>) -> Result<()> {
         self.flush_truncates()?;
         self.written_at(&row.place);
@@ -344,18 +286,6 @@ impl<'a, F: Files> Segmenter<'a, F> {
             self.check_names(naming, target, op, &said, &of_identity);
         }
         self.write(&target.table, op, row.place.lsn)
-    }
-
-    /// A column that came after the row has a value in it that the table's own column may not have there.
-    fn check_columns<C: Columns>(&mut self, row: &Row<'_, C>, found: &Found, target: &Target) -> Result<()> {
-        let mut said = BTreeSet::new();
-        row.columns.each(|_, column| {
-            said.insert(unescape(column.name).unwrap_or_else(|_| column.name.to_owned()));
-        })?;
-        if found.route.oid.is_some_and(|oid| self.capture.lacks_any(oid, &said)) {
-            self.miss(&target.table, REWRITTEN);
-        }
-        Ok(())
     }
 
     fn written_at(&mut self, place: &Place<'_>) {
