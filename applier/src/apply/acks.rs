@@ -17,7 +17,7 @@ use syncdata_formats::time::Timestamp;
 use crate::archive::source::Source;
 use crate::plan::position::Checkpoint;
 use crate::plan::state::TableState;
-use crate::target::postgres::cursor;
+use crate::target::postgres::cursor::{self, Cursor};
 use crate::target::postgres::local::Local;
 
 /// An acknowledgement says when it was made: one that nobody renews is taken for that of a copy that is gone.
@@ -58,11 +58,11 @@ impl Acks {
 
     async fn try_to_tell(&self, local: &Local, source: &Source) -> Result<()> {
         let (client, meta) = (local.session.client(), &local.meta);
-        let checkpoint = Checkpoint::read(client, meta).await?;
+        let checkpoint = Cursor::of(meta).read(client).await?;
         let states = cursor::table_states(client, meta).await?;
         let name = async {
             // What is pruned because of this must not be needed again after a crash.
-            local.in_transaction(cursor::be_durable(client, meta)).await?;
+            local.in_transaction(Cursor::of(meta).be_durable(client)).await?;
             name(local).await
         };
         self.say(source, &checkpoint, &states, name).await

@@ -32,7 +32,7 @@ use crate::load::{self, Base, BaseKey, Copy, Halt, Known, Refusal, columns};
 use crate::plan::{GapName, concerns, not_found};
 use crate::table::Table;
 use crate::target::postgres::apply::Writer;
-use crate::target::postgres::cursor;
+use crate::target::postgres::cursor::Cursor;
 use crate::target::postgres::ledger::{self, Entry};
 use crate::target::postgres::local::Local;
 
@@ -145,7 +145,7 @@ impl Making<'_> {
         let snapshots = self.source.snapshots(standing.archive_id).await?;
         let floor = self.source.floor().await?;
         let is_whole = floor.is_none_or(|floor| floor.seq == SegmentSeq::FIRST);
-        let since = cursor::capture_since(self.local.session.client(), &self.local.meta).await?;
+        let since = Cursor::of(&self.local.meta).capture_since(self.local.session.client()).await?;
         let mut groups: BTreeMap<BaseKey, (Base, Vec<TableName>)> = BTreeMap::new();
         for (name, (_, table)) in copies {
             let has_it = |snapshot: &&Arc<SnapshotManifest>| {

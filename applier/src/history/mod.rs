@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::archive::range::TimeRange;
 use crate::archive::source::Source;
 use crate::plan::state::TableState;
-use crate::target::postgres::cursor::{self, Checkpoint};
+use crate::target::postgres::cursor::{self, Checkpoint, Cursor};
 use crate::target::postgres::local::Local;
 
 pub use self::as_of::{AsOf, Past, PastTable, as_of};
@@ -55,7 +55,7 @@ struct Standing {
 impl Standing {
     async fn read(local: &Local, source: &Source, tables: Option<&str>) -> Result<Standing> {
         let (client, meta) = (local.session.client(), &local.meta);
-        let checkpoint = Checkpoint::read(client, meta).await?;
+        let checkpoint = Cursor::of(meta).read(client).await?;
         let states = chosen(cursor::table_states(client, meta).await?, tables)?;
         let (Some(archive_id), Some(applied)) = (checkpoint.archive_id, checkpoint.segment) else {
             return Err(Error::new(Kind::NotFound, "nothing was applied here yet")

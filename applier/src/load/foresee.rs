@@ -11,7 +11,7 @@ use crate::archive;
 use crate::archive::source::Source;
 use crate::plan::offer::{CaptureSince, Choice, Offer};
 use crate::plan::state::Want;
-use crate::target::postgres::cursor;
+use crate::target::postgres::cursor::Cursor;
 use crate::target::postgres::local::Local;
 
 /// What loading a new table will come to, in words. `Err`: there is no such base.
@@ -19,8 +19,8 @@ pub type Foreseen = Vec<(TableName, Result<String, String>)>;
 
 pub async fn foresee(config: &Config, local: &Local, tables: &[TableName], want: Want) -> Result<Foreseen> {
     let source = archive::open::open_by_hand(config)?;
-    let reached = cursor::reached(local.session.client(), &local.meta).await?;
-    let since = cursor::capture_since(local.session.client(), &local.meta).await?;
+    let reached = Cursor::of(&local.meta).reached(local.session.client()).await?;
+    let since = Cursor::of(&local.meta).capture_since(local.session.client()).await?;
     foresee_from(&source, reached, since, tables, want).await
 }
 

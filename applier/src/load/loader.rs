@@ -26,7 +26,7 @@ use crate::archive::stretch::stretch;
 use crate::plan::state::{Event, State, TableState};
 use crate::plan::{self, not_found, offer};
 use crate::target::postgres::apply::Writer;
-use crate::target::postgres::cursor::{self, Checkpoint};
+use crate::target::postgres::cursor::{self, Checkpoint, Cursor};
 use crate::target::postgres::identity;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::schema;
@@ -148,7 +148,7 @@ impl Loader<'_> {
 
     /// Applies what the shadows lack up to the checkpoint. False: it was nothing.
     pub(super) async fn catch_up(&mut self, work: &mut Work<'_>, writer: &mut Writer) -> Result<bool> {
-        let checkpoint = Checkpoint::read(self.local.session.client(), &self.local.meta).await?;
+        let checkpoint = Cursor::of(&self.local.meta).read(self.local.session.client()).await?;
         self.goes_on(work, &checkpoint)?;
         let Some(own) = checkpoint.segment else { return Ok(false) };
         if own.end_lsn <= work.known.upto {

@@ -48,7 +48,7 @@ use crate::archive;
 use crate::archive::silence::Silence;
 use crate::plan::offer::Offer;
 use crate::target::postgres::apply::is_no_fault_of_a_record;
-use crate::target::postgres::cursor::{self, Checkpoint};
+use crate::target::postgres::cursor::{self, Cursor};
 use crate::target::postgres::local::Local;
 
 /// What data_sync_logs names where a base could not be loaded.
@@ -94,14 +94,14 @@ pub async fn run(
 
     local.lock_load().await?;
     let source = archive::open::open_for_load(config)?.with_silence(silence);
-    let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await?;
+    let checkpoint = Cursor::of(&local.meta).read(local.session.client()).await?;
     // The first pass has to meet the archive.
     let Some(archive_id) = checkpoint.archive_id else { return Ok(report) };
 
     let snapshots = source.snapshots(archive_id).await?;
     let floor = source.floor().await?;
-    let reached = cursor::reached(local.session.client(), &local.meta).await?;
-    let since = cursor::capture_since(local.session.client(), &local.meta).await?;
+    let reached = Cursor::of(&local.meta).reached(local.session.client()).await?;
+    let since = Cursor::of(&local.meta).capture_since(local.session.client()).await?;
     let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached, since: &since };
 
     let asked = states.iter().map(|(table, state)| (table.clone(), state.load_asked)).collect();

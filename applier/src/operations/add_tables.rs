@@ -10,7 +10,7 @@ use super::whitelist::{matching, named, not_found};
 use crate::archive;
 use crate::load;
 use crate::plan::state::{Event, Want};
-use crate::target::postgres::cursor::{self, Checkpoint, Position};
+use crate::target::postgres::cursor::{self, Cursor, Position};
 use crate::target::postgres::identity;
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
@@ -161,13 +161,13 @@ async fn local_tables(local: &Local) -> Result<Vec<TableName>> {
 
 /// All that is applied here, or, before anything is, all that the archive covers.
 async fn newest(config: &Config, local: &Local) -> Result<Position> {
-    let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await?;
+    let checkpoint = Cursor::of(&local.meta).read(local.session.client()).await?;
     if checkpoint.segment.is_some() {
         return Ok(Position { lsn: checkpoint.end_lsn(), commit_time: None });
     }
     let head = archive::open::open_by_hand(config)?.head().await?;
     let head = head.ok_or_else(|| Error::new(Kind::Foreign, "the archive has no head.json yet"))?;
     // The position means something in that archive alone.
-    cursor::adopt(local.session.client(), &local.meta, head.archive_id).await?;
+    Cursor::of(&local.meta).adopt(local.session.client(), head.archive_id).await?;
     Ok(Position { lsn: head.covered_lsn, commit_time: Some(head.covered_at) })
 }

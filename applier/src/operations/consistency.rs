@@ -15,7 +15,7 @@ pub use crate::proof::CheckType;
 use crate::proof::report::Asked;
 use crate::proof::rows;
 use crate::proof::{self, Check, Found, Overall, Standing, TableFound, Word};
-use crate::target::postgres::cursor::Checkpoint;
+use crate::target::postgres::cursor::Cursor;
 use crate::target::postgres::local::Local;
 
 /// The newest proof of each table.
@@ -219,7 +219,7 @@ impl Checked {
 
 /// Whether there is nothing to wait for: what the archive's newest proof says is here, or the copy is past its place.
 async fn is_newest_compared(config: &Config, local: &Local, found: &Found) -> Result<bool> {
-    let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await?;
+    let checkpoint = Cursor::of(&local.meta).read(local.session.client()).await?;
     let Some(archive_id) = checkpoint.archive_id else { return Ok(false) };
     let source = HandFiles::open(config)?.source;
     let Some(newest) = source.proof_ids().await?.into_iter().next() else { return Ok(false) };

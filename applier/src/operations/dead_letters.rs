@@ -22,7 +22,7 @@ use crate::archive::stretch::stretch;
 use crate::plan;
 use crate::plan::position::Position;
 use crate::plan::state::{Event, State, TableState};
-use crate::target::postgres::cursor::{self, Checkpoint};
+use crate::target::postgres::cursor::{self, Cursor};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::quarantine::{self, DeadLetter};
 
@@ -242,7 +242,7 @@ async fn transaction_of(
 ) -> Result<Part> {
     let word = table.shell_word();
     let Some(line) = letter.line else { return Err(no_record(letter, &word)) };
-    let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await?;
+    let checkpoint = Cursor::of(&local.meta).read(local.session.client()).await?;
     let gone = || {
         Error::new(Kind::NotFound, format!("the archive no longer has segment {}", letter.seq))
             .hint(format!("the table cannot go on from there: syncdata-applier resync {word}"))

@@ -9,7 +9,7 @@ use syncdata_service::postgres::ServerContext as _;
 
 use super::Answer;
 use super::status::Found;
-use crate::target::postgres::cursor;
+use crate::target::postgres::cursor::Cursor;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
 
@@ -56,7 +56,7 @@ async fn find(config: &Config, wanted: Names) -> Result<Vec<String>> {
         return Ok(synced);
     }
     let local = Local::connect(config).await?;
-    let captured = cursor::capture_since(local.session.client(), &local.meta).await?;
+    let captured = Cursor::of(&local.meta).capture_since(local.session.client()).await?;
     Ok(captured.keys().map(ToString::to_string).filter(|name| !synced.contains(name)).collect())
 }
 

@@ -19,7 +19,7 @@ use super::{Answer, sync};
 use crate::archive;
 use crate::load;
 use crate::plan::state::{Event, State, TableState, Want};
-use crate::target::postgres::cursor::{self, Checkpoint};
+use crate::target::postgres::cursor::{self, Checkpoint, Cursor};
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
 
@@ -82,7 +82,7 @@ pub async fn request(config: &Config, resync: &Resync) -> Result<Vec<TableName>>
         return Err(Error::new(Kind::NotFound, "No tables in whitelist"));
     }
     let names: Vec<TableName> = tables.iter().map(|(table, _)| table.clone()).collect();
-    let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await;
+    let checkpoint = Cursor::of(&local.meta).read(local.session.client()).await;
     let starts_over = starts_over(config, checkpoint, resync).await?;
 
     let (client, meta) = (local.session.client(), &local.meta);

@@ -24,6 +24,7 @@ use crate::plan::{self, GapName, Scope};
 use crate::proof::cut_after;
 use crate::table::Table;
 use crate::target::postgres::apply::{Writer, is_no_fault_of_a_record};
+use crate::target::postgres::cursor::{self, Cursor};
 use crate::target::postgres::identity::{self, Moment};
 use crate::target::postgres::ledger;
 use crate::target::postgres::local::Local;
@@ -31,13 +32,14 @@ use crate::target::postgres::meta::MetaSchema;
 use crate::target::postgres::quarantine::{self, Resolution};
 use crate::target::postgres::step::Prepared;
 use crate::target::postgres::transaction::Postgres;
-use crate::target::postgres::{captured, cursor, schema};
+use crate::target::postgres::{captured, schema};
 use crate::target::{Entry, Poison};
 
 /// The local server, with the lock of the pass.
 #[derive(Debug)]
 pub struct PostgresCopy<'a> {
     local: &'a Local,
+    cursor: Cursor<'a>,
     writer: Writer,
     /// What is digested at marks; `None`: nothing is.
     proofs: Option<Proving>,
@@ -45,7 +47,7 @@ pub struct PostgresCopy<'a> {
 
 impl<'a> PostgresCopy<'a> {
     pub fn new(local: &'a Local, proofs: Option<Proving>) -> PostgresCopy<'a> {
-        PostgresCopy { local, writer: Writer::new(local.replica), proofs }
+        PostgresCopy { local, cursor: Cursor::of(&local.meta), writer: Writer::new(local.replica), proofs }
     }
 
     fn parts(&self) -> (&Client, &MetaSchema) {
@@ -68,7 +70,7 @@ impl LocalCopy for PostgresCopy<'_> {
         group: &[Fetched],
         ahead: Option<&mut Ahead<Prepared>>,
     ) -> (Result<Done>, Reasons) {
-        let mut target = Postgres::new(self.local, &mut self.writer, rules.metric_freq);
+        let mut target = Postgres::new(self.local, self.cursor, &mut self.writer, rules.metric_freq);
         let done = transaction::apply(&mut target, rules, checkpoint, scope, group, ahead).await;
         let beside = match done {
             Ok(_) => target.set_aside_beside().into_iter().collect(),
@@ -83,18 +85,15 @@ impl LocalCopy for PostgresCopy<'_> {
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
-        let (client, meta) = self.parts();
-        Checkpoint::read(client, meta).await
+        self.cursor.read(self.local.session.client()).await
     }
 
     async fn covered_at(&self) -> Result<Option<Timestamp>> {
-        let (client, meta) = self.parts();
-        cursor::covered_at(client, meta).await
+        self.cursor.covered_at(self.local.session.client()).await
     }
 
     async fn adopt(&self, archive_id: Uuid) -> Result<()> {
-        let (client, meta) = self.parts();
-        cursor::adopt(client, meta, archive_id).await
+        self.cursor.adopt(self.local.session.client(), archive_id).await
     }
 
     async fn look(&self, tables: &[&TableName], is_end: bool) -> Result<Reasons> {
@@ -200,7 +199,7 @@ impl LocalCopy for PostgresCopy<'_> {
         let (client, meta) = self.parts();
         let tables = cursor::table_states(client, meta).await?;
         captured::note_left(client, meta, &head.not_captured, tables.keys()).await?;
-        cursor::note_covered(client, meta, head).await
+        self.cursor.note_covered(client, head).await
     }
 
     async fn left(&self) -> Result<BTreeMap<String, String>> {

@@ -22,7 +22,7 @@ use crate::archive::source::Source;
 use crate::load::{self, Loaded};
 use crate::plan::state::State;
 use crate::proof::{self, Proofs};
-use crate::target::postgres::cursor::Checkpoint;
+use crate::target::postgres::cursor::Cursor;
 use crate::target::postgres::executions::{self, Came, Trigger};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::{ledger, local_writes, quarantine};
@@ -420,7 +420,7 @@ async fn forget_old_logs(local: &Local, days: u32) {
 /// What proofs say is no reason for a pass to fail.
 async fn judge(local: &Local, source: &Source) {
     let judged = async {
-        let checkpoint = Checkpoint::read(local.session.client(), &local.meta).await?;
+        let checkpoint = Cursor::of(&local.meta).read(local.session.client()).await?;
         match checkpoint.archive_id {
             Some(archive_id) => proof::judge(local, source, archive_id).await?,
             None => return Ok(()),

@@ -8,7 +8,7 @@ use syncdata_formats::name::TableName;
 use crate::apply::part;
 use crate::archive::source::Source;
 use crate::archive::stretch::stretch;
-use crate::target::postgres::cursor::{self, Checkpoint};
+use crate::target::postgres::cursor::{self, Cursor};
 use crate::target::postgres::local::Local;
 
 /// Counts for those of which nobody knows it yet; what comes later is added as it is passed over. Nobody moves the copy
@@ -17,7 +17,7 @@ pub(super) async fn count(local: &Local, source: &Source) -> Result<()> {
     let (client, meta) = (local.session.client(), &local.meta);
     let tables = cursor::uncounted(client, meta).await?;
     let Some(from) = tables.iter().map(|(_, position)| *position).min() else { return Ok(()) };
-    let checkpoint = Checkpoint::read(client, meta).await?;
+    let checkpoint = Cursor::of(meta).read(client).await?;
     let (Some(archive_id), Some(own)) = (checkpoint.archive_id, checkpoint.segment) else { return Ok(()) };
     let segments = stretch(source, archive_id, own.link, own.end_lsn, from).await?;
     for (table, position) in tables {

@@ -19,7 +19,7 @@ use super::table_verdict::{CheckType, Standing, Verdict, Word};
 use crate::archive::hand_files::HandFiles;
 use crate::plan::state::{State, TableState};
 use crate::table::Table;
-use crate::target::postgres::cursor::{self, Checkpoint};
+use crate::target::postgres::cursor::{self, Checkpoint, Cursor};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::schema;
 
@@ -32,7 +32,7 @@ pub async fn referential_integrity(
     let holder = Local::open(config).await?;
     let client = holder.session.client();
     let snapshot = holder.export_snapshot().await?;
-    let checkpoint = Checkpoint::read(client, &holder.meta).await?;
+    let checkpoint = Cursor::of(&holder.meta).read(client).await?;
     let states = cursor::table_states(client, &holder.meta).await?;
     let waiting = record::waiting(&holder).await?;
 

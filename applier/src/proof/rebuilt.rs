@@ -25,7 +25,7 @@ use crate::plan::state::Want;
 use crate::plan::{GapName, concerns};
 use crate::table::Table;
 use crate::target::postgres::apply::Writer;
-use crate::target::postgres::cursor;
+use crate::target::postgres::cursor::Cursor;
 use crate::target::postgres::local::Local;
 
 /// What the archive says of a table.
@@ -176,7 +176,7 @@ impl Wanted<'_> {
     async fn choose(&self, reached: Lsn, want: Want) -> Result<Choice> {
         let snapshots = self.source.snapshots(self.archive_id).await?;
         let floor = self.source.floor().await?;
-        let since = cursor::capture_since(self.local.session.client(), &self.local.meta).await?;
+        let since = Cursor::of(&self.local.meta).capture_since(self.local.session.client()).await?;
         let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached, since: &since };
         Ok(offer.choose(&self.table.name, want))
     }

@@ -24,7 +24,7 @@ use crate::plan::offer::take_snapshot;
 use crate::plan::state::State;
 use crate::table;
 use crate::target::postgres::apply::FREE_PLANS;
-use crate::target::postgres::cursor::{self, Checkpoint};
+use crate::target::postgres::cursor::{self, Cursor};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::schema;
 
@@ -36,7 +36,7 @@ pub async fn look(config: &Config, asked: &Asked) -> Result<Report> {
     let mut report = Report { table: asked.table.to_string(), ..Report::default() };
 
     let (client, meta) = (local.session.client(), &local.meta);
-    let checkpoint = Checkpoint::read(client, meta).await?;
+    let checkpoint = Cursor::of(meta).read(client).await?;
     let Some(archive_id) = checkpoint.archive_id else { return Err(not_applied()) };
     // Of a table that a base copy brought, which nothing has followed, there is no segment yet.
     let applied = checkpoint.segment;

@@ -24,7 +24,7 @@ use crate::history::report::{Changed, NotRebuilt};
 use crate::load::Halt;
 use crate::target::postgres::apply::{FREE_PLANS, Outcome, Writer};
 use crate::target::postgres::bystanders::Bystanders;
-use crate::target::postgres::cursor;
+use crate::target::postgres::cursor::{self, Cursor};
 use crate::target::postgres::ledger::{self, Entry};
 
 impl Repair<'_> {
@@ -40,7 +40,7 @@ impl Repair<'_> {
         let mut writer = Writer::new(self.local.replica);
         writer.begin(client).await?;
         self.local.announce_writes().await?;
-        self.standing.checkpoint.claim(client, &self.local.meta).await?;
+        Cursor::of(&self.local.meta).claim(client, &self.standing.checkpoint).await?;
         let wanted = self.wanted(scans, searches, report).await?;
         let wanted = self.put_together(&mut writer, wanted).await?;
         let mut entries = Vec::new();

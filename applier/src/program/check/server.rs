@@ -11,7 +11,7 @@ use syncdata_service::postgres::ServerContext as _;
 
 use super::archive::Newest;
 use crate::target::postgres::collations::{self, Moved};
-use crate::target::postgres::cursor::Checkpoint;
+use crate::target::postgres::cursor::Cursor;
 use crate::target::postgres::local::Local;
 use crate::target::postgres::meta;
 
@@ -133,7 +133,7 @@ async fn own_tables(config: &Config, local: &Local, newest: &Newest) -> Result<F
         return Ok(closed);
     }
     if meta::exists(&local.session, schema).await? {
-        let checkpoint = Checkpoint::read(local.session.client(), schema).await?;
+        let checkpoint = Cursor::of(schema).read(local.session.client()).await?;
         return Ok(match (checkpoint.archive_id, newest.archive_id) {
             (Some(ours), Some(found)) if ours != found => Finding::fail(
                 SUBJECT,

@@ -17,18 +17,20 @@ use crate::plan::state::{Event, State, TableState};
 use crate::table::{SourceColumns, Table, source_columns};
 use crate::target::postgres::apply::{Actions, Counts, Watched, Writer, is_no_fault_of_a_record};
 use crate::target::postgres::cascades::Watch;
+use crate::target::postgres::cursor::{self, Cursor};
 use crate::target::postgres::identity::{self, Moment};
 use crate::target::postgres::local::Local;
 use crate::target::postgres::lost::Lost;
 use crate::target::postgres::rules::Rule;
 use crate::target::postgres::step::Prepared;
-use crate::target::postgres::{captured, cursor, labels, ledger, older, quarantine, rules, schema, writers};
+use crate::target::postgres::{captured, labels, ledger, older, quarantine, rules, schema, writers};
 use crate::target::{Outcome, Positions, SetAside, Target, Violation};
 
 /// The transaction in which a group of segments is applied.
 #[derive(Debug)]
 pub struct Postgres<'a> {
     local: &'a Local,
+    cursor: Cursor<'a>,
     writer: &'a mut Writer,
     metric_freq: Duration,
     states: BTreeMap<TableName, TableState>,
@@ -40,9 +42,14 @@ pub struct Postgres<'a> {
 }
 
 impl<'a> Postgres<'a> {
-    pub fn new(local: &'a Local, writer: &'a mut Writer, metric_freq: Duration) -> Postgres<'a> {
+    pub fn new(
+        local: &'a Local,
+        cursor: Cursor<'a>,
+        writer: &'a mut Writer,
+        metric_freq: Duration,
+    ) -> Postgres<'a> {
         let (states, watch, touched) = (BTreeMap::new(), Watch::default(), BTreeSet::new());
-        Postgres { local, writer, metric_freq, states, watch, touched, rules: BTreeMap::new() }
+        Postgres { local, cursor, writer, metric_freq, states, watch, touched, rules: BTreeMap::new() }
     }
 
     /// A table that catches up must not act on rows of others, which are newer. `None`: those that were touched are no
@@ -157,7 +164,7 @@ impl<'a> Postgres<'a> {
         }
         ledger::count(client, meta, &positions.entries, self.metric_freq, Timestamp::now()).await?;
         if let Some(checkpoint) = &positions.checkpoint {
-            checkpoint.write(client, meta, positions.end.commit_time).await?;
+            self.cursor.write(client, checkpoint, positions.end.commit_time).await?;
         }
         for (table, columns) in &positions.nan_as_null {
             if cursor::note_nan(client, meta, table, columns).await? {
@@ -169,7 +176,7 @@ impl<'a> Postgres<'a> {
             captured::note(client, meta, captured).await?;
         }
         if let Some(since) = &positions.capture_since {
-            cursor::note_capture_since(client, meta, since).await?;
+            self.cursor.note_capture_since(client, since).await?;
         }
         Ok(())
     }
@@ -190,7 +197,7 @@ impl Target for Postgres<'_> {
     }
 
     async fn claim(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        checkpoint.claim(self.local.session.client(), &self.local.meta).await
+        self.cursor.claim(self.local.session.client(), checkpoint).await
     }
 
     async fn states(&mut self) -> Result<BTreeMap<TableName, TableState>> {

@@ -16,69 +16,63 @@ use crate::plan::position::{Applied, Checkpoint};
 use crate::target::postgres::kept;
 use crate::target::postgres::meta::MetaSchema;
 
-impl Checkpoint {
-    pub async fn read(client: &impl GenericClient, meta: &MetaSchema) -> Result<Checkpoint> {
-        Checkpoint::select(client, meta, "").await
+/// The checkpoint, in the tables of one schema.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor<'a> {
+    meta: &'a MetaSchema,
+}
+
+impl<'a> Cursor<'a> {
+    pub fn of(meta: &'a MetaSchema) -> Cursor<'a> {
+        Cursor { meta }
+    }
+
+    pub async fn read(self, client: &impl GenericClient) -> Result<Checkpoint> {
+        self.select(client, "").await
     }
 
     /// Reads it and keeps everybody else from moving it until the end of the transaction. `Err`: it is not where
     /// it was when this pass looked; somebody else has applied.
-    pub async fn claim(&self, client: &impl GenericClient, meta: &MetaSchema) -> Result<()> {
-        let found = Checkpoint::select(client, meta, " FOR UPDATE").await?;
-        if found == *self {
+    pub async fn claim(self, client: &impl GenericClient, known: &Checkpoint) -> Result<()> {
+        let found = self.select(client, " FOR UPDATE").await?;
+        if found == *known {
             return Ok(());
         }
         Err(Error::new(
             Kind::Locked,
-            format!("the checkpoint moved from segment {} to {} meanwhile", self.seq(), found.seq()),
+            format!("the checkpoint moved from segment {} to {} meanwhile", known.seq(), found.seq()),
         ))
     }
 
-    async fn select(client: &impl GenericClient, meta: &MetaSchema, lock: &str) -> Result<Checkpoint> {
+    async fn select(self, client: &impl GenericClient, lock: &str) -> Result<Checkpoint> {
+        let meta = self.meta;
         let select = format!(
             "SELECT archive_id::text, seq, manifest_sha256, end_lsn::text, day::text \
              FROM {meta}.data_sync_checkpoint{lock}"
         );
         let rows = client.query(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
         match rows.as_slice() {
-            [row] => Checkpoint::parse(row)
-                .map_err(|error| damaged("the checkpoint cannot be read").caused_by(error)),
+            [row] => parse(row).map_err(|error| damaged("the checkpoint cannot be read").caused_by(error)),
             rows => Err(damaged(&format!("data_sync_checkpoint has {} rows instead of one", rows.len()))),
         }
     }
 
-    fn parse(row: &Row) -> Result<Checkpoint, Error> {
-        let bad = |what: &str| Error::bad_input(what, "the checkpoint's");
-        let archive_id: Option<&str> = row.get(0);
-        let archive_id = archive_id.map(|text| text.parse().map_err(|_| bad("a uuid"))).transpose()?;
-        let seq: i64 = row.get(1);
-        if seq == 0 {
-            return Ok(Checkpoint { archive_id, segment: None });
-        }
-        let seq = SegmentSeq::new(u64::try_from(seq).map_err(|_| bad("a segment number"))?)?;
-        let sha256: Option<&str> = row.get(2);
-        let sha256: Digest = sha256.ok_or_else(|| bad("a SHA-256"))?.parse()?;
-        let end_lsn = row.get::<_, &str>(3).parse()?;
-        let day: Option<&str> = row.get(4);
-        let day = day.ok_or_else(|| bad("a day"))?.parse()?;
-        Ok(Checkpoint { archive_id, segment: Some(Applied { link: Link { seq, sha256 }, end_lsn, day }) })
-    }
-
     /// In the transaction of the rows.
     pub async fn write(
-        &self,
+        self,
         client: &impl GenericClient,
-        meta: &MetaSchema,
+        checkpoint: &Checkpoint,
         commit_time: Option<Timestamp>,
     ) -> Result<()> {
-        let Some(Applied { link, end_lsn, day }) = self.segment else { return Ok(()) };
+        let meta = self.meta;
+        let Some(Applied { link, end_lsn, day }) = checkpoint.segment else { return Ok(()) };
         let update = format!(
             "UPDATE {meta}.data_sync_checkpoint SET archive_id = $1::text::uuid, seq = $2, manifest_sha256 = $3, \
              end_lsn = $4::text::pg_lsn, day = $5::text::date, \
              commit_time = coalesce($6::text::timestamptz, commit_time), applied_at = clock_timestamp()"
         );
         let seq = i64::try_from(link.seq.get()).expect("ten digits");
-        let archive_id = self.archive_id.map(|id| id.to_string());
+        let archive_id = checkpoint.archive_id.map(|id| id.to_string());
         let commit_time = commit_time.map(|time| time.to_string());
         let (sha256, end_lsn, day) = (link.sha256.to_string(), end_lsn.to_string(), day.to_string());
         let updated = client
@@ -87,6 +81,101 @@ impl Checkpoint {
             .context(|| "moving the checkpoint".to_owned())?;
         if updated == 1 { Ok(()) } else { Err(damaged("data_sync_checkpoint has not one row")) }
     }
+
+    /// Notes what a manifest says of it, in the transaction of its rows.
+    pub async fn note_capture_since(self, client: &impl GenericClient, since: &CaptureSince) -> Result<()> {
+        // Names that no table here has may have characters that the database has not.
+        let text = kept::ascii(&serde_json::to_string(since).expect("names are its keys"));
+        let update = format!("UPDATE {}.data_sync_checkpoint SET capture_since = $1", self.meta);
+        client
+            .execute(&update, &[&text])
+            .await
+            .context(|| "noting since when tables are captured".to_owned())?;
+        Ok(())
+    }
+
+    /// What the manifests up to the checkpoint say of it; nothing where none of them did.
+    pub async fn capture_since(self, client: &impl GenericClient) -> Result<CaptureSince> {
+        let select = format!("SELECT capture_since FROM {}.data_sync_checkpoint", self.meta);
+        let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
+        let Some(text) = row.get::<_, Option<&str>>(0) else { return Ok(CaptureSince::new()) };
+        serde_json::from_str(text)
+            .map_err(|error| damaged("data_sync_checkpoint.capture_since cannot be read").caused_by(error))
+    }
+
+    /// Notes which archive this copy belongs to.
+    pub async fn adopt(self, client: &impl GenericClient, archive_id: Uuid) -> Result<()> {
+        let update = format!(
+            "UPDATE {}.data_sync_checkpoint SET archive_id = $1::text::uuid WHERE archive_id IS NULL",
+            self.meta
+        );
+        client
+            .execute(&update, &[&archive_id.to_string()])
+            .await
+            .context(|| "noting the archive".to_owned())?;
+        Ok(())
+    }
+
+    /// Notes how fresh the copy is: all of the archive is applied, and it covers all up to there.
+    pub async fn note_covered(self, client: &impl GenericClient, head: &Head) -> Result<()> {
+        let update = format!(
+            "UPDATE {}.data_sync_checkpoint SET covered_lsn = $1::text::pg_lsn, covered_at = $2::text::timestamptz \
+             WHERE covered_at IS DISTINCT FROM $2::text::timestamptz",
+            self.meta
+        );
+        let (lsn, at) = (head.covered_lsn.to_string(), head.covered_at.to_string());
+        client.execute(&update, &[&lsn, &at]).await.context(|| "noting the freshness".to_owned())?;
+        Ok(())
+    }
+
+    /// All that was committed before is on the disk once this is committed.
+    pub async fn be_durable(self, client: &impl GenericClient) -> Result<()> {
+        let doing = || "bringing the checkpoint to the disk".to_owned();
+        client.batch_execute("SET LOCAL synchronous_commit = on").await.context(doing)?;
+        // A commit that changes nothing waits for nothing.
+        let touch = format!("UPDATE {}.data_sync_checkpoint SET seq = seq", self.meta);
+        client.execute(&touch, &[]).await.context(doing)?;
+        Ok(())
+    }
+
+    /// How fresh the head was that was noted last.
+    pub async fn covered_at(self, client: &impl GenericClient) -> Result<Option<Timestamp>> {
+        // As text of ours: PostgreSQL's has other digits.
+        let select = format!(
+            "SELECT (extract(epoch FROM covered_at) * 1000000)::int8 FROM {}.data_sync_checkpoint",
+            self.meta
+        );
+        let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
+        row.get::<_, Option<i64>>(0).map(Timestamp::from_micros).transpose()
+    }
+
+    /// Up to where everything that committed is in the live tables.
+    pub async fn reached(self, client: &impl GenericClient) -> Result<Lsn> {
+        // `covered_lsn` was noted when all of the archive was applied: after the last segment nothing had happened.
+        let select = format!(
+            "SELECT greatest(end_lsn, coalesce(covered_lsn, '0/0'))::text FROM {}.data_sync_checkpoint",
+            self.meta
+        );
+        let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
+        row.get::<_, &str>(0).parse()
+    }
+}
+
+fn parse(row: &Row) -> Result<Checkpoint> {
+    let bad = |what: &str| Error::bad_input(what, "the checkpoint's");
+    let archive_id: Option<&str> = row.get(0);
+    let archive_id = archive_id.map(|text| text.parse().map_err(|_| bad("a uuid"))).transpose()?;
+    let seq: i64 = row.get(1);
+    if seq == 0 {
+        return Ok(Checkpoint { archive_id, segment: None });
+    }
+    let seq = SegmentSeq::new(u64::try_from(seq).map_err(|_| bad("a segment number"))?)?;
+    let sha256: Option<&str> = row.get(2);
+    let sha256: Digest = sha256.ok_or_else(|| bad("a SHA-256"))?.parse()?;
+    let end_lsn = row.get::<_, &str>(3).parse()?;
+    let day: Option<&str> = row.get(4);
+    let day = day.ok_or_else(|| bad("a day"))?.parse()?;
+    Ok(Checkpoint { archive_id, segment: Some(Applied { link: Link { seq, sha256 }, end_lsn, day }) })
 }
 
 fn damaged(what: &str) -> Error {
@@ -94,75 +183,4 @@ fn damaged(what: &str) -> Error {
         "nothing was applied: without it nobody knows what the tables hold. Restore data_sync_checkpoint from a \
          backup of the same moment as the tables, or start over: syncdata-applier resync --all",
     )
-}
-
-/// Notes what a manifest says of it, in the transaction of its rows.
-pub async fn note_capture_since(
-    client: &impl GenericClient,
-    meta: &MetaSchema,
-    since: &CaptureSince,
-) -> Result<()> {
-    // Names that no table here has may have characters that the database has not.
-    let text = kept::ascii(&serde_json::to_string(since).expect("names are its keys"));
-    let update = format!("UPDATE {meta}.data_sync_checkpoint SET capture_since = $1");
-    client.execute(&update, &[&text]).await.context(|| "noting since when tables are captured".to_owned())?;
-    Ok(())
-}
-
-/// What the manifests up to the checkpoint say of it; nothing where none of them did.
-pub async fn capture_since(client: &impl GenericClient, meta: &MetaSchema) -> Result<CaptureSince> {
-    let select = format!("SELECT capture_since FROM {meta}.data_sync_checkpoint");
-    let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
-    let Some(text) = row.get::<_, Option<&str>>(0) else { return Ok(CaptureSince::new()) };
-    serde_json::from_str(text)
-        .map_err(|error| damaged("data_sync_checkpoint.capture_since cannot be read").caused_by(error))
-}
-
-/// Notes which archive this copy belongs to.
-pub async fn adopt(client: &impl GenericClient, meta: &MetaSchema, archive_id: Uuid) -> Result<()> {
-    let update = format!(
-        "UPDATE {meta}.data_sync_checkpoint SET archive_id = $1::text::uuid WHERE archive_id IS NULL"
-    );
-    client.execute(&update, &[&archive_id.to_string()]).await.context(|| "noting the archive".to_owned())?;
-    Ok(())
-}
-
-/// Notes how fresh the copy is: all of the archive is applied, and it covers all up to there.
-pub async fn note_covered(client: &impl GenericClient, meta: &MetaSchema, head: &Head) -> Result<()> {
-    let update = format!(
-        "UPDATE {meta}.data_sync_checkpoint SET covered_lsn = $1::text::pg_lsn, covered_at = $2::text::timestamptz \
-         WHERE covered_at IS DISTINCT FROM $2::text::timestamptz"
-    );
-    let (lsn, at) = (head.covered_lsn.to_string(), head.covered_at.to_string());
-    client.execute(&update, &[&lsn, &at]).await.context(|| "noting the freshness".to_owned())?;
-    Ok(())
-}
-
-/// All that was committed before is on the disk once this is committed.
-pub async fn be_durable(client: &impl GenericClient, meta: &MetaSchema) -> Result<()> {
-    let doing = || "bringing the checkpoint to the disk".to_owned();
-    client.batch_execute("SET LOCAL synchronous_commit = on").await.context(doing)?;
-    // A commit that changes nothing waits for nothing.
-    let touch = format!("UPDATE {meta}.data_sync_checkpoint SET seq = seq");
-    client.execute(&touch, &[]).await.context(doing)?;
-    Ok(())
-}
-
-/// How fresh the head was that was noted last.
-pub async fn covered_at(client: &impl GenericClient, meta: &MetaSchema) -> Result<Option<Timestamp>> {
-    // As text of ours: PostgreSQL's has other digits.
-    let select =
-        format!("SELECT (extract(epoch FROM covered_at) * 1000000)::int8 FROM {meta}.data_sync_checkpoint");
-    let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
-    row.get::<_, Option<i64>>(0).map(Timestamp::from_micros).transpose()
-}
-
-/// Up to where everything that committed is in the live tables.
-pub async fn reached(client: &impl GenericClient, meta: &MetaSchema) -> Result<Lsn> {
-    // `covered_lsn` was noted when all of the archive was applied: after the last segment nothing had happened.
-    let select = format!(
-        "SELECT greatest(end_lsn, coalesce(covered_lsn, '0/0'))::text FROM {meta}.data_sync_checkpoint"
-    );
-    let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
-    row.get::<_, &str>(0).parse()
 }

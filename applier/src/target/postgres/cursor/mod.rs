@@ -4,9 +4,7 @@
 mod checkpoint;
 mod tables;
 
-pub use self::checkpoint::{
-    adopt, be_durable, capture_since, covered_at, note_capture_since, note_covered, reached,
-};
+pub use self::checkpoint::Cursor;
 pub use self::tables::{
     accept_gap, add_waiting, advance, change, grant_nothing, note_base, note_changed, note_columns, note_gap,
     note_held, note_keys, note_loaded, note_nan, note_waiting, outdate_digests, release_held, start_over,

@@ -11,7 +11,7 @@ use syncdata_service::postgres::OwnTablesContext as _;
 use tokio_postgres::GenericClient;
 use uuid::Uuid;
 
-use super::checkpoint::adopt;
+use super::checkpoint::Cursor;
 use crate::plan::GapName;
 use crate::plan::position::Position;
 use crate::plan::state::{Event, State, TableState, Want};
@@ -242,7 +242,7 @@ pub async fn start_over(
     for statement in &statements {
         client.execute(statement, &[]).await.context(doing)?;
     }
-    adopt(client, meta, archive_id).await?;
+    Cursor::of(meta).adopt(client, archive_id).await?;
     let reason = Some("waits for its base: the copy was started over");
     for table in tables {
         change(client, meta, table, Event::StartedOver, None, reason).await?;
