@@ -14,6 +14,7 @@ use syncdata_applier::apply::lookahead::Ahead;
 use syncdata_applier::apply::transaction::{self, Rules};
 use syncdata_applier::archive::source::Source;
 use syncdata_applier::plan::Scope;
+use syncdata_applier::plan::group::GroupName;
 use syncdata_applier::plan::position::{Checkpoint, Position};
 use syncdata_applier::plan::state::{State, Want};
 use syncdata_applier::target::Target as _;
@@ -102,7 +103,15 @@ async fn apply_all(target: &mut Duckdb, source: &Source, rules: &Rules) -> Resul
     let mut ahead = Ahead::new(stream, rules.apply_batch_changes, Duckdb::prepare).of_one_shape(true);
     while let Some(group) = ahead.group().await {
         let group = group?;
-        transaction::apply(target, rules, &checkpoint, &Scope::Live, &group, Some(&mut ahead)).await?;
+        transaction::apply(
+            target,
+            rules,
+            &checkpoint,
+            &Scope::Live(GroupName::DEFAULT),
+            &group,
+            Some(&mut ahead),
+        )
+        .await?;
         checkpoint = Checkpoint::after(&group.last().expect("it has one").segment);
         for fetched in &group {
             fetched.clean()?;

@@ -274,10 +274,9 @@ impl Transaction<'_> {
         Err(Ended::unfit(&table.name, before, None, &difference))
     }
 
-    /// What takes nothing until an operator has mended it. A table that lags or waits for its base comes by itself.
+    /// What takes nothing until an operator has mended it.
     fn held(&self, states: &BTreeMap<TableName, TableState>) -> BTreeMap<TableName, Lsn> {
-        let is_held = |state: &TableState| state.state.needs_operator();
-        let out = states.iter().filter(|(table, state)| !self.scope.contains(table, state) && is_held(state));
+        let out = states.iter().filter(|(table, state)| self.scope.holds(table, state));
         out.filter_map(|(table, state)| Some((table.clone(), state.position?))).collect()
     }
 

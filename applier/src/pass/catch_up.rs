@@ -61,7 +61,7 @@ async fn apply_lacking<C: LocalCopy>(
     while !pass.stop.is_asked()
         && let Some(group) = groups.next(|_| true).await?
     {
-        let in_scope = Scope::CatchUp(scope.clone());
+        let in_scope = Scope::CatchUp(pass.copy.group(), scope.clone());
         let applied = pass.apply(checkpoint, &in_scope, &group.segments, None).await?;
         scope.retain(|table| !applied.set_aside.contains_key(table));
         for table in &applied.tied {

@@ -14,6 +14,7 @@ use crate::apply::lookahead::Ahead;
 use crate::apply::transaction::{Done, Rules};
 use crate::archive::fetch::Fetched;
 use crate::batch::Batch;
+use crate::plan::group::GroupName;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::{Event, TableState, Want};
 use crate::plan::{GapName, Scope};
@@ -34,6 +35,11 @@ pub trait LocalCopy {
 
     fn prepare(batch: Batch) -> Self::Prepared;
 
+    /// Whose tables a pass moves. A copy that knows no groups has them all in one.
+    fn group(&self) -> GroupName {
+        GroupName::DEFAULT
+    }
+
     /// One transaction. Which tables were set aside beside it, by other changes than theirs.
     fn apply(
         &mut self,
@@ -44,7 +50,7 @@ pub trait LocalCopy {
         ahead: Option<&mut Ahead<Self::Prepared>>,
     ) -> impl Future<Output = (Result<Done>, Reasons)>;
 
-    /// The tables that are kept up.
+    /// The tables of the group that are kept up.
     fn states(&self) -> impl Future<Output = Result<States>>;
 
     fn checkpoint(&self) -> impl Future<Output = Result<Checkpoint>>;

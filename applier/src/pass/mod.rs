@@ -292,7 +292,8 @@ impl<'a, C: LocalCopy> Pass<'a, C> {
         report: &mut Report,
     ) -> Result<Checkpoint> {
         self.context.copy.make_way(group);
-        let done = self.context.apply(checkpoint, &Scope::Live, group, ahead).await?;
+        let scope = Scope::Live(self.context.copy.group());
+        let done = self.context.apply(checkpoint, &scope, group, ahead).await?;
         let last = group.last().expect("it has one");
         let checkpoint = Checkpoint::after(&last.segment);
         let sizes = group.iter().map(|fetched| Size::of(fetched.segment.manifest()));

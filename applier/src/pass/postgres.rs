@@ -18,6 +18,7 @@ use crate::apply::lookahead::Ahead;
 use crate::apply::transaction::{self, Done, Rules};
 use crate::archive::fetch::Fetched;
 use crate::batch::Batch;
+use crate::plan::group::GroupName;
 use crate::plan::position::{Checkpoint, Position};
 use crate::plan::state::{Event, TableState, Want};
 use crate::plan::{self, GapName, Scope};
@@ -62,6 +63,10 @@ impl LocalCopy for PostgresCopy<'_> {
         Prepared::of(batch)
     }
 
+    fn group(&self) -> GroupName {
+        self.cursor.group().clone()
+    }
+
     async fn apply(
         &mut self,
         rules: &Rules,
@@ -81,7 +86,9 @@ impl LocalCopy for PostgresCopy<'_> {
 
     async fn states(&self) -> Result<BTreeMap<TableName, TableState>> {
         let (client, meta) = self.parts();
-        cursor::table_states(client, meta).await
+        let mut states = cursor::table_states(client, meta).await?;
+        states.retain(|_, state| state.group == *self.cursor.group());
+        Ok(states)
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
@@ -197,7 +204,7 @@ impl LocalCopy for PostgresCopy<'_> {
 
     async fn note_covered(&self, head: &Head) -> Result<()> {
         let (client, meta) = self.parts();
-        let tables = cursor::table_states(client, meta).await?;
+        let tables = self.states().await?;
         captured::note_left(client, meta, &head.not_captured, tables.keys()).await?;
         self.cursor.note_covered(client, head).await
     }

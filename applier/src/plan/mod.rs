@@ -1,5 +1,6 @@
 //! Which table takes what of a segment. Pure: states, schemas and manifests in, a plan out.
 
+pub mod group;
 pub(crate) mod offer;
 pub mod position;
 pub mod state;
@@ -13,6 +14,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::manifest::{self, Gap, Generated, Manifest, Relation, ReplicaIdentity};
 use syncdata_formats::name::TableName;
 
+use self::group::GroupName;
 use self::state::{State, TableState};
 use crate::batch::TxPlace;
 use crate::table::{self, Difference, Fit, Table};
@@ -41,18 +43,31 @@ pub enum Bound {
 /// Which tables this pass is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// All that are live: they move together with the checkpoint.
-    Live,
-    /// Those alone, from their own positions up to the checkpoint.
-    CatchUp(Vec<TableName>),
+    /// All of the group that are live: they move together with its checkpoint.
+    Live(GroupName),
+    /// Those of the group alone, from their own positions up to its checkpoint.
+    CatchUp(GroupName, Vec<TableName>),
 }
 
 impl Scope {
     pub fn contains(&self, table: &TableName, state: &TableState) -> bool {
-        match self {
-            Scope::Live => state.state == State::Live,
-            Scope::CatchUp(tables) => tables.contains(table),
-        }
+        let is_in_scope = match self {
+            Scope::Live(_) => state.state == State::Live,
+            Scope::CatchUp(_, tables) => tables.contains(table),
+        };
+        is_in_scope && self.is_of_group(state)
+    }
+
+    /// It takes nothing until an operator has mended it. A table that lags or waits for its base comes by itself, and one of
+    /// another group with that one.
+    pub fn holds(&self, table: &TableName, state: &TableState) -> bool {
+        self.is_of_group(state) && !self.contains(table, state) && state.state.needs_operator()
+    }
+
+    /// The checkpoint that the pass is about is that of its group.
+    pub fn is_of_group(&self, state: &TableState) -> bool {
+        let (Scope::Live(group) | Scope::CatchUp(group, _)) = self;
+        state.group == *group
     }
 }
 
@@ -195,4 +210,62 @@ pub fn is_of_one_shape(one: &Manifest, other: &Manifest) -> bool {
     one.relations.iter().all(|(name, relation)| {
         other.relations.get(name).is_none_or(|known| known.fingerprint == relation.fingerprint)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scopes() -> [Scope; 2] {
+        let tables = ["a", "b"].map(|name| name.parse().expect("a name"));
+        [Scope::Live(group("night")), Scope::CatchUp(group("night"), tables.to_vec())]
+    }
+
+    fn group(name: &str) -> GroupName {
+        name.parse().expect("a name")
+    }
+
+    fn of_group(name: &str, state: State) -> TableState {
+        TableState { group: group(name), ..TableState::new(state) }
+    }
+
+    #[test]
+    fn what_is_of_another_group_is_neither_in_scope_nor_held() {
+        let table = "a".parse().expect("a name");
+        for scope in scopes() {
+            for state in State::ALL {
+                let other = of_group("day", state);
+                assert!(!scope.contains(&table, &other), "{scope:?} {state}");
+                assert!(!scope.holds(&table, &other), "{scope:?} {state}");
+                assert!(!scope.is_of_group(&other), "{scope:?} {state}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_of_the_group_is_in_scope_or_held_or_comes_later() {
+        let (listed, other): (TableName, TableName) =
+            ("a".parse().expect("a name"), "c".parse().expect("a name"));
+        let [live, catching_up] = scopes();
+        for (state, moves, is_held) in [
+            (State::Pending, false, false),
+            (State::Loading, false, false),
+            (State::Live, true, false),
+            (State::Quarantined, false, true),
+            (State::Stale, false, true),
+        ] {
+            let own = of_group("night", state);
+            assert_eq!(
+                (live.contains(&listed, &own), live.holds(&listed, &own)),
+                (moves, is_held),
+                "{state}"
+            );
+            assert!(catching_up.contains(&listed, &own) && !catching_up.holds(&listed, &own), "{state}");
+            assert_eq!(
+                (catching_up.contains(&other, &own), catching_up.holds(&other, &own)),
+                (false, is_held),
+                "{state}"
+            );
+        }
+    }
 }

@@ -16,6 +16,7 @@ use syncdata_formats::lsn::Lsn;
 use syncdata_formats::name::TableName;
 
 use crate::plan::GapName;
+use crate::plan::group::GroupName;
 use crate::table::{PairedColumns, SourceColumns};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +168,8 @@ pub enum Want {
 /// One table of the whitelist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableState {
+    /// Whose checkpoint it moves with.
+    pub group: GroupName,
     pub state: State,
     /// All that committed up to here is in the table.
     pub position: Option<Lsn>,
@@ -192,6 +195,25 @@ pub struct TableState {
 }
 
 impl TableState {
+    /// Of a table of which nothing else is known.
+    pub fn new(state: State) -> TableState {
+        TableState {
+            group: GroupName::DEFAULT,
+            state,
+            position: None,
+            reason: None,
+            accepted_gaps: Vec::new(),
+            load: None,
+            load_asked: 0,
+            held_with: Vec::new(),
+            source_columns: SourceColumns::default(),
+            paired: PairedColumns::default(),
+            vouched: None,
+            source_key: None,
+            base: None,
+        }
+    }
+
     /// The base that it waits for: one that was asked for, or its first.
     pub fn wants(&self) -> Option<Want> {
         match (self.state, self.position) {

@@ -465,20 +465,7 @@ mod tests {
             (State::Quarantined, at, Some("the table was quarantined")),
             (State::Stale, at, Some("the table was stale")),
         ] {
-            let state = TableState {
-                state,
-                position: Some(position),
-                reason: None,
-                accepted_gaps: vec![],
-                load: None,
-                load_asked: 0,
-                held_with: vec![],
-                source_columns: Default::default(),
-                paired: Default::default(),
-                vouched: None,
-                source_key: None,
-                base: None,
-            };
+            let state = TableState { position: Some(position), ..TableState::new(state) };
             let found = prepared(
                 &"t".parse().expect("a name"),
                 &state,

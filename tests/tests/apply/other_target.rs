@@ -10,6 +10,7 @@ use syncdata_applier::apply::transaction::{self, Rules};
 use syncdata_applier::archive::source::Source;
 use syncdata_applier::batch::{Batch, Cell, Record};
 use syncdata_applier::plan::Scope;
+use syncdata_applier::plan::group::GroupName;
 use syncdata_applier::plan::position::Checkpoint;
 use syncdata_applier::plan::state::{State, TableState};
 use syncdata_applier::table::{Column, Shape, Table, TextEquality, UniqueIndex};
@@ -96,6 +97,7 @@ impl Forged {
         let folder = tempfile::tempdir().expect("a folder");
         let mut forge = Forge::new(folder.path());
         forge.relation("users", &["id integer not null", "note text"], &["id"]);
+        forge.relation("orders", &["id integer not null"], &["id"]);
         let insert = |id: u32, note: &str| {
             format!(r#"{{"table":"users","op":"INSERT","data":{{"id":{id},"note":{note}}}}}"#)
         };
@@ -105,9 +107,11 @@ impl Forged {
             )
         };
         let delete = |id: u32| format!(r#"{{"table":"users","op":"DELETE","old_keys":{{"id":{id}}}}}"#);
+        // Of another group.
+        let order = |id: u32| format!(r#"{{"table":"orders","op":"INSERT","data":{{"id":{id}}}}}"#);
         let segments = [
-            vec![vec![insert(1, r#""one""#), insert(2, r#""two""#)], vec![update(1, 1, "uno")]],
-            vec![vec![insert(3, r#""three""#), delete(2)]],
+            vec![vec![insert(1, r#""one""#), order(1), insert(2, r#""two""#)], vec![update(1, 1, "uno")]],
+            vec![vec![insert(3, r#""three""#), delete(2)], vec![order(2)]],
             vec![vec![update(3, 30, "moved")], vec![insert(2, r#""two again""#)]],
             vec![vec![update(1, 1, "eins")]],
             vec![vec![insert(4, "null"), update(30, 30, "thirty")]],
@@ -147,7 +151,7 @@ impl Forged {
         let mut ahead = Ahead::new(stream, rules.apply_batch_changes, Memory::prepare);
         while let Some(group) = ahead.group().await {
             let group = group?;
-            let scope = Scope::Live;
+            let scope = Scope::Live(GroupName::DEFAULT);
             transaction::apply(target, &rules, &checkpoint, &scope, &group, Some(&mut ahead)).await?;
             checkpoint = Checkpoint::after(&group.last().expect("it has one").segment);
             for fetched in &group {
@@ -279,22 +283,16 @@ impl Target for Memory {
     }
 
     async fn states(&mut self) -> Result<BTreeMap<TableName, TableState>> {
-        let (state, position) = (State::Live, self.work().position);
-        let state = TableState {
-            state,
-            position,
-            reason: None,
-            accepted_gaps: Vec::new(),
-            load: None,
-            load_asked: 0,
-            held_with: Vec::new(),
-            source_columns: Default::default(),
-            paired: Default::default(),
-            vouched: None,
-            source_key: None,
-            base: None,
-        };
-        Ok(BTreeMap::from([(users(), state)]))
+        let state = TableState { position: self.work().position, ..TableState::new(State::Live) };
+        let mut states = BTreeMap::from([(users(), state)]);
+        // What is of another group takes nothing, whatever it lacks.
+        let others = [("orders", State::Live), ("bills", State::Quarantined)];
+        states.extend(others.map(|(name, state)| {
+            let group = "night".parse().expect("a name");
+            let position = Some(Lsn::from_u64(1));
+            (name.parse().expect("a name"), TableState { group, position, ..TableState::new(state) })
+        }));
+        Ok(states)
     }
 
     async fn tables(&mut self, names: &[TableName]) -> Result<BTreeMap<TableName, Arc<Table>>> {

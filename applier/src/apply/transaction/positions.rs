@@ -40,7 +40,7 @@ impl Transaction<'_> {
         });
         let set_aside = set_aside.collect::<Result<_>>()?;
         let last = self.group.last().expect("a group has a segment");
-        let is_live = *self.scope == Scope::Live;
+        let is_live = matches!(self.scope, Scope::Live(_));
         let checkpoint = is_live.then(|| Checkpoint::after(&last.segment));
         let manifests = self.group.iter().rev().map(|fetched| fetched.segment.manifest());
         let said = manifests.map(|manifest| &manifest.capture_since).find(|said| !said.is_empty());
@@ -64,9 +64,11 @@ impl Transaction<'_> {
         })
     }
 
-    /// What the group has of tables that are quarantined already.
+    /// What these segments have of tables that are quarantined already.
     fn waiting(&self, states: &BTreeMap<TableName, TableState>) -> BTreeMap<TableName, u64> {
-        let quarantined = states.iter().filter(|(_, state)| state.state == State::Quarantined);
+        let is_quarantined =
+            |state: &TableState| state.state == State::Quarantined && self.scope.is_of_group(state);
+        let quarantined = states.iter().filter(|(_, state)| is_quarantined(state));
         let waiting = quarantined.filter_map(|(table, state)| {
             let manifests = self.group.iter().map(|fetched| fetched.segment.manifest());
             let ahead = manifests.filter(|manifest| state.position.is_some_and(|own| own < manifest.end_lsn));

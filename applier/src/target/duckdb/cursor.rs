@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::database::Database;
 use super::error::DuckdbContext as _;
 use crate::plan::GapName;
+use crate::plan::group::GroupName;
 use crate::plan::offer::CaptureSince;
 use crate::plan::position::{Applied, Checkpoint, Position};
 use crate::plan::state::{Event, State, TableState, Want};
@@ -200,6 +201,8 @@ fn known(row: &Row<'_>) -> Result<(TableName, Known)> {
     };
     let name: TableName = text(0)?.unwrap_or_default().parse()?;
     let state = TableState {
+        // A file has one group.
+        group: GroupName::DEFAULT,
         state: text(1)?.unwrap_or_default().parse()?,
         position: lsn(2)?,
         reason: text(3)?,

@@ -11,20 +11,30 @@ use syncdata_service::postgres::OwnTablesContext as _;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
+use crate::plan::group::GroupName;
 use crate::plan::offer::CaptureSince;
 use crate::plan::position::{Applied, Checkpoint};
 use crate::target::postgres::kept;
 use crate::target::postgres::meta::MetaSchema;
 
-/// The checkpoint, in the tables of one schema.
+/// The checkpoint of one group, in the tables of one schema.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor<'a> {
     meta: &'a MetaSchema,
+    group: &'a GroupName,
 }
 
+static DEFAULT: GroupName = GroupName::DEFAULT;
+
 impl<'a> Cursor<'a> {
+    /// That of the group `default`.
     pub fn of(meta: &'a MetaSchema) -> Cursor<'a> {
-        Cursor { meta }
+        Cursor { meta, group: &DEFAULT }
+    }
+
+    /// Whose tables move with it.
+    pub fn group(self) -> &'a GroupName {
+        self.group
     }
 
     pub async fn read(self, client: &impl GenericClient) -> Result<Checkpoint> {

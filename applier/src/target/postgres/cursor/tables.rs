@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::checkpoint::Cursor;
 use crate::plan::GapName;
+use crate::plan::group::GroupName;
 use crate::plan::position::Position;
 use crate::plan::state::{Event, State, TableState, Want};
 use crate::table::{Memory, SourceColumns};
@@ -40,6 +41,7 @@ pub async fn table_states(
         let position: Option<&str> = row.get(2);
         let memory = row.get::<_, Option<&str>>(8).and_then(Memory::parse).unwrap_or_default();
         let state = TableState {
+            group: GroupName::DEFAULT,
             state: row.get::<_, &str>(1).parse()?,
             position: position.map(str::parse).transpose()?,
             reason: row.get(3),
