@@ -62,7 +62,7 @@ async fn remove_ours(local: &Local) -> Result<Finding> {
     let triggers: Vec<String> = refusing.iter().flat_map(Relation::drops).collect();
     let remove = format!(
         "{}
-         DROP VIEW IF EXISTS {meta}.data_sync_freshness RESTRICT;
+         DROP VIEW IF EXISTS {meta}.data_sync_freshness, {meta}.data_sync_checkpoints RESTRICT;
          DROP FUNCTION IF EXISTS {meta}.data_sync_require_fresh(interval, text[]) RESTRICT;
          DROP FUNCTION IF EXISTS {meta}.data_sync_wait_for(pg_lsn, interval, text[]) RESTRICT;
          DROP TABLE IF EXISTS {} RESTRICT;

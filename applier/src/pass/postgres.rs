@@ -205,7 +205,7 @@ impl LocalCopy for PostgresCopy<'_> {
     async fn note_covered(&self, head: &Head) -> Result<()> {
         let (client, meta) = self.parts();
         let tables = self.states().await?;
-        captured::note_left(client, meta, &head.not_captured, tables.keys()).await?;
+        captured::note_left(client, meta, self.cursor.group(), &head.not_captured, tables.keys()).await?;
         self.cursor.note_covered(client, head).await
     }
 

@@ -15,9 +15,10 @@ use crate::target::postgres::local::Local;
 /// meanwhile: the pass holds its lock.
 pub(super) async fn count(local: &Local, source: &Source) -> Result<()> {
     let (client, meta) = (local.session.client(), &local.meta);
-    let tables = cursor::uncounted(client, meta).await?;
+    let checkpoint_of = Cursor::of(meta);
+    let tables = cursor::uncounted(client, meta, checkpoint_of.group()).await?;
     let Some(from) = tables.iter().map(|(_, position)| *position).min() else { return Ok(()) };
-    let checkpoint = Cursor::of(meta).read(client).await?;
+    let checkpoint = checkpoint_of.read(client).await?;
     let (Some(archive_id), Some(own)) = (checkpoint.archive_id, checkpoint.segment) else { return Ok(()) };
     let segments = stretch(source, archive_id, own.link, own.end_lsn, from).await?;
     for (table, position) in tables {

@@ -172,13 +172,17 @@ async fn positions_of_another_moment_than_the_rows_are_noticed() {
     }
     copy.forge.segment(&[vec![insert(2)]]);
     copy.sync(0).await;
-    let view = copy.rows("SELECT pg_get_viewdef('data_sync_freshness'::regclass)").await;
-    copy.server.execute("DROP VIEW data_sync_freshness").await;
+    let mut views = String::new();
+    for view in ["data_sync_checkpoints", "data_sync_freshness"] {
+        let definition = copy.rows(&format!("SELECT pg_get_viewdef('{view}'::regclass)")).await;
+        views += &format!("CREATE VIEW {view} AS {definition}");
+    }
+    copy.server.execute("DROP VIEW data_sync_freshness, data_sync_checkpoints").await;
     for table in ours {
         let restore = format!("DROP TABLE {table} CASCADE; ALTER TABLE kept.{table} SET SCHEMA public");
         copy.server.execute(&restore).await;
     }
-    copy.server.execute(&format!("CREATE VIEW data_sync_freshness AS {view}")).await;
+    copy.server.execute(&views).await;
     let said = copy.sync(1).await;
     assert!(said.contains("of another moment; run: syncdata-applier resync loose"), "{said}");
     assert_eq!(copy.rows("SELECT id FROM loose ORDER BY id").await, "1 2", "none comes twice");
@@ -241,7 +245,7 @@ async fn where_our_tables_alone_are_lost_they_are_made_again_and_the_rows_loaded
         .execute(
             "DO $$ DECLARE name text; BEGIN
                FOR name IN SELECT tablename FROM pg_tables
-                   WHERE schemaname = 'public' AND (tablename LIKE 'data\\_sync%' OR tablename IN ('tables_to_sync', 'sync_executions'))
+                   WHERE schemaname = 'public' AND (tablename LIKE 'data\\_sync%' OR tablename IN ('tables_to_sync', 'sync_executions', 'sync_configurations'))
                LOOP EXECUTE 'DROP TABLE ' || name || ' CASCADE'; END LOOP; END $$",
         )
         .await;

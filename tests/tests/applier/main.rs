@@ -14,6 +14,7 @@ mod daemon;
 mod dead_letters;
 mod executions;
 mod follow;
+mod groups;
 mod health;
 mod heirs;
 mod local_writes;

@@ -168,10 +168,11 @@ async fn own_tables(config: &Config, local: &Local, newest: &Newest) -> Result<F
 
 /// Made by another role, they may be closed to ours.
 async fn closed_tables(local: &Local) -> Result<Option<Finding>> {
-    // `sync_executions` may be another tool's: ours is known by what we note in it.
+    // `sync_executions` may be another tool's: ours is known by what we note in it. So is `sync_configurations`.
     let select = "SELECT c.oid::regclass::text, current_user::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v') AND (c.relname = 'tables_to_sync' OR starts_with(c.relname, 'data_sync_')
-            OR c.relname = 'sync_executions' AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'server_process'))
+            OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid
+                AND (c.relname, a.attname) IN (('sync_executions', 'server_process'), ('sync_configurations', 'number'))))
         AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
             AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')) ORDER BY 1";
     let rows = local.session.client().query(select, &[&local.meta.name()]).await;

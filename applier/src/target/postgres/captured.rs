@@ -9,24 +9,29 @@ use syncdata_formats::time::Timestamp;
 use syncdata_service::postgres::OwnTablesContext as _;
 use tokio_postgres::{GenericClient, Row};
 
+use crate::plan::group::GroupName;
 use crate::target::postgres::meta::MetaSchema;
 
 const DOING: &str = "noting which tables are captured";
 
-/// As the newest of the manifests that are applied says it, in their transaction.
+/// As the newest of the manifests that are applied says it of the group's tables, in their transaction.
 pub(super) async fn note(
     client: &impl GenericClient,
     meta: &MetaSchema,
+    group: &GroupName,
     captured: &[TableName],
 ) -> Result<()> {
     let captured: HashSet<String> = captured.iter().map(ToString::to_string).collect();
     // What has no rows yet has nothing that could be too old: it may be captured before it is loaded, and no manifest
     // says so before its first change.
     let known = format!(
-        "SELECT table_name, captured_until IS NULL FROM {meta}.data_sync_table_state \
-         WHERE position_lsn IS NOT NULL OR captured_until IS NOT NULL"
+        "SELECT s.table_name, s.captured_until IS NULL FROM {meta}.data_sync_table_state s \
+         LEFT JOIN {meta}.tables_to_sync w USING (table_name) \
+         WHERE (s.position_lsn IS NOT NULL OR s.captured_until IS NOT NULL) \
+           AND coalesce(w.group_name, '{}') = $1",
+        GroupName::DEFAULT
     );
-    let known = client.query(&known, &[]).await.context(|| DOING.to_owned())?;
+    let known = client.query(&known, &[&group.as_str()]).await.context(|| DOING.to_owned())?;
     // By names that this database has told: it may be unable to take others, in its encoding.
     let changed: Vec<&str> = known
         .iter()
@@ -38,18 +43,19 @@ pub(super) async fn note(
     }
     let update = format!(
         "UPDATE {meta}.data_sync_table_state s SET captured_until = CASE WHEN s.captured_until IS NULL \
-         THEN coalesce(c.covered_at, s.position_time, now()) END FROM {meta}.data_sync_checkpoint c \
-         WHERE s.table_name = ANY ($1) RETURNING s.table_name, s.captured_until IS NULL"
+         THEN coalesce(c.covered_at, s.position_time, now()) END FROM {meta}.data_sync_checkpoints c \
+         WHERE s.table_name = ANY ($1) AND c.group_name = $2 RETURNING s.table_name, s.captured_until IS NULL"
     );
-    let rows = client.query(&update, &[&changed]).await.context(|| DOING.to_owned())?;
+    let rows = client.query(&update, &[&changed, &group.as_str()]).await.context(|| DOING.to_owned())?;
     rows.iter().for_each(say);
     Ok(())
 }
 
-/// As head.json says of the newest manifest's tables: these left since. Before its freshness is noted.
+/// As head.json says of the newest manifest's tables: these of the group left since. Before its freshness is noted.
 pub async fn note_left(
     client: &impl GenericClient,
     meta: &MetaSchema,
+    group: &GroupName,
     left: &[TablePattern],
     tables: impl Iterator<Item = &TableName>,
 ) -> Result<()> {
@@ -60,10 +66,11 @@ pub async fn note_left(
     }
     let update = format!(
         "UPDATE {meta}.data_sync_table_state s SET captured_until = coalesce(c.covered_at, s.position_time, now()) \
-         FROM {meta}.data_sync_checkpoint c WHERE s.captured_until IS NULL AND s.table_name = ANY ($1) \
+         FROM {meta}.data_sync_checkpoints c WHERE s.captured_until IS NULL AND s.table_name = ANY ($1) \
+         AND c.group_name = $2 \
          RETURNING s.table_name, false"
     );
-    let rows = client.query(&update, &[&tables]).await.context(|| DOING.to_owned())?;
+    let rows = client.query(&update, &[&tables, &group.as_str()]).await.context(|| DOING.to_owned())?;
     rows.iter().for_each(say);
     Ok(())
 }

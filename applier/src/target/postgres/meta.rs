@@ -36,6 +36,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("meta_22.sql"),
     include_str!("meta_23.sql"),
     include_str!("meta_24.sql"),
+    include_str!("meta_25.sql"),
 ];
 
 /// Names of ours that are never synced.
@@ -53,6 +54,8 @@ pub const TABLES: &[&str] = &[
     "sync_executions",
     "data_sync_alerts",
     "data_sync_writers",
+    "sync_configurations",
+    "data_sync_group_checkpoint",
 ];
 
 /// Those whose rows a sequence numbers.
@@ -60,7 +63,8 @@ const NUMBERED: &[&str] =
     &["data_sync_metrics", "tables_to_sync", "data_sync_quarantine", "data_sync_drills"];
 
 /// Names that other tools may have taken, and the version from which on they are ours.
-const NEWER_NAMES: &[(&str, usize)] = &[("sync_executions", 14), ("data_sync_alerts", 16)];
+const NEWER_NAMES: &[(&str, usize)] =
+    &[("sync_executions", 14), ("data_sync_alerts", 16), ("sync_configurations", 25)];
 
 /// Those of them that are ours in tables of that version: a name that is not one of `data_sync_…` may have been somebody
 /// else's before.

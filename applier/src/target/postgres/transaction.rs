@@ -173,7 +173,7 @@ impl<'a> Postgres<'a> {
             }
         }
         if let Some(captured) = &positions.captured {
-            captured::note(client, meta, captured).await?;
+            captured::note(client, meta, self.cursor.group(), captured).await?;
         }
         if let Some(since) = &positions.capture_since {
             self.cursor.note_capture_since(client, since).await?;

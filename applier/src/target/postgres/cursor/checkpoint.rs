@@ -32,9 +32,29 @@ impl<'a> Cursor<'a> {
         Cursor { meta, group: &DEFAULT }
     }
 
+    /// That of another group.
+    pub fn of_group(meta: &'a MetaSchema, group: &'a GroupName) -> Cursor<'a> {
+        Cursor { meta, group }
+    }
+
     /// Whose tables move with it.
     pub fn group(self) -> &'a GroupName {
         self.group
+    }
+
+    fn is_default(self) -> bool {
+        *self.group == GroupName::DEFAULT
+    }
+
+    fn table(self) -> &'static str {
+        if self.is_default() { "data_sync_checkpoint" } else { "data_sync_group_checkpoint" }
+    }
+
+    /// Where it is read, and which of its lines. (The name of a group is plain.)
+    fn place(self) -> (String, String) {
+        let line =
+            if self.is_default() { "true".to_owned() } else { format!("group_name = '{}'", self.group) };
+        (format!("{}.{}", self.meta, self.table()), line)
     }
 
     pub async fn read(self, client: &impl GenericClient) -> Result<Checkpoint> {
@@ -55,15 +75,29 @@ impl<'a> Cursor<'a> {
     }
 
     async fn select(self, client: &impl GenericClient, lock: &str) -> Result<Checkpoint> {
-        let meta = self.meta;
+        let (place, line) = self.place();
+        // The archive is that of the whole copy.
+        let archive_id = match self.is_default() {
+            true => "archive_id::text".to_owned(),
+            false => format!("(SELECT c.archive_id::text FROM {}.data_sync_checkpoint c)", self.meta),
+        };
         let select = format!(
-            "SELECT archive_id::text, seq, manifest_sha256, end_lsn::text, day::text \
-             FROM {meta}.data_sync_checkpoint{lock}"
+            "SELECT {archive_id}, seq, manifest_sha256, end_lsn::text, day::text FROM {place} WHERE {line}{lock}"
         );
         let rows = client.query(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
         match rows.as_slice() {
-            [row] => parse(row).map_err(|error| damaged("the checkpoint cannot be read").caused_by(error)),
-            rows => Err(damaged(&format!("data_sync_checkpoint has {} rows instead of one", rows.len()))),
+            [row] => {
+                parse(row).map_err(|error| self.damaged("the checkpoint cannot be read").caused_by(error))
+            }
+            rows => {
+                let rows = rows.len();
+                Err(self.damaged(&match self.is_default() {
+                    true => format!("data_sync_checkpoint has {rows} rows instead of one"),
+                    false => {
+                        format!("data_sync_group_checkpoint has {rows} rows of {} instead of one", self.group)
+                    }
+                }))
+            }
         }
     }
 
@@ -74,29 +108,28 @@ impl<'a> Cursor<'a> {
         checkpoint: &Checkpoint,
         commit_time: Option<Timestamp>,
     ) -> Result<()> {
-        let meta = self.meta;
         let Some(Applied { link, end_lsn, day }) = checkpoint.segment else { return Ok(()) };
+        let (place, line) = self.place();
         let update = format!(
-            "UPDATE {meta}.data_sync_checkpoint SET archive_id = $1::text::uuid, seq = $2, manifest_sha256 = $3, \
-             end_lsn = $4::text::pg_lsn, day = $5::text::date, \
-             commit_time = coalesce($6::text::timestamptz, commit_time), applied_at = clock_timestamp()"
+            "UPDATE {place} SET seq = $1, manifest_sha256 = $2, end_lsn = $3::text::pg_lsn, day = $4::text::date, \
+             commit_time = coalesce($5::text::timestamptz, commit_time), applied_at = clock_timestamp() WHERE {line}"
         );
         let seq = i64::try_from(link.seq.get()).expect("ten digits");
-        let archive_id = checkpoint.archive_id.map(|id| id.to_string());
         let commit_time = commit_time.map(|time| time.to_string());
         let (sha256, end_lsn, day) = (link.sha256.to_string(), end_lsn.to_string(), day.to_string());
         let updated = client
-            .execute(&update, &[&archive_id, &seq, &sha256, &end_lsn, &day, &commit_time])
+            .execute(&update, &[&seq, &sha256, &end_lsn, &day, &commit_time])
             .await
             .context(|| "moving the checkpoint".to_owned())?;
-        if updated == 1 { Ok(()) } else { Err(damaged("data_sync_checkpoint has not one row")) }
+        if updated == 1 { Ok(()) } else { Err(self.damaged(&format!("{} has not one row", self.table()))) }
     }
 
     /// Notes what a manifest says of it, in the transaction of its rows.
     pub async fn note_capture_since(self, client: &impl GenericClient, since: &CaptureSince) -> Result<()> {
         // Names that no table here has may have characters that the database has not.
         let text = kept::ascii(&serde_json::to_string(since).expect("names are its keys"));
-        let update = format!("UPDATE {}.data_sync_checkpoint SET capture_since = $1", self.meta);
+        let (place, line) = self.place();
+        let update = format!("UPDATE {place} SET capture_since = $1 WHERE {line}");
         client
             .execute(&update, &[&text])
             .await
@@ -106,11 +139,13 @@ impl<'a> Cursor<'a> {
 
     /// What the manifests up to the checkpoint say of it; nothing where none of them did.
     pub async fn capture_since(self, client: &impl GenericClient) -> Result<CaptureSince> {
-        let select = format!("SELECT capture_since FROM {}.data_sync_checkpoint", self.meta);
+        let (place, line) = self.place();
+        let select = format!("SELECT capture_since FROM {place} WHERE {line}");
         let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
         let Some(text) = row.get::<_, Option<&str>>(0) else { return Ok(CaptureSince::new()) };
-        serde_json::from_str(text)
-            .map_err(|error| damaged("data_sync_checkpoint.capture_since cannot be read").caused_by(error))
+        serde_json::from_str(text).map_err(|error| {
+            self.damaged(&format!("{}.capture_since cannot be read", self.table())).caused_by(error)
+        })
     }
 
     /// Notes which archive this copy belongs to.
@@ -128,10 +163,10 @@ impl<'a> Cursor<'a> {
 
     /// Notes how fresh the copy is: all of the archive is applied, and it covers all up to there.
     pub async fn note_covered(self, client: &impl GenericClient, head: &Head) -> Result<()> {
+        let (place, line) = self.place();
         let update = format!(
-            "UPDATE {}.data_sync_checkpoint SET covered_lsn = $1::text::pg_lsn, covered_at = $2::text::timestamptz \
-             WHERE covered_at IS DISTINCT FROM $2::text::timestamptz",
-            self.meta
+            "UPDATE {place} SET covered_lsn = $1::text::pg_lsn, covered_at = $2::text::timestamptz \
+             WHERE {line} AND covered_at IS DISTINCT FROM $2::text::timestamptz"
         );
         let (lsn, at) = (head.covered_lsn.to_string(), head.covered_at.to_string());
         client.execute(&update, &[&lsn, &at]).await.context(|| "noting the freshness".to_owned())?;
@@ -143,7 +178,8 @@ impl<'a> Cursor<'a> {
         let doing = || "bringing the checkpoint to the disk".to_owned();
         client.batch_execute("SET LOCAL synchronous_commit = on").await.context(doing)?;
         // A commit that changes nothing waits for nothing.
-        let touch = format!("UPDATE {}.data_sync_checkpoint SET seq = seq", self.meta);
+        let (place, line) = self.place();
+        let touch = format!("UPDATE {place} SET seq = seq WHERE {line}");
         client.execute(&touch, &[]).await.context(doing)?;
         Ok(())
     }
@@ -151,10 +187,9 @@ impl<'a> Cursor<'a> {
     /// How fresh the head was that was noted last.
     pub async fn covered_at(self, client: &impl GenericClient) -> Result<Option<Timestamp>> {
         // As text of ours: PostgreSQL's has other digits.
-        let select = format!(
-            "SELECT (extract(epoch FROM covered_at) * 1000000)::int8 FROM {}.data_sync_checkpoint",
-            self.meta
-        );
+        let (place, line) = self.place();
+        let select =
+            format!("SELECT (extract(epoch FROM covered_at) * 1000000)::int8 FROM {place} WHERE {line}");
         let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
         row.get::<_, Option<i64>>(0).map(Timestamp::from_micros).transpose()
     }
@@ -162,12 +197,19 @@ impl<'a> Cursor<'a> {
     /// Up to where everything that committed is in the live tables.
     pub async fn reached(self, client: &impl GenericClient) -> Result<Lsn> {
         // `covered_lsn` was noted when all of the archive was applied: after the last segment nothing had happened.
-        let select = format!(
-            "SELECT greatest(end_lsn, coalesce(covered_lsn, '0/0'))::text FROM {}.data_sync_checkpoint",
-            self.meta
-        );
+        let (place, line) = self.place();
+        let select =
+            format!("SELECT greatest(end_lsn, coalesce(covered_lsn, '0/0'))::text FROM {place} WHERE {line}");
         let row = client.query_one(&select, &[]).await.context(|| "reading the checkpoint".to_owned())?;
         row.get::<_, &str>(0).parse()
+    }
+
+    fn damaged(self, what: &str) -> Error {
+        Error::new(Kind::StateDamaged, what).hint(format!(
+            "nothing was applied: without it nobody knows what the tables hold. Restore {} from a backup of the same \
+             moment as the tables, or start over: syncdata-applier resync --all",
+            self.table()
+        ))
     }
 }
 
@@ -186,11 +228,4 @@ fn parse(row: &Row) -> Result<Checkpoint> {
     let day: Option<&str> = row.get(4);
     let day = day.ok_or_else(|| bad("a day"))?.parse()?;
     Ok(Checkpoint { archive_id, segment: Some(Applied { link: Link { seq, sha256 }, end_lsn, day }) })
-}
-
-fn damaged(what: &str) -> Error {
-    Error::new(Kind::StateDamaged, what).hint(
-        "nothing was applied: without it nobody knows what the tables hold. Restore data_sync_checkpoint from a \
-         backup of the same moment as the tables, or start over: syncdata-applier resync --all",
-    )
 }

@@ -21,17 +21,17 @@ use crate::target::postgres::kept;
 use crate::target::postgres::meta::MetaSchema;
 
 /// The tables of the whitelist with their states. One that was written into `tables_to_sync` by hand is pending; one that
-/// was taken off it for a while, and is below the checkpoint now, has to catch up before it is live.
+/// was taken off it for a while, and is below its group's checkpoint now, has to catch up before it is live.
 pub async fn table_states(
     client: &impl GenericClient,
     meta: &MetaSchema,
 ) -> Result<BTreeMap<TableName, TableState>> {
     let select = format!(
-        "SELECT w.table_name, CASE WHEN s.state = 'live' AND coalesce(s.position_lsn, '0/0') < \
-         (SELECT max(end_lsn) FROM {meta}.data_sync_checkpoint) THEN 'loading' ELSE coalesce(s.state, 'pending') END, \
+        "SELECT w.table_name, CASE WHEN s.state = 'live' AND coalesce(s.position_lsn, '0/0') < c.end_lsn \
+         THEN 'loading' ELSE coalesce(s.state, 'pending') END, \
          s.position_lsn::text, s.reason, coalesce(s.accepted_gaps, '{{}}'), s.load, coalesce(s.held_with, '{{}}'), \
-         s.source_columns, s.local_columns, coalesce(s.load_asked, 0), s.source_key, s.base_lsn::text \
-         FROM {meta}.tables_to_sync w \
+         s.source_columns, s.local_columns, coalesce(s.load_asked, 0), s.source_key, s.base_lsn::text, w.group_name \
+         FROM {meta}.tables_to_sync w LEFT JOIN {meta}.data_sync_checkpoints c USING (group_name) \
          LEFT JOIN {meta}.data_sync_table_state s USING (table_name) ORDER BY w.id"
     );
     let rows = client.query(&select, &[]).await.context(|| "reading the states of the tables".to_owned())?;
@@ -41,7 +41,7 @@ pub async fn table_states(
         let position: Option<&str> = row.get(2);
         let memory = row.get::<_, Option<&str>>(8).and_then(Memory::parse).unwrap_or_default();
         let state = TableState {
-            group: GroupName::DEFAULT,
+            group: row.get::<_, &str>(12).parse()?,
             state: row.get::<_, &str>(1).parse()?,
             position: position.map(str::parse).transpose()?,
             reason: row.get(3),
@@ -187,7 +187,8 @@ pub async fn note_loaded(
          position_time = coalesce(c.commit_time, $2::text::timestamptz), since = now(), \
          changed_lsn = s.position_lsn, changed_at = coalesce(c.commit_time, $2::text::timestamptz), \
          nan_as_null = CASE WHEN $2::text IS NULL THEN nan_as_null ELSE '{{}}' END \
-         FROM {meta}.data_sync_checkpoint c WHERE s.table_name = $1"
+         FROM {meta}.tables_to_sync w JOIN {meta}.data_sync_checkpoints c USING (group_name) \
+         WHERE s.table_name = $1 AND w.table_name = s.table_name"
     );
     let taken_at = base.map(|base| base.taken_at.to_string());
     let base = base.map(|base| base.start_lsn.to_string());
@@ -239,6 +240,10 @@ pub async fn start_over(
     let statements = [
         format!("DELETE FROM {meta}.data_sync_checkpoint"),
         format!("INSERT INTO {meta}.data_sync_checkpoint DEFAULT VALUES"),
+        format!(
+            "UPDATE {meta}.data_sync_group_checkpoint SET seq = 0, manifest_sha256 = NULL, end_lsn = '0/0', day = NULL, \
+             commit_time = NULL, covered_lsn = NULL, covered_at = NULL, applied_at = NULL, capture_since = NULL"
+        ),
     ];
     let doing = || "starting over".to_owned();
     for statement in &statements {
@@ -405,13 +410,20 @@ pub async fn add_waiting(
     Ok(())
 }
 
-/// Quarantined tables for which nobody has counted yet what waits for them, with their positions.
-pub async fn uncounted(client: &impl GenericClient, meta: &MetaSchema) -> Result<Vec<(TableName, Lsn)>> {
+/// Quarantined tables of the group for which nobody has counted yet what waits for them, with their positions.
+pub async fn uncounted(
+    client: &impl GenericClient,
+    meta: &MetaSchema,
+    group: &GroupName,
+) -> Result<Vec<(TableName, Lsn)>> {
     let select = format!(
-        "SELECT table_name, position_lsn::text FROM {meta}.data_sync_table_state \
-         WHERE state = 'quarantined' AND waiting IS NULL AND position_lsn IS NOT NULL"
+        "SELECT s.table_name, s.position_lsn::text \
+         FROM {meta}.data_sync_table_state s LEFT JOIN {meta}.tables_to_sync w USING (table_name) \
+         WHERE s.state = 'quarantined' AND s.waiting IS NULL AND s.position_lsn IS NOT NULL \
+           AND coalesce(w.group_name, '{}') = $1",
+        GroupName::DEFAULT
     );
-    let rows = client.query(&select, &[]).await.context(|| "reading what waits".to_owned())?;
+    let rows = client.query(&select, &[&group.as_str()]).await.context(|| "reading what waits".to_owned())?;
     rows.iter().map(|row| Ok((row.get::<_, &str>(0).parse()?, row.get::<_, &str>(1).parse()?))).collect()
 }
 
