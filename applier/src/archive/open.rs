@@ -5,11 +5,16 @@ use syncdata_formats::error::Result;
 use syncdata_service::config::Config;
 
 use crate::archive::source::Source;
+use crate::plan::group::GroupName;
 
-/// For a pass.
-pub fn open(config: &Config) -> Result<Source> {
+/// For the passes of a group, which sweep the cache: each has one of its own.
+pub fn open(config: &Config, group: &GroupName) -> Result<Source> {
     let bytes_max = config.cache_max.as_u64();
-    let source = Source::new(archive(config)?, config.cache_of_copy(), bytes_max, config.verify_key()?)?;
+    let cache = match *group == GroupName::DEFAULT {
+        true => config.cache_of_copy(),
+        false => config.cache_of_copy().join(format!("group-{group}")),
+    };
+    let source = Source::new(archive(config)?, cache, bytes_max, config.verify_key()?)?;
     Ok(source.with_line_bytes_max(config.line_max))
 }
 

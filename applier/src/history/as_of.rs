@@ -145,7 +145,9 @@ impl Making<'_> {
         let snapshots = self.source.snapshots(standing.archive_id).await?;
         let floor = self.source.floor().await?;
         let is_whole = floor.is_none_or(|floor| floor.seq == SegmentSeq::FIRST);
-        let since = Cursor::of(&self.local.meta).capture_since(self.local.session.client()).await?;
+        let since = Cursor::of_group(&self.local.meta, &standing.group)
+            .capture_since(self.local.session.client())
+            .await?;
         let mut groups: BTreeMap<BaseKey, (Base, Vec<TableName>)> = BTreeMap::new();
         for (name, (_, table)) in copies {
             let has_it = |snapshot: &&Arc<SnapshotManifest>| {

@@ -10,7 +10,7 @@ mod report;
 pub mod row;
 mod schemas;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use syncdata_formats::error::{Error, Kind, Result};
 use syncdata_formats::layout::SegmentSeq;
@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::archive::range::TimeRange;
 use crate::archive::source::Source;
+use crate::plan::group::GroupName;
 use crate::plan::state::TableState;
 use crate::target::postgres::cursor::{self, Checkpoint, Cursor};
 use crate::target::postgres::local::Local;
@@ -49,14 +50,17 @@ struct Standing {
     archive_id: Uuid,
     applied: Link,
     states: BTreeMap<TableName, TableState>,
+    /// Which all of these tables are in.
+    group: GroupName,
     checkpoint: Checkpoint,
 }
 
 impl Standing {
     async fn read(local: &Local, source: &Source, tables: Option<&str>) -> Result<Standing> {
         let (client, meta) = (local.session.client(), &local.meta);
-        let checkpoint = Cursor::of(meta).read(client).await?;
         let states = chosen(cursor::table_states(client, meta).await?, tables)?;
+        let group = group_of(&states)?;
+        let checkpoint = Cursor::of_group(meta, &group).read(client).await?;
         let (Some(archive_id), Some(applied)) = (checkpoint.archive_id, checkpoint.segment) else {
             return Err(Error::new(Kind::NotFound, "nothing was applied here yet")
                 .hint("syncdata-applier sync applies what the archive has"));
@@ -67,11 +71,28 @@ impl Standing {
                 format!("{} holds archive {found}, this copy belongs to {archive_id}", source.location());
             return Err(Error::new(Kind::Foreign, message).hint("nothing was changed; check archive_dir"));
         }
-        Ok(Standing { archive_id, applied: applied.link, states, checkpoint })
+        Ok(Standing { archive_id, applied: applied.link, states, group, checkpoint })
     }
 
     fn seq(&self) -> SegmentSeq {
         self.applied.seq
+    }
+}
+
+/// The group that the tables are in. Those of several stand at several places of the archive.
+fn group_of(states: &BTreeMap<TableName, TableState>) -> Result<GroupName> {
+    let groups: BTreeSet<&GroupName> = states.values().map(|state| &state.group).collect();
+    match groups.len() {
+        0 | 1 => Ok(groups.into_iter().next().cloned().unwrap_or_default()),
+        _ => {
+            let names: Vec<&str> = groups.into_iter().map(GroupName::as_str).collect();
+            let message = format!(
+                "these tables are of several groups ({}), and each has a checkpoint of its own",
+                names.join(", ")
+            );
+            Err(Error::new(Kind::BadInput, message)
+                .hint("one group at a time: --tables, with those of one group"))
+        }
     }
 }
 

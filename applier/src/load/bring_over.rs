@@ -20,7 +20,7 @@ use crate::table::{self, Fit, Table, UniqueIndex};
 use crate::target::postgres::apply::{FREE_PLANS, Writer, computed};
 use crate::target::postgres::bystanders;
 use crate::target::postgres::cascades::Watch;
-use crate::target::postgres::cursor::{self, Cursor};
+use crate::target::postgres::cursor;
 use crate::target::postgres::identity;
 use crate::target::postgres::ledger::{self, Entry};
 use crate::target::postgres::lost::Lost;
@@ -55,14 +55,14 @@ impl Loader<'_> {
         }
 
         let (client, meta) = (self.local.session.client(), &self.local.meta);
-        let checkpoint = Cursor::of(meta).read(client).await?;
+        let checkpoint = self.cursor.read(client).await?;
         self.goes_on(work, &checkpoint)?;
         let position = checkpoint.end_lsn().max(work.base.end());
         let bring = async {
             writer.begin(client).await?;
             self.local.announce_writes().await?;
             control(client, FREE_PLANS).await?;
-            Cursor::of(meta).claim(client, &checkpoint).await?;
+            self.cursor.claim(client, &checkpoint).await?;
 
             let mut later = self.leave(work).await?;
             later.extend(self.hold(work).await?);

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use syncdata_formats::chain::Verified;
 use syncdata_formats::error::{Error, Kind, Result};
+use syncdata_formats::floor::Floor;
 use syncdata_formats::layout::SegmentSeq;
 use syncdata_formats::manifest::{Manifest, Relation};
 use syncdata_formats::name::TableName;
+use syncdata_formats::snapshot::SnapshotManifest;
 use syncdata_service::config::Config;
 use syncdata_service::daemon::Stop;
 use syncdata_service::faults;
@@ -19,10 +21,12 @@ use uuid::Uuid;
 
 use super::catch_up::{self, Copy, Known};
 use super::{Base, Halt, Refusal, Report, columns, fill, is_of_a_row, shadow};
+use crate::apply::acks::Acks;
 use crate::archive::fetch::Fetched;
 use crate::archive::groups::Groups;
 use crate::archive::source::Source;
 use crate::archive::stretch::stretch;
+use crate::plan::offer::Offer;
 use crate::plan::state::{Event, State, TableState};
 use crate::plan::{self, not_found, offer};
 use crate::target::postgres::apply::Writer;
@@ -33,6 +37,8 @@ use crate::target::postgres::schema;
 
 pub(super) struct Loader<'a> {
     pub local: &'a Local,
+    /// Up to where they are loaded: that of their group.
+    pub cursor: Cursor<'a>,
     pub source: &'a Source,
     pub config: &'a Config,
     pub stop: &'a Stop,
@@ -42,6 +48,12 @@ pub(super) struct Loader<'a> {
     /// The wishes that they were chosen for.
     pub asked: BTreeMap<TableName, i64>,
     pub report: &'a mut Report,
+}
+
+/// What the archive has to begin with.
+pub(super) struct Offered {
+    pub snapshots: Vec<Arc<SnapshotManifest>>,
+    pub floor: Option<Floor>,
 }
 
 /// A group of tables that is being loaded.
@@ -81,6 +93,48 @@ impl Work<'_> {
 }
 
 impl Loader<'_> {
+    /// What of one group's tables waits for a base. `Some`: one of the bases cannot be used.
+    pub(super) async fn load_all(
+        &mut self,
+        states: &BTreeMap<TableName, TableState>,
+        offered: &Offered,
+        acks: &Acks,
+    ) -> Result<Option<Error>> {
+        let client = self.local.session.client();
+        let (reached, since) = (self.cursor.reached(client).await?, self.cursor.capture_since(client).await?);
+        let floor = offered.floor.as_ref();
+        let offer = Offer { snapshots: &offered.snapshots, floor, reached, since: &since };
+        let mut bad = None;
+        let chosen = self.choose(states, &offer).await?;
+        let together = chosen.iter().flat_map(|(base, tables)| {
+            let together = base.in_groups(tables, self.local.replica);
+            together.into_iter().map(move |tables| (base, tables))
+        });
+        let together: Vec<(&Base, Vec<TableName>)> = together.collect();
+
+        for (base, tables) in together {
+            if let Base::Snapshot(snapshot) = base {
+                acks.load(Some(&snapshot.id));
+                acks.tell(self.local, self.source).await;
+            }
+            let done = self.load(base, &tables).await;
+            acks.load(None);
+            match done {
+                Ok(()) => {}
+                // A damaged base is no reason to leave the tables that have another one.
+                Err(error) if error.kind().refuses_archive() => {
+                    tracing::error!(base = base.name(), error = %error.one_line(), "the base cannot be used");
+                    bad = bad.or(Some(error));
+                }
+                Err(error) => return Err(error),
+            }
+            if self.report.stopped {
+                break;
+            }
+        }
+        Ok(bad)
+    }
+
     /// One group, which is brought over in one transaction.
     pub(super) async fn load(&mut self, base: &Base, tables: &[TableName]) -> Result<()> {
         let started = Instant::now();
@@ -110,10 +164,10 @@ impl Loader<'_> {
             return Ok(());
         }
         let _turn = self.turn.lock().await;
-        self.local.lock_pass().await?;
+        self.local.lock_pass_of(self.cursor.group()).await?;
         // After an error the lock goes with the session, or with the next group's.
         self.bring_over(&mut work, &mut writer, started).await?;
-        self.local.unlock_pass().await
+        self.local.unlock_pass_of(self.cursor.group()).await
     }
 
     /// Rows of the base, with the key that changes are applied by.
@@ -148,7 +202,7 @@ impl Loader<'_> {
 
     /// Applies what the shadows lack up to the checkpoint. False: it was nothing.
     pub(super) async fn catch_up(&mut self, work: &mut Work<'_>, writer: &mut Writer) -> Result<bool> {
-        let checkpoint = Cursor::of(&self.local.meta).read(self.local.session.client()).await?;
+        let checkpoint = self.cursor.read(self.local.session.client()).await?;
         self.goes_on(work, &checkpoint)?;
         let Some(own) = checkpoint.segment else { return Ok(false) };
         if own.end_lsn <= work.known.upto {

@@ -23,7 +23,7 @@ mod parts;
 mod refusal;
 pub(crate) mod shadow;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use syncdata_formats::error::{Error, Result};
 use syncdata_formats::lsn::Lsn;
@@ -41,12 +41,12 @@ pub(crate) use self::fill::fill;
 #[cfg(feature = "duckdb")]
 pub(crate) use self::foresee::foresee_from;
 pub use self::foresee::{Foreseen, foresee};
-use self::loader::Loader;
+use self::loader::{Loader, Offered};
 pub(crate) use self::refusal::{Halt, Refusal};
 use crate::apply::acks::Acks;
 use crate::archive;
 use crate::archive::silence::Silence;
-use crate::plan::offer::Offer;
+use crate::plan::group::GroupName;
 use crate::target::postgres::apply::is_no_fault_of_a_record;
 use crate::target::postgres::cursor::{self, Cursor};
 use crate::target::postgres::local::Local;
@@ -98,39 +98,29 @@ pub async fn run(
     // The first pass has to meet the archive.
     let Some(archive_id) = checkpoint.archive_id else { return Ok(report) };
 
-    let snapshots = source.snapshots(archive_id).await?;
-    let floor = source.floor().await?;
-    let reached = Cursor::of(&local.meta).reached(local.session.client()).await?;
-    let since = Cursor::of(&local.meta).capture_since(local.session.client()).await?;
-    let offer = Offer { snapshots: &snapshots, floor: floor.as_ref(), reached, since: &since };
-
-    let asked = states.iter().map(|(table, state)| (table.clone(), state.load_asked)).collect();
-    let mut loader =
-        Loader { local: &local, source: &source, config, stop, turn, archive_id, asked, report: &mut report };
+    let offered = Offered { snapshots: source.snapshots(archive_id).await?, floor: source.floor().await? };
+    let waiting = states.values().filter(|state| state.wants().is_some());
+    let waiting: BTreeSet<GroupName> = waiting.map(|state| state.group.clone()).collect();
     let mut bad = None;
-    let chosen = loader.choose(&states, &offer).await?;
-    let groups = chosen.iter().flat_map(|(base, tables)| {
-        let groups = base.in_groups(tables, local.replica);
-        groups.into_iter().map(move |group| (base, group))
-    });
-
-    for (base, tables) in groups {
-        if let Base::Snapshot(snapshot) = base {
-            acks.load(Some(&snapshot.id));
-            acks.tell(&local, &source).await;
-        }
-        let done = loader.load(base, &tables).await;
-        acks.load(None);
-        match done {
-            Ok(()) => {}
-            // A damaged base is no reason to leave the tables that have another one.
-            Err(error) if error.kind().refuses_archive() => {
-                tracing::error!(base = base.name(), error = %error.one_line(), "the base cannot be used");
-                bad = bad.or(Some(error));
-            }
-            Err(error) => return Err(error),
-        }
-        if loader.report.stopped {
+    for group in &waiting {
+        let own = states.iter().filter(|(_, state)| state.group == *group);
+        let own = own.map(|(table, state)| (table.clone(), state.clone())).collect();
+        let asked = states.iter().map(|(table, state)| (table.clone(), state.load_asked)).collect();
+        let cursor = Cursor::of_group(&local.meta, group);
+        let mut loader = Loader {
+            local: &local,
+            cursor,
+            source: &source,
+            config,
+            stop,
+            turn,
+            archive_id,
+            asked,
+            report: &mut report,
+        };
+        let done = loader.load_all(&own, &offered, acks).await?;
+        bad = bad.or(done);
+        if report.stopped {
             break;
         }
     }
@@ -138,7 +128,6 @@ pub async fn run(
     source.forget()?;
     bad.map_or(Ok(report), Err)
 }
-
 /// Whether the server refused a row: then the table has to be mended, and trying again does not help.
 pub(crate) fn is_of_a_row(error: &Error) -> bool {
     let has_code = sqlstate(error).is_some();

@@ -242,7 +242,7 @@ async fn transaction_of(
 ) -> Result<Part> {
     let word = table.shell_word();
     let Some(line) = letter.line else { return Err(no_record(letter, &word)) };
-    let checkpoint = Cursor::of(&local.meta).read(local.session.client()).await?;
+    let checkpoint = Cursor::of_group(&local.meta, &state.group).read(local.session.client()).await?;
     let gone = || {
         Error::new(Kind::NotFound, format!("the archive no longer has segment {}", letter.seq))
             .hint(format!("the table cannot go on from there: syncdata-applier resync {word}"))

@@ -47,8 +47,9 @@ pub struct PostgresCopy<'a> {
 }
 
 impl<'a> PostgresCopy<'a> {
-    pub fn new(local: &'a Local, proofs: Option<Proving>) -> PostgresCopy<'a> {
-        PostgresCopy { local, cursor: Cursor::of(&local.meta), writer: Writer::new(local.replica), proofs }
+    /// Of the group whose checkpoint that is. The lock of its passes is held.
+    pub fn new(local: &'a Local, cursor: Cursor<'a>, proofs: Option<Proving>) -> PostgresCopy<'a> {
+        PostgresCopy { local, cursor, writer: Writer::new(local.replica), proofs }
     }
 
     fn parts(&self) -> (&Client, &MetaSchema) {

@@ -20,6 +20,7 @@ use crate::archive::news::News;
 use crate::archive::silence::Silence;
 use crate::archive::source::Source;
 use crate::load::{self, Loaded};
+use crate::plan::group::GroupName;
 use crate::plan::state::State;
 use crate::proof::{self, Proofs};
 use crate::target::postgres::cursor::Cursor;
@@ -195,7 +196,10 @@ impl Runner {
         if synced.is_ok() && !is_stopped && self.proofs.has_begun() {
             self.stop.grant(GRACE, self.proofs.finish()).await?;
             let judged = async {
-                let (source, local) = (archive::open::open(&self.config)?, Local::open(&self.config).await?);
+                let (source, local) = (
+                    archive::open::open(&self.config, &GroupName::DEFAULT)?,
+                    Local::open(&self.config).await?,
+                );
                 judge(&local, &source).await;
                 Ok::<_, Error>(())
             };
@@ -307,7 +311,8 @@ impl Runner {
         if let Some(source) = self.followed().clone() {
             return Ok(source);
         }
-        let source = archive::open::open(&self.config)?.with_silence(self.silence.clone());
+        let source =
+            archive::open::open(&self.config, &GroupName::DEFAULT)?.with_silence(self.silence.clone());
         *self.followed() = self.config.follow.then(|| source.clone());
         Ok(source)
     }
@@ -330,7 +335,8 @@ impl Runner {
             None => Local::open_for_pass(&self.config).await?,
         };
         *self.canceller.lock().unwrap_or_else(PoisonError::into_inner) = Some(local.session.canceller());
-        local.lock_pass().await?;
+        let cursor = Cursor::of(&local.meta);
+        local.lock_pass_of(cursor.group()).await?;
         let begun = match trigger {
             Trigger::Api | Trigger::News => None,
             Trigger::Schedule | Trigger::Command => {
@@ -338,7 +344,7 @@ impl Runner {
                 begun.inspect_err(executions::warn).ok()
             }
         };
-        let passed = self.pass_with(&local, &source, self.tidies(trigger)).await;
+        let passed = self.pass_with(&local, cursor, &source, self.tidies(trigger)).await;
         // Without its session there is nobody to tell it: it is called abandoned later.
         if let Some(begun) = begun.filter(|_| !local.session.is_closed()) {
             let came = passed.as_ref().map_or_else(Came::failed, pass_came_to);
@@ -346,27 +352,33 @@ impl Runner {
                 executions::warn(&error);
             }
         }
-        if self.config.follow && passed.is_ok() && local.end_pass().await.is_ok() {
+        if self.config.follow && passed.is_ok() && local.end_pass_of(cursor.group()).await.is_ok() {
             self.keep(Some(local));
         }
         passed
     }
 
-    async fn pass_with(&self, local: &Local, source: &Source, tidies: bool) -> Result<Report> {
+    async fn pass_with(
+        &self,
+        local: &Local,
+        cursor: Cursor<'_>,
+        source: &Source,
+        tidies: bool,
+    ) -> Result<Report> {
         if tidies {
             forget_old_logs(local, self.config.log_keep_days).await;
             local_writes::keep(local, self.config.local_writes).await?;
         }
         let rules = rules(&self.config);
         let proving = Proving { proofs: Arc::clone(&self.proofs), config: self.config.clone() };
-        let copy = PostgresCopy::new(local, Some(proving));
+        let copy = PostgresCopy::new(local, cursor, Some(proving));
         let mut context = PassContext::new(copy, source, &rules);
         context.stop = self.stop.clone();
         context.tally = Arc::clone(&self.tally);
         let report = Pass::new(context).run().await?;
         if tidies {
             judge(local, source).await;
-            count_waiting(local, source).await;
+            count_waiting(local, cursor, source).await;
             self.acks.tell(local, source).await;
         }
         Ok(report)
@@ -433,8 +445,8 @@ async fn judge(local: &Local, source: &Source) {
 }
 
 /// Neither is what waits in vain.
-async fn count_waiting(local: &Local, source: &Source) {
-    if let Err(error) = waiting::count(local, source).await {
+async fn count_waiting(local: &Local, cursor: Cursor<'_>, source: &Source) {
+    if let Err(error) = waiting::count(local, cursor, source).await {
         tracing::warn!(error = %error.one_line(), "what waits for quarantined tables could not be counted");
     }
 }

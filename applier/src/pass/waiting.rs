@@ -11,14 +11,13 @@ use crate::archive::stretch::stretch;
 use crate::target::postgres::cursor::{self, Cursor};
 use crate::target::postgres::local::Local;
 
-/// Counts for those of which nobody knows it yet; what comes later is added as it is passed over. Nobody moves the copy
-/// meanwhile: the pass holds its lock.
-pub(super) async fn count(local: &Local, source: &Source) -> Result<()> {
+/// Counts for those of the group of which nobody knows it yet; what comes later is added as it is passed over. Nobody moves
+/// its checkpoint meanwhile: the pass holds its lock.
+pub(super) async fn count(local: &Local, cursor: Cursor<'_>, source: &Source) -> Result<()> {
     let (client, meta) = (local.session.client(), &local.meta);
-    let checkpoint_of = Cursor::of(meta);
-    let tables = cursor::uncounted(client, meta, checkpoint_of.group()).await?;
+    let tables = cursor::uncounted(client, meta, cursor.group()).await?;
     let Some(from) = tables.iter().map(|(_, position)| *position).min() else { return Ok(()) };
-    let checkpoint = checkpoint_of.read(client).await?;
+    let checkpoint = cursor.read(client).await?;
     let (Some(archive_id), Some(own)) = (checkpoint.archive_id, checkpoint.segment) else { return Ok(()) };
     let segments = stretch(source, archive_id, own.link, own.end_lsn, from).await?;
     for (table, position) in tables {

@@ -36,15 +36,15 @@ pub async fn look(config: &Config, asked: &Asked) -> Result<Report> {
     let mut report = Report { table: asked.table.to_string(), ..Report::default() };
 
     let (client, meta) = (local.session.client(), &local.meta);
-    let checkpoint = Cursor::of(meta).read(client).await?;
-    let Some(archive_id) = checkpoint.archive_id else { return Err(not_applied()) };
-    // Of a table that a base copy brought, which nothing has followed, there is no segment yet.
-    let applied = checkpoint.segment;
     let states = cursor::table_states(client, meta).await?;
     let Some(state) = states.get(&asked.table) else {
         return Err(Error::new(Kind::NotFound, format!("{} is not in the whitelist", asked.table))
             .hint("syncdata-applier list-tables shows what is"));
     };
+    let checkpoint = Cursor::of_group(meta, &state.group).read(client).await?;
+    let Some(archive_id) = checkpoint.archive_id else { return Err(not_applied()) };
+    // Of a table that a base copy brought, which nothing has followed, there is no segment yet.
+    let applied = checkpoint.segment;
     if state.state != State::Live {
         let reason = state.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
         return Err(Error::new(Kind::Rejected, format!("{} is {}{reason}", asked.table, state.state))

@@ -3,7 +3,19 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
+use syncdata_applier::apply::acks::Acks;
+use syncdata_applier::apply::transaction::Rules;
+use syncdata_applier::archive::silence::Silence;
+use syncdata_applier::pass::{Pass, PassContext, PostgresCopy, Report};
+use syncdata_applier::plan::group::GroupName;
+use syncdata_applier::target::postgres::cursor::Cursor;
+use syncdata_applier::target::postgres::local::Local;
+use syncdata_applier::{archive, load};
+use syncdata_formats::error::{Kind, Result};
+use syncdata_service::config::{Config, OnError, Overrides};
+use syncdata_service::daemon::Stop;
 use syncdata_tests::LocalCopy;
 
 use super::dead_letters::earlier;
@@ -188,4 +200,148 @@ async fn starting_over_forgets_the_checkpoint_of_every_group() {
     copy.applier(&["resync", "--all"]).succeed().await;
     let night = "SELECT seq, manifest_sha256, end_lsn, covered_at FROM data_sync_group_checkpoint";
     assert_eq!(copy.rows(night).await, "0,NULL,0/0,NULL");
+}
+
+/// Of the transactions over both groups, each in a segment of its own.
+const TRANSACTIONS: u32 = 12;
+/// Passes that are cut off; the last ones are not.
+const CUT_OFF: u32 = 40;
+
+#[tokio::test]
+async fn each_group_is_a_state_that_the_source_had_wherever_passes_are_cut_off() {
+    let mut copy = synced().await;
+    copy.server.execute(ANOTHER_GROUP).await;
+    for number in 1..=TRANSACTIONS {
+        let id = 100 + number;
+        let order = format!(r#"{{"table":"orders","op":"INSERT","data":{{"id":{id},"user_id":1}}}}"#);
+        copy.forge.segment(&[vec![rename(1, &format!("n{number}")), order]]);
+    }
+    let config = settings(&copy);
+    let groups = [GroupName::DEFAULT, "night".parse().expect("a name")];
+    let (mut dice, mut cut_off) = (0x2545_F491_u32, 0);
+    for round in 0..CUT_OFF + 2 {
+        dice ^= dice << 13;
+        dice ^= dice >> 17;
+        dice ^= dice << 5;
+        // The one and the other, in no order; both at the end.
+        let is_last = round >= CUT_OFF;
+        let group = &groups[if is_last { (round % 2) as usize } else { (dice >> 8) as usize % 2 }];
+        let before = stands(&copy).await;
+        let patience = if is_last { 60_000 } else { 20 + u64::from(dice % 160) };
+        let passed = tokio::time::timeout(Duration::from_millis(patience), pass_of(&config, group)).await;
+        match passed {
+            Ok(passed) => {
+                let unhealthy = passed.expect("nothing is in its way").unhealthy;
+                assert!(unhealthy.is_empty(), "{group}: {unhealthy:?}");
+            }
+            Err(_) => cut_off += 1,
+        }
+        // What was cut off may still be committing: the next pass waits for it.
+        let local = Local::open(&config).await.expect("a session");
+        local.lock_pass().await.expect("nobody applies any more");
+        let after = stands(&copy).await;
+        let other = usize::from(*group == GroupName::DEFAULT);
+        assert_eq!(before[other], after[other], "round {round}: {group} has moved the other group");
+    }
+    assert!(cut_off > 0, "no pass was under way when it was to be cut off");
+    assert_eq!(stands(&copy).await, [u64::from(TRANSACTIONS) + 1; 2]);
+}
+
+/// Up to which segment each group is applied. Its tables are as the source was then.
+async fn stands(copy: &LocalCopy) -> [u64; 2] {
+    let found = copy
+        .rows(
+            "SELECT d.seq, (SELECT name FROM users WHERE id = 1), n.seq, (SELECT count(*) || '/' || max(id) FROM orders),
+                (SELECT bool_and(t.state = 'live' AND t.position_lsn =
+                    CASE t.table_name WHEN 'orders' THEN n.end_lsn ELSE d.end_lsn END) FROM data_sync_table_state t)
+             FROM data_sync_checkpoint d, data_sync_group_checkpoint n",
+        )
+        .await;
+    let numbers: Vec<&str> = found.split(',').collect();
+    let [first, second] = [numbers[0], numbers[2]].map(|text| text.parse::<u64>().expect("a number"));
+    let name = if first == 1 { "Ann".to_owned() } else { format!("n{}", first - 1) };
+    let last = if second == 1 { 7 } else { 99 + second };
+    assert_eq!(found, format!("{first},{name},{second},{second}/{last},t"));
+    [first, second]
+}
+
+fn settings(copy: &LocalCopy) -> Config {
+    let (host, user) = (copy.server.host().to_owned(), copy.server.user().to_owned());
+    let (port, database) = (copy.server.port().to_string(), copy.server.database().to_owned());
+    let archive = copy.archive_dir().display().to_string();
+    let state = copy.folder().join("state").display().to_string();
+    let env = move |name: &str| match name {
+        "PG_HOST" => Some(host.clone()),
+        "PG_PORT" => Some(port.clone()),
+        "PG_USER_NAME" => Some(user.clone()),
+        "PG_DB_NAME" => Some(database.clone()),
+        "SYNCDATA_ARCHIVE_DIR" => Some(archive.clone()),
+        "STATE_DIRECTORY" => Some(state.clone()),
+        _ => None,
+    };
+    Config::load(None, env, &Overrides::default()).expect("settings")
+}
+
+async fn pass_of(config: &Config, group: &GroupName) -> Result<Report> {
+    let local = Local::open_for_pass(config).await?;
+    local.lock_pass_of(group).await?;
+    let source = archive::open::open(config, group)?;
+    let rules =
+        Rules { apply_batch_changes: 1, on_error: OnError::Stop, metric_freq: Duration::from_secs(3600) };
+    let copy = PostgresCopy::new(&local, Cursor::of_group(&local.meta, group), None);
+    Pass::new(PassContext::new(copy, &source, &rules)).run().await
+}
+
+#[tokio::test]
+async fn passes_of_groups_go_side_by_side_and_commands_keep_all_of_them_out() {
+    let copy = synced().await;
+    copy.server.execute(ANOTHER_GROUP).await;
+    let (config, night) = (settings(&copy), "night".parse().expect("a name"));
+    let [first, second, third] = [
+        Local::open(&config).await.expect("a session"),
+        Local::open(&config).await.expect("a session"),
+        Local::open(&config).await.expect("a session"),
+    ];
+    first.lock_pass_of(&night).await.expect("it is free");
+    second.lock_pass_of(&GroupName::DEFAULT).await.expect("it is free");
+    second.unlock_pass_of(&GroupName::DEFAULT).await.expect("it was ours");
+    let all = tokio::time::timeout(Duration::from_secs(1), third.lock_pass()).await;
+    assert!(all.is_err(), "a pass of one of the groups is under way");
+    first.unlock_pass_of(&night).await.expect("it was ours");
+    third.lock_pass().await.expect("all are free");
+    for group in [night, GroupName::DEFAULT] {
+        let held = tokio::time::timeout(Duration::from_secs(1), second.lock_pass_of(&group)).await;
+        assert!(held.is_err(), "{group} is kept out");
+    }
+    let unknown = second.lock_pass_of(&"day".parse().expect("a name")).await;
+    assert_eq!(unknown.expect_err("nobody has made it").kind(), Kind::NotFound);
+}
+
+#[tokio::test]
+async fn a_table_of_a_group_is_loaded_up_to_the_checkpoint_of_its_group() {
+    let mut copy = synced().await;
+    copy.server.execute(ANOTHER_GROUP).await;
+    let order = |id: u32| format!(r#"{{"table":"orders","op":"INSERT","data":{{"id":{id},"user_id":1}}}}"#);
+    copy.forge.segment(&[vec![order(8)]]);
+    copy.sync(0).await;
+    // Somebody has lost a row of it. The rest comes with the passes of its group.
+    copy.server.execute("DELETE FROM orders").await;
+    copy.applier(&["resync", "orders"]).run().await.expect_code(1);
+    let config = settings(&copy);
+    let (stop, turn, acks) = (Stop::new(), tokio::sync::Mutex::new(()), Acks::default());
+    let loaded = load::run(&config, &stop, &turn, &acks, Silence::default()).await.expect("it has a base");
+    assert_eq!(loaded.loaded.len(), 1, "{loaded:?}");
+    assert_eq!(copy.rows("SELECT id FROM orders ORDER BY id").await, "7");
+    let position = "SELECT state, load, position_lsn = (SELECT end_lsn FROM data_sync_group_checkpoint)
+        FROM data_sync_table_state WHERE table_name = 'orders'";
+    assert_eq!(copy.rows(position).await, "live,NULL,t");
+    pass_of(&config, &"night".parse().expect("a name")).await.expect("nothing is in its way");
+    assert_eq!(copy.rows("SELECT id FROM orders ORDER BY id").await, "7 8");
+    assert_eq!(copy.rows(position).await, "live,NULL,t");
+    // What is about one moment is refused of tables that stand at several.
+    let both = ["replay", "--from", "2020-01-01", "--to", "2030-01-01", "--dry-run"];
+    let refused = copy.applier(&both).run().await.expect_code(2);
+    assert!(refused.stderr.contains("of several groups (default, night)"), "{refused}");
+    let one = [&both[..], &["--tables", "orders"]].concat();
+    copy.applier(&one).succeed().await;
 }

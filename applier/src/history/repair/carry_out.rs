@@ -40,7 +40,9 @@ impl Repair<'_> {
         let mut writer = Writer::new(self.local.replica);
         writer.begin(client).await?;
         self.local.announce_writes().await?;
-        Cursor::of(&self.local.meta).claim(client, &self.standing.checkpoint).await?;
+        Cursor::of_group(&self.local.meta, &self.standing.group)
+            .claim(client, &self.standing.checkpoint)
+            .await?;
         let wanted = self.wanted(scans, searches, report).await?;
         let wanted = self.put_together(&mut writer, wanted).await?;
         let mut entries = Vec::new();

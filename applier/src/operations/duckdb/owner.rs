@@ -20,6 +20,7 @@ use crate::load::{self};
 use crate::operations::{Answer, sync};
 use crate::pass::runner::{Synced, rules};
 use crate::pass::{Pass, PassContext, Report, Tally};
+use crate::plan::group::GroupName;
 use crate::target::duckdb::{Duckdb, File, Options};
 
 /// A pass is tried again so often, within about a minute, before its trouble is reported.
@@ -143,7 +144,8 @@ impl Owner {
     }
 
     async fn once(&mut self) -> Result<Synced> {
-        let source = archive::open::open(&self.config)?.with_silence(self.silence.clone());
+        let source =
+            archive::open::open(&self.config, &GroupName::DEFAULT)?.with_silence(self.silence.clone());
         let mut synced = Synced::from(self.pass(&source).await?);
         if synced.pass.waits_for_base && !synced.pass.stopped {
             let loads = self.load().await?;

@@ -9,6 +9,7 @@ use syncdata_service::config::{Config, LocalWrites, QuarantineValues};
 use syncdata_service::postgres::{PinnedSettings, Session, sqlstate};
 use tokio_postgres::error::SqlState;
 
+use crate::plan::group::GroupName;
 use crate::target::postgres::collations;
 use crate::target::postgres::meta::{self, MetaSchema};
 use crate::target::postgres::values::Values;
@@ -20,6 +21,8 @@ const PASS_LOCK: i32 = 1;
 const DAEMON_LOCK: i32 = 2;
 const LOAD_LOCK: i32 = 3;
 const DRILL_LOCK: i32 = 4;
+/// And the number of a group.
+const GROUP_LOCKS: i32 = 1000;
 
 /// Rows that readers hold locked: they win for so long, then the pass is tried again.
 pub(crate) const LOCK_TIMEOUT: &str = "10s";
@@ -213,29 +216,69 @@ impl Local {
         }
     }
 
-    /// One pass at a time in a database. Ends with the session.
+    /// No pass of any group meanwhile, and no group that is made. Ends with the session.
     pub async fn lock_pass(&self) -> Result<()> {
-        if self.lock(PASS_LOCK, PASS_LOCK_PATIENCE).await? {
+        self.lock_pass_of(&GroupName::DEFAULT).await?;
+        // All take them in this order, and nobody makes or drops a group without the first.
+        for number in self.numbers_of_other_groups().await? {
+            self.lock_or_say_who_applies(GROUP_LOCKS + number).await?;
+        }
+        Ok(())
+    }
+
+    /// One pass of a group at a time in a database. Ends with the session.
+    pub async fn lock_pass_of(&self, group: &GroupName) -> Result<()> {
+        self.lock_or_say_who_applies(self.pass_lock(group).await?).await
+    }
+
+    async fn lock_or_say_who_applies(&self, lock: i32) -> Result<()> {
+        if self.lock(lock, PASS_LOCK_PATIENCE).await? {
             return Ok(());
         }
-        let holder = self.holder(PASS_LOCK).await?;
+        let holder = self.holder(lock).await?;
         Err(Error::new(Kind::Locked, format!("{holder} is applying to this database"))
             .hint("wait until it has finished, or end it with pg_terminate_backend"))
     }
 
-    /// Lets the next pass go, before the session ends.
-    pub async fn unlock_pass(&self) -> Result<()> {
+    /// That of `default` is the one of programs that know no groups.
+    async fn pass_lock(&self, group: &GroupName) -> Result<i32> {
+        if *group == GroupName::DEFAULT {
+            return Ok(PASS_LOCK);
+        }
+        let select = format!("SELECT number FROM {}.sync_configurations WHERE name = $1", self.meta);
+        let found = self.session.client().query_opt(&select, &[&group.as_str()]).await;
+        let found = found.context(|| format!("looking for the group {group}"))?;
+        let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no group {group}")))?;
+        Ok(GROUP_LOCKS + found.get::<_, i32>(0))
+    }
+
+    /// In their order; none where our tables are of a time without groups.
+    async fn numbers_of_other_groups(&self) -> Result<Vec<i32>> {
+        let version = meta::version(&self.session, &self.meta).await?;
+        if !meta::tables_of(version).any(|table| table == "sync_configurations") {
+            return Ok(Vec::new());
+        }
+        let select =
+            format!("SELECT number FROM {}.sync_configurations WHERE name <> $1 ORDER BY number", self.meta);
+        let rows = self.session.client().query(&select, &[&GroupName::DEFAULT.as_str()]).await;
+        let rows = rows.context(|| "reading which groups there are".to_owned())?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Lets the group's next pass go, before the session ends.
+    pub async fn unlock_pass_of(&self, group: &GroupName) -> Result<()> {
+        let lock = self.pass_lock(group).await?;
         let unlock = "SELECT pg_advisory_unlock($1, $2)";
-        let unlocked = self.session.client().query_one(unlock, &[&LOCK_CLASS, &PASS_LOCK]).await;
+        let unlocked = self.session.client().query_one(unlock, &[&LOCK_CLASS, &lock]).await;
         unlocked.context(|| "giving an advisory lock back".to_owned())?;
         Ok(())
     }
 
-    /// Leaves nothing of a pass in the session, which another one will have.
-    pub async fn end_pass(&self) -> Result<()> {
+    /// Leaves nothing of a pass of the group in the session, which another one will have.
+    pub async fn end_pass_of(&self, group: &GroupName) -> Result<()> {
         let discarded = self.session.client().batch_execute("DISCARD TEMP").await;
         discarded.context(|| "leaving the session to the next pass".to_owned())?;
-        self.unlock_pass().await
+        self.unlock_pass_of(group).await
     }
 
     /// One loader of base copies at a time. Ends with the session.
