@@ -30,7 +30,7 @@ pub(super) async fn as_ours(
         return Ok(statement);
     }
     // A value may look like the beginning of a comment.
-    let is_whole = |place: &usize| statement[..*place].matches('\'').count() % 2 == 0;
+    let is_whole = |place: &usize| statement[..*place].matches('\'').count().is_multiple_of(2);
     let comment = statement.rfind("  -- ").filter(is_whole).unwrap_or(statement.len());
     let (written, comment) = statement.split_at(comment);
     Ok(format!("BEGIN; {UNDER_REPLICA}; {written}; COMMIT{comment}"))
