@@ -147,7 +147,8 @@ impl Watched {
             return Some(ANOTHER);
         }
         let was_emptied = emptied.contains(&self.oid);
-        // What was made and went between two looks has taken no row along that another look has seen.
+        // What was made and went between two looks has taken rows along that another look has seen only where they had gone
+        // from their own partition before: their keys say so.
         if self.parts.keys().any(|oid| !now.parts.contains_key(oid)) {
             return Some(PARTITION);
         }

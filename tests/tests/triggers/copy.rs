@@ -114,6 +114,37 @@ async fn partitions_travel_as_their_root() {
     world.assert_same(&["p"]).await;
 }
 
+/// A default partition is split, and what came of it is put out of the way, all between two polls: the rows have gone from
+/// their partition, and under their keys others came to one that no look has seen. Keys that were new in it go without a word.
+#[tokio::test]
+async fn rows_that_leave_with_a_partition_which_no_look_has_seen_are_gone() {
+    let schema = "CREATE TABLE p (a int PRIMARY KEY, v text) PARTITION BY RANGE (a);
+        CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); CREATE TABLE rest PARTITION OF p DEFAULT";
+    let world = world(schema).await;
+    world.source.execute("INSERT INTO p VALUES (1, 'x'), (51, 'a'), (52, 'b'), (53, 'c'), (71, 'd')").await;
+    follow(&world, &["p"]).await;
+    let split = |from: u32, to: u32| {
+        format!(
+            "BEGIN; CREATE TEMP TABLE moved AS SELECT * FROM rest WHERE a >= {from} AND a < {to};
+             DELETE FROM rest WHERE a >= {from} AND a < {to};
+             CREATE TABLE later PARTITION OF p FOR VALUES FROM ({from}) TO ({to}); INSERT INTO p SELECT * FROM moved; COMMIT;
+             DROP TABLE moved; INSERT INTO p VALUES ({from}, 'new') ON CONFLICT DO NOTHING"
+        )
+    };
+    for (from, leaves) in [
+        (50, "ALTER TABLE p DETACH PARTITION later; DROP TABLE later; INSERT INTO p VALUES (52, 'back')"),
+        (70, "TRUNCATE later; DROP TABLE later"),
+    ] {
+        world.source.execute(&split(from, from + 10)).await;
+        world.source.execute(leaves).await;
+        world.archiver(["run", "--once"]).succeed().await;
+        world.applier(["sync"]).succeed().await;
+        world.assert_same(&["p"]).await;
+        let missing = "SELECT coalesce(sum(rows_missing), 0) FROM data_sync_logs";
+        assert_eq!(world.target.value(missing).await, "0", "{leaves}");
+    }
+}
+
 /// Its rows were loaded while nothing was noted of them, and then it looks as if nothing had ever been off.
 #[tokio::test]
 async fn a_new_partition_whose_triggers_were_off_for_a_while_is_a_gap() {

@@ -139,9 +139,12 @@ impl Table {
     pub(super) fn gone(&self, since: &Seen, is_exact: bool) -> String {
         let names =
             self.in_order.values().map(|place| format!("k.first{place}")).collect::<Vec<_>>().join(", ");
+        // What came into a partition that was made and left since is in no count: its row may have been another partition's,
+        // where it went first.
+        let went_first = if self.is_partitioned { " OR k.first_op <> 'I'" } else { "" };
         let had_row = if is_exact {
             format!(
-                "WHERE (EXISTS (SELECT FROM {} r WHERE {}))::int - k.came + k.went > 0",
+                "WHERE (EXISTS (SELECT FROM {} r WHERE {}))::int - k.came + k.went > 0{went_first}",
                 self.from(),
                 self.is_row()
             )
@@ -155,6 +158,7 @@ impl Table {
             )
         };
         let firsts: String = self.places().zip(&self.key).map(first).collect();
+        let firsts = format!("{firsts}, (array_agg(n.op ORDER BY n.change_id))[1] AS first_op");
         format!("COPY (SELECT {names} FROM ({}) k {had_row}) TO STDOUT", self.keys_with(since, &firsts))
     }
 
