@@ -158,7 +158,8 @@ impl Table {
             )
         };
         let firsts: String = self.places().zip(&self.key).map(first).collect();
-        let firsts = format!("{firsts}, (array_agg(n.op ORDER BY n.change_id))[1] AS first_op");
+        let first_op = ", (array_agg(n.op ORDER BY n.change_id))[1] AS first_op";
+        let firsts = if self.is_partitioned { firsts + first_op } else { firsts };
         format!("COPY (SELECT {names} FROM ({}) k {had_row}) TO STDOUT", self.keys_with(since, &firsts))
     }
 
